@@ -1,0 +1,1 @@
+"""sanawm-env: a Gymnasium environment whose physics is a learned world model."""

@@ -1,0 +1,58 @@
+"""Sizes of one SanaWM network."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SanaWMConfig:
+    """Everything that decides the shapes of the network. The defaults are the official 2.6 B streaming model.
+
+    Attributes:
+        latent_channels: channels of a latent, in and out.
+        hidden_size: token width; a multiple of `head_dim`.
+        depth: number of blocks. Block i is softmax where (i + 1) % softmax_every_n == 0, else gated delta rule (GDN).
+        num_heads: heads of the cross-attention.
+        head_dim: width of a self-attention head, a multiple of 8 (half of it is groups of four for the ray matrices).
+        mlp_ratio: FFN width after the gate over hidden_size.
+        caption_channels, text_len: width and number of the text tokens.
+        plucker_channels: channels of the per-latent ray conditions: 48 (8 pixel frames x direction and moment), plus
+            whatever a configuration appends.
+        input_size: only sizes the unused `pos_embed` buffer of the official state dict.
+        window: chunks of keys and values a softmax block keeps (-1: all). sink: keep the first chunk for ever as one
+            of them.
+        prediction_type: what the output means, in the words of diffusers: "flow_prediction" (noise - data) or
+            "sample" (data).
+    """
+
+    latent_channels: int = 128
+    hidden_size: int = 2240
+    depth: int = 20
+    num_heads: int = 20
+    head_dim: int = 112
+    mlp_ratio: int = 3
+    caption_channels: int = 2304
+    text_len: int = 300
+    plucker_channels: int = 48
+    softmax_every_n: int = 4
+    conv_kernel_size: int = 4
+    input_size: int = 22
+    window: int = 2
+    sink: bool = True
+    prediction_type: str = "flow_prediction"
+
+    def __post_init__(self):
+        if self.hidden_size % self.head_dim or self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must be a multiple of head_dim {self.head_dim} "
+                f"and of num_heads {self.num_heads}."
+            )
+        if self.head_dim % 8:
+            raise ValueError(f"head_dim must be a multiple of 8, got {self.head_dim}.")
+        if self.prediction_type not in ("flow_prediction", "sample"):
+            raise ValueError(
+                f'prediction_type must be "flow_prediction" or "sample", got {self.prediction_type!r}.'
+            )
+
+    def is_softmax(self, block: int) -> bool:
+        """Whether block `block` (0-based) is a softmax block."""
+        return (block + 1) % self.softmax_every_n == 0

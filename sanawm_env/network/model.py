@@ -1,0 +1,195 @@
+"""SanaWM: the video transformer that imagines one chunk of latents under a camera (dit.md 1, 2, 10).
+
+    context = model.prepare(grid, frame_index, text=..., text_mask=..., camera=..., plucker=...)   # once per chunk
+    velocity, _ = model(latents, timesteps, context, state)                                        # denoising passes
+    _, state = model(clean_latents, zeros, context, state, save=True)                              # the clean pass
+
+`prepare` holds everything that does not depend on the latents; the forward pass never writes to a tensor it was
+given, and a state comes out only where one is asked for. Parameter names and shapes are those of the official
+checkpoint at every size.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sanawm_env.camera.rays import ray_from_world, rigid_inverse
+from sanawm_env.network.config import SanaWMConfig
+from sanawm_env.network.layers import (
+    CaptionEmbedder,
+    ConvFFN,
+    CrossAttention,
+    FinalLayer,
+    Grid,
+    RMSNorm,
+    TimestepEmbedder,
+    VoxelEmbed,
+    gate,
+    modulate,
+)
+from sanawm_env.network.mixers import GDNMixer, RayTransform, Rotation, WindowMixer
+from sanawm_env.network.rope import rope_angles
+from sanawm_env.network.state import BlockState, NetworkState
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What one chunk's passes share: geometry, rotary tables, ray transforms, ray conditions and text keys per block."""
+
+    grid: Grid
+    rotation: Rotation
+    rays: RayTransform | None
+    plucker: tuple[Tensor, ...] | None
+    text: tuple[tuple[Tensor, Tensor], ...]
+    text_bias: Tensor | None
+
+
+class Block(nn.Module):
+    """Self-attention, ray conditions, cross-attention, FFN."""
+
+    def __init__(self, config: SanaWMConfig, index: int):
+        super().__init__()
+        dim = config.hidden_size
+        self.scale_shift_table = nn.Parameter(torch.zeros(6, dim))
+        self.plucker_proj = nn.Linear(dim, dim)
+        self.attn = WindowMixer(config) if config.is_softmax(index) else GDNMixer(config)
+        self.cross_attn = CrossAttention(dim, config.num_heads)
+        self.mlp = ConvFFN(dim, config.mlp_ratio)
+
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        context: Context,
+        index: int,
+        state: BlockState | None,
+        save: bool,
+    ) -> tuple[Tensor, BlockState | None]:
+        """x: (B, N, C); modulation: (B, T, 6, C). Returns x after the block and, if `save`, the block's next state."""
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (self.scale_shift_table + modulation).unbind(2)
+        mixed, mixer_state = self.attn(
+            modulate(x, shift_a, scale_a), context.grid, context.rotation, context.rays, state and state.mixer, save
+        )
+        x = x + gate(mixed, gate_a)
+        if context.plucker is not None:
+            x = x + context.plucker[index]
+        x = x + self.cross_attn(x, context.text[index], context.text_bias)
+        out, ffn_tail = self.mlp(modulate(x, shift_f, scale_f), context.grid, state and state.ffn_tail)
+        x = x + gate(out, gate_f)
+        return x, BlockState(mixer_state, ffn_tail) if save else None
+
+
+class SanaWM(nn.Module):
+    """The network at any size.
+
+    Raises ValueError from `prepare` and `forward` where shapes contradict the configuration or each other.
+    """
+
+    def __init__(self, config: SanaWMConfig):
+        super().__init__()
+        self.config = config
+        dim = config.hidden_size
+        self.x_embedder = VoxelEmbed(config.latent_channels, dim)
+        self.plucker_embedder = VoxelEmbed(config.plucker_channels, dim)
+        self.raymap_embedder = VoxelEmbed(3, dim)  # in the official checkpoint, never used
+        self.t_embedder = TimestepEmbedder(dim)
+        self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.y_embedder = CaptionEmbedder(config.caption_channels, dim, config.text_len)
+        self.attention_y_norm = RMSNorm(dim, eps=1e-5)
+        self.register_buffer("pos_embed", torch.zeros(1, config.input_size**2, dim))  # unused likewise
+        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.depth))
+        self.final_layer = FinalLayer(dim, config.latent_channels)
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Load a state dict strictly, but for the unused position buffer, which checkpoints may leave out.
+
+        Raises RuntimeError (torch's own) that lists missing, unexpected and misshapen entries.
+        """
+        self.load_state_dict({"pos_embed": self.pos_embed, **weights})
+
+    def prepare(
+        self,
+        grid: Grid,
+        frame_index: Tensor,
+        *,
+        text: Tensor,
+        text_mask: Tensor | None = None,
+        camera: Tensor | None = None,
+        plucker: Tensor | None = None,
+    ) -> Context:
+        """Everything about a chunk that does not depend on its latents.
+
+        Args:
+            grid: latent frames, rows and columns of the chunk.
+            frame_index: (B,) absolute index of the chunk's first latent frame.
+            text: (B, L, caption_channels) text features. text_mask: (B, L), 1 = valid, or None.
+            camera: (B, T, 20) rows of 16 c2w entries relative to pixel frame 0 and fx, fy, cx, cy in latent-grid
+                units, or None to run without the camera branch.
+            plucker: (B, plucker_channels, T, H, W), or None.
+        """
+        batch, weight = frame_index.shape[0], self.x_embedder.proj.weight
+        _expect("text", text, (batch, None, self.config.caption_channels))
+        frames = frame_index[:, None] + torch.arange(grid.frames, device=frame_index.device)
+        main, cam = rope_angles(self.config.head_dim, frames, grid.height, grid.width)
+        rays = conditions = bias = None
+        if camera is not None:
+            _expect("camera", camera, (batch, grid.frames, 20))
+            p = ray_from_world(camera, grid.height, grid.width).flatten(1, 3)[:, None]
+            rays = RayTransform(p, rigid_inverse(p), _rotation(cam, weight.dtype))
+        if plucker is not None:
+            _expect("plucker", plucker, (batch, self.config.plucker_channels, *grid[:3]))
+            embedded = self.plucker_embedder(plucker.to(weight.dtype))
+            conditions = tuple(block.plucker_proj(embedded) for block in self.blocks)
+        if text_mask is not None:
+            _expect("text_mask", text_mask, text.shape[:2])
+            bias = ((1 - text_mask.to(weight.dtype)) * -10000.0)[:, None, None]
+        tokens = self.attention_y_norm(self.y_embedder(text.to(weight.dtype)))
+        keys_values = tuple(block.cross_attn.keys_values(tokens) for block in self.blocks)
+        return Context(grid, _rotation(main, weight.dtype), rays, conditions, keys_values, bias)
+
+    def forward(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        context: Context,
+        state: NetworkState | None = None,
+        save: bool = False,
+    ) -> tuple[Tensor, NetworkState | None]:
+        """One pass over one chunk.
+
+        Args:
+            latents: (B, c, T, H, W).
+            timesteps: (B, T) in 0..1000, one per latent frame, or (B,) for all of them; truncated to integers.
+            context: of this chunk, from `prepare`.
+            state: left by the chunk before, None for the first. Read only.
+            save: return the state for the next chunk too.
+
+        Returns: the prediction (B, c, T, H, W) (see `SanaWMConfig.prediction_type`) and the next state or None.
+        """
+        grid = context.grid
+        batch = context.rotation.cos.shape[0]
+        _expect("latents", latents, (batch, self.config.latent_channels, *grid[:3]))
+        timesteps = timesteps.reshape(batch, -1).long().expand(batch, grid.frames)
+        embedding = self.t_embedder(timesteps)
+        modulation = self.t_block(embedding).unflatten(-1, (6, -1))
+        x = self.x_embedder(latents)
+        states = []
+        for i, block in enumerate(self.blocks):
+            x, block_state = block(x, modulation, context, i, state and state.blocks[i], save)
+            states.append(block_state)
+        out = self.final_layer(x, embedding).mT.unflatten(-1, grid[:3])
+        return out, NetworkState(tuple(states)) if save else None
+
+
+def _rotation(angles: Tensor, dtype: torch.dtype) -> Rotation:
+    """(B, N, pairs) angles in float64 to a table broadcast over heads, at least float32."""
+    wide = torch.promote_types(dtype, torch.float32)
+    return Rotation(angles.cos().to(wide)[:, None], angles.sin().to(wide)[:, None])
+
+
+def _expect(name: str, tensor: Tensor, shape: tuple[int | None, ...]) -> None:
+    fits = tensor.ndim == len(shape) and all(s in (None, n) for s, n in zip(shape, tensor.shape, strict=True))
+    if not fits:
+        wanted = tuple("any" if s is None else s for s in shape)
+        raise ValueError(f"{name} must have shape {wanted}, got {tuple(tensor.shape)}.")

@@ -1,0 +1,116 @@
+"""Reads the official vectors into the project's types: files, configuration, cache slots."""
+
+import json
+from functools import cache
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sanawm_env.network.config import SanaWMConfig
+from sanawm_env.network.model import SanaWM
+from sanawm_env.network.state import BlockState, GDNState, NetworkState, Page, WindowState
+from tests.golden_files import golden
+
+MODEL_TOLERANCE = 1e-4
+SAMPLER_TOLERANCE = 2e-4
+OPERATOR_TOLERANCE = 1e-5
+
+
+def vectors(name: str) -> dict[str, Tensor]:
+    """One file of golden/dit."""
+    return load_file(golden("dit") / f"{name}.safetensors")
+
+
+def sizes() -> dict:
+    return json.loads((golden("dit") / "config.json").read_text())
+
+
+@cache
+def model(window: int = 2, sink: bool = True) -> SanaWM:
+    """The tiny network of the vectors, in eval mode."""
+    c = sizes()
+    net = SanaWM(
+        SanaWMConfig(
+            latent_channels=c["latent_channels"],
+            hidden_size=c["hidden_size"],
+            depth=c["depth"],
+            num_heads=c["num_heads"],
+            head_dim=c["linear_head_dim"],
+            mlp_ratio=int(c["mlp_ratio"]),
+            caption_channels=c["caption_channels"],
+            text_len=c["text_len"],
+            softmax_every_n=c["softmax_every_n"],
+            conv_kernel_size=c["conv_kernel_size"],
+            input_size=c["input_size"],
+            window=window,
+            sink=sink,
+        )
+    )
+    net.load_weights(vectors("model_state"))
+    return net.eval().requires_grad_(False)
+
+
+def numbered(tensors: dict[str, Tensor], prefix: str) -> list[int]:
+    """The numbers n for which some key starts with f"{prefix}{n}."."""
+    found = {key[len(prefix) :].split(".")[0] for key in tensors if key.startswith(prefix)}
+    return sorted(int(n) for n in found if n.isdigit())
+
+
+def unfold_tail(slot: Tensor, batch: int) -> Tensor:
+    """(B*S, K-1, C) as recorded to (B, K-1, S, C)."""
+    return slot.unflatten(0, (batch, -1)).transpose(1, 2)
+
+
+def fold_tail(tail: Tensor) -> Tensor:
+    return tail.transpose(1, 2).flatten(0, 1)
+
+
+def state_from_slots(tensors: dict[str, Tensor], prefix: str, batch: int) -> NetworkState:
+    """The recorded cache as one state; the window of a softmax block comes as a single page."""
+    blocks = []
+    for i in numbered(tensors, f"{prefix}.block"):
+        slot = {n: tensors[key] for n in range(10) if (key := f"{prefix}.block{i}.slot{n}") in tensors}
+        if model().config.is_softmax(i):
+            mixer = WindowState((Page(slot[0], slot[1], slot[2], slot[3]),))
+        else:
+            mixer = GDNState(
+                kv=slot[0].mT,
+                z=slot[1],
+                key_tail=unfold_tail(slot[4], batch),
+                camera_kv=slot[2],
+                camera_key_tail=unfold_tail(slot[3], batch),
+            )
+        blocks.append(BlockState(mixer, ffn_tail=slot[9][:, :, 0].mT))
+    return NetworkState(tuple(blocks))
+
+
+def slots_from_state(state: NetworkState) -> dict[str, Tensor]:
+    """A state as `blockN.slotK` tensors; softmax blocks give the newest page alone."""
+    out = {}
+    for i, block in enumerate(state.blocks):
+        m = block.mixer
+        if isinstance(m, WindowState):
+            page = m.pages[-1]
+            named = {0: page.k, 1: page.v, 2: page.camera_k, 3: page.camera_v}
+        else:
+            named = {
+                0: m.kv.mT, 1: m.z, 2: m.camera_kv, 3: fold_tail(m.camera_key_tail), 4: fold_tail(m.key_tail)
+            }  # fmt: skip
+        named[9] = block.ffn_tail.mT[:, :, None]
+        out |= {f"block{i}.slot{n}": t for n, t in named.items()}
+    return out
+
+
+def worst(actual: Tensor, expected: Tensor) -> float:
+    """Largest absolute difference; shapes must agree."""
+    assert actual.shape == expected.shape, (tuple(actual.shape), tuple(expected.shape))
+    return (actual.double() - expected.double()).abs().max().item()
+
+
+def same_rows(tensor: Tensor, batch: int) -> Tensor:
+    """One-sample conditions repeated where the vectors hold a larger batch."""
+    return tensor.expand(batch, *tensor.shape[1:]) if tensor.shape[0] == 1 else tensor
+
+
+def grid_of(latents: Tensor) -> tuple[int, int, int]:
+    return tuple(latents.shape[2:])

@@ -1,0 +1,523 @@
+"""The network against the official vectors, operator by operator, then whole (golden/dit, any sizes)."""
+
+import json
+
+import pytest
+import torch
+from sanawm_env.kernels.reference import forward_states, frame_gated_delta_rule, reverse_states
+
+from sanawm_env.camera.rays import plucker_groups, ray_from_world, raymap_rows, rigid_inverse
+from sanawm_env.network.config import SanaWMConfig
+from sanawm_env.network.layers import Grid, merge_heads, split_heads
+from sanawm_env.network.mixers import RayTransform, Rotation
+from sanawm_env.network.model import SanaWM
+from sanawm_env.network.rope import rope_angles, rotate
+from sanawm_env.network.state import GDNState, Page, WindowState
+from sanawm_env.world.sampler import SamplerConfig, sample_chunk, shifted_timesteps
+from tests.golden_files import golden
+from tests.parity.official import (
+    MODEL_TOLERANCE,
+    OPERATOR_TOLERANCE,
+    SAMPLER_TOLERANCE,
+    grid_of,
+    model,
+    numbered,
+    same_rows,
+    sizes,
+    slots_from_state,
+    state_from_slots,
+    unfold_tail,
+    vectors,
+    worst,
+)
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+@pytest.fixture(autouse=True)
+def _no_grad():
+    with torch.no_grad():
+        yield
+
+
+def context_for(latents, first, text, mask, camera=None, plucker=None):
+    batch = latents.shape[0]
+    return model().prepare(
+        Grid(*grid_of(latents)),
+        torch.full((batch,), first),
+        text=same_rows(text[:, 0], batch),
+        text_mask=same_rows(mask, batch),
+        camera=None if camera is None else same_rows(camera, batch),
+        plucker=None if plucker is None else same_rows(plucker, batch),
+    )
+
+
+def test_state_dict_of_the_real_size_equals_the_official_one():
+    expected = json.loads((golden("dit_state_dict.json")).read_text())
+    with torch.device("meta"):
+        state = SanaWM(SanaWMConfig()).state_dict()
+    assert {name: list(t.shape) for name, t in state.items()} == {n: e["shape"] for n, e in expected.items()}
+
+
+def test_rotary_tables():
+    tensors = vectors("rope")
+    names = {key.rsplit(".", 2)[0] for key in tensors if key.startswith("d") and "_off" in key}
+    assert names
+    for name in names:
+        d, t, h, w, off = (int("".join(c for c in part if c.isdigit())) for part in name.split("_"))
+        angles = rope_angles(d, off + torch.arange(t), h, w)
+        for table, got in zip(("main", "cam"), angles, strict=True):
+            assert worst(got.cos(), tensors[f"{name}.{table}.cos"]) < 1e-12
+            assert worst(got.sin(), tensors[f"{name}.{table}.sin"]) < 1e-12
+
+
+def test_rotary_table_of_explicit_frames():
+    tensors = vectors("rope")
+    c = sizes()
+    frames = tensors["frame_index.in.frame_index"].flatten()
+    main, _ = rope_angles(c["linear_head_dim"], frames, c["H_lat"], c["W_lat"])
+    assert worst(main.cos(), tensors["frame_index.main.cos"]) < 1e-12
+    assert worst(main.sin(), tensors["frame_index.main.sin"]) < 1e-12
+
+
+def test_rotation_of_a_tensor():
+    tensors = vectors("rope")
+    x, c = tensors["apply.in.x_bnhd"], sizes()
+    tokens = c["H_lat"] * c["W_lat"]
+    frames = x.shape[1] // tokens
+    # the vectors say "the main table of frames 4..6"
+    main, _ = rope_angles(x.shape[-1], 4 + torch.arange(frames), c["H_lat"], c["W_lat"])
+    got = rotate(x.transpose(1, 2).double(), main.cos(), main.sin()).transpose(1, 2)
+    assert worst(got, tensors["apply.out.x_bnhd"]) < OPERATOR_TOLERANCE
+
+
+def test_timestep_embedding():
+    tensors, net = vectors("timestep_embedding"), model()
+    t = tensors["in.timesteps"]
+    # an angle of t radians carries float32 rounding of t * 2^-23, and exp() differs by that much between CPUs
+    rounding = t[:, None].double() * 2**-23
+    difference = (net.t_embedder.sinusoid(t).double() - tensors["out.sinusoid"].double()).abs()
+    assert (difference < OPERATOR_TOLERANCE + rounding).all()
+    assert worst(net.t_embedder.mlp(tensors["out.sinusoid"]), tensors["out.embed"]) < OPERATOR_TOLERANCE
+    assert worst(net.t_block(tensors["out.embed"]), tensors["out.t_block"]) < OPERATOR_TOLERANCE
+    assert worst(net.t_block(net.t_embedder(t)), tensors["out.t_block"]) < MODEL_TOLERANCE
+
+
+@pytest.mark.parametrize("case", sorted({k.split(".")[0] for k in vectors("camera")}))
+def test_camera_conditions_and_ray_matrices(case):
+    tensors = vectors("camera")
+    poses, px = tensors[f"{case}.in.poses_c2w"], tensors[f"{case}.in.intrinsics_px"]
+    expected = tensors[f"{case}.out.camera_conditions"]
+    p, plucker = tensors[f"{case}.out.P"], tensors[f"{case}.out.chunk_plucker"]
+    # "real_grid keeps every 3rd row and 4th column" of the full-size grid
+    rows, columns = (3, 4) if case == "real_grid" else (1, 1)
+    height, width = (22, 40) if case == "real_grid" else tuple(plucker.shape[-2:])
+    assert worst(raymap_rows(poses, px / 32), expected) < OPERATOR_TOLERANCE
+    groups = plucker_groups(poses, px / 32, height=height, width=width)
+    assert worst(groups[..., ::rows, ::columns], plucker) < OPERATOR_TOLERANCE
+    got = ray_from_world(expected, height, width)[..., ::rows, ::columns, :, :]
+    assert worst(got, p) < OPERATOR_TOLERANCE
+    if f"{case}.out.P_inv" in tensors:
+        assert worst(rigid_inverse(got), tensors[f"{case}.out.P_inv"]) < OPERATOR_TOLERANCE
+
+
+@pytest.mark.parametrize("case", sorted({k.split(".")[0] for k in vectors("gdn_op") if not k.startswith("full")}))
+def test_gated_delta_rule(case):
+    tensors = vectors("gdn_op")
+    given = {k.split(".in.")[1]: v for k, v in tensors.items() if k.startswith(f"{case}.in.")}
+    kv, z = given.get("slot0"), given.get("slot1")
+    kv = None if kv is None else kv.mT
+    ones = torch.ones_like(given["v"][..., :1])
+    gates = given["beta"], given["decay"]
+
+    def reads(q, states):
+        return torch.stack([torch.zeros_like(q[:, :, t] @ states[0]) if s is None else q[:, :, t] @ s
+                            for t, s in enumerate(states)], dim=2)  # fmt: skip
+
+    def read_reverse(q, k, v):
+        states = reverse_states(k, v, *gates)
+        zero = torch.zeros(*k.shape[:2], k.shape[-1], v.shape[-1])
+        return reads(q, [zero if s is None else s for s in states])
+
+    q, k, v, q_rot, k_rot = (given[n] for n in ("q", "k", "v", "q_rot", "k_rot"))
+    expected = {n: tensors[f"{case}.out.{n}"] for n in ("num_fwd", "num_rev", "den_fwd", "den_rev", "out")}
+    assert worst(reads(q_rot, forward_states(k_rot, v, *gates, kv)), expected["num_fwd"]) < OPERATOR_TOLERANCE
+    assert worst(read_reverse(q_rot, k_rot, v), expected["num_rev"]) < OPERATOR_TOLERANCE
+    assert worst(reads(q, forward_states(k, ones, *gates, z))[..., 0], expected["den_fwd"]) < OPERATOR_TOLERANCE
+    assert worst(read_reverse(q, k, ones)[..., 0], expected["den_rev"]) < OPERATOR_TOLERANCE
+    numerator, kv = frame_gated_delta_rule(q_rot, k_rot, v, *gates, kv)
+    denominator, z = frame_gated_delta_rule(q, k, ones, *gates, z)
+    # a quotient: its error is bounded relative to its size
+    torch.testing.assert_close(numerator / (denominator + 1e-8), expected["out"], atol=1e-5, rtol=1e-5)
+    assert worst(kv.mT, tensors[f"{case}.out.slot0"]) < OPERATOR_TOLERANCE
+    assert worst(z, tensors[f"{case}.out.slot1"]) < OPERATOR_TOLERANCE
+
+
+@pytest.mark.parametrize("case", sorted({k.split(".")[0] for k in vectors("gdn_op") if k.startswith("full")}))
+def test_gdn_main_branch(case):
+    tensors, c = vectors("gdn_op"), sizes()
+    qkv = tensors[f"{case}.in.qkv_post_conv"]
+    n, heads, d = qkv.shape[1], qkv.shape[3], qkv.shape[4]
+    grid = Grid(n // (c["H_lat"] * c["W_lat"]), c["H_lat"], c["W_lat"])
+    mixer = next(b.attn for i, b in enumerate(model().blocks) if not model().config.is_softmax(i))
+    q, k, v = qkv.flatten(3).unbind(2)
+
+    def features(x, weight):
+        normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5) * weight
+        return split_heads(normed, heads).relu()
+
+    offset = int(tensors[f"{case}.in.frame_offset"])
+    main, _ = rope_angles(d, offset + torch.arange(grid.frames)[None], grid.height, grid.width)
+    rotation = Rotation(main.cos().float()[:, None], main.sin().float()[:, None])
+    state = None
+    if f"{case}.in.slot0" in tensors:
+        state = GDNState(tensors[f"{case}.in.slot0"].mT, tensors[f"{case}.in.slot1"], key_tail=torch.zeros(()))
+    out, kv, z = mixer.main_branch(
+        features(q, tensors[f"{case}.in.q_norm_weight"]),
+        features(k, tensors[f"{case}.in.k_norm_weight"]) * (d * grid.tokens) ** -0.5,
+        split_heads(v, heads), tensors[f"{case}.in.beta"], tensors[f"{case}.in.decay"], rotation, grid, state,
+    )  # fmt: skip
+    torch.testing.assert_close(out.transpose(1, 2), tensors[f"{case}.out.attn"], atol=1e-5, rtol=1e-5)
+    assert worst(kv.mT, tensors[f"{case}.out.slot0"]) < OPERATOR_TOLERANCE
+    assert worst(z, tensors[f"{case}.out.slot1"]) < OPERATOR_TOLERANCE
+
+
+def test_key_convolution_over_chunks():
+    tensors, c = vectors("short_conv"), sizes()
+    conv = model().blocks[0].attn.conv_k
+    assert worst(conv.weight, tensors["params.weight"]) == 0
+    tail = None
+    for i in numbered(tensors, "chunk"):
+        x = tensors[f"chunk{i}.in.x"]
+        if f"chunk{i}.in.state" in tensors:
+            assert worst(unfold_tail(tensors[f"chunk{i}.in.state"], x.shape[0]), tail) == 0
+        grid = Grid(x.shape[1] // (c["H_lat"] * c["W_lat"]), c["H_lat"], c["W_lat"])
+        y, tail = conv(x, grid, tail)
+        assert worst(y, tensors[f"chunk{i}.out.y"]) < OPERATOR_TOLERANCE
+        assert worst(tail, unfold_tail(tensors[f"chunk{i}.out.state"], x.shape[0])) == 0
+
+
+def test_ffn_over_chunks():
+    tensors, c = vectors("ffn_cached"), sizes()
+    for i in numbered(tensors, "chunk"):
+        x, slot = tensors[f"chunk{i}.in.x"], tensors.get(f"chunk{i}.in.slot9")
+        grid = Grid(x.shape[1] // (c["H_lat"] * c["W_lat"]), c["H_lat"], c["W_lat"])
+        y, tail = model().blocks[0].mlp(x, grid, None if slot is None else slot[:, :, 0].mT)
+        assert worst(y, tensors[f"chunk{i}.out.y"]) < OPERATOR_TOLERANCE
+        assert worst(tail.mT[:, :, None], tensors[f"chunk{i}.out.slot9"]) < OPERATOR_TOLERANCE
+
+
+def ray_transform(camera, first, grid, d):
+    p = ray_from_world(camera, grid.height, grid.width).flatten(1, 3)[:, None]
+    _, cam = rope_angles(d, first + torch.arange(grid.frames)[None], grid.height, grid.width)
+    return RayTransform(p, rigid_inverse(p), Rotation(cam.cos().float()[:, None], cam.sin().float()[:, None]))
+
+
+def test_camera_branch_over_chunks():
+    tensors, c = vectors("cam_branch_op"), sizes()
+    mixer = model().blocks[0].attn
+    for i in numbered(tensors, "chunk"):
+        given = {k.split(".in.")[1]: v for k, v in tensors.items() if k.startswith(f"chunk{i}.in.")}
+        mid = {k.split(".mid.")[1]: v for k, v in tensors.items() if k.startswith(f"chunk{i}.mid.")}
+        out = {k.split(".out.")[1]: v for k, v in tensors.items() if k.startswith(f"chunk{i}.out.")}
+        x, first = given["x"], int(given["frame_range"][0])
+        grid = Grid(x.shape[1] // (c["H_lat"] * c["W_lat"]), c["H_lat"], c["W_lat"])
+        rays = ray_transform(given["camera_conditions"], first, grid, c["linear_head_dim"])
+        beta, decay = mixer.gates(x, grid)
+        assert worst(beta, mid["beta_raw"]) < OPERATOR_TOLERANCE
+        assert worst(decay, mid["decay"]) < OPERATOR_TOLERANCE
+        tail = given.get("slot3")
+        k, new_tail = mixer.conv_k_cam(
+            mixer.k_proj_cam(x), grid, None if tail is None else unfold_tail(tail, x.shape[0])
+        )
+        assert worst(k.unflatten(-1, (mixer.heads, -1)), mid["k_raw"]) < OPERATOR_TOLERANCE
+        assert worst(new_tail, unfold_tail(out["slot3"], x.shape[0])) < OPERATOR_TOLERANCE
+        q = mixer.features(mixer.q_proj_cam(x), mixer.q_norm_cam)
+        k = mixer.features(k, mixer.k_norm_cam) * (c["linear_head_dim"] * grid.tokens) ** -0.5
+        v = split_heads(mixer.v_proj_cam(x), mixer.heads)
+        assert worst(rays.q(q).mT, mid["q_transformed"]) < OPERATOR_TOLERANCE
+        assert worst(rays.kv(k).mT, mid["k_transformed"]) < OPERATOR_TOLERANCE
+        assert worst(rays.kv(v).mT, mid["v_transformed"]) < OPERATOR_TOLERANCE
+        state = None
+        if "slot2" in given:
+            state = GDNState(torch.zeros(()), torch.zeros(()), torch.zeros(()), camera_kv=given["slot2"])
+        raw, kv = mixer.camera_branch(q, k, v, beta, decay, rays, grid, state)
+        assert worst(merge_heads(raw), out["cam_raw"]) < OPERATOR_TOLERANCE
+        assert worst(mixer.out_proj_cam(merge_heads(raw)), out["cam_contribution"]) < OPERATOR_TOLERANCE
+        assert worst(kv, out["slot2"]) < OPERATOR_TOLERANCE
+
+
+def test_softmax_block_over_chunks():
+    tensors, c = vectors("softmax_block"), sizes()
+    index = next(i for i in range(c["depth"]) if model().config.is_softmax(i))
+    first = 0
+    for i in numbered(tensors, "chunk"):
+        given = {k.split(".in.")[1]: v for k, v in tensors.items() if k.startswith(f"chunk{i}.in.")}
+        x = given["x"]
+        grid = Grid(x.shape[1] // (c["H_lat"] * c["W_lat"]), c["H_lat"], c["W_lat"])
+        main, _ = rope_angles(c["linear_head_dim"], first + torch.arange(grid.frames)[None], grid.height, grid.width)
+        rotation = Rotation(main.cos().float()[:, None], main.sin().float()[:, None])
+        rays = ray_transform(given["camera_conditions"], first, grid, c["linear_head_dim"])
+        state = WindowState((Page(*(given[f"slot{n}"] for n in range(4))),)) if "slot0" in given else None
+        y, new = model().blocks[index].attn(x, grid, rotation, rays, state, save=True)
+        assert worst(y, tensors[f"chunk{i}.out.attn"]) < OPERATOR_TOLERANCE
+        page = new.pages[-1]
+        for n, got in enumerate((page.k, page.v, page.camera_k, page.camera_v)):
+            assert worst(got, tensors[f"chunk{i}.out.slot{n}"]) < OPERATOR_TOLERANCE
+        first += grid.frames
+
+
+def test_single_forward_and_its_activations():
+    tensors, net = vectors("single_forward"), model()
+    latents = tensors["in.latents"]
+    context = context_for(
+        latents, 0, tensors["in.text"], tensors["in.text_mask"],
+        tensors["in.camera_conditions"], tensors["in.chunk_plucker"],
+    )  # fmt: skip
+    seen, hooks = {}, []
+
+    def keep(name):
+        def hook(module, args, out):
+            seen[name] = out[0] if isinstance(out, tuple) else out
+            seen[f"{name}.in"] = args[0]
+
+        return hook
+
+    for i, block in enumerate(net.blocks):
+        hooks += [
+            block.register_forward_hook(keep(f"block{i}.out")),
+            block.attn.register_forward_hook(keep(f"block{i}.attn_out")),
+            block.cross_attn.register_forward_hook(keep(f"block{i}.cross_attn_out")),
+            block.mlp.register_forward_hook(keep(f"block{i}.mlp_out")),
+        ]
+    hooks += [
+        net.x_embedder.register_forward_hook(keep("x_embedder")),
+        net.final_layer.register_forward_hook(keep("final_layer")),
+    ]
+    try:
+        out, state = net(latents, tensors["in.timestep"], context)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert state is None
+    assert worst(out, tensors["out"]) < MODEL_TOLERANCE
+    for i in range(net.config.depth):
+        seen[f"block{i}.attn_in"] = seen[f"block{i}.attn_out.in"]
+        seen[f"block{i}.cross_attn_in"] = seen[f"block{i}.cross_attn_out.in"]
+        seen[f"block{i}.mlp_in"] = seen[f"block{i}.mlp_out.in"]
+    compared = 0
+    for key, expected in tensors.items():
+        if key.startswith("act.") and key[4:] in seen:
+            # inner activations are larger than the outputs (up to 5) that the bound is meant for: scaled with them
+            scale = max(1.0, expected.abs().max().item() / 5)
+            assert worst(seen[key[4:]], expected) < MODEL_TOLERANCE * scale, key
+            compared += 1
+    assert compared >= 7 * net.config.depth + 2
+
+    text = net.y_embedder(tensors["in.text"])
+    assert worst(text, tensors["act.y_embedder"]) < MODEL_TOLERANCE
+    assert worst(net.attention_y_norm(text), tensors["act.y_norm"]) < MODEL_TOLERANCE
+    assert worst(net.plucker_embedder(tensors["in.chunk_plucker"]), tensors["act.plucker_embedder"]) < MODEL_TOLERANCE
+
+
+@pytest.mark.parametrize("variant", ["no_camera", "t_zero", "t_scalar_fractional"])
+def test_single_forward_variants(variant):
+    tensors = vectors("single_forward")
+    latents = tensors["in.latents"]
+    conditions = (tensors["in.camera_conditions"], tensors["in.chunk_plucker"])
+    context = context_for(
+        latents, 0, tensors["in.text"], tensors["in.text_mask"], *(() if variant == "no_camera" else conditions)
+    )
+    timestep = {
+        "no_camera": tensors["in.timestep"],
+        "t_zero": torch.zeros(latents.shape[0]),
+        "t_scalar_fractional": tensors["var.t_scalar_fractional.in.timestep"],
+    }[variant]
+    out, _ = model()(latents, timestep, context)
+    assert worst(out, tensors[f"var.{variant}.out"]) < MODEL_TOLERANCE
+
+
+def streamed_chunks():
+    return sorted(p.stem for p in golden("dit").glob("stream_chunk*.safetensors"))
+
+
+def episode():
+    """Inputs that hold for all chunks of the streaming vectors."""
+    first = vectors(streamed_chunks()[0])
+    return {k: first[f"in.{k}"] for k in ("camera_conditions", "chunk_plucker", "text", "text_mask")}
+
+
+def chunk_context(given, latents, a, b):
+    return context_for(
+        latents, a, given["text"], given["text_mask"],
+        given["camera_conditions"][:, a:b], given["chunk_plucker"][:, :, a:b],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", streamed_chunks())
+def test_streamed_chunk_from_its_recorded_cache(name):
+    tensors, given = vectors(name), episode()
+    a, b = tensors["in.frame_range"].tolist()
+    latents = tensors["in.latents_noisy"]
+    batch = latents.shape[0]
+    has_cache = any(k.startswith("cache_in.") for k in tensors)
+    state = state_from_slots(tensors, "cache_in", batch) if has_cache else None
+    context = chunk_context(given, latents, a, b)
+    noisy, nothing = model()(latents, tensors["in.timestep_noisy"], context, state)
+    assert nothing is None
+    assert worst(noisy, tensors["out_noisy"]) < MODEL_TOLERANCE
+    clean, new = model()(tensors["in.latents_clean"], tensors["in.timestep_clean"], context, state, save=True)
+    assert worst(clean, tensors["out_clean"]) < MODEL_TOLERANCE
+    got = slots_from_state(new)
+    expected = {k[10:]: v for k, v in tensors.items() if k.startswith("cache_out.") and not k.endswith("slot6")}
+    assert got.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert worst(got[key], tensor) < MODEL_TOLERANCE, key
+
+
+def test_streaming_carries_its_own_state():
+    given, state = episode(), None
+    for name in streamed_chunks():
+        tensors = vectors(name)
+        latents = tensors["in.latents_clean"]
+        context = chunk_context(given, latents, *tensors["in.frame_range"].tolist())
+        noisy, _ = model()(tensors["in.latents_noisy"], tensors["in.timestep_noisy"], context, state)
+        clean, state = model()(latents, tensors["in.timestep_clean"], context, state, save=True)
+        assert worst(noisy, tensors["out_noisy"]) < MODEL_TOLERANCE
+        assert worst(clean, tensors["out_clean"]) < MODEL_TOLERANCE
+
+
+def test_all_frames_at_once_equal_streaming():
+    """dit.md 13: with clean frames and every chunk in the window, a chunk-causal pass is the same computation."""
+    given = episode()
+    parts = [vectors(name) for name in streamed_chunks()]
+    latents = torch.cat([p["in.latents_clean"] for p in parts], dim=2)
+    starts = tuple(int(p["in.frame_range"][0]) for p in parts)
+    batch = latents.shape[0]
+    context = model().prepare(
+        Grid(*grid_of(latents), starts),
+        torch.zeros(batch, dtype=torch.long),
+        text=same_rows(given["text"][:, 0], batch),
+        text_mask=same_rows(given["text_mask"], batch),
+        camera=same_rows(given["camera_conditions"], batch),
+        plucker=same_rows(given["chunk_plucker"], batch),
+    )
+    out, _ = model()(latents, torch.zeros(batch), context)
+    assert worst(out, torch.cat([p["out_clean"] for p in parts], dim=2)) < MODEL_TOLERANCE
+    # one single chunk is something else: the test would notice a mask that does nothing
+    whole = chunk_context(given, latents, 0, latents.shape[2])
+    assert worst(model()(latents, torch.zeros(batch), whole)[0], out) > 0.1
+
+
+def chunk_ranges(frames, size):
+    first = size + frames % size
+    return [(0, first), *((a, a + size) for a in range(first, frames, size))]
+
+
+def sample(tensors, prefix="", *, timesteps=None, guidance=1.0, window=2, sink=True, trace=None):
+    net, c = model(window, sink), sizes()
+    noise, image = tensors[f"{prefix}in.noise"], tensors[f"{prefix}in.image_latent"]
+    text, mask = tensors[f"{prefix}in.text"], tensors[f"{prefix}in.text_mask"]
+    batch = noise.shape[0]
+    text, mask = same_rows(text[:, 0], batch), same_rows(mask, batch)
+    camera = same_rows(tensors[f"{prefix}in.camera_conditions"], batch)
+    plucker = same_rows(tensors[f"{prefix}in.chunk_plucker"], batch)
+    if guidance > 1:
+        text = torch.cat((same_rows(tensors["in.text_uncond"][:, 0], batch), text))
+        mask = torch.cat((same_rows(tensors["in.text_uncond_mask"], batch), mask))
+        camera, plucker = torch.cat((camera, camera)), torch.cat((plucker, plucker))
+    if timesteps is None:
+        timesteps = tensors["in.denoising_step_list"].tolist()[:-1]
+    config = SamplerConfig(tuple(timesteps), guidance)
+    state, out = None, []
+    for a, b in chunk_ranges(noise.shape[2], c["chunk_size"]):
+        context = net.prepare(
+            Grid(b - a, *noise.shape[3:]), torch.full((len(text),), a), text=text, text_mask=mask,
+            camera=camera[:, a:b], plucker=plucker[:, :, a:b],
+        )  # fmt: skip
+        latents, state = sample_chunk(net, noise[:, :, a:b], context, state, config, image if a == 0 else None)
+        out.append(latents)
+    return torch.cat(out, dim=2)
+
+
+def test_sampler_three_chunks():
+    tensors = vectors("sampler")
+    out = sample(tensors)
+    assert worst(out, tensors["out.latents"]) < SAMPLER_TOLERANCE
+    assert worst(out[:, :, :1], tensors["in.image_latent"]) == 0
+    steps = tensors["in.denoising_step_list"].tolist()
+    assert SamplerConfig(tuple(steps[:-1])).sigmas == pytest.approx(tensors["sched.sigmas"].tolist(), abs=1e-6)
+
+
+def test_sampler_with_guidance():
+    tensors = vectors("sampler")
+    for key in [k for k in tensors if k.startswith("var.cfg") and k.endswith(".out.latents")]:
+        scale = float(key.split(".")[1].removeprefix("cfg").replace("p", "."))
+        assert worst(sample(tensors, guidance=scale), tensors[key]) < SAMPLER_TOLERANCE
+
+
+def test_sampler_with_a_shifted_schedule():
+    tensors = vectors("sampler")
+    for key in [k for k in tensors if k.startswith("var.shift") and k.endswith(".out.latents")]:
+        variant = key.split(".")[1]
+        shift, steps = (int(part.lstrip("shiftep")) for part in variant.split("_"))
+        timesteps = shifted_timesteps(steps, shift)
+        assert timesteps == pytest.approx(tensors[f"var.{variant}.sched.timesteps"].tolist(), abs=1e-2)
+        assert worst(sample(tensors, timesteps=timesteps), tensors[key]) < SAMPLER_TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "policy, window, sink", [("nosink_window2", 2, False), ("sink_window2", 2, True), ("unbounded", -1, False)]
+)
+def test_sampler_window_policies(policy, window, sink):
+    tensors = vectors("sampler_long")
+    out = sample(tensors, window=window, sink=sink)
+    assert worst(out, tensors[f"out.{policy}.latents"]) < SAMPLER_TOLERANCE
+
+
+def test_sampler_first_chunk_takes_the_remainder():
+    tensors = vectors("sampler_long")
+    frames = tensors["rem.in.noise"].shape[2]
+    assert chunk_ranges(frames, sizes()["chunk_size"]) == [tuple(r) for r in tensors["rem.chunk_ranges"].tolist()]
+    assert worst(sample(tensors, "rem."), tensors["rem.out.latents"]) < SAMPLER_TOLERANCE
+
+
+def test_batch_equals_singles():
+    given, tensors = episode(), vectors(streamed_chunks()[0])
+    a, b = tensors["in.frame_range"].tolist()
+    one = tensors["in.latents_noisy"][:1]
+    latents = torch.cat((one, one.flip(-1), 2 * one))
+    t = tensors["in.timestep_noisy"][:1].expand(3, -1, -1)
+    single = [model()(x[None], t[:1], chunk_context(given, x[None], a, b), save=True) for x in latents]
+    both, state = model()(latents, t, chunk_context(given, latents, a, b), save=True)
+    assert worst(both, torch.cat([out for out, _ in single])) < 1e-5
+    # and so does a chunk later, at another frame offset for every sample
+    nxt = vectors(streamed_chunks()[1])
+    lat = nxt["in.latents_noisy"][:1].expand(3, -1, -1, -1, -1).contiguous()
+    t = nxt["in.timestep_noisy"][:1].expand(3, -1, -1)
+    a, b = nxt["in.frame_range"].tolist()
+    offsets = torch.tensor([a, a + 3, a + 30])
+    camera, plucker = given["camera_conditions"][:, a:b], given["chunk_plucker"][:, :, a:b]
+
+    def context(offset):
+        n = len(offset)
+        return model().prepare(
+            Grid(*grid_of(lat)), offset, text=same_rows(given["text"][:1, 0], n),
+            text_mask=same_rows(given["text_mask"][:1], n), camera=same_rows(camera[:1], n),
+            plucker=same_rows(plucker[:1], n),
+        )  # fmt: skip
+
+    together, _ = model()(lat, t, context(offsets), state)
+    for i, (_, own) in enumerate(single):
+        alone, _ = model()(lat[i : i + 1], t[:1], context(offsets[i : i + 1]), own)
+        assert worst(together[i : i + 1], alone) < 1e-5
+
+
+def test_embeddings_of_masked_text_have_no_effect():
+    tensors = vectors("single_forward")
+    latents, text, mask = tensors["in.latents"], tensors["in.text"], tensors["in.text_mask"]
+    conditions = (tensors["in.camera_conditions"], tensors["in.chunk_plucker"])
+    other = torch.where(mask[:, None, :, None] > 0, text, text + 1)
+    assert worst(other, text) > 0
+    contexts = [context_for(latents, 0, t, mask, *conditions) for t in (text, other)]
+    assert worst(*[model()(latents, tensors["in.timestep"], context)[0] for context in contexts]) == 0
