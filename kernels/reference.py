@@ -43,8 +43,8 @@ def forward_states(k: Tensor, v: Tensor, beta: Tensor, decay: Tensor, initial: T
         initial: (B, h, D, Dv) state left by the previous chunk, or None.
     """
     states, state = [], initial
-    for t in range(k.shape[2]):
-        state = frame_update(state, k[:, :, t], v[:, :, t], beta[:, :, t], decay[:, :, t])
+    for frame in _frames(k, v, beta, decay):
+        state = frame_update(state, *frame)
         states.append(state)
     return states
 
@@ -56,12 +56,17 @@ def reverse_states(
 
     Arguments as in `forward_states`; `chunk_starts` holds the first frame of every chunk when k covers several.
     """
-    frames = k.shape[2]
-    states: list[Tensor | None] = [None] * frames
-    for t in range(frames - 1, 0, -1):
+    frames = _frames(k, v, beta, decay)
+    states: list[Tensor | None] = [None] * len(frames)
+    for t in range(len(frames) - 1, 0, -1):
         if t not in chunk_starts:
-            states[t - 1] = frame_update(states[t], k[:, :, t], v[:, :, t], beta[:, :, t], decay[:, :, t])
+            states[t - 1] = frame_update(states[t], *frames[t])
     return states
+
+
+def _frames(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    """The tensors (B, h, T, ...) frame by frame."""
+    return list(zip(*(t.unbind(2) for t in tensors), strict=True))
 
 
 def frame_gated_delta_rule(

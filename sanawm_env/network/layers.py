@@ -4,6 +4,7 @@ Tokens are (B, N, C) in the order frame, row, column; `Grid` says how N splits.
 """
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -55,7 +56,7 @@ def layer_norm(x: Tensor) -> Tensor:
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """LayerNorm, then scale and shift of each latent frame: x (B, T*S, C), shift and scale (B, T, C)."""
     frames = layer_norm(x).unflatten(1, (shift.shape[1], -1))
-    return (frames * (1 + scale[:, :, None]) + shift[:, :, None]).flatten(1, 2)
+    return torch.addcmul(shift[:, :, None], frames, 1 + scale[:, :, None]).flatten(1, 2)
 
 
 def gate(x: Tensor, scale: Tensor) -> Tensor:
@@ -135,16 +136,15 @@ class KeyConv(nn.Module):
         if tail is None:
             tail = frames.new_zeros(frames.shape[0], past, *frames.shape[2:])
         history = torch.cat((tail, frames), dim=1)
+        # with zeros past the chunk's end, causal taps and their mirror image are one symmetric convolution
+        kernel = torch.cat((self.weight, self.weight[..., :-1].flip(-1)), dim=-1)[..., None]
+        end = torch.zeros_like(history[:, :past])
         out = []
-        for t in range(grid.frames):
-            y = self.weight[:, 0, past] * frames[:, t]
-            for j in range(1, past + 1):
-                neighbours = history[:, past + t - j]
-                if grid.chunk_of(t + j) == grid.chunk_of(t):
-                    neighbours = neighbours + frames[:, t + j]
-                y = y + self.weight[:, 0, past - j] * neighbours
-            out.append(y)
-        return torch.stack(out, dim=1).flatten(1, 2), history[:, history.shape[1] - past :]
+        for a, b in pairwise((*grid.chunk_starts, grid.frames)):
+            padded = torch.cat((history[:, a : b + past], end), dim=1)
+            # (B, C, T, S) as a channels-last view of the tokens: no copy
+            out.append(F.conv2d(padded.permute(0, 3, 1, 2), kernel, groups=u.shape[-1]).permute(0, 2, 3, 1))
+        return torch.cat(out, dim=1).flatten(1, 2), history[:, history.shape[1] - past :]
 
 
 class CrossAttention(nn.Module):

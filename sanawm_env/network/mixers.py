@@ -22,47 +22,32 @@ DENOMINATOR_EPS = 1e-8
 
 
 @dataclass(frozen=True, eq=False)
-class Rotation:
-    """cos and sin of a rotary table, (B, 1, N, pairs)."""
-
-    cos: Tensor
-    sin: Tensor
-
-    def apply(self, x: Tensor) -> Tensor:
-        return rotate(x, self.cos, self.sin)
-
-    def undo(self, x: Tensor) -> Tensor:
-        return rotate(x, self.cos, -self.sin)
-
-
-@dataclass(frozen=True, eq=False)
 class RayTransform:
-    """The camera geometry of one chunk: ray <- world matrices `p` and their inverses (B, 1, N, 4, 4), and the rotary
-    table of the second half of each head. `q`, `kv` and `out` are the rows of the table in dit.md 7.2."""
+    """The camera geometry of one chunk: ray <- world matrices `p` and their inverses (B, N, 4, 4), and the rotary
+    phases (B, 1, N, D/4) of the second half of each head. `q`, `kv` and `out` are the rows of the table in dit.md 7.2."""
 
     p: Tensor
     p_inv: Tensor
-    rotation: Rotation
+    phase: Tensor
 
     def q(self, x: Tensor) -> Tensor:
         """q' = P^T q."""
-        return self._apply(x, self.p.mT, self.rotation.apply)
+        return _transform(x, self.p.mT, self.phase)
 
     def kv(self, x: Tensor) -> Tensor:
         """k' = P^-1 k, v' = P^-1 v."""
-        return self._apply(x, self.p_inv, self.rotation.apply)
+        return _transform(x, self.p_inv, self.phase)
 
     def out(self, x: Tensor) -> Tensor:
         """o = P o'."""
-        return self._apply(x, self.p, self.rotation.undo)
+        return _transform(x, self.p, self.phase.conj())
 
-    @staticmethod
-    def _apply(x: Tensor, matrix: Tensor, turn) -> Tensor:
-        rays, rotary = x.chunk(2, dim=-1)  # (B, h, N, D/2) each
-        groups = rays.unflatten(-1, (-1, 4))
-        # four broadcast products instead of one tiny matrix product per token: far faster on every device
-        moved = sum(groups[..., j, None] * matrix[..., None, :, j] for j in range(4))
-        return torch.cat((moved.flatten(-2), turn(rotary)), dim=-1)
+
+def _transform(x: Tensor, matrix: Tensor, phase: Tensor) -> Tensor:
+    """Groups of four channels of the first half of x (B, h, N, D) times a 4x4 matrix per token, the rest rotated."""
+    rays, rotary = x.chunk(2, dim=-1)
+    moved = torch.einsum("bhngj,bnij->bhngi", rays.unflatten(-1, (-1, 4)), matrix.to(x.dtype)).flatten(-2)
+    return torch.cat((moved, rotate(rotary, phase)), dim=-1)
 
 
 class Mixer(nn.Module):
@@ -124,7 +109,7 @@ class GDNMixer(Mixer):
         v: Tensor,
         beta: Tensor,
         decay: Tensor,
-        rotation: Rotation,
+        phase: Tensor,
         grid: Grid,
         state: GDNState | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -134,7 +119,7 @@ class GDNMixer(Mixer):
             return t.unflatten(2, (grid.frames, grid.tokens))
 
         numerator, kv = frame_gated_delta_rule(
-            frames(rotation.apply(q)), frames(rotation.apply(k)), frames(v), beta, decay,
+            frames(rotate(q, phase)), frames(rotate(k, phase)), frames(v), beta, decay,
             state and state.kv, grid.chunk_starts,
         )  # fmt: skip
         denominator, z = frame_gated_delta_rule(
@@ -170,7 +155,7 @@ class GDNMixer(Mixer):
         return rays.out(read.flatten(2, 3)), kv
 
     def forward(
-        self, x: Tensor, grid: Grid, rotation: Rotation, rays: RayTransform | None, state: GDNState | None, save: bool
+        self, x: Tensor, grid: Grid, phase: Tensor, rays: RayTransform | None, state: GDNState | None, save: bool
     ) -> tuple[Tensor, GDNState | None]:
         """x: (B, N, C) modulated tokens. Returns the output (B, N, C) and, if `save`, the next state."""
         beta, decay = self.gates(x, grid)
@@ -179,7 +164,7 @@ class GDNMixer(Mixer):
         k, key_tail = self.conv_k(k, grid, state and state.key_tail)
         main, kv, z = self.main_branch(
             self.features(q, self.q_norm), self.features(k, self.k_norm) * key_scale,
-            split_heads(v, self.heads).float(), beta, decay, rotation, grid, state,
+            split_heads(v, self.heads).float(), beta, decay, phase, grid, state,
         )  # fmt: skip
         camera = camera_kv = camera_key_tail = None
         if rays is not None:
@@ -200,13 +185,13 @@ class WindowMixer(Mixer):
         self.window, self.sink = config.window, config.sink
 
     def forward(
-        self, x: Tensor, grid: Grid, rotation: Rotation, rays: RayTransform | None, state: WindowState | None, save: bool
+        self, x: Tensor, grid: Grid, phase: Tensor, rays: RayTransform | None, state: WindowState | None, save: bool
     ) -> tuple[Tensor, WindowState | None]:
         """x: (B, N, C) modulated tokens. Returns the output (B, N, C) and, if `save`, the next state."""
         pages = state.pages if state is not None else ()
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        q = rotation.apply(split_heads(self.q_norm(q), self.heads))
-        k = rotation.apply(split_heads(self.k_norm(k), self.heads))
+        q = rotate(split_heads(self.q_norm(q), self.heads), phase)
+        k = rotate(split_heads(self.k_norm(k), self.heads), phase)
         v = split_heads(v, self.heads)
         main = attend(q, [(p.k, p.v) for p in pages], k, v, grid)
         camera = camera_k = camera_v = None

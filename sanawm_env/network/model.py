@@ -28,8 +28,8 @@ from sanawm_env.network.layers import (
     gate,
     modulate,
 )
-from sanawm_env.network.mixers import GDNMixer, RayTransform, Rotation, WindowMixer
-from sanawm_env.network.rope import rope_angles
+from sanawm_env.network.mixers import GDNMixer, RayTransform, WindowMixer
+from sanawm_env.network.rope import phases, rope_angles
 from sanawm_env.network.state import BlockState, NetworkState
 
 
@@ -38,7 +38,7 @@ class Context:
     """What one chunk's passes share: geometry, rotary tables, ray transforms, ray conditions and text keys per block."""
 
     grid: Grid
-    rotation: Rotation
+    phase: Tensor
     rays: RayTransform | None
     plucker: tuple[Tensor, ...] | None
     text: tuple[tuple[Tensor, Tensor], ...]
@@ -69,7 +69,7 @@ class Block(nn.Module):
         """x: (B, N, C); modulation: (B, T, 6, C). Returns x after the block and, if `save`, the block's next state."""
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (self.scale_shift_table + modulation).unbind(2)
         mixed, mixer_state = self.attn(
-            modulate(x, shift_a, scale_a), context.grid, context.rotation, context.rays, state and state.mixer, save
+            modulate(x, shift_a, scale_a), context.grid, context.phase, context.rays, state and state.mixer, save
         )
         x = x + gate(mixed, gate_a)
         if context.plucker is not None:
@@ -135,8 +135,8 @@ class SanaWM(nn.Module):
         rays = conditions = bias = None
         if camera is not None:
             _expect("camera", camera, (batch, grid.frames, 20))
-            p = ray_from_world(camera, grid.height, grid.width).flatten(1, 3)[:, None]
-            rays = RayTransform(p, rigid_inverse(p), _rotation(cam, weight.dtype))
+            p = ray_from_world(camera, grid.height, grid.width).flatten(1, 3)
+            rays = RayTransform(p, rigid_inverse(p), _table(cam, weight.dtype))
         if plucker is not None:
             _expect("plucker", plucker, (batch, self.config.plucker_channels, *grid[:3]))
             embedded = self.plucker_embedder(plucker.to(weight.dtype))
@@ -146,7 +146,7 @@ class SanaWM(nn.Module):
             bias = ((1 - text_mask.to(weight.dtype)) * -10000.0)[:, None, None]
         tokens = self.attention_y_norm(self.y_embedder(text.to(weight.dtype)))
         keys_values = tuple(block.cross_attn.keys_values(tokens) for block in self.blocks)
-        return Context(grid, _rotation(main, weight.dtype), rays, conditions, keys_values, bias)
+        return Context(grid, _table(main, weight.dtype), rays, conditions, keys_values, bias)
 
     def forward(
         self,
@@ -168,7 +168,7 @@ class SanaWM(nn.Module):
         Returns: the prediction (B, c, T, H, W) (see `SanaWMConfig.prediction_type`) and the next state or None.
         """
         grid = context.grid
-        batch = context.rotation.cos.shape[0]
+        batch = context.phase.shape[0]
         _expect("latents", latents, (batch, self.config.latent_channels, *grid[:3]))
         timesteps = timesteps.reshape(batch, -1).long().expand(batch, grid.frames)
         embedding = self.t_embedder(timesteps)
@@ -182,10 +182,9 @@ class SanaWM(nn.Module):
         return out, NetworkState(tuple(states)) if save else None
 
 
-def _rotation(angles: Tensor, dtype: torch.dtype) -> Rotation:
-    """(B, N, pairs) angles in float64 to a table broadcast over heads, at least float32."""
-    wide = torch.promote_types(dtype, torch.float32)
-    return Rotation(angles.cos().to(wide)[:, None], angles.sin().to(wide)[:, None])
+def _table(angles: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, N, pairs) angles in float64 to phases broadcast over heads, complex64 or wider."""
+    return phases(angles).to(torch.complex128 if dtype == torch.float64 else torch.complex64)[:, None]
 
 
 def _expect(name: str, tensor: Tensor, shape: tuple[int | None, ...]) -> None:

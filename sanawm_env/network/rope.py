@@ -40,7 +40,13 @@ def rope_angles(head_dim: int, frames: Tensor, height: int, width: int) -> tuple
     return torch.cat(main, -1).flatten(-4, -2), torch.cat(camera, -1).flatten(-4, -2)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the channel pairs of x (..., D) by angles given as cos and sin (..., D/2); `-sin` turns back."""
-    even, odd = x[..., 0::2], x[..., 1::2]
-    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
+def phases(angles: Tensor) -> Tensor:
+    """e^{i angle}, complex of the angles' precision."""
+    return torch.polar(torch.ones_like(angles), angles)
+
+
+def rotate(x: Tensor, phase: Tensor) -> Tensor:
+    """Turn the channel pairs of x (..., D) by complex phases (..., D/2); the conjugate turns back."""
+    wide = x if x.dtype == torch.float64 else x.float()
+    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * phase).flatten(-2).to(x.dtype)

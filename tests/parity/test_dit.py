@@ -9,9 +9,9 @@ from sanawm_env.kernels.reference import forward_states, frame_gated_delta_rule,
 from sanawm_env.camera.rays import plucker_groups, ray_from_world, raymap_rows, rigid_inverse
 from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.network.layers import Grid, merge_heads, split_heads
-from sanawm_env.network.mixers import RayTransform, Rotation
+from sanawm_env.network.mixers import RayTransform
 from sanawm_env.network.model import SanaWM
-from sanawm_env.network.rope import rope_angles, rotate
+from sanawm_env.network.rope import phases, rope_angles, rotate
 from sanawm_env.network.state import GDNState, Page, WindowState
 from sanawm_env.world.sampler import SamplerConfig, sample_chunk, shifted_timesteps
 from tests.golden_files import golden
@@ -87,7 +87,7 @@ def test_rotation_of_a_tensor():
     frames = x.shape[1] // tokens
     # the vectors say "the main table of frames 4..6"
     main, _ = rope_angles(x.shape[-1], 4 + torch.arange(frames), c["H_lat"], c["W_lat"])
-    got = rotate(x.transpose(1, 2).double(), main.cos(), main.sin()).transpose(1, 2)
+    got = rotate(x.transpose(1, 2).double(), phases(main)).transpose(1, 2)
     assert worst(got, tensors["apply.out.x_bnhd"]) < OPERATOR_TOLERANCE
 
 
@@ -168,14 +168,14 @@ def test_gdn_main_branch(case):
 
     offset = int(tensors[f"{case}.in.frame_offset"])
     main, _ = rope_angles(d, offset + torch.arange(grid.frames)[None], grid.height, grid.width)
-    rotation = Rotation(main.cos().float()[:, None], main.sin().float()[:, None])
+    phase = phases(main.float())[:, None]
     state = None
     if f"{case}.in.slot0" in tensors:
         state = GDNState(tensors[f"{case}.in.slot0"].mT, tensors[f"{case}.in.slot1"], key_tail=torch.zeros(()))
     out, kv, z = mixer.main_branch(
         features(q, tensors[f"{case}.in.q_norm_weight"]),
         features(k, tensors[f"{case}.in.k_norm_weight"]) * (d * grid.tokens) ** -0.5,
-        split_heads(v, heads), tensors[f"{case}.in.beta"], tensors[f"{case}.in.decay"], rotation, grid, state,
+        split_heads(v, heads), tensors[f"{case}.in.beta"], tensors[f"{case}.in.decay"], phase, grid, state,
     )  # fmt: skip
     torch.testing.assert_close(out.transpose(1, 2), tensors[f"{case}.out.attn"], atol=1e-5, rtol=1e-5)
     assert worst(kv.mT, tensors[f"{case}.out.slot0"]) < OPERATOR_TOLERANCE
@@ -208,9 +208,9 @@ def test_ffn_over_chunks():
 
 
 def ray_transform(camera, first, grid, d):
-    p = ray_from_world(camera, grid.height, grid.width).flatten(1, 3)[:, None]
+    p = ray_from_world(camera, grid.height, grid.width).flatten(1, 3)
     _, cam = rope_angles(d, first + torch.arange(grid.frames)[None], grid.height, grid.width)
-    return RayTransform(p, rigid_inverse(p), Rotation(cam.cos().float()[:, None], cam.sin().float()[:, None]))
+    return RayTransform(p, rigid_inverse(p), phases(cam.float())[:, None])
 
 
 def test_camera_branch_over_chunks():
@@ -256,10 +256,10 @@ def test_softmax_block_over_chunks():
         x = given["x"]
         grid = Grid(x.shape[1] // (c["H_lat"] * c["W_lat"]), c["H_lat"], c["W_lat"])
         main, _ = rope_angles(c["linear_head_dim"], first + torch.arange(grid.frames)[None], grid.height, grid.width)
-        rotation = Rotation(main.cos().float()[:, None], main.sin().float()[:, None])
+        phase = phases(main.float())[:, None]
         rays = ray_transform(given["camera_conditions"], first, grid, c["linear_head_dim"])
         state = WindowState((Page(*(given[f"slot{n}"] for n in range(4))),)) if "slot0" in given else None
-        y, new = model().blocks[index].attn(x, grid, rotation, rays, state, save=True)
+        y, new = model().blocks[index].attn(x, grid, phase, rays, state, save=True)
         assert worst(y, tensors[f"chunk{i}.out.attn"]) < OPERATOR_TOLERANCE
         page = new.pages[-1]
         for n, got in enumerate((page.k, page.v, page.camera_k, page.camera_v)):

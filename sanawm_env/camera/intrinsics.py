@@ -1,0 +1,139 @@
+"""The lens: pinhole intrinsics in every accepted form, and what cropping and the latent grid do to them.
+
+Everywhere intrinsics are (..., 4) float32 `fx, fy, cx, cy`, in pixels of the image they belong to unless a function
+says latent-grid units. Camera reference, section 4.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sanawm_env.camera.trajectory import load_npy
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FOV_LIMITS_DEG = (25.0, 120.0)  # the cameras the model was shown; both angles lie strictly inside
+
+
+def fit_intrinsics(intrinsics: np.ndarray, frames: int) -> np.ndarray:
+    """Intrinsics (frames, 4) float32 from (4,), (3, 3), (n, 4) or (n, 3, 3).
+
+    A single camera is repeated, a longer sequence cut, a shorter one stretched by linear interpolation. (4, 4) means
+    four vectors; the skew of a matrix is ignored. Raises ValueError for another shape, values that are not finite, or
+    a focal length that is not positive.
+    """
+    vectors = _vectors(np.asarray(intrinsics))
+    if not np.isfinite(vectors).all() or (vectors[:, :2] <= 0).any():
+        raise ValueError("intrinsics must be finite, with positive focal lengths fx and fy")
+    if len(vectors) == 1:
+        vectors = np.repeat(vectors, frames, axis=0)
+    elif len(vectors) < frames:
+        here, there = np.linspace(0, 1, frames), np.linspace(0, 1, len(vectors))
+        vectors = np.stack([np.interp(here, there, column) for column in vectors.T], axis=1)
+    return vectors[:frames].astype(np.float32)
+
+
+def load_intrinsics(path: str | Path, frames: int) -> np.ndarray:
+    """`fit_intrinsics` of a `.npy` file; FileNotFoundError or ValueError if it cannot be read."""
+    return fit_intrinsics(load_npy(path), frames)
+
+
+def intrinsics_from_fov(horizontal_fov_deg: float, width: int, height: int) -> np.ndarray:
+    """Intrinsics (4,) float32 of a centred camera with square pixels.
+
+    Raises ValueError unless the horizontal and the resulting vertical field of view lie strictly inside (25, 120) deg.
+    """
+    if not 0 < horizontal_fov_deg < 180:
+        raise ValueError(f"a field of view lies between 0 and 180 degrees, got {horizontal_fov_deg}")
+    focal = width / 2 / math.tan(math.radians(horizontal_fov_deg) / 2)
+    vertical_fov_deg = math.degrees(2 * math.atan2(height / 2, focal))
+    for name, angle in ("horizontal", horizontal_fov_deg), ("vertical", vertical_fov_deg):
+        if not FOV_LIMITS_DEG[0] < angle < FOV_LIMITS_DEG[1]:
+            raise ValueError(f"the {name} field of view is {angle:.1f} degrees; it must lie inside {FOV_LIMITS_DEG}")
+    return np.array([focal, focal, width / 2, height / 2], np.float32)
+
+
+def field_of_view_deg(intrinsics: np.ndarray, width: int, height: int) -> tuple[float, float]:
+    """Horizontal and vertical field of view in degrees of a centred camera with the focal lengths of (4,)."""
+    return tuple(
+        math.degrees(2 * math.atan2(size / 2, float(focal)))
+        for size, focal in zip((width, height), intrinsics[:2], strict=True)
+    )
+
+
+def intrinsics_matrix(intrinsics: np.ndarray) -> np.ndarray:
+    """3x3 matrices (..., 3, 3) of vectors (..., 4), same dtype."""
+    matrix = np.zeros((*intrinsics.shape[:-1], 3, 3), intrinsics.dtype)
+    matrix[..., (0, 1, 0, 1), (0, 1, 2, 2)] = intrinsics
+    matrix[..., 2, 2] = 1
+    return matrix
+
+
+# A thin strip would fill the memory when it is resized to cover the target. Above this size only the window that is
+# kept is computed: the same taps, but Pillow may run its two passes in the other order and round differently between.
+MAX_RESIZED_PIXELS = 2**26
+
+
+@dataclass(frozen=True)
+class CropGeometry:
+    """How a source image covers a target: resized to `resized`, then cut at `offset`. All pairs are (x, y) pixels."""
+
+    source: tuple[int, int]
+    resized: tuple[int, int]
+    offset: tuple[int, int]
+    target: tuple[int, int]
+
+    def apply(self, intrinsics: np.ndarray) -> np.ndarray:
+        """Source-pixel intrinsics (..., 4) to target-pixel ones, float32. No half-pixel terms."""
+        (left, top), (sx, sy) = self.offset, (new / old for new, old in zip(self.resized, self.source, strict=True))
+        scale, shift = np.array([sx, sy, sx, sy], np.float32), np.array([0, 0, left, top], np.float32)
+        return np.asarray(intrinsics, np.float32) * scale - shift
+
+
+def crop_geometry(width: int, height: int, target_width: int, target_height: int) -> CropGeometry:
+    """The smallest resize that keeps the aspect and covers the target, cropped about the centre."""
+    if min(width, height, target_width, target_height) < 1:
+        raise ValueError(f"sizes must be positive, got {width}x{height} to {target_width}x{target_height}")
+    scale = max(target_height / height, target_width / width)
+    resized = max(target_width, round(width * scale)), max(target_height, round(height * scale))
+    offset = (resized[0] - target_width) // 2, (resized[1] - target_height) // 2
+    return CropGeometry((width, height), resized, offset, (target_width, target_height))
+
+
+def resize_and_center_crop(image: "Image.Image", target_height: int, target_width: int) -> "Image.Image":
+    """The image at the target size: Lanczos resize and centre crop of `crop_geometry`."""
+    from PIL import Image
+
+    geometry = crop_geometry(*image.size, target_width, target_height)
+    left, top, right, bottom = *geometry.offset, geometry.offset[0] + target_width, geometry.offset[1] + target_height
+    if math.prod(geometry.resized) <= MAX_RESIZED_PIXELS:
+        return image.resize(geometry.resized, Image.Resampling.LANCZOS).crop((left, top, right, bottom))
+    (sx, sy) = (old / new for new, old in zip(geometry.resized, geometry.source, strict=True))
+    window = left * sx, top * sy, min(right * sx, image.width), min(bottom * sy, image.height)
+    return image.resize((target_width, target_height), Image.Resampling.LANCZOS, box=window)
+
+
+def to_latent_units(intrinsics: np.ndarray, stride: float = 32) -> np.ndarray:
+    """Target-pixel intrinsics (..., 4) in latent-grid units for a codec with this spatial stride; float32.
+
+    Rays are cast at integer grid coordinates, so a centred camera keeps the half-cell offset the model was trained on.
+    """
+    return np.asarray(intrinsics, np.float32) / np.float32(stride)
+
+
+def _vectors(array: np.ndarray) -> np.ndarray:
+    """Any accepted form as (n, 4) float64."""
+    if array.dtype.kind in "fiu" and array.size:
+        if array.shape in ((4,), (3, 3)):
+            array = array[None]
+        if array.ndim == 2 and array.shape[1] == 4:
+            return array.astype(np.float64)
+        if array.ndim == 3 and array.shape[1:] == (3, 3):
+            return array[:, (0, 1, 0, 1), (0, 1, 2, 2)].astype(np.float64)
+    raise ValueError(
+        f"intrinsics must be numbers of shape (4,), (3, 3), (n, 4) or (n, 3, 3), got {array.dtype} {array.shape}"
+    )

@@ -1,0 +1,110 @@
+"""Trajectories given as poses: checked, read from a file, made relative, and cut into frames and chunks.
+
+Camera reference, sections 1, 3 and 6. Poses are camera-to-world (..., 4, 4), OpenCV axes, metres.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+ROTATION_TOLERANCE = 1e-3  # float32 trajectories that were integrated for a minute stay well inside
+
+
+def check_trajectory(c2w: np.ndarray) -> np.ndarray:
+    """The trajectory (F, 4, 4) as float64, F >= 1; frame 0 need not be the identity.
+
+    Raises TypeError for anything but numbers, ValueError for another shape, values that are not finite, a bottom row
+    that is not (0, 0, 0, 1), or a rotation that is not orthonormal with determinant +1.
+    """
+    c2w = np.asarray(c2w)
+    if c2w.dtype.kind not in "fiu":
+        raise TypeError(f"a trajectory must hold real numbers, got dtype {c2w.dtype}")
+    if c2w.ndim != 3 or c2w.shape[1:] != (4, 4) or len(c2w) == 0:
+        raise ValueError(f"a trajectory must have the shape (frames, 4, 4) with at least one frame, got {c2w.shape}")
+    c2w = c2w.astype(np.float64)
+    _require(np.isfinite(c2w).all((1, 2)), "holds values that are not finite")
+    _require(np.abs(c2w[:, 3] - (0, 0, 0, 1)).max(1) <= 1e-5, "has a bottom row that is not (0, 0, 0, 1)")
+    error = np.abs(_gram(c2w) - np.eye(3)).max((1, 2))
+    _require(error <= ROTATION_TOLERANCE, "is not a rigid pose: its 3x3 part is not orthonormal")
+    _require(np.linalg.det(c2w[:, :3, :3]) > 0, "is mirrored: its 3x3 part must have determinant +1")
+    return c2w
+
+
+def load_trajectory(path: str | Path) -> np.ndarray:
+    """Read and check a trajectory from a `.npy` file (F, 4, 4); float64.
+
+    Raises FileNotFoundError if there is no such file, ValueError if it is no plain `.npy` array, else as
+    `check_trajectory`.
+    """
+    return check_trajectory(load_npy(path))
+
+
+def load_npy(path: str | Path) -> np.ndarray:
+    """One array from a `.npy` file, never unpickling; FileNotFoundError or ValueError in one sentence otherwise."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {str(path)!r}; give the path of a .npy file")
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read as a .npy file of numbers; save it with numpy.save") from error
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise ValueError(f"{str(path)!r} is an archive of several arrays; save the one array with numpy.save")
+    return array
+
+
+def inverse(c2w: np.ndarray) -> np.ndarray:
+    """Rigid inverse `[R^T | -R^T t]` of poses (..., 4, 4), same dtype."""
+    result = np.zeros_like(c2w)
+    result[..., :3, :3] = np.swapaxes(c2w[..., :3, :3], -1, -2)
+    result[..., :3, 3] = -(result[..., :3, :3] @ c2w[..., :3, 3, None])[..., 0]
+    result[..., 3, 3] = 1
+    return result
+
+
+def relative_to_first(c2w: np.ndarray) -> np.ndarray:
+    """Poses (F, 4, 4) seen from the first camera: the first is the exact identity."""
+    relative = inverse(c2w[0]) @ c2w
+    relative[0] = np.eye(4)
+    return relative
+
+
+def orthonormalize(c2w: np.ndarray) -> np.ndarray:
+    """The pose (4, 4) with the nearest rotation; left untouched, bit for bit, while it is one within 1e-12."""
+    if np.abs(_gram(c2w) - np.eye(3)).max() <= 1e-12:
+        return c2w
+    u, _, vt = np.linalg.svd(c2w[:3, :3])
+    result = np.array(c2w, dtype=np.float64)
+    result[:3, :3] = u @ vt
+    return result
+
+
+def snap_frames(frames: int, stride: int, upper_bound: int | None = None) -> int:
+    """The nearest length `stride * m + 1` (ties up, the lower neighbour if above `upper_bound`), at least 1."""
+    if frames < 1:
+        return 1
+    lower = (frames - 1) // stride * stride + 1
+    if lower == frames:
+        return frames
+    upper = lower + stride
+    nearest = upper if upper - frames <= frames - lower else lower
+    return lower if upper_bound is not None and nearest > upper_bound else nearest
+
+
+def chunk_boundaries(latents: int, chunk: int = 3) -> list[int]:
+    """Where chunks of latents begin and end, `[0, ..., latents]`; the remainder goes to the first chunk.
+
+    Fewer latents than one chunk make no chunk: `[0]`.
+    """
+    return [0, *range(chunk + latents % chunk, latents + 1, chunk)] if latents >= chunk else [0]
+
+
+def _gram(c2w: np.ndarray) -> np.ndarray:
+    rotation = c2w[..., :3, :3]
+    return np.swapaxes(rotation, -1, -2) @ rotation
+
+
+def _require(good: np.ndarray, problem: str) -> None:
+    """Name the first pose that is not good."""
+    if not good.all():
+        raise ValueError(f"pose {int(np.argmin(good))} of the trajectory {problem}")

@@ -1,0 +1,63 @@
+"""Continuous control: a body twist held over a chunk, integrated exactly on SE(3).
+
+A twist is (v_x, v_y, v_z, w_x, w_y, w_z): metres per second along and radians per second about the camera's own axes
+(x right, y down, z forward; w_x looks up, w_y turns right, w_z rolls clockwise). Camera reference, section 8.2.
+"""
+
+import numpy as np
+from scipy.spatial.transform import RigidTransform
+
+from sanawm_env.camera.trajectory import orthonormalize
+
+FPS = 16
+
+
+def exp_se3(xi: np.ndarray) -> np.ndarray:
+    """Rigid motions (..., 4, 4) float64 of exponential coordinates (..., 6), translation part first."""
+    return RigidTransform.from_exp_coords(np.roll(xi, 3, axis=-1)).as_matrix()
+
+
+def log_se3(pose: np.ndarray) -> np.ndarray:
+    """Exponential coordinates (..., 6) float64 of rigid motions (..., 4, 4): the inverse of `exp_se3` below pi."""
+    return np.roll(RigidTransform.from_matrix(pose).as_exp_coords(), 3, axis=-1)
+
+
+def hold(start: np.ndarray, twist: np.ndarray, frames: int = 24, fps: float = FPS) -> np.ndarray:
+    """Poses (frames, 4, 4) float64 after 1, 2, ... frames of a constant twist (6,) from the pose `start` (4, 4).
+
+    Each is one exponential from the start, so nothing accumulates inside a chunk. A start that is not quite a rotation
+    is orthonormalised first. Raises ValueError for a twist that is not six finite numbers.
+    """
+    seconds = np.arange(1, frames + 1)[:, None] / fps
+    return orthonormalize(start) @ exp_se3(seconds * check_twist(twist))
+
+
+def ramp(
+    start: np.ndarray,
+    twist: np.ndarray,
+    previous_twist: np.ndarray,
+    frames: int = 24,
+    ramp_frames: int = 8,
+    fps: float = FPS,
+) -> np.ndarray:
+    """As `hold`, but the twist moves from `previous_twist` to `twist` in a straight line over `ramp_frames` frames."""
+    previous_twist, twist = check_twist(previous_twist), check_twist(twist)
+    progress = np.minimum(1, np.arange(1, frames + 1) / ramp_frames)[:, None]
+    increments = exp_se3((previous_twist + (twist - previous_twist) * progress) / fps)
+    return compose(orthonormalize(start), increments)
+
+
+def compose(start: np.ndarray, increments: np.ndarray) -> np.ndarray:
+    """Poses (F, 4, 4) reached from `start` (4, 4) by one body-frame motion (F, 4, 4) after the other."""
+    poses = np.empty_like(increments)
+    for frame, increment in enumerate(increments):
+        poses[frame] = start = start @ increment
+    return poses
+
+
+def check_twist(twist: np.ndarray) -> np.ndarray:
+    """The twist as float64 (6,); ValueError unless it is six finite numbers."""
+    twist = np.asarray(twist, dtype=np.float64)
+    if twist.shape != (6,) or not np.isfinite(twist).all():
+        raise ValueError(f"a twist is six finite numbers (v_x, v_y, v_z, w_x, w_y, w_z), got {twist.tolist()}")
+    return twist

@@ -1,0 +1,46 @@
+"""From poses to what the network reads for one chunk: ray map, Plücker groups, anchor channels, place token."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sanawm_env.camera.anchor import anchor_channels
+from sanawm_env.camera.rays import chunk_conditions
+from sanawm_env.world.config import WorldConfig
+
+PLUCKER_CHANNELS = 48
+
+
+def camera_inputs(
+    config: WorldConfig, origin: Tensor, poses: Tensor, intrinsics: Tensor, anchor: Tensor, anchored: Tensor,
+    *, first: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Conditions of one chunk of B episodes.
+
+    Args:
+        origin: (B, 4, 4) poses of frame 0. poses: (B, n, 4, 4) the chunk's poses in the same world frames.
+        intrinsics: (B, 4) fx, fy, cx, cy in pixels of the world's picture.
+        anchor: (B, 4, 4) poses of frame 0 in the place. anchored: (B,) bool, False where the place is unknown.
+        first: whether this is the episodes' first chunk, which covers frame 0 as well.
+
+    Returns: camera (B, T, 20) and plucker (B, C, T, h, w), float32.
+    """
+    h, w, stride = config.latent_height, config.latent_width, config.temporal_stride
+    lens = (intrinsics / config.spatial_stride).float()[:, None]
+    per_frame = lens.expand(-1, poses.shape[1] + first, 4)
+    conditions = chunk_conditions(origin, poses, per_frame, h, w, first=first, stride=stride)
+    plucker = conditions.plucker
+    if config.network.plucker_channels > PLUCKER_CHANNELS:
+        frames = torch.cat((origin[:, None], poses), dim=1) if first else poses
+        in_place = (anchor @ torch.linalg.inv(origin))[:, None] @ frames
+        extra = anchor_channels(in_place.float(), lens, h, w, first=first, stride=stride)
+        plucker = torch.cat((plucker, extra * anchored[:, None, None, None, None]), dim=1)
+    return conditions.raymap, plucker
+
+
+def place_token(places: Sequence[str], place: str | None, channels: int) -> Tensor:
+    """(1, channels) text feature of a world whose prompt is a place: one-hot, the last channel for "unknown"."""
+    token = torch.zeros(1, channels)
+    token[0, channels - 1 if place is None else list(places).index(place)] = 1
+    return token

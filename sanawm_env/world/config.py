@@ -1,0 +1,67 @@
+"""What defines a world, as plain values: `config.json` beside its weights holds exactly this."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sanawm_env.network.config import SanaWMConfig
+from sanawm_env.world.sampler import SamplerConfig
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """Picture, strides and time of a world, its network and its sampler.
+
+    Attributes:
+        name: what the world is called in files and messages.
+        engine: name of the engine that runs it (`sanawm_env.world.engine.ENGINES`).
+        height, width: picture in pixels. spatial_stride, temporal_stride: pixels and frames per latent.
+        latents_per_chunk: 3, so that a chunk is 24 frames. fps: 16.
+        horizontal_fov: degrees, the lens assumed where none is given.
+        speed: speed preset of `sanawm_env.camera.presets` that suits the world.
+        places: places the world was trained in and can be anchored to; empty for worlds without.
+    """
+
+    name: str
+    network: SanaWMConfig
+    sampler: SamplerConfig
+    engine: str = "sanawm"
+    height: int = 704
+    width: int = 1280
+    spatial_stride: int = 32
+    temporal_stride: int = 8
+    latents_per_chunk: int = 3
+    fps: int = 16
+    horizontal_fov: float = 70.0
+    speed: str = "standard"
+    places: tuple[str, ...] = field(default=())
+
+    @property
+    def chunk_frames(self) -> int:
+        """Pixel frames per chunk."""
+        return self.latents_per_chunk * self.temporal_stride
+
+    @property
+    def latent_height(self) -> int:
+        return self.height // self.spatial_stride
+
+    @property
+    def latent_width(self) -> int:
+        return self.width // self.spatial_stride
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+    @classmethod
+    def load(cls, path: Path) -> "WorldConfig":
+        """Read `config.json`; ValueError in one sentence where it is not one."""
+        try:
+            data = json.loads(path.read_text())
+            data["network"] = SanaWMConfig(**data["network"])
+            sampler = data["sampler"]
+            data["sampler"] = SamplerConfig(**{**sampler, "timesteps": tuple(sampler["timesteps"])})
+            data["places"] = tuple(data["places"])
+            return cls(**data)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not the configuration of a world: {error}.") from error

@@ -1,0 +1,148 @@
+"""Start images: from whatever a user has to the exact frame the network reads.
+
+Any image file, PIL image or uint8 array becomes RGB (`load_image`) and then fills the frame by the resize-and-crop rule
+of the camera spec, section 4.2 (`fit_image`), so that the intrinsics transformed by the same rule stay true.
+A PNG may carry the pose where it was taken (`save_start`, `read_anchor`) as the text chunk `sanawm:anchor`.
+
+Colour habits are those of diffusers' `load_image`: the EXIF orientation is applied, then everything becomes RGB and an
+alpha channel is dropped, not blended with a background colour. 16-bit grey is scaled to 8 bits; of an animation the
+first picture counts.
+"""
+
+import warnings
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, PngImagePlugin
+
+from sanawm_env.camera.intrinsics import crop_geometry, resize_and_center_crop
+from sanawm_env.world.anchor import Anchor
+
+ANCHOR_CHUNK = "sanawm:anchor"
+MAX_PIXELS = 89_478_485
+"""Larger images are refused as decompression bombs (Pillow's own limit; 8000x8000 is 64 million pixels)."""
+
+ImageSource = str | PathLike | Image.Image | np.ndarray
+
+
+def load_image(source: ImageSource) -> Image.Image:
+    """An upright RGB image.
+
+    source: path of an image file, a PIL image, or a uint8 array (H, W), (H, W, 3) or (H, W, 4).
+    Raises FileNotFoundError for a missing file, ValueError for anything that is not a readable image of at most
+    `MAX_PIXELS` pixels (text, a folder, a truncated file, another dtype or shape), TypeError for other sources.
+    """
+    if isinstance(source, Image.Image):
+        return _to_rgb(source, "the given image")
+    if isinstance(source, np.ndarray):
+        return _to_rgb(_from_array(source), "the given array")
+    if isinstance(source, str | PathLike):
+        with _open(Path(source)) as image:
+            return _to_rgb(image, str(source))
+    raise TypeError(f"an image must be a path, a PIL image or a uint8 array, got {type(source).__name__}")
+
+
+def fit_image(image: ImageSource, height: int, width: int) -> np.ndarray:
+    """The image scaled (Lanczos) until it covers the frame, its centre cut out: uint8 (height, width, 3).
+
+    Camera spec section 4.2. Accepts and raises what `load_image` does.
+    """
+    image = load_image(image)
+    crop = crop_geometry(image.width, image.height, width, height)
+    if crop.resized[0] * crop.resized[1] <= MAX_PIXELS:
+        return np.asarray(resize_and_center_crop(image, height, width))
+    # A thin strip blown up until it covers the frame would fill the memory: compute only the window that is kept.
+    source_per_resized = np.divide(crop.source, crop.resized)
+    start = crop.offset * source_per_resized
+    end = np.minimum(start + crop.target * source_per_resized, crop.source)
+    return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS, box=(*start, *end)))
+
+
+def read_anchor(path: str | PathLike) -> Anchor | None:
+    """The anchor a PNG carries, None when there is none (any other image).
+
+    Raises FileNotFoundError or ValueError as `load_image` does, and ValueError for a chunk that is not an anchor.
+    """
+    with _open(Path(path)) as image:
+        if not isinstance(image, PngImagePlugin.PngImageFile):
+            return None
+        try:
+            text = image.text.get(ANCHOR_CHUNK)
+        except Exception as error:  # decoders raise many types for damaged files
+            raise ValueError(f"{path} cannot be read as an image: {error}") from error
+    if text is None:
+        return None
+    try:
+        return Anchor.from_json(text)
+    except ValueError as error:
+        raise ValueError(f"the {ANCHOR_CHUNK} text of {path} is {error}") from error
+
+
+def save_start(image: ImageSource, anchor: Anchor | None, path: str | PathLike) -> None:
+    """Write a start image as PNG, with the pose where it was taken if an anchor is given.
+
+    Raises ValueError for a name that does not end in .png (no other format keeps the anchor).
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"a start image is saved as .png, got {path.name!r}")
+    chunks = PngImagePlugin.PngInfo()
+    if anchor is not None:
+        chunks.add_text(ANCHOR_CHUNK, anchor.to_json())
+    load_image(image).save(path, format="PNG", pnginfo=chunks, optimize=True)
+
+
+def _open(path: Path) -> Image.Image:
+    """The opened file, header read, pixels not yet."""
+    if not path.exists():
+        raise FileNotFoundError(f"there is no image at {path}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not an image")
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns between one and two times its limit; `_to_rgb` refuses there already.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(path)
+    except Image.DecompressionBombError as error:
+        raise ValueError(_too_large(str(path))) from error
+    except PermissionError:
+        raise
+    except Exception as error:  # decoders raise many types for damaged files
+        raise ValueError(f"{path} cannot be read as an image (PNG, JPEG, WebP and whatever Pillow reads)") from error
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(_too_large(name))
+    if image.width * image.height == 0:
+        raise ValueError(f"{name} has no pixels")
+    if image.mode == "F":
+        raise ValueError(f"{name} holds floating-point pixels, which say not what is white: convert it to 8 bits")
+    try:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode == "I" or upright.mode.startswith("I;16"):
+            upright = _grey16_to_grey8(upright)
+        return upright.convert("RGB")
+    except Exception as error:  # decoders raise many types for damaged files
+        raise ValueError(f"{name} cannot be read as an image, it may be truncated: {error}") from error
+
+
+def _grey16_to_grey8(image: Image.Image) -> Image.Image:
+    # Pillow's own conversion clips in some versions and shifts in others.
+    levels = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+    return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.dtype != np.uint8:
+        raise ValueError(f"an image array must be uint8 with values 0 to 255, got {array.dtype}")
+    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
+        raise ValueError(f"an image array must have shape (H, W), (H, W, 3) or (H, W, 4), got {array.shape}")
+    if array.size == 0:
+        raise ValueError(f"an image array must have pixels, got shape {array.shape}")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _too_large(name: str) -> str:
+    return f"{name} has more than {MAX_PIXELS:,} pixels, which is refused as a decompression bomb: make it smaller"
