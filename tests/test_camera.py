@@ -483,3 +483,8 @@ def test_a_key_action_is_eight_zeros_and_ones(bad):
 def test_an_overlay_needs_two_poses():
     with pytest.raises(ValueError, match="two poses"):
         overlay(np.eye(4)[None])
+
+
+def test_an_absurdly_long_action_string_is_refused_before_any_work():
+    with pytest.raises(ValueError, match="more than 1000000 frames"):
+        actions_to_c2w("w-999999999999")

@@ -13,6 +13,7 @@ import numpy as np
 
 FPS = 16
 TAU_PRESS, TAU_COAST = 0.45, 1.0  # seconds
+MAX_FRAMES = 1_000_000  # of one action string, 17 hours
 
 # key -> (component of the velocity, sign); components are forward, strafe right, yaw right, pitch up
 _EFFECT = {"w": (0, 1), "s": (0, -1), "l": (1, 1), "j": (1, -1), "d": (2, 1), "a": (2, -1), "i": (3, 1), "k": (3, -1)}
@@ -92,6 +93,8 @@ def actions_to_c2w(
     Speeds are metres and degrees per frame. Holding the same keys step by step gives the same poses bit for bit.
     """
     segments = parse_actions(action)
+    if sum(frames for _, frames in segments) > MAX_FRAMES:
+        raise ValueError(f"the action string asks for more than {MAX_FRAMES} frames; split it into shorter ones")
     dynamics = KeyDynamics(translation_speed, rotation_speed_deg, pitch_limit_deg, smooth)
     state, poses = KeyState(), [np.eye(4)[None]]
     for keys, frames in segments:

@@ -14,7 +14,9 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps, PngImagePlugin
+from torch import Tensor
 
 from sanawm_env.camera.intrinsics import crop_geometry, resize_and_center_crop
 from sanawm_env.world.anchor import Anchor
@@ -57,6 +59,15 @@ def fit_image(image: ImageSource, height: int, width: int) -> np.ndarray:
     start = crop.offset * source_per_resized
     end = np.minimum(start + crop.target * source_per_resized, crop.source)
     return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS, box=(*start, *end)))
+
+
+def resize_frames(frames: Tensor, height: int, width: int) -> Tensor:
+    """Frames (F, H, W, 3) uint8 at another size (F, height, width, 3), bilinear and antialiased, on their own device."""
+    if frames.shape[1:3] == (height, width):
+        return frames
+    channels_first = frames.permute(0, 3, 1, 2).float()
+    resized = torch.nn.functional.interpolate(channels_first, (height, width), mode="bilinear", antialias=True)
+    return resized.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def read_anchor(path: str | PathLike) -> Anchor | None:

@@ -1,0 +1,36 @@
+# make demo    imagine a walk and leave a video in runs/demo
+# make test    the whole suite
+# Both install what they need into .venv first (make setup); to begin afresh: rm -rf .venv
+
+# The first Python of 3.11 or newer that can make virtual environments.
+SUITS := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(firstword $(foreach candidate,python3 python3.11 python3.12 python3.13 python3.14 python,\
+	$(shell $(candidate) -c '$(SUITS)' 2>/dev/null && echo $(candidate))))
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: setup demo test lint clean
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" && $(PYTHON) -c '$(SUITS)' || { echo "sanawm-env needs Python 3.11 or newer with its venv" \
+		"module: install one, or name it, as in: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools
+	$(BIN)/python -m pip install --constraint constraints.txt --no-build-isolation --editable ".[dev]"
+	touch $@
+
+demo: setup
+	$(BIN)/sanawm rollout --image sanawm_env/assets/nano/start_01.png --actions "w-48,dw-24,none-24" \
+		--world nano --seed 0 --out runs/demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf build dist runs/demo sanawm_env.egg-info .pytest_cache .hypothesis .ruff_cache .benchmarks
+	find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf

@@ -1,0 +1,202 @@
+"""The command `sanawm`: roll out, measure and train worlds from the shell.
+
+Every command is a frozen dataclass with a `run` method; tyro makes the options. Heavy imports happen in `run`, so that
+`sanawm --help` answers at once. What a user did wrong is said in one sentence, exit status 2.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+console = Console()
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Imagine what a camera sees that starts at an image: video.mp4, trajectory.npz, contact_sheet.png, meta.json."""
+
+    image: Path | None = None
+    """Start image, any format; None takes the world's first own one."""
+    actions: str | None = None
+    """Camera script of held keys, such as "w-48,dw-24,none-24" (keys wasdijkl, frames at 16 per second)."""
+    trajectory: Path | None = None
+    """Camera path instead: .npy (F, 4, 4) or .npz with c2w, camera-to-world, relative to its first pose."""
+    twist: str | None = None
+    """Constant velocity instead: vx,vy,vz,wx,wy,wz in m/s and rad/s about the camera's axes (right, down, forward)."""
+    chunks: int = 4
+    """How many chunks of 24 frames a twist is held."""
+    world: str = "nano"
+    """Name or folder of the world."""
+    seed: int = 0
+    intrinsics: Path | None = None
+    """.npy with fx, fy, cx, cy or a 3x3 matrix, in pixels of the image; None for the world's own lens."""
+    device: str = "cpu"
+    out: Path = Path("runs/rollout")
+    """Folder for the results; made if missing, checked before the work."""
+
+    def run(self) -> None:
+        from sanawm_env.cli.rollout import rollout
+
+        rollout(self, console)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a nano world against the ray-traced truth, on places and paths drawn from a seed."""
+
+    world: str = "nano"
+    scenes: int = 24
+    seed: int = 0
+    chunks: int = 8
+    json: Path | None = None
+    """Where to write the numbers."""
+    out: Path = Path("runs/evaluate")
+    """Folder for truth_vs_dream.png."""
+    timesteps: str | None = None
+    """Another list of noise levels, such as "1000,700"; None for the world's own."""
+
+    def run(self) -> None:
+        from sanawm_env.training.evaluate import evaluate, print_table, save_sheet
+
+        target = self.json and _writable_file(self.json)
+        self.out.mkdir(parents=True, exist_ok=True)
+        timesteps = self.timesteps and tuple(float(t) for t in self.timesteps.split(","))
+        report = evaluate(self.world, self.scenes, self.seed, self.chunks, timesteps=timesteps)
+        print_table(report, console)
+        save_sheet(report, self.out / "truth_vs_dream.png")
+        console.print(f"sheet {self.out / 'truth_vs_dream.png'}")
+        if target:
+            target.write_text(json.dumps(report.to_json(), indent=1) + "\n")
+            console.print(f"numbers {target}")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Time a world on this machine: stages of a step, batches, snapshots, state size."""
+
+    world: str = "nano"
+    threads: int = 2
+    """torch threads; nano is small, more than two rarely help."""
+    repeats: int = 10
+    device: str = "cpu"
+    json: Path | None = None
+
+    def run(self) -> None:
+        from sanawm_env.cli.bench import bench
+
+        target = self.json and _writable_file(self.json)
+        numbers = bench(self.world, self.threads, self.repeats, self.device, console)
+        if target:
+            target.write_text(json.dumps(numbers, indent=1) + "\n")
+
+
+@dataclass(frozen=True)
+class TrainClips:
+    """Render and encode walks through the places, the training data of the network. Goes on where it was stopped."""
+
+    out: Path = Path("runs/clips")
+    clips: int = 2400
+    chunks: int = 4
+    seed: int = 0
+    unknown_fraction: float = 0.12
+    codec: Path = Path("runs/codec/codec.safetensors")
+
+    def run(self) -> None:
+        from sanawm_env.codec.patch_pca import PatchPCACodec
+        from sanawm_env.training.clips import generate
+
+        _single_thread()
+        codec = PatchPCACodec.load(self.codec)
+        generate(self.out, codec, self.clips, self.chunks, self.seed, unknown_fraction=self.unknown_fraction)
+
+
+@dataclass(frozen=True)
+class TrainCodec:
+    """Fit the codec in closed form on short walks through the places."""
+
+    out: Path = Path("runs/codec")
+    clips: int = 200
+    channels: int = 64
+    seed: int = 0
+
+    def run(self) -> None:
+        from sanawm_env.codec.patch_pca import PatchPCACodec
+        from sanawm_env.training.clips import sample_frames_for_codec
+
+        self.out.mkdir(parents=True, exist_ok=True)
+        with console.status(f"rendering {self.clips} walks and fitting {self.channels} components"):
+            codec = PatchPCACodec.fit(sample_frames_for_codec(self.clips, self.seed), self.channels)
+        codec.save(self.out / "codec.safetensors")
+        console.print(f"codec {self.out / 'codec.safetensors'}")
+
+
+@dataclass(frozen=True)
+class TrainNetwork:
+    """Train the network on encoded walks; goes on from its last checkpoint. Leaves weights, loss.png and a world."""
+
+    clips: Path = Path("runs/clips")
+    codec: Path = Path("runs/codec/codec.safetensors")
+    out: Path = Path("runs/network")
+    steps: int = 1600
+    batch_size: int = 4
+    learning_rate: float = 1.5e-3
+    seed: int = 0
+
+    def run(self) -> None:
+        from sanawm_env.codec.patch_pca import PatchPCACodec
+        from sanawm_env.training.nano import NANO, export_world
+        from sanawm_env.training.network import TrainConfig, train_network
+
+        _single_thread()
+        train = TrainConfig(
+            steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate, seed=self.seed
+        )
+        train_network(NANO, train, PatchPCACodec.load(self.codec), self.clips, self.out)
+        export_world(self.out, self.codec, self.out / "world")
+        console.print(f"world {self.out / 'world'} (try: sanawm rollout --world {self.out / 'world'} --actions w-48)")
+
+
+Train = Annotated[
+    Annotated[TrainCodec, tyro.conf.subcommand("codec")]
+    | Annotated[TrainClips, tyro.conf.subcommand("clips")]
+    | Annotated[TrainNetwork, tyro.conf.subcommand("network")],
+    tyro.conf.subcommand("train", description="Make a nano world: codec, then clips, then network."),
+]
+Command = (
+    Annotated[Rollout, tyro.conf.subcommand("rollout")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
+    | Train
+)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Entry point of the command `sanawm`."""
+    command = tyro.cli(Command, prog="sanawm", args=args, description="A learned world you can step, fork and put back.")
+    try:
+        command.run()
+    except KeyboardInterrupt:
+        console.print("Stopped; what was finished is kept.")
+        sys.exit(130)
+    except (ValueError, TypeError, OSError) as error:
+        Console(stderr=True).print(f"sanawm: {error}", style="red", highlight=False, markup=False)
+        sys.exit(2)
+
+
+def _writable_file(path: Path) -> Path:
+    """The path, after its folder was made and the file could be opened; OSError before any work otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.open("a").close()
+    return path
+
+
+def _single_thread() -> None:
+    """Training a small network is fastest with one thread per process (nano.md, pitfalls)."""
+    import torch
+
+    torch.set_num_threads(1)

@@ -1,0 +1,240 @@
+"""The folder a rollout leaves behind, and reading its trajectory back.
+
+`video.mp4`, `trajectory.npz` (keys of SANA-WM-Bench, camera spec section 7.1), `contact_sheet.png` and `meta.json`.
+Frame 0, the start image, is in the video: n chunks give F = 24 n + 1 frames, and frame f was taken at c2w[f].
+"""
+
+import json
+import os
+import platform
+import shutil
+import tempfile
+import zlib
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from PIL import Image
+
+from sanawm_env.camera.trajectory import check_trajectory
+from sanawm_env.recording.sheet import contact_sheet, evenly_spaced
+from sanawm_env.recording.video import VideoWriter
+
+VIDEO, TRAJECTORY, SHEET, META = "video.mp4", "trajectory.npz", "contact_sheet.png", "meta.json"
+
+_MIN_FREE_BYTES = 64 * 2**20
+_THUMBNAIL_WIDTH, _MOST_THUMBNAILS = 320, 64
+_SHEET_COLUMNS, _SHEET_ROWS = 5, 3
+
+
+class RolloutWriter:
+    """Context manager that collects frames and poses and leaves the four files in `out_dir`.
+
+    Creating one checks that the folder can be written, so that a rollout fails before the work and not after it.
+    Memory holds poses and a few thumbnails, however long the rollout. Leaving the block in any way, Ctrl-C included,
+    finishes the files with what has been appended; files of an earlier rollout are replaced. Without frames, nothing
+    is written.
+
+    out_dir: the folder, made if missing. fps: of the video. crf, upscale: see `VideoWriter`.
+    meta: what goes into `meta.json`; `writer.meta` may be added to until the block ends. Its "title", if any, heads the
+        contact sheet. Added at the end: fps, num_frames, interrupted, versions.
+    Raises NotADirectoryError, IsADirectoryError, PermissionError or OSError (no space), one sentence each.
+    """
+
+    def __init__(
+        self, out_dir: str | os.PathLike, fps: float = 16, meta: dict | None = None, *, crf: int = 18, upscale: int = 1
+    ):
+        self.out_dir = Path(out_dir)
+        self.fps = fps
+        self.meta = dict(meta or {})
+        _check_writable(self.out_dir)
+        self._video = VideoWriter(self.out_dir / VIDEO, fps=fps, crf=crf, upscale=upscale)
+        self._c2w: list[np.ndarray] = []
+        self._intrinsics: list[np.ndarray] = []
+        self._thumbnails = _Thumbnails()
+
+    @property
+    def num_frames(self) -> int:
+        """Frames in the video so far."""
+        return self._video.num_frames
+
+    def __enter__(self) -> "RolloutWriter":
+        return self
+
+    def append(self, frames: np.ndarray, c2w: np.ndarray, intrinsics: np.ndarray) -> None:
+        """Add N frames: the start image first (N = 1), then clip after clip (N = 24).
+
+        frames: (N, H, W, 3) uint8. c2w: (N, 4, 4). intrinsics: (3, 3) or (N, 3, 3) matrices in pixels of the frames.
+        Raises ValueError for other shapes, OSError when the video cannot be written.
+        """
+        frames, c2w, intrinsics = np.asarray(frames), np.asarray(c2w), np.asarray(intrinsics)
+        count = len(frames) if frames.ndim else 0
+        if c2w.shape != (count, 4, 4):
+            raise ValueError(f"{count} frames need c2w ({count}, 4, 4), got {c2w.shape}")
+        if intrinsics.shape not in ((3, 3), (count, 3, 3)):
+            raise ValueError(f"{count} frames need intrinsics (3, 3) or ({count}, 3, 3), got {intrinsics.shape}")
+        # Poses first: if Ctrl-C falls into the encoding, there is a pose for every frame in the video.
+        self._c2w.append(c2w.copy())
+        self._intrinsics.append(np.broadcast_to(intrinsics, (count, 3, 3)).copy())
+        first = self._video.num_frames
+        try:
+            self._video.append(frames)
+        except ValueError:
+            self._c2w.pop(), self._intrinsics.pop()
+            raise
+        self._thumbnails.add(first, frames)
+
+    def __exit__(self, exception_type, *_) -> None:
+        self._video.close()
+        if not self.num_frames:
+            return
+        c2w = np.concatenate(self._c2w)[: self.num_frames]
+        intrinsics = np.concatenate(self._intrinsics)[: self.num_frames]
+        with _replacing(self.out_dir / TRAJECTORY) as part, part.open("wb") as file:
+            np.savez_compressed(file, c2w=c2w, intrinsics=intrinsics, fps=self.fps, num_frames=self.num_frames)
+        facts = self.meta | {
+            "fps": self.fps,
+            "num_frames": self.num_frames,
+            "interrupted": exception_type is not None,
+            "versions": versions(),
+        }
+        with _replacing(self.out_dir / META) as part:
+            part.write_text(json.dumps(facts, indent=2, default=_plain) + "\n", encoding="utf-8")
+        indices, thumbnails = self._thumbnails.pick(_SHEET_COLUMNS * _SHEET_ROWS)
+        with _replacing(self.out_dir / SHEET) as part:
+            contact_sheet(
+                thumbnails,
+                part,
+                columns=_SHEET_COLUMNS,
+                rows=_SHEET_ROWS,
+                c2w=c2w,
+                indices=indices,
+                fps=self.fps,
+                title=str(self.meta.get("title", "")),
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """A camera path. c2w: (F, 4, 4) float64. intrinsics: (F, 3, 3) float64 in pixels, or None. fps: None if unknown."""
+
+    c2w: np.ndarray
+    intrinsics: np.ndarray | None = None
+    fps: float | None = None
+
+
+def load_trajectory(path: str | os.PathLike) -> Trajectory:
+    """Read a `trajectory.npz`, an npz of SANA-WM-Bench, or a `.npy` holding c2w (F, 4, 4); poses are checked.
+
+    Never unpickles. Raises FileNotFoundError for a missing file, ValueError for any content that is not a trajectory.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no trajectory at {path}")
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            fields = {"c2w": loaded}
+        else:
+            with loaded:
+                fields = {key: loaded[key] for key in ("c2w", "intrinsics", "fps") if key in loaded}
+        fields = {key: np.asarray(value, dtype=np.float64) for key, value in fields.items()}
+    except (OSError, ValueError, EOFError, TypeError, BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read as a trajectory (.npz or .npy with plain numbers): {error}") from error
+    if "c2w" not in fields:
+        raise ValueError(f"the trajectory {path} has no array named c2w")
+    c2w = check_trajectory(fields["c2w"])
+    intrinsics, fps = fields.get("intrinsics"), fields.get("fps")
+    if intrinsics is not None and (intrinsics.shape != (len(c2w), 3, 3) or not np.isfinite(intrinsics).all()):
+        raise ValueError(f"intrinsics in {path} must be finite ({len(c2w)}, 3, 3), got {intrinsics.shape}")
+    if fps is not None and not (fps.shape == () and 0 < fps < np.inf):
+        raise ValueError(f"fps in {path} must be one positive number, got {fps}")
+    return Trajectory(c2w, intrinsics, None if fps is None else float(fps))
+
+
+def versions() -> dict[str, str]:
+    """Versions that decide what a rollout looks like; nothing is imported to find them."""
+    return {
+        "sanawm_env": metadata.version("sanawm-env"),
+        "torch": metadata.version("torch"),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+class _Thumbnails:
+    """Evenly spaced small copies of a stream of unknown length, and always of its last frame."""
+
+    def __init__(self):
+        self._stride = 1
+        self._kept: list[tuple[int, np.ndarray]] = []
+        self._last: tuple[int, np.ndarray] | None = None
+
+    def add(self, first: int, frames: np.ndarray) -> None:
+        for index, frame in enumerate(frames, start=first):
+            if index % self._stride == 0:
+                self._kept.append((index, _thumbnail(frame)))
+            if len(self._kept) > _MOST_THUMBNAILS:  # too many: keep every second from now on
+                self._stride *= 2
+                self._kept = [(kept, image) for kept, image in self._kept if kept % self._stride == 0]
+        if len(frames):
+            self._last = (first + len(frames) - 1, _thumbnail(frames[-1]))
+
+    def pick(self, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """At most `most` of them: indices (K,) and frames (K, h, w, 3)."""
+        kept = self._kept
+        if self._last is not None and kept[-1][0] != self._last[0]:
+            kept = [*kept, self._last]
+        chosen = [kept[place] for place in evenly_spaced(len(kept), most)]
+        return np.array([index for index, _ in chosen]), np.stack([image for _, image in chosen])
+
+
+def _thumbnail(frame: np.ndarray) -> np.ndarray:
+    height, width = frame.shape[:2]
+    if width <= _THUMBNAIL_WIDTH:
+        return frame.copy()
+    size = (_THUMBNAIL_WIDTH, max(1, round(height * _THUMBNAIL_WIDTH / width)))
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS, reducing_gap=2))
+
+
+def _check_writable(out_dir: Path) -> None:
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out_dir) as probe:
+            probe.write(b"\0" * 4096)
+    except (FileExistsError, NotADirectoryError):
+        raise NotADirectoryError(f"cannot write to {out_dir}: a file stands where a folder is needed") from None
+    except PermissionError:
+        raise PermissionError(f"cannot write to {out_dir}: permission denied, choose another folder") from None
+    except OSError as error:
+        raise OSError(f"cannot write to {out_dir}: {error.strerror or error}") from None
+    for name in (VIDEO, TRAJECTORY, SHEET, META):
+        if (out_dir / name).is_dir():
+            raise IsADirectoryError(f"cannot write {out_dir / name}: a folder of that name is in the way")
+    if shutil.disk_usage(out_dir).free < _MIN_FREE_BYTES:
+        raise OSError(f"cannot write to {out_dir}: less than {_MIN_FREE_BYTES >> 20} MB are free on its disk")
+
+
+class _replacing:
+    """`with _replacing(path) as part`: what was written to `part` becomes `path`, or nothing does."""
+
+    def __init__(self, path: Path):
+        self._path, self._part = path, path.with_name(path.name + ".part")
+
+    def __enter__(self) -> Path:
+        return self._part
+
+    def __exit__(self, exception_type, error, _) -> None:
+        if exception_type is None:
+            os.replace(self._part, self._path)
+            return
+        self._part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(f"cannot write {self._path}: {error.strerror or error}") from error
+
+
+def _plain(value) -> object:
+    """JSON for what callers put into meta besides plain values: NumPy numbers and arrays, paths, anything's text."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)

@@ -1,0 +1,132 @@
+"""MP4 files that play everywhere: H.264, yuv420p, BT.709, index at the front."""
+
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+_BT709 = 1
+_LIMITED_RANGE = 1
+
+
+class VideoWriter:
+    """Context manager that turns frames into an MP4.
+
+    The file has another name (`video.mp4.part`) until it is closed properly, so whatever stands under `path` plays.
+    An exception inside the `with` block, Ctrl-C included, closes it properly too: the frames written so far are kept.
+    Without any frame no file appears.
+
+    path: where the video goes; an older file there is replaced.
+    fps: frames per second. crf: quality of x264, 0 (lossless) to 51, lower is better and larger.
+    upscale: every pixel becomes a square of that many pixels, for tiny frames.
+    H.264 with yuv420p needs even sizes: at an odd height (width) the last row (column) is doubled.
+    """
+
+    def __init__(self, path: str | os.PathLike, *, fps: float = 16, crf: int = 18, upscale: int = 1):
+        if not fps > 0:
+            raise ValueError(f"fps must be positive, got {fps}")
+        if not 0 <= crf <= 51:
+            raise ValueError(f"crf must lie between 0 (lossless) and 51, got {crf}")
+        if upscale != int(upscale) or upscale < 1:
+            raise ValueError(f"upscale must be a positive whole number, got {upscale}")
+        self.path = Path(path)
+        self.num_frames = 0
+        self._part = self.path.with_name(self.path.name + ".part")
+        self._rate = Fraction(fps).limit_denominator(1001)
+        self._crf, self._upscale = crf, int(upscale)
+        self._container = self._stream = self._shape = None
+        self._closed = False
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def append(self, frames: np.ndarray) -> None:
+        """Encode frames (N, H, W, 3) uint8; all calls must agree in H and W.
+
+        Raises ValueError for other arrays or after `close`, OSError when the file cannot be written; the unfinished
+        file is removed then.
+        """
+        frames = np.asarray(frames)
+        if self._closed:
+            raise ValueError(f"{self.path} is closed, no frame can be added")
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape[1:]:
+            raise ValueError(f"frames must be uint8 (N, H, W, 3), got {frames.dtype} {frames.shape}")
+        if self._shape not in (None, frames.shape[1:]):
+            raise ValueError(f"frames must keep the size {self._shape[:2]} of the first ones, got {frames.shape[1:3]}")
+        self._shape = frames.shape[1:]
+        try:
+            for frame in frames:
+                self._encode(self._prepare(frame))
+                self.num_frames += 1
+        except OSError as error:  # PyAV's errors are OSErrors where the system refused something
+            self._discard()
+            raise OSError(f"cannot write the video {self.path}: {error.strerror or error}") from error
+
+    def close(self) -> None:
+        """Finish the file and give it its name. Calling it twice does no harm."""
+        if self._closed:
+            return
+        if not self.num_frames:
+            self._discard()
+            return
+        self._closed = True
+        try:
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
+            os.replace(self._part, self.path)
+        except OSError as error:
+            self._discard()
+            raise OSError(f"cannot finish the video {self.path}: {error.strerror or error}") from error
+
+    def _prepare(self, frame: np.ndarray) -> np.ndarray:
+        frame = frame.repeat(self._upscale, axis=0).repeat(self._upscale, axis=1)
+        odd_height, odd_width = frame.shape[0] % 2, frame.shape[1] % 2
+        if odd_height or odd_width:
+            frame = np.pad(frame, ((0, odd_height), (0, odd_width), (0, 0)), mode="edge")
+        return np.ascontiguousarray(frame)
+
+    def _encode(self, frame: np.ndarray) -> None:
+        if self._container is None:
+            self._open(*frame.shape[:2])
+        picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+        picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        picture.pts = self.num_frames
+        picture.time_base = 1 / self._rate
+        self._container.mux(self._stream.encode(picture))
+
+    def _open(self, height: int, width: int) -> None:
+        self._container = av.open(str(self._part), "w", format="mp4", options={"movflags": "+faststart"})
+        self._stream = self._container.add_stream("libx264", rate=self._rate, options={"crf": str(self._crf)})
+        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+        codec = self._stream.codec_context
+        codec.color_primaries = codec.color_trc = codec.colorspace = _BT709
+        codec.color_range = _LIMITED_RANGE
+
+    def _discard(self) -> None:
+        """Without frames or after a failed write: let go of the container, leave nothing behind."""
+        self._closed, self.num_frames = True, 0
+        try:
+            if self._container is not None:
+                self._container.close()
+        except OSError:
+            pass  # the disk that refused the frames refuses the index as well
+        self._part.unlink(missing_ok=True)
+
+
+def read_video(path: str | os.PathLike) -> np.ndarray:
+    """All frames of a video, uint8 (F, H, W, 3), in memory at once. Raises FileNotFoundError, ValueError."""
+    try:
+        with av.open(str(path)) as container:
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no video at {path}") from None
+    except (av.error.FFmpegError, IndexError) as error:
+        raise ValueError(f"{path} cannot be read as a video") from error
+    if not frames:
+        raise ValueError(f"the video {path} has no frames")
+    return np.stack(frames)

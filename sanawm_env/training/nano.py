@@ -1,0 +1,53 @@
+"""The nano world as one configuration: its sizes, and the folder that `World.load` reads."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+from sanawm_env.camera.anchor import ANCHOR_CHANNELS
+from sanawm_env.network.config import SanaWMConfig
+from sanawm_env.training.clips import random_stream
+from sanawm_env.training.places import HEIGHT, PLACES, WIDTH, intrinsics, place, render, sample_start
+from sanawm_env.world.anchor import Anchor
+from sanawm_env.world.conditions import PLUCKER_CHANNELS
+from sanawm_env.world.config import WorldConfig
+from sanawm_env.world.images import save_start
+from sanawm_env.world.sampler import SamplerConfig
+
+NANO = WorldConfig(
+    name="nano",
+    network=SanaWMConfig(
+        latent_channels=64,
+        hidden_size=128,
+        depth=4,
+        num_heads=4,
+        head_dim=32,
+        caption_channels=len(PLACES) + 1,
+        text_len=1,
+        plucker_channels=PLUCKER_CHANNELS + ANCHOR_CHANNELS,
+        input_size=1,
+        prediction_type="sample",
+    ),
+    sampler=SamplerConfig(timesteps=(1000,)),
+    height=HEIGHT,
+    width=WIDTH,
+    spatial_stride=8,
+    places=PLACES,
+)
+STARTS_PER_PLACE = 4
+
+
+def export_world(run: Path, codec: Path, out: Path, timesteps: tuple[float, ...] = NANO.sampler.timesteps) -> None:
+    """Write a world's folder: `config.json`, weights, codec, and start images that carry their anchors."""
+    (out / "starts").mkdir(parents=True, exist_ok=True)
+    config = dataclasses.replace(NANO, sampler=SamplerConfig(timesteps=tuple(timesteps)))
+    (out / "config.json").write_text(config.to_json() + "\n")
+    for source, name in ((run / "network.safetensors", "network.safetensors"), (codec, "codec.safetensors")):
+        if source.resolve() != (out / name).resolve():
+            shutil.copyfile(source, out / name)
+    for p, name in enumerate(PLACES):
+        for i in range(STARTS_PER_PLACE):
+            here = place(name)
+            c2w = sample_start(here, random_stream("train", 10_000 + p, i))
+            frames, _ = render(here, c2w[None], intrinsics(), depth=False)
+            save_start(frames[0], Anchor(name, c2w), out / "starts" / f"{name}_{i + 1}.png")

@@ -1,0 +1,238 @@
+"""How the nano world's network is trained: streaming flow matching on encoded walks, then free-running.
+
+Each step walks a batch of clips chunk by chunk, as the sampler will: a noisy pass predicts the chunk's latents from
+the state, and a clean pass writes the next state. The clean pass reads the true latents, or, with a probability that
+rises over the run, the model's own prediction (self forcing, Huang et al. 2025), so that the network meets its own
+mistakes. Half of the samples start from pure noise, because that is what the sampler starts from.
+The loss is the error of the predicted data in pixel units, weighted towards low noise. Recipe: nano.md section 3.
+"""
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sanawm_env.codec.patch_pca import PatchPCACodec
+from sanawm_env.network.layers import Grid
+from sanawm_env.network.mixers import GDNMixer, WindowMixer
+from sanawm_env.network.model import SanaWM
+from sanawm_env.training.clips import load
+from sanawm_env.training.places import CHUNK, PLACES, intrinsics
+from sanawm_env.world.conditions import camera_inputs, place_token
+from sanawm_env.world.config import WorldConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run. The learning rate warms up, then falls along a cosine to a hundredth."""
+
+    steps: int = 6000
+    batch_size: int = 8
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.01
+    warmup: int = 200
+    ema: float = 0.998
+    single_chunk_part: float = 0.2  # of the run: first chunks only; then walks of up to `max_chunks`
+    max_chunks: int = 4
+    self_forcing: float = 0.7  # final probability of the model's own output as context
+    context_noise: float = 0.1
+    anchor_dropout: float = 0.25
+    seed: int = 0
+
+
+def initialise(model: SanaWM, generator: torch.Generator) -> None:
+    """Starting weights.
+
+    Linears are scaled by fan-in; the residual branches, ray conditions and output start near zero. GDN blocks start
+    remembering for about a hundred frames and with a key convolution that passes the current frame. In the camera
+    branch of the softmax blocks, queries and keys start as constant vectors along the viewing ray: after the ray
+    transform their product is the cosine between two rays in the world, so every token first looks at what was seen
+    in its own direction, whatever the camera did (nano.md section 1 asks for this; measured there as the largest
+    single gain in early learning).
+    """
+    for name, parameter in model.named_parameters():
+        if name.endswith(("norm.weight", "norm_cam.weight")):
+            continue
+        if parameter.ndim > 1 and "table" not in name:
+            fan_in = parameter[0].numel()
+            small = 0.1 if name.endswith(("attn.proj.weight", "point_conv.conv.weight", "t_conv.weight")) else 1.0
+            torch.nn.init.normal_(parameter, std=small * fan_in**-0.5, generator=generator)
+        else:
+            torch.nn.init.zeros_(parameter)
+    torch.nn.init.normal_(model.final_layer.linear.weight, std=0.02, generator=generator)
+    for block in model.blocks:
+        with torch.no_grad():
+            block.scale_shift_table[2] = block.scale_shift_table[5] = 1.0
+            mixer = block.attn
+            mixer.output_gate.bias.fill_(1.0)
+            mixer.dt_bias.fill_(math.log(math.expm1(0.01)))
+            if isinstance(mixer, GDNMixer):
+                mixer.conv_k.weight[..., -1] = mixer.conv_k_cam.weight[..., -1] = 1.0
+            if isinstance(mixer, WindowMixer):
+                sharpness = torch.linspace(3.0, 7.0, mixer.heads)
+                for proj, norm in ((mixer.q_proj_cam, mixer.q_norm_cam), (mixer.k_proj_cam, mixer.k_norm_cam)):
+                    proj.weight.mul_(0.2)
+                    head = proj.bias.unflatten(0, (mixer.heads, -1))
+                    head[:, 2 : head.shape[1] // 2 : 4] = 1.0  # z of every group of four
+                    scale = norm.weight.unflatten(0, (mixer.heads, -1))
+                    scale[:, : scale.shape[1] // 2] = sharpness[:, None]
+
+
+def chunk_slices(chunks: int, latents_per_chunk: int) -> list[tuple[int, int]]:
+    """Latent ranges of the chunks of a clip; the first holds the start image too."""
+    n = latents_per_chunk
+    return [(0 if j == 0 else n * j + 1, n * (j + 1) + 1) for j in range(chunks)]
+
+
+def clip_loss(
+    model: SanaWM,
+    config: WorldConfig,
+    train: TrainConfig,
+    batch: dict[str, Tensor],
+    pixel_weights: Tensor,
+    chunks: int,
+    self_forcing: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Mean loss of a batch of clips over `chunks` chunks; see the module docstring.
+
+    batch: latents (B, c, T, h, w) float32, c2w (B, F, 4, 4) float32, place (B,) int64.
+    """
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    def normal(x: Tensor) -> Tensor:
+        return torch.randn(x.shape, generator=generator)
+
+    latents, c2w, place = batch["latents"], batch["c2w"], batch["place"]
+    size = len(latents)
+    anchored = (place >= 0) & (uniform(size) >= train.anchor_dropout)
+    names = [PLACES[p] if known else None for p, known in zip(place.tolist(), anchored.tolist(), strict=True)]
+    text = torch.stack([place_token(config.places, name, config.network.caption_channels) for name in names])
+    lens = torch.as_tensor(intrinsics(), dtype=torch.float32).expand(size, 4)
+    state, losses = None, []
+    for j, (a, b) in enumerate(chunk_slices(chunks, config.latents_per_chunk)):
+        first = j == 0
+        poses = c2w[:, 1 + CHUNK * j : 1 + CHUNK * (j + 1)]
+        camera, plucker = camera_inputs(config, c2w[:, 0], poses, lens, c2w[:, 0], anchored, first=first)
+        grid = Grid(b - a, *latents.shape[3:])
+        context = model.prepare(grid, torch.full((size,), a), text=text, camera=camera, plucker=plucker)
+        target = latents[:, :, a:b]
+        pure = uniform(size) < 0.5
+        sigma = torch.where(pure, torch.ones(size), uniform(size).clamp(min=0.02))
+        levels = sigma[:, None].repeat(1, grid.frames)
+        if first:
+            levels[:, 0] = 0
+        mix = levels[:, None, :, None, None]
+        predicted, _ = model((1 - mix) * target + mix * normal(target), levels * 1000, context, state)
+        error = (predicted - target).square().mean((3, 4)) * pixel_weights[:, None]
+        weight = (levels > 0) / (levels.square() + 0.1)
+        losses.append((error.mean(1) * weight).sum() / (levels > 0).sum())
+        if j + 1 < chunks:
+            own = (pure & (uniform(size) < self_forcing))[:, None, None, None, None] & (mix > 0)
+            noisy = target + train.context_noise * uniform(size, 1, 1, 1, 1) * normal(target) * (mix > 0)
+            _, state = model(torch.where(own, predicted.detach(), noisy), torch.zeros(size), context, state, save=True)
+    return torch.stack(losses).mean()
+
+
+def train_network(config: WorldConfig, train: TrainConfig, codec: PatchPCACodec, data: Path, out: Path) -> None:
+    """Train and leave `network.safetensors` (EMA, float16) and `loss.png` in `out`; goes on from `out/checkpoint.pt`.
+
+    Ctrl-C saves a checkpoint and returns. The order of the samples depends on the seed and the step alone.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    clips = load(data)
+    generator = torch.Generator().manual_seed(train.seed)
+    model = SanaWM(config.network)
+    initialise(model, generator)
+    average = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=train.learning_rate, betas=(0.9, 0.98), weight_decay=train.weight_decay
+    )
+    step, history, checkpoint = 0, [], out / "checkpoint.pt"
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True)
+        if saved["config"] != json.dumps(asdict(train)):
+            raise ValueError(f"{checkpoint} belongs to another run ({saved['config']}); use another folder.")
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        average, step, history = saved["average"], saved["step"], saved["history"]
+
+    def save() -> None:
+        parts = {
+            "model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average,
+            "step": step, "history": history, "config": json.dumps(asdict(train)),
+        }  # fmt: skip
+        torch.save(parts, checkpoint.with_suffix(".partial"))
+        os.replace(checkpoint.with_suffix(".partial"), checkpoint)
+        weights = {**model.state_dict(), **average}
+        save_file({k: v.half().contiguous() for k, v in weights.items()}, out / "network.safetensors")
+        _plot(history, out / "loss.png")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task("training", total=train.steps, completed=step)
+        try:
+            while step < train.steps:
+                loss = _step(model, optimizer, config, train, clips, codec.pixel_weights, step)
+                decay = min(train.ema, (step + 1) / (step + 10))
+                for name, parameter in model.named_parameters():
+                    average[name].lerp_(parameter.detach(), 1 - decay)
+                history.append(loss)
+                step += 1
+                recent = sum(history[-100:]) / len(history[-100:])
+                progress.update(task, completed=step, description=f"loss {recent:.4f}")
+                if step % 250 == 0:
+                    save()
+                    print(f"step {step} loss {recent:.4f}", flush=True)
+        except KeyboardInterrupt:
+            progress.console.print(f"Stopped at step {step}; the same command goes on from {checkpoint}.")
+        save()
+
+
+def _step(
+    model: SanaWM, optimizer: torch.optim.Optimizer, config: WorldConfig, train: TrainConfig,
+    clips: dict[str, Tensor], pixel_weights: Tensor, step: int,
+) -> float:  # fmt: skip
+    generator = torch.Generator().manual_seed(train.seed * 1_000_003 + step)
+    progress = step / train.steps
+    for group in optimizer.param_groups:
+        cosine = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
+        group["lr"] = train.learning_rate * min(1.0, (step + 1) / train.warmup) * cosine
+    streaming = progress >= train.single_chunk_part
+    available = min(train.max_chunks, (clips["latents"].shape[2] - 1) // config.latents_per_chunk)
+    chunks = available if streaming else 1
+    # the same number of chunks per step all along: single chunks come in larger batches
+    size = train.batch_size if streaming else train.batch_size * 3
+    pick = torch.randint(len(clips["place"]), (size,), generator=generator)
+    batch = {"latents": clips["latents"][pick].float(), "c2w": clips["c2w"][pick], "place": clips["place"][pick]}
+    rise = (progress - train.single_chunk_part) / (1 - train.single_chunk_part)
+    self_forcing = train.self_forcing * min(1.0, 2 * max(0.0, rise))
+    loss = clip_loss(model, config, train, batch, pixel_weights, chunks, self_forcing, generator)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return loss.item()
+
+
+def _plot(history: list[float], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    window = max(1, len(history) // 200)
+    smooth = [sum(history[i : i + window]) / window for i in range(0, len(history) - window + 1, window)]
+    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+    axes.semilogy([window * (i + 1) for i in range(len(smooth))], smooth)
+    axes.set(xlabel="step", ylabel="loss", title="nano network")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

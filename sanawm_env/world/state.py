@@ -1,0 +1,189 @@
+"""The state of a world as a value, and its file.
+
+A `WorldState` is a tuple of slots, one per episode. A slot holds everything that the future of its episode depends on:
+scene, seed, number of chunks, pose, last frame, recurrent state. Nothing in it is ever edited, so keeping one,
+putting it back and handing it to many branches copies nothing: `state[i]` and `stack` only rearrange references.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sanawm_env.network.state import BlockState, GDNState, NetworkState, Page, WindowState
+from sanawm_env.world import tree
+from sanawm_env.world.anchor import Anchor
+
+if TYPE_CHECKING:
+    from sanawm_env.world.world import World
+
+SCHEMA = 1
+MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A start image, encoded once.
+
+    key: content hash of everything below. image: (H, W, 3) uint8, cropped to the world's picture.
+    intrinsics: (4,) float64 fx, fy, cx, cy in pixels of `image`. image_latent: (1, c, 1, h, w).
+    text: (1, L, caption_channels); text_mask: (1, L) or None. anchor: pose of frame 0 in a known place, or None.
+    """
+
+    key: str
+    image: np.ndarray
+    intrinsics: np.ndarray
+    image_latent: Tensor
+    text: Tensor
+    text_mask: Tensor | None = None
+    anchor: Anchor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """One episode at a chunk border.
+
+    chunk: chunks imagined so far. c2w: (4, 4) float64 pose of the last frame relative to frame 0.
+    frame: (H, W, 3) uint8, the last frame. latents: (1, c, T, h, w) of the last chunk (the image's before the first).
+    memory: the engine's recurrent state (tensors with a leading axis of 1), None before the first chunk.
+    """
+
+    scene: Scene
+    seed: int
+    chunk: int
+    c2w: np.ndarray
+    frame: Tensor
+    latents: Tensor
+    memory: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class WorldState:
+    """A batch of episodes; `engine` and `weights_hash` say which world it belongs to."""
+
+    slots: tuple[Slot, ...]
+    engine: str
+    weights_hash: str
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def __getitem__(self, index: int | slice) -> "WorldState":
+        """The state of one episode, or of several; nothing is copied."""
+        return replace(self, slots=self.slots[index] if isinstance(index, slice) else (self.slots[index],))
+
+    def __iter__(self) -> Iterator["WorldState"]:
+        return (replace(self, slots=(slot,)) for slot in self.slots)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of tensor memory this state keeps alive; what its slots share counts once."""
+        return tree.nbytes(self.slots)
+
+    @property
+    def device(self) -> torch.device:
+        return self.slots[0].latents.device
+
+    def to(self, device: str | torch.device) -> "WorldState":
+        """The same state with its tensors on another device (those already there are shared)."""
+        return replace(self, slots=tree.map_tensors(lambda t: t.to(device), self.slots))
+
+    def reseed(self, seed: int) -> "WorldState":
+        """The same moment with another future: slot i draws its noise from seed + i from now on."""
+        seed = check_seed(seed)
+        return replace(self, slots=tuple(replace(slot, seed=seed + i) for i, slot in enumerate(self.slots)))
+
+    def save(self, path: str | os.PathLike, extra: Any = None) -> None:
+        """Write a safetensors file whose header says what it is; the file appears whole or not at all.
+
+        extra: a tree of tensors and plain values to keep beside the state; `load_state` gives it back.
+        Raises OSError where it cannot be written.
+        """
+        tensors: dict[str, Tensor] = {}
+        header = {
+            "schema": SCHEMA,
+            "engine": self.engine,
+            "weights_hash": self.weights_hash,
+            "slots": tree.dump(self.slots, tensors, "slots"),
+            "extra": tree.dump(extra, tensors, "extra"),
+        }
+        path = Path(path)
+        partial = path.with_name(path.name + ".partial")
+        try:
+            save_file(tensors, partial, {"sanawm_state": json.dumps(header)})
+            os.replace(partial, path)
+        except (OSError, SafetensorError) as error:
+            with suppress(OSError):
+                partial.unlink()
+            raise OSError(f"The state cannot be written to {path}: {error}.") from error
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, world: "World") -> "WorldState":
+        """Read a state that `save` wrote, for `world`.
+
+        Raises FileNotFoundError, or ValueError in one sentence for a truncated or foreign file, another schema or
+        other weights.
+        """
+        return load_state(path, world)[0]
+
+
+_TYPES = {t.__name__: t for t in (Scene, Slot, Anchor, NetworkState, BlockState, GDNState, WindowState, Page)}
+
+
+def load_state(path: str | os.PathLike, world: "World", *extra_types: type) -> tuple[WorldState, Any]:
+    """As `WorldState.load`, and what was saved as `extra`: its dataclasses are made if they are named here.
+
+    Without `extra_types` the extra is left alone and None is returned for it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no state at {path}.")
+    try:
+        with safe_open(path, "pt") as file:
+            header = dict(json.loads((file.metadata() or {})["sanawm_state"]))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, OSError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is not a saved state, or was cut off: save one with WorldState.save or Snapshot.save."
+        ) from error
+    if header.get("schema") != SCHEMA:
+        raise ValueError(
+            f"{path} has schema {header.get('schema')}, this version reads {SCHEMA}: save it anew with this version."
+        )
+    types = _TYPES | {t.__name__: t for t in extra_types}
+    try:
+        slots = tree.restore(header["slots"], tensors, types)
+        extra = tree.restore(header.get("extra"), tensors, types) if extra_types else None
+        state = WorldState(slots, header["engine"], header["weights_hash"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not hold a complete state: {error!r}.") from error
+    world.check_state(state)
+    return state.to(world.device), tree.map_tensors(lambda t: t.to(world.device), extra)
+
+
+def stack(states: Iterable[WorldState]) -> WorldState:
+    """One state of all the episodes of several; nothing is copied. ValueError for none, or for different worlds."""
+    states = list(states)
+    if not states:
+        raise ValueError("stack needs at least one state.")
+    if len({(s.engine, s.weights_hash) for s in states}) > 1:
+        raise ValueError("States of different worlds cannot be stacked; stack states of one world only.")
+    return replace(states[0], slots=tuple(slot for s in states for slot in s.slots))
+
+
+def check_seed(seed: int) -> int:
+    """A seed as a Python int; TypeError or ValueError unless it is a whole number in 0..2^63-1."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise TypeError(f"A seed must be a whole number, got {seed!r}.")
+    if not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"A seed must lie in 0..2^63-1, got {seed}.")
+    return int(seed)

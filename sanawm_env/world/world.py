@@ -1,0 +1,256 @@
+"""The world: a start image becomes a scene, a scene begins an episode, an episode advances chunk by chunk.
+
+    world = World.load("nano")
+    state = world.begin(world.scene("photo.jpg"), seed=0)
+    state, clip = world.advance(state, poses)          # poses (24, 4, 4), camera-to-world relative to frame 0
+
+`advance` is a function of its arguments: it writes to nothing it was given, so an earlier state stays good for ever.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sanawm_env.camera.intrinsics import crop_geometry, fit_intrinsics, intrinsics_from_fov
+from sanawm_env.camera.trajectory import check_trajectory
+from sanawm_env.world import tree
+from sanawm_env.world.anchor import Anchor
+from sanawm_env.world.config import WorldConfig
+from sanawm_env.world.engine import ENGINES, Engine
+from sanawm_env.world.images import ImageSource, fit_image, load_image, read_anchor
+from sanawm_env.world.state import Scene, Slot, WorldState, check_seed
+
+SHIPPED = Path(__file__).parent.parent / "assets"
+SCENES_KEPT = 64
+
+
+def known_worlds() -> list[str]:
+    """Names that `World.load` takes besides folders."""
+    return sorted(folder.parent.name for folder in SHIPPED.glob("*/config.json"))
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """What one `advance` shows.
+
+    frames: (B, 24, H, W, 3) uint8 on the world's device. c2w: (B, 24, 4, 4) float64, the poses they were asked for.
+    latents: (B, c, T, h, w) of the new latent frames. lanes: the slots that ran together, in the order they ran;
+        episodes with different amounts of memory (just begun, say) cannot share a batch.
+    """
+
+    frames: Tensor
+    c2w: np.ndarray
+    latents: Tensor
+    lanes: tuple[tuple[int, ...], ...]
+
+
+class World:
+    """A loaded world model. Make one with `World.load`, which shares weights within the process."""
+
+    def __init__(self, engine: Engine, weights_hash: str, starts: Sequence[Path] = ()):
+        self.engine = engine
+        self.weights_hash = weights_hash
+        self.starts = tuple(starts)
+        self._scenes: dict[str, Scene] = {}
+
+    @staticmethod
+    def load(name: str | PathLike = "nano", device: str | torch.device = "cpu") -> "World":
+        """The world of that name, or in that folder (`config.json` and weights); one per process, name and device.
+
+        Raises ValueError for an unknown name (naming the known ones) or files that do not fit, RuntimeError (torch's)
+        for a device that is not there.
+        """
+        folder = SHIPPED / str(name)
+        if str(name) not in known_worlds():
+            folder = Path(name)
+            if not (folder / "config.json").is_file():
+                raise ValueError(
+                    f"Unknown world {str(name)!r}; the known worlds are {', '.join(known_worlds())}, "
+                    "or give a folder that holds config.json and weights."
+                )
+        return _load(folder.resolve(), torch.device(device))
+
+    @property
+    def config(self) -> WorldConfig:
+        return self.engine.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.engine.device
+
+    def scene(
+        self,
+        image: ImageSource,
+        prompt: str = "",
+        intrinsics: np.ndarray | None = None,
+        anchor: Anchor | None = None,
+    ) -> Scene:
+        """Encode a start image; the same content is encoded once.
+
+        Args:
+            image: a path, a PIL image or a uint8 array; resized and centre-cropped to the world's picture.
+            prompt: text, for worlds with a text encoder.
+            intrinsics: (4,) fx, fy, cx, cy or (3, 3), in pixels of the image as given; None for the world's own lens.
+            anchor: pose of the image in a place the world knows. A PNG that carries one, as the shipped start images
+                do, needs none.
+
+        Raises FileNotFoundError, TypeError or ValueError in one sentence.
+        """
+        if anchor is None and isinstance(image, str | PathLike):
+            anchor = read_anchor(image)
+            anchor = anchor if anchor is not None and anchor.place in self.config.places else None
+        if anchor is not None and anchor.place not in self.config.places:
+            places = ", ".join(self.config.places) or "none"
+            raise ValueError(f"The {self.config.name} world does not know the place {anchor.place!r}; it knows {places}.")
+        picture = load_image(image)
+        lens = self._lens(picture.width, picture.height, intrinsics)
+        frame = fit_image(picture, self.config.height, self.config.width)
+        text, text_mask = self.engine.encode_prompt(prompt, anchor)
+        parts = (frame.tobytes(), lens.tobytes(), prompt.encode(), b"" if anchor is None else anchor.to_json().encode())
+        key = hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+        if key not in self._scenes:
+            while len(self._scenes) >= SCENES_KEPT:
+                self._scenes.pop(next(iter(self._scenes)))
+            self._scenes[key] = Scene(key, frame, lens, self.engine.encode(frame), text, text_mask, anchor)
+        return self._scenes[key]
+
+    def _lens(self, width: int, height: int, intrinsics: np.ndarray | None) -> np.ndarray:
+        """(4,) float64 in pixels of the world's picture."""
+        config = self.config
+        if intrinsics is None:
+            return np.asarray(intrinsics_from_fov(config.horizontal_fov, config.width, config.height), np.float64)
+        if np.shape(intrinsics) not in ((4,), (3, 3)):
+            raise ValueError(f"intrinsics must be (4,) fx, fy, cx, cy or a (3, 3) matrix, got {np.shape(intrinsics)}.")
+        given = fit_intrinsics(np.asarray(intrinsics), 1)[0]
+        if not np.isfinite(given).all() or (given[:2] <= 0).any():
+            raise ValueError(f"intrinsics must be finite with positive focal lengths, got {given.tolist()}.")
+        return np.asarray(crop_geometry(width, height, config.width, config.height).apply(given), np.float64)
+
+    def begin(self, scene: Scene | Sequence[Scene], seed: int | Sequence[int] = 0) -> WorldState:
+        """The state before the first chunk: the start image at the identity pose.
+
+        One scene or several; one seed (slot i gets seed + i) or one per scene.
+        """
+        scenes = [scene] if isinstance(scene, Scene) else list(scene)
+        seeds = [check_seed(seed) + i for i in range(len(scenes))] if isinstance(seed, int | np.integer) else list(seed)
+        if not scenes or len(seeds) != len(scenes):
+            raise ValueError(f"begin needs at least one scene and one seed for each, got {len(scenes)} and {len(seeds)}.")
+        slots = tuple(
+            Slot(
+                scene=s,
+                seed=check_seed(number),
+                chunk=0,
+                c2w=np.eye(4),
+                frame=torch.tensor(s.image, device=self.device),
+                latents=s.image_latent,
+            )
+            for s, number in zip(scenes, seeds, strict=True)
+        )
+        return WorldState(slots, self.config.engine, self.weights_hash)
+
+    def advance(self, state: WorldState, poses: np.ndarray) -> tuple[WorldState, Clip]:
+        """Imagine the next chunk of every episode.
+
+        Args:
+            state: of this world; not written to.
+            poses: (24, 4, 4) for a single episode or (B, 24, 4, 4), camera-to-world relative to the episode's frame 0.
+
+        Returns: the next state and what is seen. Raises ValueError (poses, foreign state) or TypeError before any work.
+        """
+        self.check_state(state)
+        poses = self._check_poses(poses, len(state))
+        lanes: dict[Any, list[int]] = {}
+        for i, slot in enumerate(state.slots):
+            lanes.setdefault(_layout(slot), []).append(i)
+        slots: list[Slot] = list(state.slots)
+        frames: list[Tensor] = [torch.empty(0)] * len(slots)
+        for lane in lanes.values():
+            members = [state.slots[i] for i in lane]
+            first = members[0].chunk == 0
+            memory = _batched([slot.memory for slot in members])
+            latents, next_memory = self.engine.imagine(members, memory, torch.from_numpy(poses[lane]))
+            pictures = self.engine.decode(latents, first)
+            fresh = latents[:, :, int(first) :]
+            for row, i in enumerate(lane):
+                slots[i] = replace(
+                    state.slots[i],
+                    chunk=state.slots[i].chunk + 1,
+                    c2w=poses[i, -1],
+                    frame=pictures[row, -1].clone(),
+                    latents=fresh[row : row + 1].clone(),
+                    memory=_own_row(next_memory, row, memory, state.slots[i].memory),
+                )
+                frames[i] = pictures[row]
+        clip = Clip(
+            frames=pictures if len(lanes) == 1 else torch.stack(frames),
+            c2w=poses,
+            latents=torch.cat([slot.latents for slot in slots]),
+            lanes=tuple(tuple(lane) for lane in lanes.values()),
+        )
+        return replace(state, slots=tuple(slots)), clip
+
+    def check_state(self, state: WorldState) -> None:
+        """ValueError unless `state` was made by these weights; TypeError unless it is a state."""
+        if not isinstance(state, WorldState):
+            raise TypeError(f"A world advances a WorldState, got {type(state).__name__}; make one with world.begin.")
+        if (state.engine, state.weights_hash) != (self.config.engine, self.weights_hash):
+            raise ValueError(
+                f"This state belongs to other weights ({state.engine} {state.weights_hash[:12]}) than this world "
+                f"({self.config.engine} {self.weights_hash[:12]}): load the world it was made with."
+            )
+
+    def _check_poses(self, poses: np.ndarray, batch: int) -> np.ndarray:
+        poses, n = np.asarray(poses), self.config.chunk_frames
+        if poses.ndim == 3 and batch == 1:
+            poses = poses[None]
+        if poses.shape != (batch, n, 4, 4):
+            single = f"({n}, 4, 4) or " if batch == 1 else ""
+            raise ValueError(f"poses must have the shape {single}({batch}, {n}, 4, 4), got {poses.shape}.")
+        return check_trajectory(poses.reshape(-1, 4, 4)).reshape(poses.shape)
+
+
+@lru_cache(maxsize=8)
+def _load(folder: Path, device: torch.device) -> World:
+    config = WorldConfig.load(folder / "config.json")
+    if config.engine not in ENGINES:
+        raise ValueError(f"{folder} needs the engine {config.engine!r}; known engines are {', '.join(sorted(ENGINES))}.")
+    engine = ENGINES[config.engine](folder, config, device)
+    digest = hashlib.sha256()
+    for path in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return World(engine, digest.hexdigest(), sorted((folder / "starts").glob("*.png")))
+
+
+def _layout(slot: Slot) -> tuple:
+    """Episodes of equal layout can share a batch."""
+    return slot.chunk == 0, tuple(t.shape for t in tree.leaves(slot.memory))
+
+
+def _batched(memories: list[Any]) -> Any:
+    """Memories of equal layout as one, with a leading axis; a single one is itself."""
+    return tree.map_tensors(lambda *t: torch.cat(t), *memories) if len(memories) > 1 else memories[0]
+
+
+def _own_row(memory: Any, row: int, batch_before: Any, before: Any) -> Any:
+    """One slot's part of a batched memory, in storage of its own: a kept slot must not keep its neighbours alive.
+
+    What the step only passed on (pages that stay in the window) is shared with the slot's memory before.
+    """
+    passed_on = {id(t): old for t, old in zip(tree.leaves(batch_before), tree.leaves(before), strict=True)}
+
+    def own(t: Tensor) -> Tensor:
+        if id(t) in passed_on:
+            return passed_on[id(t)]
+        part = t[row : row + 1]
+        return part if part.untyped_storage().nbytes() == part.nbytes else part.clone()
+
+    return tree.map_tensors(own, memory)

@@ -1,0 +1,203 @@
+"""The house stands: rooms import only downward, `import sanawm_env` is light, and the wheel holds what it should."""
+
+import ast
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# The table of rooms: a room imports from lower floors; from its own floor only itself.
+FLOORS = {
+    "cli": 7, "__main__": 7, "examples": 7,
+    "agents": 6,
+    "recording": 5, "viewer": 5, "integrations": 5,
+    "envs": 4,
+    "world": 3,
+    "network": 2, "codec": 2, "text": 2, "refiner": 2,
+    "camera": 1, "kernels": 1, "metrics": 1,
+}  # fmt: skip
+ENVIRONMENT_LIBRARIES = {"gymnasium", "stable_baselines3", "ray", "torchrl"}
+NETWORK_ROOMS = {"sanawm_env.network", "sanawm_env.codec", "sanawm_env.text", "sanawm_env.refiner"}
+# What a room must know nothing of, besides the rooms above it.
+UNKNOWN = {
+    "agents": NETWORK_ROOMS,
+    "recording": NETWORK_ROOMS | {"torch"},
+    "viewer": NETWORK_ROOMS,
+    "integrations": NETWORK_ROOMS,
+    "envs": NETWORK_ROOMS | {"torch.nn"},
+    "world": ENVIRONMENT_LIBRARIES,
+    "network": ENVIRONMENT_LIBRARIES | {"huggingface_hub"},
+    "codec": ENVIRONMENT_LIBRARIES | {"huggingface_hub"},
+    "text": ENVIRONMENT_LIBRARIES,
+    "refiner": ENVIRONMENT_LIBRARIES,
+    "camera": ENVIRONMENT_LIBRARIES | {"safetensors", "huggingface_hub"},
+    "kernels": ENVIRONMENT_LIBRARIES | {"safetensors", "huggingface_hub"},
+    "metrics": ENVIRONMENT_LIBRARIES | {"safetensors", "huggingface_hub"},
+    "training": ENVIRONMENT_LIBRARIES | {"viser"},
+}
+
+
+def modules():
+    """(dotted name, path) of every module; the folders kernels/ and agents/ are packages inside sanawm_env."""
+    for folder in ("sanawm_env", "kernels", "agents", "examples"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = list(path.relative_to(ROOT).with_suffix("").parts)
+            if folder in ("kernels", "agents"):
+                parts.insert(0, "sanawm_env")
+            yield ".".join(parts), path
+
+
+MODULES = dict(modules())
+
+
+def imports(name, source):
+    """Dotted names of all that the module imports, wherever in it, with its line: `from a import b` gives a.b."""
+    package = name.split(".")[:-1]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*base, *([node.module] if node.module else [])])
+            yield from ((f"{base}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def room(name):
+    """The room of a module of ours; None for other libraries. `sanawm_env` itself registers ids, so it is `envs`."""
+    parts = name.split(".")
+    if parts[0] == "examples":
+        return "examples"
+    if parts[0] != "sanawm_env":
+        return None
+    inner = parts[1] if len(parts) > 1 else ""
+    return inner if inner in FLOORS or inner == "training" else "envs"
+
+
+def may_import(importer, imported):
+    if importer == imported:
+        return True
+    if importer == "training":  # how the nano world is made
+        return FLOORS[imported] <= 3
+    if imported == "training":
+        return FLOORS[importer] == 7
+    return FLOORS[imported] < FLOORS[importer]
+
+
+def offences(name, source):
+    """What this module imports against the table, one line each."""
+    here = room(name)
+    for imported, line in imports(name, source):
+        there = room(imported)
+        if there is not None and not may_import(here, there):
+            yield f"{name}:{line} imports {imported}: {here} must not know {there}"
+        for unknown in UNKNOWN.get(here, ()):
+            if f"{imported}.".startswith(f"{unknown}."):
+                yield f"{name}:{line} imports {imported}: {here} must know nothing of {unknown}"
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "sanawm_env.__init__"])
+def test_rooms_import_only_downward(name):
+    assert list(offences(name, MODULES[name].read_text())) == []
+
+
+def test_every_room_stands_on_a_floor():
+    inside = {name.split(".")[1] for name in MODULES if name.startswith("sanawm_env.")}
+    assert inside - set(FLOORS) - {"training", "__init__"} == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("sanawm_env.camera.x", "from sanawm_env.world import World"),
+        ("sanawm_env.camera.x", "def f():\n    import sanawm_env.metrics.pose"),
+        ("sanawm_env.network.x", "from ..codec import y"),
+        ("sanawm_env.network.x", "from .. import envs"),
+        ("sanawm_env.world.x", "import gymnasium.spaces as s"),
+        ("sanawm_env.world.x", "import sanawm_env"),
+        ("sanawm_env.world.x", "from sanawm_env.training import places"),
+        ("sanawm_env.envs.x", "from torch import nn"),
+        ("sanawm_env.recording.x", "import torch"),
+        ("sanawm_env.training.x", "from sanawm_env.recording.sheet import contact_sheet"),
+        ("sanawm_env.training.x", "import gymnasium"),
+        ("sanawm_env.agents.x", "from sanawm_env.network.model import SanaWM"),
+    ],
+)
+def test_an_import_against_the_table_is_noticed(name, source):
+    assert len(list(offences(name, source))) == 1
+
+
+def test_the_package_itself_only_registers():
+    for name, line in imports("sanawm_env.__init__", (ROOT / "sanawm_env/__init__.py").read_text()):
+        top = name.split(".")[0]
+        allowed = top in sys.stdlib_module_names or top == "gymnasium" or name.startswith("sanawm_env.envs.")
+        assert allowed, f"sanawm_env/__init__.py:{line} imports {name}"
+
+
+def run_python(code, *flags, cwd):
+    done = subprocess.run([sys.executable, *flags, "-c", code], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_importing_the_package_is_light(tmp_path):
+    heavy = {"torch", "fla", "triton", "matplotlib", "PIL", "av", "scipy", "diffusers", "transformers", "viser"}
+    loaded = run_python(
+        "import sys, json, sanawm_env; print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))", cwd=tmp_path
+    )
+    assert "sanawm_env" in loaded
+    assert heavy & set(loaded) == set()
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """An empty folder into which the wheel, built from a copy of the tree, has been installed."""
+    copy, wheels, target = (tmp_path_factory.mktemp(name) for name in ("tree", "wheels", "target"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    for folder in ("sanawm_env", "kernels", "agents"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    pip(["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, copy], cwd=wheels)
+    (wheel,) = wheels.glob("*.whl")
+    pip(["install", "--no-deps", "--no-index", "--no-compile", "--target", target, wheel], cwd=wheels)
+    return target
+
+
+def pip(arguments, cwd):
+    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_wheel_installs_every_module_and_asset(installed):
+    expected = {Path(*name.split(".")).with_suffix(".py") for name in MODULES if name.startswith("sanawm_env.")}
+    assets = ROOT / "sanawm_env" / "assets"
+    expected |= {path.relative_to(ROOT) for path in assets.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    files = {path.relative_to(installed) for path in installed.rglob("*") if path.is_file()}
+    assert expected - files == set()
+    assert any(path.parts[:2] == ("sanawm_env", "assets") for path in expected)
+
+
+def test_the_wheel_takes_no_name_but_its_own(installed):
+    names = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
+    assert names == {"sanawm_env", "bin"}
+
+
+def test_the_installed_wheel_imports_without_the_repository(installed):
+    # -S keeps the editable install's .pth file out, -I the working folder and PYTHONPATH.
+    code = f"""
+import importlib.util, json, sys
+sys.path.insert(0, {str(installed)!r})
+foreign = [name for name in ("kernels", "agents") if importlib.util.find_spec(name)]
+sys.path.append({sysconfig.get_paths()["purelib"]!r})
+import sanawm_env, sanawm_env.kernels, sanawm_env.agents
+print(json.dumps([foreign, sanawm_env.__file__, sanawm_env.kernels.__file__, sanawm_env.agents.__file__]))
+"""
+    foreign, *files = run_python(code, "-I", "-S", cwd=installed)
+    assert foreign == []
+    assert all(Path(file).is_relative_to(installed) for file in files)
