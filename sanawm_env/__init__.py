@@ -1,1 +1,31 @@
-"""sanawm-env: a Gymnasium environment whose physics is a learned world model."""
+"""sanawm-env: a Gymnasium environment whose physics is a learned world model.
+
+Importing this registers `SanaWM/Explore-v0` and loads neither torch nor weights; `SanaWMEnv`, `Snapshot` and `World`
+are imported when they are first used.
+"""
+
+import importlib
+from typing import Any
+
+import gymnasium
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "SanaWMEnv": "sanawm_env.envs.explore",
+    "Snapshot": "sanawm_env.envs.snapshot",
+    "World": "sanawm_env.world.world",
+}
+__all__ = ["SanaWMEnv", "Snapshot", "World", "__version__"]
+
+gymnasium.register("SanaWM/Explore-v0", entry_point="sanawm_env.envs.explore:SanaWMEnv")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

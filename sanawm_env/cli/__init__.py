@@ -142,9 +142,9 @@ class TrainNetwork:
     clips: Path = Path("runs/clips")
     codec: Path = Path("runs/codec/codec.safetensors")
     out: Path = Path("runs/network")
-    steps: int = 1600
-    batch_size: int = 4
-    learning_rate: float = 1.5e-3
+    steps: int = 2000
+    batch_size: int = 2
+    learning_rate: float = 3e-3
     seed: int = 0
 
     def run(self) -> None:
@@ -177,7 +177,8 @@ Command = (
 
 def main(args: list[str] | None = None) -> None:
     """Entry point of the command `sanawm`."""
-    command = tyro.cli(Command, prog="sanawm", args=args, description="A learned world you can step, fork and put back.")
+    about = "A learned world you can step, fork and put back."
+    command = tyro.cli(Command, prog="sanawm", args=args, description=about)
     try:
         command.run()
     except KeyboardInterrupt:

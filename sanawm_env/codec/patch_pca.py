@@ -3,7 +3,8 @@
 Latent frame 0 holds the first picture (repeated eight times), latent frame k >= 1 holds frames 8k-7..8k, so any run of
 latents decodes on its own and there is no state to carry. The strides and the measured quality are those of
 shared/reference/nano.md section 1. Coordinates are partly whitened (times lambda^(-1/4)) so that weak components stay
-visible to the network without drowning the strong ones, and have unit variance overall.
+visible to the network without drowning the strong ones. Their standard deviation overall is 4, not 1: unit noise then
+takes up little of a narrow network (measured: 2.5 dB after 50 steps of training).
 """
 
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 TIME_STRIDE, SPACE_STRIDE = 8, 8
+LATENT_STD = 4.0
 PATCH = TIME_STRIDE * SPACE_STRIDE * SPACE_STRIDE * 3  # values per patch: time, row, column, colour
 
 
@@ -59,8 +61,8 @@ class PatchPCACodec(nn.Module):
         codec = PatchPCACodec(channels)
         codec.mean.copy_(mean + 0.5)
         codec.components.copy_(vectors)
-        # the variance of scale_i * coordinate_i is scale_i^2 * lambda_i; the common factor makes its mean 1
-        codec.scale.copy_(values**-0.25 / values.sqrt().mean().sqrt())
+        # the variance of scale_i * coordinate_i is scale_i^2 * lambda_i; the common factor makes its mean LATENT_STD^2
+        codec.scale.copy_(LATENT_STD * values**-0.25 / values.sqrt().mean().sqrt())
         return codec
 
     @torch.no_grad()

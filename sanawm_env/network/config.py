@@ -21,7 +21,8 @@ class SanaWMConfig:
         window: chunks of keys and values a softmax block keeps (-1: all). sink: keep the first chunk for ever as one
             of them.
         prediction_type: what the output means, in the words of diffusers: "flow_prediction" (noise - data) or
-            "sample" (data).
+            "v_prediction" (Salimans and Ho 2022, on the noisy latents scaled to unit variance), which is minus the data
+            at full noise and never asks the network to copy its noise.
     """
 
     latent_channels: int = 128
@@ -48,9 +49,9 @@ class SanaWMConfig:
             )
         if self.head_dim % 8:
             raise ValueError(f"head_dim must be a multiple of 8, got {self.head_dim}.")
-        if self.prediction_type not in ("flow_prediction", "sample"):
+        if self.prediction_type not in ("flow_prediction", "v_prediction"):
             raise ValueError(
-                f'prediction_type must be "flow_prediction" or "sample", got {self.prediction_type!r}.'
+                f'prediction_type must be "flow_prediction" or "v_prediction", got {self.prediction_type!r}.'
             )
 
     def is_softmax(self, block: int) -> bool:

@@ -108,7 +108,7 @@ class CaptionProjection(nn.Module):
 
 
 class CaptionEmbedder(nn.Module):
-    """Text features (B, L, caption_channels) to (B, L, C). `y_embedding` is part of the official state dict and inert."""
+    """Text features (B, L, caption_channels) to (B, L, C). `y_embedding` is in the official state dict, and inert."""
 
     def __init__(self, channels: int, dim: int, text_len: int):
         super().__init__()
@@ -193,7 +193,7 @@ class ConvFFN(nn.Module):
         return r.reshape(x.shape[0], grid.frames, grid.tokens, -1)
 
     def forward(self, x: Tensor, grid: Grid, tail: Tensor | None) -> tuple[Tensor, Tensor]:
-        """x: (B, T*S, C); tail: (B, S, C) r of the frame before, None for zeros. Returns the output and the next tail."""
+        """x: (B, T*S, C); tail: (B, S, C) r of the frame before, None for zeros. Returns output and next tail."""
         r = self.spatial(x, grid)
         if tail is None:
             tail = torch.zeros_like(r[:, 0])

@@ -24,7 +24,7 @@ DENOMINATOR_EPS = 1e-8
 @dataclass(frozen=True, eq=False)
 class RayTransform:
     """The camera geometry of one chunk: ray <- world matrices `p` and their inverses (B, N, 4, 4), and the rotary
-    phases (B, 1, N, D/4) of the second half of each head. `q`, `kv` and `out` are the rows of the table in dit.md 7.2."""
+    phases (B, 1, N, D/4) of the second half of each head. Its methods are the rows of the table in dit.md 7.2."""
 
     p: Tensor
     p_inv: Tensor

@@ -35,7 +35,7 @@ from sanawm_env.network.state import BlockState, NetworkState
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """What one chunk's passes share: geometry, rotary tables, ray transforms, ray conditions and text keys per block."""
+    """What one chunk's passes share: grid, rotary table, ray transforms, ray conditions and text keys per block."""
 
     grid: Grid
     phase: Tensor

@@ -4,7 +4,7 @@ Each step walks a batch of clips chunk by chunk, as the sampler will: a noisy pa
 the state, and a clean pass writes the next state. The clean pass reads the true latents, or, with a probability that
 rises over the run, the model's own prediction (self forcing, Huang et al. 2025), so that the network meets its own
 mistakes. Half of the samples start from pure noise, because that is what the sampler starts from.
-The loss is the error of the predicted data in pixel units, weighted towards low noise. Recipe: nano.md section 3.
+The loss is the error of the v-prediction, its channels weighted so that it counts pixels. Recipe: nano.md section 3.
 """
 
 import json
@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sanawm_env.codec.patch_pca import PatchPCACodec
+from sanawm_env.codec.patch_pca import LATENT_STD, PatchPCACodec
 from sanawm_env.network.layers import Grid
 from sanawm_env.network.mixers import GDNMixer, WindowMixer
 from sanawm_env.network.model import SanaWM
@@ -26,19 +26,20 @@ from sanawm_env.training.clips import load
 from sanawm_env.training.places import CHUNK, PLACES, intrinsics
 from sanawm_env.world.conditions import camera_inputs, place_token
 from sanawm_env.world.config import WorldConfig
+from sanawm_env.world.sampler import data_from_v
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """One training run. The learning rate warms up, then falls along a cosine to a hundredth."""
 
-    steps: int = 6000
-    batch_size: int = 8
-    learning_rate: float = 1.5e-3
+    steps: int = 2000
+    batch_size: int = 2
+    learning_rate: float = 3e-3
     weight_decay: float = 0.01
-    warmup: int = 200
-    ema: float = 0.998
-    single_chunk_part: float = 0.2  # of the run: first chunks only; then walks of up to `max_chunks`
+    warmup: int = 50
+    ema: float = 0.995
+    single_chunk_part: float = 0.45  # of the run: first chunks only; then walks of up to `max_chunks`
     max_chunks: int = 4
     self_forcing: float = 0.7  # final probability of the model's own output as context
     context_noise: float = 0.1
@@ -65,7 +66,10 @@ def initialise(model: SanaWM, generator: torch.Generator) -> None:
             torch.nn.init.normal_(parameter, std=small * fan_in**-0.5, generator=generator)
         else:
             torch.nn.init.zeros_(parameter)
-    torch.nn.init.normal_(model.final_layer.linear.weight, std=0.02, generator=generator)
+    torch.nn.init.normal_(model.final_layer.linear.weight, std=0.2, generator=generator)
+    with torch.no_grad():
+        model.x_embedder.proj.weight.div_(LATENT_STD)
+        model.t_block[1].weight.mul_(0.1)
     for block in model.blocks:
         with torch.no_grad():
             block.scale_shift_table[2] = block.scale_shift_table[5] = 1.0
@@ -131,14 +135,17 @@ def clip_loss(
         if first:
             levels[:, 0] = 0
         mix = levels[:, None, :, None, None]
-        predicted, _ = model((1 - mix) * target + mix * normal(target), levels * 1000, context, state)
-        error = (predicted - target).square().mean((3, 4)) * pixel_weights[:, None]
-        weight = (levels > 0) / (levels.square() + 0.1)
-        losses.append((error.mean(1) * weight).sum() / (levels > 0).sum())
+        noise = normal(target)
+        noisy = (1 - mix) * target + mix * noise
+        v, _ = model(noisy, levels * 1000, context, state)
+        wanted = ((1 - mix) * noise - mix * target) / ((1 - mix).square() + mix.square()).sqrt()
+        error = ((v - wanted) / LATENT_STD).square().mean((3, 4)) * pixel_weights[:, None]
+        losses.append((error.mean(1) * (levels > 0)).sum() / (levels > 0).sum())
         if j + 1 < chunks:
             own = (pure & (uniform(size) < self_forcing))[:, None, None, None, None] & (mix > 0)
-            noisy = target + train.context_noise * uniform(size, 1, 1, 1, 1) * normal(target) * (mix > 0)
-            _, state = model(torch.where(own, predicted.detach(), noisy), torch.zeros(size), context, state, save=True)
+            spoilt = target + train.context_noise * LATENT_STD * uniform(size, 1, 1, 1, 1) * normal(target) * (mix > 0)
+            clean = torch.where(own, data_from_v(noisy, v.detach(), mix), spoilt)
+            _, state = model(clean, torch.zeros(size), context, state, save=True)
     return torch.stack(losses).mean()
 
 
@@ -209,8 +216,7 @@ def _step(
     streaming = progress >= train.single_chunk_part
     available = min(train.max_chunks, (clips["latents"].shape[2] - 1) // config.latents_per_chunk)
     chunks = available if streaming else 1
-    # the same number of chunks per step all along: single chunks come in larger batches
-    size = train.batch_size if streaming else train.batch_size * 3
+    size = train.batch_size if streaming else 2 * train.batch_size
     pick = torch.randint(len(clips["place"]), (size,), generator=generator)
     batch = {"latents": clips["latents"][pick].float(), "c2w": clips["c2w"][pick], "place": clips["place"][pick]}
     rise = (progress - train.single_chunk_part) / (1 - train.single_chunk_part)

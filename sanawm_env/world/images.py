@@ -62,7 +62,7 @@ def fit_image(image: ImageSource, height: int, width: int) -> np.ndarray:
 
 
 def resize_frames(frames: Tensor, height: int, width: int) -> Tensor:
-    """Frames (F, H, W, 3) uint8 at another size (F, height, width, 3), bilinear and antialiased, on their own device."""
+    """Frames (F, H, W, 3) uint8 at another size (F, height, width, 3), bilinear and antialiased, on their device."""
     if frames.shape[1:3] == (height, width):
         return frames
     channels_first = frames.permute(0, 3, 1, 2).float()

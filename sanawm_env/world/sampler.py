@@ -93,6 +93,13 @@ def predict_velocity(
         out = unconditional + guidance_scale * (conditional - unconditional)
     else:
         out, _ = model(x, timesteps, context, state)
-    if model.config.prediction_type == "sample":
-        return (x - out) / sigmas.clamp(min=1e-3)[:, None, :, None, None]
+    if model.config.prediction_type == "v_prediction":
+        level = sigmas[:, None, :, None, None]
+        return (x - data_from_v(x, out, level)) / level.clamp(min=1e-3)
     return out
+
+
+def data_from_v(x: Tensor, v: Tensor, sigmas: Tensor) -> Tensor:
+    """Clean latents from a v-prediction at x = (1 - sigma) data + sigma noise; sigmas broadcast against x."""
+    square = (1 - sigmas).square() + sigmas.square()
+    return ((1 - sigmas) * x - sigmas * square.sqrt() * v) / square

@@ -78,6 +78,10 @@ class World:
                 )
         return _load(folder.resolve(), torch.device(device))
 
+    def __deepcopy__(self, memo: dict) -> "World":
+        """Itself: a world is weights and pure functions, there is nothing to copy."""
+        return self
+
     @property
     def config(self) -> WorldConfig:
         return self.engine.config
@@ -108,8 +112,8 @@ class World:
             anchor = read_anchor(image)
             anchor = anchor if anchor is not None and anchor.place in self.config.places else None
         if anchor is not None and anchor.place not in self.config.places:
-            places = ", ".join(self.config.places) or "none"
-            raise ValueError(f"The {self.config.name} world does not know the place {anchor.place!r}; it knows {places}.")
+            name, places = self.config.name, ", ".join(self.config.places) or "none"
+            raise ValueError(f"The {name} world does not know the place {anchor.place!r}; it knows {places}.")
         picture = load_image(image)
         lens = self._lens(picture.width, picture.height, intrinsics)
         frame = fit_image(picture, self.config.height, self.config.width)
@@ -142,7 +146,7 @@ class World:
         scenes = [scene] if isinstance(scene, Scene) else list(scene)
         seeds = [check_seed(seed) + i for i in range(len(scenes))] if isinstance(seed, int | np.integer) else list(seed)
         if not scenes or len(seeds) != len(scenes):
-            raise ValueError(f"begin needs at least one scene and one seed for each, got {len(scenes)} and {len(seeds)}.")
+            raise ValueError(f"begin needs scenes and one seed for each, got {len(scenes)} and {len(seeds)}.")
         slots = tuple(
             Slot(
                 scene=s,
@@ -221,7 +225,8 @@ class World:
 def _load(folder: Path, device: torch.device) -> World:
     config = WorldConfig.load(folder / "config.json")
     if config.engine not in ENGINES:
-        raise ValueError(f"{folder} needs the engine {config.engine!r}; known engines are {', '.join(sorted(ENGINES))}.")
+        known = ", ".join(sorted(ENGINES))
+        raise ValueError(f"{folder} needs the engine {config.engine!r}; known engines are {known}.")
     engine = ENGINES[config.engine](folder, config, device)
     digest = hashlib.sha256()
     for path in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):

@@ -1,0 +1,149 @@
+"""`sanawm bench`: what a step costs on this machine, by stage, batch and operation."""
+
+import platform
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from sanawm_env.camera.twist import hold
+from sanawm_env.envs.explore import SanaWMEnv
+from sanawm_env.world.engine import Engine
+from sanawm_env.world.images import ImageSource
+from sanawm_env.world.state import stack
+from sanawm_env.world.world import World
+
+BATCHES = (1, 4, 16)
+WARM_UP = 3  # chunks until the attention window is full and shapes repeat
+
+
+class TimedEngine:
+    """An engine that counts the seconds spent in imagining and decoding."""
+
+    def __init__(self, engine: Engine):
+        self.engine, self.config, self.device = engine, engine.config, engine.device
+        self.seconds = {"network": 0.0, "codec": 0.0}
+        self.encode, self.encode_prompt = engine.encode, engine.encode_prompt
+
+    def imagine(self, *args: Any) -> Any:
+        return self._timed("network", self.engine.imagine, *args)
+
+    def decode(self, *args: Any) -> Any:
+        return self._timed("codec", self.engine.decode, *args)
+
+    def _timed(self, stage: str, call: Callable, *args: Any) -> Any:
+        begin = time.perf_counter()
+        result = call(*args)
+        _synchronize(self.device)
+        self.seconds[stage] += time.perf_counter() - begin
+        return result
+
+
+def bench(name: str, threads: int, repeats: int, device: str, console: Console) -> dict[str, Any]:
+    """Measure and print one table; the numbers as plain values. Times are medians over `repeats`."""
+    torch.set_num_threads(threads)
+    loaded = World.load(name, device)
+    engine = TimedEngine(loaded.engine)
+    world = World(engine, loaded.weights_hash, loaded.starts)
+    numbers: dict[str, Any] = {
+        "world": name,
+        "weights_hash": world.weights_hash,
+        "device": str(world.device),
+        "machine": _machine(world.device),
+        "torch": torch.__version__,
+        "threads": threads,
+        "batch": {},
+    }
+    title = f"{name}, {threads} threads"
+    table = Table("batch", "ms / step", "network", "codec", "rest", "steps/s", "frames/s", title=title)
+    for batch in BATCHES:
+        with console.status(f"batch {batch}"):
+            row = numbers["batch"][batch] = _steps(world, engine, batch, repeats)
+        table.add_row(str(batch), *(f"{value:.1f}" for value in row.values()))
+    numbers |= _operations(world, repeats)
+    console.print(table)
+    small = Table("operation", "cost")
+    for key in ("env_step_ms", "snapshot_ms", "restore_ms", "fork_ms"):
+        small.add_row(key.removesuffix("_ms").replace("_", " "), f"{numbers[key]:.3f} ms")
+    small.add_row("state", f"{numbers['state_bytes'] / 1e6:.2f} MB")
+    small.add_row("snapshot of the next step, on top", f"{numbers['snapshot_added_bytes'] / 1e6:.2f} MB")
+    console.print(small)
+    return numbers
+
+
+def _steps(world: World, engine: TimedEngine, batch: int, repeats: int) -> dict[str, float]:
+    """Median step of `batch` episodes, in parts; steps/s and frames/s count all episodes."""
+    state = world.begin([world.scene(_start(world))] * batch, seed=0)
+    twist = np.array([0, 0, 0.3, 0, 0.1, 0])
+    rows = []
+    for i in range(WARM_UP + repeats):
+        poses = np.stack([hold(slot.c2w, twist) for slot in state.slots])
+        engine.seconds = dict.fromkeys(engine.seconds, 0.0)
+        begin = time.perf_counter()
+        state, _ = world.advance(state, poses)
+        _synchronize(world.device)
+        total = time.perf_counter() - begin
+        if i >= WARM_UP:
+            stages = engine.seconds["network"], engine.seconds["codec"]
+            rows.append((total, *stages, total - sum(stages)))
+    total, network, codec, rest = (median(column) for column in zip(*rows, strict=True))
+    return {
+        "ms": total * 1e3,
+        "network_ms": network * 1e3,
+        "codec_ms": codec * 1e3,
+        "rest_ms": rest * 1e3,
+        "steps_per_s": batch / total,
+        "frames_per_s": batch * world.config.chunk_frames / total,
+    }
+
+
+def _operations(world: World, repeats: int) -> dict[str, float]:
+    """What snapshot, restore and a fork into eight cost, and what states weigh."""
+    env = SanaWMEnv(world, scenes=[_start(world)], max_episode_chunks=10**9)
+    env.reset(seed=0)
+    action = np.array([0, 0, 0.4, 0, 0.2, 0], np.float32)
+    for _ in range(WARM_UP):
+        env.step(action)
+    before = env.snapshot()
+    steps = [_time(lambda: env.step(action)) for _ in range(repeats)]
+    env.restore(before)
+    env.step(action)
+    after = env.snapshot()
+    return {
+        "env_step_ms": median(steps) * 1e3,
+        "snapshot_ms": median(_time(env.snapshot) for _ in range(repeats)) * 1e3,
+        "restore_ms": median(_time(lambda: env.restore(before)) for _ in range(repeats)) * 1e3,
+        "fork_ms": median(_time(lambda: stack([before.state] * 8)) for _ in range(repeats)) * 1e3,
+        "state_bytes": before.state.nbytes,
+        "snapshot_added_bytes": stack([before.state, after.state]).nbytes - before.state.nbytes,
+    }
+
+
+def _start(world: World) -> ImageSource:
+    return world.starts[0] if world.starts else np.zeros((8, 8, 3), np.uint8)
+
+
+def _time(call: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

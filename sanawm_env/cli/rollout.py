@@ -1,0 +1,93 @@
+"""`sanawm rollout`: from an image and a camera script to a video."""
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sanawm_env.camera.dsl import actions_to_c2w
+from sanawm_env.camera.intrinsics import intrinsics_matrix
+from sanawm_env.camera.trajectory import load_npy, relative_to_first
+from sanawm_env.camera.twist import hold
+from sanawm_env.envs.explore import SanaWMEnv
+from sanawm_env.recording.rollout import RolloutWriter, load_trajectory
+from sanawm_env.world.world import World
+
+if TYPE_CHECKING:
+    from sanawm_env.cli import Rollout
+
+
+def rollout(options: "Rollout", console: Console) -> None:
+    """Drive one episode along the path the options describe; the folder and the path are checked before the work.
+
+    Raises ValueError, TypeError or OSError in one sentence.
+    """
+    c2w = _camera_path(options)
+    world = World.load(options.world, options.device)
+    n = world.config.chunk_frames
+    poses = _whole_chunks(c2w, n)
+    intrinsics = None if options.intrinsics is None else load_npy(options.intrinsics)
+    image = options.image if options.image is not None else (world.starts[0] if world.starts else None)
+    if image is None:
+        raise ValueError(f"The {world.config.name} world ships no start images; give one with --image.")
+    env = SanaWMEnv(world, scenes=[image], action_mode="poses", max_episode_chunks=len(poses) // n)
+    env.reset(options={"scene": image, "seed": options.seed, "intrinsics": intrinsics})
+    scene = env.state.slots[0].scene
+    lens = intrinsics_matrix(scene.intrinsics)
+    meta = {
+        "title": f"{world.config.name} · {options.actions or options.trajectory or options.twist or ''}",
+        "world": options.world,
+        "weights_hash": world.weights_hash,
+        "seed": options.seed,
+        "image": str(image),
+        "scene": scene.key,
+        "actions": {"actions": options.actions, "trajectory": options.trajectory, "twist": options.twist},
+        "intrinsics": scene.intrinsics,
+        "anchor": None if scene.anchor is None else {"place": scene.anchor.place, "c2w": scene.anchor.c2w},
+    }
+    columns = (TextColumn("imagining"), BarColumn(), MofNCompleteColumn(), TextColumn("chunks"), TimeRemainingColumn())
+    upscale = max(1, 512 // world.config.width)
+    with RolloutWriter(options.out, world.config.fps, meta, upscale=upscale) as writer:
+        writer.append(scene.image[None], np.eye(4)[None], lens)
+        seconds, done = 0.0, 0
+        try:
+            with Progress(*columns, console=console) as progress:
+                for chunk in progress.track(poses.reshape(-1, n, 4, 4)):
+                    begin = time.perf_counter()
+                    env.step(chunk)
+                    seconds += time.perf_counter() - begin
+                    done += 1
+                    writer.append(env.clip.frames, env.clip.c2w, lens)
+        finally:
+            writer.meta["chunks"] = done
+    for name in ("video.mp4", "trajectory.npz", "contact_sheet.png", "meta.json"):
+        console.print(options.out / name, highlight=False, soft_wrap=True)
+    console.print(f"{done / seconds:.1f} env steps/s, {done * n / seconds:.0f} frames/s")
+
+
+def _camera_path(options: "Rollout") -> np.ndarray:
+    """Poses (F, 4, 4) float64 relative to the first; ValueError unless exactly one kind of path is given."""
+    given = [name for name in ("actions", "trajectory", "twist") if getattr(options, name) is not None]
+    if len(given) != 1:
+        raise ValueError(f"Give one of --actions, --trajectory and --twist, not {len(given)} of them.")
+    if options.actions is not None:
+        return actions_to_c2w(options.actions).astype(np.float64)
+    if options.trajectory is not None:
+        return relative_to_first(load_trajectory(options.trajectory).c2w)
+    if options.chunks < 1:
+        raise ValueError(f"--chunks must be at least 1, got {options.chunks}.")
+    try:
+        twist = np.array([float(number) for number in options.twist.split(",")])
+    except ValueError:
+        raise ValueError(f"--twist takes six numbers vx,vy,vz,wx,wy,wz, got {options.twist!r}.") from None
+    return np.concatenate((np.eye(4)[None], hold(np.eye(4), twist, frames=24 * options.chunks)))
+
+
+def _whole_chunks(c2w: np.ndarray, n: int) -> np.ndarray:
+    """The poses after the first, the last one repeated until they fill whole chunks of n frames."""
+    if len(c2w) < 2:
+        raise ValueError("The camera path has a single pose; give at least one frame of movement.")
+    poses = c2w[1:]
+    return np.concatenate((poses, np.repeat(poses[-1:], -len(poses) % n, axis=0)))

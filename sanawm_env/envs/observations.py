@@ -1,0 +1,105 @@
+"""What an agent sees of a moment: a small picture and the pose, several pictures, or latents."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from sanawm_env.camera.presets import Workspace
+from sanawm_env.envs.snapshot import Snapshot
+from sanawm_env.world.config import WorldConfig
+from sanawm_env.world.images import resize_frames
+
+OBS_MODES = ("dict", "rgb", "stack", "chunk", "latent")
+STACKED = 4
+LATENT_BOUND = 100.0
+LARGEST = (144, 256)
+
+Observation = NDArray | dict[str, NDArray]
+
+
+@dataclass(frozen=True)
+class Observer:
+    """One observation mode of a world; `size` (h, w) is the picture's. Every call returns arrays of its own.
+
+    dict: rgb, the last frame (h, w, 3) uint8, and pose (7,) float32: translation in metres and unit quaternion
+        x, y, z, w (w >= 0) of the last frame's camera-to-world pose relative to frame 0.
+    rgb: the last frame. stack: 4 frames evenly spaced over the chunk, the last among them, oldest first, in the
+    channels (h, w, 12). chunk: all frames (24, h, w, 3). latent: the last chunk's latents (c, 3, h', w') float32,
+    clipped to +-100.
+    Right after a reset the start image (its latent) stands for every frame (latent) of the chunk.
+    """
+
+    mode: str
+    config: WorldConfig
+    size: tuple[int, int]
+    workspace: Workspace
+
+    @property
+    def space(self) -> spaces.Space:
+        h, w = self.size
+        if self.mode == "latent":
+            c = self.config
+            shape = (c.network.latent_channels, c.latents_per_chunk, c.latent_height, c.latent_width)
+            return spaces.Box(-LATENT_BOUND, LATENT_BOUND, shape, np.float32)
+        if self.mode == "dict":
+            return spaces.Dict(rgb=_pixels(h, w, 3), pose=spaces.Box(-self._pose_bound, self._pose_bound))
+        shapes = {"rgb": (h, w, 3), "stack": (h, w, 3 * STACKED), "chunk": (self.config.chunk_frames, h, w, 3)}
+        return _pixels(*shapes[self.mode])
+
+    def __call__(self, now: Snapshot) -> Observation:
+        if self.mode == "latent":
+            return self._latents(now.slot.latents)
+        if self.mode == "dict":
+            return {"rgb": self._frames(now, 1)[0], "pose": self._pose(now.slot.c2w)}
+        if self.mode == "rgb":
+            return self._frames(now, 1)[0]
+        if self.mode == "chunk":
+            return self._frames(now, self.config.chunk_frames)
+        return np.concatenate(self._frames(now, STACKED), axis=-1)
+
+    @property
+    def _pose_bound(self) -> NDArray:
+        # Twice the distance allowed, because a last step may end beyond it.
+        return np.array([2 * self.workspace.hard_distance] * 3 + [1] * 4, np.float32)
+
+    def _frames(self, now: Snapshot, count: int) -> NDArray:
+        """(count, h, w, 3) evenly spaced frames that end with the last; made small on the device, then copied."""
+        if now.clip is None or count == 1:
+            return _host(resize_frames(now.slot.frame[None], *self.size)).repeat(count, axis=0)
+        step = self.config.chunk_frames // count
+        return _host(resize_frames(now.clip.frames[0, step - 1 :: step], *self.size))
+
+    def _pose(self, c2w: NDArray) -> NDArray:
+        quaternion = Rotation.from_matrix(c2w[:3, :3]).as_quat(canonical=True)
+        pose = np.concatenate([c2w[:3, 3], quaternion]).astype(np.float32)
+        return np.clip(pose, -self._pose_bound, self._pose_bound)
+
+    def _latents(self, latents: Tensor) -> NDArray:
+        n = self.config.latents_per_chunk
+        whole = latents[0].expand(-1, n, -1, -1) if latents.shape[2] == 1 else latents[0]
+        return _host(whole.float().clamp(-LATENT_BOUND, LATENT_BOUND))
+
+
+def observer(mode: str, config: WorldConfig, size: tuple[int, int] | None, workspace: Workspace) -> Observer:
+    """The mode of that name; ValueError naming what is accepted. Without a size, the world's own up to 144 x 256."""
+    if mode not in OBS_MODES:
+        raise ValueError(f"obs_mode must be one of {', '.join(OBS_MODES)}, got {mode!r}.")
+    if size is None:
+        size = (min(config.height, LARGEST[0]), min(config.width, LARGEST[1]))
+    numbers = size if isinstance(size, tuple | list) else ()
+    if len(numbers) != 2 or not all(isinstance(n, int | np.integer) and n > 0 for n in numbers):
+        raise ValueError(f"obs_size must be two whole numbers above zero (height, width), got {size!r}.")
+    return Observer(mode, config, (int(size[0]), int(size[1])), workspace)
+
+
+def _pixels(*shape: int) -> spaces.Box:
+    return spaces.Box(0, 255, shape, np.uint8)
+
+
+def _host(tensor: Tensor) -> NDArray:
+    """A NumPy copy: writing into an observation must not reach the state."""
+    return tensor.cpu().numpy().copy()

@@ -1,0 +1,86 @@
+"""The whole state of an environment as a value: everything that its future and its last return depend on.
+
+An environment holds exactly one of these and replaces it at each step, so taking a snapshot and restoring one only set
+a reference. Nothing is copied, and a tree of snapshots shares what its branches have in common.
+"""
+
+import os
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from sanawm_env.camera.dsl import KeyState
+from sanawm_env.world import tree
+from sanawm_env.world.state import Slot, WorldState, load_state
+from sanawm_env.world.world import Clip, World
+
+
+class HostClip(NamedTuple):
+    """A clip in NumPy: frames (24, H, W, 3) uint8 and c2w (24, 4, 4) float64 camera-to-world, both read-only."""
+
+    frames: np.ndarray
+    c2w: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A moment of one environment, to be put back by `SanaWMEnv.restore`.
+
+    state: of the one episode. clip: what the last step showed, None after a reset. action_mode and carry: how the
+    camera is steered and what that carries from step to step (held keys and speeds, or the previous twist).
+    rng: the environment's random generator as JSON, None to leave the generator of whoever restores alone.
+    """
+
+    state: WorldState
+    clip: Clip | None
+    action_mode: str
+    carry: KeyState | np.ndarray | None = None
+    rng: str | None = None
+
+    @property
+    def slot(self) -> Slot:
+        """The episode."""
+        return self.state.slots[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of tensor memory this snapshot keeps alive, shared ones included."""
+        return tree.nbytes((self.state.slots, self.clip))
+
+    @property
+    def device(self) -> torch.device:
+        return self.state.device
+
+    def to(self, device: str | torch.device) -> "Snapshot":
+        """The same moment with its tensors on another device; itself where it is there already."""
+        if self.device == torch.device(device):
+            return self
+        return replace(self, state=self.state.to(device), clip=tree.map_tensors(lambda t: t.to(device), self.clip))
+
+    def host_clip(self, frames: int) -> HostClip:
+        """The last `frames` frames in NumPy; right after a reset the start image and its pose, repeated."""
+        if self.clip is None:
+            c2w = np.broadcast_to(self.slot.c2w, (frames, 4, 4))
+            return HostClip(np.broadcast_to(self.slot.frame.cpu().numpy(), (frames, *self.slot.frame.shape)), c2w)
+        clip = HostClip(self.clip.frames[0].cpu().numpy(), self.clip.c2w[0].view())
+        for array in clip:
+            array.setflags(write=False)
+        return clip
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write a safetensors file with a JSON header; it appears whole or not at all. OSError where it cannot be."""
+        self.state.save(path, (self.clip, self.action_mode, self.carry, self.rng))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, world: World) -> "Snapshot":
+        """Read a snapshot that `save` wrote, for `world`.
+
+        Raises FileNotFoundError, or ValueError in one sentence for a truncated or foreign file, another schema or
+        other weights.
+        """
+        state, extra = load_state(path, world, Clip, KeyState)
+        if not isinstance(extra, tuple) or len(extra) != 4 or len(state) != 1:
+            raise ValueError(f"{path} holds a world state but no environment's snapshot: read it with WorldState.load.")
+        return cls(state, *extra)
