@@ -33,13 +33,13 @@ from sanawm_env.world.sampler import data_from_v
 class TrainConfig:
     """One training run. The learning rate warms up, then falls along a cosine to a hundredth."""
 
-    steps: int = 2000
-    batch_size: int = 2
+    steps: int = 1250
+    batch_size: int = 4  # walks; single chunks come in twice as many
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
     warmup: int = 50
     ema: float = 0.995
-    single_chunk_part: float = 0.45  # of the run: first chunks only; then walks of up to `max_chunks`
+    single_chunk_part: float = 0.5  # of the run: first chunks only; then walks of up to `max_chunks`
     max_chunks: int = 4
     self_forcing: float = 0.7  # final probability of the model's own output as context
     context_noise: float = 0.1
@@ -48,14 +48,13 @@ class TrainConfig:
 
 
 def initialise(model: SanaWM, generator: torch.Generator) -> None:
-    """Starting weights.
+    """Starting weights: at step 0 the network already shows what was seen in each ray's direction.
 
-    Linears are scaled by fan-in; the residual branches, ray conditions and output start near zero. GDN blocks start
-    remembering for about a hundred frames and with a key convolution that passes the current frame. In the camera
-    branch of the softmax blocks, queries and keys start as constant vectors along the viewing ray: after the ray
-    transform their product is the cosine between two rays in the world, so every token first looks at what was seen
-    in its own direction, whatever the camera did (nano.md section 1 asks for this; measured there as the largest
-    single gain in early learning).
+    Linears are scaled by fan-in; residual branches and output start small. GDN blocks start remembering for about a
+    hundred frames, with a key convolution that passes the current frame. The camera branch of the softmax blocks holds
+    the geometry (`_look_along_the_ray`), and the first of them copies what it finds to the output (`_copy_path`).
+    nano.md section 1 asks for such a start: attention to rotation-aligned neighbours was the largest single gain in
+    early learning.
     """
     for name, parameter in model.named_parameters():
         if name.endswith(("norm.weight", "norm_cam.weight")):
@@ -66,26 +65,85 @@ def initialise(model: SanaWM, generator: torch.Generator) -> None:
             torch.nn.init.normal_(parameter, std=small * fan_in**-0.5, generator=generator)
         else:
             torch.nn.init.zeros_(parameter)
-    torch.nn.init.normal_(model.final_layer.linear.weight, std=0.2, generator=generator)
     with torch.no_grad():
         model.x_embedder.proj.weight.div_(LATENT_STD)
         model.t_block[1].weight.mul_(0.1)
-    for block in model.blocks:
-        with torch.no_grad():
+        for block in model.blocks:
             block.scale_shift_table[2] = block.scale_shift_table[5] = 1.0
-            mixer = block.attn
-            mixer.output_gate.bias.fill_(1.0)
-            mixer.dt_bias.fill_(math.log(math.expm1(0.01)))
-            if isinstance(mixer, GDNMixer):
-                mixer.conv_k.weight[..., -1] = mixer.conv_k_cam.weight[..., -1] = 1.0
-            if isinstance(mixer, WindowMixer):
-                sharpness = torch.linspace(3.0, 7.0, mixer.heads)
-                for proj, norm in ((mixer.q_proj_cam, mixer.q_norm_cam), (mixer.k_proj_cam, mixer.k_norm_cam)):
-                    proj.weight.mul_(0.2)
-                    head = proj.bias.unflatten(0, (mixer.heads, -1))
-                    head[:, 2 : head.shape[1] // 2 : 4] = 1.0  # z of every group of four
-                    scale = norm.weight.unflatten(0, (mixer.heads, -1))
-                    scale[:, : scale.shape[1] // 2] = sharpness[:, None]
+            block.attn.output_gate.bias.fill_(1.0)
+            block.attn.output_gate.weight.mul_(0.1)
+            block.attn.dt_bias.fill_(math.log(math.expm1(0.01)))
+            if isinstance(block.attn, GDNMixer):
+                block.attn.conv_k.weight[..., -1] = block.attn.conv_k_cam.weight[..., -1] = 1.0
+        noisy = _noise_channel(model)
+        softmax = [block for block in model.blocks if isinstance(block.attn, WindowMixer)]
+        for block in softmax:
+            _look_along_the_ray(block.attn, noisy)
+        if softmax:
+            _copy_path(model, softmax[0])
+
+
+def _writers(model: SanaWM) -> list[torch.Tensor]:
+    """The matrices that add to the residual stream after the latents, one row per channel."""
+    parts = ("plucker_proj", "attn.proj", "cross_attn.proj", "mlp.point_conv.conv", "mlp.t_conv")
+    return [block.get_submodule(part).weight for block in model.blocks for part in parts]
+
+
+def _noise_channel(model: SanaWM) -> int:
+    """Reserve the last residual channel: the modulation shifts it to 1 in noisy frames and leaves it 0 in clean ones."""
+    channel = model.config.hidden_size - 1
+    timesteps = torch.cat((torch.zeros(1), torch.linspace(50, 1000, 40)))
+    features = torch.nn.functional.silu(model.t_embedder(timesteps))
+    wanted = (timesteps > 0).float()[:, None]
+    ridge = 1e-3 * torch.eye(features.shape[1])
+    row = torch.linalg.solve(features.T @ features + ridge, features.T @ wanted)[:, 0]
+    model.t_block[1].weight[channel] = row  # the first of the six modulation rows: the shift before self-attention
+    for writer in _writers(model):
+        writer.sub_(writer.mean(0))  # LayerNorm would spread a common offset into the channel
+        writer[channel] = 0
+    return channel
+
+
+def _look_along_the_ray(mixer: WindowMixer, noisy: int) -> None:
+    """Queries and keys as one constant vector along the viewing ray: after the ray transform their product is the
+    cosine between two rays in the world. Noisy tokens step back: a component that no query looks at takes up their
+    norm. A neighbouring cell is a cosine of 0.995, so nothing else may stir the keys at the start."""
+    sharpness = torch.linspace(6.0, 12.0, mixer.heads)
+    for proj, norm in ((mixer.q_proj_cam, mixer.q_norm_cam), (mixer.k_proj_cam, mixer.k_norm_cam)):
+        proj.weight.zero_()
+        head = proj.bias.unflatten(0, (mixer.heads, -1))
+        half = head.shape[1] // 2
+        head[:, 2:half:4] = 1.0  # z of every group of four
+        norm.weight.unflatten(0, (mixer.heads, -1))[:, :half] = sharpness[:, None]
+    mixer.k_proj_cam.weight.unflatten(0, (mixer.heads, -1))[:, half, noisy] = 2.0
+
+
+def _copy_path(model: SanaWM, block: torch.nn.Module) -> None:
+    """Latents enter the first channels; the camera branch of `block` carries the strongest of them, in the x, y, z of
+    its groups, to the channels behind; the output reads them there (minus the data is the v-prediction at full noise).
+    Does nothing where the network is too narrow."""
+    mixer, latents, width = block.attn, model.config.latent_channels, model.config.hidden_size
+    half = model.config.head_dim // 2
+    seats = torch.arange(width).view(mixer.heads, -1)[:, :half].unflatten(1, (-1, 4))[..., :3].flatten()
+    count = min(len(seats), latents, width - latents - 3)
+    if count <= 0:
+        return
+    seats, source, target = seats[:count], torch.arange(count), latents + torch.arange(count)
+    for writer in _writers(model):
+        writer[: latents + count] *= 0.1
+    model.x_embedder.proj.weight.zero_()
+    model.x_embedder.proj.weight.flatten(1)[torch.arange(latents), torch.arange(latents)] = 1 / LATENT_STD
+    # two large constants make LayerNorm nearly linear, so that contrast survives the copy
+    model.x_embedder.proj.bias[width - 3 : width - 1] = torch.tensor([8.0, -8.0])
+    mixer.v_proj_cam.weight[seats] = 0
+    mixer.v_proj_cam.weight[seats, source] = 1.0
+    mixer.out_proj_cam.weight[target] = 0
+    mixer.out_proj_cam.weight[target, seats] = 1.0
+    mixer.qkv.weight[2 * width + target] = 0  # the main branch's values would be added there
+    mixer.proj.weight[target] = 0
+    mixer.proj.weight[target, target] = 1.4  # undoes the output gate, SiLU(1) = 0.73
+    model.final_layer.linear.weight.mul_(0.1)
+    model.final_layer.linear.weight[source, target] = -1.5 * LATENT_STD
 
 
 def chunk_slices(chunks: int, latents_per_chunk: int) -> list[tuple[int, int]]:

@@ -1,0 +1,156 @@
+"""The command `sanawm`, as a user types it."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sanawm_env.camera.dsl import actions_to_c2w
+from sanawm_env.cli import main
+from sanawm_env.recording.video import read_video
+from sanawm_env.world.world import World
+from tests.worlds import write_tiny_world
+
+ROOT = Path(__file__).parents[1]
+FILES = {"video.mp4", "trajectory.npz", "contact_sheet.png", "meta.json"}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> str:
+    return str(write_tiny_world(tmp_path_factory.mktemp("worlds") / "tiny"))
+
+
+@pytest.fixture
+def image(tmp_path) -> str:
+    path = tmp_path / "start.jpg"
+    Image.new("RGB", (33, 20), (200, 30, 60)).save(path)
+    return str(path)
+
+
+def sanawm(*args: object) -> None:
+    main([str(a) for a in args])
+
+
+def refused(capsys, *args: object) -> str:
+    """What the command says when it refuses: one sentence on stderr, exit status 2."""
+    with pytest.raises(SystemExit) as stop:
+        sanawm(*args)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("sanawm: ")
+    assert "Traceback" not in error
+    return " ".join(error.split())
+
+
+def test_rollout_leaves_a_video_and_its_trajectory(tiny, image, tmp_path, capsys):
+    out = tmp_path / "out"
+    sanawm("rollout", "--image", image, "--actions", "w-48,dw-24,none-24", "--world", tiny, "--seed", 3, "--out", out)
+    assert {p.name for p in out.iterdir()} == FILES
+    path = np.load(out / "trajectory.npz")
+    assert path["c2w"].shape == (97, 4, 4)
+    assert path["intrinsics"].shape == (97, 3, 3)
+    assert path["fps"] == 16
+    assert path["num_frames"] == 97
+    assert np.allclose(path["c2w"], actions_to_c2w("w-48,dw-24,none-24"), atol=1e-6)
+    assert len(read_video(out / "video.mp4")) == 97
+    meta = json.loads((out / "meta.json").read_text())
+    assert meta["weights_hash"] == World.load(tiny).weights_hash
+    assert (meta["world"], meta["seed"], meta["chunks"]) == (tiny, 3, 4)
+    assert meta["actions"]["actions"] == "w-48,dw-24,none-24"
+    assert {"sanawm_env", "torch", "numpy", "python"} <= meta["versions"].keys()
+    said = capsys.readouterr().out
+    assert all(name in said for name in FILES)
+    assert "env steps/s" in said
+    assert "frames/s" in said
+
+
+def test_the_same_seed_gives_the_same_video(tiny, image, tmp_path):
+    videos = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        sanawm("rollout", "--image", image, "--actions", "w-24", "--world", tiny, "--seed", seed, "--out", tmp_path / name)
+        videos.append(read_video(tmp_path / name / "video.mp4"))
+    assert np.array_equal(videos[0], videos[1])
+    assert not np.array_equal(videos[0], videos[2])
+
+
+def test_a_rollout_follows_a_trajectory_or_a_twist(tiny, image, tmp_path):
+    c2w = actions_to_c2w("wd-30")
+    np.save(tmp_path / "poses.npy", np.diag([-1.0, 1, -1, 1]) @ c2w)  # another first pose: only the motion counts
+    sanawm("rollout", "--image", image, "--trajectory", tmp_path / "poses.npy", "--world", tiny, "--out", tmp_path / "t")
+    path = np.load(tmp_path / "t" / "trajectory.npz")["c2w"]
+    assert np.allclose(path[:31], c2w, atol=1e-5)
+    assert path.shape == (49, 4, 4)
+    assert np.allclose(path[31:], path[30])  # the last pose fills the chunk
+    sanawm(
+        "rollout", "--image", image, "--twist", "0,0,0.4,0,0,0", "--chunks", 2, "--world", tiny, "--out", tmp_path / "w"
+    )
+    path = np.load(tmp_path / "w" / "trajectory.npz")["c2w"]
+    assert path[-1, 2, 3] == pytest.approx(0.4 * 3)
+
+
+def test_a_rollout_says_what_is_wrong_before_any_work(tiny, image, tmp_path, capsys):
+    out = tmp_path / "out"
+    base = ("rollout", "--world", tiny, "--out", out)
+    script = ("--actions", "w-24")
+    assert "Give one of" in refused(capsys, *base, "--image", image)
+    assert "Give one of" in refused(capsys, *base, "--image", image, *script, "--twist", "0,0,0,0,0,0")
+    assert "unknown key 'x'" in refused(capsys, *base, "--image", image, "--actions", "x-24")
+    assert "six numbers" in refused(capsys, *base, "--image", image, "--twist", "fast")
+    assert "six finite numbers" in refused(capsys, *base, "--image", image, "--twist", "nan,0,0,0,0,0")
+    assert "six finite numbers" in refused(capsys, *base, "--image", image, "--twist", "0,0")
+    assert "no trajectory at" in refused(capsys, *base, "--image", image, "--trajectory", tmp_path / "none.npy")
+    assert "no start image at" in refused(capsys, *base, "--image", tmp_path / "none.png", *script)
+    (tmp_path / "text.png").write_text("hello")
+    assert "cannot be read as an image" in refused(capsys, *base, "--image", tmp_path / "text.png", *script)
+    assert "known worlds are" in refused(capsys, "rollout", *script, "--world", "atlantis", "--out", out)
+    assert "A seed must lie" in refused(capsys, *base, "--image", image, *script, "--seed", -1)
+    assert "start images" in refused(capsys, *base, *script)
+    (tmp_path / "file").write_text("")
+    blocked = ("rollout", "--world", tiny, "--image", image, *script, "--out", tmp_path / "file" / "x")
+    assert "cannot write to" in refused(capsys, *blocked)
+    assert not out.exists()
+
+
+def test_bench_prints_and_writes_its_numbers(tiny, tmp_path, capsys):
+    sanawm("bench", "--world", tiny, "--threads", 1, "--repeats", 1, "--json", tmp_path / "bench.json")
+    numbers = json.loads((tmp_path / "bench.json").read_text())
+    assert set(numbers["batch"]) == {"1", "4", "16"}
+    assert numbers["state_bytes"] > 0
+    assert numbers["machine"]
+    assert "snapshot" in capsys.readouterr().out
+
+
+def test_a_nano_world_is_trained_from_nothing_and_resumed(tmp_path, capsys):
+    codec, clips, run = tmp_path / "codec", tmp_path / "clips", tmp_path / "run"
+    sanawm("train", "codec", "--out", codec, "--clips", 2)
+    for _ in range(2):  # the second time everything is there
+        sanawm("train", "clips", "--out", clips, "--clips", 2, "--chunks", 2, "--codec", codec / "codec.safetensors")
+    network = ("train", "network", "--clips", clips, "--codec", codec / "codec.safetensors", "--out", run)
+    for _ in range(2):
+        sanawm(*network, "--steps", 2, "--batch-size", 1)
+    assert {"checkpoint.pt", "loss.png", "network.safetensors", "world"} <= {p.name for p in run.iterdir()}
+    assert "another run" in refused(capsys, *network, "--steps", 3, "--batch-size", 1)
+    assert World.load(run / "world").starts
+    assert "No codec at" in refused(capsys, "train", "clips", "--codec", tmp_path / "none", "--out", clips)
+    assert "No shards in" in refused(
+        capsys, "train", "network", "--clips", tmp_path, "--codec", codec / "codec.safetensors", "--out", tmp_path / "x"
+    )
+
+
+def test_python_m_is_the_command():
+    help_text = subprocess.run([sys.executable, "-m", "sanawm_env", "--help"], capture_output=True, text=True, check=True)
+    assert "rollout" in help_text.stdout
+
+
+@pytest.mark.parametrize("example", sorted(p.name for p in (ROOT / "examples").glob("*.py")))
+def test_examples_run(example, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(ROOT / "examples" / example), run_name="__main__")
+    assert capsys.readouterr().out
+    assert os.getcwd() == str(tmp_path)
