@@ -1,1 +1,1 @@
-"""Agents that act in a world through its public face: states, poses, frames. They know nothing of how it works inside."""
+"""Agents: they act in a world through its public face (states, poses, frames), whatever it is inside."""

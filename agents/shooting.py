@@ -18,8 +18,8 @@ Objective = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """actions: (horizon, 6) of the best future, in [-1, 1]. scores: (candidates,). frames: (candidates, horizon * 24, H,
-    W, 3) uint8, what each future showed."""
+    """actions: (horizon, 6) of the best future, in [-1, 1]. scores: (candidates,).
+    frames: (candidates, horizon * 24, H, W, 3) uint8, what each future showed."""
 
     actions: np.ndarray
     scores: np.ndarray

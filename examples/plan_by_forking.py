@@ -4,9 +4,9 @@
 """
 
 import numpy as np
+from sanawm_env.agents.shooting import random_shooting
 
 from sanawm_env import World
-from sanawm_env.agents.shooting import random_shooting
 
 
 def rightness(frames: np.ndarray, c2w: np.ndarray) -> np.ndarray:

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
+
 
 def golden(room: str) -> Path:
     """Folder of one room's vectors (`camera`, `dit`)."""

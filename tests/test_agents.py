@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-
 from sanawm_env.agents.shooting import random_shooting
+
 from sanawm_env.world.state import stack
 from sanawm_env.world.world import World
 from tests.worlds import picture, write_tiny_world

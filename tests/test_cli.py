@@ -73,8 +73,9 @@ def test_rollout_leaves_a_video_and_its_trajectory(tiny, image, tmp_path, capsys
 def test_the_same_seed_gives_the_same_video(tiny, image, tmp_path):
     videos = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        sanawm("rollout", "--image", image, "--actions", "w-24", "--world", tiny, "--seed", seed, "--out", tmp_path / name)
-        videos.append(read_video(tmp_path / name / "video.mp4"))
+        out = tmp_path / name
+        sanawm("rollout", "--image", image, "--actions", "w-24", "--world", tiny, "--seed", seed, "--out", out)
+        videos.append(read_video(out / "video.mp4"))
     assert np.array_equal(videos[0], videos[1])
     assert not np.array_equal(videos[0], videos[2])
 
@@ -82,14 +83,13 @@ def test_the_same_seed_gives_the_same_video(tiny, image, tmp_path):
 def test_a_rollout_follows_a_trajectory_or_a_twist(tiny, image, tmp_path):
     c2w = actions_to_c2w("wd-30")
     np.save(tmp_path / "poses.npy", np.diag([-1.0, 1, -1, 1]) @ c2w)  # another first pose: only the motion counts
-    sanawm("rollout", "--image", image, "--trajectory", tmp_path / "poses.npy", "--world", tiny, "--out", tmp_path / "t")
+    base = ("rollout", "--image", image, "--world", tiny)
+    sanawm(*base, "--trajectory", tmp_path / "poses.npy", "--out", tmp_path / "t")
     path = np.load(tmp_path / "t" / "trajectory.npz")["c2w"]
     assert np.allclose(path[:31], c2w, atol=1e-5)
     assert path.shape == (49, 4, 4)
     assert np.allclose(path[31:], path[30])  # the last pose fills the chunk
-    sanawm(
-        "rollout", "--image", image, "--twist", "0,0,0.4,0,0,0", "--chunks", 2, "--world", tiny, "--out", tmp_path / "w"
-    )
+    sanawm(*base, "--twist", "0,0,0.4,0,0,0", "--chunks", 2, "--out", tmp_path / "w")
     path = np.load(tmp_path / "w" / "trajectory.npz")["c2w"]
     assert path[-1, 2, 3] == pytest.approx(0.4 * 3)
 
@@ -144,8 +144,8 @@ def test_a_nano_world_is_trained_from_nothing_and_resumed(tmp_path, capsys):
 
 
 def test_python_m_is_the_command():
-    help_text = subprocess.run([sys.executable, "-m", "sanawm_env", "--help"], capture_output=True, text=True, check=True)
-    assert "rollout" in help_text.stdout
+    command = [sys.executable, "-m", "sanawm_env", "--help"]
+    assert "rollout" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.parametrize("example", sorted(p.name for p in (ROOT / "examples").glob("*.py")))

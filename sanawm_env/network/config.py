@@ -30,7 +30,7 @@ class SanaWMConfig:
     depth: int = 20
     num_heads: int = 20
     head_dim: int = 112
-    mlp_ratio: int = 3
+    mlp_ratio: float = 3
     caption_channels: int = 2304
     text_len: int = 300
     plucker_channels: int = 48

@@ -174,9 +174,9 @@ class ConvFFN(nn.Module):
     """Gated convolutional FFN with a cached temporal convolution (dit.md 9). Weights are stored as convolutions; the
     kernel-1 ones and the temporal one run as linears on tokens."""
 
-    def __init__(self, dim: int, ratio: int):
+    def __init__(self, dim: int, ratio: float):
         super().__init__()
-        hidden = dim * ratio
+        hidden = int(dim * ratio)
         self.inverted_conv = _Wrapped(nn.Conv2d(dim, 2 * hidden, 1))
         self.depth_conv = _Wrapped(nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden))
         self.point_conv = _Wrapped(nn.Conv2d(hidden, dim, 1, bias=False))

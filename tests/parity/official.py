@@ -36,7 +36,7 @@ def model(window: int = 2, sink: bool = True) -> SanaWM:
             depth=c["depth"],
             num_heads=c["num_heads"],
             head_dim=c["linear_head_dim"],
-            mlp_ratio=int(c["mlp_ratio"]),
+            mlp_ratio=c["mlp_ratio"],
             caption_channels=c["caption_channels"],
             text_len=c["text_len"],
             softmax_every_n=c["softmax_every_n"],

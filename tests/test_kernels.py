@@ -1,0 +1,61 @@
+"""The reference of the frame-wise gated delta rule, on random inputs in float64 (the official vectors: tests/parity)."""
+
+import pytest
+import torch
+from sanawm_env.kernels.reference import forward_states, frame_gated_delta_rule, frame_update
+
+
+def random_inputs(b=2, h=3, t=7, s=5, d=8, dv=4, seed=0):
+    g = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    k = normal(b, h, t, s, d).relu() / (d * s) ** 0.5
+    return normal(b, h, t, s, d), k, normal(b, h, t, s, dv), normal(b, h, t, s).sigmoid(), normal(b, h, t).sigmoid()
+
+
+def test_residual_form_equals_the_gram_form():
+    _, k, v, beta, decay = random_inputs(t=1)
+    state = torch.randn(2, 3, 8, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    k, v, beta, decay = k[:, :, 0], v[:, :, 0], beta[:, :, 0], decay[:, :, 0]
+    weighted = beta[..., None] * k
+    gram = weighted.mT @ k
+    expected = decay[..., None, None] * (state - gram @ state) + weighted.mT @ v
+    torch.testing.assert_close(frame_update(state, k, v, beta, decay), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_several_chunks_in_one_call_equal_handing_over_the_state():
+    q, k, v, beta, decay = random_inputs()
+    starts = (0, 3, 5)
+    whole, final = frame_gated_delta_rule(q, k, v, beta, decay, chunk_starts=starts)
+    state, parts = None, []
+    for a, b in zip(starts, (3, 5, 7), strict=True):
+        part, state = frame_gated_delta_rule(*(x[:, :, a:b] for x in (q, k, v, beta, decay)), initial=state)
+        parts.append(part)
+    torch.testing.assert_close(torch.cat(parts, dim=2), whole, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(state, final, rtol=1e-12, atol=1e-12)
+
+
+def test_a_frame_sees_later_frames_of_its_chunk_only():
+    q, k, v, beta, decay = random_inputs()
+    changed = v.clone()
+    changed[:, :, 4] += 1
+    read, _ = frame_gated_delta_rule(q, k, v, beta, decay, chunk_starts=(0, 3, 5))
+    other, _ = frame_gated_delta_rule(q, k, changed, beta, decay, chunk_starts=(0, 3, 5))
+    moved = (read - other).abs().amax((0, 1, 3, 4)) > 1e-9
+    assert moved.tolist() == [False, False, False, True, True, True, True]
+
+
+def test_decay_one_and_no_gate_leave_the_state_alone():
+    _, k, v, _, _ = random_inputs(t=2)
+    zero, one = torch.zeros(2, 3, 2, 5, dtype=torch.float64), torch.ones(2, 3, 2, dtype=torch.float64)
+    state = torch.randn(2, 3, 8, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(forward_states(k, v, zero, one, state)[-1], state)
+
+
+@pytest.mark.parametrize("initial", [False, True])
+def test_gradients_are_right(initial):
+    inputs = [x.requires_grad_() for x in random_inputs(b=1, h=1, t=3, s=2, d=3, dv=2)]
+    state = torch.ones(1, 1, 3, 2, dtype=torch.float64, requires_grad=True) if initial else None
+    assert torch.autograd.gradcheck(lambda *x: frame_gated_delta_rule(*x, initial=state), inputs)

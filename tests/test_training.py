@@ -1,0 +1,104 @@
+"""Training of the nano network: the start, the loss, and runs that are stopped."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sanawm_env.codec.patch_pca import PatchPCACodec
+from sanawm_env.network import mixers
+from sanawm_env.network.layers import Grid
+from sanawm_env.network.model import SanaWM
+from sanawm_env.training import network as training
+from sanawm_env.training.clips import generate
+from sanawm_env.training.nano import NANO
+from sanawm_env.training.network import TrainConfig, initialise, train_network
+from sanawm_env.training.places import intrinsics
+from sanawm_env.world.conditions import camera_inputs, place_token
+from tests.golden_files import ROOT
+
+CODEC = ROOT / "sanawm_env" / "assets" / "nano" / "codec.safetensors"
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    generate(folder, PatchPCACodec.load(CODEC), clips=3, chunks=2, seed=5)
+    return folder
+
+
+def test_an_untrained_network_looks_where_the_ray_was_seen(monkeypatch):
+    """With a still camera every token of a noisy frame attends to its own cell of the start image."""
+    model = SanaWM(NANO.network)
+    initialise(model, torch.Generator().manual_seed(0))
+    eye = torch.eye(4)[None]
+    lens = torch.as_tensor(intrinsics(), dtype=torch.float32)[None]
+    poses, anchored = torch.eye(4).expand(1, 24, 4, 4), torch.zeros(1, dtype=torch.bool)
+    camera, plucker = camera_inputs(NANO, eye, poses, lens, eye, anchored, first=True)
+    text = place_token(NANO.places, None, NANO.network.caption_channels)[None]
+    grid = Grid(4, NANO.latent_height, NANO.latent_width)
+    seen, attend = [], mixers.attend
+    monkeypatch.setattr(mixers, "attend", lambda q, past, k, v, g: seen.append((q, k)) or attend(q, past, k, v, g))
+    with torch.no_grad():
+        context = model.prepare(grid, torch.zeros(1, dtype=torch.long), text=text, camera=camera, plucker=plucker)
+        latents = 4 * torch.randn(1, 64, 4, grid.height, grid.width, generator=torch.Generator().manual_seed(1))
+        latents[:, :, 1:] /= 4  # noise, where the start image has data
+        model(latents, torch.tensor([[0.0, 1000, 1000, 1000]]), context)
+    q, k = seen[1]  # the first softmax block's camera branch follows its main branch
+    weights = (q @ k.mT * NANO.network.head_dim**-0.5).softmax(-1)[0]
+    cells = grid.tokens
+    own = weights[:, cells:, :cells].argmax(-1) == torch.arange(cells).repeat(3)
+    assert own.float().mean() > 0.9
+    assert weights[:, cells:, :cells].sum(-1).mean() > 0.95
+
+
+def run(clips, out, monkeypatch=None, stop_at=None):
+    if stop_at is not None:
+        step = training._step
+
+        def interrupted(*args):
+            if args[6] == stop_at:
+                raise KeyboardInterrupt
+            return step(*args)
+
+        monkeypatch.setattr(training, "_step", interrupted)
+    train = TrainConfig(steps=4, batch_size=1, max_chunks=2)
+    train_network(NANO, train, PatchPCACodec.load(CODEC), clips, out)
+    if monkeypatch is not None:
+        monkeypatch.undo()
+    return load_file(out / "network.safetensors")
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(clips, tmp_path, monkeypatch):
+    whole = run(clips, tmp_path / "whole")
+    run(clips, tmp_path / "parts", monkeypatch, stop_at=2)
+    assert torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)["step"] == 2
+    parts = run(clips, tmp_path / "parts")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_the_loss_of_a_walk_falls_when_the_network_is_right(clips):
+    """A network that is told the answer (through a patched prediction) has no loss; the untrained one does."""
+    batch = training.load(clips)
+    batch = {"latents": batch["latents"].float(), "c2w": batch["c2w"], "place": batch["place"]}
+    model = SanaWM(NANO.network)
+    initialise(model, torch.Generator().manual_seed(0))
+    weights = PatchPCACodec.load(CODEC).pixel_weights
+
+    def loss():
+        generator = torch.Generator().manual_seed(3)
+        return training.clip_loss(model, NANO, TrainConfig(), batch, weights, 2, 0.5, generator)
+
+    untrained = loss()
+    assert np.isfinite(untrained.item())
+    untrained.backward()
+    missing = [name for name, p in model.named_parameters() if p.grad is None]
+    inert = ("raymap_embedder", "beta_proj", "gate_proj", "A_log", "dt_bias")
+    assert all(any(part in name for part in inert) for name in missing)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    assert loss() < untrained
