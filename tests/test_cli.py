@@ -111,6 +111,7 @@ def test_a_rollout_says_what_is_wrong_before_any_work(tiny, image, tmp_path, cap
     assert "known worlds are" in refused(capsys, "rollout", *script, "--world", "atlantis", "--out", out)
     assert "A seed must lie" in refused(capsys, *base, "--image", image, *script, "--seed", -1)
     assert "start images" in refused(capsys, *base, *script)
+    assert "leaves the workspace" in refused(capsys, *base, "--image", image, "--actions", "w-4800")
     (tmp_path / "file").write_text("")
     blocked = ("rollout", "--world", tiny, "--image", image, *script, "--out", tmp_path / "file" / "x")
     assert "cannot write to" in refused(capsys, *blocked)

@@ -1,4 +1,4 @@
-"""The reference of the frame-wise gated delta rule, on random inputs in float64 (the official vectors: tests/parity)."""
+"""The reference of the gated delta rule, on random inputs in float64 (the official vectors: tests/parity)."""
 
 import pytest
 import torch

@@ -142,7 +142,7 @@ class TrainNetwork:
     clips: Path = Path("runs/clips")
     codec: Path = Path("runs/codec/codec.safetensors")
     out: Path = Path("runs/network")
-    steps: int = 1250
+    steps: int = 1100
     batch_size: int = 4
     learning_rate: float = 3e-3
     seed: int = 0

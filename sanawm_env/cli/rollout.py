@@ -26,18 +26,21 @@ def rollout(options: "Rollout", console: Console) -> None:
     """
     c2w = _camera_path(options)
     world = World.load(options.world, options.device)
-    n = world.config.chunk_frames
+    name, n = world.config.name, world.config.chunk_frames
     poses = _whole_chunks(c2w, n)
+    limit = world.config.workspace.hard_distance
+    if world.config.workspace.too_far(poses):
+        raise ValueError(f"The camera path leaves the workspace of {name}: stay within {limit:g} m of the start.")
     intrinsics = None if options.intrinsics is None else load_npy(options.intrinsics)
     image = options.image if options.image is not None else (world.starts[0] if world.starts else None)
     if image is None:
-        raise ValueError(f"The {world.config.name} world ships no start images; give one with --image.")
+        raise ValueError(f"The {name} world ships no start images; give one with --image.")
     env = SanaWMEnv(world, scenes=[image], action_mode="poses", max_episode_chunks=len(poses) // n)
     env.reset(options={"scene": image, "seed": options.seed, "intrinsics": intrinsics})
     scene = env.state.slots[0].scene
     lens = intrinsics_matrix(scene.intrinsics)
     meta = {
-        "title": f"{world.config.name} · {options.actions or options.trajectory or options.twist or ''}",
+        "title": f"{name} · {options.actions or options.trajectory or options.twist or ''}",
         "world": options.world,
         "weights_hash": world.weights_hash,
         "seed": options.seed,

@@ -48,7 +48,7 @@ class SanaWMEnv(gym.Env):
         obs_size: (height, width) of observed pictures; None for the world's own, at most 144 x 256.
         render_mode: None, "rgb_array" (the last frame) or "rgb_array_list" (all frames of the last step, the start
             image after a reset). Gymnasium's RecordVideo keeps one frame per step of either: record `clip.frames`.
-        workspace: limits of pitch and distance.
+        workspace: limits of pitch and distance; None for the world's own.
 
     Actions outside the box are clipped; anything that is not an action raises ValueError or TypeError and changes
     nothing. An episode never terminates. It is truncated after `max_episode_chunks` steps, or when the camera has left
@@ -83,7 +83,7 @@ class SanaWMEnv(gym.Env):
         if not isinstance(max_episode_chunks, int | np.integer) or max_episode_chunks < 1:
             raise ValueError(f"max_episode_chunks must be a whole number above zero, got {max_episode_chunks!r}.")
         self.world = world if isinstance(world, World) else World.load(world, device)
-        self.workspace = Workspace() if workspace is None else workspace
+        self.workspace = self.world.config.workspace if workspace is None else workspace
         self.max_episode_chunks = int(max_episode_chunks)
         self.obs_mode, self.action_mode, self.render_mode = obs_mode, action_mode, render_mode
         config = self.world.config

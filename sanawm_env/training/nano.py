@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from sanawm_env.camera.anchor import ANCHOR_CHANNELS
+from sanawm_env.camera.presets import Workspace
 from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.training.clips import random_stream
 from sanawm_env.training.places import HEIGHT, PLACES, WIDTH, intrinsics, place, render, sample_start
@@ -33,6 +34,7 @@ NANO = WorldConfig(
     height=HEIGHT,
     width=WIDTH,
     spatial_stride=8,
+    workspace=Workspace(pitch_limit_deg=40, soft_distance=4, hard_distance=8),  # rooms of 5 to 8 metres
     places=PLACES,
 )
 STARTS_PER_PLACE = 4

@@ -33,7 +33,7 @@ from sanawm_env.world.sampler import data_from_v
 class TrainConfig:
     """One training run. The learning rate warms up, then falls along a cosine to a hundredth."""
 
-    steps: int = 1250
+    steps: int = 1100
     batch_size: int = 4  # walks; single chunks come in twice as many
     learning_rate: float = 3e-3
     weight_decay: float = 0.01

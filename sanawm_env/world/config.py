@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sanawm_env.camera.presets import Workspace
 from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.world.sampler import SamplerConfig
 
@@ -20,6 +21,7 @@ class WorldConfig:
         latents_per_chunk: 3, so that a chunk is 24 frames. fps: 16.
         horizontal_fov: degrees, the lens assumed where none is given.
         speed: speed preset of `sanawm_env.camera.presets` that suits the world.
+        workspace: where the camera may go, relative to frame 0.
         places: places the world was trained in and can be anchored to; empty for worlds without.
     """
 
@@ -35,6 +37,7 @@ class WorldConfig:
     fps: int = 16
     horizontal_fov: float = 70.0
     speed: str = "standard"
+    workspace: Workspace = field(default=Workspace())
     places: tuple[str, ...] = field(default=())
 
     @property
@@ -61,6 +64,7 @@ class WorldConfig:
             data["network"] = SanaWMConfig(**data["network"])
             sampler = data["sampler"]
             data["sampler"] = SamplerConfig(**{**sampler, "timesteps": tuple(sampler["timesteps"])})
+            data["workspace"] = Workspace(**data["workspace"])
             data["places"] = tuple(data["places"])
             return cls(**data)
         except (KeyError, TypeError, ValueError) as error:
