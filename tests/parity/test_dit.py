@@ -14,7 +14,7 @@ from sanawm_env.network.model import SanaWM
 from sanawm_env.network.rope import phases, rope_angles, rotate
 from sanawm_env.network.state import GDNState, Page, WindowState
 from sanawm_env.world.sampler import SamplerConfig, sample_chunk, shifted_timesteps
-from tests.golden_files import golden
+from tests.golden_files import SHIPPED, golden
 from tests.parity.official import (
     MODEL_TOLERANCE,
     OPERATOR_TOLERANCE,
@@ -53,7 +53,7 @@ def context_for(latents, first, text, mask, camera=None, plucker=None):
 
 
 def test_state_dict_of_the_real_size_equals_the_official_one():
-    expected = json.loads((golden("dit_state_dict.json")).read_text())
+    expected = json.loads((SHIPPED / "dit_state_dict.json").read_text())
     with torch.device("meta"):
         state = SanaWM(SanaWMConfig()).state_dict()
     assert {name: list(t.shape) for name, t in state.items()} == {n: e["shape"] for n, e in expected.items()}
@@ -322,6 +322,57 @@ def test_single_forward_and_its_activations():
     assert worst(text, tensors["act.y_embedder"]) < MODEL_TOLERANCE
     assert worst(net.attention_y_norm(text), tensors["act.y_norm"]) < MODEL_TOLERANCE
     assert worst(net.plucker_embedder(tensors["in.chunk_plucker"]), tensors["act.plucker_embedder"]) < MODEL_TOLERANCE
+
+
+def test_inside_of_the_first_block():
+    """Features, gates and both halves of the read-out of the main and camera branches of block 0."""
+    tensors, net = vectors("single_forward"), model()
+    expected = {k.removeprefix("int.block0."): v for k, v in tensors.items() if k.startswith("int.block0.")}
+    x, mixer = tensors["act.block0.attn_in"], net.blocks[0].attn
+    grid = Grid(*grid_of(tensors["in.latents"]))
+    context = context_for(
+        tensors["in.latents"], 0, tensors["in.text"], tensors["in.text_mask"],
+        tensors["in.camera_conditions"], tensors["in.chunk_plucker"],
+    )  # fmt: skip
+
+    def frames(t):
+        return t.unflatten(2, (grid.frames, grid.tokens))
+
+    def halves(q, k, v, beta, decay):
+        forward = torch.stack(forward_states(k, v, beta, decay), 2)
+        zero = torch.zeros_like(forward[:, :, 0])
+        reverse = torch.stack([zero if s is None else s for s in reverse_states(k, v, beta, decay)], 2)
+        return q @ forward, q @ reverse
+
+    beta, decay = mixer.gates(x, grid)
+    scale = (x.shape[-1] // mixer.heads * grid.tokens) ** -0.5
+    q, k, v = mixer.qkv(x).chunk(3, dim=-1)
+    q = mixer.features(q, mixer.q_norm)
+    k = mixer.features(mixer.conv_k(k, grid, None)[0], mixer.k_norm) * scale
+    v = frames(split_heads(v, mixer.heads))
+    q_rot, k_rot = frames(rotate(q, context.phase)), frames(rotate(k, context.phase))
+    q, k = frames(q), frames(k)
+    num, den = halves(q_rot, k_rot, v, beta, decay), halves(q, k, torch.ones_like(v[..., :1]), beta, decay)
+    got = {
+        "gdn.beta": beta, "gdn.decay": decay, "gdn.q": q, "gdn.k": k, "gdn.v": v, "gdn.q_rot": q_rot,
+        "gdn.k_rot": k_rot, "gdn.num_fwd": num[0], "gdn.num_rev": num[1],
+        "gdn.den_fwd": den[0][..., 0], "gdn.den_rev": den[1][..., 0],
+        "gdn.out": sum(num) / (sum(den) + 1e-8),
+    }  # fmt: skip
+    rays = context.rays
+    q = rays.q(mixer.features(mixer.q_proj_cam(x), mixer.q_norm_cam))
+    before = mixer.features(mixer.conv_k_cam(mixer.k_proj_cam(x), grid, None)[0], mixer.k_norm_cam) * scale
+    k, v = rays.kv(before), rays.kv(split_heads(mixer.v_proj_cam(x), mixer.heads))
+    stretch = k.square().sum(-1).clamp(min=1e-12) / before.square().sum(-1).clamp(min=1e-12)
+    beta = beta / frames(stretch).mean(-1, keepdim=True).clamp(min=1)
+    read = halves(frames(q), frames(k), frames(v), beta, decay)
+    got |= {
+        "cam.beta": beta, "cam.q": q.mT, "cam.k": k.mT, "cam.v": v.mT,
+        "cam.out_fwd": read[0].flatten(2, 3).mT, "cam.out_rev": read[1].flatten(2, 3).mT,
+    }  # fmt: skip
+    assert got.keys() == expected.keys()
+    for key, tensor in expected.items():
+        torch.testing.assert_close(got[key], tensor, atol=MODEL_TOLERANCE, rtol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
 
 
 @pytest.mark.parametrize("variant", ["no_camera", "t_zero", "t_scalar_fractional"])
