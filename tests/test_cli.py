@@ -127,6 +127,20 @@ def test_bench_prints_and_writes_its_numbers(tiny, tmp_path, capsys):
     assert "snapshot" in capsys.readouterr().out
 
 
+def test_evaluate_prints_a_table_and_writes_numbers_and_a_sheet(tmp_path, capsys):
+    numbers = tmp_path / "numbers.json"
+    sanawm("evaluate", "--scenes", 2, "--seed", 4, "--chunks", 1, "--json", numbers, "--out", tmp_path)
+    report = json.loads(numbers.read_text())
+    assert {"psnr", "psnr_visible", "psnr_unseen", "ssim", "baselines", "codec"} <= report["chunks"][0].keys()
+    assert set(report["chunks"][0]["baselines"]) == {"hold", "rotation_homography", "plane_warp"}
+    scalars = {"swapped_camera_psnr", "sign_agreement", "retrieval9", "gdn_zeroed_psnr", "sharpness"}
+    assert scalars <= report.keys()
+    assert Image.open(tmp_path / "truth_vs_dream.png").width > 200
+    assert "pooled PSNR" in capsys.readouterr().out
+    assert "takes numbers" in refused(capsys, "evaluate", "--timesteps", "fast", "--out", tmp_path)
+    assert "scenes must be" in refused(capsys, "evaluate", "--scenes", 0, "--out", tmp_path)
+
+
 def test_a_nano_world_is_trained_from_nothing_and_resumed(tmp_path, capsys):
     codec, clips, run = tmp_path / "codec", tmp_path / "clips", tmp_path / "run"
     sanawm("train", "codec", "--out", codec, "--clips", 2)

@@ -59,20 +59,24 @@ class Evaluate:
     """Folder for truth_vs_dream.png."""
     timesteps: str | None = None
     """Another list of noise levels, such as "1000,700"; None for the world's own."""
+    unknown_scenes: int = 0
+    """Also measure this many walks in layouts the world does not know, without anchors."""
 
     def run(self) -> None:
         from sanawm_env.training.evaluate import evaluate, print_table, save_sheet
 
         target = self.json and _writable_file(self.json)
-        self.out.mkdir(parents=True, exist_ok=True)
-        timesteps = self.timesteps and tuple(float(t) for t in self.timesteps.split(","))
-        report = evaluate(self.world, self.scenes, self.seed, self.chunks, timesteps=timesteps)
+        sheet = _writable_file(self.out / "truth_vs_dream.png")
+        timesteps = _numbers(self.timesteps) if self.timesteps else None
+        report = evaluate(
+            self.world, self.scenes, self.seed, self.chunks, timesteps=timesteps, unknown_scenes=self.unknown_scenes
+        )
         print_table(report, console)
-        save_sheet(report, self.out / "truth_vs_dream.png")
-        console.print(f"sheet {self.out / 'truth_vs_dream.png'}")
+        save_sheet(report, sheet)
+        console.print(f"sheet {sheet}", soft_wrap=True)
         if target:
-            target.write_text(json.dumps(report.to_json(), indent=1) + "\n")
-            console.print(f"numbers {target}")
+            target.write_text(report.to_json() + "\n")
+            console.print(f"numbers {target}", soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ class TrainCodec:
         with console.status(f"rendering {self.clips} walks and fitting {self.channels} components"):
             codec = PatchPCACodec.fit(sample_frames_for_codec(self.clips, self.seed), self.channels)
         codec.save(self.out / "codec.safetensors")
-        console.print(f"codec {self.out / 'codec.safetensors'}")
+        console.print(f"codec {self.out / 'codec.safetensors'}", soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,7 @@ class TrainNetwork:
         )
         train_network(NANO, train, PatchPCACodec.load(self.codec), self.clips, self.out)
         export_world(self.out, self.codec, self.out / "world")
-        console.print(f"world {self.out / 'world'} (try: sanawm rollout --world {self.out / 'world'} --actions w-48)")
+        console.print(f"world {self.out / 'world'} (try: sanawm rollout --world {self.out / 'world'} --actions w-48)", soft_wrap=True)
 
 
 Train = Annotated[
@@ -194,6 +198,13 @@ def _writable_file(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.open("a").close()
     return path
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise ValueError(f"--timesteps takes numbers such as 1000,700, got {text!r}.") from None
 
 
 def _single_thread() -> None:
