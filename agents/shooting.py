@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sanawm_env.camera.presets import PRESETS
-from sanawm_env.camera.twist import hold
+from sanawm_env.envs.actions import steering
 from sanawm_env.world.state import WorldState, stack
 from sanawm_env.world.world import World
 
@@ -18,7 +17,7 @@ Objective = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """actions: (horizon, 6) of the best future, in [-1, 1]. scores: (candidates,).
+    """actions: (horizon, 6) of the best future, twists in [-1, 1] as the environment takes them. scores: (candidates,).
     frames: (candidates, horizon * 24, H, W, 3) uint8, what each future showed."""
 
     actions: np.ndarray
@@ -48,12 +47,12 @@ def random_shooting(
             f"random_shooting needs the state of one episode and positive numbers, got {len(state)} episodes, "
             f"candidates {candidates}, horizon {horizon}."
         )
-    speed = PRESETS[world.config.speed]
+    steer = steering("twist", world.config, world.config.speed, "hold", world.config.workspace)
     actions = rng.uniform(-1, 1, (candidates, horizon, 6))
     futures, frames, c2w = stack([state] * candidates), [], []
     for step in range(horizon):
         starts = [slot.c2w for slot in futures.slots]
-        poses = np.stack([hold(start, speed.scale(a)) for start, a in zip(starts, actions[:, step], strict=True)])
+        poses = np.stack([steer.move(None, start, a)[1] for start, a in zip(starts, actions[:, step], strict=True)])
         futures, clip = world.advance(futures, poses)
         frames.append(clip.frames.cpu().numpy())
         c2w.append(clip.c2w)

@@ -36,11 +36,11 @@ from sanawm_env.camera.rays import (
 from sanawm_env.camera.trajectory import (
     check_trajectory,
     inverse,
-    load_trajectory,
+    load_npy,
     orthonormalize,
     relative_to_first,
 )
-from sanawm_env.camera.twist import exp_se3, hold, log_se3, ramp
+from sanawm_env.camera.twist import exp_se3, hold, ramp
 
 HEIGHT, WIDTH = 3, 4
 LENS = np.array([4.0, 4.2, 2.0, 1.5], np.float32)
@@ -233,8 +233,7 @@ def test_an_unknown_key_cannot_be_held():
 
 @given(twists)
 @settings(max_examples=50, deadline=None)
-def test_exponential_and_logarithm_are_inverse(xi):
-    assert np.allclose(log_se3(exp_se3(xi)), xi, atol=1e-9)
+def test_opposite_exponentials_cancel(xi):
     assert np.allclose(exp_se3(xi) @ exp_se3(-xi), np.eye(4), atol=1e-12)
 
 
@@ -317,22 +316,22 @@ def test_a_bad_trajectory_is_refused_with_the_reason(c2w, error, message):
         check_trajectory(c2w)
 
 
-def test_trajectories_are_read_from_npy_files(tmp_path):
-    np.save(tmp_path / "good.npy", walk(1).astype(np.float32))
-    assert np.allclose(load_trajectory(tmp_path / "good.npy"), walk(1), atol=1e-6)
+def test_arrays_are_read_from_npy_files(tmp_path):
+    np.save(tmp_path / "good.npy", walk(1))
+    assert np.array_equal(load_npy(tmp_path / "good.npy"), walk(1))
 
 
-def test_unreadable_trajectory_files_are_refused_in_one_sentence(tmp_path):
+def test_unreadable_npy_files_are_refused_in_one_sentence(tmp_path):
     np.save(tmp_path / "pickle.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     (tmp_path / "text.npy").write_text("not an array")
     (tmp_path / "empty.npy").write_bytes(b"")
     np.savez(tmp_path / "archive.npy.npz", c2w=walk(1))
     for name in ("pickle.npy", "text.npy", "empty.npy", "archive.npy.npz"):
         with pytest.raises(ValueError, match=name) as caught:
-            load_trajectory(tmp_path / name)
+            load_npy(tmp_path / name)
         assert "\n" not in str(caught.value)
     with pytest.raises(FileNotFoundError, match="no file"):
-        load_trajectory(tmp_path / "missing.npy")
+        load_npy(tmp_path / "missing.npy")
 
 
 # intrinsics
@@ -341,7 +340,6 @@ def test_unreadable_trajectory_files_are_refused_in_one_sentence(tmp_path):
 def test_a_field_of_view_gives_centred_intrinsics():
     intrinsics = lens.intrinsics_from_fov(90, 1280, 704)
     assert intrinsics == pytest.approx([640, 640, 640, 352])
-    assert lens.field_of_view_deg(intrinsics, 1280, 704)[0] == pytest.approx(90)
     assert lens.intrinsics_matrix(intrinsics) == pytest.approx(np.array([[640, 0, 640], [0, 640, 352], [0, 0, 1]]))
     assert lens.to_latent_units(intrinsics) == pytest.approx([20, 20, 20, 11])
 
@@ -356,13 +354,6 @@ def test_a_field_of_view_outside_the_limits_is_refused(angle):
 def test_unusable_intrinsics_are_refused(bad):
     with pytest.raises(ValueError, match="finite, with positive focal lengths"):
         lens.fit_intrinsics(np.array(bad, float), 3)
-
-
-def test_intrinsics_are_read_from_npy_files(tmp_path):
-    np.save(tmp_path / "k.npy", lens.intrinsics_matrix(LENS))
-    assert np.array_equal(lens.load_intrinsics(tmp_path / "k.npy", 2), np.stack([LENS, LENS]))
-    with pytest.raises(FileNotFoundError):
-        lens.load_intrinsics(tmp_path / "missing.npy", 2)
 
 
 @given(*[st.integers(1, 300)] * 4)

@@ -3,15 +3,18 @@
 import json
 import os
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sanawm_env.camera.dsl import actions_to_c2w
+from sanawm_env.camera.presets import pitch_of
 from sanawm_env.cli import main
 from sanawm_env.recording.video import read_video
 from sanawm_env.world.world import World
@@ -111,6 +114,7 @@ def test_a_rollout_says_what_is_wrong_before_any_work(tiny, image, tmp_path, cap
     assert "known worlds are" in refused(capsys, "rollout", *script, "--world", "atlantis", "--out", out)
     assert "A seed must lie" in refused(capsys, *base, "--image", image, *script, "--seed", -1)
     assert "start images" in refused(capsys, *base, *script)
+    assert "cannot be used here" in refused(capsys, *base, "--image", image, *script, "--device", "cuda:99")
     assert "leaves the workspace" in refused(capsys, *base, "--image", image, "--actions", "w-4800")
     (tmp_path / "file").write_text("")
     blocked = ("rollout", "--world", tiny, "--image", image, *script, "--out", tmp_path / "file" / "x")
@@ -118,13 +122,36 @@ def test_a_rollout_says_what_is_wrong_before_any_work(tiny, image, tmp_path, cap
     assert not out.exists()
 
 
+def test_the_demo_of_the_makefile_runs(tmp_path, capsys):
+    lines = (ROOT / "Makefile").read_text().replace("\\\n", "").splitlines()
+    recipe = next(line for line in lines if "sanawm rollout" in line)
+    args = shlex.split(recipe)[2:]
+    args[args.index("--image") + 1] = str(ROOT / args[args.index("--image") + 1])
+    args[args.index("--out") + 1] = str(tmp_path / "demo")
+    sanawm("rollout", *args)
+    assert {p.name for p in (tmp_path / "demo").iterdir()} == FILES
+    sanawm("rollout", "--twist", "0,0,0.4,0,0.2,0", "--chunks", 1, "--out", tmp_path / "own")  # the world's own image
+    meta = json.loads((tmp_path / "own" / "meta.json").read_text())
+    assert meta["anchor"]["place"] in World.load("nano").config.places
+
+
+def test_a_rollout_keeps_within_the_pitch_limit_of_the_world(tmp_path):
+    for name, path in (("keys", ("--actions", "i-120")), ("twist", ("--twist", "0,0,0,0.3,0,0", "--chunks", 4))):
+        sanawm("rollout", *path, "--out", tmp_path / name)
+        c2w = np.load(tmp_path / name / "trajectory.npz")["c2w"]
+        limit = World.load("nano").config.workspace.pitch_limit_deg
+        assert np.degrees(pitch_of(c2w)).max() == pytest.approx(limit, abs=0.01)
+
+
 def test_bench_prints_and_writes_its_numbers(tiny, tmp_path, capsys):
-    sanawm("bench", "--world", tiny, "--threads", 1, "--repeats", 1, "--json", tmp_path / "bench.json")
+    threads = torch.get_num_threads()
+    sanawm("bench", "--world", tiny, "--threads", threads, "--repeats", 30, "--json", tmp_path / "bench.json")
     numbers = json.loads((tmp_path / "bench.json").read_text())
     assert set(numbers["batch"]) == {"1", "4", "16"}
     assert numbers["state_bytes"] > 0
     assert numbers["machine"]
     assert "snapshot" in capsys.readouterr().out
+    assert "at least 1" in refused(capsys, "bench", "--world", tiny, "--repeats", 0)
 
 
 def test_evaluate_prints_a_table_and_writes_numbers_and_a_sheet(tmp_path, capsys):

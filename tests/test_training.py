@@ -1,5 +1,9 @@
 """Training of the nano network: the start, the loss, and runs that are stopped."""
 
+import os
+import signal
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +14,7 @@ from sanawm_env.network import mixers
 from sanawm_env.network.layers import Grid
 from sanawm_env.network.model import SanaWM
 from sanawm_env.training import network as training
-from sanawm_env.training.clips import generate
+from sanawm_env.training.clips import generate, load
 from sanawm_env.training.nano import NANO
 from sanawm_env.training.network import TrainConfig, initialise, train_network
 from sanawm_env.training.places import intrinsics
@@ -57,13 +61,14 @@ def run(clips, out, monkeypatch=None, stop_at=None):
         step = training._step
 
         def interrupted(*args):
-            if args[6] == stop_at:
-                raise KeyboardInterrupt
+            if args[6] == stop_at - 1:
+                os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C in the middle of a step: the step is finished first
             return step(*args)
 
         monkeypatch.setattr(training, "_step", interrupted)
     train = TrainConfig(steps=4, batch_size=1, max_chunks=2)
-    train_network(NANO, train, PatchPCACodec.load(CODEC), clips, out)
+    with nullcontext() if stop_at is None else pytest.raises(KeyboardInterrupt):
+        train_network(NANO, train, PatchPCACodec.load(CODEC), clips, out)
     if monkeypatch is not None:
         monkeypatch.undo()
     return load_file(out / "network.safetensors")
@@ -77,9 +82,23 @@ def test_a_stopped_run_goes_on_to_the_same_weights(clips, tmp_path, monkeypatch)
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
-def test_the_loss_of_a_walk_falls_when_the_network_is_right(clips):
-    """A network that is told the answer (through a patched prediction) has no loss; the untrained one does."""
-    batch = training.load(clips)
+def test_clips_of_another_codec_are_refused(clips, tmp_path):
+    codec = PatchPCACodec.load(CODEC)
+    codec.scale.mul_(2)
+    with pytest.raises(ValueError, match="another codec"):
+        train_network(NANO, TrainConfig(steps=1), codec, clips, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_asking_for_more_clips_completes_the_last_shard(tmp_path):
+    codec = PatchPCACodec.load(CODEC)
+    for count in (1, 2):
+        generate(tmp_path, codec, clips=count, chunks=1, shard_clips=2)
+        assert len(load(tmp_path)["place"]) == count
+
+
+def test_a_few_steps_lower_the_loss_and_reach_every_weight(clips):
+    batch = load(clips)
     batch = {"latents": batch["latents"].float(), "c2w": batch["c2w"], "place": batch["place"]}
     model = SanaWM(NANO.network)
     initialise(model, torch.Generator().manual_seed(0))

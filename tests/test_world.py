@@ -1,5 +1,6 @@
 """The state is a value: what `World` and `WorldState` promise, held on a tiny world with random weights."""
 
+import dataclasses
 import gc
 import hashlib
 import json
@@ -13,8 +14,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sanawm_env.camera.twist import hold
+from sanawm_env.codec.patch_pca import PatchPCACodec
 from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
+from sanawm_env.world.sampler import SamplerConfig
 from sanawm_env.world.state import WorldState, stack
 from sanawm_env.world.world import World, known_worlds
 from tests.worlds import TINY, drive, picture, write_tiny_world
@@ -49,6 +52,22 @@ def pointers(state: WorldState) -> list[int]:
 
 def same(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.equal(a, b)
+
+
+def test_advance_changes_no_input_in_mixed_batches_either(world, start):
+    running, _ = drive(world, start, FORWARD, TURN)
+    state = stack([running, start, running.reseed(2)])
+    for _ in range(2):
+        before = content(state)
+        after, _ = drive(world, state, TURN)
+        assert content(state) == before
+        state = after
+
+
+def test_a_clip_cannot_be_used_to_edit_the_state(world, start):
+    _, (clip,) = drive(world, start, FORWARD)
+    with pytest.raises(ValueError, match="read-only"):
+        clip.c2w[:] = 0
 
 
 def test_advance_changes_no_input(world, start):
@@ -228,6 +247,10 @@ def test_states_of_another_world_are_refused(world, other_world, start):
         stack([start, foreign])
     with pytest.raises(ValueError, match="at least one"):
         stack([])
+    with pytest.raises(ValueError, match="another world"):
+        world.begin(foreign.slots[0].scene)
+    with pytest.raises(TypeError, match="begin takes scenes"):
+        world.begin("photo.jpg")
     with pytest.raises(TypeError, match="WorldState"):
         world.advance("state", np.tile(np.eye(4), (24, 1, 1)))
 
@@ -277,6 +300,23 @@ def test_damaged_worlds_say_what_is_wrong(tmp_path):
     save_file({"x": torch.zeros(1)}, folder / "network.safetensors")
     with pytest.raises(ValueError, match="does not fit the configuration"):
         World.load(folder)
+    folder = write_tiny_world(tmp_path / "d")
+    (folder / "codec.safetensors").write_bytes(b"cut off")
+    with pytest.raises(ValueError, match="cannot be read as a codec"):
+        World.load(folder)
+    folder = write_tiny_world(tmp_path / "e")
+    PatchPCACodec(5).save(folder / "codec.safetensors")
+    with pytest.raises(ValueError, match="5 channels"):
+        World.load(folder)
+    guided = dataclasses.replace(TINY, sampler=SamplerConfig(guidance_scale=2.0))
+    with pytest.raises(ValueError, match="guidance"):
+        World.load(write_tiny_world(tmp_path / "f", config=guided))
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "teapot"])
+def test_a_device_that_is_not_there_is_named(device):
+    with pytest.raises(ValueError, match=f"'{device}' cannot be used"):
+        World.load("nano", device)
 
 
 def test_weights_are_loaded_once_per_process():

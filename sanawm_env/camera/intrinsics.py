@@ -6,12 +6,9 @@ says latent-grid units. Camera reference, section 4.
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-
-from sanawm_env.camera.trajectory import load_npy
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,11 +34,6 @@ def fit_intrinsics(intrinsics: np.ndarray, frames: int) -> np.ndarray:
     return vectors[:frames].astype(np.float32)
 
 
-def load_intrinsics(path: str | Path, frames: int) -> np.ndarray:
-    """`fit_intrinsics` of a `.npy` file; FileNotFoundError or ValueError if it cannot be read."""
-    return fit_intrinsics(load_npy(path), frames)
-
-
 def intrinsics_from_fov(horizontal_fov_deg: float, width: int, height: int) -> np.ndarray:
     """Intrinsics (4,) float32 of a centred camera with square pixels.
 
@@ -55,14 +47,6 @@ def intrinsics_from_fov(horizontal_fov_deg: float, width: int, height: int) -> n
         if not FOV_LIMITS_DEG[0] < angle < FOV_LIMITS_DEG[1]:
             raise ValueError(f"the {name} field of view is {angle:.1f} degrees; it must lie inside {FOV_LIMITS_DEG}")
     return np.array([focal, focal, width / 2, height / 2], np.float32)
-
-
-def field_of_view_deg(intrinsics: np.ndarray, width: int, height: int) -> tuple[float, float]:
-    """Horizontal and vertical field of view in degrees of a centred camera with the focal lengths of (4,)."""
-    return tuple(
-        math.degrees(2 * math.atan2(size / 2, float(focal)))
-        for size, focal in zip((width, height), intrinsics[:2], strict=True)
-    )
 
 
 def intrinsics_matrix(intrinsics: np.ndarray) -> np.ndarray:

@@ -58,6 +58,11 @@ class Workspace:
     hard_distance: float = 64.0
     fov_fraction: float = 0.5
 
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} of a workspace must be finite and above zero, got {value!r}")
+
     def confine(self, start: np.ndarray, poses: np.ndarray) -> np.ndarray:
         """The poses (F, 4, 4) that follow `start`, kept within the pitch limit."""
         return limit_pitch(start, poses, math.radians(self.pitch_limit_deg))

@@ -30,15 +30,6 @@ def check_trajectory(c2w: np.ndarray) -> np.ndarray:
     return c2w
 
 
-def load_trajectory(path: str | Path) -> np.ndarray:
-    """Read and check a trajectory from a `.npy` file (F, 4, 4); float64.
-
-    Raises FileNotFoundError if there is no such file, ValueError if it is no plain `.npy` array, else as
-    `check_trajectory`.
-    """
-    return check_trajectory(load_npy(path))
-
-
 def load_npy(path: str | Path) -> np.ndarray:
     """One array from a `.npy` file, never unpickling; FileNotFoundError or ValueError in one sentence otherwise."""
     if not Path(path).is_file():

@@ -7,19 +7,13 @@ A twist is (v_x, v_y, v_z, w_x, w_y, w_z): metres per second along and radians p
 import numpy as np
 from scipy.spatial.transform import RigidTransform
 
+from sanawm_env.camera.dsl import FPS
 from sanawm_env.camera.trajectory import orthonormalize
-
-FPS = 16
 
 
 def exp_se3(xi: np.ndarray) -> np.ndarray:
     """Rigid motions (..., 4, 4) float64 of exponential coordinates (..., 6), translation part first."""
     return RigidTransform.from_exp_coords(np.roll(xi, 3, axis=-1)).as_matrix()
-
-
-def log_se3(pose: np.ndarray) -> np.ndarray:
-    """Exponential coordinates (..., 6) float64 of rigid motions (..., 4, 4): the inverse of `exp_se3` below pi."""
-    return np.roll(RigidTransform.from_matrix(pose).as_exp_coords(), 3, axis=-1)
 
 
 def hold(start: np.ndarray, twist: np.ndarray, frames: int = 24, fps: float = FPS) -> np.ndarray:

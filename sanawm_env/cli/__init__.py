@@ -5,6 +5,7 @@ Every command is a frozen dataclass with a `run` method; tyro makes the options.
 """
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,10 +64,12 @@ class Evaluate:
     """Also measure this many walks in layouts the world does not know, without anchors."""
 
     def run(self) -> None:
+        from sanawm_env.recording.rollout import check_writable
         from sanawm_env.training.evaluate import evaluate, print_table, save_sheet
 
-        target = self.json and _writable_file(self.json)
-        sheet = _writable_file(self.out / "truth_vs_dream.png")
+        for folder in (self.out, *([self.json.parent] if self.json else [])):
+            check_writable(folder)
+        sheet = self.out / "truth_vs_dream.png"
         timesteps = _numbers(self.timesteps) if self.timesteps else None
         report = evaluate(
             self.world, self.scenes, self.seed, self.chunks, timesteps=timesteps, unknown_scenes=self.unknown_scenes
@@ -74,9 +77,9 @@ class Evaluate:
         print_table(report, console)
         save_sheet(report, sheet)
         console.print(f"sheet {sheet}", soft_wrap=True)
-        if target:
-            target.write_text(report.to_json() + "\n")
-            console.print(f"numbers {target}", soft_wrap=True)
+        if self.json:
+            self.json.write_text(report.to_json() + "\n")
+            console.print(f"numbers {self.json}", soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -92,11 +95,13 @@ class Bench:
 
     def run(self) -> None:
         from sanawm_env.cli.bench import bench
+        from sanawm_env.recording.rollout import check_writable
 
-        target = self.json and _writable_file(self.json)
+        if self.json:
+            check_writable(self.json.parent)
         numbers = bench(self.world, self.threads, self.repeats, self.device, console)
-        if target:
-            target.write_text(json.dumps(numbers, indent=1) + "\n")
+        if self.json:
+            self.json.write_text(json.dumps(numbers, indent=1) + "\n")
 
 
 @dataclass(frozen=True)
@@ -112,10 +117,12 @@ class TrainClips:
 
     def run(self) -> None:
         from sanawm_env.codec.patch_pca import PatchPCACodec
+        from sanawm_env.recording.rollout import check_writable
         from sanawm_env.training.clips import generate
 
         _single_thread()
         codec = PatchPCACodec.load(self.codec)
+        check_writable(self.out)
         generate(self.out, codec, self.clips, self.chunks, self.seed, unknown_fraction=self.unknown_fraction)
 
 
@@ -125,16 +132,16 @@ class TrainCodec:
 
     out: Path = Path("runs/codec")
     clips: int = 200
-    channels: int = 64
     seed: int = 0
 
     def run(self) -> None:
         from sanawm_env.codec.patch_pca import PatchPCACodec
+        from sanawm_env.recording.rollout import check_writable
         from sanawm_env.training.clips import sample_frames_for_codec
 
-        self.out.mkdir(parents=True, exist_ok=True)
-        with console.status(f"rendering {self.clips} walks and fitting {self.channels} components"):
-            codec = PatchPCACodec.fit(sample_frames_for_codec(self.clips, self.seed), self.channels)
+        check_writable(self.out)
+        with console.status(f"rendering {self.clips} walks and fitting the components"):
+            codec = PatchPCACodec.fit(sample_frames_for_codec(self.clips, self.seed))
         codec.save(self.out / "codec.safetensors")
         console.print(f"codec {self.out / 'codec.safetensors'}", soft_wrap=True)
 
@@ -153,6 +160,7 @@ class TrainNetwork:
 
     def run(self) -> None:
         from sanawm_env.codec.patch_pca import PatchPCACodec
+        from sanawm_env.recording.rollout import check_writable
         from sanawm_env.training.nano import NANO, export_world
         from sanawm_env.training.network import TrainConfig, train_network
 
@@ -160,9 +168,13 @@ class TrainNetwork:
         train = TrainConfig(
             steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate, seed=self.seed
         )
+        check_writable(self.out)
         train_network(NANO, train, PatchPCACodec.load(self.codec), self.clips, self.out)
+        if int(os.environ.get("RANK", 0)):  # under torchrun the first process alone writes
+            return
         export_world(self.out, self.codec, self.out / "world")
-        console.print(f"world {self.out / 'world'} (try: sanawm rollout --world {self.out / 'world'} --actions w-48)", soft_wrap=True)
+        world = self.out / "world"
+        console.print(f"world {world} (try: sanawm rollout --world {world} --actions w-48)", soft_wrap=True)
 
 
 Train = Annotated[
@@ -186,18 +198,11 @@ def main(args: list[str] | None = None) -> None:
     try:
         command.run()
     except KeyboardInterrupt:
-        console.print("Stopped; what was finished is kept.")
+        console.print("Stopped.")
         sys.exit(130)
     except (ValueError, TypeError, OSError) as error:
-        Console(stderr=True).print(f"sanawm: {error}", style="red", highlight=False, markup=False)
+        Console(stderr=True).print(f"sanawm: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
-
-
-def _writable_file(path: Path) -> Path:
-    """The path, after its folder was made and the file could be opened; OSError before any work otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.open("a").close()
-    return path
 
 
 def _numbers(text: str) -> tuple[float, ...]:

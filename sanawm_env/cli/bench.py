@@ -46,6 +46,8 @@ class TimedEngine:
 
 def bench(name: str, threads: int, repeats: int, device: str, console: Console) -> dict[str, Any]:
     """Measure and print one table; the numbers as plain values. Times are medians over `repeats`."""
+    if threads < 1 or repeats < 1:
+        raise ValueError(f"--threads and --repeats must be at least 1, got {threads} and {repeats}.")
     torch.set_num_threads(threads)
     loaded = World.load(name, device)
     engine = TimedEngine(loaded.engine)
@@ -110,9 +112,10 @@ def _operations(world: World, repeats: int) -> dict[str, float]:
     for _ in range(WARM_UP):
         env.step(action)
     before = env.snapshot()
-    steps = [_time(lambda: env.step(action)) for _ in range(repeats)]
-    env.restore(before)
-    env.step(action)
+    steps = []
+    for _ in range(repeats):
+        env.restore(before)
+        steps.append(_time(lambda: env.step(action)))
     after = env.snapshot()
     return {
         "env_step_ms": median(steps) * 1e3,

@@ -9,10 +9,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sanawm_env.camera.dsl import actions_to_c2w
 from sanawm_env.camera.intrinsics import intrinsics_matrix
-from sanawm_env.camera.trajectory import load_npy, relative_to_first
+from sanawm_env.camera.trajectory import load_npy, orthonormalize, relative_to_first
 from sanawm_env.camera.twist import hold
 from sanawm_env.envs.explore import SanaWMEnv
 from sanawm_env.recording.rollout import RolloutWriter, load_trajectory
+from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.world import World
 
 if TYPE_CHECKING:
@@ -24,10 +25,9 @@ def rollout(options: "Rollout", console: Console) -> None:
 
     Raises ValueError, TypeError or OSError in one sentence.
     """
-    c2w = _camera_path(options)
     world = World.load(options.world, options.device)
     name, n = world.config.name, world.config.chunk_frames
-    poses = _whole_chunks(c2w, n)
+    poses = _whole_chunks(_camera_path(options, world.config), n)
     limit = world.config.workspace.hard_distance
     if world.config.workspace.too_far(poses):
         raise ValueError(f"The camera path leaves the workspace of {name}: stay within {limit:g} m of the start.")
@@ -70,22 +70,27 @@ def rollout(options: "Rollout", console: Console) -> None:
     console.print(f"{done / seconds:.1f} env steps/s, {done * n / seconds:.0f} frames/s")
 
 
-def _camera_path(options: "Rollout") -> np.ndarray:
-    """Poses (F, 4, 4) float64 relative to the first; ValueError unless exactly one kind of path is given."""
+def _camera_path(options: "Rollout", config: WorldConfig) -> np.ndarray:
+    """Poses (F, 4, 4) float64 relative to the first; ValueError unless exactly one kind of path is given.
+
+    Keys and twists stay within the world's pitch limit, a trajectory is followed as it is.
+    """
     given = [name for name in ("actions", "trajectory", "twist") if getattr(options, name) is not None]
     if len(given) != 1:
         raise ValueError(f"Give one of --actions, --trajectory and --twist, not {len(given)} of them.")
     if options.actions is not None:
-        return actions_to_c2w(options.actions).astype(np.float64)
+        limit = config.workspace.pitch_limit_deg
+        return actions_to_c2w(options.actions, pitch_limit_deg=limit).astype(np.float64)
     if options.trajectory is not None:
-        return relative_to_first(load_trajectory(options.trajectory).c2w)
+        return relative_to_first(np.stack([orthonormalize(p) for p in load_trajectory(options.trajectory).c2w]))
     if options.chunks < 1:
         raise ValueError(f"--chunks must be at least 1, got {options.chunks}.")
     try:
         twist = np.array([float(number) for number in options.twist.split(",")])
     except ValueError:
         raise ValueError(f"--twist takes six numbers vx,vy,vz,wx,wy,wz, got {options.twist!r}.") from None
-    return np.concatenate((np.eye(4)[None], hold(np.eye(4), twist, frames=24 * options.chunks)))
+    poses = hold(np.eye(4), twist, config.chunk_frames * options.chunks, config.fps)
+    return np.concatenate((np.eye(4)[None], config.workspace.confine(np.eye(4), poses)))
 
 
 def _whole_chunks(c2w: np.ndarray, n: int) -> np.ndarray:

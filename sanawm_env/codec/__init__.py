@@ -1,1 +1,1 @@
-""""""
+"""Codecs: frames to latents and back."""

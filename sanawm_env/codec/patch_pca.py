@@ -10,6 +10,7 @@ takes up little of a narrow network (measured: 2.5 dB after 50 steps of training
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -97,7 +98,10 @@ class PatchPCACodec(nn.Module):
         """The codec stored at `path`; FileNotFoundError, or ValueError when the file holds something else."""
         if not Path(path).is_file():
             raise FileNotFoundError(f"No codec at {path}; fit one with PatchPCACodec.fit and save it there.")
-        tensors = load_file(path)
+        try:
+            tensors = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path} cannot be read as a codec: {error}.") from error
         if set(tensors) != {"mean", "components", "scale"}:
             raise ValueError(f"{path} is no PatchPCACodec: it holds {sorted(tensors)}, not components, mean, scale.")
         codec = PatchPCACodec(len(tensors["scale"]))

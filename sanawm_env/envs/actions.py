@@ -37,13 +37,15 @@ class Twist:
     """Body twist (6,) in [-1, 1], scaled by the speed preset; values outside are clipped.
 
     (v_x, v_y, v_z, w_x, w_y, w_z): right, down, forward; look up, turn right, roll clockwise. Held for the chunk, or
-    reached from the previous twist within 8 frames (`ramp`). The pitch stays inside the workspace's limit.
+    reached from the previous twist within 8 frames (`ramp`). The pitch stays inside the workspace's limit, and a turn
+    is slowed, axis kept, so that consecutive chunks overlap.
     """
 
     speed: SpeedPreset
     workspace: Workspace
     frames: int
     fps: int
+    horizontal_fov: float
     ramp: bool = False
 
     @property
@@ -55,6 +57,7 @@ class Twist:
 
     def move(self, previous: np.ndarray, c2w: np.ndarray, action: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         wanted = self.speed.scale(_numbers(action, (6,), "a twist action is six finite numbers in [-1, 1]"))
+        wanted = self.workspace.limit_rotation(wanted, self.frames / self.fps, self.horizontal_fov)
         if self.ramp:
             poses = twist.ramp(c2w, wanted, previous, self.frames, fps=self.fps)
         else:
@@ -164,7 +167,7 @@ def steering(
             raise ValueError(f"{what} must be one of {', '.join(known)}, got {value!r}.")
     preset, frames = PRESETS[speed], config.chunk_frames
     if mode == "twist":
-        return Twist(preset, workspace, frames, config.fps, smoothing == "ramp")
+        return Twist(preset, workspace, frames, config.fps, config.horizontal_fov, smoothing == "ramp")
     if mode == "poses":
         return Poses(workspace, frames)
     dynamics = KeyDynamics(preset.planar / FPS, preset.turn_deg / FPS, workspace.pitch_limit_deg)

@@ -10,7 +10,7 @@
 import copy
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,8 @@ class SanaWMEnv(gym.Env):
         obs_size: (height, width) of observed pictures; None for the world's own, at most 144 x 256.
         render_mode: None, "rgb_array" (the last frame) or "rgb_array_list" (all frames of the last step, the start
             image after a reset). Gymnasium's RecordVideo keeps one frame per step of either: record `clip.frames`.
-        workspace: limits of pitch and distance; None for the world's own.
+        workspace: limits, the keywords of `camera.presets.Workspace` as a dict; None for the world's own. Beyond the
+            soft distance a warning is logged.
 
     Actions outside the box are clipped; anything that is not an action raises ValueError or TypeError and changes
     nothing. An episode never terminates. It is truncated after `max_episode_chunks` steps, or when the camera has left
@@ -67,7 +68,7 @@ class SanaWMEnv(gym.Env):
     def __init__(
         self,
         world: str | os.PathLike | World = "nano",
-        scenes: ImageSource | Iterable[ImageSource] | None = None,
+        scenes: ImageSource | Sequence[ImageSource] | None = None,
         obs_mode: str = "dict",
         action_mode: str = "twist",
         max_episode_chunks: int = 10,
@@ -76,14 +77,16 @@ class SanaWMEnv(gym.Env):
         smoothing: str = "hold",
         obs_size: tuple[int, int] | None = None,
         render_mode: str | None = None,
-        workspace: Workspace | None = None,
+        workspace: Mapping[str, float] | Workspace | None = None,
     ):
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ValueError(f"render_mode must be None, {' or '.join(RENDER_MODES)}, got {render_mode!r}.")
         if not isinstance(max_episode_chunks, int | np.integer) or max_episode_chunks < 1:
             raise ValueError(f"max_episode_chunks must be a whole number above zero, got {max_episode_chunks!r}.")
         self.world = world if isinstance(world, World) else World.load(world, device)
-        self.workspace = self.world.config.workspace if workspace is None else workspace
+        if workspace is None:
+            workspace = self.world.config.workspace
+        self.workspace = workspace if isinstance(workspace, Workspace) else Workspace(**workspace)
         self.max_episode_chunks = int(max_episode_chunks)
         self.obs_mode, self.action_mode, self.render_mode = obs_mode, action_mode, render_mode
         config = self.world.config
@@ -114,11 +117,15 @@ class SanaWMEnv(gym.Env):
         if scene is None and not self._scenes:
             name = self.world.config.name
             raise ValueError(f'The {name} world ships no start images: give scenes=, or options["scene"].')
+        kept = copy.deepcopy(self._np_random), self._np_random_seed
         super().reset(seed=seed)
         # Both are always drawn, so that what one episode is given does not change the next.
         drawn_scene, drawn = self.np_random.integers(max(1, len(self._scenes))), self.np_random.integers(MAX_SEED)
-        if scene is None:
-            scene = self._scene(drawn_scene, options)
+        try:
+            scene = self._scene(drawn_scene, options) if scene is None else scene
+        except Exception:
+            self._np_random, self._np_random_seed = kept  # a failed reset changes nothing
+            raise
         state = self.world.begin(scene, int(drawn) if given is None else given)
         self._now = Snapshot(state, None, self.action_mode, self._steering.start())
         return self._observe(self._now), self._info(self._now)
@@ -135,6 +142,9 @@ class SanaWMEnv(gym.Env):
         carry, poses = self._steering.move(now.carry, now.slot.c2w, action)
         state, clip = self.world.advance(now.state, poses)
         self._now = now = Snapshot(state, clip, self.action_mode, carry)
+        if self.workspace.far(clip.c2w[0]):
+            metres = self.workspace.soft_distance
+            gym.logger.warn(f"The camera is over {metres:g} m from its start: expect poor pictures.")
         return self._observe(now), 0.0, False, self._ended(now), self._info(now)
 
     def render(self) -> np.ndarray | list[np.ndarray] | None:
@@ -264,7 +274,7 @@ def _address(source: str | os.PathLike | None, world: World) -> str:
     raise TypeError("An environment around a loaded World cannot be pickled: give a name or folder.")
 
 
-def _start_images(scenes: ImageSource | Iterable[ImageSource] | None, world: World) -> list[ImageSource]:
+def _start_images(scenes: ImageSource | Sequence[ImageSource] | None, world: World) -> list[ImageSource]:
     """Start images as a list; FileNotFoundError or ValueError for paths that are not there."""
     if scenes is None:
         return list(world.starts)
@@ -279,4 +289,5 @@ def _start_images(scenes: ImageSource | Iterable[ImageSource] | None, world: Wor
     for image in images:
         if isinstance(image, str | os.PathLike) and not Path(image).is_file():
             raise FileNotFoundError(f"There is no start image at {image}.")
-    return images
+    # absolute, so that a pickled environment finds them from another folder
+    return [Path(image).absolute() if isinstance(image, str | os.PathLike) else image for image in images]

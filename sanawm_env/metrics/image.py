@@ -1,4 +1,4 @@
-"""Likeness of two images, and of the moments at which a trajectory returns to a place it has seen.
+"""Likeness of two images.
 
 PSNR, and SSIM with the benchmark's own window (11x11 box, mirrored border, all pixels), from the camera reference,
 section 7.3; library SSIMs weight by a Gaussian or cut the border and give other numbers.

@@ -32,7 +32,7 @@ class Grid(NamedTuple):
         """Index of the chunk that holds `frame`; frames past the end belong to none (-1)."""
         if frame >= self.frames:
             return -1
-        return sum(frame >= start for start in self.chunk_starts)
+        return sum(frame >= start for start in self.chunk_starts) - 1
 
 
 class RMSNorm(nn.Module):

@@ -49,7 +49,7 @@ class RolloutWriter:
         self.out_dir = Path(out_dir)
         self.fps = fps
         self.meta = dict(meta or {})
-        _check_writable(self.out_dir)
+        check_writable(self.out_dir, (VIDEO, TRAJECTORY, SHEET, META))
         self._video = VideoWriter(self.out_dir / VIDEO, fps=fps, crf=crf, upscale=upscale)
         self._c2w: list[np.ndarray] = []
         self._intrinsics: list[np.ndarray] = []
@@ -84,7 +84,8 @@ class RolloutWriter:
         except ValueError:
             self._c2w.pop(), self._intrinsics.pop()
             raise
-        self._thumbnails.add(first, frames)
+        finally:
+            self._thumbnails.add(first, frames[: self._video.num_frames - first])
 
     def __exit__(self, exception_type, *_) -> None:
         self._video.close()
@@ -199,7 +200,12 @@ def _thumbnail(frame: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS, reducing_gap=2))
 
 
-def _check_writable(out_dir: Path) -> None:
+def check_writable(out_dir: Path, names: tuple[str, ...] = ()) -> None:
+    """Make the folder and try to write there, so that a command fails before its work and not after it.
+
+    Raises NotADirectoryError, IsADirectoryError (one of the file `names` is a folder), PermissionError or OSError (no
+    space), one sentence each.
+    """
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out_dir) as probe:
@@ -210,7 +216,7 @@ def _check_writable(out_dir: Path) -> None:
         raise PermissionError(f"cannot write to {out_dir}: permission denied, choose another folder") from None
     except OSError as error:
         raise OSError(f"cannot write to {out_dir}: {error.strerror or error}") from None
-    for name in (VIDEO, TRAJECTORY, SHEET, META):
+    for name in names:
         if (out_dir / name).is_dir():
             raise IsADirectoryError(f"cannot write {out_dir / name}: a folder of that name is in the way")
     if shutil.disk_usage(out_dir).free < _MIN_FREE_BYTES:

@@ -7,18 +7,17 @@ evaluation apart by construction: the role is part of every seed, also of the se
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich.progress import Progress
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sanawm_env.codec.patch_pca import PatchPCACodec, to_patches
 from sanawm_env.training.places import CHUNK, PLACES, intrinsics, place, random_place, render, sample_path, sample_start
+from sanawm_env.world.state import save_whole
 
 ROLES = {"train": 1, "validation": 2, "evaluate": 3}
 
@@ -60,7 +59,7 @@ def generate(
     out = Path(out)
     settings = {
         "chunks": chunks, "seed": seed, "role": role, "unknown_fraction": unknown_fraction, "shard_clips": shard_clips,
-        "codec": "none" if codec is None else hashlib.sha256(codec.components.numpy().tobytes()).hexdigest()[:16],
+        "codec": "none" if codec is None else codec_hash(codec),
     }  # fmt: skip
     header = {"settings": json.dumps(settings)}
     random_stream(role, seed, 0)  # a wrong role must not leave a folder behind
@@ -73,7 +72,7 @@ def generate(
         task = progress.add_task(f"clips for {role}", total=clips)
         for shard, first in enumerate(range(0, clips, shard_clips)):
             path, count = out / f"shard_{shard:05d}.safetensors", min(shard_clips, clips - first)
-            if path.exists():
+            if path.exists() and _clips_in(path) >= count:
                 progress.advance(task, count)
                 continue
             rng = random_stream(role, seed, shard)
@@ -83,9 +82,24 @@ def generate(
                 pieces.append((_stored(codec, frames), torch.from_numpy(c2w).float(), torch.tensor(index)))
                 progress.advance(task)
             content, c2w, index = (torch.stack(column) for column in zip(*pieces, strict=True))
-            partial = path.with_suffix(".partial")
-            save_file({"latents" if codec else "frames": content, "c2w": c2w, "place": index}, partial, header)
-            os.replace(partial, path)  # the shard appears whole or not at all
+            save_whole({"latents" if codec else "frames": content, "c2w": c2w, "place": index}, path, header)
+
+
+def codec_hash(codec: PatchPCACodec) -> str:
+    """What tells codecs apart: latents of one mean nothing to another."""
+    parts = (codec.mean, codec.components.half(), codec.scale)
+    return hashlib.sha256(b"".join(part.cpu().numpy().tobytes() for part in parts)).hexdigest()[:16]
+
+
+def made_with(folder: Path | str) -> dict:
+    """The settings that the shards of `folder` were generated with; FileNotFoundError where there are none."""
+    with safe_open(_shards_or_raise(folder)[0], "pt") as file:
+        return json.loads(file.metadata()["settings"])
+
+
+def _clips_in(path: Path) -> int:
+    with safe_open(path, "pt") as file:
+        return file.get_slice("place").get_shape()[0]
 
 
 def _stored(codec: PatchPCACodec | None, frames: np.ndarray) -> Tensor:
@@ -97,13 +111,17 @@ def _shards(folder: Path) -> list[Path]:
     return sorted(folder.glob("shard_*.safetensors"))
 
 
-def load(folder: Path | str) -> dict[str, Tensor]:
-    """All complete shards of `folder`, stacked: latents (or frames), c2w, place; see `generate`."""
+def _shards_or_raise(folder: Path | str) -> list[Path]:
     paths = _shards(Path(folder))
     if not paths:
-        raise FileNotFoundError(f"No shards in {folder}; make some with sanawm_env.training.clips.generate.")
+        raise FileNotFoundError(f"No shards in {folder}; make some with `sanawm train clips`.")
+    return paths
+
+
+def load(folder: Path | str) -> dict[str, Tensor]:
+    """All complete shards of `folder`, stacked: latents (or frames), c2w, place; see `generate`."""
     parts = []
-    for path in paths:
+    for path in _shards_or_raise(folder):
         with safe_open(path, "pt") as file:
             parts.append({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}

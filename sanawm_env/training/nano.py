@@ -1,6 +1,5 @@
 """The nano world as one configuration: its sizes, and the folder that `World.load` reads."""
 
-import dataclasses
 import shutil
 from pathlib import Path
 
@@ -40,11 +39,10 @@ NANO = WorldConfig(
 STARTS_PER_PLACE = 4
 
 
-def export_world(run: Path, codec: Path, out: Path, timesteps: tuple[float, ...] = NANO.sampler.timesteps) -> None:
+def export_world(run: Path, codec: Path, out: Path) -> None:
     """Write a world's folder: `config.json`, weights, codec, and start images that carry their anchors."""
     (out / "starts").mkdir(parents=True, exist_ok=True)
-    config = dataclasses.replace(NANO, sampler=SamplerConfig(timesteps=tuple(timesteps)))
-    (out / "config.json").write_text(config.to_json() + "\n")
+    (out / "config.json").write_text(NANO.to_json() + "\n")
     for source, name in ((run / "network.safetensors", "network.safetensors"), (codec, "codec.safetensors")):
         if source.resolve() != (out / name).resolve():
             shutil.copyfile(source, out / name)

@@ -10,23 +10,30 @@ The loss is the error of the v-prediction, its channels weighted so that it coun
 import json
 import math
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import save_file
 from torch import Tensor
 
+from sanawm_env.camera.trajectory import chunk_boundaries
 from sanawm_env.codec.patch_pca import LATENT_STD, PatchPCACodec
 from sanawm_env.network.layers import Grid
 from sanawm_env.network.mixers import GDNMixer, WindowMixer
 from sanawm_env.network.model import SanaWM
-from sanawm_env.training.clips import load
+from sanawm_env.training.clips import codec_hash, load, made_with
 from sanawm_env.training.places import CHUNK, PLACES, intrinsics
 from sanawm_env.world.conditions import camera_inputs, place_token
 from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.sampler import data_from_v
+from sanawm_env.world.state import save_whole
+
+CHECKPOINT_EVERY = 100
 
 
 @dataclass(frozen=True)
@@ -146,12 +153,6 @@ def _copy_path(model: SanaWM, block: torch.nn.Module) -> None:
     model.final_layer.linear.weight[source, target] = -1.5 * LATENT_STD
 
 
-def chunk_slices(chunks: int, latents_per_chunk: int) -> list[tuple[int, int]]:
-    """Latent ranges of the chunks of a clip; the first holds the start image too."""
-    n = latents_per_chunk
-    return [(0 if j == 0 else n * j + 1, n * (j + 1) + 1) for j in range(chunks)]
-
-
 def clip_loss(
     model: SanaWM,
     config: WorldConfig,
@@ -180,7 +181,8 @@ def clip_loss(
     text = torch.stack([place_token(config.places, name, config.network.caption_channels) for name in names])
     lens = torch.as_tensor(intrinsics(), dtype=torch.float32).expand(size, 4)
     state, losses = None, []
-    for j, (a, b) in enumerate(chunk_slices(chunks, config.latents_per_chunk)):
+    boundaries = chunk_boundaries(1 + config.latents_per_chunk * chunks, config.latents_per_chunk)
+    for j, (a, b) in enumerate(pairwise(boundaries)):
         first = j == 0
         poses = c2w[:, 1 + CHUNK * j : 1 + CHUNK * (j + 1)]
         camera, plucker = camera_inputs(config, c2w[:, 0], poses, lens, c2w[:, 0], anchored, first=first)
@@ -210,14 +212,22 @@ def clip_loss(
 def train_network(config: WorldConfig, train: TrainConfig, codec: PatchPCACodec, data: Path, out: Path) -> None:
     """Train and leave `network.safetensors` (EMA, float16) and `loss.png` in `out`; goes on from `out/checkpoint.pt`.
 
-    Ctrl-C saves a checkpoint and returns. The order of the samples depends on the seed and the step alone. Under
-    `torchrun --nproc-per-node N` each process takes a batch of its own and gradients are averaged: one per core is
-    faster than threads for a network this small.
+    Ctrl-C and SIGTERM finish the step, save a checkpoint and raise KeyboardInterrupt. The samples of a step depend on
+    the seed, the step and the number of processes alone. Under `torchrun --nproc-per-node N` each process takes a batch
+    of its own and gradients are averaged: one per core is faster than threads for a network this small.
+
+    Raises FileNotFoundError without clips, ValueError for clips of another codec or a checkpoint of another run.
     """
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    settings = made_with(data)
+    if settings["codec"] != codec_hash(codec):
+        raise ValueError(f"The clips in {data} were encoded with another codec: use that one, or make them anew.")
     if processes > 1:
         torch.distributed.init_process_group("gloo")
     out.mkdir(parents=True, exist_ok=True)
+    identity = json.dumps(
+        {"train": asdict(train), "world": asdict(config), "clips": settings, "processes": processes}, sort_keys=True
+    )
     clips = load(data)
     generator = torch.Generator().manual_seed(train.seed)
     model = SanaWM(config.network)
@@ -229,8 +239,8 @@ def train_network(config: WorldConfig, train: TrainConfig, codec: PatchPCACodec,
     step, history, checkpoint = 0, [], out / "checkpoint.pt"
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
-        if saved["config"] != json.dumps(asdict(train)):
-            raise ValueError(f"{checkpoint} belongs to another run ({saved['config']}); use another folder.")
+        if saved["identity"] != identity:
+            raise ValueError(f"{checkpoint} belongs to another run ({saved['identity']}); use another folder.")
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         average, step, history = saved["average"], saved["step"], saved["history"]
@@ -240,33 +250,45 @@ def train_network(config: WorldConfig, train: TrainConfig, codec: PatchPCACodec,
             return
         parts = {
             "model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average,
-            "step": step, "history": history, "config": json.dumps(asdict(train)),
+            "step": step, "history": history, "identity": identity,
         }  # fmt: skip
         torch.save(parts, checkpoint.with_suffix(".partial"))
         os.replace(checkpoint.with_suffix(".partial"), checkpoint)
         weights = {**model.state_dict(), **average}
-        save_file({k: v.half().contiguous() for k, v in weights.items()}, out / "network.safetensors")
+        save_whole({k: v.half().contiguous() for k, v in weights.items()}, out / "network.safetensors")
         _plot(history, out / "loss.png")
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=rank > 0) as progress:
+    with _stop_signals() as stopped, Progress(*columns, disable=rank > 0) as progress:
         task = progress.add_task("training", total=train.steps, completed=step)
-        try:
-            while step < train.steps:
-                loss = _step(model, optimizer, config, train, clips, codec.pixel_weights, step, rank, processes)
-                decay = min(train.ema, (step + 1) / (step + 10))
-                for name, parameter in model.named_parameters():
-                    average[name].lerp_(parameter.detach(), 1 - decay)
-                history.append(loss)
-                step += 1
-                recent = sum(history[-100:]) / len(history[-100:])
-                progress.update(task, completed=step, description=f"loss {recent:.4f}")
-                if step % 250 == 0:
-                    save()
+        while step < train.steps and not stopped:
+            loss = _step(model, optimizer, config, train, clips, codec.pixel_weights, step, rank, processes)
+            decay = min(train.ema, (step + 1) / (step + 10))
+            for name, parameter in model.named_parameters():
+                average[name].lerp_(parameter.detach(), 1 - decay)
+            history.append(loss)
+            step += 1
+            recent = sum(history[-100:]) / len(history[-100:])
+            progress.update(task, completed=step, description=f"loss {recent:.4f}")
+            if step % CHECKPOINT_EVERY == 0:
+                save()
+                if rank == 0:
                     progress.console.print(f"step {step} loss {recent:.4f}")
-        except KeyboardInterrupt:
-            progress.console.print(f"Stopped at step {step}; the same command goes on from {checkpoint}.")
         save()
+    if stopped:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """A list that fills when the process is asked to stop: a step is finished before anything is saved."""
+    stopped: list[int] = []
+    kept = {number: signal.signal(number, lambda n, _: stopped.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
 
 
 def _step(

@@ -50,6 +50,13 @@ class SanaEngine:
     """SanaWM network, few-step sampler and codec."""
 
     def __init__(self, config: WorldConfig, network: SanaWM, codec: PatchPCACodec, device: torch.device):
+        if config.sampler.guidance_scale != 1:
+            raise ValueError(f"The {config.name} world asks for guidance, which this engine does not run: set it to 1.")
+        if codec.channels != config.network.latent_channels:
+            raise ValueError(
+                f"The {config.name} world has a codec of {codec.channels} channels and a network of "
+                f"{config.network.latent_channels}: use the pair that was trained together."
+            )
         self.config = config
         self.device = device
         self.network = network.to(device).eval().requires_grad_(False)

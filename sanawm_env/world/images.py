@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageOps, PngImagePlugin
 from torch import Tensor
 
-from sanawm_env.camera.intrinsics import crop_geometry, resize_and_center_crop
+from sanawm_env.camera.intrinsics import resize_and_center_crop
 from sanawm_env.world.anchor import Anchor
 
 ANCHOR_CHUNK = "sanawm:anchor"
@@ -50,15 +50,7 @@ def fit_image(image: ImageSource, height: int, width: int) -> np.ndarray:
 
     Camera spec section 4.2. Accepts and raises what `load_image` does.
     """
-    image = load_image(image)
-    crop = crop_geometry(image.width, image.height, width, height)
-    if crop.resized[0] * crop.resized[1] <= MAX_PIXELS:
-        return np.asarray(resize_and_center_crop(image, height, width))
-    # A thin strip blown up until it covers the frame would fill the memory: compute only the window that is kept.
-    source_per_resized = np.divide(crop.source, crop.resized)
-    start = crop.offset * source_per_resized
-    end = np.minimum(start + crop.target * source_per_resized, crop.source)
-    return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS, box=(*start, *end)))
+    return np.asarray(resize_and_center_crop(load_image(image), height, width))
 
 
 def resize_frames(frames: Tensor, height: int, width: int) -> Tensor:

@@ -34,12 +34,14 @@ MAX_SEED = 2**63 - 1
 class Scene:
     """A start image, encoded once.
 
-    key: content hash of everything below. image: (H, W, 3) uint8, cropped to the world's picture.
+    key: content hash of what was given. weights_hash: of the world that encoded it.
+    image: (H, W, 3) uint8, cropped to the world's picture.
     intrinsics: (4,) float64 fx, fy, cx, cy in pixels of `image`. image_latent: (1, c, 1, h, w).
     text: (1, L, caption_channels); text_mask: (1, L) or None. anchor: pose of frame 0 in a known place, or None.
     """
 
     key: str
+    weights_hash: str
     image: np.ndarray
     intrinsics: np.ndarray
     image_latent: Tensor
@@ -116,15 +118,7 @@ class WorldState:
             "slots": tree.dump(self.slots, tensors, "slots"),
             "extra": tree.dump(extra, tensors, "extra"),
         }
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        try:
-            save_file(tensors, partial, {"sanawm_state": json.dumps(header)})
-            os.replace(partial, path)
-        except (OSError, SafetensorError) as error:
-            with suppress(OSError):
-                partial.unlink()
-            raise OSError(f"The state cannot be written to {path}: {error}.") from error
+        save_whole(tensors, path, {"sanawm_state": json.dumps(header)})
 
     @classmethod
     def load(cls, path: str | os.PathLike, world: "World") -> "WorldState":
@@ -168,6 +162,20 @@ def load_state(path: str | os.PathLike, world: "World", *extra_types: type) -> t
         raise ValueError(f"{path} does not hold a complete state: {error!r}.") from error
     world.check_state(state)
     return state.to(world.device), tree.map_tensors(lambda t: t.to(world.device), extra)
+
+
+def save_whole(tensors: dict[str, Tensor], path: str | os.PathLike, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file that appears whole or not at all; OSError in one sentence where it cannot be."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        save_file(tensors, partial, metadata)
+        partial.chmod(0o644)  # the library makes it private
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise OSError(f"{path} cannot be written: {error}.") from error
 
 
 def stack(states: Iterable[WorldState]) -> WorldState:

@@ -65,8 +65,8 @@ class World:
     def load(name: str | PathLike = "nano", device: str | torch.device = "cpu") -> "World":
         """The world of that name, or in that folder (`config.json` and weights); one per process, name and device.
 
-        Raises ValueError for an unknown name (naming the known ones) or files that do not fit, RuntimeError (torch's)
-        for a device that is not there.
+        Raises ValueError for an unknown name (naming the known ones), files that do not fit, or a device that is not
+        there; FileNotFoundError for missing weights.
         """
         folder = SHIPPED / str(name)
         if str(name) not in known_worlds():
@@ -76,7 +76,12 @@ class World:
                     f"Unknown world {str(name)!r}; the known worlds are {', '.join(known_worlds())}, "
                     "or give a folder that holds config.json and weights."
                 )
-        return _load(folder.resolve(), torch.device(device))
+        try:
+            device = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0"
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"The device {str(device)!r} cannot be used here: {reason}") from error
+        return _load(folder.resolve(), device)
 
     def __deepcopy__(self, memo: dict) -> "World":
         """Itself: a world is weights and pure functions, there is nothing to copy."""
@@ -117,13 +122,14 @@ class World:
         picture = load_image(image)
         lens = self._lens(picture.width, picture.height, intrinsics)
         frame = fit_image(picture, self.config.height, self.config.width)
-        text, text_mask = self.engine.encode_prompt(prompt, anchor)
         parts = (frame.tobytes(), lens.tobytes(), prompt.encode(), b"" if anchor is None else anchor.to_json().encode())
         key = hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
         if key not in self._scenes:
             while len(self._scenes) >= SCENES_KEPT:
                 self._scenes.pop(next(iter(self._scenes)))
-            self._scenes[key] = Scene(key, frame, lens, self.engine.encode(frame), text, text_mask, anchor)
+            text, text_mask = self.engine.encode_prompt(prompt, anchor)
+            latent = self.engine.encode(frame)
+            self._scenes[key] = Scene(key, self.weights_hash, frame, lens, latent, text, text_mask, anchor)
         return self._scenes[key]
 
     def _lens(self, width: int, height: int, intrinsics: np.ndarray | None) -> np.ndarray:
@@ -134,17 +140,24 @@ class World:
         if np.shape(intrinsics) not in ((4,), (3, 3)):
             raise ValueError(f"intrinsics must be (4,) fx, fy, cx, cy or a (3, 3) matrix, got {np.shape(intrinsics)}.")
         given = fit_intrinsics(np.asarray(intrinsics), 1)[0]
-        if not np.isfinite(given).all() or (given[:2] <= 0).any():
-            raise ValueError(f"intrinsics must be finite with positive focal lengths, got {given.tolist()}.")
         return np.asarray(crop_geometry(width, height, config.width, config.height).apply(given), np.float64)
 
     def begin(self, scene: Scene | Sequence[Scene], seed: int | Sequence[int] = 0) -> WorldState:
         """The state before the first chunk: the start image at the identity pose.
 
-        One scene or several; one seed (slot i gets seed + i) or one per scene.
+        One scene or several; one seed (slot i gets seed + i) or one per scene. Raises TypeError or ValueError for
+        anything else, and for a scene of another world.
         """
         scenes = [scene] if isinstance(scene, Scene) else list(scene)
-        seeds = [check_seed(seed) + i for i in range(len(scenes))] if isinstance(seed, int | np.integer) else list(seed)
+        for s in scenes:
+            if not isinstance(s, Scene):
+                raise TypeError(f"begin takes scenes, got {type(s).__name__}: make one with world.scene(image).")
+            if s.weights_hash != self.weights_hash:
+                raise ValueError("This scene was encoded by another world: make it with this world's scene().")
+        if isinstance(seed, list | tuple | np.ndarray):
+            seeds = list(seed)
+        else:
+            seeds = [check_seed(seed) + i for i in range(len(scenes))]
         if not scenes or len(seeds) != len(scenes):
             raise ValueError(f"begin needs scenes and one seed for each, got {len(scenes)} and {len(seeds)}.")
         slots = tuple(
@@ -218,7 +231,9 @@ class World:
         if poses.shape != (batch, n, 4, 4):
             single = f"({n}, 4, 4) or " if batch == 1 else ""
             raise ValueError(f"poses must have the shape {single}({batch}, {n}, 4, 4), got {poses.shape}.")
-        return check_trajectory(poses.reshape(-1, 4, 4)).reshape(poses.shape)
+        checked = check_trajectory(poses.reshape(-1, 4, 4)).reshape(poses.shape)
+        checked.setflags(write=False)  # states and clips share it
+        return checked
 
 
 @lru_cache(maxsize=8)
