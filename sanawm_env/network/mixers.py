@@ -114,18 +114,12 @@ class GDNMixer(Mixer):
         state: GDNState | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v: (B, h, N, D) features, k scaled. Returns the read-out (B, h, N, D) and the states kv and z."""
-
-        def frames(t: Tensor) -> Tensor:
-            return t.unflatten(2, (grid.frames, grid.tokens))
-
+        turned = (by_frame(rotate(x, phase), grid) for x in (q, k))
+        plain = [by_frame(x, grid) for x in (q, k, torch.ones_like(k[..., :1]))]
         numerator, kv = frame_gated_delta_rule(
-            frames(rotate(q, phase)), frames(rotate(k, phase)), frames(v), beta, decay,
-            state and state.kv, grid.chunk_starts,
-        )  # fmt: skip
-        denominator, z = frame_gated_delta_rule(
-            frames(q), frames(k), torch.ones_like(frames(k)[..., :1]), beta, decay,
-            state and state.z, grid.chunk_starts,
-        )  # fmt: skip
+            *turned, by_frame(v, grid), beta, decay, state and state.kv, grid.chunk_starts
+        )
+        denominator, z = frame_gated_delta_rule(*plain, beta, decay, state and state.z, grid.chunk_starts)
         return (numerator / (denominator + DENOMINATOR_EPS)).flatten(2, 3), kv, z
 
     def camera_branch(
@@ -141,17 +135,13 @@ class GDNMixer(Mixer):
     ) -> tuple[Tensor, Tensor]:
         """As `main_branch`, with ray transforms, no normaliser, and a write gate discounted by how much the transform
         stretches the keys of a frame. Returns the read-out in ray coordinates and the state."""
-
-        def frames(t: Tensor) -> Tensor:
-            return t.unflatten(2, (grid.frames, grid.tokens))
-
         moved = rays.kv(k)
         stretch = moved.square().sum(-1).clamp(min=1e-12) / k.square().sum(-1).clamp(min=1e-12)
-        discount = frames(stretch).mean(-1, keepdim=True).clamp(min=1)
+        discount = by_frame(stretch, grid).mean(-1, keepdim=True).clamp(min=1)
+        inputs = (by_frame(x, grid) for x in (rays.q(q), moved, rays.kv(v)))
         read, kv = frame_gated_delta_rule(
-            frames(rays.q(q)), frames(moved), frames(rays.kv(v)), beta / discount, decay,
-            state and state.camera_kv, grid.chunk_starts,
-        )  # fmt: skip
+            *inputs, beta / discount, decay, state and state.camera_kv, grid.chunk_starts
+        )
         return rays.out(read.flatten(2, 3)), kv
 
     def forward(
@@ -206,6 +196,11 @@ class WindowMixer(Mixer):
         # v is a view of the fused projection: a page must not keep q and k of the chunk alive
         pages = push_page(pages, Page(k, v.contiguous(), camera_k, camera_v), self.window, self.sink)
         return out, WindowState(pages)
+
+
+def by_frame(x: Tensor, grid: Grid) -> Tensor:
+    """(B, h, T*S, ...) to (B, h, T, S, ...), a view where it can be."""
+    return x.unflatten(2, (grid.frames, grid.tokens))
 
 
 def attend(q: Tensor, past: list[tuple[Tensor, Tensor]], k: Tensor, v: Tensor, grid: Grid) -> Tensor:

@@ -1,0 +1,83 @@
+"""The README's tables, from the numbers in docs/benchmarks: `python docs/tables.py`.
+
+The numbers come from `sanawm evaluate --scenes 48 --seed 2026 --unknown-scenes 24 --json nano_evaluate.json`
+and `sanawm bench --json nano_bench_{1,2}_threads.json`.
+"""
+
+import json
+from pathlib import Path
+
+NUMBERS = Path(__file__).parent / "benchmarks"
+
+
+def read(name: str) -> dict:
+    return json.loads((NUMBERS / f"{name}.json").read_text())
+
+
+def quality(report: dict) -> str:
+    """One row per chunk: the world, then what knows the first frame alone, then the codec."""
+    columns = ["chunk", "all", "visible", "unseen", "SSIM", "hold", "rotation homography", "fixed plane", "codec"]
+    rows = []
+    for number, c in enumerate(report["chunks"], start=1):
+        baselines = [c["baselines"][name]["psnr"] for name in ("hold", "rotation_homography", "plane_warp")]
+        scores = [c["psnr"], c["psnr_visible"], c["psnr_unseen"]]
+        cells = [f"{x:.1f}" for x in scores] + [f"{c['ssim']:.2f}"] + [f"{x:.1f}" for x in (*baselines, c["codec"])]
+        rows.append([str(number), *cells])
+    return table(columns, rows)
+
+
+def unknown(report: dict) -> str:
+    """The same for layouts the world has never seen, without an anchor."""
+    rows = [
+        [str(i), f"{c['psnr']:.1f}", f"{c['baselines']['rotation_homography']['psnr']:.1f}", f"{c['codec']:.1f}"]
+        for i, c in enumerate(report["unknown"], start=1)
+    ]
+    return table(["chunk", "all pixels", "rotation homography", "codec"], rows)
+
+
+def scalars(report: dict) -> str:
+    names = {
+        "sign_agreement": "a moving command told from its opposite",
+        "retrieval9": "own command nearest among nine renderings",
+        "psnr": "PSNR of all chunks, dB",
+        "swapped_camera_psnr": "the same, driven along another scene's path, dB",
+        "psnr_from_chunk_2": "PSNR from chunk 2 on, dB",
+        "gdn_zeroed_psnr": "the same, recurrent state zeroed before every chunk, dB",
+        "sharpness": "sharpness over that of the truth",
+    }
+    return table(["measure", "value"], [[text, f"{report[name]:.2f}"] for name, text in names.items()])
+
+
+def speed(benches: list[dict]) -> str:
+    columns = ["threads", "batch", "ms per step", "network", "codec", "rest", "steps/s", "frames/s"]
+    rows = []
+    for bench in benches:
+        for batch, row in bench["batch"].items():
+            rows.append([str(bench["threads"]), batch, *(f"{x:.1f}" for x in row.values())])
+    return table(columns, rows)
+
+
+def operations(bench: dict) -> str:
+    rows = [
+        ["`env.step`", f"{bench['env_step_ms']:.0f} ms"],
+        ["`snapshot`", f"{bench['snapshot_ms']:.2f} ms"],
+        ["`restore`, observation included", f"{bench['restore_ms']:.2f} ms"],
+        ["fork into eight", f"{bench['fork_ms']:.2f} ms"],
+        ["a state", f"{bench['state_bytes'] / 1e6:.1f} MB"],
+        ["the next state, on top of it", f"{bench['snapshot_added_bytes'] / 1e6:.1f} MB"],
+    ]
+    return table(["what", "cost"], rows)
+
+
+def table(columns: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in (columns, ["---"] * len(columns), *rows)]
+    return "\n".join(lines)
+
+
+def all_tables() -> list[str]:
+    report, benches = read("nano_evaluate"), [read("nano_bench_1_threads"), read("nano_bench_2_threads")]
+    return [quality(report), unknown(report), scalars(report), speed(benches), operations(benches[0])]
+
+
+if __name__ == "__main__":
+    print("\n\n".join(all_tables()))

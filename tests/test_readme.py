@@ -1,0 +1,37 @@
+"""The README: its code runs, its tables are the committed numbers, its pictures and files are there."""
+
+import re
+import runpy
+
+from tests.golden_files import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_python_blocks_run_one_after_the_other():
+    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert len(blocks) == 3
+    names = {}
+    exec("\n".join(blocks), names)
+    assert names["obs"]["rgb"].shape == (64, 96, 3)
+    assert names["obs"]["pose"].shape == (7,)
+    assert names["frames"].shape == (24, 64, 96, 3)
+    assert names["clip"].frames.shape == (1, 24, 64, 96, 3)
+    assert names["clips"].frames.shape == (8, 24, 64, 96, 3)
+    assert len(names["futures"]) == 8
+
+
+def test_the_tables_are_the_committed_numbers():
+    for table in runpy.run_path(str(ROOT / "docs" / "tables.py"))["all_tables"]():
+        assert table in README
+
+
+def test_linked_files_exist():
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_shipped_world_is_small():
+    weights = (ROOT / "sanawm_env" / "assets" / "nano").glob("*.safetensors")
+    assert sum(path.stat().st_size for path in weights) < 15e6
