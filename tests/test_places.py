@@ -147,5 +147,5 @@ def test_a_killed_generation_goes_on_to_the_same_clips(tmp_path, monkeypatch):
 
 
 def test_loading_an_empty_folder_says_what_to_do(tmp_path):
-    with pytest.raises(FileNotFoundError, match="generate"):
+    with pytest.raises(FileNotFoundError, match="sanawm train clips"):
         clips.load(tmp_path)
