@@ -1,6 +1,6 @@
 """The README's tables, from the numbers in docs/benchmarks: `python docs/tables.py`.
 
-The numbers come from `sanawm evaluate --scenes 24 --seed 2026 --unknown-scenes 12 --json nano_evaluate.json`
+The numbers come from `sanawm evaluate --scenes 24 --seed 2027 --unknown-scenes 12 --json nano_evaluate.json`
 and `sanawm bench --json nano_bench_{1,2}_threads.json`.
 """
 
