@@ -10,7 +10,7 @@ from sanawm_env.kernels.reference import forward_states, frame_gated_delta_rule,
 from sanawm_env.camera.rays import plucker_groups, ray_from_world, raymap_rows, rigid_inverse
 from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.network.layers import Grid, merge_heads, split_heads
-from sanawm_env.network.mixers import RayTransform
+from sanawm_env.network.mixers import RayTransform, by_frame
 from sanawm_env.network.model import SanaWM
 from sanawm_env.network.rope import phases, rope_angles, rotate
 from sanawm_env.network.state import GDNState, Page, WindowState
@@ -244,6 +244,18 @@ def test_camera_branch_over_chunks():
         assert worst(rays.q(q).mT, mid["q_transformed"]) < OPERATOR_TOLERANCE
         assert worst(rays.kv(k).mT, mid["k_transformed"]) < OPERATOR_TOLERANCE
         assert worst(rays.kv(v).mT, mid["v_transformed"]) < OPERATOR_TOLERANCE
+        moved = rays.kv(k)
+        stretch = by_frame(moved.square().sum(-1).clamp(min=1e-12) / k.square().sum(-1).clamp(min=1e-12), grid)
+        discounted = beta / stretch.mean(-1, keepdim=True).clamp(min=1)
+        torch.testing.assert_close(stretch, mid["inflation_sq"], atol=1e-5, rtol=1e-5)  # a quotient of small numbers
+        assert worst(discounted, mid["beta_discounted"]) < OPERATOR_TOLERANCE
+        scan = [by_frame(x, grid) for x in (moved, rays.kv(v))]
+        forward = torch.stack(forward_states(*scan, discounted, decay, given.get("slot2")), 2)
+        backward = reverse_states(*scan, discounted, decay)
+        backward = torch.stack([torch.zeros_like(forward[:, :, 0]) if r is None else r for r in backward], 2)
+        for states, name in (forward, "scan_fwd"), (backward, "scan_rev"):
+            read = (by_frame(rays.q(q), grid) @ states).flatten(2, 3)
+            assert worst(read.mT, mid[name]) < OPERATOR_TOLERANCE
         state = None
         if "slot2" in given:
             state = GDNState(torch.zeros(()), torch.zeros(()), torch.zeros(()), camera_kv=given["slot2"])
