@@ -62,17 +62,22 @@ def test_supersampling_keeps_the_mean_and_softens_edges():
     assert len(np.unique(fine.reshape(-1, 3), axis=0)) > len(np.unique(rough.reshape(-1, 3), axis=0))
 
 
+def alike(one, other):
+    """Baked colours, a byte each: how BLAS splits its sums over threads may turn a rounding, no more."""
+    return np.abs(one.view(np.uint8).astype(int) - other.view(np.uint8)).max() <= 1
+
+
 def test_a_place_is_the_same_every_time_and_unlike_the_others():
     starts = {name: places.sample_start(place(name), rng(4)) for name in PLACES}
     views = {render(place(name), start[None], intrinsics())[0].tobytes() for name, start in starts.items()}
     assert len(views) == len(PLACES)
     again = places._fixed_place.__wrapped__(PLACES[0])  # built anew, past the cache
-    assert np.array_equal(again.atlas, place(PLACES[0]).atlas) and np.array_equal(again.centre, place(PLACES[0]).centre)
+    assert alike(again.atlas, place(PLACES[0]).atlas) and np.array_equal(again.centre, place(PLACES[0]).centre)
 
 
 def test_unknown_layouts_differ_by_seed_only():
     one, same, other = random_place(7), random_place(7), random_place(8)
-    assert np.array_equal(one.atlas, same.atlas)
+    assert alike(one.atlas, same.atlas)
     assert one.name == "unknown" and not np.array_equal(one.half[0], other.half[0])
 
 
