@@ -12,7 +12,7 @@ from sanawm_env.camera.intrinsics import intrinsics_matrix
 from sanawm_env.camera.trajectory import load_npy, orthonormalize, relative_to_first
 from sanawm_env.camera.twist import hold
 from sanawm_env.envs.explore import SanaWMEnv
-from sanawm_env.recording.rollout import RolloutWriter, load_trajectory
+from sanawm_env.recording.rollout import META, SHEET, TRAJECTORY, VIDEO, RolloutWriter, load_trajectory
 from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.world import World
 
@@ -65,8 +65,8 @@ def rollout(options: "Rollout", console: Console) -> None:
                     writer.append(env.clip.frames, env.clip.c2w, lens)
         finally:
             writer.meta["chunks"] = done
-    for name in ("video.mp4", "trajectory.npz", "contact_sheet.png", "meta.json"):
-        console.print(options.out / name, highlight=False, soft_wrap=True)
+    for file in (VIDEO, TRAJECTORY, SHEET, META):
+        console.print(options.out / file, highlight=False, soft_wrap=True)
     console.print(f"{done / seconds:.1f} env steps/s, {done * n / seconds:.0f} frames/s")
 
 
