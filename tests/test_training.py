@@ -19,6 +19,7 @@ from sanawm_env.training.nano import NANO
 from sanawm_env.training.network import TrainConfig, initialise, train_network
 from sanawm_env.training.places import intrinsics
 from sanawm_env.world.conditions import camera_inputs, place_token
+from sanawm_env.world.sampler import data_from_v, v_target
 from tests.golden_files import ROOT
 
 CODEC = ROOT / "sanawm_env" / "assets" / "nano" / "codec.safetensors"
@@ -80,6 +81,15 @@ def test_a_stopped_run_goes_on_to_the_same_weights(clips, tmp_path, monkeypatch)
     assert torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)["step"] == 2
     parts = run(clips, tmp_path / "parts")
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_v_target_and_data_from_v_are_inverse():
+    g = torch.Generator().manual_seed(0)
+    data, noise = torch.randn(2, 5, 7, generator=g, dtype=torch.float64)
+    for sigma in (0.02, 0.5, 1.0):
+        level = torch.tensor(sigma, dtype=torch.float64)
+        x = (1 - level) * data + level * noise
+        torch.testing.assert_close(data_from_v(x, v_target(data, noise, level), level), data)
 
 
 def test_clips_of_another_codec_are_refused(clips, tmp_path):

@@ -30,7 +30,7 @@ from sanawm_env.training.clips import codec_hash, load, made_with
 from sanawm_env.training.places import CHUNK, PLACES, intrinsics
 from sanawm_env.world.conditions import camera_inputs, place_token
 from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.sampler import data_from_v
+from sanawm_env.world.sampler import data_from_v, v_target
 from sanawm_env.world.state import save_whole
 
 CHECKPOINT_EVERY = 100
@@ -198,8 +198,7 @@ def clip_loss(
         noise = normal(target)
         noisy = (1 - mix) * target + mix * noise
         v, _ = model(noisy, levels * 1000, context, state)
-        wanted = ((1 - mix) * noise - mix * target) / ((1 - mix).square() + mix.square()).sqrt()
-        error = ((v - wanted) / LATENT_STD).square().mean((3, 4)) * pixel_weights[:, None]
+        error = ((v - v_target(target, noise, mix)) / LATENT_STD).square().mean((3, 4)) * pixel_weights[:, None]
         losses.append((error.mean(1) * (levels > 0)).sum() / (levels > 0).sum())
         if j + 1 < chunks:
             own = (pure & (uniform(size) < self_forcing))[:, None, None, None, None] & (mix > 0)

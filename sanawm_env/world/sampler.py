@@ -99,6 +99,11 @@ def predict_velocity(
     return out
 
 
+def v_target(data: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:
+    """What a v-prediction should be at x = (1 - sigma) data + sigma noise: the inverse of `data_from_v`."""
+    return ((1 - sigmas) * noise - sigmas * data) / ((1 - sigmas).square() + sigmas.square()).sqrt()
+
+
 def data_from_v(x: Tensor, v: Tensor, sigmas: Tensor) -> Tensor:
     """Clean latents from a v-prediction at x = (1 - sigma) data + sigma noise; sigmas broadcast against x."""
     square = (1 - sigmas).square() + sigmas.square()
