@@ -29,7 +29,7 @@ from sanawm_env.envs.actions import ACTION_MODES
 from sanawm_env.envs.explore import RENDER_MODES
 from sanawm_env.envs.observations import OBS_MODES
 from sanawm_env.world import tree
-from sanawm_env.world.world import known_worlds
+from sanawm_env.world.weights import known_worlds
 from tests.worlds import TINY, picture, write_tiny_world
 
 ID = "SanaWM/Explore-v0"
@@ -712,7 +712,7 @@ def test_a_step_after_the_end_is_refused(tiny):
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
-        ({"sceen": 1}, ValueError, "scene, prompt, intrinsics, seed, not sceen"),
+        ({"sceen": 1}, ValueError, "scene, prompt, intrinsics, fov_deg, seed, not sceen"),
         ({"scene": "missing.png"}, FileNotFoundError, "missing.png"),
         ({"scene": 3}, ValueError, "scenes are 0 to 2"),
         ({"scene": -1}, ValueError, "scenes are 0 to 2"),

@@ -16,6 +16,7 @@ from sanawm_env.training.evaluate import evaluate, print_table, save_sheet, with
 from sanawm_env.training.nano import NANO
 from sanawm_env.training.places import clearance, intrinsics, place, render, sample_start
 from sanawm_env.training.warps import plane_homographies, rotation_homographies, visible_in_first, warp
+from sanawm_env.world.prompts import PromptFeatures
 from sanawm_env.world.world import World
 
 LENS = np.array([60.0, 57.0, 47.0, 33.5])  # nothing centred or square, so that no mix-up cancels
@@ -34,7 +35,7 @@ class TruthEngine:
         return self.codec.encode(torch.tensor(image)[None, None])
 
     def encode_prompt(self, prompt, anchor):
-        return torch.zeros(1, 1, 4), None
+        return PromptFeatures(torch.zeros(1, 1, 4))
 
     def see(self, slot, poses):
         scene = slot.scene
@@ -48,8 +49,9 @@ class TruthEngine:
             latents.append(self.codec.encode(torch.from_numpy(frames)[None])[:, :, int(slot.chunk > 0) :])
         return torch.cat(latents), None
 
-    def decode(self, latents, first):
-        return self.codec.decode(latents, first=first)[:, int(first) :]
+    def decode(self, slots, latents, display):
+        first = slots[0].first
+        return self.codec.decode(latents, first=first)[:, int(first) :], None
 
 
 class HoldEngine(TruthEngine):

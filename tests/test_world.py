@@ -19,7 +19,8 @@ from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.sampler import SamplerConfig
 from sanawm_env.world.state import WorldState, stack
-from sanawm_env.world.world import World, known_worlds
+from sanawm_env.world.weights import known_worlds
+from sanawm_env.world.world import World
 from tests.worlds import TINY, drive, picture, write_tiny_world
 
 FORWARD, TURN, STILL = (0, 0, 0.5, 0, 0, 0), (0.1, 0, 0.2, 0, 0.3, 0), (0,) * 6

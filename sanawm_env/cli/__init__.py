@@ -9,7 +9,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -36,6 +36,20 @@ class Rollout:
     seed: int = 0
     intrinsics: Path | None = None
     """.npy with fx, fy, cx, cy or a 3x3 matrix, in pixels of the image; None for the world's own lens."""
+    fov_deg: float | None = None
+    """Horizontal field of view of the world's picture instead, degrees."""
+    prompt: str = ""
+    """What the scene is, for worlds with text; encode it first (sanawm encode-prompts) or give --text-encoder."""
+    text_encoder: bool = False
+    """Load the text encoder for a prompt that is not in the world's cache."""
+    precision: Literal["bf16", "fp8", "nvfp4", "fp8-dynamic", "nvfp4-dynamic"] | None = None
+    """Of the network; None as the world is configured."""
+    refiner: bool = False
+    """Run the second stage on every chunk."""
+    offload: bool = False
+    """Keep codec and refiner in the host's memory while they are not in use."""
+    horizon: Literal["stop", "reanchor"] = "stop"
+    """For paths longer than the world was validated to: refuse, or go on from the last frame as a new start."""
     device: str = "cpu"
     out: Path = Path("runs/rollout")
     """Folder for the results; made if missing, checked before the work."""
@@ -177,6 +191,76 @@ class TrainNetwork:
         console.print(f"world {world} (try: sanawm rollout --world {world} --actions w-48)", soft_wrap=True)
 
 
+@dataclass(frozen=True)
+class Fetch:
+    """Download official weights and convert them once into a world that `World.load` takes."""
+
+    name: tyro.conf.Positional[Literal["streaming", "chunk-causal"]] = "streaming"
+    parts: str = "dit,codec,text"
+    """Which of dit, codec, text and refiner."""
+    revision: str | None = None
+    """Commit of the network's repository; None for its newest."""
+    source: Path | None = None
+    """A local folder laid out as the hub (owner/repository/...) instead of the hub."""
+    height: int = 704
+    width: int = 1280
+    yes: bool = False
+    """Accept the licence notice without being asked."""
+
+    def run(self) -> None:
+        from sanawm_env.cli.fetch import fetch_command
+
+        fetch_command(self, console)
+
+
+@dataclass(frozen=True)
+class EncodePrompts:
+    """Encode prompts once, so that environments need no text encoder. What is cached already is skipped."""
+
+    file: tyro.conf.Positional[Path]
+    """One prompt per line; blank lines and lines that begin with # are skipped."""
+    world: str = "streaming"
+    device: str = "cpu"
+    softcap: bool = False
+    """Soft-cap the encoder's attention scores, which the official pipeline does not."""
+
+    def run(self) -> None:
+        from sanawm_env.cli.encode_prompts import encode_prompts
+
+        encode_prompts(self, console)
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """What is installed and downloaded, what this machine has, and which modes will fit it."""
+
+    def run(self) -> None:
+        from sanawm_env.cli.doctor import doctor
+
+        doctor(self, console)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Measure what reduced precision costs a world: PSNR against its own bf16 rollout, and camera following."""
+
+    world: str = "nano"
+    scenes: int = 8
+    seed: int = 0
+    chunks: int = 8
+    json: Path | None = None
+
+    def run(self) -> None:
+        from sanawm_env.cli.precision import measure
+        from sanawm_env.recording.rollout import check_writable
+
+        if self.json:
+            check_writable(self.json.parent)
+        numbers = measure(self.world, self.scenes, self.seed, self.chunks, console)
+        if self.json:
+            self.json.write_text(json.dumps(numbers, indent=1) + "\n")
+
+
 Train = Annotated[
     Annotated[TrainCodec, tyro.conf.subcommand("codec")]
     | Annotated[TrainClips, tyro.conf.subcommand("clips")]
@@ -187,6 +271,10 @@ Command = (
     Annotated[Rollout, tyro.conf.subcommand("rollout")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
+    | Annotated[Fetch, tyro.conf.subcommand("fetch")]
+    | Annotated[EncodePrompts, tyro.conf.subcommand("encode-prompts")]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+    | Annotated[Precision, tyro.conf.subcommand("precision")]
     | Train
 )
 
@@ -200,7 +288,7 @@ def main(args: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         console.print("Stopped.")
         sys.exit(130)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         Console(stderr=True).print(f"sanawm: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
 

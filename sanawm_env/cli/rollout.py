@@ -25,24 +25,42 @@ def rollout(options: "Rollout", console: Console) -> None:
 
     Raises ValueError, TypeError or OSError in one sentence.
     """
-    world = World.load(options.world, options.device)
+    world = World.load(
+        options.world,
+        options.device,
+        precision=options.precision,
+        refiner=options.refiner,
+        offload=options.offload,
+        text_encoder=options.text_encoder,
+    )
     name, n = world.config.name, world.config.chunk_frames
     poses = _whole_chunks(_camera_path(options, world.config), n)
     limit = world.config.workspace.hard_distance
     if world.config.workspace.too_far(poses):
         raise ValueError(f"The camera path leaves the workspace of {name}: stay within {limit:g} m of the start.")
+    longest = world.config.horizon_chunks
+    if options.horizon == "stop" and len(poses) > longest * n:
+        raise ValueError(
+            f"The camera path takes {len(poses) // n} chunks, {name} was found good for {longest}: shorten it, or go "
+            "on from the last frame with --horizon reanchor."
+        )
     intrinsics = None if options.intrinsics is None else load_npy(options.intrinsics)
     image = options.image if options.image is not None else (world.starts[0] if world.starts else None)
     if image is None:
         raise ValueError(f"The {name} world ships no start images; give one with --image.")
-    env = SanaWMEnv(world, scenes=[image], action_mode="poses", max_episode_chunks=len(poses) // n)
-    env.reset(options={"scene": image, "seed": options.seed, "intrinsics": intrinsics})
+    env = SanaWMEnv(
+        world, scenes=[image], action_mode="poses", max_episode_chunks=len(poses) // n, horizon=options.horizon
+    )
+    start = {"scene": image, "prompt": options.prompt, "intrinsics": intrinsics, "fov_deg": options.fov_deg}
+    env.reset(options={**start, "seed": options.seed})
     scene = env.state.slots[0].scene
     lens = intrinsics_matrix(scene.intrinsics)
     meta = {
         "title": f"{name} · {options.actions or options.trajectory or options.twist or ''}",
         "world": options.world,
         "weights_hash": world.weights_hash,
+        "mode": world.mode,
+        "prompt": options.prompt,
         "seed": options.seed,
         "image": str(image),
         "scene": scene.key,

@@ -88,6 +88,10 @@ class PatchPCACodec(nn.Module):
             frames = torch.cat([frames[:, :8].mean(1, keepdim=True), frames[:, 8:]], 1)
         return frames.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 
+    def decode_chunk(self, latents: Tensor, state: None, *, first: bool) -> tuple[Tensor, None]:
+        """`decode`, and what the next chunk's decoding needs: nothing."""
+        return self.decode(latents, first), state
+
     def save(self, path: str | Path) -> None:
         """Write the state dict as safetensors, components in half precision."""
         tensors = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}

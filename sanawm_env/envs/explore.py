@@ -1,17 +1,17 @@
 """`SanaWM/Explore-v0`: walk through a world that a network imagines. No goal, reward 0.0.
 
-    env = gymnasium.make("SanaWM/Explore-v0", world="nano")
-    obs, info = env.reset(seed=0)
-    obs, reward, terminated, truncated, info = env.step(env.action_space.sample())     # 24 frames, 1.5 s
-    here = env.unwrapped.snapshot()                  # copies nothing
-    obs, info = env.unwrapped.restore(here)          # nor does this
+env = gymnasium.make("SanaWM/Explore-v0", world="nano")
+obs, info = env.reset(seed=0)
+obs, reward, terminated, truncated, info = env.step(env.action_space.sample())     # 24 frames, 1.5 s
+here = env.unwrapped.snapshot()                  # copies nothing
+obs, info = env.unwrapped.restore(here)          # nor does this
 """
 
 import copy
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,13 @@ from sanawm_env.envs.observations import Observation, observer
 from sanawm_env.envs.snapshot import HostClip, Snapshot
 from sanawm_env.world.images import ImageSource
 from sanawm_env.world.state import MAX_SEED, Scene, WorldState, check_seed
-from sanawm_env.world.world import World, known_worlds
+from sanawm_env.world.weights import known_worlds
+from sanawm_env.world.world import World
 
 RENDER_MODES = ("rgb_array", "rgb_array_list")
-RESET_OPTIONS = ("scene", "prompt", "intrinsics", "seed")
+RESET_OPTIONS = ("scene", "prompt", "intrinsics", "fov_deg", "seed")
+HORIZONS = ("stop", "reanchor")
+SNAPSHOTS = ("tails", "latents")
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
 
@@ -50,14 +53,23 @@ class SanaWMEnv(gym.Env):
             image after a reset). Gymnasium's RecordVideo keeps one frame per step of either: record `clip.frames`.
         workspace: limits, the keywords of `camera.presets.Workspace` as a dict; None for the world's own. Beyond the
             soft distance a warning is logged.
+        horizon: what happens when an episode reaches the length its world was validated to (`horizon_chunks` of the
+            world, 40: one minute; the official model's positions end at 341). "stop" truncates; "reanchor" goes on
+            from the last frame as a new start image, in the same world frame, without the recurrent memory.
+        snapshots: "tails" keeps the decoder's caches in a snapshot; "latents" leaves them out (0.6 GB at 720p) and
+            replays the last latents after a restore. The frames are the same. Nano has none.
+        world_options: how the world is loaded: precision, refiner, refiner_precision, offload, text_encoder, see
+            `sanawm_env.world.engine.LoadOptions`.
 
     Actions outside the box are clipped; anything that is not an action raises ValueError or TypeError and changes
-    nothing. An episode never terminates. It is truncated after `max_episode_chunks` steps, or when the camera has left
-    the workspace (`info["out_of_workspace"]`).
+    nothing. An episode never terminates. It is truncated after `max_episode_chunks` steps, when the camera has left
+    the workspace (`info["out_of_workspace"]`) or at the horizon (`info["out_of_horizon"]`).
 
     `info` of reset and step: c2w (24, 4, 4) float64, the camera-to-world pose of each frame relative to frame 0 (after
     a reset the identity, repeated); chunk, steps so far; scene, content hash of the start; seed of the episode's noise;
-    out_of_workspace.
+    out_of_workspace; out_of_horizon; segment_start, the chunk after which the last re-anchoring took place (0: none);
+    intrinsics (4,) float64, fx, fy, cx, cy in pixels of the world's picture, and intrinsics_source; mode, which world
+    and which stages made the frames.
 
     An episode is a function of its start image, its seed and its actions. `copy.deepcopy` forks it and shares the
     weights; pickling carries the state and loads the weights anew.
@@ -78,12 +90,21 @@ class SanaWMEnv(gym.Env):
         obs_size: tuple[int, int] | None = None,
         render_mode: str | None = None,
         workspace: Mapping[str, float] | Workspace | None = None,
+        horizon: str = "stop",
+        snapshots: str = "tails",
+        **world_options: Any,
     ):
+        for name, value, known in (("horizon", horizon, HORIZONS), ("snapshots", snapshots, SNAPSHOTS)):
+            if value not in known:
+                raise ValueError(f"{name} must be {' or '.join(map(repr, known))}, got {value!r}.")
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ValueError(f"render_mode must be None, {' or '.join(RENDER_MODES)}, got {render_mode!r}.")
         if not isinstance(max_episode_chunks, int | np.integer) or max_episode_chunks < 1:
             raise ValueError(f"max_episode_chunks must be a whole number above zero, got {max_episode_chunks!r}.")
-        self.world = world if isinstance(world, World) else World.load(world, device)
+        if isinstance(world, World) and world_options:
+            raise TypeError(f"A loaded World takes no {', '.join(world_options)}: load it with them.")
+        self.world = world if isinstance(world, World) else World.load(world, device, **world_options)
+        self.horizon, self.snapshots = horizon, snapshots
         if workspace is None:
             workspace = self.world.config.workspace
         self.workspace = workspace if isinstance(workspace, Workspace) else Workspace(**workspace)
@@ -106,7 +127,8 @@ class SanaWMEnv(gym.Env):
 
         seed: of the generator that draws scenes and episode seeds from now on.
         options: scene, an image (path, PIL, uint8 array) or the index of one of the environment's; prompt and
-            intrinsics as `World.scene` takes them; seed, of this episode's noise. What is not given is drawn.
+            intrinsics or fov_deg as `World.scene` takes them; seed, of this episode's noise. What is not given is
+            drawn.
         Raises ValueError for an unknown option, FileNotFoundError, TypeError or ValueError for an image.
         """
         options = dict(options or {})
@@ -140,7 +162,10 @@ class SanaWMEnv(gym.Env):
         if self._ended(now):
             raise ResetNeeded("The episode is over: call reset (or restore a snapshot) before the next step.")
         carry, poses = self._steering.move(now.carry, now.slot.c2w, action)
-        state, clip = self.world.advance(now.state, poses)
+        state = now.state
+        if self.horizon == "reanchor" and self._at_horizon(now):
+            state = self.world.reanchor(state)
+        state, clip = self.world.advance(state, poses)
         self._now = now = Snapshot(state, clip, self.action_mode, carry)
         if self.workspace.far(clip.c2w[0]):
             metres = self.workspace.soft_distance
@@ -175,6 +200,8 @@ class SanaWMEnv(gym.Env):
         """This moment as a value; copies no tensor unless it goes to another device. ResetNeeded before a reset."""
         rng = json.dumps(self.np_random.bit_generator.state)
         now = replace(self._moment("take a snapshot"), rng=rng)
+        if self.snapshots == "latents":
+            now = replace(now, state=now.state.without_tails())
         return now if device is None else now.to(device)
 
     def restore(self, snapshot: Snapshot, reseed: int | None = None) -> tuple[Observation, dict[str, Any]]:
@@ -226,12 +253,13 @@ class SanaWMEnv(gym.Env):
 
     def __getstate__(self) -> dict[str, Any]:
         now = None if self._now is None else self._now.to("cpu")
-        return self.__dict__ | {"world": (_address(self._source, self.world), str(self.world.device)), "_now": now}
+        world = _address(self._source, self.world), str(self.world.device), asdict(self.world.options)
+        return self.__dict__ | {"world": world, "_now": now}
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         self.__dict__.update(attributes)
-        self._source, device = attributes["world"]
-        self.world = World.load(self._source, device)
+        self._source, device, options = attributes["world"]
+        self.world = World.load(self._source, device, **options)
         if self._now is not None:
             self.world.check_state(self._now.state)
             self._now = self._now.to(self.world.device)
@@ -246,10 +274,17 @@ class SanaWMEnv(gym.Env):
             if not 0 <= image < len(self._scenes):
                 raise ValueError(f"There is no scene {image}: scenes are 0 to {len(self._scenes) - 1}.")
             image = self._scenes[image]
-        return self.world.scene(image, prompt=options.get("prompt") or "", intrinsics=options.get("intrinsics"))
+        lens = {name: options.get(name) for name in ("intrinsics", "fov_deg")}
+        return self.world.scene(image, prompt=options.get("prompt") or "", **lens)
 
     def _ended(self, now: Snapshot) -> bool:
-        return now.slot.chunk >= self.max_episode_chunks or self._outside(now)
+        return now.slot.chunk >= self.max_episode_chunks or self._outside(now) or self._out_of_horizon(now)
+
+    def _at_horizon(self, now: Snapshot) -> bool:
+        return now.slot.chunk - now.slot.start >= self.world.config.horizon_chunks
+
+    def _out_of_horizon(self, now: Snapshot) -> bool:
+        return self.horizon == "stop" and self._at_horizon(now)
 
     def _outside(self, now: Snapshot) -> bool:
         return now.clip is not None and self.workspace.too_far(now.clip.c2w[0])
@@ -261,6 +296,11 @@ class SanaWMEnv(gym.Env):
             "scene": now.slot.scene.key,
             "seed": now.slot.seed,
             "out_of_workspace": self._outside(now),
+            "out_of_horizon": self._out_of_horizon(now),
+            "segment_start": now.slot.start,
+            "intrinsics": now.slot.scene.intrinsics.copy(),
+            "intrinsics_source": now.slot.scene.intrinsics_source,
+            "mode": self.world.mode,
         }
 
 

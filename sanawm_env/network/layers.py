@@ -184,12 +184,11 @@ class ConvFFN(nn.Module):
 
     def spatial(self, x: Tensor, grid: Grid) -> Tensor:
         """Everything before the temporal convolution: x (B, T*S, C) to r (B, T, S, C)."""
-        up, down = self.inverted_conv.conv, self.point_conv.conv
-        u = F.silu(F.linear(x, up.weight.flatten(1), up.bias))
+        u = F.silu(_pointwise(self.inverted_conv.conv, x))
         # (B*T, C', H, W) as a channels-last view of the tokens: no copy
         image = u.view(-1, grid.height, grid.width, u.shape[-1]).permute(0, 3, 1, 2)
         a, g = self.depth_conv.conv(image).permute(0, 2, 3, 1).chunk(2, dim=-1)
-        r = F.linear(a * F.silu(g), down.weight.flatten(1))
+        r = _pointwise(self.point_conv.conv, a * F.silu(g))
         return r.reshape(x.shape[0], grid.frames, grid.tokens, -1)
 
     def forward(self, x: Tensor, grid: Grid, tail: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -206,6 +205,11 @@ class ConvFFN(nn.Module):
         taps = self.t_conv.weight[..., 0].permute(0, 2, 1).flatten(1)
         out = r + F.linear(torch.cat((before, r, after), dim=-1), taps)
         return out.flatten(1, 2), r[:, -1]
+
+
+def _pointwise(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
+    """A kernel-1 convolution on tokens; `precision.quantize` has put the linear layer it is in its place."""
+    return layer(x) if isinstance(layer, nn.Linear) else F.linear(x, layer.weight.flatten(1), layer.bias)
 
 
 class _Wrapped(nn.Module):

@@ -23,6 +23,10 @@ class WorldConfig:
         speed: speed preset of `sanawm_env.camera.presets` that suits the world.
         workspace: where the camera may go, relative to frame 0.
         places: places the world was trained in and can be anchored to; empty for worlds without.
+        codec: "patch_pca" (`codec.safetensors`) or "ltx2" (folder `codec/`, which carries state between chunks).
+        dtype: of the network's weights and latents, "float32" or "bfloat16".
+        horizon_chunks: how far the world was found good. The official model: 40 chunks, one minute, the longest that
+            was validated (camera.md 7.4); its rotary positions end at latent frame 1024.
     """
 
     name: str
@@ -39,6 +43,15 @@ class WorldConfig:
     speed: str = "standard"
     workspace: Workspace = field(default=Workspace())
     places: tuple[str, ...] = field(default=())
+    codec: str = "patch_pca"
+    dtype: str = "float32"
+    horizon_chunks: int = 40
+
+    def __post_init__(self):
+        if self.codec not in ("patch_pca", "ltx2"):
+            raise ValueError(f'codec must be "patch_pca" or "ltx2", got {self.codec!r}')
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f'dtype must be "float32" or "bfloat16", got {self.dtype!r}')
 
     @property
     def chunk_frames(self) -> int:

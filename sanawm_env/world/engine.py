@@ -4,7 +4,9 @@ Another world model is plugged in by giving a factory a name in `ENGINES`; nano 
 different weights.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,15 +16,45 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sanawm_env.codec.ltx2 import LTX2Codec
 from sanawm_env.codec.patch_pca import PatchPCACodec
 from sanawm_env.network.layers import Grid
 from sanawm_env.network.model import SanaWM
-from sanawm_env.network.state import NetworkState
+from sanawm_env.network.precision import PRECISIONS, quantize
+from sanawm_env.refiner.runner import Refiner
+from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.conditions import camera_inputs, place_token
 from sanawm_env.world.config import WorldConfig
+from sanawm_env.world.prompts import PromptFeatures, Prompts
 from sanawm_env.world.sampler import sample_chunk
-from sanawm_env.world.state import Slot
+from sanawm_env.world.state import Display, Slot
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a world is loaded, beside its files.
+
+    Attributes:
+        precision: of the network, one of `sanawm_env.network.precision.PRECISIONS`; None as the world is configured.
+        refiner: run the second stage on every chunk before it is decoded. refiner_precision: likewise for it.
+        offload: keep codec and refiner in the host's memory while they are not in use.
+        text_encoder: encode prompts that are not in the world's cache, loading the encoder for it.
+        softcap: read prompts that were encoded with soft-capped attention scores (`GemmaEncoder.load`).
+    """
+
+    precision: str | None = None
+    refiner: bool = False
+    refiner_precision: str | None = None
+    offload: bool = False
+    text_encoder: bool = False
+    softcap: bool = False
+
+    def __post_init__(self):
+        for name in ("precision", "refiner_precision"):
+            value = getattr(self, name)
+            if value is not None and value not in PRECISIONS:
+                raise ValueError(f"{name} must be one of {', '.join(PRECISIONS)}, got {value!r}.")
 
 
 class Engine(Protocol):
@@ -34,67 +66,109 @@ class Engine(Protocol):
     def encode(self, image: np.ndarray) -> Tensor:
         """Latent (1, c, 1, h, w) of a picture (H, W, 3) uint8."""
 
-    def encode_prompt(self, prompt: str, anchor: Anchor | None) -> tuple[Tensor, Tensor | None]:
-        """Text features (1, L, channels) and mask (1, L). ValueError for a prompt the model cannot take."""
+    def encode_prompt(self, prompt: str, anchor: Anchor | None) -> PromptFeatures:
+        """ValueError for a prompt the model cannot take."""
 
     def imagine(self, slots: Sequence[Slot], memory: Any, poses: Tensor) -> tuple[Tensor, Any]:
         """The next chunk of episodes of equal layout under poses (B, 24, 4, 4) float64, from their memory (a tree of
         tensors with leading axis B, None in a first chunk): latents (B, c, T, h, w), the start image's among them in a
         first chunk, and the next memory."""
 
-    def decode(self, latents: Tensor, first: bool) -> Tensor:
-        """Frames (B, 24, H, W, 3) uint8 of the latents of one chunk."""
+    def decode(self, slots: Sequence[Slot], latents: Tensor, display: Any) -> tuple[Tensor, Any]:
+        """Frames (B, 24, H, W, 3) uint8 of the latents of one chunk, and what the next chunk's decoding needs; display
+        is what the last one left (a tree with leading axis B), None in a first chunk."""
 
 
 class SanaEngine:
-    """SanaWM network, few-step sampler and codec."""
+    """SanaWM network, few-step sampler, codec and, where asked for, prompts and refiner."""
 
-    def __init__(self, config: WorldConfig, network: SanaWM, codec: PatchPCACodec, device: torch.device):
-        if config.sampler.guidance_scale != 1:
-            raise ValueError(f"The {config.name} world asks for guidance, which this engine does not run: set it to 1.")
+    def __init__(
+        self,
+        config: WorldConfig,
+        network: SanaWM,
+        codec: PatchPCACodec | LTX2Codec,
+        device: torch.device,
+        *,
+        prompts: Prompts | None = None,
+        refiner: Refiner | None = None,
+        offload: bool = False,
+    ):
         if codec.channels != config.network.latent_channels:
             raise ValueError(
                 f"The {config.name} world has a codec of {codec.channels} channels and a network of "
                 f"{config.network.latent_channels}: use the pair that was trained together."
             )
+        guided = config.sampler.guidance_scale > 1
+        if guided and prompts is None:
+            raise ValueError(f"The {config.name} world asks for guidance but has no prompts: set guidance_scale to 1.")
         self.config = config
         self.device = device
         self.network = network.to(device).eval().requires_grad_(False)
-        self.codec = codec.to(device)
+        self.codec, self.refiner, self.prompts, self.offload = codec, refiner, prompts, offload
+        self.negative = prompts.features("", device, negative=True) if guided else None
+        for part in (codec, refiner):
+            if part is not None:
+                part.to("cpu" if offload else device)
 
     @classmethod
-    def load(cls, folder: Path, config: WorldConfig, device: torch.device) -> "SanaEngine":
-        """From `network.safetensors` and `codec.safetensors`; FileNotFoundError or ValueError in one sentence."""
+    def load(cls, folder: Path, config: WorldConfig, device: torch.device, options: LoadOptions) -> "SanaEngine":
+        """From the files of a world folder; FileNotFoundError or ValueError in one sentence."""
         weights = folder / "network.safetensors"
         if not weights.is_file():
             raise FileNotFoundError(f"The world in {folder} has no {weights.name}; train or download it again.")
-        network = SanaWM(config.network)
+        dtype = getattr(torch, config.dtype)
         try:
-            network.load_weights(load_file(weights))
+            with torch.device("meta"):
+                network = SanaWM(config.network)
+            network.to_empty(device="cpu").to(dtype).load_weights(load_file(weights))
         except (SafetensorError, RuntimeError) as error:
             raise ValueError(f"{weights} does not fit the configuration beside it: {error}") from error
-        return cls(config, network, PatchPCACodec.load(folder / "codec.safetensors"), device)
+        if options.precision is not None:
+            network = quantize(network.to(device), options.precision)
+        if config.codec == "patch_pca":
+            codec = PatchPCACodec.load(folder / "codec.safetensors")
+        else:
+            codec = LTX2Codec.load(folder / "codec", dtype=dtype)
+        prompts = refiner = None
+        if not config.places and config.network.text_len > 1:
+            prompts = Prompts(
+                folder,
+                config.name,
+                softcap=options.softcap,
+                load_encoders=options.text_encoder,
+                refiner=options.refiner,
+            )
+        if options.refiner:
+            if prompts is None:
+                raise ValueError(f"The {config.name} world has no refiner: load it with refiner=False.")
+            refiner = Refiner.load(folder / "refiner", dtype=dtype)
+            if options.refiner_precision is not None:
+                quantize(refiner.transformer, options.refiner_precision, "refiner")
+        return cls(config, network, codec, device, prompts=prompts, refiner=refiner, offload=options.offload)
 
     def encode(self, image: np.ndarray) -> Tensor:
-        return self.codec.encode(torch.tensor(image, device=self.device)[None, None])
+        with self._at_hand(self.codec):
+            return self.codec.encode(torch.tensor(image, device=self.device)[None, None])
 
-    def encode_prompt(self, prompt: str, anchor: Anchor | None) -> tuple[Tensor, Tensor | None]:
+    def encode_prompt(self, prompt: str, anchor: Anchor | None) -> PromptFeatures:
+        if self.prompts is not None:
+            return self.prompts.features(prompt, self.device)
         if prompt:
             raise ValueError(f"The {self.config.name} world has no text encoder; leave the prompt empty.")
         place = None if anchor is None else anchor.place
-        return place_token(self.config.places, place, self.config.network.caption_channels)[None].to(self.device), None
+        token = place_token(self.config.places, place, self.config.network.caption_channels)[None]
+        return PromptFeatures(token.to(self.device))
 
     @torch.inference_mode()
-    def imagine(
-        self, slots: Sequence[Slot], memory: NetworkState | None, poses: Tensor
-    ) -> tuple[Tensor, NetworkState]:
-        config, device, first = self.config, self.device, slots[0].chunk == 0
+    def imagine(self, slots: Sequence[Slot], memory: Any, poses: Tensor) -> tuple[Tensor, Any]:
+        """With guidance the memory is the pair (unconditional, conditional)."""
+        config, device, first = self.config, self.device, slots[0].first
         scenes = [slot.scene for slot in slots]
         identity = np.eye(4)
         anchors = np.stack([identity if s.anchor is None else s.anchor.c2w for s in scenes])
         camera, plucker = camera_inputs(
             config,
-            torch.eye(4, dtype=torch.float64).expand(len(slots), 4, 4),
+            torch.tensor(np.stack([slot.origin for slot in slots])),
             poses,
             torch.tensor(np.stack([s.intrinsics for s in scenes])),
             torch.tensor(anchors),
@@ -103,30 +177,70 @@ class SanaEngine:
         )
         n = config.latents_per_chunk
         grid = Grid(n + first, config.latent_height, config.latent_width)
-        masks = [s.text_mask for s in scenes]
+        frame_index = torch.tensor([0 if first else n * (s.chunk - s.start) + 1 for s in slots], device=device)
+        text, masks = torch.cat([s.text for s in scenes]), [s.text_mask for s in scenes]
+        text_mask = None if masks[0] is None else torch.cat(masks)
+        camera, plucker = camera.to(device), plucker.to(device)
+        if self.negative is not None:
+            text = torch.cat((self.negative.text.expand_as(text), text))
+            text_mask = torch.cat((self.negative.text_mask.expand_as(text_mask), text_mask))
+            frame_index, camera, plucker = (torch.cat((t, t)) for t in (frame_index, camera, plucker))
+            memory = None if first else tree.map_tensors(lambda u, c: torch.cat((u, c)), *memory)
         context = self.network.prepare(
-            grid,
-            torch.tensor([0 if first else n * slot.chunk + 1 for slot in slots], device=device),
-            text=torch.cat([s.text for s in scenes]),
-            text_mask=None if masks[0] is None else torch.cat(masks),
-            camera=camera.to(device),
-            plucker=plucker.to(device),
+            grid, frame_index, text=text, text_mask=text_mask, camera=camera, plucker=plucker
         )
         shape = (config.network.latent_channels, *grid[:3])
-        noise = torch.stack([chunk_noise(slot.seed, slot.chunk, shape) for slot in slots]).to(device)
-        image_latent = torch.cat([s.image_latent for s in scenes]) if first else None
-        return sample_chunk(self.network, noise, context, memory, config.sampler, image_latent)
+        noise = torch.stack([chunk_noise(slot.seed, slot.chunk, shape) for slot in slots])
+        noise = noise.to(device, self.network.final_layer.linear.weight.dtype)
+        image_latent = torch.cat([s.image_latent for s in scenes]).to(noise.dtype) if first else None
+        latents, state = sample_chunk(self.network, noise, context, memory, config.sampler, image_latent)
+        if self.negative is None:
+            return latents, state
+        halves = [tree.map_tensors(lambda t, i=i: t.chunk(2)[i], state) for i in range(2)]
+        return latents, tuple(halves)
 
-    def decode(self, latents: Tensor, first: bool) -> Tensor:
-        frames = self.codec.decode(latents, first=first)
-        return frames[:, 1:] if first else frames
+    @torch.inference_mode()
+    def decode(self, slots: Sequence[Slot], latents: Tensor, display: Display | None) -> tuple[Tensor, Display]:
+        first = slots[0].first
+        refined = None
+        if self.refiner is not None:
+            with self._at_hand(self.refiner):
+                latents, refined = self._refine(slots, latents, None if first else display.refiner)
+        with self._at_hand(self.codec):
+            decoded = None if first else display.codec
+            frames, decoded = self.codec.decode_chunk(latents, decoded, first=first)
+        return frames[:, 1:] if first else frames, Display(decoded, refined)
+
+    def _refine(self, slots: Sequence[Slot], latents: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """The chunk after the second stage; the start image's latent passes through it (codec_text_refiner.md c.3)."""
+        sink, block = latents[:, :, :-3], latents[:, :, -3:]
+        if state is None:
+            texts, masks = zip(*(slot.scene.refiner_text for slot in slots), strict=True)
+            state = self.refiner.start(sink, torch.cat(texts), torch.cat(masks))
+        # another stream of noise than stage 1 draws for the same chunk
+        noise = torch.stack([chunk_noise(slot.seed, slot.chunk, tuple(block.shape[1:]), stage=2) for slot in slots])
+        block, state = self.refiner.refine(block, state, noise.to(block.device))
+        return torch.cat((sink, block), dim=2), state
+
+    @contextmanager
+    def _at_hand(self, part: Any) -> Iterator[None]:
+        """A part on the engine's device for as long as it is in use."""
+        if not self.offload:
+            yield
+            return
+        part.to(self.device)
+        try:
+            yield
+        finally:
+            part.to("cpu")
 
 
-def chunk_noise(seed: int, chunk: int, shape: tuple[int, ...]) -> Tensor:
-    """Unit normal noise of one chunk of one episode: a function of (seed, chunk) alone, whatever the device, the batch
-    or the past, drawn on the CPU in float32."""
-    mixed = int(np.random.SeedSequence([seed, chunk]).generate_state(1, np.uint64)[0])
+def chunk_noise(seed: int, chunk: int, shape: tuple[int, ...], stage: int = 1) -> Tensor:
+    """Unit normal noise of one chunk of one episode: a function of (seed, chunk, stage) alone, whatever the device, the
+    batch or the past, drawn on the CPU in float32."""
+    entropy = [seed, chunk] if stage == 1 else [seed, chunk, stage]
+    mixed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
     return torch.randn(shape, generator=torch.Generator().manual_seed(mixed))
 
 
-ENGINES: dict[str, Callable[[Path, WorldConfig, torch.device], Engine]] = {"sanawm": SanaEngine.load}
+ENGINES: dict[str, Callable[[Path, WorldConfig, torch.device, LoadOptions], Engine]] = {"sanawm": SanaEngine.load}

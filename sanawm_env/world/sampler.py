@@ -70,7 +70,8 @@ def sample_chunk(
 
     for sigma, below in zip(config.sigmas[:-1], config.sigmas[1:], strict=True):
         velocity = predict_velocity(model, x, active * sigma, context, state, config.guidance_scale)
-        x = x - (active * (sigma - below))[:, None, :, None, None] * velocity
+        # in float32 at least, then back to the dtype of the latents (dit.md 12)
+        x = (x - (active * (sigma - below))[:, None, :, None, None] * velocity).to(noise.dtype)
     doubled = torch.cat((x, x)) if config.guidance_scale > 1 else x
     _, state = model(doubled, torch.zeros(doubled.shape[0], device=x.device), context, state, save=True)
     return x, state

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +19,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sanawm_env.codec.state import LTX2State
 from sanawm_env.network.state import BlockState, GDNState, NetworkState, Page, WindowState
+from sanawm_env.refiner.state import RefinerState
 from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
 
 if TYPE_CHECKING:
     from sanawm_env.world.world import World
 
-SCHEMA = 1
+SCHEMA = 2
 MAX_SEED = 2**63 - 1
 
 
@@ -38,6 +40,8 @@ class Scene:
     image: (H, W, 3) uint8, cropped to the world's picture.
     intrinsics: (4,) float64 fx, fy, cx, cy in pixels of `image`. image_latent: (1, c, 1, h, w).
     text: (1, L, caption_channels); text_mask: (1, L) or None. anchor: pose of frame 0 in a known place, or None.
+    intrinsics_source: "given", "fov", "estimated" or "default". refiner_text: features (1, L, C) and mask (1, L) for
+        the refiner, None without one.
     """
 
     key: str
@@ -48,6 +52,16 @@ class Scene:
     text: Tensor
     text_mask: Tensor | None = None
     anchor: Anchor | None = None
+    intrinsics_source: str = "default"
+    refiner_text: tuple[Tensor, Tensor] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Display:
+    """What turning latents into frames carries from chunk to chunk: the decoder's and the refiner's state."""
+
+    codec: LTX2State | None = None
+    refiner: RefinerState | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +70,10 @@ class Slot:
 
     chunk: chunks imagined so far. c2w: (4, 4) float64 pose of the last frame relative to frame 0.
     frame: (H, W, 3) uint8, the last frame. latents: (1, c, T, h, w) of the last chunk (the image's before the first).
-    memory: the engine's recurrent state (tensors with a leading axis of 1), None before the first chunk.
+    memory: the engine's recurrent state (tensors with a leading axis of 1), None before a segment's first chunk.
+    display: what showing frames carries, likewise.
+    origin, start: pose (relative to frame 0) and chunk at which this segment began: the identity and 0, until the
+        episode is taken further from its last frame (`World.reanchor`).
     """
 
     scene: Scene
@@ -66,6 +83,14 @@ class Slot:
     frame: Tensor
     latents: Tensor
     memory: Any = None
+    display: Display | None = None
+    origin: np.ndarray = field(default_factory=lambda: np.eye(4))
+    start: int = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether the next chunk opens a segment, and so covers frame 0 too."""
+        return self.chunk == self.start
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +129,11 @@ class WorldState:
         seed = check_seed(seed)
         return replace(self, slots=tuple(replace(slot, seed=seed + i) for i, slot in enumerate(self.slots)))
 
+    def without_tails(self) -> "WorldState":
+        """The same moment without the decoder's caches (0.6 GB at 720p): its last latents stand for them and are
+        replayed when frames are next asked for, which gives the same frames bit for bit."""
+        return replace(self, slots=tuple(_without_tails(slot) for slot in self.slots))
+
     def save(self, path: str | os.PathLike, extra: Any = None) -> None:
         """Write a safetensors file whose header says what it is; the file appears whole or not at all.
 
@@ -130,7 +160,9 @@ class WorldState:
         return load_state(path, world)[0]
 
 
-_TYPES = {t.__name__: t for t in (Scene, Slot, Anchor, NetworkState, BlockState, GDNState, WindowState, Page)}
+_SCENE_TYPES = (Scene, Slot, Anchor, Display, LTX2State, RefinerState)
+_MEMORY_TYPES = (NetworkState, BlockState, GDNState, WindowState, Page)
+_TYPES = {t.__name__: t for t in (*_SCENE_TYPES, *_MEMORY_TYPES)}
 
 
 def load_state(path: str | os.PathLike, world: "World", *extra_types: type) -> tuple[WorldState, Any]:
@@ -186,6 +218,12 @@ def stack(states: Iterable[WorldState]) -> WorldState:
     if len({(s.engine, s.weights_hash) for s in states}) > 1:
         raise ValueError("States of different worlds cannot be stacked; stack states of one world only.")
     return replace(states[0], slots=tuple(slot for s in states for slot in s.slots))
+
+
+def _without_tails(slot: Slot) -> Slot:
+    if slot.display is None or slot.display.codec is None:
+        return slot
+    return replace(slot, display=replace(slot.display, codec=replace(slot.display.codec, tails=None)))
 
 
 def check_seed(seed: int) -> int:

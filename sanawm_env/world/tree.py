@@ -40,6 +40,17 @@ def map_tensors(fn: Callable[..., Tensor], tree: Any, *others: Any) -> Any:
     return tree
 
 
+def layout(tree: Any) -> Any:
+    """What must agree between trees that share a batch: shapes of tensors, every other value as it is."""
+    if isinstance(tree, Tensor):
+        return tree.shape
+    if dataclasses.is_dataclass(tree):
+        return tuple(layout(getattr(tree, field.name)) for field in dataclasses.fields(tree))
+    if isinstance(tree, tuple):
+        return tuple(layout(item) for item in tree)
+    return tree
+
+
 def nbytes(tree: Any) -> int:
     """Bytes of memory that the tree keeps alive: storages shared by several tensors count once."""
     return sum({s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in leaves(tree))}.values())

@@ -8,8 +8,8 @@
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from sanawm_env.camera.intrinsics import crop_geometry, fit_intrinsics, intrinsics_from_fov
@@ -24,17 +25,14 @@ from sanawm_env.camera.trajectory import check_trajectory
 from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.engine import ENGINES, Engine
+from sanawm_env.world.engine import ENGINES, Engine, LoadOptions
 from sanawm_env.world.images import ImageSource, fit_image, load_image, read_anchor
 from sanawm_env.world.state import Scene, Slot, WorldState, check_seed
+from sanawm_env.world.weights import recorded_sha256, world_folder
 
-SHIPPED = Path(__file__).parent.parent / "assets"
 SCENES_KEPT = 64
-
-
-def known_worlds() -> list[str]:
-    """Names that `World.load` takes besides folders."""
-    return sorted(folder.parent.name for folder in SHIPPED.glob("*/config.json"))
+AS_CONFIGURED = LoadOptions()
+MAX_LATENT_FRAMES = 1024  # length of the official rotary table (dit.md 4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,33 +53,34 @@ class Clip:
 class World:
     """A loaded world model. Make one with `World.load`, which shares weights within the process."""
 
-    def __init__(self, engine: Engine, weights_hash: str, starts: Sequence[Path] = ()):
+    def __init__(
+        self, engine: Engine, weights_hash: str, starts: Sequence[Path] = (), options: LoadOptions = AS_CONFIGURED
+    ):
         self.engine = engine
+        self.options = options
         self.weights_hash = weights_hash
         self.starts = tuple(starts)
         self._scenes: dict[str, Scene] = {}
 
     @staticmethod
-    def load(name: str | PathLike = "nano", device: str | torch.device = "cpu") -> "World":
-        """The world of that name, or in that folder (`config.json` and weights); one per process, name and device.
+    def load(name: str | PathLike = "nano", device: str | torch.device = "cpu", **options: Any) -> "World":
+        """The world of that name, or in that folder (`config.json` and weights); one per process, name, device and
+        options, which are the fields of `LoadOptions`: precision, refiner, refiner_precision, offload,
+        text_encoder, softcap.
 
         Raises ValueError for an unknown name (naming the known ones), files that do not fit, or a device that is not
         there; FileNotFoundError for missing weights.
         """
-        folder = SHIPPED / str(name)
-        if str(name) not in known_worlds():
-            folder = Path(name)
-            if not (folder / "config.json").is_file():
-                raise ValueError(
-                    f"Unknown world {str(name)!r}; the known worlds are {', '.join(known_worlds())}, "
-                    "or give a folder that holds config.json and weights."
-                )
+        known = [field.name for field in fields(LoadOptions)]
+        if unknown := [option for option in options if option not in known]:
+            raise TypeError(f"A world is loaded with the options {', '.join(known)}, not {', '.join(unknown)}.")
+        folder = world_folder(name)
         try:
             device = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0"
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"The device {str(device)!r} cannot be used here: {reason}") from error
-        return _load(folder.resolve(), device)
+        return _load(folder.resolve(), device, LoadOptions(**options))
 
     def __deepcopy__(self, memo: dict) -> "World":
         """Itself: a world is weights and pure functions, there is nothing to copy."""
@@ -92,6 +91,11 @@ class World:
         return self.engine.config
 
     @property
+    def mode(self) -> str:
+        """Which world and which stages make the frames, such as "streaming+refiner"."""
+        return self.config.name + "+refiner" * self.options.refiner
+
+    @property
     def device(self) -> torch.device:
         return self.engine.device
 
@@ -99,17 +103,20 @@ class World:
         self,
         image: ImageSource,
         prompt: str = "",
-        intrinsics: np.ndarray | None = None,
+        intrinsics: np.ndarray | Callable[[Image], np.ndarray] | None = None,
         anchor: Anchor | None = None,
+        fov_deg: float | None = None,
     ) -> Scene:
         """Encode a start image; the same content is encoded once.
 
         Args:
             image: a path, a PIL image or a uint8 array; resized and centre-cropped to the world's picture.
             prompt: text, for worlds with a text encoder.
-            intrinsics: (4,) fx, fy, cx, cy or (3, 3), in pixels of the image as given; None for the world's own lens.
+            intrinsics: (4,) fx, fy, cx, cy or (3, 3), in pixels of the image as given; or an estimator, a function of
+                the upright PIL image that returns them; None for the world's own lens.
             anchor: pose of the image in a place the world knows. A PNG that carries one, as the shipped start images
                 do, needs none.
+            fov_deg: horizontal field of view of the world's picture instead of intrinsics, degrees.
 
         Raises FileNotFoundError, TypeError or ValueError in one sentence.
         """
@@ -120,27 +127,41 @@ class World:
             name, places = self.config.name, ", ".join(self.config.places) or "none"
             raise ValueError(f"The {name} world does not know the place {anchor.place!r}; it knows {places}.")
         picture = load_image(image)
-        lens = self._lens(picture.width, picture.height, intrinsics)
+        lens, source = self._lens(picture, intrinsics, fov_deg)
         frame = fit_image(picture, self.config.height, self.config.width)
         parts = (frame.tobytes(), lens.tobytes(), prompt.encode(), b"" if anchor is None else anchor.to_json().encode())
-        key = hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+        key = _content_key(*parts)
         if key not in self._scenes:
             while len(self._scenes) >= SCENES_KEPT:
                 self._scenes.pop(next(iter(self._scenes)))
-            text, text_mask = self.engine.encode_prompt(prompt, anchor)
+            words = self.engine.encode_prompt(prompt, anchor)
             latent = self.engine.encode(frame)
-            self._scenes[key] = Scene(key, self.weights_hash, frame, lens, latent, text, text_mask, anchor)
-        return self._scenes[key]
+            self._scenes[key] = Scene(
+                key, self.weights_hash, frame, lens, latent, words.text, words.text_mask, anchor, source, words.refiner
+            )
+        scene = self._scenes[key]
+        # how the lens became known is not content: the same numbers are the same scene
+        return scene if scene.intrinsics_source == source else replace(scene, intrinsics_source=source)
 
-    def _lens(self, width: int, height: int, intrinsics: np.ndarray | None) -> np.ndarray:
-        """(4,) float64 in pixels of the world's picture."""
+    def _lens(
+        self, picture: Image, intrinsics: np.ndarray | Callable[[Image], np.ndarray] | None, fov_deg: float | None
+    ) -> tuple[np.ndarray, str]:
+        """(4,) float64 in pixels of the world's picture, and where it comes from."""
         config = self.config
+        if intrinsics is not None and fov_deg is not None:
+            raise ValueError("Give intrinsics or fov_deg, not both.")
         if intrinsics is None:
-            return np.asarray(intrinsics_from_fov(config.horizontal_fov, config.width, config.height), np.float64)
+            degrees = config.horizontal_fov if fov_deg is None else fov_deg
+            lens = np.asarray(intrinsics_from_fov(degrees, config.width, config.height), np.float64)
+            return lens, "default" if fov_deg is None else "fov"
+        source = "given"
+        if callable(intrinsics):
+            intrinsics, source = intrinsics(picture), "estimated"
         if np.shape(intrinsics) not in ((4,), (3, 3)):
             raise ValueError(f"intrinsics must be (4,) fx, fy, cx, cy or a (3, 3) matrix, got {np.shape(intrinsics)}.")
         given = fit_intrinsics(np.asarray(intrinsics), 1)[0]
-        return np.asarray(crop_geometry(width, height, config.width, config.height).apply(given), np.float64)
+        crop = crop_geometry(picture.width, picture.height, config.width, config.height)
+        return np.asarray(crop.apply(given), np.float64), source
 
     def begin(self, scene: Scene | Sequence[Scene], seed: int | Sequence[int] = 0) -> WorldState:
         """The state before the first chunk: the start image at the identity pose.
@@ -189,13 +210,14 @@ class World:
             lanes.setdefault(_layout(slot), []).append(i)
         slots: list[Slot] = list(state.slots)
         frames: list[Tensor] = [torch.empty(0)] * len(slots)
+        self._check_horizon(state)
         for lane in lanes.values():
             members = [state.slots[i] for i in lane]
-            first = members[0].chunk == 0
             memory = _batched([slot.memory for slot in members])
             latents, next_memory = self.engine.imagine(members, memory, torch.from_numpy(poses[lane]))
-            pictures = self.engine.decode(latents, first)
-            fresh = latents[:, :, int(first) :]
+            display = _batched([slot.display for slot in members])
+            pictures, next_display = self.engine.decode(members, latents, display)
+            fresh = latents[:, :, int(members[0].first) :]
             for row, i in enumerate(lane):
                 slots[i] = replace(
                     state.slots[i],
@@ -204,6 +226,7 @@ class World:
                     frame=pictures[row, -1].clone(),
                     latents=fresh[row : row + 1].clone(),
                     memory=_own_row(next_memory, row, memory, state.slots[i].memory),
+                    display=_own_row(next_display, row, display, state.slots[i].display),
                 )
                 frames[i] = pictures[row]
         clip = Clip(
@@ -213,6 +236,36 @@ class World:
             lanes=tuple(tuple(lane) for lane in lanes.values()),
         )
         return replace(state, slots=tuple(slots)), clip
+
+    def reanchor(self, state: WorldState) -> WorldState:
+        """The same moment as the start of a new segment: the last frame becomes the start image, the recurrent memory
+        is dropped. Poses go on in the episode's world frame (relative to its very first frame), so that nothing jumps
+        for who steers. How episodes outlast the length the model knows (see `WorldConfig.horizon_chunks`)."""
+        self.check_state(state)
+        return replace(state, slots=tuple(self._reanchored(slot) for slot in state.slots))
+
+    def _reanchored(self, slot: Slot) -> Slot:
+        if slot.first:
+            return slot
+        old = slot.scene
+        anchor = old.anchor
+        if anchor is not None:  # the pose of the new frame 0 in the place
+            anchor = Anchor(anchor.place, anchor.c2w @ np.linalg.inv(slot.origin) @ slot.c2w)
+        picture = slot.frame.cpu().numpy()
+        key = _content_key(old.key.encode(), picture.tobytes(), slot.c2w.tobytes())
+        scene = replace(old, key=key, image=picture, image_latent=self.engine.encode(picture), anchor=anchor)
+        return replace(
+            slot, scene=scene, latents=scene.image_latent, memory=None, display=None, origin=slot.c2w, start=slot.chunk
+        )
+
+    def _check_horizon(self, state: WorldState) -> None:
+        n = self.config.latents_per_chunk
+        longest = (MAX_LATENT_FRAMES - 1) // n
+        if any(slot.chunk - slot.start >= longest for slot in state.slots):
+            raise ValueError(
+                f"An episode has run {longest} chunks without a break, which is where the model's rotary positions end "
+                f"(latent frame {MAX_LATENT_FRAMES}): go on with world.reanchor(state)."
+            )
 
     def check_state(self, state: WorldState) -> None:
         """ValueError unless `state` was made by these weights; TypeError unless it is a state."""
@@ -237,22 +290,36 @@ class World:
 
 
 @lru_cache(maxsize=8)
-def _load(folder: Path, device: torch.device) -> World:
+def _load(folder: Path, device: torch.device, options: LoadOptions) -> World:
     config = WorldConfig.load(folder / "config.json")
     if config.engine not in ENGINES:
         known = ", ".join(sorted(ENGINES))
         raise ValueError(f"{folder} needs the engine {config.engine!r}; known engines are {known}.")
-    engine = ENGINES[config.engine](folder, config, device)
+    engine = ENGINES[config.engine](folder, config, device, options)
     digest = hashlib.sha256()
-    for path in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):
-        digest.update(path.name.encode())
-        digest.update(path.read_bytes())
-    return World(engine, digest.hexdigest(), sorted((folder / "starts").glob("*.png")))
+    digest.update((folder / "config.json").name.encode())
+    digest.update((folder / "config.json").read_bytes())
+    recorded = recorded_sha256(folder)  # official weights are hashed once, when they are converted
+    if recorded is not None:
+        digest.update(recorded.encode())
+    else:
+        for path in sorted(folder.glob("*.safetensors")):
+            digest.update(path.name.encode())
+            digest.update(path.read_bytes())
+    # what changes the numbers belongs to the weights; where parts wait and how prompts are found does not
+    changes = (options.precision, options.refiner, options.refiner_precision)
+    if any(changes):
+        digest.update(repr(changes).encode())
+    return World(engine, digest.hexdigest(), sorted((folder / "starts").glob("*.png")), options)
+
+
+def _content_key(*parts: bytes) -> str:
+    return hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
 def _layout(slot: Slot) -> tuple:
     """Episodes of equal layout can share a batch."""
-    return slot.chunk == 0, tuple(t.shape for t in tree.leaves(slot.memory))
+    return slot.first, tree.layout((slot.memory, slot.display))
 
 
 def _batched(memories: list[Any]) -> Any:

@@ -1,0 +1,249 @@
+"""The official codec: LTX-2's causal video VAE, decoded as a stream.
+
+The network is diffusers' `AutoencoderKLLTX2Video`, which decodes whole clips only. Two small subclasses give its
+decoder a memory between calls, and one latent frame goes through it per call, so that how latents are cut into chunks
+does not matter. Formulas and sizes: codec_text_refiner.md section (a).
+"""
+
+import inspect
+import math
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sanawm_env.codec.state import LTX2State
+
+TIME_STRIDE, SPACE_STRIDE = 8, 32
+
+
+class LTX2Codec:
+    """Frames <-> latents of diffusers' `AutoencoderKLLTX2Video` in its causal configuration.
+
+    vae: the model; its decoder is changed so that only this class may call it. Use `LTX2Codec.load`.
+    """
+
+    def __init__(self, vae: nn.Module):
+        library = _library()
+        self.vae = vae.eval().requires_grad_(False)
+        self._convs: list[Any] = []
+        self._upsamplers: list[Any] = []
+        for module in vae.decoder.modules():
+            if type(module) is library.conv:
+                module.__class__ = library.streaming_conv
+                self._convs.append(module)
+            elif type(module) is library.upsampler:
+                module.__class__ = library.streaming_upsampler
+                self._upsamplers.append(module)
+        self._forget()
+
+    @staticmethod
+    def load(
+        folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.bfloat16
+    ) -> "LTX2Codec":
+        """From a folder in diffusers' layout.
+
+        Raises FileNotFoundError where there is none, ValueError in one sentence for files that do not fit, ImportError
+        without diffusers.
+        """
+        library, folder = _library(), Path(folder)
+        for name in ("config.json", "diffusion_pytorch_model.safetensors"):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"The codec in {folder} has no {name}; get it with: sanawm fetch streaming.")
+        try:
+            settings = library.vae.load_config(folder) | {"decoder_causal": True}
+            # upstream names the list in the order of its decoder blocks reversed (section a.1)
+            upsample_type = settings.pop("decoder_upsample_type", None)
+            if upsample_type is not None:
+                settings["upsample_type"] = tuple(reversed(upsample_type))
+            settings.pop("gradient_checkpointing", None)
+            with torch.device("meta"):
+                vae = library.vae.from_config(settings)
+            weights = _read(folder / "diffusion_pytorch_model.safetensors")
+            vae.load_state_dict(weights, strict=True, assign=True)
+        except (OSError, ValueError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{folder} does not hold a codec that fits its config.json: {error}") from error
+        return LTX2Codec(vae.to(device, dtype))
+
+    def to(self, device: str | torch.device) -> "LTX2Codec":
+        """Itself, moved."""
+        self.vae.to(device)
+        return self
+
+    @property
+    def channels(self) -> int:
+        return self.vae.config.latent_channels
+
+    @property
+    def replay_frames(self) -> int:
+        """How many latent frames the decoder sees back: replaying so many gives its caches again, bit for bit."""
+        config = self.vae.config  # which lists the blocks from the pixels inwards
+        return receptive_frames(config.decoder_layers_per_block[::-1], config.decoder_spatio_temporal_scaling[::-1])
+
+    @torch.inference_mode()
+    def encode(self, frames: Tensor) -> Tensor:
+        """Normalised latents (B, c, 1 + n, H / 32, W / 32) of frames (B, 1 + 8 n, H, W, 3) uint8: the posterior's mode,
+        never a sample; ValueError for other shapes."""
+        stride = SPACE_STRIDE
+        f, height, width, colours = frames.shape[1:] if frames.ndim == 5 else (0, 1, 1, 0)
+        if frames.dtype != torch.uint8 or colours != 3 or f % TIME_STRIDE != 1 or height % stride or width % stride:
+            raise ValueError(
+                f"frames must be (B, 1 + 8 n, {stride} h, {stride} w, 3) uint8, "
+                f"got {tuple(frames.shape)} {frames.dtype}."
+            )
+        video = frames.to(self.vae.device).permute(0, 4, 1, 2, 3).float() / 255 * 2 - 1
+        return self.encode_video(video)
+
+    @torch.inference_mode()
+    def encode_video(self, video: Tensor) -> Tensor:
+        """As `encode`, of video (B, 3, F, H, W) in -1..1."""
+        raw = self.vae.encode(video.to(self.vae.dtype)).latent_dist.mode()
+        mean, std, scale = self._statistics()
+        return (raw - mean) * scale / std
+
+    @torch.inference_mode()
+    def decode_chunk(self, latents: Tensor, state: LTX2State | None, *, first: bool) -> tuple[Tensor, LTX2State]:
+        """Frames (B, F, H, W, 3) uint8 of the stream's next normalised latents (B, c, T, h, w), and the next state.
+
+        first: whether they open the stream, in which case F = 8 T - 7 and `state` is None; else F = 8 T. Bytes are made
+        in float32 and truncated, as in the official streaming pipeline but for its bfloat16 (section a.3).
+        """
+        video, state = self.decode_video(latents, state, first=first)
+        # (x + 1) * 127.5, clamped and truncated
+        pixels = video.float().add_(1).mul_(127.5).clamp_(0, 255).to(torch.uint8)
+        return pixels.permute(0, 2, 3, 4, 1).contiguous(), state
+
+    @torch.inference_mode()
+    def decode_video(self, latents: Tensor, state: LTX2State | None, *, first: bool) -> tuple[Tensor, LTX2State]:
+        """As `decode_chunk`, but (B, 3, F, H, W) in about -1..1, in the codec's dtype."""
+        if latents.ndim != 5 or latents.shape[1] != self.channels or not latents.shape[2]:
+            raise ValueError(f"latents must be (B, {self.channels}, T, h, w), got {tuple(latents.shape)}.")
+        if first != (state is None):
+            raise ValueError("The first latents of a stream come without a decoder state, all others with one.")
+        if state is not None and state.history.shape[0] != latents.shape[0]:
+            raise ValueError(f"The decoder state holds {state.history.shape[0]} streams, got {latents.shape[0]}.")
+        try:
+            if state is None:
+                history = latents
+            else:
+                if state.tails is None:
+                    list(self._frames(state.history))  # makes the caches again
+                else:
+                    self._remember(state.tails)
+                history = torch.cat((state.history, latents), dim=2)
+            video = torch.cat(list(self._frames(latents)), dim=2)
+            tails = tuple(conv.tail for conv in self._convs)
+        finally:
+            self._forget()
+        return video, LTX2State(history[:, :, -self.replay_frames :].clone(), tails)
+
+    def _frames(self, latents: Tensor) -> Iterator[Tensor]:
+        """The decoder's output for one latent frame after the other."""
+        mean, std, scale = self._statistics()
+        raw = (latents.to(mean.device, mean.dtype) * std / scale + mean).to(self.vae.dtype)
+        for frame in raw.split(1, dim=2):
+            yield self.vae.decoder(frame, None, causal=True)
+
+    def _statistics(self) -> tuple[Tensor, Tensor, float]:
+        """Mean and standard deviation (1, c, 1, 1, 1) in the codec's dtype, and the scaling factor."""
+        vae = self.vae
+        mean, std = (t.view(1, -1, 1, 1, 1) for t in (vae.latents_mean, vae.latents_std))
+        return mean, std, vae.config.scaling_factor
+
+    def _remember(self, tails: Sequence[Tensor]) -> None:
+        if len(tails) != len(self._convs):
+            raise ValueError(f"The decoder state has {len(tails)} tails, this codec needs {len(self._convs)}.")
+        for conv, tail in zip(self._convs, tails, strict=True):
+            conv.tail = tail
+        for upsampler in self._upsamplers:
+            upsampler.started = True
+
+    def _forget(self) -> None:
+        for conv in self._convs:
+            conv.tail, conv.skip = None, 0
+        for upsampler in self._upsamplers:
+            upsampler.started = False
+
+
+def receptive_frames(layers: Sequence[int], scaling: Sequence[bool]) -> int:
+    """Latent frames that the decoder sees back: every convolution adds two frames at its own rate (section a.5).
+
+    layers: residual blocks (of two convolutions) in the middle and after each upsampler. scaling: whether that
+    upsampler, one convolution at the rate before it, doubles the rate.
+    """
+    rate, back = 1, 2.0 * (1 + 2 * layers[0])  # conv_in and the middle
+    for blocks, doubles in zip(layers[1:], scaling, strict=True):
+        if doubles:
+            back += 2 / rate
+            rate *= 2
+        back += 2 * 2 * blocks / rate
+    return math.ceil(back + 2 / rate)  # conv_out
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path.name} is damaged ({error})") from error
+
+
+@cache
+def _library() -> SimpleNamespace:
+    """diffusers' classes and their streaming children; ImportError where diffusers is missing or has changed."""
+    try:
+        from diffusers import AutoencoderKLLTX2Video
+        from diffusers.models.autoencoders.autoencoder_kl_ltx2 import LTX2VideoCausalConv3d, LTX2VideoUpsampler3d
+    except ImportError as error:
+        raise ImportError(f'The codec needs diffusers 0.42: pip install "sanawm-env[official]" ({error}).') from error
+    if list(inspect.signature(LTX2VideoCausalConv3d.forward).parameters) != ["self", "hidden_states", "causal"]:
+        raise ImportError(
+            'This diffusers has another LTX-2 codec: pip install "sanawm-env[official]" brings one that fits.'
+        )
+
+    class StreamingConv(LTX2VideoCausalConv3d):
+        """The convolution with the past it would have seen: `tail`, its last two input frames.
+
+        skip: leading input frames to leave out; the output repeats its first frame for them, to be dropped by whoever
+        set it.
+        """
+
+        def forward(self, hidden_states: Tensor, causal: bool = True) -> Tensor:
+            x = hidden_states[:, :, self.skip :]
+            past = self.kernel_size[0] - 1
+            tail = x[:, :, :1].expand(-1, -1, past, -1, -1) if self.tail is None else self.tail
+            x = torch.cat((tail, x), dim=2)
+            self.tail = x[:, :, x.shape[2] - past :].clone()
+            out = self.conv(x)
+            return torch.cat((out[:, :, :1], out), dim=2) if self.skip else out
+
+    class StreamingUpsampler(LTX2VideoUpsampler3d):
+        """The upsampler, whose parent drops the first output frame of every call: only a stream's first call should.
+
+        Later calls hand it one frame too many, which pays for what it drops.
+        """
+
+        def forward(self, hidden_states: Tensor, causal: bool = True) -> Tensor:
+            if not self.started or self.stride[0] == 1:
+                self.started = True
+                return super().forward(hidden_states, causal=causal)
+            self.conv.skip = 1
+            try:
+                out = super().forward(torch.cat((hidden_states[:, :, :1], hidden_states), dim=2), causal=causal)
+            finally:
+                self.conv.skip = 0
+            return out[:, :, 1:]
+
+    return SimpleNamespace(
+        vae=AutoencoderKLLTX2Video,
+        conv=LTX2VideoCausalConv3d,
+        upsampler=LTX2VideoUpsampler3d,
+        streaming_conv=StreamingConv,
+        streaming_upsampler=StreamingUpsampler,
+    )

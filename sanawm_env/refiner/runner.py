@@ -1,0 +1,223 @@
+"""One block of latents through the refiner: LTX-2's video transformer over a sliding window of keys and values.
+
+The transformer, its rotary embedding and its cache container are diffusers'; this is the loop for one block at a time,
+with the window as a value (codec_text_refiner.md section c.3).
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sanawm_env.refiner.state import RefinerState
+
+AUDIO_PREFIXES = (
+    "audio_",
+    "av_cross_",
+    "cross_attn_rope",
+    "cross_attn_audio_rope",
+    "video_to_audio_",
+    "audio_to_video_",
+)
+
+
+@dataclass(frozen=True)
+class RefinerConfig:
+    """sigmas: noise levels of the steps, the last one 0. block: latent frames refined at a time. kv_max_frames: latent
+    frames of keys and values that a block sees besides itself, the start image's among them. fps: of the video."""
+
+    sigmas: tuple[float, ...] = (0.909375, 0.725, 0.421875, 0.0)
+    block: int = 3
+    kv_max_frames: int = 11
+    fps: float = 16.0
+
+    def __post_init__(self):
+        if self.kv_max_frames < 1 + self.block:
+            raise ValueError(f"kv_max_frames must be at least {1 + self.block}, got {self.kv_max_frames}.")
+        if self.sigmas[-1] != 0 or any(a <= b for a, b in pairwise((1.0, *self.sigmas))):
+            raise ValueError(f"sigmas must fall strictly from below 1 to 0, got {self.sigmas}.")
+
+
+OFFICIAL = RefinerConfig()
+
+
+class Refiner:
+    """Refines a stream block by block. Use `Refiner.load`.
+
+    transformer: diffusers' `SanaWMLTX2RefinerTransformer3DModel`; its audio branches are never run.
+    """
+
+    def __init__(self, transformer: nn.Module, config: RefinerConfig = OFFICIAL):
+        self.transformer = transformer.eval().requires_grad_(False)
+        self.config = config
+
+    @staticmethod
+    def load(
+        folder: str | Path,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.bfloat16,
+        config: RefinerConfig = OFFICIAL,
+    ) -> "Refiner":
+        """From `folder`/transformer in diffusers' layout, without the audio branches (5.8 of 18.9 B parameters).
+
+        Raises FileNotFoundError naming the command to run, ValueError for files that do not fit.
+        """
+        model = _library()[0]
+        folder = Path(folder) / "transformer"
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"There is no refiner in {folder}: run `sanawm fetch streaming --parts refiner`.")
+        try:
+            with torch.device("meta"):
+                transformer = without_audio(model.from_config(model.load_config(folder)))
+            weights = {
+                name: tensor.to(dtype)
+                for path in sorted(folder.glob("*.safetensors"))
+                for name, tensor in _read(path)
+                if not _is_audio(name)
+            }
+            transformer.load_state_dict(weights, strict=True, assign=True)
+        except (OSError, ValueError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{folder} does not hold a refiner that fits its config.json: {error}") from error
+        if left := [name for name, t in (*transformer.named_parameters(), *transformer.named_buffers()) if t.is_meta]:
+            raise ValueError(f"{folder} leaves {', '.join(left)} of the refiner without values.")
+        return Refiner(transformer.to(device), config)
+
+    def to(self, device: str | torch.device) -> "Refiner":
+        """Itself, moved."""
+        self.transformer.to(device)
+        return self
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.transformer.parameters()).dtype
+
+    @torch.inference_mode()
+    def start(self, sink_latent: Tensor, text: Tensor, text_mask: Tensor) -> RefinerState:
+        """The state before the first block.
+
+        sink_latent: (B, c, 1, h, w), the normalised latent of the start image. text: (B, L, C); text_mask: (B, L).
+        """
+        if sink_latent.ndim != 5 or sink_latent.shape[2] != 1:
+            raise ValueError(f"sink_latent must be (B, c, 1, h, w), got {tuple(sink_latent.shape)}.")
+        text = text.to(sink_latent.device, self.dtype)
+        cache = _library()[1](len(self.transformer.transformer_blocks))
+        latent = sink_latent.to(self.dtype)
+        self._forward(latent, 0.0, 0, text, text_mask, cache, "capture_pre_rope")
+        sink = tuple(layer.get_captured_pre_rope() for layer in _layers(cache))
+        return RefinerState(sink, (), 0, 1, text, text_mask)
+
+    @torch.inference_mode()
+    def refine(self, block: Tensor, state: RefinerState, noise: Tensor) -> tuple[Tensor, RefinerState]:
+        """The refined block and the next state; nothing given is written to.
+
+        block, noise: (B, c, 3, h, w), normalised stage-1 latents of the next latent frames, and unit normal noise.
+        """
+        config, dtype = self.config, self.dtype
+        if block.ndim != 5 or block.shape[2] != config.block or noise.shape != block.shape:
+            raise ValueError(
+                f"block and noise must be (B, c, {config.block}, h, w), "
+                f"got {tuple(block.shape)} and {tuple(noise.shape)}."
+            )
+        if block.shape[0] != state.text.shape[0]:
+            raise ValueError(f"The refiner state holds {state.text.shape[0]} episodes, the block {block.shape[0]}.")
+        cache = self._window(state, block)
+        start, top = state.next_frame, config.sigmas[0]
+        x = ((1 - top) * block.to(dtype).float() + top * noise.to(dtype).float()).to(dtype)
+        for sigma, below in pairwise(config.sigmas):
+            velocity = self._forward(x, sigma, start, state.text, state.text_mask, cache, "inject")
+            data = (x.float() - sigma * velocity.float()).to(dtype).float()
+            keep = below / sigma
+            x = (keep * x.float() + (1 - keep) * data).to(dtype)
+        self._forward(x, 0.0, start, state.text, state.text_mask, cache, "inject_and_capture_post_rope")
+        frames = min(state.history_frames + config.block, config.kv_max_frames - 1)
+        tokens = frames * block.shape[3] * block.shape[4]
+        history = []
+        for i, layer in enumerate(_layers(cache)):
+            new = layer.get_captured_post_rope()
+            old = state.history[i] if state.history else tuple(t[:, :0] for t in new)
+            history.append(tuple(torch.cat((a, b), dim=1)[:, -tokens:].clone() for a, b in zip(old, new, strict=True)))
+        after = RefinerState(state.sink, tuple(history), frames, start + config.block, state.text, state.text_mask)
+        return x.to(block.dtype), after
+
+    def _window(self, state: RefinerState, block: Tensor):
+        """The library's cache container, filled from the state. The start image slides to just before the history."""
+        cache = _library()[1](len(state.sink))
+        for i, layer in enumerate(_layers(cache)):
+            layer.store_sink(*state.sink[i])
+            if state.history:
+                layer.store_history(*state.history[i])
+        cache.sink_pe = self._rotary(block, state.next_frame - state.history_frames - 1, 1)
+        return cache
+
+    def _rotary(self, latents: Tensor, frame: int, frames: int) -> tuple[Tensor, Tensor]:
+        return self.transformer.build_rotary_emb_for_absolute_positions(
+            batch_size=latents.shape[0],
+            frame_positions=list(range(frame, frame + frames)),
+            height=latents.shape[3],
+            width=latents.shape[4],
+            device=latents.device,
+            fps=float(self.config.fps),
+        )
+
+    def _forward(
+        self, latents: Tensor, sigma: float, frame: int, text: Tensor, text_mask: Tensor, cache, mode: str
+    ) -> Tensor:
+        """Velocity (B, c, T, h, w) of latents whose first frame has the absolute index `frame`."""
+        tokens = latents.flatten(2).mT.contiguous()  # (B, T h w, c): patches are single latents
+        level = sigma * float(self.transformer.config.timestep_scale_multiplier)
+        out = self.transformer(
+            hidden_states=tokens,
+            encoder_hidden_states=text,
+            timestep=torch.full(tokens.shape[:2], level, dtype=torch.float32, device=tokens.device),
+            video_rotary_emb=self._rotary(latents, frame, latents.shape[2]),
+            encoder_attention_mask=text_mask,
+            kv_cache=cache,
+            kv_cache_mode=mode,
+            return_dict=False,
+        )[0]
+        return out.mT.unflatten(2, latents.shape[2:])
+
+
+def without_audio(transformer: nn.Module) -> nn.Module:
+    """The transformer with its audio branches, which the refiner never runs, replaced by nothing; in place."""
+    for parent in (transformer, *transformer.transformer_blocks):
+        for name, _ in list(parent.named_children()):
+            if _is_audio(name):
+                setattr(parent, name, nn.Identity())
+        for name, _ in list(parent.named_parameters(recurse=False)):
+            if _is_audio(name):
+                parent.register_parameter(name, None)
+    return transformer
+
+
+def _is_audio(name: str) -> bool:
+    parts = name.split(".")
+    own = parts[2] if parts[0] == "transformer_blocks" and len(parts) > 2 else parts[0]
+    return own.startswith(AUDIO_PREFIXES) or own == "scale_shift_table_a2v_ca_video"
+
+
+def _layers(cache):
+    return [cache.get(i) for i in range(len(cache))]
+
+
+def _read(path: Path):
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                yield name, file.get_tensor(name)
+    except SafetensorError as error:
+        raise ValueError(f"{path.name} is damaged ({error})") from error
+
+
+def _library():
+    """diffusers' transformer and cache container; ImportError in one sentence where they are missing."""
+    try:
+        from diffusers import SanaWMLTX2RefinerTransformer3DModel
+        from diffusers.models.transformers.transformer_sana_wm_refiner import SanaWMRefinerKVCache
+    except ImportError as error:
+        raise ImportError(f'The refiner needs diffusers 0.42: pip install "sanawm-env[official]" ({error}).') from error
+    return SanaWMLTX2RefinerTransformer3DModel, SanaWMRefinerKVCache

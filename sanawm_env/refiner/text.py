@@ -1,0 +1,63 @@
+"""The refiner's prompt encoder: Gemma-3 and LTX-2's connectors, run by diffusers (codec_text_refiner.md c.2)."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+class RefinerTextEncoder:
+    """Prompt -> features and mask. Use `RefinerTextEncoder.load`."""
+
+    def __init__(self, pipeline):
+        self._pipeline = pipeline
+
+    @staticmethod
+    def load(
+        folder: str | Path,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.bfloat16,
+        length: int = 1024,
+    ) -> "RefinerTextEncoder":
+        """From `folder`/text (transformers' files) and `folder`/connectors; length: tokens a prompt is padded to.
+
+        Raises FileNotFoundError naming the command to run, ValueError for files that do not fit.
+        """
+        folder = Path(folder)
+        for part in ("text", "connectors"):
+            if not (folder / part / "config.json").is_file():
+                raise FileNotFoundError(
+                    f"There is no {part} in {folder}: run `sanawm fetch streaming --parts refiner`."
+                )
+        try:
+            from diffusers import SanaWMLTX2Refiner
+            from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+            from transformers import AutoTokenizer, Gemma3ForConditionalGeneration
+        except ImportError as error:
+            raise ImportError(
+                f'The refiner needs diffusers and transformers: pip install "sanawm-env[official]" ({error}).'
+            ) from error
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder / "text", local_files_only=True, padding_side="left")
+            tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+            model = Gemma3ForConditionalGeneration.from_pretrained(folder / "text", local_files_only=True, dtype=dtype)
+            connectors = LTX2TextConnectors.from_pretrained(
+                folder / "connectors", local_files_only=True, torch_dtype=dtype
+            )
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise ValueError(f"The refiner's text encoder in {folder} cannot be loaded: {error}") from error
+        pipeline = SanaWMLTX2Refiner(
+            transformer=None,
+            connectors=connectors.to(device).eval(),
+            tokenizer=tokenizer,
+            text_encoder=model.to(device).eval(),
+            scheduler=None,
+            text_max_sequence_length=length,
+        )
+        return RefinerTextEncoder(pipeline)
+
+    @torch.inference_mode()
+    def encode(self, prompt: str) -> tuple[Tensor, Tensor]:
+        """Features (1, length, C) and mask (1, length)."""
+        model = self._pipeline.text_encoder
+        return self._pipeline._encode_prompt(prompt, device=model.device, dtype=model.dtype)

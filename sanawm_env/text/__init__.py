@@ -1,0 +1,1 @@
+"""Text: prompts to the features the network reads."""

@@ -1,0 +1,151 @@
+"""The prompts of a world: encoded once, kept on disk, and read without the encoder.
+
+A world folder holds them in `prompts/`, one safetensors file each, named by the SHA-256 of what decides its content:
+kind, prompt, encoder and settings (codec_text_refiner.md b.4).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from sanawm_env.text.gemma import INSTRUCTION_SHA256, TEXT_LEN, GemmaEncoder
+from sanawm_env.world.state import save_whole
+
+Kind = Literal["prompt", "negative", "refiner"]
+
+
+@dataclass(frozen=True, eq=False)
+class PromptFeatures:
+    """text (1, L, C) and text_mask (1, L) or None for the network; refiner: the same pair for the refiner, or None."""
+
+    text: Tensor
+    text_mask: Tensor | None = None
+    refiner: tuple[Tensor, Tensor] | None = None
+
+
+class PromptCache:
+    """Features on disk. identity: plain values that say which encoder made them and how."""
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]):
+        self.folder, self.identity = folder, dict(identity)
+
+    def get(self, prompt: str, kind: Kind = "prompt") -> tuple[Tensor, Tensor] | None:
+        """Features and mask, None for a prompt that is not there; ValueError for a file that is damaged or foreign."""
+        content, path = self._address(prompt, kind)
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, "pt") as file:
+                if (file.metadata() or {}).get("content") != content:
+                    raise ValueError("it holds something else")
+                return file.get_tensor("features"), file.get_tensor("mask")
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ValueError(
+                f"The cached prompt {path} cannot be read ({error}): delete it and encode it again."
+            ) from error
+
+    def put(self, features: Tensor, mask: Tensor, prompt: str, kind: Kind = "prompt") -> None:
+        """Keep features and mask; the file appears whole or not at all. OSError where it cannot be written."""
+        content, path = self._address(prompt, kind)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tensors = {"features": features.cpu().contiguous(), "mask": mask.to(torch.int64).cpu().contiguous()}
+        save_whole(tensors, path, {"content": content})
+
+    def _address(self, prompt: str, kind: Kind) -> tuple[str, Path]:
+        content = json.dumps({"kind": kind, "prompt": prompt, **self.identity}, sort_keys=True)
+        return content, self.folder / f"{hashlib.sha256(content.encode()).hexdigest()}.safetensors"
+
+
+class Prompts:
+    """The prompt features of one world: from its cache and, where that is allowed, from its encoders.
+
+    folder: of the world. name: how messages call it. softcap: see `GemmaEncoder.load`. load_encoders: encode what the
+    cache lacks and keep it there; an encoder is loaded for that and let go again. refiner: give the refiner's features
+    too.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, *, softcap: bool = False, load_encoders: bool = False, refiner: bool = False
+    ):
+        self.folder, self.name, self.softcap = folder, name, softcap
+        self.load_encoders, self.refiner = load_encoders, refiner
+        self.cache = PromptCache(folder / "prompts", _identity(folder, softcap))
+
+    def features(self, prompt: str, device: str | torch.device, negative: bool = False) -> PromptFeatures:
+        """Features on `device`. negative: of a prompt that stands without the instruction, for guidance.
+
+        Raises TypeError unless the prompt is a string, ValueError naming the command to run for one that is neither
+        cached nor to be encoded here.
+        """
+        if not isinstance(prompt, str):
+            raise TypeError(f"A prompt must be a string, got {type(prompt).__name__}.")
+        text, mask = self._find(prompt, "negative" if negative else "prompt", device)
+        wanted = self.refiner and not negative
+        return PromptFeatures(text, mask, self._find(prompt, "refiner", device) if wanted else None)
+
+    def _find(self, prompt: str, kind: Kind, device: str | torch.device) -> tuple[Tensor, Tensor]:
+        found = self.cache.get(prompt, kind)
+        if found is None:
+            if not self.load_encoders:
+                raise ValueError(
+                    f"The {self.name} world has no features of the {kind} {prompt!r}: write it into a file, run "
+                    f"`sanawm encode-prompts FILE --world {self.name}`, or load the world with text_encoder=True."
+                )
+            self.encode([(prompt, kind)], device)
+            found = self.cache.get(prompt, kind)
+        features, mask = found
+        return features.to(device), mask.to(device)
+
+    def missing(self, prompts: list[str]) -> list[tuple[str, Kind]]:
+        """What of these prompts, the empty one and the empty negative one is not cached yet, encoder by encoder."""
+        wanted: list[tuple[str, Kind]] = [("", "negative"), *((p, "prompt") for p in ["", *prompts])]
+        if self.refiner:
+            wanted += [(p, "refiner") for p in ["", *prompts]]
+        return [(p, kind) for p, kind in dict.fromkeys(wanted) if self.cache.get(p, kind) is None]
+
+    def encode(self, wanted: list[tuple[str, Kind]], device: str | torch.device, done=lambda: None) -> None:
+        """Encode and keep these, calling `done` after each. Loads every encoder at most once, one at a time.
+
+        Raises FileNotFoundError naming the command to run where an encoder was not fetched.
+        """
+        for load, kinds in ((self._gemma, ("prompt", "negative")), (self._refiner_text, ("refiner",))):
+            batch = [(prompt, kind) for prompt, kind in wanted if kind in kinds]
+            if not batch:
+                continue
+            encoders = load(device)
+            for prompt, kind in batch:
+                features, mask = encoders[kind](prompt)
+                self.cache.put(features, mask, prompt, kind)
+                done()
+
+    def _gemma(self, device: str | torch.device) -> Mapping[str, Any]:
+        encoder = GemmaEncoder.load(self.folder / "text", device, softcap=self.softcap)
+        return {"prompt": encoder.encode, "negative": encoder.encode_negative}
+
+    def _refiner_text(self, device: str | torch.device) -> Mapping[str, Any]:
+        from sanawm_env.refiner.text import RefinerTextEncoder
+
+        return {"refiner": RefinerTextEncoder.load(self.folder / "refiner", device).encode}
+
+
+def _identity(folder: Path, softcap: bool) -> dict[str, Any]:
+    """Which encoder a world folder's prompts are made with; its manifest names it, if there is one."""
+    text = {}
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        text = json.loads((folder / "manifest.json").read_text())["parts"]["text"]
+    return {
+        "repository": text.get("repository"),
+        "revision": text.get("revision"),
+        "dtype": "bfloat16",
+        "softcap": softcap,
+        "instruction": INSTRUCTION_SHA256,
+        "text_len": TEXT_LEN,
+    }

@@ -1,0 +1,216 @@
+"""The official layout from hub to frames, end to end: fetch, load, step, fork, refine, guide, on tiny weights."""
+
+from dataclasses import replace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+import sanawm_env  # noqa: F401
+from sanawm_env.camera.twist import hold
+from sanawm_env.cli import main
+from sanawm_env.envs.explore import SanaWMEnv
+from sanawm_env.world import tree
+from sanawm_env.world.state import WorldState, stack
+from sanawm_env.world.weights import fetch
+from sanawm_env.world.world import World
+from tests.standin_hub import write_hub
+from tests.worlds import drive, picture
+
+FORWARD, TURN = (0, 0, 0.5, 0, 0, 0), (0, 0, 0, 0, 0.4, 0)
+SIZE = {"height": 64, "width": 96}
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A home with every world fetched from a local hub, and one prompt encoded."""
+    home = tmp_path_factory.mktemp("home")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("SANAWM_HOME", str(home))
+    source = write_hub(home / "hub")
+    fetch("streaming", ("dit", "codec", "text", "refiner"), source=source, **SIZE)
+    fetch("chunk-causal", ("dit", "codec", "text"), source=source, **SIZE)
+    prompts = home / "prompts.txt"
+    prompts.write_text("a quiet street\n")
+    for world in ("streaming", "chunk-causal"):
+        main(["encode-prompts", str(prompts), "--world", world])
+    yield home
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def world(hub):
+    return World.load("streaming")
+
+
+@pytest.fixture(scope="module")
+def scene(world):
+    return world.scene(picture(), "a quiet street")
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(tree.leaves(a), tree.leaves(b), strict=True))
+
+
+def test_gym_make_runs_the_official_layout(hub):
+    env = gym.make("SanaWM/Explore-v0", world="streaming", scenes=[picture()], max_episode_chunks=2)
+    obs, info = env.reset(seed=0, options={"prompt": "a quiet street"})
+    assert env.observation_space.contains(obs)
+    assert info["intrinsics_source"] == "default"
+    assert info["mode"] == "streaming"
+    np.testing.assert_allclose(info["intrinsics"], [48, 48, 48, 32], atol=1e-4)  # 90 degrees across 96 pixels
+    for _ in range(2):
+        obs, _, terminated, truncated, info = env.step(env.action_space.sample())
+    assert env.observation_space.contains(obs)
+    assert truncated and not terminated
+    assert env.unwrapped.clip.frames.shape == (24, 64, 96, 3)
+
+
+def test_an_unknown_prompt_fails_with_the_command_to_run(world):
+    with pytest.raises(ValueError, match="sanawm encode-prompts"):
+        world.scene(picture(), "something else")
+
+
+def test_an_unknown_prompt_is_encoded_where_that_is_allowed(hub, world, scene):
+    allowed = World.load("streaming", text_encoder=True)
+    assert allowed.weights_hash == world.weights_hash
+    fresh = allowed.scene(picture(), "never encoded before")
+    assert fresh.text.shape == scene.text.shape
+    assert not torch.equal(fresh.text, scene.text)
+
+
+def test_the_camera_and_the_prompt_matter(world, scene):
+    state = world.begin(scene)
+    _, (forward,) = drive(world, state, FORWARD)
+    _, (turn,) = drive(world, state, TURN)
+    assert not torch.equal(forward.latents, turn.latents)
+
+
+@pytest.mark.parametrize("policy", ["tails", "latents"])
+def test_a_restored_state_goes_on_bit_for_bit(world, scene, policy, tmp_path):
+    state, _ = drive(world, world.begin(scene), FORWARD, TURN)
+    kept = state if policy == "tails" else state.without_tails()
+    if policy == "latents":
+        assert kept.nbytes < state.nbytes
+    _, (expected,) = drive(world, state, FORWARD)
+    _, (again,) = drive(world, kept, FORWARD)
+    assert torch.equal(again.frames, expected.frames)
+    kept.save(tmp_path / "state.safetensors")
+    loaded = WorldState.load(tmp_path / "state.safetensors", world)
+    _, (from_disk,) = drive(world, loaded, FORWARD)
+    assert torch.equal(from_disk.frames, expected.frames)
+
+
+def test_the_latents_policy_of_an_environment_drops_the_caches_and_changes_no_frame(world):
+    env = SanaWMEnv(world, scenes=[picture()], snapshots="latents")
+    env.reset(seed=0, options={"prompt": "a quiet street"})
+    env.step(np.zeros(6))
+    here = env.snapshot()
+    assert here.slot.display.codec.tails is None
+    env.step(np.full(6, 0.5))
+    expected = env.clip.frames.copy()
+    env.restore(here)
+    env.step(np.full(6, 0.5))
+    np.testing.assert_array_equal(env.clip.frames, expected)
+
+
+def test_slots_of_different_depth_step_together(world, scene):
+    deep, _ = drive(world, world.begin(scene, 1), FORWARD)
+    both = stack([deep, world.begin(scene, 2), deep.without_tails()])
+    after, (clip,) = drive(world, both, TURN)
+    assert len(clip.lanes) == 3
+    assert torch.equal(clip.frames[0], clip.frames[2])
+    assert [slot.chunk for slot in after.slots] == [2, 1, 2]
+
+
+def test_guided_worlds_carry_both_memories(hub):
+    world = World.load("chunk-causal")
+    engine = world.engine
+    assert world.config.sampler.guidance_scale > 1 and world.config.network.window == -1
+    engine.config = replace(engine.config, sampler=replace(engine.config.sampler, timesteps=(1000.0, 500.0)))
+    state = world.begin(world.scene(picture(), "a quiet street"))
+    deep, clips = drive(world, state, FORWARD, TURN)
+    assert len(deep.slots[0].memory) == 2
+    assert not same(*deep.slots[0].memory)
+    _, again = drive(world, state, FORWARD, TURN)
+    assert torch.equal(again[1].frames, clips[1].frames)
+    _, (pair,) = drive(world, stack([deep, deep]), FORWARD)
+    _, (single,) = drive(world, deep, FORWARD)
+    torch.testing.assert_close(pair.latents[:1].float(), single.latents.float(), atol=0.1, rtol=0.05)
+
+
+def test_the_refiner_changes_the_picture_and_not_the_memory(hub, world, scene):
+    refined = World.load("streaming", refiner=True)
+    assert refined.mode == "streaming+refiner"
+    state = refined.begin(refined.scene(picture(), "a quiet street"))
+    deep, clips = drive(refined, state, FORWARD, TURN)
+    plain, plain_clips = drive(world, world.begin(scene), FORWARD, TURN)
+    assert same(deep.slots[0].memory, plain.slots[0].memory)
+    assert not torch.equal(clips[1].frames, plain_clips[1].frames)
+    _, (again,) = drive(refined, deep, FORWARD)
+    _, (expected,) = drive(refined, deep, FORWARD)
+    assert torch.equal(again.frames, expected.frames)
+    with pytest.raises(ValueError, match="other weights"):
+        world.advance(deep, np.broadcast_to(np.eye(4), (24, 4, 4)))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8", "nvfp4"])
+def test_every_weight_only_precision_steps(hub, precision):
+    world = World.load("streaming", precision=precision)
+    _, (clip,) = drive(world, world.begin(world.scene(picture(), "a quiet street")), FORWARD)
+    assert clip.frames.float().std() > 0
+
+
+def test_offloaded_parts_give_the_same_frames(hub, world, scene):
+    offloaded = World.load("streaming", offload=True)
+    assert offloaded.weights_hash == world.weights_hash
+    _, (a,) = drive(world, world.begin(scene), FORWARD)
+    _, (b,) = drive(offloaded, world.begin(scene), FORWARD)
+    assert torch.equal(a.frames, b.frames)
+
+
+def test_a_world_that_was_not_fetched_names_the_command(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("SANAWM_HOME", str(tmp_path))
+    with pytest.raises((ValueError, FileNotFoundError), match="sanawm fetch streaming"):
+        World.load("streaming")
+
+
+def test_unknown_load_options_are_named():
+    with pytest.raises(TypeError, match="precision"):
+        World.load("nano", precison="bf16")
+    with pytest.raises(ValueError, match="nvfp4"):
+        World.load("nano", precision="int3")
+    with pytest.raises(ValueError, match="no refiner"):
+        World.load("nano", refiner=True)
+
+
+def test_the_command_line_rolls_out_from_a_prompt(hub, tmp_path, capsys):
+    image = tmp_path / "start.png"
+    from PIL import Image
+
+    Image.fromarray(picture()).save(image)
+    common = [
+        "rollout",
+        "--world",
+        "streaming",
+        "--image",
+        str(image),
+        "--actions",
+        "w-24",
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    main([*common, "--prompt", "a quiet street", "--fov-deg", "80"])
+    assert (tmp_path / "o" / "video.mp4").stat().st_size > 0
+    with pytest.raises(SystemExit) as stopped:
+        main([*common, "--prompt", "not encoded"])
+    assert stopped.value.code == 2
+    assert "encode-prompts" in capsys.readouterr().err
+
+
+def test_poses_reach_the_streaming_world_in_its_own_frame(world, scene):
+    poses = hold(np.eye(4), np.asarray(FORWARD, float))
+    state, clip = world.advance(world.begin(scene), poses)
+    np.testing.assert_array_equal(clip.c2w[0], poses)
+    np.testing.assert_array_equal(state.slots[0].c2w, poses[-1])
