@@ -1,6 +1,5 @@
 """`sanawm bench`: what a step costs on this machine, by stage, batch and operation."""
 
-import platform
 import time
 from collections.abc import Callable
 from statistics import median
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sanawm_env.camera.twist import hold
+from sanawm_env.cli.machine import machine_name
 from sanawm_env.envs.explore import SanaWMEnv
 from sanawm_env.world.engine import Engine
 from sanawm_env.world.images import ImageSource
@@ -56,7 +56,7 @@ def bench(name: str, threads: int, repeats: int, device: str, console: Console) 
         "world": name,
         "weights_hash": world.weights_hash,
         "device": str(world.device),
-        "machine": _machine(world.device),
+        "machine": machine_name(world.device),
         "torch": torch.__version__,
         "threads": threads,
         "batch": {},
@@ -140,13 +140,3 @@ def _time(call: Callable[[], Any]) -> float:
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _machine(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -1,6 +1,5 @@
 """`sanawm precision`: what fewer bits per weight cost a world that knows the truth."""
 
-import platform
 from datetime import date
 from importlib.metadata import version
 from typing import Any
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sanawm_env.camera.twist import hold
+from sanawm_env.cli.machine import machine_name
 from sanawm_env.metrics.image import psnr
 from sanawm_env.network.precision import quantized_layers
 from sanawm_env.training.evaluate import evaluate
@@ -64,7 +64,7 @@ def measure(name: str, scenes: int, seed: int, chunks: int, console: Console) ->
         "seed": seed,
         "chunks": chunks,
         "date": str(date.today()),
-        "machine": platform.machine(),
+        "machine": machine_name(torch.device("cpu")),
         "torch": torch.__version__,
         "torchao": version("torchao"),
         "precisions": numbers,
@@ -72,7 +72,7 @@ def measure(name: str, scenes: int, seed: int, chunks: int, console: Console) ->
 
 
 def _rollouts(world: World, seed: int, chunks: int) -> list[np.ndarray]:
-    """Frames of every chunk, all episodes together: start images x twists."""
+    """Of every chunk, the frames of all episodes (start images x twists) one below the other: (N H, W, 3) uint8."""
     starts = [(start, twist) for start in world.starts for twist in TWISTS]
     state = world.begin([world.scene(start) for start, _ in starts], seed)
     frames = []
@@ -81,7 +81,7 @@ def _rollouts(world: World, seed: int, chunks: int) -> list[np.ndarray]:
             [hold(slot.c2w, np.array(twist)) for slot, (_, twist) in zip(state.slots, starts, strict=True)]
         )
         state, clip = world.advance(state, poses)
-        frames.append(clip.frames.flatten(0, 1).numpy())
+        frames.append(clip.frames.flatten(0, 2).numpy())
     return frames
 
 

@@ -175,7 +175,9 @@ def read_official_dit(path: Path) -> dict[str, Tensor]:
             weights = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
             weights = weights.get("generator", weights)
             weights = weights.get("state_dict", weights)
-    except (pickle.UnpicklingError, RuntimeError, SafetensorError, EOFError, AttributeError) as error:
+    except FileNotFoundError:
+        raise
+    except (pickle.UnpicklingError, RuntimeError, SafetensorError, OSError, EOFError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"{path} is damaged, or holds more than tensors, which is never loaded: download it again ({reason})."
