@@ -108,7 +108,7 @@ def test_a_truncated_download_is_refused_and_leaves_no_world(hub, tmp_path, home
 
 
 def test_a_part_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="sana_dit/model.pt"):
+    with pytest.raises(FileNotFoundError, match=r"sana_dit/model\.pt"):
         fetch("streaming", ("dit",), source=tmp_path)
 
 
