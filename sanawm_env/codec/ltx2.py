@@ -50,24 +50,22 @@ class LTX2Codec:
         Raises FileNotFoundError where there is none, ValueError in one sentence for files that do not fit, ImportError
         without diffusers.
         """
-        library, folder = _library(), Path(folder)
+        folder = Path(folder)
         for name in ("config.json", "diffusion_pytorch_model.safetensors"):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"The codec in {folder} has no {name}; get it with: sanawm fetch streaming.")
         try:
-            settings = library.vae.load_config(folder) | {"decoder_causal": True}
-            # upstream names the list in the order of its decoder blocks reversed (section a.1)
-            upsample_type = settings.pop("decoder_upsample_type", None)
-            if upsample_type is not None:
-                settings["upsample_type"] = tuple(reversed(upsample_type))
-            settings.pop("gradient_checkpointing", None)
-            with torch.device("meta"):
-                vae = library.vae.from_config(settings)
+            vae = _on_meta(folder)
             weights = _read(folder / "diffusion_pytorch_model.safetensors")
             vae.load_state_dict(weights, strict=True, assign=True)
         except (OSError, ValueError, TypeError, RuntimeError) as error:
             raise ValueError(f"{folder} does not hold a codec that fits its config.json: {error}") from error
         return LTX2Codec(vae.to(device, dtype))
+
+    @staticmethod
+    def on_meta(folder: Path | None = None, dtype: torch.dtype = torch.bfloat16) -> "LTX2Codec":
+        """Shapes without weights, on the meta device: of the codec in a folder, or of LTX-2's own."""
+        return LTX2Codec(_on_meta(folder).to(dtype))
 
     def to(self, device: str | torch.device) -> "LTX2Codec":
         """Itself, moved."""
@@ -182,6 +180,20 @@ def receptive_frames(layers: Sequence[int], scaling: Sequence[bool]) -> int:
             rate *= 2
         back += 2 * 2 * blocks / rate
     return math.ceil(back + 2 / rate)  # conv_out
+
+
+def _on_meta(folder: Path | None) -> nn.Module:
+    """diffusers' model on the meta device, by a folder's config.json or by the class defaults, which are LTX-2's."""
+    library = _library()
+    settings = {"encoder_causal": True} if folder is None else library.vae.load_config(folder)
+    settings = {**settings, "decoder_causal": True}
+    # upstream names the list in the order of its decoder blocks reversed (section a.1)
+    upsample_type = settings.pop("decoder_upsample_type", None)
+    if upsample_type is not None:
+        settings["upsample_type"] = tuple(reversed(upsample_type))
+    settings.pop("gradient_checkpointing", None)
+    with torch.device("meta"):
+        return library.vae.from_config(settings)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

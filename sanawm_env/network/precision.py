@@ -4,6 +4,7 @@ Weight-only kinds store weights in 8 or 4 bits and compute in bfloat16: they sav
 also round activations and compute in the low format, which needs a GPU that can.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -62,6 +63,29 @@ def quantize(module: nn.Module, precision: str, part: Literal["network", "refine
     if left := [n for n in names if type(module.get_submodule(n).weight.data) is torch.Tensor]:
         raise RuntimeError(f"torchao left {len(left)} layers as they were, {left[0]} among them.")
     return module
+
+
+def weight_bytes(module: nn.Module, precision: str | None, part: Literal["network", "refiner"] = "network") -> int:
+    """Bytes that the module's parameters and buffers take in `precision`, from their shapes alone: the module may be on
+    the meta device and stays as it is. None: as they are.
+
+    float8 stores a byte per value and a float32 scale per row; NVFP4 half a byte, a byte of scale per 16 values (rows
+    padded to 128, scales of a row to 4) and one float32 (section d.2).
+    """
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    if precision is None:
+        return sum(t.nbytes for t in tensors.values())
+    total = sum(2 * t.numel() if t.is_floating_point() else t.nbytes for t in tensors.values())
+    if precision == "bf16":
+        return total
+    for name in quantized_layers(module, part):
+        rows, columns = module.get_submodule(name).weight.shape[:2]
+        total -= 2 * rows * columns
+        if precision.startswith("fp8"):
+            total += rows * columns + 4 * rows
+        else:
+            total += rows * columns // 2 + 128 * math.ceil(rows / 128) * 4 * math.ceil(columns / 64) + 4
+    return total
 
 
 def _as_linear(conv: nn.Conv2d) -> nn.Linear:

@@ -64,13 +64,11 @@ class Refiner:
 
         Raises FileNotFoundError naming the command to run, ValueError for files that do not fit.
         """
-        model = _library()[0]
         folder = Path(folder) / "transformer"
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(f"There is no refiner in {folder}: run `sanawm fetch streaming --parts refiner`.")
         try:
-            with torch.device("meta"):
-                transformer = without_audio(model.from_config(model.load_config(folder)))
+            transformer = _on_meta(folder)
             weights = {
                 name: tensor.to(dtype)
                 for path in sorted(folder.glob("*.safetensors"))
@@ -83,6 +81,13 @@ class Refiner:
         if left := [name for name, t in (*transformer.named_parameters(), *transformer.named_buffers()) if t.is_meta]:
             raise ValueError(f"{folder} leaves {', '.join(left)} of the refiner without values.")
         return Refiner(transformer.to(device), config)
+
+    @staticmethod
+    def on_meta(
+        folder: Path | None = None, dtype: torch.dtype = torch.bfloat16, config: RefinerConfig = OFFICIAL
+    ) -> "Refiner":
+        """Shapes without weights, on the meta device: of the refiner in a folder, or of LTX-2's own."""
+        return Refiner(_on_meta(None if folder is None else Path(folder) / "transformer").to(dtype), config)
 
     def to(self, device: str | torch.device) -> "Refiner":
         """Itself, moved."""
@@ -178,6 +183,13 @@ class Refiner:
             return_dict=False,
         )[0]
         return out.mT.unflatten(2, latents.shape[2:])
+
+
+def _on_meta(folder: Path | None) -> nn.Module:
+    """diffusers' model without audio, by a folder's config.json or by the class defaults, which are LTX-2's."""
+    model = _library()[0]
+    with torch.device("meta"):
+        return without_audio(model.from_config({} if folder is None else model.load_config(folder)))
 
 
 def without_audio(transformer: nn.Module) -> nn.Module:

@@ -1,0 +1,202 @@
+"""How much memory a world takes, from shapes alone: its start and its steps are rehearsed on torch's meta device, where
+tensors have sizes and no contents, and what is alive is counted.
+"""
+
+import weakref
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from sanawm_env.camera.intrinsics import intrinsics_from_fov
+from sanawm_env.codec.ltx2 import LTX2Codec
+from sanawm_env.codec.patch_pca import PatchPCACodec
+from sanawm_env.network.model import SanaWM
+from sanawm_env.network.precision import weight_bytes
+from sanawm_env.refiner.runner import Refiner
+from sanawm_env.world.config import WorldConfig
+from sanawm_env.world.engine import LoadOptions, SanaEngine
+from sanawm_env.world.prompts import PromptFeatures
+from sanawm_env.world.sampler import SamplerConfig
+from sanawm_env.world.state import Scene
+from sanawm_env.world.world import World
+
+META = torch.device("meta")
+REFINER_TEXT_LEN = 1024  # codec_text_refiner.md c.2
+MOST_CHUNKS, SETTLED = 16, 1.002  # every window is full, or a step adds no more than this
+
+
+@dataclass(frozen=True)
+class MemoryPrediction:
+    """Bytes on the device that runs a world.
+
+    weights: of every part. working: the most that is alive besides weights while that part works. between: what stays
+    between two steps besides weights (states and the clip last shown). offload: whether codec and refiner are on the
+    device only while they work.
+    """
+
+    weights: dict[str, int]
+    working: dict[str, int]
+    between: int
+    offload: bool
+
+    @property
+    def peak(self) -> int:
+        """The most that is alive at any time, all together."""
+        return max(
+            bytes_ + sum(size for name, size in self.weights.items() if name in ("network", part) or not self.offload)
+            for part, bytes_ in self.working.items()
+        )
+
+
+def predict_memory(
+    config: WorldConfig, folder: Path | None = None, options: LoadOptions | None = None, batch: int = 1
+) -> MemoryPrediction:
+    """What encoding start images and stepping `batch` episodes takes, without snapshots.
+
+    folder: of the world, whose codec and refiner may have sizes of their own; None for the official ones. Where the
+    attention window has no limit, memory grows with every chunk: then this is the last of `config.horizon_chunks`.
+    Tensors are counted; what libraries take besides (CUDA's context, workspaces, fragmentation) is not.
+    Raises ImportError where a part needs a library that is not installed.
+    """
+    options = options or LoadOptions()
+    if options.precision is not None:
+        config = replace(config, dtype="bfloat16")
+    network, codec, refiner = _outline(config, folder, options.refiner)
+    weights = {"network": weight_bytes(network, options.precision), "codec": weight_bytes(_module(codec), None)}
+    if refiner is not None:
+        weights["refiner"] = weight_bytes(refiner.transformer, options.refiner_precision, "refiner")
+    working, between = _rehearse(config, folder, options.refiner, batch)
+    return MemoryPrediction(weights, dict(working), between, options.offload)
+
+
+@cache
+def _rehearse(
+    config: WorldConfig, folder: Path | None, refiner: bool, batch: int
+) -> tuple[tuple[tuple[str, int], ...], int]:
+    """`working` and `between` of a prediction."""
+    engine = _Rehearsal(config, *_outline(config, folder, refiner))
+    grows = config.network.window < 0
+    between: list[int] = []  # after every chunk
+    with FusedAttention(), engine.live as live:
+        world = World(engine, "")
+        state = world.begin([engine.scene() for _ in range(batch)])
+        poses = np.broadcast_to(np.eye(4), (batch, config.chunk_frames, 4, 4))
+        for _ in range(4 if grows else MOST_CHUNKS):
+            state, clip = world.advance(state, poses)  # the clip before lives until the new one is there
+            between.append(live.now)
+            if not grows and len(between) > 1 and between[-1] <= between[-2] * SETTLED:
+                break
+    del state, clip
+    left = (config.horizon_chunks - len(between)) * (between[-1] - between[-2]) if grows else 0
+    return tuple((part, most + left) for part, most in live.most.items()), between[-1] + left
+
+
+@cache
+def _outline(config: WorldConfig, folder: Path | None, refiner: bool) -> tuple[SanaWM, Any, Refiner | None]:
+    """Network, codec and refiner on the meta device."""
+    dtype = getattr(torch, config.dtype)
+    with META:
+        network = SanaWM(config.network).to(dtype)
+        codec: Any = PatchPCACodec(config.network.latent_channels)
+    if config.codec == "ltx2":
+        codec = LTX2Codec.on_meta(folder and folder / "codec", dtype)
+    return network, codec, Refiner.on_meta(folder and folder / "refiner", dtype) if refiner else None
+
+
+def _module(codec: Any) -> nn.Module:
+    return codec.vae if isinstance(codec, LTX2Codec) else codec
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors on the meta device while it is entered, those of `weights` apart.
+
+    now: alive. stage: what is going on, set from outside. most: the most alive in every stage.
+    """
+
+    def __init__(self, weights: Sequence[nn.Module] = ()):
+        super().__init__()
+        self.now, self.stage = 0, "network"
+        self.most: Counter[str] = Counter()
+        tensors = (t for module in weights for t in (*module.parameters(), *module.buffers()))
+        self._known = {t.untyped_storage()._cdata for t in tensors}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor) and leaf.is_meta:
+                self._count(leaf.untyped_storage())
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._known:
+            self._known.add(key)
+            weakref.finalize(storage, self._freed, key, size)
+            self.now += size
+        self.most[self.stage] = max(self.most[self.stage], self.now)
+
+    def _freed(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+class FusedAttention(TorchFunctionMode):
+    """Attention as the fused kernels do it: no matrix of scores. On the meta device torch would make one."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            query, _, value = (*args, *(kwargs[name] for name in ("query", "key", "value")[len(args) :]))[:3]
+            return query.new_empty(*query.shape[:-1], value.shape[-1])
+        return func(*args, **kwargs)
+
+
+class _Rehearsal(SanaEngine):
+    """The engine on the meta device. live: to be entered around its work."""
+
+    def __init__(self, config: WorldConfig, network: SanaWM, codec: Any, refiner: Refiner | None):
+        # how many steps a chunk takes does not matter to what is alive
+        sampler = SamplerConfig(config.sampler.timesteps[:1], config.sampler.guidance_scale)
+        self.config, self.refiner = config, refiner  # what _features asks for
+        prompts: Any = SimpleNamespace(features=self._features)
+        super().__init__(replace(config, sampler=sampler), network, codec, META, prompts=prompts, refiner=refiner)
+        parts = [network, _module(codec)] + ([refiner.transformer] if refiner else [])
+        self.live = LiveBytes(parts)
+
+    def scene(self) -> Scene:
+        """A start image of its own for every call."""
+        config = self.config
+        image = np.zeros((config.height, config.width, 3), np.uint8)
+        lens = intrinsics_from_fov(config.horizontal_fov, config.width, config.height).astype(np.float64)
+        words = self._features("", META)
+        return Scene("", "", image, lens, self.encode(image), words.text, words.text_mask, refiner_text=words.refiner)
+
+    def _features(self, prompt: str, device: torch.device, negative: bool = False) -> PromptFeatures:
+        def empty(length: int, width: int) -> tuple[Tensor, Tensor]:
+            mask = torch.empty(1, length, dtype=torch.int64, device=device)
+            return torch.empty(1, length, width, dtype=torch.bfloat16, device=device), mask
+
+        network = self.config.network
+        refiner = self.refiner and empty(REFINER_TEXT_LEN, self.refiner.transformer.config.caption_channels)
+        return PromptFeatures(*empty(network.text_len, network.caption_channels), refiner)
+
+    @contextmanager
+    def _at_hand(self, part: Any) -> Iterator[None]:
+        self.live.stage = "refiner" if part is self.refiner else "codec"
+        try:
+            yield
+        finally:
+            self.live.stage = "network"

@@ -1,0 +1,155 @@
+"""Predictions of memory from shapes, against what the allocator hands out while the same work is done."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from sanawm_env.network.config import SanaWMConfig
+from sanawm_env.network.precision import weight_bytes
+from sanawm_env.world import tree
+from sanawm_env.world.engine import LoadOptions
+from sanawm_env.world.memory import predict_memory
+from sanawm_env.world.weights import fetch, world_config, world_folder
+from sanawm_env.world.world import World
+from tests.standin_hub import write_hub
+from tests.worlds import picture
+
+STILL = np.broadcast_to(np.eye(4), (24, 4, 4))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("SANAWM_HOME", str(home))
+    size = {"height": 64, "width": 96}
+    hub = write_hub(home / "hub")
+    fetch("streaming", ("dit", "codec", "text", "refiner"), source=hub, **size)
+    fetch("chunk-causal", ("dit", "codec", "text"), source=hub, **size)
+    yield home
+    patch.undo()
+
+
+def allocated(call):
+    """The most bytes that torch's allocator had handed out, by its own account, while `call` ran."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(np.cumsum([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]))
+
+
+def measured(world, chunks, batch=1):
+    """(most alive besides weights, what stays) while start images are encoded and episodes run."""
+    pictures = [world.starts[i] if world.starts else picture(i) for i in range(batch)]
+    if world.engine.prompts is not None:
+        world.engine.encode_prompt("", None)  # into the cache
+    stays = 0
+
+    def run():
+        nonlocal stays
+        state = world.begin([world.scene(p) for p in pictures])
+        for _ in range(chunks):
+            state, clip = world.advance(state, np.broadcast_to(STILL, (batch, *STILL.shape)))
+        stays = state.nbytes + clip.frames.nbytes
+
+    return allocated(run), stays
+
+
+def predicted(world, batch=1, **options):
+    folder = world_folder(world.config.name)
+    return predict_memory(world.config, folder, LoadOptions(**options), batch)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", ["nano", "streaming"])
+def test_a_prediction_is_what_the_allocator_counts(name, batch):
+    world = World.load(name, text_encoder=True)
+    most, stays = measured(world, 5, batch)
+    prediction = predicted(world, batch)
+    assert max(prediction.working.values()) == pytest.approx(most, rel=0.02)
+    assert prediction.between == pytest.approx(stays, rel=0.02)
+    assert sum(prediction.weights.values()) < prediction.peak == sum(prediction.weights.values()) + max(
+        prediction.working.values()
+    )
+
+
+def test_a_refiner_counts_with_its_window():
+    world = World.load("streaming", text_encoder=True, refiner=True)
+    most, stays = measured(world, 6)
+    prediction = predicted(world, refiner=True)
+    assert max(prediction.working.values()) == pytest.approx(most, rel=0.02)
+    assert prediction.between == pytest.approx(stays, rel=0.02)
+    transformer = world.engine.refiner.transformer
+    assert prediction.weights["refiner"] == sum(t.nbytes for t in (*transformer.parameters(), *transformer.buffers()))
+
+
+def test_without_a_limit_of_the_window_the_last_chunk_is_predicted(home):
+    """The teacher with few steps and a near horizon."""
+    folder = home / "near"
+    shutil.copytree(world_folder("chunk-causal"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["horizon_chunks"], config["sampler"]["timesteps"] = 9, [1000, 500]
+    (folder / "config.json").write_text(json.dumps(config))
+    world = World.load(folder, text_encoder=True)
+    most, stays = measured(world, 9)
+    prediction = predict_memory(world.config, folder)
+    assert max(prediction.working.values()) == pytest.approx(most, rel=0.05)
+    assert prediction.between == pytest.approx(stays, rel=0.05)
+    config["horizon_chunks"] = 20
+    (folder / "config.json").write_text(json.dumps(config))
+    assert predict_memory(World.load(folder, text_encoder=True).config, folder).peak > prediction.peak
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8", "nvfp4"])
+def test_weights_in_fewer_bits(precision):
+    """At a size at which the scales' padding does not rule."""
+    from sanawm_env.network.model import SanaWM
+    from sanawm_env.network.precision import quantize
+
+    pytest.importorskip("torchao")
+    model = SanaWM(SanaWMConfig(latent_channels=4, hidden_size=192, depth=4, num_heads=4, head_dim=48, text_len=4))
+    expected = weight_bytes(model, precision)
+    quantize(model, precision)
+    tensors = [*model.parameters(), *model.buffers()]
+    stored = [getattr(t, n) for t in tensors if hasattr(t, "__tensor_flatten__") for n in t.__tensor_flatten__()[0]]
+    plain = [t for t in tensors if not hasattr(t, "__tensor_flatten__")]
+    assert expected == pytest.approx(sum(t.nbytes for t in (*stored, *plain)), rel=0.01)
+
+
+def test_offloaded_parts_count_while_they_work():
+    world = World.load("streaming", text_encoder=True)
+    plain, offloaded = (predicted(world, refiner=True, offload=offload) for offload in (False, True))
+    weights, working = plain.weights, plain.working
+    assert offloaded.peak == max(
+        weights["network"] + working["network"],
+        weights["network"] + weights["refiner"] + working["refiner"],
+        weights["network"] + weights["codec"] + working["codec"],
+    )
+    assert offloaded.peak < plain.peak
+
+
+def test_the_official_sizes_add_up():
+    """dit.md 14: 1,015,840,000 bytes of state, 5.32 GB of weights; codec_text_refiner.md a.5, d.2."""
+    config = world_config("streaming", SanaWMConfig(), 704, 1280)
+    prediction = predict_memory(config)
+    clip, tails = 24 * 704 * 1280 * 3, 2 * 297_594_880
+    assert prediction.between == pytest.approx(1_015_840_000 + tails + clip, rel=0.01)
+    assert prediction.weights["network"] == pytest.approx(5.32e9, rel=0.01)
+    assert prediction.weights["codec"] == pytest.approx(2.44e9, rel=0.01)
+    for precision, size in (("fp8", 3.52e9), ("nvfp4", 2.73e9)):
+        fewer = predict_memory(config, options=LoadOptions(precision=precision))
+        assert fewer.weights["network"] == pytest.approx(size, rel=0.01)
+        assert fewer.peak - prediction.peak == fewer.weights["network"] - prediction.weights["network"]
+
+
+def test_counting_leaves_nothing_behind():
+    """Meta tensors outside are not touched, and what a world holds is real."""
+    world = World.load("nano")
+    predicted(world)
+    state = world.begin(world.scene(world.starts[0]))
+    assert all(not t.is_meta for t in tree.leaves(state.slots))
+    assert torch.empty(3, device="meta").nbytes == 12
