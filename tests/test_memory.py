@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -72,9 +73,7 @@ def test_a_prediction_is_what_the_allocator_counts(name, batch):
     prediction = predicted(world, batch)
     assert max(prediction.working.values()) == pytest.approx(most, rel=0.02)
     assert prediction.between == pytest.approx(stays, rel=0.02)
-    assert sum(prediction.weights.values()) < prediction.peak == sum(prediction.weights.values()) + max(
-        prediction.working.values()
-    )
+    assert prediction.peak == sum(prediction.weights.values()) + max(prediction.working.values())
 
 
 def test_a_refiner_counts_with_its_window():
@@ -97,11 +96,9 @@ def test_without_a_limit_of_the_window_the_last_chunk_is_predicted(home):
     world = World.load(folder, text_encoder=True)
     most, stays = measured(world, 9)
     prediction = predict_memory(world.config, folder)
-    assert max(prediction.working.values()) == pytest.approx(most, rel=0.05)
-    assert prediction.between == pytest.approx(stays, rel=0.05)
-    config["horizon_chunks"] = 20
-    (folder / "config.json").write_text(json.dumps(config))
-    assert predict_memory(World.load(folder, text_encoder=True).config, folder).peak > prediction.peak
+    assert max(prediction.working.values()) == pytest.approx(most, rel=0.02)
+    assert prediction.between == pytest.approx(stays, rel=0.02)
+    assert predict_memory(replace(world.config, horizon_chunks=20), folder).peak > prediction.peak
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp8", "nvfp4"])

@@ -89,7 +89,7 @@ def _rehearse(
     """`working` and `between` of a prediction."""
     engine = _Rehearsal(config, *_outline(config, folder, refiner))
     grows = config.network.window < 0
-    between: list[int] = []  # after every chunk
+    between, most = [], []  # of every chunk, the first's with what comes before it
     with FusedAttention(), engine.live as live:
         world = World(engine, "")
         state = world.begin([engine.scene() for _ in range(batch)])
@@ -97,11 +97,17 @@ def _rehearse(
         for _ in range(4 if grows else MOST_CHUNKS):
             state, clip = world.advance(state, poses)  # the clip before lives until the new one is there
             between.append(live.now)
+            most.append(Counter(live.most))
+            live.most.clear()
             if not grows and len(between) > 1 and between[-1] <= between[-2] * SETTLED:
                 break
     del state, clip
-    left = (config.horizon_chunks - len(between)) * (between[-1] - between[-2]) if grows else 0
-    return tuple((part, most + left) for part, most in live.most.items()), between[-1] + left
+    left = config.horizon_chunks - len(between) if grows else 0
+    working = {
+        part: max(max(chunk[part] for chunk in most), last + left * (last - most[-2][part]))
+        for part, last in most[-1].items()
+    }
+    return tuple(working.items()), between[-1] + left * (between[-1] - between[-2])
 
 
 @cache
