@@ -99,5 +99,8 @@ def test_the_lens_is_given_assumed_or_estimated(folder):
     assert wide.intrinsics[0] == pytest.approx(16 / np.tan(np.radians(50)), rel=1e-5)
     with pytest.raises(ValueError, match="field of view"):
         world.scene(picture(), fov_deg=121)
+    for source in (np.array([5.0, 5, 25, 20]), lambda image: [400.0, 400, 25, 20]):
+        with pytest.raises(ValueError, match="field of view"):
+            world.scene(picture(), intrinsics=source)
     with pytest.raises(ValueError, match="not both"):
         world.scene(picture(), intrinsics=np.ones(4), fov_deg=90)

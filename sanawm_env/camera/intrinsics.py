@@ -42,11 +42,17 @@ def intrinsics_from_fov(horizontal_fov_deg: float, width: int, height: int) -> n
     if not 0 < horizontal_fov_deg < 180:
         raise ValueError(f"a field of view lies between 0 and 180 degrees, got {horizontal_fov_deg}")
     focal = width / 2 / math.tan(math.radians(horizontal_fov_deg) / 2)
-    vertical_fov_deg = math.degrees(2 * math.atan2(height / 2, focal))
-    for name, angle in ("horizontal", horizontal_fov_deg), ("vertical", vertical_fov_deg):
+    intrinsics = np.array([focal, focal, width / 2, height / 2])
+    check_field_of_view(intrinsics, width, height)
+    return intrinsics.astype(np.float32)
+
+
+def check_field_of_view(intrinsics: np.ndarray, width: int, height: int) -> None:
+    """ValueError unless both angles of a lens (4,) over a picture of this size lie strictly inside (25, 120) deg."""
+    for name, size, focal in zip(("horizontal", "vertical"), (width, height), intrinsics, strict=False):
+        angle = round(math.degrees(2 * math.atan2(size / 2, float(focal))), 6)
         if not FOV_LIMITS_DEG[0] < angle < FOV_LIMITS_DEG[1]:
             raise ValueError(f"the {name} field of view is {angle:.1f} degrees; it must lie inside {FOV_LIMITS_DEG}")
-    return np.array([focal, focal, width / 2, height / 2], np.float32)
 
 
 def intrinsics_matrix(intrinsics: np.ndarray) -> np.ndarray:

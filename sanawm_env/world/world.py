@@ -8,7 +8,7 @@
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from os import PathLike
@@ -17,16 +17,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL.Image import Image
 from torch import Tensor
 
-from sanawm_env.camera.intrinsics import crop_geometry, fit_intrinsics, intrinsics_from_fov
 from sanawm_env.camera.trajectory import check_trajectory
 from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.engine import ENGINES, Engine, LoadOptions
 from sanawm_env.world.images import ImageSource, fit_image, load_image, read_anchor
+from sanawm_env.world.lens import Intrinsics, fit_lens
 from sanawm_env.world.state import Scene, Slot, WorldState, check_seed
 from sanawm_env.world.weights import recorded_sha256, world_folder
 
@@ -103,7 +102,7 @@ class World:
         self,
         image: ImageSource,
         prompt: str = "",
-        intrinsics: np.ndarray | Callable[[Image], np.ndarray] | None = None,
+        intrinsics: Intrinsics = None,
         anchor: Anchor | None = None,
         fov_deg: float | None = None,
     ) -> Scene:
@@ -127,7 +126,7 @@ class World:
             name, places = self.config.name, ", ".join(self.config.places) or "none"
             raise ValueError(f"The {name} world does not know the place {anchor.place!r}; it knows {places}.")
         picture = load_image(image)
-        lens, source = self._lens(picture, intrinsics, fov_deg)
+        lens, source = fit_lens(picture, self.config, intrinsics, fov_deg)
         frame = fit_image(picture, self.config.height, self.config.width)
         parts = (frame.tobytes(), lens.tobytes(), prompt.encode(), b"" if anchor is None else anchor.to_json().encode())
         key = _content_key(*parts)
@@ -142,26 +141,6 @@ class World:
         scene = self._scenes[key]
         # how the lens became known is not content: the same numbers are the same scene
         return scene if scene.intrinsics_source == source else replace(scene, intrinsics_source=source)
-
-    def _lens(
-        self, picture: Image, intrinsics: np.ndarray | Callable[[Image], np.ndarray] | None, fov_deg: float | None
-    ) -> tuple[np.ndarray, str]:
-        """(4,) float64 in pixels of the world's picture, and where it comes from."""
-        config = self.config
-        if intrinsics is not None and fov_deg is not None:
-            raise ValueError("Give intrinsics or fov_deg, not both.")
-        if intrinsics is None:
-            degrees = config.horizontal_fov if fov_deg is None else fov_deg
-            lens = np.asarray(intrinsics_from_fov(degrees, config.width, config.height), np.float64)
-            return lens, "default" if fov_deg is None else "fov"
-        source = "given"
-        if callable(intrinsics):
-            intrinsics, source = intrinsics(picture), "estimated"
-        if np.shape(intrinsics) not in ((4,), (3, 3)):
-            raise ValueError(f"intrinsics must be (4,) fx, fy, cx, cy or a (3, 3) matrix, got {np.shape(intrinsics)}.")
-        given = fit_intrinsics(np.asarray(intrinsics), 1)[0]
-        crop = crop_geometry(picture.width, picture.height, config.width, config.height)
-        return np.asarray(crop.apply(given), np.float64), source
 
     def begin(self, scene: Scene | Sequence[Scene], seed: int | Sequence[int] = 0) -> WorldState:
         """The state before the first chunk: the start image at the identity pose.
