@@ -23,7 +23,7 @@ VAE = {
     "latent_channels": 4, "block_out_channels": (8, 16, 32, 64), "decoder_block_out_channels": (8, 16, 32),
     "layers_per_block": (1, 1, 1, 1, 1), "decoder_layers_per_block": (1, 1, 1, 1), "encoder_causal": True,
     "decoder_causal": True, "scaling_factor": 1.0, "encoder_spatial_padding_mode": "zeros",
-    "decoder_spatial_padding_mode": "reflect",
+    "decoder_spatial_padding_mode": "reflect", "spatial_compression_ratio": 32, "temporal_compression_ratio": 8,
 }  # fmt: skip
 REFINER = {
     "in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 12,
@@ -63,7 +63,31 @@ def write_hub(folder: Path, seed: int = 0) -> Path:
     causal.mkdir(parents=True)
     save_file(weights, causal / "sana_wm_chunk_causal_1600m_720p.safetensors")
     write_gemma2(folder / OWNER / "gemma-2-2b-it")
+    write_pipeline(folder / OWNER / "SANA-WM_bidirectional-diffusers")
     return folder
+
+
+def write_pipeline(folder: Path) -> None:
+    """diffusers' own layout of the bidirectional model."""
+    from diffusers import (
+        AutoencoderKLLTX2Video,
+        FlowMatchEulerDiscreteScheduler,
+        SanaWMPipeline,
+        SanaWMTransformer3DModel,
+    )  # fmt: skip
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    transformer = SanaWMTransformer3DModel(
+        in_channels=4, num_layers=4, hidden_size=32, num_attention_heads=2, linear_head_dim=16, caption_channels=32,
+        chunk_plucker_post_attn_blocks=4,
+    )  # fmt: skip
+    SanaWMPipeline(
+        tokenizer=tokenizer(),
+        text_encoder=Gemma2ForCausalLM(Gemma2Config(**TEXT, query_pre_attn_scalar=16)),
+        vae=AutoencoderKLLTX2Video(**VAE),
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=8.0),
+    ).save_pretrained(folder)
 
 
 def tokenizer():

@@ -61,6 +61,46 @@ class Rollout:
 
 
 @dataclass(frozen=True)
+class Render:
+    """Make one whole clip with the bidirectional model, offline, by diffusers' SanaWMPipeline. The same four files."""
+
+    image: Path
+    """Start image, any format."""
+    prompt: str = ""
+    """What the scene is."""
+    actions: str | None = None
+    """Camera script of held keys, such as "w-48,dw-24,none-24" (keys wasdijkl, frames at 16 per second)."""
+    trajectory: Path | None = None
+    """Camera path instead: .npy (F, 4, 4) or .npz with c2w, camera-to-world, relative to its first pose."""
+    twist: str | None = None
+    """Constant velocity instead: vx,vy,vz,wx,wy,wz in m/s and rad/s about the camera's axes (right, down, forward)."""
+    chunks: int = 4
+    """How many chunks of 24 frames a twist is held."""
+    pipeline: Path | None = None
+    """Folder in diffusers' layout; None for the one of `sanawm fetch bidirectional`."""
+    steps: int = 60
+    guidance_scale: float = 5.0
+    negative_prompt: str = ""
+    seed: int = 0
+    intrinsics: Path | None = None
+    """.npy with fx, fy, cx, cy or a 3x3 matrix, in pixels of the image; None for 90 degrees across."""
+    fov_deg: float | None = None
+    """Horizontal field of view of the picture instead, degrees."""
+    height: int = 704
+    width: int = 1280
+    device: str = "cpu"
+    offload: bool = False
+    """Keep on the GPU only the part that works."""
+    out: Path = Path("runs/render")
+    """Folder for the results; made if missing, checked before the work."""
+
+    def run(self) -> None:
+        from sanawm_env.cli.render import render
+
+        render(self, console)
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """Measure a nano world against the ray-traced truth, on places and paths drawn from a seed."""
 
@@ -193,13 +233,13 @@ class TrainNetwork:
 
 @dataclass(frozen=True)
 class Fetch:
-    """Download official weights and convert them once into a world that `World.load` takes."""
+    """Download official weights: worlds that `World.load` takes, converted once, or the bidirectional pipeline."""
 
-    name: tyro.conf.Positional[Literal["streaming", "chunk-causal"]] = "streaming"
+    name: tyro.conf.Positional[Literal["streaming", "chunk-causal", "bidirectional"]] = "streaming"
     parts: str = "dit,codec,text"
-    """Which of dit, codec, text and refiner."""
+    """Which of dit, codec, text and, for those that can be stepped, refiner."""
     revision: str | None = None
-    """Commit of the network's repository; None for its newest."""
+    """Commit of the network's repository; None for its newest, or the network's own for parts that are added."""
     source: Path | None = None
     """A local folder laid out as the hub (owner/repository/...) instead of the hub."""
     height: int = 704
@@ -269,6 +309,7 @@ Train = Annotated[
 ]
 Command = (
     Annotated[Rollout, tyro.conf.subcommand("rollout")]
+    | Annotated[Render, tyro.conf.subcommand("render")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Fetch, tyro.conf.subcommand("fetch")]

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.prompt import Confirm
 from rich.table import Table
 
-from sanawm_env.world.weights import OFFICIAL, OWNER, PARTS, fetch
+from sanawm_env.world.weights import OFFICIAL, OFFLINE, OWNER, fetch
 
 if TYPE_CHECKING:
     from sanawm_env.cli import Fetch
@@ -21,8 +21,8 @@ NOTICE = (
 def fetch_command(options: "Fetch", console: Console) -> None:
     """Show sizes and licences, ask, fetch. ValueError or OSError in one sentence."""
     parts = tuple(part.strip() for part in options.parts.split(","))
-    if unknown := [part for part in parts if part not in PARTS]:
-        raise ValueError(f"--parts takes some of {', '.join(PARTS)}, not {', '.join(unknown)}.")
+    if unknown := [part for part in parts if part not in OFFICIAL[options.name]]:
+        raise ValueError(f"--parts takes some of {', '.join(OFFICIAL[options.name])}, not {', '.join(unknown)}.")
     table = Table("part", "repository", "GB", "terms, as far as known", title=f"the {options.name} world")
     for part in parts:
         entry = OFFICIAL[options.name][part]
@@ -43,4 +43,5 @@ def fetch_command(options: "Fetch", console: Console) -> None:
         height=options.height,
         width=options.width,
     )
-    console.print(f"world {folder} (next: sanawm encode-prompts FILE --world {options.name})", soft_wrap=True)
+    then = "sanawm render --help" if options.name in OFFLINE else f"sanawm encode-prompts FILE --world {options.name}"
+    console.print(f"world {folder} (next: {then})", soft_wrap=True)

@@ -17,7 +17,7 @@ from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.world import World
 
 if TYPE_CHECKING:
-    from sanawm_env.cli import Rollout
+    from sanawm_env.cli import Render, Rollout
 
 
 def rollout(options: "Rollout", console: Console) -> None:
@@ -34,7 +34,7 @@ def rollout(options: "Rollout", console: Console) -> None:
         text_encoder=options.text_encoder,
     )
     name, n = world.config.name, world.config.chunk_frames
-    poses = _whole_chunks(_camera_path(options, world.config), n)
+    poses = whole_chunks(camera_path(options, world.config), n)
     limit = world.config.workspace.hard_distance
     if world.config.workspace.too_far(poses):
         raise ValueError(f"The camera path leaves the workspace of {name}: stay within {limit:g} m of the start.")
@@ -88,7 +88,7 @@ def rollout(options: "Rollout", console: Console) -> None:
     console.print(f"{done / seconds:.1f} env steps/s, {done * n / seconds:.0f} frames/s")
 
 
-def _camera_path(options: "Rollout", config: WorldConfig) -> np.ndarray:
+def camera_path(options: "Rollout | Render", config: WorldConfig) -> np.ndarray:
     """Poses (F, 4, 4) float64 relative to the first; ValueError unless exactly one kind of path is given.
 
     Keys and twists stay within the world's pitch limit, a trajectory is followed as it is.
@@ -111,7 +111,7 @@ def _camera_path(options: "Rollout", config: WorldConfig) -> np.ndarray:
     return np.concatenate((np.eye(4)[None], config.workspace.confine(np.eye(4), poses)))
 
 
-def _whole_chunks(c2w: np.ndarray, n: int) -> np.ndarray:
+def whole_chunks(c2w: np.ndarray, n: int) -> np.ndarray:
     """The poses after the first, the last one repeated until they fill whole chunks of n frames."""
     if len(c2w) < 2:
         raise ValueError("The camera path has a single pose; give at least one frame of movement.")

@@ -28,7 +28,6 @@ from sanawm_env.world.state import save_whole
 
 SHIPPED = Path(__file__).parent.parent / "assets"
 OWNER = "Efficient-Large-Model"
-PARTS = ("dit", "codec", "text", "refiner")
 INERT = ("recall_gate", "y_embedder.y_embedding", "raymap_embedder.")
 """Entries of the network that nothing reads; a checkpoint may lack them (dit.md 1.1)."""
 
@@ -38,7 +37,8 @@ class Part:
     """Where one part of a world comes from.
 
     repository: on the hub, without its owner. patterns: files to download. folders: world folder -> folder in the
-    repository. gigabytes: to download. licence: under which terms, as far as known.
+    repository; none for a network, which is converted instead. gigabytes: to download. licence: under which terms, as
+    far as known.
     """
 
     repository: str
@@ -50,6 +50,8 @@ class Part:
 
 LTX_TERMS = "derived from Lightricks' LTX-2, whose own terms can apply beside the card's: disputed"
 GEMMA_TERMS = "Google's Gemma terms"
+CARD_TERMS = "the card is reported to say Apache-2.0; not verified, and disputed"
+PIPELINE, WHOLE = "SANA-WM_bidirectional-diffusers", (("pipeline", "."),)
 CODEC = Part("SANA-WM_streaming", ("ltx2_causal_vae/*",), 2.4, LTX_TERMS, (("codec", "ltx2_causal_vae"),))
 TEXT = Part(
     "gemma-2-2b-it",
@@ -71,12 +73,7 @@ REFINER = Part(
 )
 OFFICIAL: dict[str, dict[str, Part]] = {
     "streaming": {
-        "dit": Part(
-            "SANA-WM_streaming",
-            ("sana_dit/model.pt",),
-            10.6,
-            "the card is reported to say Apache-2.0; not verified, and disputed",
-        ),
+        "dit": Part("SANA-WM_streaming", ("sana_dit/model.pt",), 10.6, CARD_TERMS),
         "codec": CODEC,
         "text": TEXT,
         "refiner": REFINER,
@@ -87,12 +84,24 @@ OFFICIAL: dict[str, dict[str, Part]] = {
         "text": TEXT,
         "refiner": REFINER,
     },
+    "bidirectional": {
+        "dit": Part(PIPELINE, ("transformer/*", "scheduler/*", "model_index.json"), 10.6, CARD_TERMS, WHOLE),
+        "codec": Part(PIPELINE, ("vae/*",), 2.4, LTX_TERMS, WHOLE),
+        "text": Part(PIPELINE, ("text_encoder/*", "tokenizer/*"), 5.2, GEMMA_TERMS, WHOLE),
+    },
 }
+OFFLINE = ("bidirectional",)
+"""Those that make whole clips and cannot be stepped: diffusers runs them (`sanawm render`)."""
 
 
 def home() -> Path:
     """Folder of fetched worlds: `$SANAWM_HOME`, by default ~/.cache/sanawm-env."""
     return Path(os.environ.get("SANAWM_HOME", Path.home() / ".cache" / "sanawm-env"))
+
+
+def official_folder(name: str) -> Path:
+    """Where the official world of that name lies once it is fetched."""
+    return home() / "worlds" / name
 
 
 def shipped_worlds() -> list[str]:
@@ -116,6 +125,8 @@ def world_folder(name: str | os.PathLike) -> Path:
             return folder
     if (Path(name) / "config.json").is_file():
         return Path(name)
+    if text in OFFLINE:
+        raise ValueError(f"The {text} world makes whole clips and cannot be stepped: use `sanawm render`.")
     if text in OFFICIAL:
         raise ValueError(f"The {text} world is not on this machine yet: run `sanawm fetch {text}`.")
     raise ValueError(
@@ -224,7 +235,8 @@ def fetch(
     """Download parts of an official world and make its folder; what is there already is left alone.
 
     Args:
-        name: one of `OFFICIAL`. parts: some of `PARTS`. revision: of the network's repository, None for its newest.
+        name: one of `OFFICIAL`. parts: some of those it has. revision: of the network's repository; None for its
+            newest, or for the network's own where other parts of its repository are added to it.
         source: a folder laid out as the hub (owner/repository/files), instead of the hub.
         height, width: of the world's picture, multiples of 32.
 
@@ -232,28 +244,30 @@ def fetch(
     """
     if name not in OFFICIAL:
         raise ValueError(f"There is no official world {name!r}: fetch one of {', '.join(OFFICIAL)}.")
-    if unknown := [part for part in parts if part not in PARTS]:
-        raise ValueError(f"A world has the parts {', '.join(PARTS)}, not {', '.join(unknown)}.")
+    if unknown := [part for part in parts if part not in OFFICIAL[name]]:
+        raise ValueError(f"The {name} world has the parts {', '.join(OFFICIAL[name])}, not {', '.join(unknown)}.")
     if height % 32 or width % 32 or min(height, width) < 32:
         raise ValueError(f"height and width must be multiples of 32, got {height} x {width}.")
-    folder = home() / "worlds" / name
+    folder, config = official_folder(name), None
     folder.mkdir(parents=True, exist_ok=True)
     manifest = {"parts": {}, **read_manifest(folder)}
+    network = OFFICIAL[name]["dit"].repository
+    if revision is None and source is None and "dit" not in parts:
+        revision = manifest["parts"].get("dit", {}).get("revision")
     for part in parts:
         entry = OFFICIAL[name][part]
-        wanted = revision if entry.repository == OFFICIAL[name]["dit"].repository else None
-        files, commit = _files(name, part, entry, wanted, source)
-        if part == "dit":
+        files, commit = _files(name, part, entry, revision if entry.repository == network else None, source)
+        if not entry.folders:
             # config.json is written last: a world without it is not a world
             (folder / "config.json").unlink(missing_ok=True)
             config = _convert_network(name, files, folder, height, width)
         for inside, outside in entry.folders:
             _link(files / outside, folder / inside)
         manifest["parts"][part] = {"repository": f"{OWNER}/{entry.repository}", "revision": commit}
-    if "dit" in parts or "codec" in parts:
+    if name not in OFFLINE and {"dit", "codec"} & set(parts):
         manifest["sha256"] = _sha256(folder)
     _write_text(folder / "manifest.json", json.dumps(manifest, indent=1))
-    if "dit" in parts:
+    if config is not None:
         _write_text(folder / "config.json", config.to_json())
     return folder
 
@@ -293,14 +307,14 @@ def _convert_network(name: str, files: Path, folder: Path, height: int, width: i
     return world_config(name, network, height, width)
 
 
-def _files(name: str, part: str, entry: Part, revision: str | None, source: Path | None) -> tuple[Path, str]:
-    """Folder with the files of a part, and the commit they are of."""
+def _files(name: str, part: str, entry: Part, revision: str | None, source: Path | None) -> tuple[Path, str | None]:
+    """Folder with the files of a part, and the commit they are of, as far as known."""
     command = f"sanawm fetch {name} --parts {part}"
     if source is not None:
         folder = Path(source) / OWNER / entry.repository
         if missing := [pattern for pattern in entry.patterns[:1] if not any(folder.glob(pattern))]:
             raise FileNotFoundError(f"{folder} has no {missing[0]}, which the {part} of {name} needs.")
-        return folder.resolve(), revision or "local"
+        return folder.resolve(), revision
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:

@@ -1,0 +1,120 @@
+"""`sanawm render`: a whole clip by the bidirectional model, which diffusers runs; it cannot be stepped."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sanawm_env.camera.intrinsics import intrinsics_matrix
+from sanawm_env.camera.trajectory import load_npy
+from sanawm_env.cli.rollout import camera_path, whole_chunks
+from sanawm_env.network.config import SanaWMConfig
+from sanawm_env.recording.rollout import META, SHEET, TRAJECTORY, VIDEO, RolloutWriter
+from sanawm_env.world.images import fit_image, load_image
+from sanawm_env.world.lens import fit_lens
+from sanawm_env.world.weights import official_folder, world_config
+
+if TYPE_CHECKING:
+    from sanawm_env.cli import Render
+
+
+def render(options: "Render", console: Console) -> None:
+    """Render one clip along the path the options describe; everything given is checked before the work.
+
+    Raises ValueError, OSError or ImportError in one sentence.
+    """
+    if options.steps < 1:
+        raise ValueError(f"--steps must be at least 1, got {options.steps}.")
+    if options.height % 32 or options.width % 32 or min(options.height, options.width) < 32:
+        raise ValueError(f"--height and --width must be multiples of 32, got {options.height} x {options.width}.")
+    config = world_config("bidirectional", SanaWMConfig(), options.height, options.width)
+    path = whole_chunks(camera_path(options, config), config.temporal_stride)
+    poses = np.concatenate((np.eye(4)[None], path))
+    picture = load_image(options.image)
+    intrinsics = None if options.intrinsics is None else load_npy(options.intrinsics)
+    lens, source = fit_lens(picture, config, intrinsics, options.fov_deg)
+    folder = options.pipeline or official_folder("bidirectional") / "pipeline"
+    meta = {
+        "title": f"bidirectional · {options.actions or options.trajectory or options.twist}",
+        "world": str(folder),
+        "mode": "bidirectional",
+        "prompt": options.prompt,
+        "negative_prompt": options.negative_prompt,
+        "steps": options.steps,
+        "guidance_scale": options.guidance_scale,
+        "seed": options.seed,
+        "image": str(options.image),
+        "actions": {"actions": options.actions, "trajectory": options.trajectory, "twist": options.twist},
+        "intrinsics": lens,
+        "intrinsics_source": source,
+    }
+    with RolloutWriter(options.out, config.fps, meta, upscale=max(1, 512 // config.width)) as writer:
+        pipeline = load_pipeline(folder, options.device, options.offload)
+        columns = (TextColumn("rendering"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"))
+        with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+            task = progress.add_task("", total=options.steps)
+
+            def advance(pipeline: Any, step: int, timestep: Any, tensors: dict) -> dict:
+                progress.advance(task)
+                return tensors
+
+            # the picture is cut here, so that lens and picture are the ones every other world would use
+            clip = pipeline(
+                image=Image.fromarray(fit_image(picture, config.height, config.width)),
+                prompt=options.prompt,
+                negative_prompt=options.negative_prompt,
+                c2w=poses,
+                intrinsics=lens,
+                height=config.height,
+                width=config.width,
+                num_frames=len(poses),
+                fps=config.fps,
+                num_inference_steps=options.steps,
+                guidance_scale=options.guidance_scale,
+                generator=torch.Generator().manual_seed(options.seed),
+                callback_on_step_end=advance,
+            )
+        frames = np.rint(np.asarray(clip.frames) * 255).astype(np.uint8)
+        writer.append(frames, poses, intrinsics_matrix(lens))
+    for file in (VIDEO, TRAJECTORY, SHEET, META):
+        console.print(options.out / file, highlight=False, soft_wrap=True)
+
+
+def load_pipeline(folder: Path, device: str, offload: bool) -> Any:
+    """diffusers' `SanaWMPipeline` from a folder in its layout, its codec tiled as upstream's; in bfloat16, which its
+    network refuses on a CPU (float32 there).
+
+    Raises FileNotFoundError naming the command to run, ValueError for files that do not fit or a device that is not
+    there, ImportError without diffusers.
+    """
+    if not (folder / "model_index.json").is_file():
+        raise FileNotFoundError(f"There is no pipeline in {folder}: run `sanawm fetch bidirectional`.")
+    if offload and device == "cpu":
+        raise ValueError("--offload needs a GPU: give --device cuda, or leave it out.")
+    try:
+        from diffusers import SanaWMPipeline
+    except ImportError as error:
+        raise ImportError(f'Rendering needs diffusers 0.42: pip install "sanawm-env[official]" ({error}).') from error
+    try:
+        pipeline = SanaWMPipeline.from_pretrained(
+            folder,
+            dtype=torch.float32 if device == "cpu" else torch.bfloat16,
+            local_files_only=True,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"The pipeline in {folder} cannot be loaded ({reason}): fetch it again.") from error
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.vae.enable_tiling()
+    try:
+        if offload:
+            pipeline.enable_model_cpu_offload(device=device)
+            return pipeline
+        return pipeline.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"The device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,96 @@
+"""The bidirectional model from hub to video: fetched, loaded and run by diffusers, seen through `sanawm render`."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sanawm_env.cli import main
+from sanawm_env.recording.rollout import load_trajectory
+from sanawm_env.recording.video import read_video
+from sanawm_env.world.weights import fetch, world_folder
+from tests.standin_hub import write_hub
+from tests.worlds import picture
+
+pytest.importorskip("diffusers")
+SIZE = ["--height", "64", "--width", "96", "--steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("SANAWM_HOME", str(home))
+    yield fetch("bidirectional", source=write_hub(home / "hub"))
+    patch.undo()
+
+
+@pytest.fixture
+def start(tmp_path):
+    Image.fromarray(picture()).save(tmp_path / "start.png")
+    return str(tmp_path / "start.png")
+
+
+def test_a_clip_is_rendered_along_a_path(folder, start, tmp_path):
+    out = tmp_path / "clip"
+    common = ["render", "--image", start, "--prompt", "a street", *SIZE]
+    main([*common, "--actions", "w-12", "--seed", "3", "--out", str(out)])
+    path = load_trajectory(out / "trajectory.npz")
+    assert path.c2w.shape == (17, 4, 4)  # frame 0 and 12 frames, filled up to whole latents
+    assert path.c2w[12, 2, 3] > 0
+    np.testing.assert_array_equal(path.c2w[12], path.c2w[16])
+    np.testing.assert_allclose(path.intrinsics[0], [[48, 0, 48], [0, 48, 32], [0, 0, 1]], atol=1e-4)
+    meta = json.loads((out / "meta.json").read_text())
+    assert meta["num_frames"] == 17 and meta["mode"] == "bidirectional" and not meta["interrupted"]
+    assert len(read_video(out / "video.mp4")) == 17
+    sheet = (out / "contact_sheet.png").read_bytes()  # of the frames themselves: x264 does not repeat itself to the bit
+    for seed, same in ("3", True), ("4", False):
+        main([*common, "--actions", "w-12", "--seed", seed, "--out", str(tmp_path / "other")])
+        assert ((tmp_path / "other" / "contact_sheet.png").read_bytes() == sheet) == same
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--actions", "w-8", "--height", "100"], "multiples of 32"),
+        (["--actions", "w-8", "--steps", "0"], "at least 1"),
+        (["--actions", "w-8", "--fov-deg", "150"], "field of view"),
+        (["--actions", "w-8", "--twist", "0,0,1,0,0,0"], "one of --actions"),
+        (["--actions", "w-8", "--offload"], "needs a GPU"),
+        (["--actions", "w-8", "--device", "cuda"], "cannot be used here"),
+        (["--actions", "w-8", "--pipeline", "nowhere"], "sanawm fetch bidirectional"),
+        (["--actions", "q-8"], "q"),
+    ],
+)
+def test_bad_input_is_a_sentence_and_leaves_nothing(folder, start, tmp_path, capsys, options, told):
+    import torch
+
+    if "cuda" in options and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as stopped:
+        main(["render", "--image", start, *SIZE, *options, "--out", str(out)])
+    assert stopped.value.code == 2
+    assert told in capsys.readouterr().err
+    assert not out.exists() or list(out.iterdir()) == []
+
+
+def test_a_damaged_pipeline_is_a_sentence(folder, start, tmp_path, capsys):
+    import shutil
+
+    copy = tmp_path / "pipeline"
+    shutil.copytree(folder / "pipeline", copy)
+    weights = next((copy / "transformer").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(SystemExit):
+        main(["render", "--image", start, *SIZE, "--actions", "w-8", "--pipeline", str(copy), "--out", str(tmp_path)])
+    assert "cannot be loaded" in capsys.readouterr().err
+
+
+def test_it_is_no_world_to_step_in(folder):
+    assert json.loads((folder / "manifest.json").read_text())["parts"].keys() == {"dit", "codec", "text"}
+    with pytest.raises(ValueError, match="sanawm render"):
+        world_folder("bidirectional")
+    with pytest.raises(ValueError, match="not refiner"):
+        fetch("bidirectional", ("refiner",))
