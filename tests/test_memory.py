@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.network.precision import weight_bytes
@@ -17,7 +16,7 @@ from sanawm_env.world.memory import predict_memory
 from sanawm_env.world.weights import fetch, world_config, world_folder
 from sanawm_env.world.world import World
 from tests.standin_hub import write_hub
-from tests.worlds import picture
+from tests.worlds import allocated, picture
 
 STILL = np.broadcast_to(np.eye(4), (24, 4, 4))
 
@@ -33,14 +32,6 @@ def home(tmp_path_factory):
     fetch("chunk-causal", ("dit", "codec", "text"), source=hub, **size)
     yield home
     patch.undo()
-
-
-def allocated(call):
-    """The most bytes that torch's allocator had handed out, by its own account, while `call` ran."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        call()
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
-    return max(np.cumsum([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]))
 
 
 def measured(world, chunks, batch=1):

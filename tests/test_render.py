@@ -4,14 +4,16 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sanawm_env.cli import main
+from sanawm_env.cli.render import load_pipeline, one_step, predict_render_memory, show
 from sanawm_env.recording.rollout import load_trajectory
 from sanawm_env.recording.video import read_video
 from sanawm_env.world.weights import fetch, world_folder
 from tests.standin_hub import write_hub
-from tests.worlds import picture
+from tests.worlds import allocated, picture
 
 pytest.importorskip("diffusers")
 SIZE = ["--height", "64", "--width", "96", "--steps", "2"]
@@ -64,8 +66,6 @@ def test_a_clip_is_rendered_along_a_path(folder, start, tmp_path):
     ],
 )
 def test_bad_input_is_a_sentence_and_leaves_nothing(folder, start, tmp_path, capsys, options, told):
-    import torch
-
     if "cuda" in options and torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     out = tmp_path / "out"
@@ -94,3 +94,22 @@ def test_it_is_no_world_to_step_in(folder):
         world_folder("bidirectional")
     with pytest.raises(ValueError, match="not refiner"):
         fetch("bidirectional", ("refiner",))
+
+
+def test_memory_is_predicted_from_shapes(folder):
+    """Part by part against torch's allocator; a CPU runs the network in float32, and the codec's convolutions in
+    bfloat16 as a GPU does, without a matrix of all windows."""
+    pipeline = load_pipeline(folder / "pipeline", "cpu", False)
+    size, cpu = (128, 192, 33), torch.device("cpu")
+    network = predict_render_memory(folder / "pipeline", *size, dtype=torch.float32)
+    measured = allocated(lambda: one_step(pipeline, *size, cpu, torch.float32))
+    assert network.working["network"] == pytest.approx(measured, rel=0.1)
+    for part, module in (("network", pipeline.transformer), ("codec", pipeline.vae), ("text", pipeline.text_encoder)):
+        assert network.weights[part] == sum(t.nbytes for t in module.state_dict().values())
+    torch.nn.Module.to(pipeline.vae, torch.bfloat16)
+    codec = predict_render_memory(folder / "pipeline", *size)
+    measured = allocated(lambda: show(pipeline, torch.zeros(1, 4, 5, 4, 6, dtype=torch.bfloat16)))
+    assert codec.working["codec"] == pytest.approx(measured, rel=0.1)
+    offloaded = predict_render_memory(folder / "pipeline", *size, offload=True)
+    parts = [size + offloaded.working.get(part, 0) for part, size in offloaded.weights.items()]
+    assert offloaded.peak == max(parts) < codec.peak

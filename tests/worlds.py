@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch.profiler import ProfilerActivity, profile
 
 from sanawm_env.camera.twist import hold
 from sanawm_env.codec.patch_pca import PatchPCACodec
@@ -62,3 +63,11 @@ def drive(world: World, state, *twists):
         state, clip = world.advance(state, poses)
         clips.append(clip)
     return state, clips
+
+
+def allocated(call) -> int:
+    """The most bytes that torch's allocator had handed out on the CPU, by its own account, while `call` ran."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(np.cumsum([event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]))

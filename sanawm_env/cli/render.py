@@ -1,13 +1,16 @@
 """`sanawm render`: a whole clip by the bidirectional model, which diffusers runs; it cannot be stepped."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
 
 from sanawm_env.camera.intrinsics import intrinsics_matrix
 from sanawm_env.camera.trajectory import load_npy
@@ -16,6 +19,7 @@ from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.recording.rollout import META, SHEET, TRAJECTORY, VIDEO, RolloutWriter
 from sanawm_env.world.images import fit_image, load_image
 from sanawm_env.world.lens import fit_lens
+from sanawm_env.world.memory import META_DEVICE, FusedAttention, LiveBytes, MemoryPrediction
 from sanawm_env.world.weights import official_folder, world_config
 
 if TYPE_CHECKING:
@@ -118,3 +122,70 @@ def load_pipeline(folder: Path, device: str, offload: bool) -> Any:
         return pipeline.to(device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"The device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+
+
+def predict_render_memory(
+    folder: Path | None,
+    height: int = 704,
+    width: int = 1280,
+    frames: int = 161,
+    offload: bool = False,
+    dtype: torch.dtype = torch.bfloat16,
+) -> MemoryPrediction:
+    """What rendering a clip of so many frames takes with guidance, from shapes alone: of the pipeline in a folder, or
+    of the official one."""
+    from diffusers import AutoencoderKLLTX2Video, SanaWMPipeline, SanaWMTransformer3DModel
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    vae_config: dict = {"spatial_compression_ratio": 32, "temporal_compression_ratio": 8}
+    transformer_config: dict = {}
+    text_config = Gemma2Config()  # whose defaults are gemma-2-2b's
+    if folder is not None:
+        vae_config = AutoencoderKLLTX2Video.load_config(folder / "vae")
+        transformer_config = SanaWMTransformer3DModel.load_config(folder / "transformer")
+        text_config = Gemma2Config.from_pretrained(folder / "text_encoder")
+    with META_DEVICE:
+        transformer = SanaWMTransformer3DModel.from_config(transformer_config)
+        vae = AutoencoderKLLTX2Video.from_config(vae_config)
+        text_encoder = Gemma2ForCausalLM(text_config)
+    modules = {"text": text_encoder, "network": transformer, "codec": vae}
+    for module in modules.values():
+        nn.Module.to(module, dtype)  # the library's own warns
+    weights = {part: sum(t.nbytes for t in module.state_dict().values()) for part, module in modules.items()}
+    vae.enable_tiling()
+    pipeline = SanaWMPipeline(None, None, vae, transformer, None)
+    live = LiveBytes([transformer, vae])
+    # autocast knows no meta device, and the network only ever switches it off
+    no_autocast = mock.patch.object(torch, "autocast", lambda *_, **__: nullcontext())
+    with no_autocast, FusedAttention(), live:
+        latents = one_step(pipeline, height, width, frames, META_DEVICE, dtype)
+        live.stage = "codec"
+        show(pipeline, latents)
+    return MemoryPrediction(weights, dict(live.most), live.now, frozenset([] if offload else weights))
+
+
+@torch.no_grad()
+def one_step(
+    pipeline: Any, height: int, width: int, frames: int, device: torch.device, dtype: torch.dtype
+) -> torch.Tensor:
+    """Latents of a clip, for which the network has run once, guided, on inputs without meaning."""
+    lens = np.tile(np.float32([width / 2, width / 2, width / 2, height / 2]), (frames, 1))
+    poses = np.tile(np.eye(4, dtype=np.float32), (frames, 1, 1))
+    camera = pipeline._build_camera_kwargs(poses, lens, (height, width), device=device, dtype=dtype, do_cfg=True)
+    config, steps = pipeline.transformer.config, (frames - 1) // 8 + 1
+    latents = torch.zeros(1, config.in_channels, steps, height // 32, width // 32, dtype=dtype, device=device)
+    pipeline.transformer(
+        torch.cat((latents, latents)),
+        torch.zeros(2, 1, steps, device=device),
+        torch.zeros(2, 1, 300, config.caption_channels, dtype=dtype, device=device),
+        mask=torch.ones(2, 300, dtype=torch.int64, device=device),
+        data_info={"img_hw": torch.zeros(1, 2, device=device)},
+        **camera,
+    )
+    return latents
+
+
+@torch.no_grad()
+def show(pipeline: Any, latents: torch.Tensor) -> torch.Tensor:
+    """The frames of latents."""
+    return pipeline.video_processor.postprocess_video(pipeline._decode_latents(latents), output_type="pt")

@@ -33,7 +33,7 @@ from sanawm_env.world.sampler import SamplerConfig
 from sanawm_env.world.state import Scene
 from sanawm_env.world.world import World
 
-META = torch.device("meta")
+META_DEVICE = torch.device("meta")
 REFINER_TEXT_LEN = 1024  # codec_text_refiner.md c.2
 MOST_CHUNKS, SETTLED = 16, 1.002  # every window is full, or a step adds no more than this
 
@@ -43,21 +43,22 @@ class MemoryPrediction:
     """Bytes on the device that runs a world.
 
     weights: of every part. working: the most that is alive besides weights while that part works. between: what stays
-    between two steps besides weights (states and the clip last shown). offload: whether codec and refiner are on the
-    device only while they work.
+    between two steps besides weights (states and the clip last shown). resident: parts whose weights are always on the
+    device; those of others only while they work.
     """
 
     weights: dict[str, int]
     working: dict[str, int]
     between: int
-    offload: bool
+    resident: frozenset[str]
 
     @property
     def peak(self) -> int:
         """The most that is alive at any time, all together."""
         return max(
-            bytes_ + sum(size for name, size in self.weights.items() if name in ("network", part) or not self.offload)
-            for part, bytes_ in self.working.items()
+            self.working.get(part, 0)
+            + sum(size for name, size in self.weights.items() if name in {part, *self.resident})
+            for part in self.weights
         )
 
 
@@ -68,7 +69,8 @@ def predict_memory(
 
     folder: of the world, whose codec and refiner may have sizes of their own; None for the official ones. Where the
     attention window has no limit, memory grows with every chunk: then this is the last of `config.horizon_chunks`.
-    Tensors are counted; what libraries take besides (CUDA's context, workspaces, fragmentation) is not.
+    Tensors are counted, and what a convolution takes besides; CUDA's context, other workspaces and fragmentation are
+    not.
     Raises ImportError where a part needs a library that is not installed.
     """
     options = options or LoadOptions()
@@ -79,7 +81,8 @@ def predict_memory(
     if refiner is not None:
         weights["refiner"] = weight_bytes(refiner.transformer, options.refiner_precision, "refiner")
     working, between = _rehearse(config, folder, options.refiner, batch)
-    return MemoryPrediction(weights, dict(working), between, options.offload)
+    resident = frozenset(["network"] if options.offload else weights)
+    return MemoryPrediction(weights, dict(working), between, resident)
 
 
 @cache
@@ -114,7 +117,7 @@ def _rehearse(
 def _outline(config: WorldConfig, folder: Path | None, refiner: bool) -> tuple[SanaWM, Any, Refiner | None]:
     """Network, codec and refiner on the meta device."""
     dtype = getattr(torch, config.dtype)
-    with META:
+    with META_DEVICE:
         network = SanaWM(config.network).to(dtype)
         codec: Any = PatchPCACodec(config.network.latent_channels)
     if config.codec == "ltx2":
@@ -144,6 +147,11 @@ class LiveBytes(TorchDispatchMode):
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor) and leaf.is_meta:
                 self._count(leaf.untyped_storage())
+        workspace = 0
+        if func is torch.ops.aten.convolution.default:
+            # libraries lay input and weight out anew for their kernels, and then the output back
+            workspace = max(args[0].nbytes + args[1].nbytes, out.nbytes)
+        self.most[self.stage] = max(self.most[self.stage], self.now + workspace)
         return out
 
     def _count(self, storage: torch.UntypedStorage) -> None:
@@ -152,7 +160,6 @@ class LiveBytes(TorchDispatchMode):
             self._known.add(key)
             weakref.finalize(storage, self._freed, key, size)
             self.now += size
-        self.most[self.stage] = max(self.most[self.stage], self.now)
 
     def _freed(self, key: int, size: int) -> None:
         self._known.discard(key)
@@ -178,7 +185,9 @@ class _Rehearsal(SanaEngine):
         sampler = SamplerConfig(config.sampler.timesteps[:1], config.sampler.guidance_scale)
         self.config, self.refiner = config, refiner  # what _features asks for
         prompts: Any = SimpleNamespace(features=self._features)
-        super().__init__(replace(config, sampler=sampler), network, codec, META, prompts=prompts, refiner=refiner)
+        super().__init__(
+            replace(config, sampler=sampler), network, codec, META_DEVICE, prompts=prompts, refiner=refiner
+        )
         parts = [network, _module(codec)] + ([refiner.transformer] if refiner else [])
         self.live = LiveBytes(parts)
 
@@ -187,7 +196,7 @@ class _Rehearsal(SanaEngine):
         config = self.config
         image = np.zeros((config.height, config.width, 3), np.uint8)
         lens = intrinsics_from_fov(config.horizontal_fov, config.width, config.height).astype(np.float64)
-        words = self._features("", META)
+        words = self._features("", META_DEVICE)
         return Scene("", "", image, lens, self.encode(image), words.text, words.text_mask, refiner_text=words.refiner)
 
     def _features(self, prompt: str, device: torch.device, negative: bool = False) -> PromptFeatures:
