@@ -5,6 +5,7 @@ Every command is a frozen dataclass with a `run` method; tyro makes the options.
 """
 
 import json
+import logging
 import os
 import sys
 from dataclasses import dataclass
@@ -272,7 +273,10 @@ class EncodePrompts:
 
 @dataclass(frozen=True)
 class Doctor:
-    """What is installed and downloaded, what this machine has, and which modes will fit it."""
+    """What is installed and downloaded, what this machine has, and which worlds will fit it."""
+
+    memory_gb: float | None = None
+    """Memory of the machine to plan for; None for what is free here."""
 
     def run(self) -> None:
         from sanawm_env.cli.doctor import doctor
@@ -323,6 +327,8 @@ Command = (
 def main(args: list[str] | None = None) -> None:
     """Entry point of the command `sanawm`."""
     about = "A learned world you can step, fork and put back."
+    for name in ("torchao", "diffusers", "transformers", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # what libraries say of themselves
     command = tyro.cli(Command, prog="sanawm", args=args, description=about)
     try:
         command.run()

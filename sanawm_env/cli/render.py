@@ -19,7 +19,7 @@ from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.recording.rollout import META, SHEET, TRAJECTORY, VIDEO, RolloutWriter
 from sanawm_env.world.images import fit_image, load_image
 from sanawm_env.world.lens import fit_lens
-from sanawm_env.world.memory import META_DEVICE, FusedAttention, LiveBytes, MemoryPrediction
+from sanawm_env.world.memory import META_DEVICE, LiveBytes, MemoryPrediction, fused_attention
 from sanawm_env.world.weights import official_folder, world_config
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def predict_render_memory(
     live = LiveBytes([transformer, vae])
     # autocast knows no meta device, and the network only ever switches it off
     no_autocast = mock.patch.object(torch, "autocast", lambda *_, **__: nullcontext())
-    with no_autocast, FusedAttention(), live:
+    with no_autocast, fused_attention(), live:
         latents = one_step(pipeline, height, width, frames, META_DEVICE, dtype)
         live.stage = "codec"
         show(pipeline, latents)

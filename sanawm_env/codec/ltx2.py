@@ -60,12 +60,12 @@ class LTX2Codec:
             vae.load_state_dict(weights, strict=True, assign=True)
         except (OSError, ValueError, TypeError, RuntimeError) as error:
             raise ValueError(f"{folder} does not hold a codec that fits its config.json: {error}") from error
-        return LTX2Codec(vae.to(device, dtype))
+        return LTX2Codec(nn.Module.to(vae, device, dtype))
 
     @staticmethod
     def on_meta(folder: Path | None = None, dtype: torch.dtype = torch.bfloat16) -> "LTX2Codec":
         """Shapes without weights, on the meta device: of the codec in a folder, or of LTX-2's own."""
-        return LTX2Codec(_on_meta(folder).to(dtype))
+        return LTX2Codec(nn.Module.to(_on_meta(folder), dtype))
 
     def to(self, device: str | torch.device) -> "LTX2Codec":
         """Itself, moved."""

@@ -87,7 +87,8 @@ class Refiner:
         folder: Path | None = None, dtype: torch.dtype = torch.bfloat16, config: RefinerConfig = OFFICIAL
     ) -> "Refiner":
         """Shapes without weights, on the meta device: of the refiner in a folder, or of LTX-2's own."""
-        return Refiner(_on_meta(None if folder is None else Path(folder) / "transformer").to(dtype), config)
+        outline = _on_meta(None if folder is None else Path(folder) / "transformer")
+        return Refiner(nn.Module.to(outline, dtype), config)
 
     def to(self, device: str | torch.device) -> "Refiner":
         """Itself, moved."""

@@ -5,18 +5,18 @@ tensors have sizes and no contents, and what is alive is counted.
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -36,6 +36,7 @@ from sanawm_env.world.world import World
 META_DEVICE = torch.device("meta")
 REFINER_TEXT_LEN = 1024  # codec_text_refiner.md c.2
 MOST_CHUNKS, SETTLED = 16, 1.002  # every window is full, or a step adds no more than this
+FULL = 6  # chunks until the windows that have a limit are full, the refiner's last
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def predict_memory(
 ) -> MemoryPrediction:
     """What encoding start images and stepping `batch` episodes takes, without snapshots.
 
-    folder: of the world, whose codec and refiner may have sizes of their own; None for the official ones. Where the
+    folder: of the world, whose codec and refiner may have sizes of their own; those that are not there count as the
+    official ones. Where the
     attention window has no limit, memory grows with every chunk: then this is the last of `config.horizon_chunks`.
     Tensors are counted, and what a convolution takes besides; CUDA's context, other workspaces and fragmentation are
     not.
@@ -93,11 +95,11 @@ def _rehearse(
     engine = _Rehearsal(config, *_outline(config, folder, refiner))
     grows = config.network.window < 0
     between, most = [], []  # of every chunk, the first's with what comes before it
-    with FusedAttention(), engine.live as live:
+    with fused_attention(), engine.live as live:
         world = World(engine, "")
         state = world.begin([engine.scene() for _ in range(batch)])
         poses = np.broadcast_to(np.eye(4), (batch, config.chunk_frames, 4, 4))
-        for _ in range(4 if grows else MOST_CHUNKS):
+        for _ in range(FULL if grows else MOST_CHUNKS):
             state, clip = world.advance(state, poses)  # the clip before lives until the new one is there
             between.append(live.now)
             most.append(Counter(live.most))
@@ -121,8 +123,12 @@ def _outline(config: WorldConfig, folder: Path | None, refiner: bool) -> tuple[S
         network = SanaWM(config.network).to(dtype)
         codec: Any = PatchPCACodec(config.network.latent_channels)
     if config.codec == "ltx2":
-        codec = LTX2Codec.on_meta(folder and folder / "codec", dtype)
-    return network, codec, Refiner.on_meta(folder and folder / "refiner", dtype) if refiner else None
+        codec = LTX2Codec.on_meta(_part(folder, "codec"), dtype)
+    return network, codec, Refiner.on_meta(_part(folder, "refiner"), dtype) if refiner else None
+
+
+def _part(folder: Path | None, name: str) -> Path | None:
+    return folder / name if folder is not None and (folder / name).exists() else None
 
 
 def _module(codec: Any) -> nn.Module:
@@ -166,15 +172,14 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-class FusedAttention(TorchFunctionMode):
-    """Attention as the fused kernels do it: no matrix of scores. On the meta device torch would make one."""
+def fused_attention() -> AbstractContextManager:
+    """While it is entered, attention is only the shape of its result, as for the fused kernels, which keep no matrix of
+    scores; on the meta device torch would make one."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
-            query, _, value = (*args, *(kwargs[name] for name in ("query", "key", "value")[len(args) :]))[:3]
-            return query.new_empty(*query.shape[:-1], value.shape[-1])
-        return func(*args, **kwargs)
+    def attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
+        return query.new_empty(*query.shape[:-1], value.shape[-1])
+
+    return mock.patch.object(F, "scaled_dot_product_attention", attention)
 
 
 class _Rehearsal(SanaEngine):

@@ -1,0 +1,168 @@
+"""`sanawm doctor`: what is installed and downloaded, what this machine has, and which worlds will fit it."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+from packaging.requirements import Requirement
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from sanawm_env.cli.machine import machine_name
+from sanawm_env.network.config import SanaWMConfig
+from sanawm_env.network.precision import CAPABILITY
+from sanawm_env.world.config import WorldConfig
+from sanawm_env.world.engine import LoadOptions
+from sanawm_env.world.memory import MemoryPrediction, predict_memory
+from sanawm_env.world.weights import (
+    OFFICIAL,
+    OFFLINE,
+    home,
+    known_worlds,
+    official_folder,
+    read_manifest,
+    shipped_worlds,
+    world_config,
+    world_folder,
+)
+
+if TYPE_CHECKING:
+    from sanawm_env.cli import Doctor
+
+LIBRARIES = ("torch", "diffusers", "transformers", "torchao", "accelerate", "huggingface_hub")
+GB = 1e9
+RESERVE, SLACK = 1 * GB, 1.05  # CUDA's context and libraries, and fragmentation: assumed, not measured
+
+
+def doctor(options: "Doctor", console: Console) -> None:
+    """Four tables. ValueError for a memory that is not positive."""
+    if options.memory_gb is not None and not options.memory_gb > 0:
+        raise ValueError(f"--memory-gb must be positive, got {options.memory_gb}.")
+    gpu = torch.cuda.is_available()
+    free = torch.cuda.mem_get_info()[0] if gpu else psutil.virtual_memory().available
+    if options.memory_gb is not None:
+        free = options.memory_gb * GB
+    console.print(_libraries(), _machine(gpu), _worlds())
+    table = Table("world", "weights", "GB at most", "with offload", f"in {free / GB:.1f} GB", title="what will fit")
+    table.caption = "steps are rehearsed in shapes, about a minute in all"
+    with Live(table, console=console):
+        for world, precision, predict in _candidates():
+            table.add_row(world, precision, *_fit(predict, free))
+        table.caption = None
+    console.print(
+        f"Predicted from shapes for one episode (bidirectional: a clip of 161 frames), without snapshots; to fit, a "
+        f"prediction leaves {SLACK - 1:.0%} and {RESERVE / GB:g} GB for what is not tensors."
+    )
+    if not gpu and options.memory_gb is None:
+        console.print("Without a GPU this is the host's memory, and an official step (76 TFLOP) takes minutes.")
+
+
+def _libraries() -> Table:
+    """What the official worlds need, by the requirements of this package."""
+    wanted = {r.name.replace("-", "_"): r for r in map(Requirement, metadata.requires("sanawm-env") or [])}
+    table = Table("library", "here", "needed", title=escape('installed (all: pip install "sanawm-env[official]")'))
+    for name in LIBRARIES:
+        range_ = wanted[name].specifier
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            table.add_row(name, "missing", str(range_))
+            continue
+        fits = (
+            "" if range_.contains(version, prereleases=True) else ' (does not fit: pip install "sanawm-env[official]")'
+        )
+        table.add_row(name, version + fits, str(range_))
+    return table
+
+
+def _machine(gpu: bool) -> Table:
+    table = Table("part", "what", "free", "of", title="this machine", show_header=False)
+    memory, folder = psutil.virtual_memory(), home()
+    while not folder.exists():
+        folder = folder.parent
+    disk = shutil.disk_usage(folder)
+    table.add_row("processor", f"{machine_name(torch.device('cpu'))}, {psutil.cpu_count()} threads", "", "")
+    table.add_row("memory", "", f"{memory.available / GB:.1f} GB free", f"of {memory.total / GB:.1f}")
+    table.add_row("disk", str(home()), f"{disk.free / GB:.1f} GB free", f"of {disk.total / GB:.1f}")
+    if not gpu:
+        reason = "this torch has no CUDA" if torch.version.cuda is None else "torch finds none"
+        table.add_row("GPU", f"none: {reason}", "", "")
+        return table
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        have = torch.cuda.get_device_capability(index)
+        dynamic = [f"{kind} {'runs' if have >= needed else 'does not run'}" for kind, needed in CAPABILITY.items()]
+        name = f"{torch.cuda.get_device_name(index)}, compute capability {have[0]}.{have[1]}: {', '.join(dynamic)}"
+        table.add_row(f"GPU {index}", name, f"{free / GB:.1f} GB free", f"of {total / GB:.1f}")
+    return table
+
+
+def _worlds() -> Table:
+    table = Table("world", "here", "to get the rest", title="downloaded")
+    for name in shipped_worlds():
+        table.add_row(name, "shipped", "")
+    for name, parts in OFFICIAL.items():
+        folder = official_folder(name)
+        manifest = read_manifest(folder).get("parts", {})
+        here = ", ".join(f"{part} {(manifest[part]['revision'] or '')[:7]}".strip() for part in manifest) or "nothing"
+        if prompts := len(list((folder / "prompts").glob("*.safetensors"))):
+            here += f", {prompts} encoded prompts"
+        missing = [part for part in parts if part not in manifest]
+        groups = [[part for part in missing if part != "refiner"], [part for part in missing if part == "refiner"]]
+        commands = [
+            f"sanawm fetch {name} --parts {','.join(group)} ({sum(parts[part].gigabytes for part in group):g} GB)"
+            for group in groups
+            if group
+        ]
+        table.add_row(name, here, "\n".join(commands))
+    return table
+
+
+def _candidates() -> Iterator[tuple[str, str, Callable[..., MemoryPrediction]]]:
+    """World (with its options), precision, and what predicts its memory, given `offload`: of what is here as it is
+    here, else of the official sizes."""
+    for name in shipped_worlds():
+        folder = world_folder(name)
+        config = WorldConfig.load(folder / "config.json")
+        yield name, config.dtype, partial(_step, config, folder, False, None)
+    for name in OFFICIAL:
+        if name in OFFLINE:
+            yield name, "bf16", partial(_render, name)
+            continue
+        folder = world_folder(name) if name in known_worlds() else None
+        config = WorldConfig.load(folder / "config.json") if folder else world_config(name, SanaWMConfig(), 704, 1280)
+        for refiner in (False, True):
+            for precision in ("bf16", "fp8", "nvfp4"):
+                yield name + "+refiner" * refiner, precision, partial(_step, config, folder, refiner, precision)
+
+
+def _step(
+    config: WorldConfig, folder: Path | None, refiner: bool, precision: str | None, offload: bool
+) -> MemoryPrediction:
+    options = LoadOptions(precision, refiner, precision if refiner else None, offload)
+    return predict_memory(config, folder, options)
+
+
+def _render(name: str, offload: bool) -> MemoryPrediction:
+    from sanawm_env.cli.render import predict_render_memory
+
+    folder = official_folder(name) / "pipeline"
+    return predict_render_memory(folder if (folder / "model_index.json").is_file() else None, offload=offload)
+
+
+def _fit(predict: Callable[..., MemoryPrediction], free: float) -> tuple[str, str, str]:
+    """Gigabytes without and with offloading, and what follows."""
+    try:
+        plain, offloaded = (predict(offload=offload).peak for offload in (False, True))
+    except (ImportError, OSError, ValueError) as error:
+        return "", "", escape(f"unknown: {error}")
+    short = [need * SLACK + RESERVE - free for need in (plain, offloaded)]
+    verdict = "fits" if short[0] <= 0 else "fits with offload" if short[1] <= 0 else f"{short[1] / GB:.1f} GB short"
+    return f"{plain / GB:.1f}", f"{offloaded / GB:.1f}", verdict

@@ -1,0 +1,84 @@
+"""`sanawm doctor` says what is here, what is not, and what fits."""
+
+import re
+
+import pytest
+
+from sanawm_env.cli import main
+from sanawm_env.world import memory
+from sanawm_env.world.weights import fetch
+from tests.standin_hub import write_hub
+
+pytest.importorskip("diffusers")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory):
+    """Everything fetched but the refiner of one world, so that all sizes are tiny."""
+    home = tmp_path_factory.mktemp("home")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("SANAWM_HOME", str(home))
+    patch.setenv("COLUMNS", "200")
+    hub = write_hub(home / "hub")
+    size = {"height": 64, "width": 96}
+    fetch("streaming", ("dit", "codec", "refiner"), source=hub, **size)
+    fetch("chunk-causal", ("dit", "codec", "text", "refiner"), source=hub, **size)
+    fetch("bidirectional", source=hub)
+    yield home
+    patch.undo()
+
+
+def doctor(capsys, *options):
+    main(["doctor", *options])
+    return capsys.readouterr().out
+
+
+def test_it_tells_what_is_here_and_what_is_missing(capsys):
+    shown = doctor(capsys, "--memory-gb", "24")
+    assert re.search(r"torch .*\d+\.\d+", shown) and "sanawm-env[official]" in shown
+    assert "sanawm fetch streaming --parts text (5.2 GB)" in shown
+    assert "sanawm fetch bidirectional" not in shown
+    rows = [line for line in shown.splitlines() if "fits" in line]
+    for world in ("nano", "streaming", "streaming+refiner", "chunk-causal", "chunk-causal+refiner", "bidirectional"):
+        assert any(re.match(rf"\W+{re.escape(world)} ", row) for row in rows), world
+    assert sum("nvfp4" in row for row in rows) == 4
+
+
+def test_what_does_not_fit_says_by_how_much(capsys):
+    shown = doctor(capsys, "--memory-gb", "0.5")
+    assert "GB short" in shown
+    assert not [line for line in shown.splitlines() if "fits" in line]
+
+
+def test_a_library_that_is_missing_is_named_and_the_rest_goes_on(capsys, monkeypatch):
+    from importlib import metadata
+
+    version = metadata.version
+
+    def without(name):
+        if name == "torchao":
+            raise metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(metadata, "version", without)
+    shown = doctor(capsys, "--memory-gb", "24")
+    assert re.search(r"torchao\W+missing", shown)
+    assert "fits" in shown
+
+
+def test_a_world_that_cannot_be_measured_is_unknown(capsys, home):
+    config = home / "worlds" / "streaming" / "codec" / "config.json"
+    text = config.read_text()
+    config.write_text("{")
+    memory._outline.cache_clear()
+    memory._rehearse.cache_clear()
+    try:
+        assert "unknown" in doctor(capsys, "--memory-gb", "23")
+    finally:
+        config.write_text(text)
+
+
+def test_memory_must_be_positive(capsys):
+    with pytest.raises(SystemExit):
+        main(["doctor", "--memory-gb", "0"])
+    assert "must be positive" in capsys.readouterr().err
