@@ -152,6 +152,20 @@ def test_bench_prints_and_writes_its_numbers(tiny, tmp_path, capsys):
     assert numbers["machine"]
     assert "snapshot" in capsys.readouterr().out
     assert "at least 1" in refused(capsys, "bench", "--world", tiny, "--repeats", 0)
+    assert "whole numbers" in refused(capsys, "bench", "--world", tiny, "--batches", "1,x")
+
+
+def test_a_world_of_random_weights_can_be_written_and_timed(tmp_path):
+    """What docs/full_size.py does at the official sizes on a GPU, at toy sizes."""
+    pytest.importorskip("diffusers")
+    script = Path(__file__).parents[1] / "docs" / "full_size.py"
+    subprocess.run([sys.executable, script, tmp_path / "world", "--tiny"], check=True, capture_output=True)
+    numbers = tmp_path / "bench.json"
+    sanawm("bench", "--world", tmp_path / "world", "--batches", "2", "--repeats", 1, "--json", numbers)
+    report = json.loads(numbers.read_text())
+    assert list(report["batch"]) == ["2"]
+    assert report["batch"]["2"]["predicted_bytes"] > report["state_bytes"] > 0
+    assert report["matmul_tflops"] > 0
 
 
 def test_evaluate_prints_a_table_and_writes_numbers_and_a_sheet(tmp_path, capsys):

@@ -145,6 +145,8 @@ class Bench:
     threads: int = 2
     """torch threads; nano is small, more than two rarely help."""
     repeats: int = 10
+    batches: str = "1,4,16"
+    """How many episodes step together, one table row each."""
     device: str = "cpu"
     json: Path | None = None
 
@@ -154,7 +156,11 @@ class Bench:
 
         if self.json:
             check_writable(self.json.parent)
-        numbers = bench(self.world, self.threads, self.repeats, self.device, console)
+        try:
+            batches = [int(batch) for batch in self.batches.split(",")]
+        except ValueError:
+            raise ValueError(f"--batches takes whole numbers such as 1,4, got {self.batches!r}.") from None
+        numbers = bench(self.world, self.threads, self.repeats, batches, self.device, console)
         if self.json:
             self.json.write_text(json.dumps(numbers, indent=1) + "\n")
 
@@ -327,8 +333,7 @@ Command = (
 def main(args: list[str] | None = None) -> None:
     """Entry point of the command `sanawm`."""
     about = "A learned world you can step, fork and put back."
-    for name in ("torchao", "diffusers", "transformers", "torch.utils._pytree"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # what libraries say of themselves
+    _quiet_libraries()
     command = tyro.cli(Command, prog="sanawm", args=args, description=about)
     try:
         command.run()
@@ -338,6 +343,14 @@ def main(args: list[str] | None = None) -> None:
     except (ValueError, TypeError, OSError, ImportError) as error:
         Console(stderr=True).print(f"sanawm: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
+
+
+def _quiet_libraries() -> None:
+    """No word of what libraries notice about themselves; errors still show."""
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
 
 
 def _numbers(text: str) -> tuple[float, ...]:

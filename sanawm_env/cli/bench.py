@@ -1,7 +1,8 @@
 """`sanawm bench`: what a step costs on this machine, by stage, batch and operation."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import date
 from statistics import median
 from typing import Any
 
@@ -15,10 +16,11 @@ from sanawm_env.cli.machine import machine_name
 from sanawm_env.envs.explore import SanaWMEnv
 from sanawm_env.world.engine import Engine
 from sanawm_env.world.images import ImageSource
+from sanawm_env.world.memory import predict_memory
 from sanawm_env.world.state import stack
+from sanawm_env.world.weights import world_folder
 from sanawm_env.world.world import World
 
-BATCHES = (1, 4, 16)
 WARM_UP = 3  # chunks until the attention window is full and shapes repeat
 
 
@@ -44,10 +46,14 @@ class TimedEngine:
         return result
 
 
-def bench(name: str, threads: int, repeats: int, device: str, console: Console) -> dict[str, Any]:
-    """Measure and print one table; the numbers as plain values. Times are medians over `repeats`."""
-    if threads < 1 or repeats < 1:
-        raise ValueError(f"--threads and --repeats must be at least 1, got {threads} and {repeats}.")
+def bench(
+    name: str, threads: int, repeats: int, batches: Sequence[int], device: str, console: Console
+) -> dict[str, Any]:
+    """Measure and print one table; the numbers as plain values. Times are medians over `repeats`. On a GPU, with the
+    most memory that was allocated; what was predicted stands beside it. A matrix product measured in the same run says
+    what the machine can do."""
+    if min(threads, repeats, *batches) < 1:
+        raise ValueError(f"--threads, --repeats and --batches must be at least 1, got {threads}, {repeats}, {batches}.")
     torch.set_num_threads(threads)
     loaded = World.load(name, device)
     engine = TimedEngine(loaded.engine)
@@ -59,20 +65,31 @@ def bench(name: str, threads: int, repeats: int, device: str, console: Console) 
         "machine": machine_name(world.device),
         "torch": torch.__version__,
         "threads": threads,
+        "date": str(date.today()),
+        "matmul_tflops": _matmul_tflops(world),
         "batch": {},
     }
     title = f"{name}, {threads} threads"
-    table = Table("batch", "ms / step", "network", "codec", "rest", "steps/s", "frames/s", title=title)
-    for batch in BATCHES:
+    cuda = world.device.type == "cuda"
+    columns = ("batch", "ms/step", "network", "codec", "rest", "steps/s", "frames/s", "GB pred.", *["GB"] * cuda)
+    table = Table(*columns, title=title)
+    for batch in batches:
         with console.status(f"batch {batch}"):
+            if cuda:
+                torch.cuda.reset_peak_memory_stats(world.device)
             row = numbers["batch"][batch] = _steps(world, engine, batch, repeats)
-        table.add_row(str(batch), *(f"{value:.1f}" for value in row.values()))
+            cells = [f"{value:.1f}" for value in row.values()]
+            row["predicted_bytes"] = predict_memory(world.config, world_folder(name), batch=batch).peak
+            if cuda:
+                row["peak_bytes"] = torch.cuda.max_memory_allocated(world.device)
+        table.add_row(str(batch), *cells, *(f"{row[key] / 1e9:.2f}" for key in row if key.endswith("_bytes")))
     numbers |= _operations(world, repeats)
     console.print(table)
     small = Table("operation", "cost")
     for key in ("env_step_ms", "snapshot_ms", "restore_ms", "fork_ms"):
         small.add_row(key.removesuffix("_ms").replace("_", " "), f"{numbers[key]:.3f} ms")
     small.add_row("state", f"{numbers['state_bytes'] / 1e6:.2f} MB")
+    small.add_row("matrix product, for comparison", f"{numbers['matmul_tflops']:.2f} TFLOP/s")
     small.add_row("snapshot of the next step, on top", f"{numbers['snapshot_added_bytes'] / 1e6:.2f} MB")
     console.print(small)
     return numbers
@@ -125,6 +142,19 @@ def _operations(world: World, repeats: int) -> dict[str, float]:
         "state_bytes": before.state.nbytes,
         "snapshot_added_bytes": stack([before.state, after.state]).nbytes - before.state.nbytes,
     }
+
+
+def _matmul_tflops(world: World) -> float:
+    """Of a square matrix product in the world's dtype, on its device."""
+    size = 8192 if world.device.type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=world.device).to(getattr(torch, world.config.dtype)) for _ in range(2))
+
+    def product() -> None:
+        a @ b
+        _synchronize(world.device)
+
+    _time(product)
+    return 2 * size**3 / median(_time(product) for _ in range(10)) / 1e12
 
 
 def _start(world: World) -> ImageSource:
