@@ -1,7 +1,8 @@
-"""The README's tables, from the numbers in docs/benchmarks: `python docs/tables.py`.
+"""The tables of README.md and precision.md, from the numbers in docs/benchmarks: `python docs/tables.py`.
 
-The numbers come from `sanawm evaluate --scenes 24 --seed 2027 --unknown-scenes 12 --json nano_evaluate.json`
-and `sanawm bench --json nano_bench_{1,2}_threads.json`.
+The numbers come from `sanawm evaluate --scenes 24 --seed 2027 --unknown-scenes 12 --json nano_evaluate.json`,
+`sanawm bench --json nano_bench_{1,2}_threads.json` and
+`sanawm precision --scenes 24 --seed 2027 --json nano_precision.json`.
 """
 
 import json
@@ -50,10 +51,10 @@ def scalars(report: dict) -> str:
 
 def speed(benches: list[dict]) -> str:
     columns = ["threads", "batch", "ms per step", "network", "codec", "rest", "steps/s", "frames/s"]
-    rows = []
+    keys, rows = ("ms", "network_ms", "codec_ms", "rest_ms", "steps_per_s", "frames_per_s"), []
     for bench in benches:
         for batch, row in bench["batch"].items():
-            rows.append([str(bench["threads"]), batch, *(f"{x:.1f}" for x in row.values())])
+            rows.append([str(bench["threads"]), batch, *(f"{row[key]:.1f}" for key in keys)])
     return table(columns, rows)
 
 
@@ -69,15 +70,37 @@ def operations(bench: dict) -> str:
     return table(["what", "cost"], rows)
 
 
+def fidelity(report: dict) -> str:
+    """PSNR of every chunk against the rollout in bfloat16."""
+    others = {name: row["psnr_against_bf16"] for name, row in report["precisions"].items() if name != "bf16"}
+    chunks = zip(*others.values(), strict=True)
+    return table(["chunk", *others], [[str(i), *(f"{x:.1f}" for x in row)] for i, row in enumerate(chunks, start=1)])
+
+
+def following(report: dict) -> str:
+    columns = ["weights", "bytes per value", "dB of the truth", "told from its opposite", "nearest of nine"]
+    rows = []
+    for name, row in report["precisions"].items():
+        stored = row["bytes_per_value"] or {"float32": 4, "bf16": 2}[name]
+        scores = (row["psnr_against_truth"], row["sign_agreement"], row["retrieval9"])
+        rows.append([name, f"{stored:.2f}", *(f"{x:.2f}" for x in scores)])
+    return table(columns, rows)
+
+
 def table(columns: list[str], rows: list[list[str]]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in (columns, ["---"] * len(columns), *rows)]
     return "\n".join(lines)
 
 
-def all_tables() -> list[str]:
+def precision_tables() -> list[str]:
+    report = read("nano_precision")
+    return [fidelity(report), following(report)]
+
+
+def readme_tables() -> list[str]:
     report, benches = read("nano_evaluate"), [read("nano_bench_1_threads"), read("nano_bench_2_threads")]
     return [quality(report), unknown(report), scalars(report), speed(benches), operations(benches[0])]
 
 
 if __name__ == "__main__":
-    print("\n\n".join(all_tables()))
+    print("\n\n".join(readme_tables() + precision_tables()))

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from sanawm_env.refiner.text import RefinerTextEncoder
 from sanawm_env.text.gemma import TEXT_LEN, GemmaEncoder, instruction
 from sanawm_env.world.prompts import PromptCache, Prompts
-from tests.standin_hub import write_gemma2
+from tests.standin_hub import write_gemma2, write_gemma3
 
 pytest.importorskip("transformers")
 IDENTITY = {"repository": "a", "revision": "b", "softcap": False}
@@ -109,3 +110,19 @@ def test_unknown_prompts_name_the_command_and_known_ones_need_no_encoder(folder,
         without.features(7, "cpu")
     with pytest.raises(FileNotFoundError, match="sanawm fetch streaming --parts text"):
         Prompts(tmp_path, "streaming", load_encoders=True).features("a road", "cpu")
+
+
+def test_the_refiner_s_encoder_gives_padded_features_of_its_prompt(tmp_path):
+    import shutil
+
+    write_gemma3(tmp_path / "hub")
+    for inside, outside in (("text", "gemma3_12b"), ("connectors", "refiner_diffusers/connectors")):
+        shutil.copytree(tmp_path / "hub" / outside, tmp_path / "refiner" / inside)
+    encoder = RefinerTextEncoder.load(tmp_path / "refiner", dtype=torch.float32, length=256)
+    features, mask = encoder.encode("a quiet street")
+    assert features.shape == (1, 256, 32) and mask.shape == (1, 256)
+    again, other = encoder.encode("a quiet street")[0], encoder.encode("a loud street")[0]
+    assert torch.equal(again, features) and not torch.equal(other, features)
+    shutil.rmtree(tmp_path / "refiner" / "connectors")
+    with pytest.raises(FileNotFoundError, match="sanawm fetch streaming --parts refiner"):
+        RefinerTextEncoder.load(tmp_path / "refiner")
