@@ -1,6 +1,7 @@
 """`sanawm doctor` says what is here, what is not, and what fits."""
 
 import re
+from importlib import metadata
 
 import pytest
 
@@ -50,19 +51,18 @@ def test_what_does_not_fit_says_by_how_much(capsys):
     assert not [line for line in shown.splitlines() if "fits" in line]
 
 
-def test_a_library_that_is_missing_is_named_and_the_rest_goes_on(capsys, monkeypatch):
-    from importlib import metadata
-
+def test_a_library_that_is_missing_or_too_old_is_named_and_the_rest_goes_on(capsys, monkeypatch):
     version = metadata.version
 
-    def without(name):
+    def other(name):
         if name == "torchao":
             raise metadata.PackageNotFoundError(name)
-        return version(name)
+        return "0.30" if name == "diffusers" else version(name)
 
-    monkeypatch.setattr(metadata, "version", without)
+    monkeypatch.setattr(metadata, "version", other)
     shown = doctor(capsys, "--memory-gb", "24")
     assert re.search(r"torchao\W+missing", shown)
+    assert re.search(r"diffusers\W+0\.30, which does not fit", shown)
     assert "fits" in shown
 
 

@@ -10,7 +10,7 @@ import torch
 
 from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.network.precision import weight_bytes
-from sanawm_env.world import tree
+from sanawm_env.world import memory, tree
 from sanawm_env.world.engine import LoadOptions
 from sanawm_env.world.memory import predict_memory
 from sanawm_env.world.weights import fetch, world_config, world_folder
@@ -135,9 +135,11 @@ def test_the_official_sizes_add_up():
 
 
 def test_counting_leaves_nothing_behind():
-    """Meta tensors outside are not touched, and what a world holds is real."""
-    world = World.load("nano")
+    """Meta tensors outside are not touched, attention is as it was, and what a world holds is real."""
+    world, attention = World.load("nano"), torch.nn.functional.scaled_dot_product_attention
+    memory._rehearse.cache_clear()
     predicted(world)
+    assert torch.nn.functional.scaled_dot_product_attention is attention
     state = world.begin(world.scene(world.starts[0]))
     assert all(not t.is_meta for t in tree.leaves(state.slots))
     assert torch.empty(3, device="meta").nbytes == 12

@@ -75,15 +75,13 @@ def _libraries() -> Table:
         except metadata.PackageNotFoundError:
             table.add_row(name, "missing", str(range_))
             continue
-        fits = (
-            "" if range_.contains(version, prereleases=True) else ' (does not fit: pip install "sanawm-env[official]")'
-        )
-        table.add_row(name, version + fits, str(range_))
+        fits = range_.contains(version, prereleases=True)
+        table.add_row(name, version if fits else f"{version}, which does not fit", str(range_))
     return table
 
 
 def _machine(gpu: bool) -> Table:
-    table = Table("part", "what", "free", "of", title="this machine", show_header=False)
+    table = Table(title="this machine", show_header=False)
     memory, folder = psutil.virtual_memory(), home()
     while not folder.exists():
         folder = folder.parent

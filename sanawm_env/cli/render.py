@@ -1,6 +1,8 @@
 """`sanawm render`: a whole clip by the bidirectional model, which diffusers runs; it cannot be stepped."""
 
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -16,6 +18,7 @@ from sanawm_env.camera.intrinsics import intrinsics_matrix
 from sanawm_env.camera.trajectory import load_npy
 from sanawm_env.cli.rollout import camera_path, whole_chunks
 from sanawm_env.network.config import SanaWMConfig
+from sanawm_env.network.precision import weight_bytes
 from sanawm_env.recording.rollout import META, SHEET, TRAJECTORY, VIDEO, RolloutWriter
 from sanawm_env.world.images import fit_image, load_image
 from sanawm_env.world.lens import fit_lens
@@ -134,6 +137,13 @@ def predict_render_memory(
 ) -> MemoryPrediction:
     """What rendering a clip of so many frames takes with guidance, from shapes alone: of the pipeline in a folder, or
     of the official one."""
+    prediction = _rehearse(folder, height, width, frames, dtype)
+    return replace(prediction, resident=frozenset()) if offload else prediction
+
+
+@cache
+def _rehearse(folder: Path | None, height: int, width: int, frames: int, dtype: torch.dtype) -> MemoryPrediction:
+    """The prediction with every part on the device."""
     from diffusers import AutoencoderKLLTX2Video, SanaWMPipeline, SanaWMTransformer3DModel
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
@@ -151,7 +161,7 @@ def predict_render_memory(
     modules = {"text": text_encoder, "network": transformer, "codec": vae}
     for module in modules.values():
         nn.Module.to(module, dtype)  # the library's own warns
-    weights = {part: sum(t.nbytes for t in module.state_dict().values()) for part, module in modules.items()}
+    weights = {part: weight_bytes(module, None) for part, module in modules.items()}
     vae.enable_tiling()
     pipeline = SanaWMPipeline(None, None, vae, transformer, None)
     live = LiveBytes([transformer, vae])
@@ -161,7 +171,7 @@ def predict_render_memory(
         latents = one_step(pipeline, height, width, frames, META_DEVICE, dtype)
         live.stage = "codec"
         show(pipeline, latents)
-    return MemoryPrediction(weights, dict(live.most), live.now, frozenset([] if offload else weights))
+    return MemoryPrediction(weights, dict(live.most), live.now, frozenset(weights))
 
 
 @torch.no_grad()

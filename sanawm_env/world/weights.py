@@ -186,7 +186,7 @@ def read_official_dit(path: Path) -> dict[str, Tensor]:
             weights = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
             weights = weights.get("generator", weights)
             weights = weights.get("state_dict", weights)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         raise
     except (pickle.UnpicklingError, RuntimeError, SafetensorError, OSError, EOFError, AttributeError) as error:
         reason = str(error).splitlines()[0]
