@@ -1,6 +1,6 @@
 """Write a world of the official sizes with random weights, to see what a step costs without the real ones.
 
-    python docs/full_size.py runs/full_size      # 8 GB on disk, 30 GB of memory while it is made
+    python docs/full_size.py runs/full_size      # 8 GB on disk, 16 GB of memory while it is made
     sanawm bench --world runs/full_size --device cuda --batches 1,4 --json docs/benchmarks/full_size.json
 
 `--tiny` writes toy sizes, for a trial of both commands on any machine. Pictures of random weights are noise.

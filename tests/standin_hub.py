@@ -1,12 +1,16 @@
 """A hub that holds tiny random weights in exactly the official layout: folders, file names, key names, file kinds."""
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
 from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.network.model import SanaWM
+from sanawm_env.world.weights import fetch
 
 OWNER = "Efficient-Large-Model"
 NETWORK = SanaWMConfig(
@@ -67,6 +71,17 @@ def write_hub(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+@contextmanager
+def fetched(home: Path, worlds: Mapping[str, Sequence[str]]) -> Iterator[Path]:
+    """`home` as $SANAWM_HOME, with these parts of these worlds fetched from such a hub, at 64 x 96 pixels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SANAWM_HOME", str(home))
+        hub = write_hub(home / "hub")
+        for name, parts in worlds.items():
+            fetch(name, parts, source=hub, height=64, width=96)
+        yield home
+
+
 def write_pipeline(folder: Path) -> None:
     """diffusers' own layout of the bidirectional model."""
     from diffusers import (
@@ -74,7 +89,7 @@ def write_pipeline(folder: Path) -> None:
         FlowMatchEulerDiscreteScheduler,
         SanaWMPipeline,
         SanaWMTransformer3DModel,
-    )  # fmt: skip
+    )
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     transformer = SanaWMTransformer3DModel(

@@ -7,26 +7,22 @@ import pytest
 
 from sanawm_env.cli import main
 from sanawm_env.world import memory
-from sanawm_env.world.weights import fetch
-from tests.standin_hub import write_hub
+from tests.standin_hub import fetched
 
 pytest.importorskip("diffusers")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def home(tmp_path_factory):
-    """Everything fetched but the refiner of one world, so that all sizes are tiny."""
-    home = tmp_path_factory.mktemp("home")
-    patch = pytest.MonkeyPatch()
-    patch.setenv("SANAWM_HOME", str(home))
-    patch.setenv("COLUMNS", "200")
-    hub = write_hub(home / "hub")
-    size = {"height": 64, "width": 96}
-    fetch("streaming", ("dit", "codec", "refiner"), source=hub, **size)
-    fetch("chunk-causal", ("dit", "codec", "text", "refiner"), source=hub, **size)
-    fetch("bidirectional", source=hub)
-    yield home
-    patch.undo()
+    """Everything fetched but the text encoder of one world, so that all sizes are tiny."""
+    worlds = {
+        "streaming": ("dit", "codec", "refiner"),
+        "chunk-causal": ("dit", "codec", "text", "refiner"),
+        "bidirectional": ("dit", "codec", "text"),
+    }
+    with fetched(tmp_path_factory.mktemp("home"), worlds) as home, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "200")
+        yield home
 
 
 def doctor(capsys, *options):

@@ -13,9 +13,9 @@ from sanawm_env.network.precision import weight_bytes
 from sanawm_env.world import memory, tree
 from sanawm_env.world.engine import LoadOptions
 from sanawm_env.world.memory import predict_memory
-from sanawm_env.world.weights import fetch, world_config, world_folder
+from sanawm_env.world.weights import world_config, world_folder
 from sanawm_env.world.world import World
-from tests.standin_hub import write_hub
+from tests.standin_hub import fetched
 from tests.worlds import allocated, picture
 
 STILL = np.broadcast_to(np.eye(4), (24, 4, 4))
@@ -23,15 +23,9 @@ STILL = np.broadcast_to(np.eye(4), (24, 4, 4))
 
 @pytest.fixture(scope="module", autouse=True)
 def home(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    patch = pytest.MonkeyPatch()
-    patch.setenv("SANAWM_HOME", str(home))
-    size = {"height": 64, "width": 96}
-    hub = write_hub(home / "hub")
-    fetch("streaming", ("dit", "codec", "text", "refiner"), source=hub, **size)
-    fetch("chunk-causal", ("dit", "codec", "text"), source=hub, **size)
-    yield home
-    patch.undo()
+    worlds = {"streaming": ("dit", "codec", "text", "refiner"), "chunk-causal": ("dit", "codec", "text")}
+    with fetched(tmp_path_factory.mktemp("home"), worlds) as home:
+        yield home
 
 
 def measured(world, chunks, batch=1):

@@ -11,8 +11,8 @@ from sanawm_env.cli import main
 from sanawm_env.cli.render import load_pipeline, one_step, predict_render_memory, show
 from sanawm_env.recording.rollout import load_trajectory
 from sanawm_env.recording.video import read_video
-from sanawm_env.world.weights import fetch, world_folder
-from tests.standin_hub import write_hub
+from sanawm_env.world.weights import fetch, official_folder, world_folder
+from tests.standin_hub import fetched
 from tests.worlds import allocated, picture
 
 pytest.importorskip("diffusers")
@@ -21,11 +21,8 @@ SIZE = ["--height", "64", "--width", "96", "--steps", "2"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    patch = pytest.MonkeyPatch()
-    patch.setenv("SANAWM_HOME", str(home))
-    yield fetch("bidirectional", source=write_hub(home / "hub"))
-    patch.undo()
+    with fetched(tmp_path_factory.mktemp("home"), {"bidirectional": ("dit", "codec", "text")}):
+        yield official_folder("bidirectional")
 
 
 @pytest.fixture

@@ -13,30 +13,23 @@ from sanawm_env.cli import main
 from sanawm_env.envs.explore import SanaWMEnv
 from sanawm_env.world import tree
 from sanawm_env.world.state import WorldState, stack
-from sanawm_env.world.weights import fetch
 from sanawm_env.world.world import World
-from tests.standin_hub import write_hub
+from tests.standin_hub import fetched
 from tests.worlds import drive, picture
 
 FORWARD, TURN = (0, 0, 0.5, 0, 0, 0), (0, 0, 0, 0, 0.4, 0)
-SIZE = {"height": 64, "width": 96}
 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
     """A home with every world fetched from a local hub, and one prompt encoded."""
-    home = tmp_path_factory.mktemp("home")
-    patch = pytest.MonkeyPatch()
-    patch.setenv("SANAWM_HOME", str(home))
-    source = write_hub(home / "hub")
-    fetch("streaming", ("dit", "codec", "text", "refiner"), source=source, **SIZE)
-    fetch("chunk-causal", ("dit", "codec", "text"), source=source, **SIZE)
-    prompts = home / "prompts.txt"
-    prompts.write_text("a quiet street\n")
-    for world in ("streaming", "chunk-causal"):
-        main(["encode-prompts", str(prompts), "--world", world])
-    yield home
-    patch.undo()
+    worlds = {"streaming": ("dit", "codec", "text", "refiner"), "chunk-causal": ("dit", "codec", "text")}
+    with fetched(tmp_path_factory.mktemp("home"), worlds) as home:
+        prompts = home / "prompts.txt"
+        prompts.write_text("a quiet street\n")
+        for world in worlds:
+            main(["encode-prompts", str(prompts), "--world", world])
+        yield home
 
 
 @pytest.fixture(scope="module")

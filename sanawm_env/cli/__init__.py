@@ -18,12 +18,10 @@ from rich.console import Console
 console = Console()
 
 
-@dataclass(frozen=True)
-class Rollout:
-    """Imagine what a camera sees that starts at an image: video.mp4, trajectory.npz, contact_sheet.png, meta.json."""
+@dataclass(frozen=True, kw_only=True)
+class CameraPath:
+    """Where the camera goes, given in one of three ways."""
 
-    image: Path | None = None
-    """Start image, any format; None takes the world's first own one."""
     actions: str | None = None
     """Camera script of held keys, such as "w-48,dw-24,none-24" (keys wasdijkl, frames at 16 per second)."""
     trajectory: Path | None = None
@@ -32,6 +30,14 @@ class Rollout:
     """Constant velocity instead: vx,vy,vz,wx,wy,wz in m/s and rad/s about the camera's axes (right, down, forward)."""
     chunks: int = 4
     """How many chunks of 24 frames a twist is held."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout(CameraPath):
+    """Imagine what a camera sees that starts at an image: video.mp4, trajectory.npz, contact_sheet.png, meta.json."""
+
+    image: Path | None = None
+    """Start image, any format; None takes the world's first own one."""
     world: str = "nano"
     """Name or folder of the world."""
     seed: int = 0
@@ -61,22 +67,14 @@ class Rollout:
         rollout(self, console)
 
 
-@dataclass(frozen=True)
-class Render:
+@dataclass(frozen=True, kw_only=True)
+class Render(CameraPath):
     """Make one whole clip with the bidirectional model, offline, by diffusers' SanaWMPipeline. The same four files."""
 
     image: Path
     """Start image, any format."""
     prompt: str = ""
     """What the scene is."""
-    actions: str | None = None
-    """Camera script of held keys, such as "w-48,dw-24,none-24" (keys wasdijkl, frames at 16 per second)."""
-    trajectory: Path | None = None
-    """Camera path instead: .npy (F, 4, 4) or .npz with c2w, camera-to-world, relative to its first pose."""
-    twist: str | None = None
-    """Constant velocity instead: vx,vy,vz,wx,wy,wz in m/s and rad/s about the camera's axes (right, down, forward)."""
-    chunks: int = 4
-    """How many chunks of 24 frames a twist is held."""
     pipeline: Path | None = None
     """Folder in diffusers' layout; None for the one of `sanawm fetch bidirectional`."""
     steps: int = 60
@@ -125,7 +123,8 @@ class Evaluate:
         for folder in (self.out, *([self.json.parent] if self.json else [])):
             check_writable(folder)
         sheet = self.out / "truth_vs_dream.png"
-        timesteps = _numbers(self.timesteps) if self.timesteps else None
+        expected = "--timesteps takes numbers such as 1000,700"
+        timesteps = _listed(float, self.timesteps, expected) if self.timesteps else None
         report = evaluate(
             self.world, self.scenes, self.seed, self.chunks, timesteps=timesteps, unknown_scenes=self.unknown_scenes
         )
@@ -156,10 +155,7 @@ class Bench:
 
         if self.json:
             check_writable(self.json.parent)
-        try:
-            batches = [int(batch) for batch in self.batches.split(",")]
-        except ValueError:
-            raise ValueError(f"--batches takes whole numbers such as 1,4, got {self.batches!r}.") from None
+        batches = _listed(int, self.batches, "--batches takes whole numbers such as 1,4")
         numbers = bench(self.world, self.threads, self.repeats, batches, self.device, console)
         if self.json:
             self.json.write_text(json.dumps(numbers, indent=1) + "\n")
@@ -353,11 +349,12 @@ def _quiet_libraries() -> None:
         os.environ.setdefault(name, "error")
 
 
-def _numbers(text: str) -> tuple[float, ...]:
+def _listed(kind: type, text: str, expected: str) -> tuple:
+    """Numbers of a kind from a list with commas; ValueError that begins with what was expected."""
     try:
-        return tuple(float(number) for number in text.split(","))
+        return tuple(kind(number) for number in text.split(","))
     except ValueError:
-        raise ValueError(f"--timesteps takes numbers such as 1000,700, got {text!r}.") from None
+        raise ValueError(f"{expected}, got {text!r}.") from None
 
 
 def _single_thread() -> None:

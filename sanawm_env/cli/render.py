@@ -23,7 +23,7 @@ from sanawm_env.recording.rollout import META, SHEET, TRAJECTORY, VIDEO, Rollout
 from sanawm_env.world.images import fit_image, load_image
 from sanawm_env.world.lens import fit_lens
 from sanawm_env.world.memory import META_DEVICE, LiveBytes, MemoryPrediction, fused_attention
-from sanawm_env.world.weights import official_folder, world_config
+from sanawm_env.world.weights import check_picture_size, official_folder, world_config
 
 if TYPE_CHECKING:
     from sanawm_env.cli import Render
@@ -36,8 +36,7 @@ def render(options: "Render", console: Console) -> None:
     """
     if options.steps < 1:
         raise ValueError(f"--steps must be at least 1, got {options.steps}.")
-    if options.height % 32 or options.width % 32 or min(options.height, options.width) < 32:
-        raise ValueError(f"--height and --width must be multiples of 32, got {options.height} x {options.width}.")
+    check_picture_size(options.height, options.width)
     config = world_config("bidirectional", SanaWMConfig(), options.height, options.width)
     path = whole_chunks(camera_path(options, config), config.temporal_stride)
     poses = np.concatenate((np.eye(4)[None], path))

@@ -17,7 +17,7 @@ from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.world import World
 
 if TYPE_CHECKING:
-    from sanawm_env.cli import Render, Rollout
+    from sanawm_env.cli import CameraPath, Rollout
 
 
 def rollout(options: "Rollout", console: Console) -> None:
@@ -88,7 +88,7 @@ def rollout(options: "Rollout", console: Console) -> None:
     console.print(f"{done / seconds:.1f} env steps/s, {done * n / seconds:.0f} frames/s")
 
 
-def camera_path(options: "Rollout | Render", config: WorldConfig) -> np.ndarray:
+def camera_path(options: "CameraPath", config: WorldConfig) -> np.ndarray:
     """Poses (F, 4, 4) float64 relative to the first; ValueError unless exactly one kind of path is given.
 
     Keys and twists stay within the world's pitch limit, a trajectory is followed as it is.

@@ -120,7 +120,7 @@ def world_folder(name: str | os.PathLike) -> Path:
     Raises ValueError naming the known worlds, or the command that fetches an official one.
     """
     text = str(name)
-    for folder in (SHIPPED / text, home() / "worlds" / text):
+    for folder in (SHIPPED / text, official_folder(text)):
         if text in known_worlds() and (folder / "config.json").is_file():
             return folder
     if (Path(name) / "config.json").is_file():
@@ -246,8 +246,7 @@ def fetch(
         raise ValueError(f"There is no official world {name!r}: fetch one of {', '.join(OFFICIAL)}.")
     if unknown := [part for part in parts if part not in OFFICIAL[name]]:
         raise ValueError(f"The {name} world has the parts {', '.join(OFFICIAL[name])}, not {', '.join(unknown)}.")
-    if height % 32 or width % 32 or min(height, width) < 32:
-        raise ValueError(f"height and width must be multiples of 32, got {height} x {width}.")
+    check_picture_size(height, width)
     folder, config = official_folder(name), None
     folder.mkdir(parents=True, exist_ok=True)
     manifest = {"parts": {}, **read_manifest(folder)}
@@ -270,6 +269,12 @@ def fetch(
     if config is not None:
         _write_text(folder / "config.json", config.to_json())
     return folder
+
+
+def check_picture_size(height: int, width: int) -> None:
+    """ValueError for a picture that is no whole number of latents."""
+    if height % 32 or width % 32 or min(height, width) < 32:
+        raise ValueError(f"height and width must be multiples of 32, got {height} x {width}.")
 
 
 def world_config(name: str, network: SanaWMConfig, height: int, width: int) -> WorldConfig:
