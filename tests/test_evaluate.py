@@ -12,9 +12,12 @@ from scipy.spatial.transform import RigidTransform, Rotation
 
 from sanawm_env.codec.patch_pca import PATCH, PatchPCACodec
 from sanawm_env.network.state import BlockState, GDNState, NetworkState, Page, WindowState
-from sanawm_env.training.evaluate import evaluate, print_table, save_sheet, with_timesteps, zero_gdn
+from sanawm_env.training.evaluate import evaluate, print_table, save_sheet, with_timesteps
 from sanawm_env.training.nano import NANO
-from sanawm_env.training.places import clearance, intrinsics, place, render, sample_start
+from sanawm_env.training.places import place
+from sanawm_env.training.probes import without_recurrence, without_window
+from sanawm_env.training.raycast import intrinsics, render
+from sanawm_env.training.walks import clearance, sample_start
 from sanawm_env.training.warps import plane_homographies, rotation_homographies, visible_in_first, warp
 from sanawm_env.world.prompts import PromptFeatures
 from sanawm_env.world.world import World
@@ -128,7 +131,7 @@ def test_rotation_homography_is_exact_for_a_turning_camera():
 
 
 def test_rotation_homography_agrees_with_the_renderer():
-    here = place("studio")
+    here = place("court")
     start, lens, turned = sample_start(here, np.random.default_rng(5)), intrinsics(), poses((8, 3, -4))
     frames, depth = render(here, start @ np.concatenate((np.eye(4)[None], turned)), lens)
     seen = visible_in_first(depth[1:], depth[0], turned, lens)[0]
@@ -167,7 +170,6 @@ def test_a_perfect_world_is_as_good_as_its_codec(perfect):
         assert chunk.psnr == pytest.approx(chunk.codec, abs=0.02)
     assert perfect.sign_agreement == perfect.retrieval9 == 1
     assert perfect.swapped_camera_psnr < perfect.psnr
-    assert perfect.gdn_zeroed_psnr == perfect.psnr_from_chunk_2  # there is no such state
 
 
 def test_a_world_without_motion_equals_the_hold_baseline():
@@ -178,12 +180,12 @@ def test_a_world_without_motion_equals_the_hold_baseline():
     assert chunk.codec == 100
     assert report.retrieval9 == pytest.approx(1 / 9)
     assert report.swapped_camera_psnr == report.psnr
-    assert report.gdn_zeroed_psnr is None and report.psnr_from_chunk_2 is None  # there is one chunk only
+    assert report.memory is None  # the walk is too short to ask
 
 
 def test_json_has_the_promised_keys(perfect):
     data = json.loads(perfect.to_json())
-    promised = ("swapped_camera_psnr", "sign_agreement", "retrieval9", "gdn_zeroed_psnr", "sharpness")
+    promised = ("swapped_camera_psnr", "sign_agreement", "retrieval9", "sharpness")
     assert all(isinstance(data[key], float) for key in promised)
     assert len(data["chunks"]) == 2
     three = {"psnr", "psnr_visible", "psnr_unseen"}
@@ -216,28 +218,37 @@ def test_unknown_layouts_are_measured_without_an_anchor():
     report = evaluate(world, scenes=1, chunks=1, stride=24, unknown_scenes=1, ablations=False)
     assert anchors[0] is not None and anchors[1] is None
     assert len(json.loads(report.to_json())["unknown"]) == 1
-    assert report.sign_agreement is report.retrieval9 is report.swapped_camera_psnr is report.gdn_zeroed_psnr is None
+    assert report.sign_agreement is report.retrieval9 is report.swapped_camera_psnr is report.memory is None
 
 
 def test_commands_never_leave_the_room():
     for seed in range(20):
-        here = place("lounge")
+        here = place("corridor")
         start = sample_start(here, np.random.default_rng(seed))
         steps = 24 * 0.025 * np.array([[0, 0, 1], [0, 0, -1], [1, 0, 0], [-1, 0, 0]])
         assert min(clearance(here, start[:3, 3] + start[:3, :3] @ step) for step in steps) > 0
 
 
-def test_zeroing_touches_the_recurrent_state_only_and_edits_nothing():
+def test_forgetting_takes_one_kind_of_memory_and_edits_nothing():
     gdn = GDNState(*(torch.ones(1, 2, 3, 3) for _ in range(3)), camera_kv=torch.ones(1, 2, 3, 3))
     window = WindowState((Page(torch.ones(1), torch.ones(1)),))
     memory = NetworkState((BlockState(gdn, torch.ones(1)), BlockState(window, torch.ones(1))))
     world = World(HoldEngine(lossless_codec()), "hold")
     state = world.begin(world.scene(np.zeros((32, 48, 3), np.uint8)))
     state = dataclasses.replace(state, slots=(dataclasses.replace(state.slots[0], memory=memory),))
-    zeroed, windowed = zero_gdn(state).slots[0].memory.blocks
-    assert not any(t.any() for t in (zeroed.mixer.kv, zeroed.mixer.z, zeroed.mixer.camera_kv))
-    assert zeroed.mixer.key_tail is gdn.key_tail and windowed.mixer is window
-    assert gdn.kv.all() and gdn.z.all() and gdn.camera_kv.all()
+    zeroed, kept = (block.mixer for block in without_recurrence(state).slots[0].memory.blocks)
+    assert not any(t.any() for t in (zeroed.kv, zeroed.z, zeroed.camera_kv))
+    assert zeroed.key_tail is gdn.key_tail and kept is window
+    untouched, emptied = (block.mixer for block in without_window(state).slots[0].memory.blocks)
+    assert untouched is gdn and emptied.pages == ()
+    assert gdn.kv.all() and gdn.z.all() and gdn.camera_kv.all() and len(window.pages) == 1
+
+
+def test_memory_is_measured_beyond_the_window():
+    report = evaluate("nano", scenes=1, chunks=4, stride=24, examples=0)
+    assert set(report.memory) == {"kept", "no recurrence", "no window", "neither"}
+    assert report.memory["kept"] == report.chunks[3].psnr != report.memory["no window"]
+    assert report.memory["no recurrence"] != report.memory["kept"]
 
 
 def test_another_step_list_shares_the_weights():
@@ -283,7 +294,7 @@ def test_bad_input_is_refused_in_one_sentence(arguments, message):
 
 def test_a_world_without_known_places_is_refused():
     class Nowhere(HoldEngine):
-        config = dataclasses.replace(SMALL, places=("moon",))
+        config = dataclasses.replace(SMALL, places={"moon": (0, 0, 0, 1, 1, 1)})
 
     with pytest.raises(ValueError, match="knows none of the places"):
         evaluate(World(Nowhere(lossless_codec()), "nowhere"))

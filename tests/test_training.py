@@ -14,10 +14,10 @@ from sanawm_env.network import mixers
 from sanawm_env.network.layers import Grid
 from sanawm_env.network.model import SanaWM
 from sanawm_env.training import network as training
-from sanawm_env.training.clips import generate, load
+from sanawm_env.training.clips import ClipsConfig, generate, load
 from sanawm_env.training.nano import NANO
-from sanawm_env.training.network import TrainConfig, initialise, train_network
-from sanawm_env.training.places import intrinsics
+from sanawm_env.training.network import TrainConfig, draw, initialise, train_network
+from sanawm_env.training.raycast import intrinsics
 from sanawm_env.world.conditions import camera_inputs, place_token
 from sanawm_env.world.sampler import data_from_v, v_target
 from tests.golden_files import ROOT
@@ -28,7 +28,7 @@ CODEC = ROOT / "sanawm_env" / "assets" / "nano" / "codec.safetensors"
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clips")
-    generate(folder, PatchPCACodec.load(CODEC), clips=3, chunks=2, seed=5)
+    generate(folder, PatchPCACodec.load(CODEC), ClipsConfig(clips=3, chunks=2, seed=5))
     return folder
 
 
@@ -38,15 +38,16 @@ def test_an_untrained_network_looks_where_the_ray_was_seen(monkeypatch):
     initialise(model, torch.Generator().manual_seed(0))
     eye = torch.eye(4)[None]
     lens = torch.as_tensor(intrinsics(), dtype=torch.float32)[None]
-    poses, anchored = torch.eye(4).expand(1, 24, 4, 4), torch.zeros(1, dtype=torch.bool)
-    camera, plucker = camera_inputs(NANO, eye, poses, lens, eye, anchored, first=True)
+    poses, place = torch.eye(4).expand(1, 24, 4, 4), torch.tensor([-1])
+    camera, plucker = camera_inputs(NANO, eye, poses, lens, eye, place, first=True)
     text = place_token(NANO.places, None, NANO.network.caption_channels)[None]
     grid = Grid(4, NANO.latent_height, NANO.latent_width)
     seen, attend = [], mixers.attend
     monkeypatch.setattr(mixers, "attend", lambda q, past, k, v, g: seen.append((q, k)) or attend(q, past, k, v, g))
     with torch.no_grad():
         context = model.prepare(grid, torch.zeros(1, dtype=torch.long), text=text, camera=camera, plucker=plucker)
-        latents = 4 * torch.randn(1, 64, 4, grid.height, grid.width, generator=torch.Generator().manual_seed(1))
+        shape = 1, NANO.network.latent_channels, 4, grid.height, grid.width
+        latents = 4 * torch.randn(shape, generator=torch.Generator().manual_seed(1))
         latents[:, :, 1:] /= 4  # noise, where the start image has data
         model(latents, torch.tensor([[0.0, 1000, 1000, 1000]]), context)
     q, k = seen[1]  # the first softmax block's camera branch follows its main branch
@@ -67,7 +68,7 @@ def run(clips, out, monkeypatch=None, stop_at=None):
             return step(*args)
 
         monkeypatch.setattr(training, "_step", interrupted)
-    train = TrainConfig(steps=4, batch_size=1, max_chunks=2)
+    train = TrainConfig(steps=4, batch_size=1, max_chunks=2, single_chunk_steps=1)
     with nullcontext() if stop_at is None else pytest.raises(KeyboardInterrupt):
         train_network(NANO, train, PatchPCACodec.load(CODEC), clips, out)
     if monkeypatch is not None:
@@ -103,13 +104,12 @@ def test_clips_of_another_codec_are_refused(clips, tmp_path):
 def test_asking_for_more_clips_completes_the_last_shard(tmp_path):
     codec = PatchPCACodec.load(CODEC)
     for count in (1, 2):
-        generate(tmp_path, codec, clips=count, chunks=1, shard_clips=2)
+        generate(tmp_path, codec, ClipsConfig(clips=count, chunks=1, shard_clips=2))
         assert len(load(tmp_path)["place"]) == count
 
 
 def test_a_few_steps_lower_the_loss_and_reach_every_weight(clips):
-    batch = load(clips)
-    batch = {"latents": batch["latents"].float(), "c2w": batch["c2w"], "place": batch["place"]}
+    batch = draw(load(clips), 3, 2, NANO, torch.Generator().manual_seed(4))
     model = SanaWM(NANO.network)
     initialise(model, torch.Generator().manual_seed(0))
     weights = PatchPCACodec.load(CODEC).pixel_weights

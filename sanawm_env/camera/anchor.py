@@ -17,18 +17,24 @@ DEPTHS = (1.0, 2.0, 3.0, 4.5)
 CENTRE_PERIODS = (8.0, 4.0, 2.0, 1.0)
 POINT_PERIODS = (8.0, 4.0, 2.0)
 ANGLE_MULTIPLES = (1, 2, 4, 8)
-RAY_CHANNELS = 3 * (2 * len(CENTRE_PERIODS) + 1) + 4 * len(ANGLE_MULTIPLES) + 6 * len(DEPTHS) * len(POINT_PERIODS)
+EXIT_PERIODS = (16.0, 8.0, 4.0, 2.0, 1.0, 0.5)
+NEAREST_EXIT = 0.1  # metres
+RAY_CHANNELS = (
+    3 * (2 * len(CENTRE_PERIODS) + 1) + 4 * len(ANGLE_MULTIPLES) + 6 * len(DEPTHS) * len(POINT_PERIODS)
+    + 6 * len(EXIT_PERIODS) + 1
+)  # fmt: skip
 ANCHOR_CHANNELS = 2 * RAY_CHANNELS
 
 
 def anchor_channels(
-    c2w: Tensor, intrinsics: Tensor, height: int, width: int, *, first: bool, stride: int = 8
+    c2w: Tensor, intrinsics: Tensor, bounds: Tensor, height: int, width: int, *, first: bool, stride: int = 8
 ) -> Tensor:
     """Anchor channels of one chunk.
 
     Args:
         c2w: (..., n, 4, 4) poses in the place's frame, float32; in the first chunk frame 0 stands in front (n + 1).
         intrinsics: (4,) fx, fy, cx, cy in latent-grid units.
+        bounds: (..., 2, 3) lower and upper corner of the place's bounding box, metres.
         first: the first chunk's latent 0 is frame 0 alone; every other latent covers `stride` frames.
 
     Returns: (..., ANCHOR_CHANNELS, T, height, width), float32.
@@ -40,11 +46,11 @@ def anchor_channels(
         ends = frames[stride - 1 :: stride], frames[::stride]
     # patch centres, unlike the network's own rays: half a cell further
     centred = intrinsics - intrinsics.new_tensor([0, 0, 0.5, 0.5])
-    parts = [_lift(c2w[..., end, :, :], centred, height, width) for end in ends]
+    parts = [_lift(c2w[..., end, :, :], centred, bounds, height, width) for end in ends]
     return torch.cat(parts, dim=-1).movedim(-1, -4)
 
 
-def _lift(c2w: Tensor, intrinsics: Tensor, height: int, width: int) -> Tensor:
+def _lift(c2w: Tensor, intrinsics: Tensor, bounds: Tensor, height: int, width: int) -> Tensor:
     """(..., T, 4, 4) to (..., T, height, width, RAY_CHANNELS)."""
     direction = plucker_rays(c2w, intrinsics.expand(*c2w.shape[:-2], 4), height, width)[..., :3]
     centre = c2w[..., None, None, :3, 3].expand_as(direction)
@@ -53,6 +59,11 @@ def _lift(c2w: Tensor, intrinsics: Tensor, height: int, width: int) -> Tensor:
     angles = torch.stack((azimuth, elevation), dim=-1)
     parts = [direction, _waves(centre, [2 * math.pi / p for p in CENTRE_PERIODS]), _waves(angles, ANGLE_MULTIPLES)]
     parts += [_waves(centre + depth * direction, [2 * math.pi / p for p in POINT_PERIODS]) for depth in DEPTHS]
+    low, high = (corner[..., None, None, None, :] for corner in bounds.unbind(-2))
+    ahead = torch.where(direction.abs() < 1e-6, 1e-6, direction)
+    distance = torch.where(ahead > 0, high - centre, low - centre).div(ahead).amin(-1, keepdim=True)
+    distance = distance.clamp(min=NEAREST_EXIT)  # a camera outside the box sees its surroundings close by
+    parts += [_waves(centre + distance * direction, [2 * math.pi / p for p in EXIT_PERIODS]), distance.log()]
     return torch.cat(parts, dim=-1)
 
 

@@ -162,76 +162,27 @@ class Bench:
 
 
 @dataclass(frozen=True)
-class TrainClips:
-    """Render and encode walks through the places, the training data of the network. Goes on where it was stopped."""
+class Train:
+    """Make a nano world: codec, clips, network, then a look at it. Goes on where it was stopped, at any kill."""
 
-    out: Path = Path("runs/clips")
-    clips: int = 2400
-    chunks: int = 4
-    seed: int = 0
-    unknown_fraction: float = 0.12
-    codec: Path = Path("runs/codec/codec.safetensors")
-
-    def run(self) -> None:
-        from sanawm_env.codec.patch_pca import PatchPCACodec
-        from sanawm_env.recording.rollout import check_writable
-        from sanawm_env.training.clips import generate
-
-        _single_thread()
-        codec = PatchPCACodec.load(self.codec)
-        check_writable(self.out)
-        generate(self.out, codec, self.clips, self.chunks, self.seed, unknown_fraction=self.unknown_fraction)
-
-
-@dataclass(frozen=True)
-class TrainCodec:
-    """Fit the codec in closed form on short walks through the places."""
-
-    out: Path = Path("runs/codec")
-    clips: int = 200
-    seed: int = 0
+    out: Path = Path("runs/train")
+    """Folder for everything; the finished world is in its folder `world`."""
+    config: Path | None = None
+    """A recipe, such as the recipe.json that a run leaves; what it leaves out is as shipped."""
+    quick: bool = False
+    """A tiny world in a few minutes: the same chain, for trying it out."""
+    data: Path | None = None
+    """Folder of one's own clips (video.mp4 and trajectory.npz each, as rollouts leave them) to learn from instead."""
+    steps: int | None = None
+    """Length of the training; a run can be made longer later."""
+    processes: int = 2
+    """Training processes of one thread each, each with a batch of its own."""
+    device: str = "cpu"
 
     def run(self) -> None:
-        from sanawm_env.codec.patch_pca import PatchPCACodec
-        from sanawm_env.recording.rollout import check_writable
-        from sanawm_env.training.clips import sample_frames_for_codec
+        from sanawm_env.cli.train import train
 
-        check_writable(self.out)
-        with console.status(f"rendering {self.clips} walks and fitting the components"):
-            codec = PatchPCACodec.fit(sample_frames_for_codec(self.clips, self.seed))
-        codec.save(self.out / "codec.safetensors")
-        console.print(f"codec {self.out / 'codec.safetensors'}", soft_wrap=True)
-
-
-@dataclass(frozen=True)
-class TrainNetwork:
-    """Train the network on encoded walks; goes on from its last checkpoint. Leaves weights, loss.png and a world."""
-
-    clips: Path = Path("runs/clips")
-    codec: Path = Path("runs/codec/codec.safetensors")
-    out: Path = Path("runs/network")
-    steps: int = 1100
-    batch_size: int = 4
-    learning_rate: float = 3e-3
-    seed: int = 0
-
-    def run(self) -> None:
-        from sanawm_env.codec.patch_pca import PatchPCACodec
-        from sanawm_env.recording.rollout import check_writable
-        from sanawm_env.training.nano import NANO, export_world
-        from sanawm_env.training.network import TrainConfig, train_network
-
-        _single_thread()
-        train = TrainConfig(
-            steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate, seed=self.seed
-        )
-        check_writable(self.out)
-        train_network(NANO, train, PatchPCACodec.load(self.codec), self.clips, self.out)
-        if int(os.environ.get("RANK", 0)):  # under torchrun the first process alone writes
-            return
-        export_world(self.out, self.codec, self.out / "world")
-        world = self.out / "world"
-        console.print(f"world {world} (try: sanawm rollout --world {world} --actions w-48)", soft_wrap=True)
+        train(self, console)
 
 
 @dataclass(frozen=True)
@@ -307,12 +258,6 @@ class Precision:
             self.json.write_text(json.dumps(numbers, indent=1) + "\n")
 
 
-Train = Annotated[
-    Annotated[TrainCodec, tyro.conf.subcommand("codec")]
-    | Annotated[TrainClips, tyro.conf.subcommand("clips")]
-    | Annotated[TrainNetwork, tyro.conf.subcommand("network")],
-    tyro.conf.subcommand("train", description="Make a nano world: codec, then clips, then network."),
-]
 Command = (
     Annotated[Rollout, tyro.conf.subcommand("rollout")]
     | Annotated[Render, tyro.conf.subcommand("render")]
@@ -322,7 +267,7 @@ Command = (
     | Annotated[EncodePrompts, tyro.conf.subcommand("encode-prompts")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Precision, tyro.conf.subcommand("precision")]
-    | Train
+    | Annotated[Train, tyro.conf.subcommand("train")]
 )
 
 
@@ -355,10 +300,3 @@ def _listed(kind: type, text: str, expected: str) -> tuple:
         return tuple(kind(number) for number in text.split(","))
     except ValueError:
         raise ValueError(f"{expected}, got {text!r}.") from None
-
-
-def _single_thread() -> None:
-    """Training a small network is fastest with one thread per process (nano.md, pitfalls)."""
-    import torch
-
-    torch.set_num_threads(1)

@@ -50,6 +50,7 @@ class RolloutWriter:
         self.fps = fps
         self.meta = dict(meta or {})
         check_writable(self.out_dir, (VIDEO, TRAJECTORY, SHEET, META))
+        self._upscale = upscale
         self._video = VideoWriter(self.out_dir / VIDEO, fps=fps, crf=crf, upscale=upscale)
         self._c2w: list[np.ndarray] = []
         self._intrinsics: list[np.ndarray] = []
@@ -66,7 +67,8 @@ class RolloutWriter:
     def append(self, frames: np.ndarray, c2w: np.ndarray, intrinsics: np.ndarray) -> None:
         """Add N frames: the start image first (N = 1), then clip after clip (N = 24).
 
-        frames: (N, H, W, 3) uint8. c2w: (N, 4, 4). intrinsics: (3, 3) or (N, 3, 3) matrices in pixels of the frames.
+        frames: (N, H, W, 3) uint8. c2w: (N, 4, 4). intrinsics: (3, 3) or (N, 3, 3) matrices in pixels of the frames;
+            the file holds them in pixels of the video, which is `upscale` times as large.
         Raises ValueError for other shapes, OSError when the video cannot be written.
         """
         frames, c2w, intrinsics = np.asarray(frames), np.asarray(c2w), np.asarray(intrinsics)
@@ -93,6 +95,7 @@ class RolloutWriter:
             return
         c2w = np.concatenate(self._c2w)[: self.num_frames]
         intrinsics = np.concatenate(self._intrinsics)[: self.num_frames]
+        intrinsics[:, :2] *= self._upscale  # pixels of the video
         with _replacing(self.out_dir / TRAJECTORY) as part, part.open("wb") as file:
             np.savez_compressed(file, c2w=c2w, intrinsics=intrinsics, fps=self.fps, num_frames=self.num_frames)
         facts = self.meta | {

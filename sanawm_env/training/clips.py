@@ -7,6 +7,11 @@ evaluation apart by construction: the role is part of every seed, also of the se
 
 import hashlib
 import json
+import multiprocessing
+import shutil
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +21,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from sanawm_env.codec.patch_pca import PatchPCACodec, to_patches
-from sanawm_env.training.places import CHUNK, PLACES, intrinsics, place, random_place, render, sample_path, sample_start
+from sanawm_env.training.places import PLACES, place, random_place
+from sanawm_env.training.raycast import intrinsics, render
+from sanawm_env.training.walks import CHUNK, sample_path, sample_start
 from sanawm_env.world.state import save_whole
 
 ROLES = {"train": 1, "validation": 2, "evaluate": 3}
@@ -35,54 +42,112 @@ def sample_clip(role: str, rng: np.random.Generator, num_frames: int, unknown_fr
         index, here = -1, random_place(ROLES[role] << 40 | int(rng.integers(1 << 40)))
     else:
         index = int(rng.integers(len(PLACES)))
-        here = place(PLACES[index])
+        here = place(list(PLACES)[index])
     c2w = sample_path(here, sample_start(here, rng), rng, num_frames)
     return render(here, c2w, intrinsics(), depth=False)[0], c2w, index
 
 
-def generate(
-    out: Path | str,
-    codec: PatchPCACodec | None,
-    clips: int,
-    chunks: int = 4,
-    seed: int = 0,
-    role: str = "train",
-    unknown_fraction: float = 0.12,
-    shard_clips: int = 60,
-) -> None:
-    """Write `clips` clips of 1 + 24 chunks frames to the folder `out`, in shards that are either absent or complete.
+@dataclass(frozen=True)
+class ClipsConfig:
+    """What is rendered: `clips` walks of 1 + 24 chunks frames, part of them in unknown layouts, in shards."""
 
-    A shard holds latents (N, C, 1 + 3 chunks, 8, 12) float16 (or, without a codec, frames (N, F, 64, 96, 3) uint8),
-    c2w (N, F, 4, 4) float32 in the place frame, metres, and place (N,) int64, index in PLACES, -1 for an unknown
-    layout. Existing shards are skipped; ValueError when they were made with other settings.
+    clips: int = 3000
+    chunks: int = 8
+    unknown_fraction: float = 0.2
+    shard_clips: int = 50
+    seed: int = 0
+
+
+def generate(out: Path | str, codec: PatchPCACodec, config: ClipsConfig, role: str = "train", workers: int = 1) -> None:
+    """Write walks to the folder `out`, in shards that are either absent or complete, with `workers` processes.
+
+    A shard holds latents (N, C, 1 + 3 chunks, 8, 12) float16; images (N, chunks, C, 8, 12) float16, the latents of the
+    pictures that each chunk begins from, as start images; c2w (N, F, 4, 4) float32 in the place frame, metres;
+    intrinsics (N, 4) float32, pixels; and place (N,) int64, index in PLACES, -1 for an unknown layout. Existing shards
+    are skipped; ValueError when they were made with other settings.
     """
     out = Path(out)
-    settings = {
-        "chunks": chunks, "seed": seed, "role": role, "unknown_fraction": unknown_fraction, "shard_clips": shard_clips,
-        "codec": "none" if codec is None else codec_hash(codec),
-    }  # fmt: skip
-    header = {"settings": json.dumps(settings)}
-    random_stream(role, seed, 0)  # a wrong role must not leave a folder behind
+    random_stream(role, config.seed, 0)  # a wrong role must not leave a folder behind
     out.mkdir(parents=True, exist_ok=True)
+    settings = {**asdict(config), "role": role, "codec": codec_hash(codec)}
+    settings.pop("clips")  # more of them can follow
+    header = {"settings": json.dumps(settings)}
     for path in _shards(out)[:1]:
         with safe_open(path, "pt") as file:
             if file.metadata() != header:
                 raise ValueError(f"{out} holds clips made with {file.metadata()}, not {header}; use another folder.")
+    jobs = []
+    for shard, first in enumerate(range(0, config.clips, config.shard_clips)):
+        path, count = out / f"shard_{shard:05d}.safetensors", min(config.shard_clips, config.clips - first)
+        if not (path.exists() and _clips_in(path) >= count):
+            jobs.append((path, shard, count, role, config, codec, header))
     with Progress() as progress:
-        task = progress.add_task(f"clips for {role}", total=clips)
-        for shard, first in enumerate(range(0, clips, shard_clips)):
-            path, count = out / f"shard_{shard:05d}.safetensors", min(shard_clips, clips - first)
-            if path.exists() and _clips_in(path) >= count:
-                progress.advance(task, count)
-                continue
-            rng = random_stream(role, seed, shard)
-            pieces = []
-            for _ in range(count):
-                frames, c2w, index = sample_clip(role, rng, 1 + CHUNK * chunks, unknown_fraction)
-                pieces.append((_stored(codec, frames), torch.from_numpy(c2w).float(), torch.tensor(index)))
-                progress.advance(task)
-            content, c2w, index = (torch.stack(column) for column in zip(*pieces, strict=True))
-            save_whole({"latents" if codec else "frames": content, "c2w": c2w, "place": index}, path, header)
+        task = progress.add_task(f"clips for {role}", total=sum(job[2] for job in jobs))
+        if workers == 1:
+            for job in jobs:
+                progress.advance(task, _make_shard(*job))
+            return
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+            try:
+                for done in as_completed([pool.submit(_make_shard, *job) for job in jobs]):
+                    progress.advance(task, done.result())
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # shards under way are finished
+                raise
+
+
+@dataclass(frozen=True, eq=False)
+class Footage:
+    """A clip of one's own. frames: (F, 64, 96, 3) uint8, 16 a second; c2w: (F, 4, 4), metres; intrinsics: (4,)."""
+
+    frames: np.ndarray
+    c2w: np.ndarray
+    intrinsics: np.ndarray
+
+
+def store(out: Path | str, codec: PatchPCACodec, footage: Iterable[Footage], config: ClipsConfig) -> None:
+    """Cut footage into pieces of 1 + 24 chunks frames and write them as shards like those of `generate`, all at once
+    or not at all. ValueError when no clip is that long."""
+    out, size = Path(out), 1 + CHUNK * config.chunks
+    pieces = []
+    for clip in footage:
+        for first in range(0, len(clip.frames) - size + 1, size - 1):
+            part = slice(first, first + size)
+            c2w, lens = torch.from_numpy(clip.c2w[part]).float(), torch.from_numpy(clip.intrinsics).float()
+            pieces.append((*encode(codec, clip.frames[part]), c2w, lens, torch.tensor(-1)))
+    if not pieces:
+        raise ValueError(f"No clip has the {size} frames of {config.chunks} chunks: record longer ones, or set chunks.")
+    header = {"settings": json.dumps({"footage": len(pieces), **asdict(config), "codec": codec_hash(codec)})}
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for shard, first in enumerate(range(0, len(pieces), config.shard_clips)):
+        _write(pieces[first : first + config.shard_clips], partial / f"shard_{shard:05d}.safetensors", header)
+    partial.rename(out)
+
+
+def _write(pieces: list[tuple[Tensor, ...]], path: Path, header: dict) -> None:
+    columns = [torch.stack(column) for column in zip(*pieces, strict=True)]
+    save_whole(dict(zip(("latents", "images", "c2w", "intrinsics", "place"), columns, strict=True)), path, header)
+
+
+def _make_shard(path: Path, shard: int, count: int, role: str, config: ClipsConfig, codec, header: dict) -> int:
+    rng = random_stream(role, config.seed, shard)
+    pieces = []
+    for _ in range(count):
+        frames, c2w, index = sample_clip(role, rng, 1 + CHUNK * config.chunks, config.unknown_fraction)
+        lens = torch.from_numpy(intrinsics()).float()
+        pieces.append((*encode(codec, frames), torch.from_numpy(c2w).float(), lens, torch.tensor(index)))
+    _write(pieces, path, header)
+    return count
+
+
+def encode(codec: PatchPCACodec, frames: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Of frames (1 + 24 chunks, H, W, 3) uint8: latents (C, 1 + 3 chunks, h, w) and those of the frames 0, 24, ... as
+    start images (chunks, C, h, w); float16."""
+    pixels = torch.from_numpy(frames)
+    images = codec.encode(pixels[:-1:CHUNK, None])[:, :, 0]
+    return codec.encode(pixels[None])[0].half(), images.half()
 
 
 def codec_hash(codec: PatchPCACodec) -> str:
@@ -102,11 +167,6 @@ def _clips_in(path: Path) -> int:
         return file.get_slice("place").get_shape()[0]
 
 
-def _stored(codec: PatchPCACodec | None, frames: np.ndarray) -> Tensor:
-    pixels = torch.from_numpy(frames)
-    return pixels if codec is None else codec.encode(pixels[None])[0].half()
-
-
 def _shards(folder: Path) -> list[Path]:
     return sorted(folder.glob("shard_*.safetensors"))
 
@@ -114,12 +174,12 @@ def _shards(folder: Path) -> list[Path]:
 def _shards_or_raise(folder: Path | str) -> list[Path]:
     paths = _shards(Path(folder))
     if not paths:
-        raise FileNotFoundError(f"No shards in {folder}; make some with `sanawm train clips`.")
+        raise FileNotFoundError(f"No shards in {folder}; make some with `sanawm train`.")
     return paths
 
 
 def load(folder: Path | str) -> dict[str, Tensor]:
-    """All complete shards of `folder`, stacked: latents (or frames), c2w, place; see `generate`."""
+    """All complete shards of `folder`, stacked; see `generate`."""
     parts = []
     for path in _shards_or_raise(folder):
         with safe_open(path, "pt") as file:
@@ -127,10 +187,10 @@ def load(folder: Path | str) -> dict[str, Tensor]:
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 
-def sample_frames_for_codec(clips: int = 200, seed: int = 0, role: str = "train", num_frames: int = 25) -> Tensor:
-    """Patches (N, 1536) uint8 of `clips` short walks, a tenth of them in unknown layouts, to fit the codec on."""
+def sample_frames_for_codec(clips: int = 300, seed: int = 0, role: str = "train", num_frames: int = 25) -> Tensor:
+    """Patches (N, 1536) uint8 of `clips` short walks, a fifth of them in unknown layouts, to fit the codec on."""
     patches = []
     for index in range(clips):
-        frames = sample_clip(role, random_stream(role, seed, index), num_frames, 0.1)[0]
+        frames = sample_clip(role, random_stream(role, seed, index), num_frames, 0.2)[0]
         patches.append(to_patches(torch.from_numpy(frames)[None]).flatten(0, 3))
     return torch.cat(patches)

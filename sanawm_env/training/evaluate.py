@@ -4,7 +4,7 @@
     print_table(report)
     save_sheet(report, "truth_vs_dream.png")
 
-Scene i is a start and a walk in one of the world's places, drawn from the stream ("evaluate", seed, i); the world gets
+Scene i is a start and a walk in one of the world's places, drawn from the stream (role, seed, i); the world gets
 the rendered first frame, its anchor and the poses of the walk. Every `stride`-th frame is measured (4 by default, as in
 nano.md). What the numbers mean:
 
@@ -19,8 +19,9 @@ nano.md). What the numbers mean:
   generated chunk is compared with the renderings of all nine commands by mean squared error: retrieval counts how
   often its own command is the nearest; agreement, over the eight moving ones, how often it is nearer than the
   opposite command.
-- `gdn_zeroed_psnr`: all GDN states (kv, z, camera_kv) set to zero before every chunk; to be compared with
-  `psnr_from_chunk_2`. Both leave out chunk 1, before which there is no state.
+- `memory`: PSNR from chunk 4 on, when the path is longer than the attention window, with all memory ("kept") and with
+  parts of it taken away before every chunk: the recurrent GDN matrices ("no recurrence"), the pages of the attention
+  ("no window"), and both ("neither"). None for walks of fewer chunks.
 - `sharpness`: mean gradient magnitude of the generated luminance over that of the truth. Noise raises it too.
 """
 
@@ -39,12 +40,11 @@ from rich.table import Table
 from sanawm_env.camera.dsl import KeyState, hold_keys
 from sanawm_env.camera.trajectory import relative_to_first
 from sanawm_env.metrics.image import psnr, ssim
-from sanawm_env.network.state import GDNState, NetworkState
-from sanawm_env.training.clips import ROLES, random_stream
-from sanawm_env.training.places import PLACES, Place, intrinsics, place, random_place, render, sample_path, sample_start
+from sanawm_env.training.probes import without_recurrence, without_window
+from sanawm_env.training.raycast import intrinsics, render
+from sanawm_env.training.truth import Walk, draw_walk, gradient, known_places
 from sanawm_env.training.warps import plane_homographies, rotation_homographies, visible_in_first, warp
 from sanawm_env.world.anchor import Anchor
-from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.engine import SanaEngine
 from sanawm_env.world.state import Scene, WorldState, check_seed, stack
 from sanawm_env.world.world import World
@@ -56,6 +56,12 @@ COMMANDS = {
     "yaw right": "d", "yaw left": "a", "pitch up": "i", "pitch down": "k", "still": "",
 }  # fmt: skip
 SHEET_COLUMNS = 8
+BEYOND_WINDOW = 4  # the first chunk that the attention window (first and last chunk) does not reach back from
+FORGETTING: dict[str, Callable[[WorldState], WorldState]] = {
+    "no recurrence": without_recurrence,
+    "no window": without_window,
+    "neither": lambda state: without_window(without_recurrence(state)),
+}
 
 
 # ---------------------------------------------------------------------------------------------------------- the report
@@ -99,10 +105,9 @@ class Report:
     swapped_camera_psnr: float | None
     sign_agreement: float | None
     retrieval9: float | None
-    gdn_zeroed_psnr: float | None
+    memory: dict[str, float] | None
     sharpness: float
     psnr: float
-    psnr_from_chunk_2: float | None
     visible_fraction: tuple[float, ...]
     world: str
     weights_hash: str
@@ -134,6 +139,7 @@ def evaluate(
     ablations: bool = True,
     batch: int = 8,
     examples: int = 4,
+    role: str = "evaluate",
 ) -> Report:
     """Measure a world on `scenes` walks of `chunks` chunks each.
 
@@ -143,7 +149,7 @@ def evaluate(
         timesteps: another step list for the sampler; None for the world's own.
         unknown_scenes: also measure that many walks in layouts the world does not know, without anchors (`unknown`).
         ablations: whether to measure swapped cameras, commands and zeroed states, two thirds of the time.
-        batch: scenes that advance together. examples: scenes kept for `save_sheet`.
+        role: of the walks, see `truth`. batch: scenes that advance together. examples: scenes kept for `save_sheet`.
 
     Raises ValueError or TypeError in one sentence, before any work.
     """
@@ -158,18 +164,18 @@ def evaluate(
     config = world.config
     if stride > config.chunk_frames:
         raise ValueError(f"stride must be at most the {config.chunk_frames} frames of a chunk, got {stride}.")
-    if not _known_places(config):
-        raise ValueError(f"The {config.name} world knows none of the places {', '.join(PLACES)} it is measured in.")
+    known_places(config)
     if timesteps is not None:
         world = with_timesteps(world, timesteps)
 
     frames = 1 + chunks * config.chunk_frames
     known, unknown, shown = _Sums(), _Sums(), []
     with Progress(transient=True) as progress:
-        steps = scenes * (2 * chunks + ablations * (2 * chunks + len(COMMANDS))) + unknown_scenes * 2 * chunks
+        runs = 1 + len(FORGETTING) * (chunks >= BEYOND_WINDOW)
+        steps = scenes * (2 * chunks + ablations * (runs * chunks + len(COMMANDS))) + unknown_scenes * 2 * chunks
         task = progress.add_task(f"evaluating {config.name}", total=steps)
         study = _Study(world, stride, lambda count: progress.advance(task, count))
-        walks = [_draw_walk(config, seed, i, frames, known=True) for i in range(scenes)]
+        walks = [draw_walk(config, seed, i, frames, known=True, role=role) for i in range(scenes)]
         for group in _groups(scenes, batch):
             truths = study.render([walks[i] for i in group])
             dream = study.dream(truths, [t.c2w for t in truths])
@@ -178,22 +184,26 @@ def evaluate(
             if ablations:
                 others = [relative_to_first(walks[(i + 1) % scenes].c2w) for i in group]
                 known.add({"swapped": _errors(truths, study.dream(truths, others))})
-                known.add({"zeroed": _errors(truths, study.dream(truths, [t.c2w for t in truths], zero_gdn))})
+                for name, forget in FORGETTING.items() if chunks >= BEYOND_WINDOW else ():
+                    known.add({name: _errors(truths, study.dream(truths, [t.c2w for t in truths], forget))})
                 known.add({"commands": sum(study.follow_commands(t) for t in truths)})
         for group in _groups(unknown_scenes, batch):
-            truths = study.render([_draw_walk(config, seed, i, frames, known=False) for i in group])
+            truths = study.render([draw_walk(config, seed, i, frames, known=False, role=role) for i in group])
             unknown.add(study.compare(truths, study.dream(truths, [t.c2w for t in truths])))
 
     agreed, moving, found, asked = known.get("commands", np.ones(4))
+    memory = None
+    if ablations and chunks >= BEYOND_WINDOW:
+        memory = {"kept": _psnr(known["dream"][BEYOND_WINDOW - 1 :])}
+        memory |= {name: _psnr(known[name][BEYOND_WINDOW - 1 :]) for name in FORGETTING}
     return Report(
         chunks=_chunk_scores(known),
         swapped_camera_psnr=_psnr(known["swapped"]) if ablations and scenes > 1 else None,
         sign_agreement=float(agreed / moving) if ablations else None,
         retrieval9=float(found / asked) if ablations else None,
-        gdn_zeroed_psnr=_psnr(known["zeroed"][1:]) if ablations else None,
+        memory=memory,
         sharpness=float(known["gradient"][0] / known["gradient"][1]),
         psnr=_psnr(known["dream"]),
-        psnr_from_chunk_2=_psnr(known["dream"][1:]),
         visible_fraction=tuple((known["dream"][:, 0, 1] / known["dream"][:, :, 1].sum(1)).tolist()),
         world=config.name,
         weights_hash=world.weights_hash,
@@ -220,35 +230,7 @@ def with_timesteps(world: World, timesteps: tuple[float, ...]) -> World:
     return World(other, world.weights_hash, world.starts)
 
 
-def zero_gdn(state: WorldState) -> WorldState:
-    """The state with every recurrent GDN matrix at zero; windows and convolution tails stay."""
-
-    def zeroed(memory: NetworkState | None) -> NetworkState | None:
-        if memory is None:
-            return None
-        blocks = []
-        for block in memory.blocks:
-            mixer = block.mixer
-            if isinstance(mixer, GDNState):
-                camera = None if mixer.camera_kv is None else torch.zeros_like(mixer.camera_kv)
-                mixer = replace(mixer, kv=torch.zeros_like(mixer.kv), z=torch.zeros_like(mixer.z), camera_kv=camera)
-            blocks.append(replace(block, mixer=mixer))
-        return replace(memory, blocks=tuple(blocks))
-
-    return replace(state, slots=tuple(replace(slot, memory=zeroed(slot.memory)) for slot in state.slots))
-
-
 # ------------------------------------------------------------------------------------------------------- walks, truths
-
-
-@dataclass(frozen=True, eq=False)
-class _Walk:
-    """What is drawn for a scene. c2w: (F, 4, 4) in the place's frame. seed: of the episode."""
-
-    place: Place
-    c2w: np.ndarray
-    seed: int
-    known: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,24 +241,13 @@ class _Truth:
     (C, n, 4, 4), those of the measured frames. visible: (C, n, H, W) bool.
     """
 
-    walk: _Walk
+    walk: Walk
     scene: Scene
     c2w: np.ndarray
     measured: np.ndarray
     codec: np.ndarray
     poses: np.ndarray
     visible: np.ndarray
-
-
-def _known_places(config: WorldConfig) -> list[str]:
-    return [name for name in PLACES if name in config.places]
-
-
-def _draw_walk(config: WorldConfig, seed: int, index: int, frames: int, known: bool) -> _Walk:
-    rng = random_stream("evaluate", seed, index)
-    episode, layout = int(rng.integers(1 << 62)), int(rng.integers(1 << 40))
-    here = place(str(rng.choice(_known_places(config)))) if known else random_place(ROLES["evaluate"] << 40 | layout)
-    return _Walk(here, sample_path(here, sample_start(here, rng), rng, frames), episode, known)
 
 
 class _Sums(dict):
@@ -295,10 +266,10 @@ class _Study:
     stride: int
     tick: Callable[[int], None]
 
-    def render(self, walks: list[_Walk]) -> list[_Truth]:
+    def render(self, walks: list[Walk]) -> list[_Truth]:
         return [self._render(walk) for walk in walks]
 
-    def _render(self, walk: _Walk) -> _Truth:
+    def _render(self, walk: Walk) -> _Truth:
         config = self.world.config
         size = config.height, config.width
         lens, c2w = intrinsics(*size), relative_to_first(walk.c2w)
@@ -340,7 +311,7 @@ class _Study:
             "codec": _errors(truths, [t.codec for t in truths]),
             **{name: _errors(truths, [g[name] for g in guesses]) for name in BASELINES},
             "ssim": np.stack((similar.sum((0, 2)), np.full(similar.shape[1], similar[:, 0].size)), axis=-1),
-            "gradient": np.array([_gradient(dream), _gradient(real)]),
+            "gradient": np.array([gradient(dream), gradient(real)]),
         }
 
     def follow_commands(self, truth: _Truth) -> np.ndarray:
@@ -383,13 +354,6 @@ def _errors(truths: list[_Truth], shown: np.ndarray | list[np.ndarray]) -> np.nd
     return total
 
 
-def _gradient(frames: np.ndarray) -> float:
-    """Sum of gradient magnitudes of the luminance (mean of the channels) of pictures (..., H, W, 3)."""
-    grey = frames.mean(-1, dtype=np.float32)
-    across, down = np.diff(grey, axis=-1)[..., :-1, :], np.diff(grey, axis=-2)[..., :-1]
-    return float(np.hypot(across, down).sum(dtype=np.float64))
-
-
 def _psnr(errors: np.ndarray) -> float | None:
     """Pooled over errors (..., 2): sums and counts."""
     total, count = errors.reshape(-1, 2).sum(0)
@@ -429,11 +393,11 @@ def print_table(report: Report, console: Console | None = None) -> None:
     if report.unknown:
         console.print(_chunk_table("layouts that the world does not know, without anchors", report.unknown))
     table = Table("over all chunks", "", title_justify="left")
+    memory = report.memory or {}
     for label, value, unit in (
         ("PSNR", report.psnr, "dB"),
         ("PSNR with another scene's camera", report.swapped_camera_psnr, "dB"),
-        ("PSNR from chunk 2", report.psnr_from_chunk_2, "dB"),
-        ("PSNR from chunk 2, GDN states zeroed", report.gdn_zeroed_psnr, "dB"),
+        *((f"PSNR from chunk {BEYOND_WINDOW}, memory: {name}", value, "dB") for name, value in memory.items()),
         ("commanded direction, not the opposite", report.sign_agreement, ""),
         ("right one of nine commands retrieved", report.retrieval9, ""),
         ("sharpness, of truth", report.sharpness, ""),

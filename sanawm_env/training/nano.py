@@ -7,7 +7,9 @@ from sanawm_env.camera.anchor import ANCHOR_CHANNELS
 from sanawm_env.camera.presets import Workspace
 from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.training.clips import random_stream
-from sanawm_env.training.places import HEIGHT, PLACES, WIDTH, intrinsics, place, render, sample_start
+from sanawm_env.training.places import PLACES, bounds, place
+from sanawm_env.training.raycast import HEIGHT, WIDTH, intrinsics, render
+from sanawm_env.training.walks import sample_start
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.conditions import PLUCKER_CHANNELS
 from sanawm_env.world.config import WorldConfig
@@ -17,10 +19,10 @@ from sanawm_env.world.sampler import SamplerConfig
 NANO = WorldConfig(
     name="nano",
     network=SanaWMConfig(
-        latent_channels=64,
-        hidden_size=128,
+        latent_channels=96,
+        hidden_size=192,
         depth=4,
-        num_heads=4,
+        num_heads=6,
         head_dim=32,
         caption_channels=len(PLACES) + 1,
         text_len=1,
@@ -34,21 +36,21 @@ NANO = WorldConfig(
     width=WIDTH,
     spatial_stride=8,
     workspace=Workspace(pitch_limit_deg=40, soft_distance=4, hard_distance=8),  # rooms of 5 to 8 metres
-    places=PLACES,
+    places={name: bounds(name) for name in PLACES},
 )
-STARTS_PER_PLACE = 4
+STARTS_PER_PLACE = 16
 
 
-def export_world(run: Path, codec: Path, out: Path) -> None:
+def export_world(config: WorldConfig, run: Path, codec: Path, out: Path) -> None:
     """Write a world's folder: `config.json`, weights, codec, and start images that carry their anchors."""
     (out / "starts").mkdir(parents=True, exist_ok=True)
-    (out / "config.json").write_text(NANO.to_json() + "\n")
+    (out / "config.json").write_text(config.to_json() + "\n")
     for source, name in ((run / "network.safetensors", "network.safetensors"), (codec, "codec.safetensors")):
         if source.resolve() != (out / name).resolve():
             shutil.copyfile(source, out / name)
-    for p, name in enumerate(PLACES):
+    for p, name in enumerate(config.places):
         for i in range(STARTS_PER_PLACE):
             here = place(name)
             c2w = sample_start(here, random_stream("train", 10_000 + p, i))
             frames, _ = render(here, c2w[None], intrinsics(), depth=False)
-            save_start(frames[0], Anchor(name, c2w), out / "starts" / f"{name}_{i + 1}.png")
+            save_start(frames[0], Anchor(name, c2w), out / "starts" / f"{name}_{i + 1:02d}.png")

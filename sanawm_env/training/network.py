@@ -10,7 +10,9 @@ The loss is the error of the v-prediction, its channels weighted so that it coun
 import json
 import math
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -27,30 +29,39 @@ from sanawm_env.network.layers import Grid
 from sanawm_env.network.mixers import GDNMixer, WindowMixer
 from sanawm_env.network.model import SanaWM
 from sanawm_env.training.clips import codec_hash, load, made_with
-from sanawm_env.training.places import CHUNK, PLACES, intrinsics
+from sanawm_env.training.walks import CHUNK
 from sanawm_env.world.conditions import camera_inputs, place_token
 from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.sampler import data_from_v, v_target
 from sanawm_env.world.state import save_whole
 
 CHECKPOINT_EVERY = 100
+STEADY = "checkpoint_steady.pt"  # before the learning rate fell: where a longer run goes on
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run. The learning rate warms up, then falls along a cosine to a hundredth."""
+    """One training run. The learning rate warms up, stays, and falls in a line to nothing over the last `decay` of the
+    run (Hu et al. 2024, MiniCPM), so that a run can be made longer: `steps` is no part of its identity.
 
-    steps: int = 1100
-    batch_size: int = 4  # walks; single chunks come in twice as many
-    learning_rate: float = 3e-3
+    After `single_chunk_steps`, every other step walks 2 to `max_chunks` chunks, with as many clips in the batch as make
+    it no dearer than three single chunks.
+    """
+
+    steps: int = 2200
+    batch_size: int = 6  # single chunks, in each process
+    learning_rate: float = 2.5e-3
     weight_decay: float = 0.01
-    warmup: int = 50
-    ema: float = 0.995
-    single_chunk_part: float = 0.5  # of the run: first chunks only; then walks of up to `max_chunks`
-    max_chunks: int = 4
-    self_forcing: float = 0.7  # final probability of the model's own output as context
+    warmup: int = 100
+    decay: float = 0.2
+    ema: float = 0.998
+    pure_noise: float = 0.7  # of the samples start from noise alone, where the sampler does
+    single_chunk_steps: int = 700
+    max_chunks: int = 5
+    self_forcing: float = 0.8  # final probability of the model's own output as context, after 1000 more steps
     context_noise: float = 0.1
-    anchor_dropout: float = 0.25
+    anchor_dropout: float = 0.2
+    bf16: bool = True  # products in bfloat16, weights and sums in float32
     seed: int = 0
 
 
@@ -165,84 +176,133 @@ def clip_loss(
 ) -> Tensor:
     """Mean loss of a batch of clips over `chunks` chunks; see the module docstring.
 
-    batch: latents (B, c, T, h, w) float32, c2w (B, F, 4, 4) float32, place (B,) int64.
+    batch: latents (B, c, T, h, w), c2w (B, F, 4, 4) and intrinsics (B, 4), float32; place (B,) int64.
     """
 
+    device = pixel_weights.device
+
     def uniform(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator)
+        return torch.rand(*shape, generator=generator).to(device)
 
     def normal(x: Tensor) -> Tensor:
-        return torch.randn(x.shape, generator=generator)
+        return torch.randn(x.shape, generator=generator).to(device)
 
-    latents, c2w, place = batch["latents"], batch["c2w"], batch["place"]
+    latents, c2w, place = batch["latents"].to(device), batch["c2w"], batch["place"]
     size = len(latents)
-    anchored = (place >= 0) & (uniform(size) >= train.anchor_dropout)
-    names = [PLACES[p] if known else None for p, known in zip(place.tolist(), anchored.tolist(), strict=True)]
-    text = torch.stack([place_token(config.places, name, config.network.caption_channels) for name in names])
-    lens = torch.as_tensor(intrinsics(), dtype=torch.float32).expand(size, 4)
+    anchored = torch.rand(size, generator=generator) >= train.anchor_dropout
+    place = torch.where(anchored, place, -1)
+    known = list(config.places)
+    names = [known[p] if p >= 0 else None for p in place.tolist()]
+    text = torch.stack([place_token(config.places, name, config.network.caption_channels) for name in names]).to(device)
     state, losses = None, []
     boundaries = chunk_boundaries(1 + config.latents_per_chunk * chunks, config.latents_per_chunk)
     for j, (a, b) in enumerate(pairwise(boundaries)):
         first = j == 0
         poses = c2w[:, 1 + CHUNK * j : 1 + CHUNK * (j + 1)]
-        camera, plucker = camera_inputs(config, c2w[:, 0], poses, lens, c2w[:, 0], anchored, first=first)
+        camera, plucker = camera_inputs(
+            config, c2w[:, 0], poses, batch["intrinsics"], c2w[:, 0], place, first=first
+        )
         grid = Grid(b - a, *latents.shape[3:])
-        context = model.prepare(grid, torch.full((size,), a), text=text, camera=camera, plucker=plucker)
+        context = model.prepare(
+            grid, torch.full((size,), a, device=device), text=text, camera=camera.to(device), plucker=plucker.to(device)
+        )
         target = latents[:, :, a:b]
-        pure = uniform(size) < 0.5
-        sigma = torch.where(pure, torch.ones(size), uniform(size).clamp(min=0.02))
+        pure = uniform(size) < train.pure_noise
+        sigma = torch.where(pure, 1.0, uniform(size).clamp(min=0.02))
         levels = sigma[:, None].repeat(1, grid.frames)
         if first:
             levels[:, 0] = 0
         mix = levels[:, None, :, None, None]
         noise = normal(target)
         noisy = (1 - mix) * target + mix * noise
-        v, _ = model(noisy, levels * 1000, context, state)
+        v = model(noisy, levels * 1000, context, state)[0].float()
         error = ((v - v_target(target, noise, mix)) / LATENT_STD).square().mean((3, 4)) * pixel_weights[:, None]
         losses.append((error.mean(1) * (levels > 0)).sum() / (levels > 0).sum())
         if j + 1 < chunks:
             own = (pure & (uniform(size) < self_forcing))[:, None, None, None, None] & (mix > 0)
             spoilt = target + train.context_noise * LATENT_STD * uniform(size, 1, 1, 1, 1) * normal(target) * (mix > 0)
             clean = torch.where(own, data_from_v(noisy, v.detach(), mix), spoilt)
-            _, state = model(clean, torch.zeros(size), context, state, save=True)
+            _, state = model(clean, torch.zeros(size, device=device), context, state, save=True)
     return torch.stack(losses).mean()
 
 
-def train_network(config: WorldConfig, train: TrainConfig, codec: PatchPCACodec, data: Path, out: Path) -> None:
+def train_network(
+    config: WorldConfig,
+    train: TrainConfig,
+    codec: PatchPCACodec,
+    data: Path,
+    out: Path,
+    *,
+    processes: int = 1,
+    device: str = "cpu",
+) -> None:
     """Train and leave `network.safetensors` (EMA, float16) and `loss.png` in `out`; goes on from `out/checkpoint.pt`.
 
     Ctrl-C and SIGTERM finish the step, save a checkpoint and raise KeyboardInterrupt. The samples of a step depend on
-    the seed, the step and the number of processes alone. Under `torchrun --nproc-per-node N` each process takes a batch
-    of its own and gradients are averaged: one per core is faster than threads for a network this small.
+    the seed, the step and the number of processes alone. On a CPU, `processes` processes of one thread each take a
+    batch of their own and average gradients: one per core is faster than threads for a network this small.
 
     Raises FileNotFoundError without clips, ValueError for clips of another codec or a checkpoint of another run.
     """
-    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     settings = made_with(data)
     if settings["codec"] != codec_hash(codec):
         raise ValueError(f"The clips in {data} were encoded with another codec: use that one, or make them anew.")
-    if processes > 1:
-        torch.distributed.init_process_group("gloo")
     out.mkdir(parents=True, exist_ok=True)
-    identity = json.dumps(
-        {"train": asdict(train), "world": asdict(config), "clips": settings, "processes": processes}, sort_keys=True
-    )
+    parts = {"train": {**asdict(train), "steps": None}, "world": asdict(config), "clips": settings}
+    identity = json.dumps({**parts, "processes": processes}, sort_keys=True)
+    saved = _read_checkpoint(out / "checkpoint.pt", identity)
+    if saved is not None and saved["step"] >= train.steps:
+        return
+    job = config, train, codec.pixel_weights, data, out, identity, torch.device(device)
+    if processes == 1:
+        _train(0, 1, "", job)
+        return
+    with tempfile.TemporaryDirectory() as folder, _stop_signals() as stopped:
+        workers = torch.multiprocessing.spawn(
+            _train, (processes, f"file://{folder}/meet", job), processes, join=False
+        )
+        told = False
+        while not workers.join(timeout=1):
+            if stopped and not told:
+                told = True
+                for process in workers.processes:
+                    process.terminate()
+    if stopped:
+        raise KeyboardInterrupt
+
+
+def _read_checkpoint(path: Path, identity: str) -> dict | None:
+    if not path.exists():
+        return None
+    saved = torch.load(path, weights_only=True)
+    if saved["identity"] != identity:
+        raise ValueError(f"{path} belongs to another run ({saved['identity']}); use another folder.")
+    return saved
+
+
+def _train(rank: int, processes: int, meeting: str, job: tuple) -> None:
+    """What one process does; all of them take the same steps, the first one keeps the files."""
+    config, train, pixel_weights, data, out, identity, device = job
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    if processes > 1:
+        torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes)
     clips = load(data)
-    generator = torch.Generator().manual_seed(train.seed)
     model = SanaWM(config.network)
-    initialise(model, generator)
+    initialise(model, torch.Generator().manual_seed(train.seed))
+    model.to(device)
+    pixel_weights = pixel_weights.to(device)
     average = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=train.learning_rate, betas=(0.9, 0.98), weight_decay=train.weight_decay
     )
-    step, history, checkpoint = 0, [], out / "checkpoint.pt"
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        if saved["identity"] != identity:
-            raise ValueError(f"{checkpoint} belongs to another run ({saved['identity']}); use another folder.")
+    step, history = 0, []
+    saved = _read_checkpoint(out / "checkpoint.pt", identity)
+    if saved is not None:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        average, step, history = saved["average"], saved["step"], saved["history"]
+        average = {name: value.to(device) for name, value in saved["average"].items()}
+        step, history = saved["step"], saved["history"]
 
     def save() -> None:
         if rank:
@@ -251,17 +311,18 @@ def train_network(config: WorldConfig, train: TrainConfig, codec: PatchPCACodec,
             "model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average,
             "step": step, "history": history, "identity": identity,
         }  # fmt: skip
-        torch.save(parts, checkpoint.with_suffix(".partial"))
-        os.replace(checkpoint.with_suffix(".partial"), checkpoint)
+        torch.save(parts, out / "checkpoint.partial")
+        os.replace(out / "checkpoint.partial", out / "checkpoint.pt")
         weights = {**model.state_dict(), **average}
-        save_whole({k: v.half().contiguous() for k, v in weights.items()}, out / "network.safetensors")
+        save_whole({k: v.half().cpu().contiguous() for k, v in weights.items()}, out / "network.safetensors")
         _plot(history, out / "loss.png")
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with _stop_signals() as stopped, Progress(*columns, disable=rank > 0) as progress:
         task = progress.add_task("training", total=train.steps, completed=step)
-        while step < train.steps and not stopped:
-            loss = _step(model, optimizer, config, train, clips, codec.pixel_weights, step, rank, processes)
+        agreed = False
+        while step < train.steps and not agreed:
+            loss, agreed = _step(model, optimizer, config, train, clips, pixel_weights, step, rank, processes, stopped)
             decay = min(train.ema, (step + 1) / (step + 10))
             for name, parameter in model.named_parameters():
                 average[name].lerp_(parameter.detach(), 1 - decay)
@@ -269,12 +330,18 @@ def train_network(config: WorldConfig, train: TrainConfig, codec: PatchPCACodec,
             step += 1
             recent = sum(history[-100:]) / len(history[-100:])
             progress.update(task, completed=step, description=f"loss {recent:.4f}")
-            if step % CHECKPOINT_EVERY == 0:
+            if step == round((1 - train.decay) * train.steps):
+                save()
+                if rank == 0:
+                    shutil.copyfile(out / "checkpoint.pt", out / STEADY)
+            elif step % CHECKPOINT_EVERY == 0:
                 save()
                 if rank == 0:
                     progress.console.print(f"step {step} loss {recent:.4f}")
         save()
-    if stopped:
+    if processes > 1:
+        torch.distributed.destroy_process_group()
+    elif agreed:
         raise KeyboardInterrupt
 
 
@@ -292,33 +359,53 @@ def _stop_signals() -> Iterator[list[int]]:
 
 def _step(
     model: SanaWM, optimizer: torch.optim.Optimizer, config: WorldConfig, train: TrainConfig,
-    clips: dict[str, Tensor], pixel_weights: Tensor, step: int, rank: int, processes: int,
-) -> float:  # fmt: skip
+    clips: dict[str, Tensor], pixel_weights: Tensor, step: int, rank: int, processes: int, stopped: list,
+) -> tuple[float, bool]:  # fmt: skip
+    """One step: the loss, and whether any of the processes was asked to stop before it."""
     generator = torch.Generator().manual_seed(train.seed * 1_000_003 + step * processes + rank)
-    progress = step / train.steps
+    falling = (train.steps - step) / (train.decay * train.steps)
     for group in optimizer.param_groups:
-        cosine = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
-        group["lr"] = train.learning_rate * min(1.0, (step + 1) / train.warmup) * cosine
-    streaming = progress >= train.single_chunk_part
-    available = min(train.max_chunks, (clips["latents"].shape[2] - 1) // config.latents_per_chunk)
-    chunks = available if streaming else 1
-    size = train.batch_size if streaming else 2 * train.batch_size
-    pick = torch.randint(len(clips["place"]), (size,), generator=generator)
-    batch = {"latents": clips["latents"][pick].float(), "c2w": clips["c2w"][pick], "place": clips["place"][pick]}
-    rise = (progress - train.single_chunk_part) / (1 - train.single_chunk_part)
-    self_forcing = train.self_forcing * min(1.0, 2 * max(0.0, rise))
-    loss = clip_loss(model, config, train, batch, pixel_weights, chunks, self_forcing, generator)
+        group["lr"] = train.learning_rate * min(1.0, (step + 1) / train.warmup, falling)
+    available = (clips["latents"].shape[2] - 1) // config.latents_per_chunk
+    chunks, size = 1, train.batch_size
+    if step >= train.single_chunk_steps and step % 2:
+        longest = min(train.max_chunks, available)
+        chunks = 2 + step // 2 % (longest - 1) if longest > 1 else 1
+        size = max(2, round(3 * size / (2 * chunks - 1)))
+    batch = draw(clips, size, chunks, config, generator)
+    self_forcing = train.self_forcing * min(1.0, max(0, step - train.single_chunk_steps) / 1000)
+    with torch.autocast(pixel_weights.device.type, torch.bfloat16, enabled=train.bf16):
+        loss = clip_loss(model, config, train, batch, pixel_weights, chunks, self_forcing, generator)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    stop = bool(stopped)
     if processes > 1:
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in gradients]) / processes
+        # the wish to stop travels with the gradients, so that all processes stop after the same step
+        flat = torch.cat([g.flatten() for g in gradients] + [gradients[0].new_tensor([float(stop)])]) / processes
         torch.distributed.all_reduce(flat)
-        for own, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        stop = flat[-1].item() > 0
+        for own, mean in zip(gradients, flat[:-1].split([g.numel() for g in gradients]), strict=True):
             own.copy_(mean.view_as(own))
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
-    return loss.item()
+    return loss.item(), stop
+
+
+def draw(
+    clips: dict[str, Tensor], size: int, chunks: int, config: WorldConfig, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """A batch of `size` pieces of `chunks` chunks, each beginning at any chunk of any walk."""
+    available = (clips["latents"].shape[2] - 1) // config.latents_per_chunk
+    walks = torch.randint(len(clips["place"]), (size,), generator=generator)
+    begins = torch.randint(available - chunks + 1, (size,), generator=generator).tolist()
+    latents, c2w = [], []
+    for walk, begin in zip(walks.tolist(), begins, strict=True):
+        a, b = (1 + config.latents_per_chunk * chunk for chunk in (begin, begin + chunks))
+        latents.append(torch.cat((clips["images"][walk, begin, :, None], clips["latents"][walk, :, a:b]), dim=1))
+        c2w.append(clips["c2w"][walk, CHUNK * begin : CHUNK * (begin + chunks) + 1])
+    still = {name: clips[name][walks] for name in ("intrinsics", "place")}
+    return {"latents": torch.stack(latents).float(), "c2w": torch.stack(c2w), **still}
 
 
 def _plot(history: list[float], path: Path) -> None:

@@ -1,104 +1,32 @@
-"""The places the nano world learns: furnished box rooms, their pictures, and walks through them.
+"""The places the nano world learns: two rooms that connect, a corridor around a corner, a court under open sky.
 
 The narrow, calm world of shared/reference/nano.md section 4: three fixed places in one consistent style and, in the
-same style, endlessly many unknown layouts. All light is diffuse, so it is baked once per place into one texture atlas
-(lamp, window light, soft shadows, ambient occlusion); a picture is then ray-box intersections and one look-up per ray.
-
-Conventions (camera.md section 1): c2w in OpenCV axes (x right, y down, z forward), metres. Place frame: origin at the
-middle of the floor, y down, floor at y = 0, ceiling at y = -2.8.
+same style, endlessly many unknown rooms. Everything is a box: `raycast` shows it, `baking` paints and lights it,
+`walks` wanders through it. Place frame: origin at the middle of the floor, y down, the floor at y = 0.
 """
 
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-import torch
-from scipy.spatial.transform import Rotation
 
-from sanawm_env.camera.dsl import FPS, TAU_PRESS, KeyDynamics, KeyState, hold_keys
-from sanawm_env.camera.twist import hold
+from sanawm_env.training.baking import Boxes, Canvas, Lights, bake, tint
+from sanawm_env.training.raycast import Place
 
-HEIGHT, WIDTH, CHUNK = 64, 96, 24  # pixels, frames
-FIELD_OF_VIEW = 70.0  # degrees, horizontal
-CEILING = 2.8
-CLEARANCE, START_CLEARANCE = 0.35, 0.7  # metres between the camera and walls or furniture: on a path, at its start
-EYE_LOW, EYE_HIGH = 0.5, 2.3  # metres above the floor
-PITCH_LIMIT, ROLL_LIMIT = np.deg2rad(40.0), np.deg2rad(25.0)
-
-_KEY_HABITS = {"wwws": 0.6, "jl": 0.25, "ad": 0.5, "ik": 0.25}  # one key of each group, and how often
-_TEXEL = 0.02  # metres per texel of the atlas
-_LUMEL = 0.08  # metres per cell of the light maps
-_UV_AXES = ((2, 1), (0, 2), (0, 1))  # axes a face normal to x, y, z is textured along
-_CORNERS = np.array([[i >> 2 & 1, i >> 1 & 1, i & 1] for i in range(8)]) * 2.0 - 1
+CEILING = 2.8  # metres, of rooms
 _LAYOUT_NAMESPACE = 0x9ACE  # keeps layout seeds apart from every other use of the same integers
 
-
-@dataclass(frozen=True)
-class Place:
-    """One furnished room. The first box is the room itself (seen from inside), the others are its furniture.
-
-    name: one of PLACES, or "unknown".
-    centre, half: (N, 3) float64, box centres and half sizes, metres, place frame.
-    yaw: (N,) float64, rotation of each box about the vertical, radians.
-    atlas: (A,) uint32, baked colours 0x00BBGGRR of all faces, one after the other, rows first.
-    face_start, face_stride: (N, 6) int32, where the texture of face 2 * axis + (1 on the positive side) lies.
-    """
-
-    name: str
-    centre: np.ndarray
-    half: np.ndarray
-    yaw: np.ndarray
-    atlas: np.ndarray
-    face_start: np.ndarray
-    face_stride: np.ndarray
+WHITE, TRIM, WOOD, LEAF = (232, 227, 216), (246, 243, 236), (168, 122, 84), (104, 138, 92)
 
 
-def intrinsics(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-    """The fixed lens: (4,) float64 [fx, fy, cx, cy] in pixels for pictures of height x width."""
-    focal = width / 2 / np.tan(np.deg2rad(FIELD_OF_VIEW) / 2)
-    return np.array([focal, focal, width / 2, height / 2])
+# width, height, depth of each place's outermost box, metres
+PLACES = {"gallery": (8.4, CEILING, 5.2), "corridor": (8.0, CEILING, 8.0), "court": (8.6, 5.4, 8.6)}
 
 
-# ---------------------------------------------------------------------------------------------------- style and layout
-
-
-@dataclass(frozen=True)
-class _Style:
-    """sRGB colours (0..255) and patterns of a room."""
-
-    wall: tuple
-    accent: tuple
-    trim: tuple
-    floor: tuple
-    floor_second: tuple
-    floor_kind: str  # checker, planks or carpet
-    furniture: tuple  # six colours
-    art: tuple  # three colours
-    sky: tuple
-
-
-_STYLES = {
-    "gallery": _Style(
-        wall=(226, 222, 212), accent=(196, 104, 78), trim=(246, 243, 236), floor=(196, 188, 176),
-        floor_second=(142, 138, 134), floor_kind="checker",
-        furniture=((52, 86, 118), (226, 168, 62), (112, 134, 96), (150, 70, 62), (84, 74, 70), (214, 204, 190)),
-        art=((238, 228, 206), (38, 74, 110), (222, 140, 62)), sky=(196, 222, 240),
-    ),
-    "studio": _Style(
-        wall=(232, 220, 196), accent=(112, 146, 118), trim=(250, 244, 232), floor=(178, 128, 84),
-        floor_second=(156, 106, 68), floor_kind="planks",
-        furniture=((206, 96, 62), (62, 112, 116), (232, 200, 120), (102, 74, 56), (236, 226, 210), (88, 120, 74)),
-        art=((244, 222, 190), (186, 76, 58), (60, 92, 86)), sky=(214, 232, 226),
-    ),
-    "lounge": _Style(
-        wall=(192, 202, 214), accent=(62, 84, 128), trim=(236, 238, 242), floor=(116, 108, 124),
-        floor_second=(198, 160, 132), floor_kind="carpet",
-        furniture=((206, 132, 126), (232, 188, 96), (92, 72, 106), (72, 126, 140), (60, 60, 80), (222, 214, 214)),
-        art=((226, 216, 226), (232, 150, 96), (66, 62, 112)), sky=(244, 206, 176),
-    ),
-}  # fmt: skip
-PLACES = tuple(_STYLES)
-_PLACE_SEEDS = {"gallery": 0, "studio": 1, "lounge": 2}
+def bounds(name: str) -> tuple[float, ...]:
+    """Lower and upper corner of a fixed place, (x, y, z, x, y, z)."""
+    width, height, depth = PLACES[name]
+    return -width / 2, -height, -depth / 2, width / 2, 0.0, depth / 2
 
 
 def place(name: str) -> Place:
@@ -110,531 +38,376 @@ def place(name: str) -> Place:
 
 @cache
 def _fixed_place(name: str) -> Place:
-    return _furnish(name, _STYLES[name], np.random.default_rng([_LAYOUT_NAMESPACE, 0, _PLACE_SEEDS[name]]))
+    return {"gallery": _gallery, "corridor": _corridor, "court": _court}[name]()
+
+
+# ---------------------------------------------------------------------------------------------------------- the places
+
+
+def _gallery() -> Place:
+    """A white room with pictures and a blue one to live in, joined by a doorway."""
+    boxes = Boxes(PLACES["gallery"])
+    (width, _, _), wall = boxes.room, (126, 150, 176)
+
+    def partition(canvas: Canvas, axis: int, positive: bool) -> None:
+        if axis == 0:
+            canvas.colour[:] = wall if positive else WHITE
+            _trim(canvas)
+        elif axis == 2:
+            canvas.colour[:] = TRIM
+
+    boxes.add((0.16, CEILING, 1.7), (0, 0, -1.75), WHITE, partition)
+    boxes.add((0.16, CEILING, 1.7), (0, 0, 1.75), WHITE, partition)
+    boxes.add((0.16, 0.6, 1.8), (0, 2.2, 0), TRIM)
+    # west: two plinths and a bench; east: a sofa, a low table, shelves, a plant
+    boxes.add((0.46, 1.0, 0.46), (-3.1, 0, 1.5), (218, 210, 198))
+    boxes.add((0.28, 0.36, 0.28), (-3.1, 1.0, 1.5), (206, 120, 74))
+    boxes.add((1.5, 0.42, 0.5), (-2.1, 0, -0.2), WOOD)
+    boxes.add((0.8, 0.42, 1.9), (3.6, 0, -0.4), (206, 132, 92))
+    boxes.add((0.24, 0.85, 1.9), (4.05, 0, -0.4), (190, 116, 80))
+    boxes.add((0.6, 0.38, 1.0), (2.3, 0, -0.5), (232, 214, 176))
+    boxes.add((1.3, 1.9, 0.34), (2.4, 0, 2.4), (112, 86, 68), _shelves)
+    boxes.add((0.36, 0.4, 0.36), (0.6, 0, -2.2), (214, 176, 110))
+    boxes.add((0.58, 0.8, 0.58), (0.6, 0.4, -2.2), LEAF)
+
+    shell = _shell(boxes.room, WHITE)
+    for face in (4, 5):  # south and north walls run through both rooms
+        shell[face].rectangle(width / 2, 0.1, width, CEILING, wall)
+    shell[1].colour[:] = wall
+    for face in (0, 1, 4, 5):
+        _trim(shell[face])
+    _picture(shell[5], 2.2, 1.9, 1.15, (58, 98, 136), (226, 168, 88))
+    _picture(shell[0], 1.5, 1.0, 1.1, (176, 84, 66), (238, 214, 170))
+    _picture(shell[0], 3.7, 1.0, 1.1, (92, 128, 102), (232, 196, 112))
+    _window(shell[4], 1.9, (196, 222, 240))
+    _window(shell[4], 6.4, (196, 222, 240))
+    _door(shell[1], 4.3, (226, 216, 196))
+    west, east = (0, (190, 150, 110), (172, 132, 94)), (width / 2, (158, 124, 98), (142, 110, 86))
+    _floor_planks(shell[3], west, east)
+    lamps = ((-2.1, -2.45, 0.0), (2.2, -2.45, 0.2))
+    return bake("gallery", boxes, _lit(shell, boxes.room, lamps), Lights(lamps, (196, 222, 240)))
+
+
+def _corridor() -> Place:
+    """A corridor that turns a corner, with doors along its walls and a window at either end."""
+    boxes = Boxes(PLACES["corridor"])
+    side, wide, wall, dado = boxes.room[0], 2.3, (230, 214, 186), (150, 96, 78)
+    block = side - wide
+
+    def inner(canvas: Canvas, axis: int, positive: bool) -> None:
+        if axis == 1:
+            return
+        _dado(canvas, dado)
+        _door(canvas, 1.5 if axis == 0 else 4.1, (92, 118, 110))
+        _picture(canvas, 3.8 if axis == 0 else 1.7, 1.1, 0.8, (206, 150, 84), (84, 104, 128))
+
+    boxes.add((block, CEILING, block), (side / 2 - block / 2, 0, side / 2 - block / 2), wall, inner)
+    boxes.add((1.2, 0.8, 0.42), (0.6, 0, -3.77), (112, 86, 68), _cupboard)
+    boxes.add((0.24, 0.42, 0.24), (0.3, 0.8, -3.77), (232, 206, 150))
+    boxes.add((0.4, 0.45, 1.5), (-3.78, 0, 1.0), WOOD)
+    boxes.add((0.4, 0.42, 0.4), (-3.6, 0, -3.6), (200, 116, 76))
+    boxes.add((0.62, 0.9, 0.62), (-3.6, 0.42, -3.6), LEAF)
+    boxes.add((0.34, 1.25, 0.34), (3.7, 0, -2.0), (198, 186, 168))
+    boxes.add((0.3, 0.3, 0.3), (3.7, 1.25, -2.0), (84, 124, 140))
+
+    shell = _shell(boxes.room, wall)
+    for face in (0, 1, 4, 5):
+        _dado(shell[face], dado)
+    _window(shell[5], 1.15, (244, 220, 186))
+    _window(shell[1], 1.15, (244, 220, 186))
+    _door(shell[0], 2.6, (92, 118, 110))
+    _door(shell[0], 6.3, (176, 84, 66))
+    _door(shell[4], 6.5, (92, 118, 110))
+    _picture(shell[4], 3.0, 1.5, 0.9, (86, 116, 150), (238, 220, 180))
+    floor = shell[3]
+    floor.colour[:] = (186, 160, 128)
+    runner, border = (138, 62, 56), (226, 190, 130)
+    for inset, colour in ((0.5, border), (0.62, runner)):
+        floor.rectangle(inset, inset, wide - inset, side - 0.3, colour)
+        floor.rectangle(inset, inset, side - 0.3, wide - inset, colour)
+    lamps = ((-2.85, -2.45, 2.0), (-2.85, -2.45, -2.85), (2.0, -2.45, -2.85))
+    return bake("corridor", boxes, _lit(shell, boxes.room, lamps), Lights(lamps, (244, 220, 186)))
+
+
+def _court() -> Place:
+    """A court with a fountain, pillars, a tree and a bench; above its walls there is only sky."""
+    boxes = Boxes(PLACES["court"])
+    (side, height, _), walls = boxes.room, 3.0
+    plaster, stone = (226, 190, 146), (206, 196, 180)
+    boxes.add((1.7, 0.46, 1.7), (0.3, 0, 0.4), stone, _basin)
+    boxes.add((0.34, 1.2, 0.34), (0.3, 0.46, 0.4), stone)
+    boxes.add((0.8, 0.14, 0.8), (0.3, 1.66, 0.4), stone)
+    for x in (-2.6, -0.2, 2.2):
+        boxes.add((0.34, 2.4, 0.34), (x, 0, 3.1), stone)
+    boxes.add((5.6, 0.36, 0.5), (-0.2, 2.4, 3.1), (214, 204, 188))
+    boxes.add((0.26, 1.3, 0.26), (-2.7, 0, -2.4), (116, 86, 64))
+    boxes.add((1.6, 1.3, 1.6), (-2.7, 1.3, -2.4), LEAF, _foliage, 0.4)
+    boxes.add((1.7, 0.44, 0.5), (2.6, 0, -3.4), WOOD)
+    boxes.add((0.5, 0.8, 2.6), (3.9, 0, 1.6), (92, 124, 86), _foliage)
+    boxes.add((0.5, 0.52, 0.5), (-3.7, 0, 1.9), (196, 112, 72))
+    boxes.add((0.6, 0.5, 0.6), (-3.7, 0.52, 1.9), (186, 84, 104))
+
+    shell = _shell(boxes.room, plaster)
+    horizon, zenith = np.array((226, 234, 236)), np.array((126, 172, 214))
+    for face in (0, 1, 4, 5):
+        canvas, top = shell[face], height - walls
+        sky = canvas.v < top
+        fade = np.clip(1 - canvas.v / top, 0, 1)[..., None]
+        canvas.colour[sky] = ((1 - fade) * horizon + fade * zenith)[sky]
+        canvas.glowing[sky] = True
+        canvas.rectangle(0, top, side, top + 0.22, (178, 98, 72))  # the edge of the roof
+        canvas.rectangle(0, height - 0.5, side, height, tint(plaster, 0.78))
+    shell[2].colour[:], shell[2].glowing[:] = zenith, True
+    for face, colour, windows, door in (
+        (0, (92, 128, 140), (1.6, 6.6), 4.1), (1, (150, 84, 70), (2.2, 4.6, 7.0), None),
+        (4, (104, 130, 92), (1.5, 4.2), 6.8), (5, (92, 128, 140), (2.6, 6.0), None),
+    ):  # fmt: skip
+        for u in windows:
+            _shutters(shell[face], u, height - 2.25, colour)
+        if door is not None:
+            _door(shell[face], door, colour)
+    floor, slab = shell[3], 1.075
+    odd = (np.floor(floor.u / slab) + np.floor(floor.v / slab)) % 2 == 1
+    floor.colour[:] = (206, 190, 166)
+    floor.colour[odd] = (182, 162, 138)
+    sun = Lights((), ambient=0.72, sun=(0.55, -1.0, -0.45), wall_height=walls)
+    return bake("court", boxes, shell, sun)
+
+
+# ------------------------------------------------------------------------------------------------------- unknown rooms
+
+
+@dataclass(frozen=True)
+class _Style:
+    """sRGB colours (0..255) and patterns of a room."""
+
+    wall: tuple
+    accent: tuple
+    floor: tuple
+    floor_second: tuple
+    floor_kind: str  # checker, planks or rug
+    furniture: tuple  # six colours
+    art: tuple  # two colours
+    sky: tuple
+
+
+_STYLES = (
+    _Style(
+        wall=WHITE, accent=(196, 116, 90), floor=(196, 188, 176), floor_second=(158, 152, 146), floor_kind="checker",
+        furniture=((70, 100, 128), (222, 172, 88), (118, 138, 104), (156, 88, 76), (104, 92, 84), (214, 204, 190)),
+        art=((58, 98, 136), (226, 168, 88)), sky=(196, 222, 240),
+    ),
+    _Style(
+        wall=(230, 214, 186), accent=(122, 150, 126), floor=(178, 134, 94), floor_second=(158, 114, 78),
+        floor_kind="planks",
+        furniture=((200, 112, 80), (82, 122, 126), (228, 200, 132), (112, 86, 68), (232, 222, 206), (98, 126, 88)),
+        art=((176, 84, 66), (238, 214, 170)), sky=(214, 232, 226),
+    ),
+    _Style(
+        wall=(196, 204, 214), accent=(86, 106, 146), floor=(136, 128, 140), floor_second=(198, 164, 140),
+        floor_kind="rug",
+        furniture=((202, 138, 130), (228, 188, 112), (108, 92, 120), (88, 134, 146), (84, 84, 100), (220, 212, 212)),
+        art=((86, 116, 150), (238, 220, 180)), sky=(240, 212, 188),
+    ),
+)  # fmt: skip
 
 
 def random_place(seed: int) -> Place:
-    """An unknown layout in the same style: room, colours and furniture all drawn from `seed` (a non-negative int)."""
+    """An unknown room in the same style: size, colours and furniture all drawn from `seed` (a non-negative int)."""
     rng = np.random.default_rng([_LAYOUT_NAMESPACE, 1, seed])
-    styles = [_STYLES[name] for name in rng.permutation(PLACES)]
+    styles = [_STYLES[i] for i in rng.permutation(len(_STYLES))]
 
     def shade(colour: tuple) -> tuple:
         return tuple(np.clip(np.array(colour) * rng.uniform(0.85, 1.1) + rng.uniform(-14, 14, 3), 20, 252))
 
     colours = [shade(colour) for style in styles for colour in style.furniture]
     style = _Style(
-        wall=shade(styles[0].wall), accent=shade(styles[1].accent), trim=styles[0].trim,
-        floor=shade(styles[2].floor), floor_second=shade(styles[2].floor_second), floor_kind=styles[2].floor_kind,
+        wall=shade(styles[0].wall), accent=shade(styles[1].accent), floor=shade(styles[2].floor),
+        floor_second=shade(styles[2].floor_second), floor_kind=styles[2].floor_kind,
         furniture=tuple(colours[i] for i in rng.permutation(len(colours))[:6]),
         art=tuple(shade(c) for c in styles[1].art), sky=styles[0].sky,
     )  # fmt: skip
-    return _furnish("unknown", style, rng)
+    room = (rng.uniform(4.6, 8.0), CEILING, rng.uniform(4.6, 8.0))
+    boxes = Boxes(room)
+    _furnish(boxes, _pieces(style.furniture), rng)
+    shell = _shell(room, style.wall)
+    accent = rng.integers(4)
+    for wall, landmark in enumerate(rng.permutation(("door", "window", "picture", "dado"))):
+        canvas = shell[(0, 1, 4, 5)[wall]]
+        if wall == accent:
+            canvas.colour[:] = style.accent
+        middle = canvas.width * rng.uniform(0.35, 0.65)
+        if landmark == "dado":
+            _dado(canvas, tint(style.accent, 0.8 if wall == accent else 1.0))
+        else:
+            _trim(canvas)
+        if landmark == "door":
+            _door(canvas, middle, style.furniture[3])
+        elif landmark == "window":
+            _window(canvas, middle, style.sky)
+        elif landmark == "picture":
+            _picture(canvas, middle, 1.4, 1.0, *style.art)
+    if style.floor_kind == "planks":
+        _floor_planks(shell[3], (0, style.floor, style.floor_second))
+    elif style.floor_kind == "checker":
+        odd = (np.floor(shell[3].u) + np.floor(shell[3].v)) % 2 == 1
+        shell[3].colour[:] = style.floor
+        shell[3].colour[odd] = style.floor_second
+    else:
+        u, v = room[0] * rng.uniform(0.4, 0.6), room[2] * rng.uniform(0.4, 0.6)
+        shell[3].colour[:] = style.floor
+        for reach, colour in ((1.0, style.floor_second), (0.88, tint(style.floor, 0.7)), (0.8, style.floor_second)):
+            shell[3].rectangle(u - 1.6 * reach, v - 1.2 * reach, u + 1.6 * reach, v + 1.2 * reach, colour)
+    lamps = ((0.12 * room[0] * rng.uniform(-1, 1), -CEILING + 0.35, 0.12 * room[2] * rng.uniform(-1, 1)),)
+    return bake("unknown", boxes, _lit(shell, room, lamps), Lights(lamps, style.sky))
 
 
 def _pieces(colours: tuple) -> list[tuple[bool, float, list]]:
-    """Furniture: (stands at a wall, radius, boxes). A box: size (w, h, d), offset (x, bottom, z), colour, pattern."""
+    """Furniture: (stands at a wall, radius, boxes). A box: size (w, h, d), offset (x, bottom, z), colour, paint."""
     a, b, c, d, e, f = colours
-    leaf = (96, 138, 84)
     return [
-        (True, 1.05, [((1.9, 0.42, 0.8), (0, 0, 0.1), a, ""), ((1.9, 0.82, 0.22), (0, 0, -0.41), a, "")]),
-        (True, 0.75, [((1.25, 1.9, 0.36), (0, 0, 0), d, "shelves")]),
-        (True, 0.8, [((1.4, 0.78, 0.46), (0, 0, 0), e, "doors")]),
-        (False, 0.6, [((0.95, 0.4, 0.6), (0, 0, 0), f, "")]),
-        (False, 0.4, [((0.44, 1.0, 0.44), (0, 0, 0), f, ""), ((0.3, 0.32, 0.3), (0, 1.0, 0), b, "")]),
-        (False, 0.42, [((0.55, 0.44, 0.55), (0, 0, 0), c, "")]),
-        (True, 0.4, [((0.36, 0.4, 0.36), (0, 0, 0), b, ""), ((0.56, 0.75, 0.56), (0, 0.4, 0), leaf, "")]),
+        (True, 1.05, [((1.9, 0.42, 0.8), (0, 0, 0.1), a, None), ((1.9, 0.82, 0.22), (0, 0, -0.41), a, None)]),
+        (True, 0.75, [((1.25, 1.9, 0.36), (0, 0, 0), d, _shelves)]),
+        (True, 0.8, [((1.4, 0.78, 0.46), (0, 0, 0), e, _cupboard)]),
+        (False, 0.6, [((0.95, 0.4, 0.6), (0, 0, 0), f, None)]),
+        (False, 0.4, [((0.44, 1.0, 0.44), (0, 0, 0), f, None), ((0.3, 0.32, 0.3), (0, 1.0, 0), b, None)]),
+        (False, 0.42, [((0.55, 0.44, 0.55), (0, 0, 0), c, None)]),
+        (True, 0.4, [((0.36, 0.4, 0.36), (0, 0, 0), b, None), ((0.56, 0.75, 0.56), (0, 0.4, 0), LEAF, None)]),
     ]
 
 
-def _furnish(name: str, style: _Style, rng: np.random.Generator) -> Place:
-    """Draw a room's size, landmarks and furniture, then bake its light."""
-    size = np.array([rng.uniform(5.0, 8.0), CEILING, rng.uniform(5.0, 8.0)])
-    centre, half, yaw = [[0, -CEILING / 2, 0]], [size / 2], [0.0]
-    looks: list[tuple] = [(None, "room")]
+def _furnish(boxes: Boxes, pieces: list, rng: np.random.Generator) -> None:
+    """Put the pieces where there is room for them; those for which there is none are left out."""
+    room = np.array(boxes.room)
     taken: list[tuple[np.ndarray, float]] = []
     walls = [int(w) for w in rng.permutation(4)]
-    for at_wall, radius, boxes in _pieces(style.furniture):
+    for at_wall, radius, parts in pieces:
         for _ in range(200):
             if at_wall:
                 side = walls[0]
-                depth = max(box[0][2] / 2 - box[1][2] for box in boxes)
-                along = rng.uniform(-1, 1) * (size[0 if side < 2 else 2] / 2 - radius - 0.1)
-                away = size[2 if side < 2 else 0] / 2 - depth - 0.12
+                depth = max(part[0][2] / 2 - part[1][2] for part in parts)
+                along = rng.uniform(-1, 1) * (room[0 if side < 2 else 2] / 2 - radius - 0.1)
+                away = room[2 if side < 2 else 0] / 2 - depth - 0.12
                 position = np.array([(along, -away), (along, away), (-away, along), (away, along)][side])
                 heading = (0.0, np.pi, np.pi / 2, -np.pi / 2)[side] + rng.uniform(-0.08, 0.08)
             else:
-                position = rng.uniform(-1, 1, 2) * (size[[0, 2]] / 2 - 1.3)
+                position = rng.uniform(-1, 1, 2) * (room[[0, 2]] / 2 - 1.3)
                 heading = rng.uniform(-np.pi, np.pi)
             if all(np.hypot(*(position - other)) > radius + reach + 0.25 for other, reach in taken):
                 break
             walls = walls[1:] + walls[:1]
         else:
-            continue  # no room left for this piece
+            continue
         walls = walls[1:] + walls[:1]
         taken.append((position, radius))
-        turn = np.array([[np.cos(heading), np.sin(heading)], [-np.sin(heading), np.cos(heading)]])
-        for box_size, (x, bottom, z), colour, pattern in boxes:
-            cx, cz = position + turn @ (x, z)
-            centre.append([cx, -bottom - box_size[1] / 2, cz])
-            half.append(np.array(box_size) / 2)
-            yaw.append(heading)
-            looks.append((colour, pattern))
-    return _bake(name, style, np.array(centre, float), np.array(half, float), np.array(yaw, float), looks, rng)
+        turned = np.array([[np.cos(heading), np.sin(heading)], [-np.sin(heading), np.cos(heading)]])
+        for size, (x, bottom, z), colour, paint in parts:
+            across, along = position + turned @ (x, z)
+            boxes.add(size, (across, bottom, along), colour, paint, heading)
 
 
-# ------------------------------------------------------------------------------------------------- painting and baking
+# ------------------------------------------------------------------------------------------------------------ painting
 
 
-class _Canvas:
-    """Colours of one face on a texel grid; positions in metres from the face's first corner, v downwards on walls."""
-
-    def __init__(self, width: float, height: float, colour: tuple):
-        self.width, self.height = width, height
-        shape = (int(np.ceil(height / _TEXEL)), int(np.ceil(width / _TEXEL)))
-        self.colour = np.empty((*shape, 3), np.float32)
-        self.colour[:] = colour
-        self.glowing = np.zeros(shape, bool)  # shown as painted, whatever light falls on it
-        v, u = np.indices(shape, np.float32)
-        self.u, self.v = (u + 0.5) * _TEXEL, (v + 0.5) * _TEXEL
-
-    def rectangle(self, u0: float, v0: float, u1: float, v1: float, colour: tuple, glowing: bool = False) -> None:
-        part = slice(max(0, round(v0 / _TEXEL)), max(0, round(v1 / _TEXEL))), slice(
-            max(0, round(u0 / _TEXEL)), max(0, round(u1 / _TEXEL))
-        )
-        self.colour[part], self.glowing[part] = colour, glowing
-
-    def disc(self, u: float, v: float, radius: float, colour: tuple, glowing: bool = False) -> None:
-        inside = (self.u - u) ** 2 + (self.v - v) ** 2 < radius**2
-        self.colour[inside], self.glowing[inside] = colour, glowing
+def _shell(room: tuple[float, float, float], wall: tuple) -> dict[int, Canvas]:
+    """The six bare faces of a room: walls, a pale ceiling, a floor to be painted."""
+    width, height, depth = room
+    sizes = {0: (depth, height), 1: (depth, height), 2: (width, depth), 3: (width, depth)}
+    sizes |= {4: (width, height), 5: (width, height)}
+    return {face: Canvas(*size, (244, 240, 232) if face == 2 else wall) for face, size in sizes.items()}
 
 
-def _tint(colour: tuple, factor: float) -> tuple:
-    return tuple(np.clip(np.array(colour, float) * factor, 0, 255))
+def _lit(shell: dict[int, Canvas], room: tuple, lamps: tuple) -> dict[int, Canvas]:
+    """The shell with its lamps on the ceiling."""
+    for x, _, z in lamps:
+        shell[2].disc(x + room[0] / 2, z + room[2] / 2, 0.32, (255, 248, 226), glowing=True)
+    return shell
 
 
-def _paint_floor(style: _Style, width: float, depth: float, rng: np.random.Generator) -> _Canvas:
-    canvas = _Canvas(width, depth, style.floor)
-    if style.floor_kind == "checker":
-        odd = (np.floor(canvas.u / 1.0) + np.floor(canvas.v / 1.0)) % 2 == 1
-        canvas.colour[odd] = style.floor_second
-    elif style.floor_kind == "planks":
-        mix = rng.uniform(0, 1, 64)[(canvas.u / 0.45).astype(int)][..., None]
-        canvas.colour[:] = mix * np.array(style.floor) + (1 - mix) * np.array(style.floor_second)
-    else:  # a carpet with a large rug
-        u, v = width * rng.uniform(0.4, 0.6), depth * rng.uniform(0.4, 0.6)
-        for reach, colour in ((1.0, style.floor_second), (0.88, _tint(style.floor, 0.7)), (0.8, style.floor_second)):
-            canvas.rectangle(u - 1.6 * reach, v - 1.2 * reach, u + 1.6 * reach, v + 1.2 * reach, colour)
-    return canvas
+def _trim(canvas: Canvas) -> None:
+    canvas.rectangle(0, 0, canvas.width, 0.1, TRIM)
+    canvas.rectangle(0, canvas.height - 0.1, canvas.width, canvas.height, TRIM)
 
 
-def _paint_wall(style: _Style, landmark: str, accent: bool, width: float, rng: np.random.Generator) -> _Canvas:
-    canvas = _Canvas(width, CEILING, style.accent if accent else style.wall)
-    middle = width * rng.uniform(0.35, 0.65)
-    if landmark == "band":
-        canvas.rectangle(0, 1.75, width, CEILING, _tint(style.accent, 0.8 if accent else 1.0))
-        canvas.rectangle(0, 1.67, width, 1.75, style.trim)
-    canvas.rectangle(0, CEILING - 0.1, width, CEILING, style.trim)
-    if landmark == "door":
-        canvas.rectangle(middle - 0.58, 0.58, middle + 0.58, CEILING, style.trim)
-        canvas.rectangle(middle - 0.47, 0.69, middle + 0.47, CEILING, style.furniture[3])
-        for top, bottom in ((0.85, 1.55), (1.75, 2.55)):
-            canvas.rectangle(middle - 0.3, top, middle + 0.3, bottom, _tint(style.furniture[3], 0.8))
-        canvas.disc(middle + 0.38, 1.72, 0.055, (236, 206, 120))
-    elif landmark == "window":
-        reach, top, bottom = 0.95, 0.55, 1.85
-        canvas.rectangle(middle - reach - 0.1, top - 0.1, middle + reach + 0.1, bottom + 0.12, style.trim)
-        canvas.rectangle(middle - reach, top, middle + reach, bottom, style.sky, glowing=True)
-        pane = canvas.glowing
-        fade = np.clip((canvas.v - top) / (bottom - top), 0, 1)[..., None]
-        canvas.colour[pane] = ((1 - fade) * np.array(style.sky) + fade * np.array((252, 246, 234)))[pane]
-        hills = pane & (canvas.v > 1.52 + 0.12 * np.sin(2.6 * (canvas.u - middle)))
-        canvas.colour[hills] = 0.55 * np.array(style.sky) + 0.45 * np.array((110, 140, 110))
-        canvas.rectangle(middle - 0.04, top, middle + 0.04, bottom, style.trim)
-    elif landmark == "poster":
-        paper, first, second = style.art
-        canvas.rectangle(middle - 0.72, 0.62, middle + 0.72, 1.72, (58, 52, 50))
-        canvas.rectangle(middle - 0.65, 0.69, middle + 0.65, 1.65, paper)
-        canvas.disc(middle - 0.2, 1.05, 0.25, second)
-        canvas.rectangle(middle - 0.65, 1.3, middle + 0.65, 1.65, first)
-        canvas.rectangle(middle + 0.2, 0.85, middle + 0.45, 1.3, first)
-    return canvas
+def _dado(canvas: Canvas, colour: tuple) -> None:
+    """A wall whose lower part has another colour, under a rail."""
+    canvas.rectangle(0, canvas.height - 1.05, canvas.width, canvas.height, colour)
+    canvas.rectangle(0, canvas.height - 1.13, canvas.width, canvas.height - 1.05, TRIM)
+    _trim(canvas)
 
 
-def _paint_box(size: np.ndarray, axis: int, positive: bool, colour: tuple, pattern: str) -> _Canvas:
-    u, v = _UV_AXES[axis]
-    canvas = _Canvas(size[u], size[v], _tint(colour, 1.06) if axis == 1 else colour)
-    if axis == 2 and positive and pattern == "shelves":
-        spines = ((206, 110, 84), (224, 186, 110), (92, 128, 142), (222, 214, 196), (112, 134, 104), (150, 96, 110))
-        for row in range(4):
-            v0 = 0.07 + row * 0.46
-            canvas.rectangle(0.07, v0, size[0] - 0.07, v0 + 0.39, _tint(colour, 0.45))
-            for i, u0 in enumerate(np.arange(0.1, size[0] - 0.3, 0.2)):
-                if (i + 2 * row) % 5:
-                    canvas.rectangle(u0, v0 + 0.1, u0 + 0.2, v0 + 0.39, spines[(5 * row + 2 * i) % 6])
-    elif axis == 2 and positive and pattern == "doors":
-        for u0 in (0.06, size[0] / 2 + 0.03):
-            canvas.rectangle(u0, 0.1, u0 + size[0] / 2 - 0.09, size[1] - 0.1, _tint(colour, 1.35))
-    return canvas
+def _door(canvas: Canvas, middle: float, colour: tuple) -> None:
+    foot = canvas.height
+    canvas.rectangle(middle - 0.58, foot - 2.22, middle + 0.58, foot, TRIM)
+    canvas.rectangle(middle - 0.47, foot - 2.11, middle + 0.47, foot, colour)
+    for top, bottom in ((1.95, 1.25), (1.05, 0.25)):
+        canvas.rectangle(middle - 0.3, foot - top, middle + 0.3, foot - bottom, tint(colour, 0.86))
+    canvas.disc(middle + 0.38, foot - 1.08, 0.055, (236, 206, 120))
 
 
-def _bake(name, style, centre, half, yaw, looks, rng) -> Place:
-    """Paint every face, light it, and lay all textures one after the other in the atlas."""
-    size = 2 * half[0]
-    landmarks = [("door", "window", "poster", "band")[i] for i in rng.permutation(4)]
-    accent = rng.integers(4)
-    lamp = np.array([0.12 * size[0] * rng.uniform(-1, 1), -CEILING + 0.35, 0.12 * size[2] * rng.uniform(-1, 1)])
-    canvases: dict[tuple[int, int], _Canvas] = {}
-    for wall, face in enumerate((0, 1, 4, 5)):
-        width = size[2] if face < 2 else size[0]
-        canvases[0, face] = _paint_wall(style, landmarks[wall], wall == accent, width, rng)
-    canvases[0, 2] = _Canvas(size[0], size[2], (244, 240, 232))
-    canvases[0, 2].disc(*(lamp + half[0])[[0, 2]], 0.32, (255, 248, 226), glowing=True)
-    canvases[0, 3] = _paint_floor(style, size[0], size[2], rng)
-    for box in range(1, len(yaw)):
-        for face in range(6):
-            canvases[box, face] = _paint_box(2 * half[box], face // 2, face % 2 == 1, *looks[box])
-
-    grids = {key: _lumels(centre, half, yaw, *key) for key in canvases}
-    points = np.concatenate([p.reshape(-1, 3) for p, _ in grids.values()])
-    normals = np.concatenate([np.broadcast_to(n, (p.size // 3, 3)) for p, n in grids.values()])
-    scene = centre, half, yaw, lamp, _window_points(canvases, half), style
-    blocks = [slice(i, i + 1024) for i in range(0, len(points), 1024)]  # small enough for the processor's cache
-    light = np.concatenate([_light(points[block], normals[block], *scene) for block in blocks])
-
-    start = np.zeros((len(yaw), 6), np.int32)
-    stride = np.ones((len(yaw), 6), np.int32)
-    textures, offset, read = [], 0, 0
-    for (box, face), canvas in canvases.items():
-        rows, columns = grids[box, face][0].shape[:2]
-        here = light[read : read + rows * columns].reshape(rows, columns, 3)
-        read += rows * columns
-        texture = _develop(canvas, here)
-        start[box, face], stride[box, face] = offset, texture.shape[1]
-        textures.append(texture.ravel())
-        offset += texture.size
-    return Place(name, centre, half, yaw, np.concatenate(textures), start, stride)
+def _window(canvas: Canvas, middle: float, sky: tuple) -> None:
+    reach, top, bottom = 0.85, 0.55, 1.85
+    canvas.rectangle(middle - reach - 0.1, top - 0.1, middle + reach + 0.1, bottom + 0.12, TRIM)
+    canvas.rectangle(middle - reach, top, middle + reach, bottom, sky, glowing=True)
+    pane = canvas.glowing & (np.abs(canvas.u - middle) <= reach)
+    fade = np.clip((canvas.v - top) / (bottom - top), 0, 1)[..., None]
+    canvas.colour[pane] = ((1 - fade) * np.array(sky) + fade * np.array((252, 246, 234)))[pane]
+    hills = pane & (canvas.v > 1.52 + 0.12 * np.sin(2.6 * (canvas.u - middle)))
+    canvas.colour[hills] = 0.55 * np.array(sky) + 0.45 * np.array((110, 140, 110))
+    canvas.rectangle(middle - 0.04, top, middle + 0.04, bottom, TRIM)
+    canvas.panes.append((middle - reach, top, middle + reach, bottom))
 
 
-def _lumels(centre, half, yaw, box: int, face: int) -> tuple[np.ndarray, np.ndarray]:
-    """Light-map points (rows, columns, 3) of a face, a hair off it, and its normal (3,), in the place frame."""
-    axis, sign = face // 2, 1.0 if face % 2 else -1.0
-    u, v = _UV_AXES[axis]
-    columns, rows = (max(2, int(np.ceil(2 * half[box, i] / _LUMEL))) for i in (u, v))
-    points = np.empty((rows, columns, 3))
-    points[..., axis] = sign * half[box, axis]
-    points[..., u] = ((np.arange(columns) + 0.5) / columns * 2 - 1) * half[box, u]
-    points[..., v] = (((np.arange(rows) + 0.5) / rows * 2 - 1) * half[box, v])[:, None]
-    normal = np.zeros(3)
-    normal[axis] = -sign if box == 0 else sign  # the room is seen from inside
-    turn = _turn(yaw[box])
-    normal = turn @ normal
-    return points @ turn.T + centre[box] + 0.004 * normal, normal
+def _picture(canvas: Canvas, middle: float, width: float, height: float, first: tuple, second: tuple) -> None:
+    """A framed picture of a hill and a sun, hung at eye level."""
+    left, right, top = middle - width / 2, middle + width / 2, canvas.height - 1.6 - height / 2
+    canvas.rectangle(left - 0.07, top - 0.07, right + 0.07, top + height + 0.07, (84, 76, 70))
+    canvas.rectangle(left, top, right, top + height, second)
+    canvas.disc(middle - width / 6, top + 0.38 * height, 0.22 * height, tint(second, 1.12))
+    canvas.rectangle(left, top + 0.58 * height, right, top + height, first)
+    canvas.rectangle(middle + 0.1 * width, top + 0.35 * height, middle + 0.3 * width, top + 0.58 * height, first)
 
 
-def _turn(yaw: np.ndarray | float) -> np.ndarray:
-    """Rotation (..., 3, 3) about the vertical; positive turns a camera to the right."""
-    matrix = np.zeros((*np.shape(yaw), 3, 3))
-    matrix[..., 0, 0] = matrix[..., 2, 2] = np.cos(yaw)
-    matrix[..., 0, 2], matrix[..., 2, 0] = np.sin(yaw), -np.sin(yaw)
-    matrix[..., 1, 1] = 1
-    return matrix
+def _shutters(canvas: Canvas, middle: float, top: float, colour: tuple) -> None:
+    canvas.rectangle(middle - 0.86, top - 0.05, middle + 0.86, top + 1.15, tint(colour, 1.0))
+    canvas.rectangle(middle - 0.42, top - 0.1, middle + 0.42, top + 1.2, TRIM)
+    canvas.rectangle(middle - 0.34, top, middle + 0.34, top + 1.1, (96, 116, 132))
+    canvas.rectangle(middle - 0.03, top, middle + 0.03, top + 1.1, TRIM)
 
 
-def _window_points(canvases, half) -> np.ndarray:
-    """Nine points on the window pane and its inward normal: (10, 3), the normal last."""
-    for (box, face), canvas in canvases.items():
-        if box == 0 and face not in (2, 3) and canvas.glowing.any():  # the lamp glows too, on the ceiling
-            axis, sign = face // 2, 1.0 if face % 2 else -1.0
-            u, v = (np.quantile(w[canvas.glowing], (0.15, 0.5, 0.85)) for w in (canvas.u, canvas.v))
-            points = np.zeros((3, 3, 3))
-            points[..., axis] = sign * (half[0, axis] - 0.02)
-            points[..., _UV_AXES[axis][0]] = u - half[0, _UV_AXES[axis][0]]
-            points[..., 1] = v[:, None] - CEILING
-            normal = np.zeros((1, 3))
-            normal[0, axis] = -sign
-            return np.concatenate([points.reshape(9, 3), normal])
-    raise AssertionError("every room has a window")
+def _floor_planks(canvas: Canvas, *parts: tuple) -> None:
+    """Planks of two shades; each part (first u, colour, second colour) reaches to where the next begins."""
+    mix = (np.sin(7.1 * np.floor(canvas.u / 0.45)) * 0.5 + 0.5)[..., None]
+    for begin, first, second in parts:
+        planks = canvas.u >= begin
+        canvas.colour[planks] = (mix * np.array(first) + (1 - mix) * np.array(second))[planks]
 
 
-def _obstruction(points, directions, centre, half, yaw, indices) -> np.ndarray:
-    """Distance (in lengths of `directions`) to the first box among `indices`; inf where free. (N, 3), (D|N, D, 3)."""
-    nearest = np.full((len(points), directions.shape[-2]), np.inf, np.float32)
-    for box in indices:
-        turn = _turn(yaw[box])
-        origin = ((points - centre[box]) @ turn).astype(np.float32)
-        ray = (directions @ turn).astype(np.float32) + np.float32(1e-9)
-        near = np.float32(-np.inf)
-        far = np.float32(np.inf)
-        for axis in range(3):
-            inverse = 1 / ray[..., axis]
-            middle, extent = -origin[:, axis, None] * inverse, np.float32(half[box, axis]) * np.abs(inverse)
-            near, far = np.maximum(near, middle - extent), np.minimum(far, middle + extent)
-        # from inside the room the far side is what the ray meets
-        hit = far if box == 0 else np.where((near < far) & (far > 0), np.maximum(near, 0), np.inf)
-        nearest = np.minimum(nearest, hit)
-    return nearest
+def _shelves(canvas: Canvas, axis: int, positive: bool) -> None:
+    if axis != 2:
+        return
+    colour = tuple(canvas.colour[0, 0])
+    spines = ((196, 116, 92), (216, 182, 116), (104, 134, 146), (214, 206, 190), (120, 138, 112), (152, 106, 116))
+    for row in range(4):
+        top = 0.07 + row * 0.46
+        canvas.rectangle(0.07, top, canvas.width - 0.07, top + 0.39, tint(colour, 0.6))
+        for i, u in enumerate(np.arange(0.1, canvas.width - 0.3, 0.2)):
+            if (i + 2 * row) % 5:
+                canvas.rectangle(u, top + 0.1, u + 0.2, top + 0.39, spines[(5 * row + 2 * i) % 6])
 
 
-def _light(points, normals, centre, half, yaw, lamp, window, style) -> np.ndarray:
-    """Irradiance (N, 3), linear: a soft lamp, the window, and ambient light dimmed where surfaces stand close."""
-    furniture = range(1, len(yaw))
-    light = np.zeros((len(points), 3))
-    # ambient: 40 directions spread evenly over the sphere, folded onto each point's hemisphere and weighted by cosine
-    i = np.arange(40) + 0.5
-    polar, azimuth = np.arccos(1 - 2 * i / 40), np.pi * (1 + 5**0.5) * i
-    sphere = np.stack([np.cos(azimuth) * np.sin(polar), np.cos(polar), np.sin(azimuth) * np.sin(polar)], -1)
-    cosine = normals @ sphere.T
-    weight = np.maximum(cosine, 0)
-    reach = _obstruction(points, sphere, centre, half, yaw, range(len(yaw)))
-    closed = np.exp(-np.clip(reach, 0, 50) / 0.45)
-    openness = np.clip(1 - (weight * closed).sum(1) / weight.sum(1), 0, 1)
-    light += 0.62 * openness[:, None] ** 1.3 * np.array([1.0, 0.985, 0.96])
-    # the lamp: 3 x 3 points of a half-metre panel, weaker than inverse-square with distance
-    panel = np.stack(np.meshgrid([-0.3, 0, 0.3], [0.0], [-0.3, 0, 0.3], indexing="ij"), -1).reshape(-1, 3) + lamp
-    to_lamp = panel[None] - points[:, None]
-    distance = np.linalg.norm(to_lamp, axis=-1)
-    facing = np.maximum((to_lamp * normals[:, None]).sum(-1) / distance, 0)
-    free = _obstruction(points, to_lamp, centre, half, yaw, furniture) > 1
-    light += 0.85 * (free * facing / (1 + (distance / 2.4) ** 2)).mean(1)[:, None] * np.array([1.0, 0.95, 0.86])
-    # the window: a wide, cool source
-    panel, inward = window[:9], window[9]
-    to_pane = panel[None] - points[:, None]
-    distance = np.linalg.norm(to_pane, axis=-1) + 0.3
-    facing = np.maximum((to_pane * normals[:, None]).sum(-1), 0) * np.maximum(-(to_pane @ inward), 0) / distance**2
-    free = _obstruction(points, to_pane, centre, half, yaw, furniture) > 1
-    sky = np.array(style.sky) / np.max(style.sky)
-    return light + 1.1 * (free * facing / (1 + (distance / 1.6) ** 2)).mean(1)[:, None] * sky
+def _cupboard(canvas: Canvas, axis: int, positive: bool) -> None:
+    if axis == 2:
+        colour, half = tuple(canvas.colour[0, 0]), canvas.width / 2
+        for u in (0.06, half + 0.03):
+            canvas.rectangle(u, 0.1, u + half - 0.09, canvas.height - 0.1, tint(colour, 1.25))
 
 
-def _develop(canvas: _Canvas, light: np.ndarray) -> np.ndarray:
-    """Colours under `light`, tone-mapped and packed into uint32; one texel of margin guards look-ups at the rim."""
-    rows, columns = canvas.glowing.shape
-    grown = torch.nn.functional.interpolate(
-        torch.from_numpy(light.astype(np.float32)).permute(2, 0, 1)[None], (rows, columns), mode="bilinear"
-    )[0].permute(1, 2, 0).numpy()  # fmt: skip
-    radiance = (canvas.colour / 255) ** 2.2 * grown * 1.12
-    shoulder = np.where(radiance > 0.6, 0.6 + 0.4 * np.tanh((radiance - 0.6) / 0.4), radiance)  # roll highlights off
-    shown = np.where(canvas.glowing[..., None], canvas.colour, 255 * shoulder ** (1 / 2.2))
-    shown = np.pad(np.clip(np.rint(shown), 0, 255).astype(np.uint32), ((1, 1), (1, 1), (0, 0)), mode="edge")
-    return shown[..., 0] | shown[..., 1] << np.uint32(8) | shown[..., 2] << np.uint32(16)
+def _basin(canvas: Canvas, axis: int, positive: bool) -> None:
+    if axis == 1:
+        canvas.rectangle(0.18, 0.18, canvas.width - 0.18, canvas.height - 0.18, (112, 166, 178))
 
 
-# ------------------------------------------------------------------------------------------------------------ pictures
-
-
-def render(
-    place: Place,
-    c2w: np.ndarray,
-    intrinsics: np.ndarray,
-    height: int = HEIGHT,
-    width: int = WIDTH,
-    supersample: int = 2,
-    depth: bool = True,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """What cameras at `c2w` (F, 4, 4), metres, place frame, see through `intrinsics` (4,) or (F, 4), in pixels.
-
-    Returns frames (F, height, width, 3) uint8, averaged over supersample x supersample rays per pixel, and depth
-    (F, height, width) float32, metres along the camera's z axis through pixel centres; None when `depth` is
-    false, which saves a third of the time. Cameras must be inside the room and outside the furniture. ValueError for
-    other shapes.
-    """
-    c2w, intrinsics = np.asarray(c2w, np.float64), np.asarray(intrinsics, np.float64)
-    if c2w.ndim != 3 or c2w.shape[1:] != (4, 4):
-        raise ValueError(f"c2w must be (F, 4, 4), not {c2w.shape}; pass c2w[None] for one camera.")
-    if intrinsics.shape not in ((4,), (len(c2w), 4)):
-        raise ValueError(f"intrinsics must be (4,) or ({len(c2w)}, 4) [fx, fy, cx, cy], not {intrinsics.shape}.")
-    lenses = np.broadcast_to(intrinsics, (len(c2w), 4))
-    frames = np.empty((len(c2w), height, width, 3), np.uint8)
-    distances = np.empty((len(c2w), height, width), np.float32) if depth else None
-    for f, (pose, lens) in enumerate(zip(c2w, lenses, strict=True)):
-        texel = _trace(place, pose, lens * supersample, height * supersample, width * supersample)[1]
-        if depth:  # its rays pass through pixel centres, where supersampled ones do not
-            distances[f] = _trace(place, pose, lens, height, width)[0]
-        frames[f] = _average(place.atlas.take(texel), supersample)
-    return frames, distances
-
-
-def _average(packed: np.ndarray, block: int) -> np.ndarray:
-    """Mean over block x block pixels of packed colours (H, W) uint32, as (H / block, W / block, 3) uint8."""
-    rows, columns = packed.shape[0] // block, packed.shape[1] // block
-    sums = np.zeros((rows, columns, 4), np.uint16)
-    odd, even = packed >> np.uint32(8) & np.uint32(0xFF00FF), packed & np.uint32(0xFF00FF)  # two 16-bit lanes each
-    for lanes, channels in ((even, (0, 2)), (odd, (1, 3))):
-        total = sum(lanes[i::block, j::block] for i in range(block) for j in range(block))
-        sums[..., channels] = np.ascontiguousarray(total).view(np.uint16).reshape(rows, columns, 2)
-    return ((sums[..., :3] + block * block // 2) // (block * block)).astype(np.uint8)
-
-
-def _trace(place: Place, pose: np.ndarray, lens: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """z-depth (H, W) float32 and atlas index (H, W) int32 where the rays through pixel centres end."""
-    x = (np.arange(width) + 0.5 - lens[2]) / lens[0]
-    y = (np.arange(height) + 0.5 - lens[3]) / lens[1]
-    # rays are not normalised: their camera z is 1, so the ray parameter is the z-depth itself
-    rotation, position = pose[:3, :3], pose[:3, 3]
-    turns = _turn(place.yaw)
-    origins, towards = ((position - place.centre)[:, None] @ turns)[:, 0], turns.swapaxes(1, 2) @ rotation
-    # the room first, then the furniture before it
-    parts = _footprints(place.half[1:], origins[1:], towards[1:], lens, height, width)
-    depth = np.empty((height, width), np.float32)
-    texel = np.empty((height, width), np.int32)
-    for box, rows, columns in [(0, slice(0, height), slice(0, width)), *((box + 1, *part) for box, *part in parts)]:
-        origin, toward = origins[box], towards[box]
-        across, down = toward[:, :1] * x[columns] + toward[:, 2:], toward[:, 1:2] * y[rows]
-        rays = across.astype(np.float32)[:, None, :] + down.astype(np.float32)[:, :, None]  # (3, rows, columns)
-        np.copyto(rays, np.float32(1e-9), where=rays == 0)
-        inverse = np.reciprocal(rays)
-        middle = inverse * -origin.astype(np.float32)[:, None, None]
-        extent = np.abs(inverse) * place.half[box].astype(np.float32)[:, None, None]
-        sides = far = middle + extent
-        reach = leave = np.minimum(np.minimum(far[0], far[1]), far[2])
-        if box:  # furniture is met where a ray enters, and only before what is already there
-            sides = middle - extent
-            reach = np.maximum(np.maximum(sides[0], sides[1]), sides[2])
-            hit = np.flatnonzero((reach < leave) & (reach > 0) & (reach < depth[rows, columns]))
-            if not hit.size:
-                continue
-            rays, sides, reach = (part.reshape(-1, leave.size)[:, hit] for part in (rays, sides, reach))
-            reach = reach[0]
-        scale = np.float32(1 / _TEXEL)
-        # position on the box in texels from its first corner, past the one-texel margin
-        shift = ((origin + place.half[box]) / _TEXEL + 1).astype(np.float32)
-        at = rays * (reach * scale) + shift.reshape(3, *[1] * reach.ndim)
-        is_x, is_y = reach == sides[0], reach == sides[1]
-        u, v = np.where(is_x, at[2], at[0]).astype(np.int32), np.where(is_y, at[2], at[1]).astype(np.int32)
-        outward = np.where(is_x, rays[0], np.where(is_y, rays[1], rays[2])) > 0
-        # the room is left through the side a ray points to, furniture is entered through the other
-        face = np.where(is_x, 0, np.where(is_y, 2, 4)) + (outward if box == 0 else ~outward)
-        index = place.face_stride[box].take(face) * v + u + place.face_start[box].take(face)
-        if box == 0:
-            depth[:], texel[:] = reach, index
-        else:
-            row, column = np.divmod(hit, columns.stop - columns.start)
-            seen = (row + rows.start) * width + column + columns.start
-            depth.ravel()[seen], texel.ravel()[seen] = reach, index
-    return depth, texel
-
-
-def _footprints(half, origins, towards, lens, height: int, width: int) -> list[tuple[int, slice, slice]]:
-    """(box, rows, columns) of the part of the picture each box in sight can cover; poses in each box's own frame."""
-    corners = (_CORNERS * half[:, None] - origins[:, None]) @ towards  # (N, 8, 3), camera axes
-    x, y, z = lens[0] * corners[..., 0], lens[1] * corners[..., 1], corners[..., 2]
-    left, top, right, bottom = -lens[2] * z, -lens[3] * z, (width - lens[2]) * z, (height - lens[3]) * z
-    hidden = (z < 0.05).all(1) | (x < left).all(1) | (x > right).all(1) | (y < top).all(1) | (y > bottom).all(1)
-    z = np.maximum(z, 0.05)
-    u, v = x / z + lens[2], y / z + lens[3]
-    # a box that reaches behind the camera has no outline: its corners ahead bound nothing
-    whole = (corners[..., 2] < 0.05).any(1)
-    low = np.where(whole[:, None], 0, np.floor(np.stack([v.min(1), u.min(1)], -1))).clip(0, (height, width)).astype(int)
-    high = np.where(whole[:, None], (height, width), np.ceil(np.stack([v.max(1), u.max(1)], -1)) + 1)
-    high = high.clip(0, (height, width)).astype(int)
-    return [
-        (box, slice(low[box, 0], high[box, 0]), slice(low[box, 1], high[box, 1]))
-        for box in np.flatnonzero(~hidden & (low < high).all(1))
-    ]
-
-
-# --------------------------------------------------------------------------------------------------- starts and walks
-
-
-def clearance(place: Place, position: np.ndarray) -> float:
-    """Distance in metres from `position` (3,) to the nearest wall or piece of furniture; negative inside one."""
-    walls = (place.half[0] - np.abs(position - place.centre[0]))[[0, 2]].min()
-    c, s = np.cos(place.yaw[1:]), np.sin(place.yaw[1:])
-    x, y, z = (position - place.centre[1:]).T
-    outside = np.abs(np.stack([c * x - s * z, y, s * x + c * z], -1)) - place.half[1:]
-    gaps = np.linalg.norm(np.maximum(outside, 0), axis=-1) + np.minimum(outside.max(-1), 0)
-    return float(min(walls, gaps.min(initial=np.inf)))
-
-
-def sample_start(place: Place, rng: np.random.Generator) -> np.ndarray:
-    """A level camera (4, 4) float64 that faces inward, 0.7 m clear of everything, median depth at least 1.5 m."""
-    for _ in range(1000):
-        reach = place.half[0, [0, 2]] - START_CLEARANCE
-        x, z = rng.uniform(-reach, reach)
-        eye = rng.uniform(1.4, 1.6)
-        # clear of furniture at every height below the eye, so that a start never hovers over a table
-        if min(clearance(place, np.array([x, -h, z])) for h in (0.2, 0.7, 1.2, eye)) < START_CLEARANCE:
-            continue
-        aim = rng.uniform(-0.5, 0.5, 2) * place.half[0, [0, 2]]
-        yaw = np.arctan2(aim[0] - x, aim[1] - z) + rng.normal(0, 0.35)
-        pose = np.eye(4)
-        pose[:3, :3], pose[:3, 3] = _turn(yaw), (x, -eye, z)
-        inward = -np.array([x, z]) @ pose[[0, 2], 2]
-        if inward < 0 and np.hypot(x, z) > 1.0:
-            continue
-        if np.median(_trace(place, pose, intrinsics(16, 24), 16, 24)[0]) >= 1.5:
-            return pose
-    raise RuntimeError(f"Found no start in the place {place.name!r}: it is too crowded.")
-
-
-def sample_path(place: Place, start: np.ndarray, rng: np.random.Generator, num_frames: int) -> np.ndarray:
-    """A walk (num_frames, 4, 4) float64 through the place, first pose = `start` (4, 4), which should be level.
-
-    A third each: held keys (camera.md 2), held keys with vertical motion and roll, one body twist per chunk of 24
-    frames (camera.md 8.2). A step that would come closer than 0.35 m to anything is not taken (the turn is).
-    """
-    kind = rng.integers(3)
-    for _ in range(4):  # prefer walks that seldom run against things
-        free = _twist_walk(start, rng, num_frames) if kind == 2 else _key_walk(start, rng, num_frames)
-        if kind == 1:
-            free = _enliven(free, rng)
-        path, blocked = free.copy(), 0
-        for f in range(1, num_frames):
-            target = path[f - 1, :3, 3] + free[f, :3, 3] - free[f - 1, :3, 3]
-            allowed = EYE_LOW <= -target[1] <= EYE_HIGH and clearance(place, target) >= CLEARANCE
-            path[f, :3, 3] = target if allowed else path[f - 1, :3, 3]
-            blocked += not allowed
-        if blocked <= num_frames // 8:
-            break
-    return path
-
-
-def _key_walk(start: np.ndarray, rng: np.random.Generator, num_frames: int) -> np.ndarray:
-    """Random keys held for 12 to 48 frames each, at 0.6 to 1.8 times the official speed."""
-    speed = rng.uniform(0.6, 1.8)
-    dynamics = KeyDynamics(0.025 * speed, 0.6 * speed, np.rad2deg(PITCH_LIMIT))
-    state, walked, count = KeyState(pose=start), [start[None]], 1
-    while count < num_frames:
-        keys = {rng.choice(list(pair)) for pair, often in _KEY_HABITS.items() if rng.random() < often}
-        frames = min(int(rng.integers(12, 49)), num_frames - count)
-        state, poses = hold_keys(state, keys if rng.random() > 0.15 else (), frames, dynamics)
-        walked.append(poses)
-        count += frames
-    return np.concatenate(walked)
-
-
-def _enliven(path: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The same walk with smooth rising, sinking and rolling on top."""
-    wanted, rate = np.zeros((len(path), 2)), np.zeros((len(path), 2))  # per frame: metres down, radians clockwise
-    f = 1
-    while f < len(path):
-        length = rng.integers(12, 49)
-        wanted[f : f + length] = rng.uniform(0.5, 1.8) * rng.integers(-1, 2, 2) * (0.0125, np.deg2rad(0.15))
-        f += length
-    for f in range(1, len(path)):
-        rate[f] = rate[f - 1] + (wanted[f] - rate[f - 1]) * (1 - np.exp(-1 / (FPS * TAU_PRESS)))
-    sink, roll = np.cumsum(rate, 0).T
-    lively = path.copy()
-    rolling = np.outer(np.clip(roll, -ROLL_LIMIT, ROLL_LIMIT), (0, 0, 1))
-    lively[:, :3, :3] = path[:, :3, :3] @ Rotation.from_rotvec(rolling).as_matrix()
-    lively[:, 1, 3] += sink
-    return lively
-
-
-def _twist_walk(start: np.ndarray, rng: np.random.Generator, num_frames: int) -> np.ndarray:
-    """One random body twist per chunk within the standard bounds of camera.md 8.3, as agents act."""
-    bounds = np.array([0.8, 0.4, 0.8, *np.deg2rad([19.2, 19.2, 4.8])])
-    walked, count = [start[None]], 1
-    while count < num_frames:
-        frames = min(CHUNK, num_frames - count)
-        still = rng.random() < 0.12
-        for _ in range(20):
-            poses = hold(walked[-1][-1], bounds * rng.uniform(-1, 1, 6) * (rng.random(6) < 0.7) * (not still), frames)
-            steep, lean = np.arcsin(np.clip(poses[:, 1, [2, 0]], -1, 1)).T
-            if np.abs(steep).max() <= PITCH_LIMIT and np.abs(lean).max() <= ROLL_LIMIT:
-                break
-        else:
-            poses = hold(walked[-1][-1], np.zeros(6), frames)
-        walked.append(poses)
-        count += frames
-    return np.concatenate(walked)
+def _foliage(canvas: Canvas, axis: int, positive: bool) -> None:
+    mottled = np.sin(9 * canvas.u + 2.0 * np.sin(5 * canvas.v)) * np.sin(8 * canvas.v + 1.5 * np.sin(6 * canvas.u))
+    canvas.colour *= 1 + 0.12 * mottled[..., None]

@@ -13,7 +13,7 @@ PLUCKER_CHANNELS = 48
 
 
 def camera_inputs(
-    config: WorldConfig, origin: Tensor, poses: Tensor, intrinsics: Tensor, anchor: Tensor, anchored: Tensor,
+    config: WorldConfig, origin: Tensor, poses: Tensor, intrinsics: Tensor, anchor: Tensor, place: Tensor,
     *, first: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Conditions of one chunk of B episodes.
@@ -21,7 +21,7 @@ def camera_inputs(
     Args:
         origin: (B, 4, 4) poses of frame 0. poses: (B, n, 4, 4) the chunk's poses in the same world frames.
         intrinsics: (B, 4) fx, fy, cx, cy in pixels of the world's picture.
-        anchor: (B, 4, 4) poses of frame 0 in the place. anchored: (B,) bool, False where the place is unknown.
+        anchor: (B, 4, 4) poses of frame 0 in the place. place: (B,) index in `config.places`, -1 where it is unknown.
         first: whether this is the episodes' first chunk, which covers frame 0 as well.
 
     Returns: camera (B, T, 20) and plucker (B, C, T, h, w), float32.
@@ -34,8 +34,9 @@ def camera_inputs(
     if config.network.plucker_channels > PLUCKER_CHANNELS:
         frames = torch.cat((origin[:, None], poses), dim=1) if first else poses
         in_place = (anchor @ torch.linalg.inv(origin))[:, None] @ frames
-        extra = anchor_channels(in_place.float(), lens, h, w, first=first, stride=stride)
-        plucker = torch.cat((plucker, extra * anchored[:, None, None, None, None]), dim=1)
+        bounds = torch.tensor(list(config.places.values()), dtype=torch.float32).view(-1, 2, 3)[place]
+        extra = anchor_channels(in_place.float(), lens, bounds, h, w, first=first, stride=stride)
+        plucker = torch.cat((plucker, extra * (place >= 0)[:, None, None, None, None]), dim=1)
     return conditions.raymap, plucker
 
 

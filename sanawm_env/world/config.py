@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +23,8 @@ class WorldConfig:
         horizontal_fov: degrees, the lens assumed where none is given.
         speed: speed preset of `sanawm_env.camera.presets` that suits the world.
         workspace: where the camera may go, relative to frame 0.
-        places: places the world was trained in and can be anchored to; empty for worlds without.
+        places: places the world was trained in and can be anchored to, and of each the lower and the upper corner of
+            its bounding box (x, y, z, x, y, z), metres; empty for worlds without.
         codec: "patch_pca" (`codec.safetensors`) or "ltx2" (folder `codec/`, which carries state between chunks).
         dtype: of the network's weights and latents, "float32" or "bfloat16".
         horizon_chunks: how far the world was found good. The official model: 40 chunks, one minute, the longest that
@@ -42,7 +44,7 @@ class WorldConfig:
     horizontal_fov: float = 70.0
     speed: str = "standard"
     workspace: Workspace = field(default=Workspace())
-    places: tuple[str, ...] = field(default=())
+    places: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     codec: str = "patch_pca"
     dtype: str = "float32"
     horizon_chunks: int = 40
@@ -52,6 +54,12 @@ class WorldConfig:
             raise ValueError(f'codec must be "patch_pca" or "ltx2", got {self.codec!r}')
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f'dtype must be "float32" or "bfloat16", got {self.dtype!r}')
+        for name, box in self.places.items():
+            if len(box) != 6:
+                raise ValueError(f"the bounding box of the place {name!r} must be six numbers, got {box!r}")
+
+    def __hash__(self) -> int:  # the generated one cannot take a mapping
+        return hash(self.to_json())
 
     @property
     def chunk_frames(self) -> int:
@@ -78,7 +86,7 @@ class WorldConfig:
             sampler = data["sampler"]
             data["sampler"] = SamplerConfig(**{**sampler, "timesteps": tuple(sampler["timesteps"])})
             data["workspace"] = Workspace(**data["workspace"])
-            data["places"] = tuple(data["places"])
+            data["places"] = {name: tuple(box) for name, box in data["places"].items()}
             return cls(**data)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not the configuration of a world: {error}.") from error

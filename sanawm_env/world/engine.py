@@ -164,7 +164,7 @@ class SanaEngine:
         """With guidance the memory is the pair (unconditional, conditional)."""
         config, device, first = self.config, self.device, slots[0].first
         scenes = [slot.scene for slot in slots]
-        identity = np.eye(4)
+        identity, known = np.eye(4), list(config.places)
         anchors = np.stack([identity if s.anchor is None else s.anchor.c2w for s in scenes])
         camera, plucker = camera_inputs(
             config,
@@ -172,7 +172,7 @@ class SanaEngine:
             poses,
             torch.tensor(np.stack([s.intrinsics for s in scenes])),
             torch.tensor(anchors),
-            torch.tensor([s.anchor is not None for s in scenes]),
+            torch.tensor([-1 if s.anchor is None else known.index(s.anchor.place) for s in scenes]),
             first=first,
         )
         n = config.latents_per_chunk

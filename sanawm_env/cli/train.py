@@ -1,0 +1,59 @@
+"""`sanawm train`: the recipe from the command line, and one's own footage brought into the nano world's shape."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+
+from sanawm_env.camera.trajectory import relative_to_first
+from sanawm_env.recording.rollout import TRAJECTORY, VIDEO, check_writable, load_trajectory
+from sanawm_env.recording.video import read_video
+from sanawm_env.training.clips import Footage
+from sanawm_env.training.nano import NANO
+from sanawm_env.training.recipe import QUICK, Recipe, run
+from sanawm_env.world.images import fit_image
+from sanawm_env.world.lens import fit_lens
+
+
+def train(options, console: Console) -> None:
+    recipe = QUICK if options.quick else Recipe()
+    if options.config is not None:
+        if options.quick:
+            raise ValueError("--quick is a recipe of its own: leave out --quick or --config.")
+        recipe = Recipe.load(options.config)
+    if options.steps is not None:
+        recipe = replace(recipe, train=replace(recipe.train, steps=options.steps))
+    footage = None
+    if options.data is not None:
+        footage = partial(map, read_clip, clip_folders(options.data))
+    check_writable(options.out)
+    world = run(
+        recipe, options.out, footage=footage, processes=options.processes, device=options.device, console=console
+    )
+    console.print(f"world {world} (try: sanawm rollout --world {world} --actions w-48)", soft_wrap=True)
+
+
+def clip_folders(data: Path) -> list[Path]:
+    """Folders under `data`, itself included, that hold a video and its trajectory; FileNotFoundError without any."""
+    found = sorted(path.parent for path in data.rglob(TRAJECTORY) if (path.parent / VIDEO).exists())
+    if not found:
+        raise FileNotFoundError(f"No clips in {data}: a clip is a folder with {VIDEO} and {TRAJECTORY}.")
+    return found
+
+
+def read_clip(folder: Path) -> Footage:
+    """A rollout's folder as footage: fitted to the nano world's picture, poses relative to its first frame.
+
+    Raises ValueError where video and trajectory do not belong together, or the lens is missing.
+    """
+    frames, trajectory = read_video(folder / VIDEO), load_trajectory(folder / TRAJECTORY)
+    if len(frames) != len(trajectory.c2w):
+        raise ValueError(f"{folder} has {len(frames)} frames and {len(trajectory.c2w)} poses: they must be as many.")
+    if trajectory.intrinsics is None:
+        raise ValueError(f"{folder / TRAJECTORY} has no intrinsics: add the array (F, 3, 3), in pixels of the video.")
+    lens, _ = fit_lens(Image.fromarray(frames[0]), NANO, trajectory.intrinsics[0], None)
+    fitted = [fit_image(Image.fromarray(frame), NANO.height, NANO.width) for frame in frames]
+    return Footage(np.stack(fitted), relative_to_first(trajectory.c2w), lens)

@@ -1,0 +1,64 @@
+"""Where was the camera? Poses from pixels, by photometric alignment against a scene whose geometry is known.
+
+Direct image alignment (Lucas and Kanade 1981; on SE(3) as in Baker and Matthews 2004): the pose at which the renderer's
+picture is nearest to the given one, found by Gauss-Newton steps on a body twist, from coarse to fine. A frame starts
+from the estimate of the frame before it, so the estimator never sees the commanded path. Errors of single pixels
+saturate (Geman and McClure), because a dream may show wrong things in places.
+"""
+
+import numpy as np
+import torch
+
+from sanawm_env.camera.twist import hold
+from sanawm_env.training.raycast import Place, intrinsics, render
+
+BLURS = (4.0, 4.0, 2.0, 2.0, 1.0, 1.0, 1.0)  # pixels, one Gauss-Newton step each
+STEP = np.array([0.03, 0.03, 0.03, 0.012, 0.012, 0.012])  # metres and radians, of the numerical Jacobian
+LONGEST = np.array([0.15, 0.15, 0.15, 0.06, 0.06, 0.06])  # of one Gauss-Newton step
+SATURATION = 24.0  # grey levels
+
+
+def track(place: Place, frames: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Poses (n, 4, 4), place frame, of frames (n, H, W, 3) uint8 that follow a frame at `start` (4, 4)."""
+    poses, pose = [], start
+    for frame in frames:
+        pose = locate(place, frame, pose)
+        poses.append(pose)
+    return np.stack(poses)
+
+
+def locate(place: Place, frame: np.ndarray, guess: np.ndarray) -> np.ndarray:
+    """The pose (4, 4) near `guess` from which `place` looks most like frame (H, W, 3) uint8."""
+    size = frame.shape[:2]
+    wanted, pose = _planes(frame[None]), guess
+    for blur in BLURS:
+        around = np.stack([_moved(pose, step) for step in (*np.diag(STEP), *-np.diag(STEP), 0 * STEP)])
+        views = _blurred(_planes(render(place, around, intrinsics(*size), *size, depth=False)[0]), blur)
+        error = (_blurred(wanted, blur) - views[12:]).flatten()
+        slopes = ((views[:6] - views[6:12]) / torch.from_numpy(2 * STEP).float()[:, None, None, None]).flatten(1)
+        weight = (SATURATION**2 / (SATURATION**2 + error.square())).square()
+        normal = (slopes * weight) @ slopes.T
+        normal += 1e-4 * torch.diag(normal.diagonal()) + 1e-6 * torch.eye(6)
+        step = torch.linalg.solve(normal.double(), ((slopes * weight) @ error).double()).numpy()
+        pose = _moved(pose, step / max(1.0, np.abs(step / LONGEST).max()))
+    return pose
+
+
+def _moved(pose: np.ndarray, twist: np.ndarray) -> np.ndarray:
+    """The pose after a body twist (6,) held for one second."""
+    return hold(pose, twist, 16)[-1]
+
+
+def _planes(frames: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(frames).permute(0, 3, 1, 2).float()
+
+
+def _blurred(planes: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Gaussian blur of (n, 3, H, W)."""
+    reach = int(2.5 * sigma)
+    x = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    kernel = torch.exp(-x.square() / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).expand(3, 1, -1)
+    padded = torch.nn.functional.pad(planes, (reach,) * 4, mode="replicate")
+    across = torch.nn.functional.conv2d(padded, kernel[:, :, None], groups=3)
+    return torch.nn.functional.conv2d(across, kernel[..., None], groups=3)

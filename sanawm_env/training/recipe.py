@@ -1,0 +1,164 @@
+"""The whole way to a nano world, from one recipe: codec, clips, network, and the world measured on validation walks.
+
+    run(Recipe(), Path("runs/train"))
+
+Each stage leaves its files in the folder and is skipped when they are there, and inside a stage work goes on where it
+was stopped, so the same call finishes what a killed one began. Beside the weights stands `training.json`: recipe, hash
+of the data, time, machine, numbers.
+"""
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from sanawm_env.codec.patch_pca import PatchPCACodec, to_patches
+from sanawm_env.network.config import SanaWMConfig
+from sanawm_env.training.clips import ClipsConfig, Footage, generate, sample_frames_for_codec, store
+from sanawm_env.training.evaluate import evaluate, print_table, save_sheet
+from sanawm_env.training.nano import NANO, export_world
+from sanawm_env.training.network import TrainConfig, train_network
+from sanawm_env.world.conditions import PLUCKER_CHANNELS
+
+CODEC, CLIPS, NETWORK, WORLD = "codec.safetensors", "clips", "network", "world"
+RECIPE, RECORD = "recipe.json", "training.json"
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """The codec is fitted on `clips` walks of one chunk."""
+
+    clips: int = 300
+    channels: int = 96
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a run. The network's sizes; its channels in and out follow the codec and the places."""
+
+    network: SanaWMConfig = field(default=NANO.network)
+    codec: CodecConfig = field(default=CodecConfig())
+    clips: ClipsConfig = field(default=ClipsConfig())
+    train: TrainConfig = field(default=TrainConfig())
+    validation_scenes: int = 16
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def load(cls, path: Path) -> "Recipe":
+        """Read what `to_json` wrote, or a part of it; ValueError in one sentence where it is something else."""
+        kinds = {f.name: type(f.default) for f in fields(cls)}
+        try:
+            data = json.loads(path.read_text())
+            if unknown := sorted(set(data) - set(kinds)):
+                raise ValueError(f"unknown part {unknown[0]!r}, a recipe has {', '.join(kinds)}")
+            base = cls()
+            parts = {
+                name: value if kinds[name] is int else replace(getattr(base, name), **value)
+                for name, value in data.items()
+            }
+            return replace(base, **parts)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a recipe: {error}.") from error
+
+
+QUICK = Recipe(
+    network=replace(NANO.network, hidden_size=64, num_heads=2, depth=2),
+    codec=CodecConfig(clips=20),
+    clips=ClipsConfig(clips=40, chunks=3, shard_clips=10),
+    train=TrainConfig(steps=120, batch_size=4, warmup=20, single_chunk_steps=60, max_chunks=3),
+    validation_scenes=2,
+)
+
+
+def run(
+    recipe: Recipe,
+    out: Path,
+    *,
+    footage: Callable[[], Iterable[Footage]] | None = None,
+    processes: int = 1,
+    device: str = "cpu",
+    console: Console | None = None,
+) -> Path:
+    """Make a world in `out / "world"` and return that folder.
+
+    footage: gives one's own clips, at the nano world's picture size, instead of walks through the places; the world
+        then knows no places, and is not measured against a renderer.
+    processes, device: see `train_network`; each process takes a batch of its own.
+
+    Raises ValueError when `out` holds a run of another recipe; KeyboardInterrupt after Ctrl-C or SIGTERM, with
+    everything kept.
+    """
+    console = console or Console()
+    out.mkdir(parents=True, exist_ok=True)
+    started = time.time()
+    _keep_recipe(recipe, out / RECIPE)
+    if not (out / CODEC).exists():
+        with console.status("fitting the codec"):
+            PatchPCACodec.fit(_patches(recipe.codec, footage), recipe.codec.channels).save(out / CODEC)
+    codec = PatchPCACodec.load(out / CODEC)
+    if footage is None:
+        generate(out / CLIPS, codec, recipe.clips, workers=processes)
+    elif not (out / CLIPS).exists():
+        store(out / CLIPS, codec, footage(), recipe.clips)
+
+    network = replace(recipe.network, latent_channels=recipe.codec.channels)
+    config = replace(NANO, network=network)
+    if footage is not None:
+        network = replace(network, caption_channels=1, plucker_channels=PLUCKER_CHANNELS)
+        config = replace(NANO, name=out.name, network=network, places={})
+    train_network(config, recipe.train, codec, out / CLIPS, out / NETWORK, processes=processes, device=device)
+
+    export_world(config, out / NETWORK, out / CODEC, out / WORLD)
+    record = {
+        "recipe": asdict(recipe), "data": data_hash(out / CLIPS), "seconds_of_this_call": round(time.time() - started),
+        "machine": platform.processor() or platform.machine(), "processes": processes, "device": device,
+        "torch": torch.__version__,
+    }  # fmt: skip
+    if footage is None:
+        report = evaluate(out / WORLD, recipe.validation_scenes, role="validation")
+        print_table(report, console)
+        save_sheet(report, out / "truth_vs_dream.png")
+        record["validation"] = json.loads(report.to_json())
+    (out / WORLD / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    return out / WORLD
+
+
+def _keep_recipe(recipe: Recipe, path: Path) -> None:
+    """Write the recipe, or check that the one there is the same but for its length."""
+    if path.exists():
+        kept = Recipe.load(path)
+        longer = replace(
+            recipe, train=replace(recipe.train, steps=kept.train.steps),
+            clips=replace(recipe.clips, clips=kept.clips.clips), validation_scenes=kept.validation_scenes,
+        )  # fmt: skip
+        if longer != kept:
+            raise ValueError(f"{path.parent} holds a run of another recipe (see {path.name}): use another folder.")
+    path.write_text(recipe.to_json() + "\n")
+
+
+def _patches(config: CodecConfig, footage: Callable[[], Iterable[Footage]] | None) -> torch.Tensor:
+    if footage is None:
+        return sample_frames_for_codec(config.clips, config.seed)
+    patches = []
+    for clip, _ in zip(footage(), range(config.clips), strict=False):
+        whole = 1 + (len(clip.frames) - 1) // 8 * 8
+        patches.append(to_patches(torch.from_numpy(clip.frames[:whole])[None]).flatten(0, 3))
+    return torch.cat(patches)
+
+
+def data_hash(clips: Path) -> str:
+    """SHA-256 over the shards."""
+    digest = hashlib.sha256()
+    for path in sorted(clips.glob("shard_*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
