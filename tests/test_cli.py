@@ -183,7 +183,7 @@ def test_evaluate_prints_a_table_and_writes_numbers_and_a_sheet(tmp_path, capsys
 
 
 SMALLEST = {
-    "network": {"hidden_size": 32, "num_heads": 1, "depth": 2}, "codec": {"clips": 2, "channels": 16},
+    "network": {"hidden_size": 64, "num_heads": 1, "depth": 2}, "codec": {"clips": 2, "channels": 16},
     "clips": {"clips": 2, "chunks": 2}, "train": {"batch_size": 1, "single_chunk_steps": 1, "max_chunks": 2},
     "validation_scenes": 1,
 }  # fmt: skip

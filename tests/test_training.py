@@ -13,10 +13,11 @@ from sanawm_env.codec.patch_pca import PatchPCACodec
 from sanawm_env.network import mixers
 from sanawm_env.network.layers import Grid
 from sanawm_env.network.model import SanaWM
+from sanawm_env.network.place_map import PlaceMap
 from sanawm_env.training import network as training
 from sanawm_env.training.clips import ClipsConfig, generate, load
 from sanawm_env.training.nano import NANO
-from sanawm_env.training.network import TrainConfig, draw, initialise, train_network
+from sanawm_env.training.network import TrainConfig, draw, initialise, parts_of, train_network, untrained
 from sanawm_env.training.raycast import intrinsics
 from sanawm_env.world.conditions import camera_inputs, place_token
 from sanawm_env.world.sampler import data_from_v, v_target
@@ -39,7 +40,7 @@ def test_an_untrained_network_looks_where_the_ray_was_seen(monkeypatch):
     eye = torch.eye(4)[None]
     lens = torch.as_tensor(intrinsics(), dtype=torch.float32)[None]
     poses, place = torch.eye(4).expand(1, 24, 4, 4), torch.tensor([-1])
-    camera, plucker = camera_inputs(NANO, eye, poses, lens, eye, place, first=True)
+    camera, plucker = camera_inputs(NANO, PlaceMap(NANO.places), eye, poses, lens, eye, place, first=True)
     text = place_token(NANO.places, None, NANO.network.caption_channels)[None]
     grid = Grid(4, NANO.latent_height, NANO.latent_width)
     seen, attend = [], mixers.attend
@@ -73,7 +74,7 @@ def run(clips, out, monkeypatch=None, stop_at=None):
         train_network(NANO, train, PatchPCACodec.load(CODEC), clips, out)
     if monkeypatch is not None:
         monkeypatch.undo()
-    return load_file(out / "network.safetensors")
+    return load_file(out / "network.safetensors") | load_file(out / "places.safetensors")
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(clips, tmp_path, monkeypatch):
@@ -110,17 +111,16 @@ def test_asking_for_more_clips_completes_the_last_shard(tmp_path):
 
 def test_a_few_steps_lower_the_loss_and_reach_every_weight(clips):
     batch = draw(load(clips), 3, 2, NANO, torch.Generator().manual_seed(4))
-    model = SanaWM(NANO.network)
-    initialise(model, torch.Generator().manual_seed(0))
+    model = untrained(NANO, torch.Generator().manual_seed(0))
     weights = PatchPCACodec.load(CODEC).pixel_weights
 
     def loss():
         generator = torch.Generator().manual_seed(3)
-        return training.clip_loss(model, NANO, TrainConfig(), batch, weights, 2, 0.5, generator)
+        return training.clip_loss(*parts_of(model), NANO, TrainConfig(), batch, weights, 2, 0.5, generator)
 
-    untrained = loss()
-    assert np.isfinite(untrained.item())
-    untrained.backward()
+    before = loss()
+    assert np.isfinite(before.item())
+    before.backward()
     missing = [name for name, p in model.named_parameters() if p.grad is None]
     inert = ("raymap_embedder", "beta_proj", "gate_proj", "A_log", "dt_bias")
     assert all(any(part in name for part in inert) for name in missing)
@@ -130,4 +130,4 @@ def test_a_few_steps_lower_the_loss_and_reach_every_weight(clips):
         loss().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    assert loss() < untrained
+    assert loss() < before

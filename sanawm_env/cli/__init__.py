@@ -110,15 +110,20 @@ class Evaluate:
     json: Path | None = None
     """Where to write the numbers."""
     out: Path = Path("runs/evaluate")
-    """Folder for truth_vs_dream.png."""
+    """Folder for truth_vs_dream.png and, of the probes, drift.png."""
     timesteps: str | None = None
     """Another list of noise levels, such as "1000,700"; None for the world's own."""
     unknown_scenes: int = 0
     """Also measure this many walks in layouts the world does not know, without anchors."""
+    role: Literal["evaluate", "validation"] = "evaluate"
+    """Which walks: those kept for the record, or those that decisions may look at."""
+    probes: bool = False
+    """Also: poses from pixels, loops, a long walk, two seeds, numbers of denoising steps. Takes some minutes."""
 
     def run(self) -> None:
         from sanawm_env.recording.rollout import check_writable
         from sanawm_env.training.evaluate import evaluate, print_table, save_sheet
+        from sanawm_env.training.study import plot_drift, print_findings, study
 
         for folder in (self.out, *([self.json.parent] if self.json else [])):
             check_writable(folder)
@@ -126,13 +131,21 @@ class Evaluate:
         expected = "--timesteps takes numbers such as 1000,700"
         timesteps = _listed(float, self.timesteps, expected) if self.timesteps else None
         report = evaluate(
-            self.world, self.scenes, self.seed, self.chunks, timesteps=timesteps, unknown_scenes=self.unknown_scenes
-        )
+            self.world, self.scenes, self.seed, self.chunks,
+            timesteps=timesteps, unknown_scenes=self.unknown_scenes, role=self.role,
+        )  # fmt: skip
         print_table(report, console)
         save_sheet(report, sheet)
         console.print(f"sheet {sheet}", soft_wrap=True)
+        numbers = json.loads(report.to_json())
+        if self.probes:
+            findings = study(self.world, self.scenes, self.seed, self.chunks, self.role)
+            print_findings(findings, console)
+            plot_drift(findings, self.out / "drift.png")
+            console.print(f"curves {self.out / 'drift.png'}", soft_wrap=True)
+            numbers["probes"] = json.loads(findings.to_json())
         if self.json:
-            self.json.write_text(report.to_json() + "\n")
+            self.json.write_text(json.dumps(numbers, indent=1) + "\n")
             console.print(f"numbers {self.json}", soft_wrap=True)
 
 

@@ -51,9 +51,9 @@ def sample_clip(role: str, rng: np.random.Generator, num_frames: int, unknown_fr
 class ClipsConfig:
     """What is rendered: `clips` walks of 1 + 24 chunks frames, part of them in unknown layouts, in shards."""
 
-    clips: int = 3000
+    clips: int = 4000
     chunks: int = 8
-    unknown_fraction: float = 0.2
+    unknown_fraction: float = 0.4
     shard_clips: int = 50
     seed: int = 0
 

@@ -226,7 +226,9 @@ def with_timesteps(world: World, timesteps: tuple[float, ...]) -> World:
     if not isinstance(engine, SanaEngine):
         raise ValueError(f"The {world.config.name} world has no step list to change; leave timesteps out.")
     sampler = replace(engine.config.sampler, timesteps=tuple(timesteps))
-    other = SanaEngine(replace(engine.config, sampler=sampler), engine.network, engine.codec, engine.device)
+    other = SanaEngine(
+        replace(engine.config, sampler=sampler), engine.network, engine.codec, engine.device, place_map=engine.place_map
+    )
     return World(other, world.weights_hash, world.starts)
 
 

@@ -3,9 +3,9 @@
 import shutil
 from pathlib import Path
 
-from sanawm_env.camera.anchor import ANCHOR_CHANNELS
 from sanawm_env.camera.presets import Workspace
 from sanawm_env.network.config import SanaWMConfig
+from sanawm_env.network.place_map import PLACE_CHANNELS
 from sanawm_env.training.clips import random_stream
 from sanawm_env.training.places import PLACES, bounds, place
 from sanawm_env.training.raycast import HEIGHT, WIDTH, intrinsics, render
@@ -22,11 +22,11 @@ NANO = WorldConfig(
         latent_channels=96,
         hidden_size=192,
         depth=4,
-        num_heads=6,
-        head_dim=32,
+        num_heads=3,
+        head_dim=64,
         caption_channels=len(PLACES) + 1,
         text_len=1,
-        plucker_channels=PLUCKER_CHANNELS + ANCHOR_CHANNELS,
+        plucker_channels=PLUCKER_CHANNELS + PLACE_CHANNELS,
         softmax_every_n=2,
         input_size=1,
         prediction_type="v_prediction",
@@ -45,9 +45,9 @@ def export_world(config: WorldConfig, run: Path, codec: Path, out: Path) -> None
     """Write a world's folder: `config.json`, weights, codec, and start images that carry their anchors."""
     (out / "starts").mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(config.to_json() + "\n")
-    for source, name in ((run / "network.safetensors", "network.safetensors"), (codec, "codec.safetensors")):
-        if source.resolve() != (out / name).resolve():
-            shutil.copyfile(source, out / name)
+    for source in (run / "network.safetensors", *([run / "places.safetensors"] if config.places else ()), codec):
+        if source.resolve() != (out / source.name).resolve():
+            shutil.copyfile(source, out / source.name)
     for p, name in enumerate(config.places):
         for i in range(STARTS_PER_PLACE):
             here = place(name)

@@ -28,6 +28,7 @@ from sanawm_env.codec.patch_pca import LATENT_STD, PatchPCACodec
 from sanawm_env.network.layers import Grid
 from sanawm_env.network.mixers import GDNMixer, WindowMixer
 from sanawm_env.network.model import SanaWM
+from sanawm_env.network.place_map import PlaceMap
 from sanawm_env.training.clips import codec_hash, load, made_with
 from sanawm_env.training.walks import CHUNK
 from sanawm_env.world.conditions import camera_inputs, place_token
@@ -35,7 +36,10 @@ from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.sampler import data_from_v, v_target
 from sanawm_env.world.state import save_whole
 
+NETWORK, PLACES = "network", "places"
 CHECKPOINT_EVERY = 100
+# glibc's allocator in the processes that train: giving large blocks back and taking them anew costs a tenth of the time
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "8589934592", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
 STEADY = "checkpoint_steady.pt"  # before the learning rate fell: where a longer run goes on
 
 
@@ -48,21 +52,36 @@ class TrainConfig:
     it no dearer than three single chunks.
     """
 
-    steps: int = 2200
+    steps: int = 8000
     batch_size: int = 6  # single chunks, in each process
-    learning_rate: float = 2.5e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.01
+    place_rate: float = 4.0  # learning rate of the place map over that of the network
     warmup: int = 100
     decay: float = 0.2
     ema: float = 0.998
-    pure_noise: float = 0.7  # of the samples start from noise alone, where the sampler does
+    pure_noise: float = 0.8  # of the samples start from noise alone, where the sampler does
     single_chunk_steps: int = 700
-    max_chunks: int = 5
+    max_chunks: int = 6
     self_forcing: float = 0.8  # final probability of the model's own output as context, after 1000 more steps
     context_noise: float = 0.1
     anchor_dropout: float = 0.2
     bf16: bool = True  # products in bfloat16, weights and sums in float32
     seed: int = 0
+
+
+def untrained(config: WorldConfig, generator: torch.Generator) -> torch.nn.ModuleDict:
+    """The network of a world and, where it knows places, its place map; by the names of their files."""
+    parts = torch.nn.ModuleDict({NETWORK: SanaWM(config.network)})
+    initialise(parts[NETWORK], generator)
+    if config.places:
+        parts[PLACES] = PlaceMap(config.places)
+        torch.nn.init.normal_(parts[PLACES].cells, std=0.1, generator=generator)
+    return parts
+
+
+def parts_of(model: torch.nn.ModuleDict) -> tuple[SanaWM, PlaceMap | None]:
+    return model[NETWORK], model[PLACES] if PLACES in model else None
 
 
 def initialise(model: SanaWM, generator: torch.Generator) -> None:
@@ -166,6 +185,7 @@ def _copy_path(model: SanaWM, block: torch.nn.Module) -> None:
 
 def clip_loss(
     model: SanaWM,
+    place_map: PlaceMap | None,
     config: WorldConfig,
     train: TrainConfig,
     batch: dict[str, Tensor],
@@ -187,10 +207,9 @@ def clip_loss(
     def normal(x: Tensor) -> Tensor:
         return torch.randn(x.shape, generator=generator).to(device)
 
-    latents, c2w, place = batch["latents"].to(device), batch["c2w"], batch["place"]
+    latents, c2w, lens, place = (batch[name].to(device) for name in ("latents", "c2w", "intrinsics", "place"))
     size = len(latents)
-    anchored = torch.rand(size, generator=generator) >= train.anchor_dropout
-    place = torch.where(anchored, place, -1)
+    place = torch.where(uniform(size) >= train.anchor_dropout, place, -1)
     known = list(config.places)
     names = [known[p] if p >= 0 else None for p in place.tolist()]
     text = torch.stack([place_token(config.places, name, config.network.caption_channels) for name in names]).to(device)
@@ -200,11 +219,11 @@ def clip_loss(
         first = j == 0
         poses = c2w[:, 1 + CHUNK * j : 1 + CHUNK * (j + 1)]
         camera, plucker = camera_inputs(
-            config, c2w[:, 0], poses, batch["intrinsics"], c2w[:, 0], place, first=first
+            config, place_map, c2w[:, 0], poses, lens, c2w[:, 0], place, first=first
         )
         grid = Grid(b - a, *latents.shape[3:])
         context = model.prepare(
-            grid, torch.full((size,), a, device=device), text=text, camera=camera.to(device), plucker=plucker.to(device)
+            grid, torch.full((size,), a, device=device), text=text, camera=camera, plucker=plucker
         )
         target = latents[:, :, a:b]
         pure = uniform(size) < train.pure_noise
@@ -257,6 +276,7 @@ def train_network(
     if processes == 1:
         _train(0, 1, "", job)
         return
+    os.environ.update(KEEP_MEMORY)
     with tempfile.TemporaryDirectory() as folder, _stop_signals() as stopped:
         workers = torch.multiprocessing.spawn(
             _train, (processes, f"file://{folder}/meet", job), processes, join=False
@@ -288,14 +308,15 @@ def _train(rank: int, processes: int, meeting: str, job: tuple) -> None:
     if processes > 1:
         torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes)
     clips = load(data)
-    model = SanaWM(config.network)
-    initialise(model, torch.Generator().manual_seed(train.seed))
-    model.to(device)
+    model = untrained(config, torch.Generator().manual_seed(train.seed)).to(device)
     pixel_weights = pixel_weights.to(device)
     average = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=train.learning_rate, betas=(0.9, 0.98), weight_decay=train.weight_decay
-    )
+    groups = [
+        {"params": list(part.parameters()), "rate": rate * train.learning_rate, "weight_decay": decay}
+        for part, rate, decay in zip(parts_of(model), (1.0, train.place_rate), (train.weight_decay, 0.0), strict=True)
+        if part is not None
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
     step, history = 0, []
     saved = _read_checkpoint(out / "checkpoint.pt", identity)
     if saved is not None:
@@ -313,8 +334,11 @@ def _train(rank: int, processes: int, meeting: str, job: tuple) -> None:
         }  # fmt: skip
         torch.save(parts, out / "checkpoint.partial")
         os.replace(out / "checkpoint.partial", out / "checkpoint.pt")
-        weights = {**model.state_dict(), **average}
-        save_whole({k: v.half().cpu().contiguous() for k, v in weights.items()}, out / "network.safetensors")
+        weights = {name: value.half().cpu().contiguous() for name, value in (model.state_dict() | average).items()}
+        for part in model:
+            prefix = part + "."
+            own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+            save_whole(own, out / f"{part}.safetensors")
         _plot(history, out / "loss.png")
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -358,14 +382,14 @@ def _stop_signals() -> Iterator[list[int]]:
 
 
 def _step(
-    model: SanaWM, optimizer: torch.optim.Optimizer, config: WorldConfig, train: TrainConfig,
+    model: torch.nn.ModuleDict, optimizer: torch.optim.Optimizer, config: WorldConfig, train: TrainConfig,
     clips: dict[str, Tensor], pixel_weights: Tensor, step: int, rank: int, processes: int, stopped: list,
 ) -> tuple[float, bool]:  # fmt: skip
     """One step: the loss, and whether any of the processes was asked to stop before it."""
     generator = torch.Generator().manual_seed(train.seed * 1_000_003 + step * processes + rank)
     falling = (train.steps - step) / (train.decay * train.steps)
     for group in optimizer.param_groups:
-        group["lr"] = train.learning_rate * min(1.0, (step + 1) / train.warmup, falling)
+        group["lr"] = group["rate"] * min(1.0, (step + 1) / train.warmup, falling)
     available = (clips["latents"].shape[2] - 1) // config.latents_per_chunk
     chunks, size = 1, train.batch_size
     if step >= train.single_chunk_steps and step % 2:
@@ -375,7 +399,7 @@ def _step(
     batch = draw(clips, size, chunks, config, generator)
     self_forcing = train.self_forcing * min(1.0, max(0, step - train.single_chunk_steps) / 1000)
     with torch.autocast(pixel_weights.device.type, torch.bfloat16, enabled=train.bf16):
-        loss = clip_loss(model, config, train, batch, pixel_weights, chunks, self_forcing, generator)
+        loss = clip_loss(*parts_of(model), config, train, batch, pixel_weights, chunks, self_forcing, generator)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     stop = bool(stopped)

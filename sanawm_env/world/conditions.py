@@ -1,24 +1,25 @@
-"""From poses to what the network reads for one chunk: ray map, Plücker groups, anchor channels, place token."""
+"""From poses to what the network reads for one chunk: ray map, Plücker groups, what the place map knows, place token."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from sanawm_env.camera.anchor import anchor_channels
 from sanawm_env.camera.rays import chunk_conditions
+from sanawm_env.network.place_map import PlaceMap
 from sanawm_env.world.config import WorldConfig
 
 PLUCKER_CHANNELS = 48
 
 
 def camera_inputs(
-    config: WorldConfig, origin: Tensor, poses: Tensor, intrinsics: Tensor, anchor: Tensor, place: Tensor,
-    *, first: bool,
+    config: WorldConfig, place_map: PlaceMap | None, origin: Tensor, poses: Tensor, intrinsics: Tensor,
+    anchor: Tensor, place: Tensor, *, first: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Conditions of one chunk of B episodes.
 
     Args:
+        place_map: of a world that knows places.
         origin: (B, 4, 4) poses of frame 0. poses: (B, n, 4, 4) the chunk's poses in the same world frames.
         intrinsics: (B, 4) fx, fy, cx, cy in pixels of the world's picture.
         anchor: (B, 4, 4) poses of frame 0 in the place. place: (B,) index in `config.places`, -1 where it is unknown.
@@ -31,12 +32,11 @@ def camera_inputs(
     per_frame = lens.expand(-1, poses.shape[1] + first, 4)
     conditions = chunk_conditions(origin, poses, per_frame, h, w, first=first, stride=stride)
     plucker = conditions.plucker
-    if config.network.plucker_channels > PLUCKER_CHANNELS:
+    if place_map is not None:
         frames = torch.cat((origin[:, None], poses), dim=1) if first else poses
         in_place = (anchor @ torch.linalg.inv(origin))[:, None] @ frames
-        bounds = torch.tensor(list(config.places.values()), dtype=torch.float32).view(-1, 2, 3)[place]
-        extra = anchor_channels(in_place.float(), lens, bounds, h, w, first=first, stride=stride)
-        plucker = torch.cat((plucker, extra * (place >= 0)[:, None, None, None, None]), dim=1)
+        known = place_map(in_place.float(), lens[:, 0], place, h, w, first=first, stride=stride)
+        plucker = torch.cat((plucker, known), dim=1)
     return conditions.raymap, plucker
 
 

@@ -20,6 +20,7 @@ from sanawm_env.codec.ltx2 import LTX2Codec
 from sanawm_env.codec.patch_pca import PatchPCACodec
 from sanawm_env.network.layers import Grid
 from sanawm_env.network.model import SanaWM
+from sanawm_env.network.place_map import PlaceMap
 from sanawm_env.network.precision import PRECISIONS, quantize
 from sanawm_env.refiner.runner import Refiner
 from sanawm_env.world import tree
@@ -89,6 +90,7 @@ class SanaEngine:
         codec: PatchPCACodec | LTX2Codec,
         device: torch.device,
         *,
+        place_map: PlaceMap | None = None,
         prompts: Prompts | None = None,
         refiner: Refiner | None = None,
         offload: bool = False,
@@ -104,6 +106,7 @@ class SanaEngine:
         self.config = config
         self.device = device
         self.network = network.to(device).eval().requires_grad_(False)
+        self.place_map = None if place_map is None else place_map.requires_grad_(False)
         self.codec, self.refiner, self.prompts, self.offload = codec, refiner, prompts, offload
         self.negative = prompts.features("", device, negative=True) if guided else None
         for part in (codec, refiner):
@@ -113,16 +116,15 @@ class SanaEngine:
     @classmethod
     def load(cls, folder: Path, config: WorldConfig, device: torch.device, options: LoadOptions) -> "SanaEngine":
         """From the files of a world folder; FileNotFoundError or ValueError in one sentence."""
-        weights = folder / "network.safetensors"
-        if not weights.is_file():
-            raise FileNotFoundError(f"The world in {folder} has no {weights.name}; train or download it again.")
-        dtype = getattr(torch, config.dtype)
-        try:
+        dtype, place_map = getattr(torch, config.dtype), None
+        with _weights(folder / "network.safetensors") as weights:
             with torch.device("meta"):
                 network = SanaWM(config.network)
-            network.to_empty(device="cpu").to(dtype).load_weights(load_file(weights))
-        except (SafetensorError, RuntimeError) as error:
-            raise ValueError(f"{weights} does not fit the configuration beside it: {error}") from error
+            network.to_empty(device="cpu").to(dtype).load_weights(weights)
+        if config.places:
+            with _weights(folder / "places.safetensors") as weights:
+                place_map = PlaceMap(config.places)
+                place_map.load_state_dict(weights)
         if options.precision is not None:
             network = quantize(network.to(device), options.precision)
         if config.codec == "patch_pca":
@@ -144,7 +146,10 @@ class SanaEngine:
             refiner = Refiner.load(folder / "refiner", dtype=dtype)
             if options.refiner_precision is not None:
                 quantize(refiner.transformer, options.refiner_precision, "refiner")
-        return cls(config, network, codec, device, prompts=prompts, refiner=refiner, offload=options.offload)
+        return cls(
+            config, network, codec, device,
+            place_map=place_map, prompts=prompts, refiner=refiner, offload=options.offload,
+        )  # fmt: skip
 
     def encode(self, image: np.ndarray) -> Tensor:
         with self._at_hand(self.codec):
@@ -168,6 +173,7 @@ class SanaEngine:
         anchors = np.stack([identity if s.anchor is None else s.anchor.c2w for s in scenes])
         camera, plucker = camera_inputs(
             config,
+            self.place_map,
             torch.tensor(np.stack([slot.origin for slot in slots])),
             poses,
             torch.tensor(np.stack([s.intrinsics for s in scenes])),
@@ -233,6 +239,17 @@ class SanaEngine:
             yield
         finally:
             part.to("cpu")
+
+
+@contextmanager
+def _weights(path: Path) -> Iterator[dict[str, Tensor]]:
+    """The tensors of a file, to be loaded within; FileNotFoundError or ValueError in one sentence."""
+    if not path.is_file():
+        raise FileNotFoundError(f"The world in {path.parent} has no {path.name}; train or download it again.")
+    try:
+        yield load_file(path)
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path} does not fit the configuration beside it: {error}") from error
 
 
 def chunk_noise(seed: int, chunk: int, shape: tuple[int, ...], stage: int = 1) -> Tensor:

@@ -1,0 +1,150 @@
+"""All probes of a world in one go, their tables and their curves; and what each number of denoising steps gives.
+
+    findings = study("nano", scenes=16, seed=0)
+    print_findings(findings)
+    plot_drift(findings, "drift.png")
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from os import PathLike
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from sanawm_env.training.evaluate import evaluate, with_timesteps
+from sanawm_env.training.probes import (
+    CameraErrors,
+    Closure,
+    Drift,
+    Seeds,
+    camera_errors,
+    drift,
+    loop_closure,
+    roll,
+    seeds,
+)
+from sanawm_env.training.truth import draw_walk
+from sanawm_env.world.world import World
+
+STEPS = (1, 2, 4, 8, 20)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A number of denoising steps, evenly spaced from 1000, before the clean pass: pooled PSNR of all chunks (`known`
+    places and `unknown` layouts), SSIM and sharpness in known places, seconds per chunk at batch 1."""
+
+    timesteps: tuple[float, ...]
+    known: float
+    unknown: float
+    ssim: float
+    sharpness: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What `study` measured; see `probes` for the parts."""
+
+    world: str
+    weights_hash: str
+    seed: int
+    role: str
+    camera: CameraErrors
+    closure: tuple[Closure, ...]
+    drift: tuple[Drift, ...]
+    seeds: Seeds
+    steps: tuple[Steps, ...]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+
+def study(world: World | str | PathLike, scenes: int = 16, seed: int = 0, chunks: int = 8, role: str = "evaluate"):
+    """Every probe on `scenes` walks (drift: half as many, five times as long). Raises what `evaluate` raises."""
+    world = world if isinstance(world, World) else World.load(world)
+    steps = tuple(step_list(world, n, scenes, seed, chunks, role) for n in STEPS)  # first: it checks the arguments
+    return Findings(
+        world=world.config.name, weights_hash=world.weights_hash, seed=seed, role=role,
+        camera=camera_errors(world, scenes, seed, chunks, role),
+        closure=loop_closure(world, scenes, seed, chunks // 2, role),
+        drift=drift(world, max(1, scenes // 2), seed, 5 * chunks, role=role),
+        seeds=seeds(world, max(1, scenes // 2), seed, chunks, role=role),
+        steps=steps,
+    )  # fmt: skip
+
+
+def step_list(world: World, count: int, scenes: int, seed: int, chunks: int, role: str = "evaluate") -> Steps:
+    """Measure the world with `count` denoising steps."""
+    timesteps = tuple(float(t) for t in np.linspace(1000, 0, count + 1)[:-1].round())
+    report = evaluate(
+        world, scenes, seed, chunks,
+        timesteps=timesteps, unknown_scenes=scenes, ablations=False, stride=8, examples=0, role=role,
+    )  # fmt: skip
+    walk = draw_walk(world.config, seed, 0, 1 + chunks * world.config.chunk_frames, role=role)
+    stepped, began = with_timesteps(world, timesteps), time.perf_counter()
+    roll(stepped, [walk], [walk.c2w])
+    unknown = np.mean([10 ** (-c.psnr / 10) for c in report.unknown])
+    return Steps(
+        timesteps=timesteps,
+        known=report.psnr,
+        unknown=float(-10 * np.log10(unknown)),
+        ssim=float(np.mean([c.ssim for c in report.chunks])),
+        sharpness=report.sharpness,
+        seconds=(time.perf_counter() - began) / chunks,
+    )
+
+
+def print_findings(findings: Findings, console: Console | None = None) -> None:
+    """Print the tables with rich."""
+    console = console or Console()
+    poses = Table("camera from pixels", "RotErr, degrees", "TransErr, m", "CamMC", title_justify="left")
+    for name in ("dream", "truth", "frozen"):
+        errors = getattr(findings.camera, name)
+        cells = (f"{errors[k]:.3f} ({errors[k + '_median']:.3f})" for k in ("rot_err_deg", "trans_err", "cam_mc"))
+        poses.add_row(f"{name}, mean (median)", *cells)
+    loops = Table("out and back", "PSNR, dB", "SSIM", "codec, dB")
+    for loop in findings.closure:
+        loops.add_row(f"{loop.chunks} chunks", f"{loop.psnr:.2f}", f"{loop.ssim:.3f}", f"{loop.codec_psnr:.2f}")
+    long = Table("chunk", "PSNR, dB", "brightness", "contrast", "gradient", "state norm", "camera state norm")
+    for row in findings.drift:
+        if row.chunk in (1, 2, 4, 8, 16, 24, 32, 40):
+            numbers = (row.brightness, row.contrast, row.gradient, row.kv_norm, row.camera_kv_norm)
+            long.add_row(str(row.chunk), f"{row.psnr:.2f}", *(f"{x:.3f}" for x in numbers))
+    two, pair = Table("two seeds", "visible, dB", "unseen, dB"), findings.seeds
+    two.add_row("against each other", *(f"{x:.1f}" if x is not None else "equal" for x in (pair.visible, pair.unseen)))
+    two.add_row("against the truth", f"{pair.truth_visible:.1f}", f"{pair.truth_unseen:.1f}")
+    lists = Table("denoising steps", "known, dB", "unknown, dB", "SSIM", "sharpness", "s per chunk")
+    for s in findings.steps:
+        scores = f"{s.known:.2f}", f"{s.unknown:.2f}", f"{s.ssim:.3f}", f"{s.sharpness:.2f}", f"{s.seconds:.3f}"
+        lists.add_row(str(len(s.timesteps)), *scores)
+    for table in (poses, loops, long, two, lists):
+        console.print(table)
+    console.print(f"the same seed gives the same bytes: {'yes' if pair.repeatable else 'NO'}")
+
+
+def plot_drift(findings: Findings, path: str | PathLike) -> None:
+    """PNG: what becomes of pictures and of the recurrent state on a long walk."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    chunks = [row.chunk for row in findings.drift]
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3), layout="constrained")
+    for panel, names, title in (
+        (axes[0], ("psnr",), "PSNR against the truth, dB"),
+        (axes[1], ("brightness", "contrast", "gradient"), "of the pictures, over the truth's"),
+        (axes[2], ("kv_norm", "camera_kv_norm"), "norm of the recurrent state"),
+    ):
+        for name in names:
+            panel.plot(chunks, [getattr(row, name) for row in findings.drift], label=name.replace("_", " "))
+        panel.set(xlabel="chunk", title=title)
+        panel.grid(alpha=0.3)
+        if len(names) > 1:
+            panel.legend()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
