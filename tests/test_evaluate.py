@@ -10,72 +10,17 @@ from PIL import Image
 from rich.console import Console
 from scipy.spatial.transform import RigidTransform, Rotation
 
-from sanawm_env.codec.patch_pca import PATCH, PatchPCACodec
 from sanawm_env.network.state import BlockState, GDNState, NetworkState, Page, WindowState
 from sanawm_env.training.evaluate import evaluate, print_table, save_sheet, with_timesteps
-from sanawm_env.training.nano import NANO
 from sanawm_env.training.places import place
 from sanawm_env.training.probes import without_recurrence, without_window
 from sanawm_env.training.raycast import intrinsics, render
 from sanawm_env.training.walks import clearance, sample_start
 from sanawm_env.training.warps import plane_homographies, rotation_homographies, visible_in_first, warp
-from sanawm_env.world.prompts import PromptFeatures
 from sanawm_env.world.world import World
+from tests.known_worlds import SMALL, HoldEngine, TruthEngine, lossless_codec, lossy_codec
 
 LENS = np.array([60.0, 57.0, 47.0, 33.5])  # nothing centred or square, so that no mix-up cancels
-SMALL = dataclasses.replace(NANO, height=32, width=48)
-
-
-class TruthEngine:
-    """A world that is the renderer, seen through a codec."""
-
-    config, device = SMALL, torch.device("cpu")
-
-    def __init__(self, codec):
-        self.codec = codec
-
-    def encode(self, image):
-        return self.codec.encode(torch.tensor(image)[None, None])
-
-    def encode_prompt(self, prompt, anchor):
-        return PromptFeatures(torch.zeros(1, 1, 4))
-
-    def see(self, slot, poses):
-        scene = slot.scene
-        lens, size = intrinsics(*scene.image.shape[:2]), scene.image.shape[:2]
-        return render(place(scene.anchor.place), scene.anchor.c2w @ poses, lens, *size, depth=False)[0]
-
-    def imagine(self, slots, memory, poses):
-        latents = []
-        for slot, path in zip(slots, poses.numpy(), strict=True):
-            frames = np.concatenate((slot.scene.image[None], self.see(slot, path)))
-            latents.append(self.codec.encode(torch.from_numpy(frames)[None])[:, :, int(slot.chunk > 0) :])
-        return torch.cat(latents), None
-
-    def decode(self, slots, latents, display):
-        first = slots[0].first
-        return self.codec.decode(latents, first=first)[:, int(first) :], None
-
-
-class HoldEngine(TruthEngine):
-    """A world in which nothing ever moves."""
-
-    def see(self, slot, poses):
-        return np.repeat(slot.scene.image[None], len(poses), axis=0)
-
-
-def lossy_codec():
-    """Every frame as means of 4 x 4 pixels."""
-    codec = PatchPCACodec(8 * 2 * 2 * 3)
-    means = torch.eye(codec.channels).view(-1, 8, 2, 2, 3).repeat_interleave(4, 2).repeat_interleave(4, 3) / 4
-    codec.components.copy_(means.flatten(1))
-    return codec
-
-
-def lossless_codec():
-    codec = PatchPCACodec(PATCH)
-    codec.components.copy_(torch.eye(PATCH))
-    return codec
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,8 @@
 
 Direct image alignment (Lucas and Kanade 1981; on SE(3) as in Baker and Matthews 2004): the pose at which the renderer's
 picture is nearest to the given one, found by Gauss-Newton steps on a body twist, from coarse to fine. A frame starts
-from the estimate of the frame before it, so the estimator never sees the commanded path. Errors of single pixels
-saturate (Geman and McClure), because a dream may show wrong things in places.
+from the estimates before it, moved on at constant velocity, so the estimator never sees the commanded path. Errors of
+single pixels saturate (Geman and McClure), because a dream may show wrong things in places.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from sanawm_env.camera.twist import hold
 from sanawm_env.training.raycast import Place, intrinsics, render
 
-BLURS = (4.0, 4.0, 2.0, 2.0, 1.0, 1.0, 1.0)  # pixels, one Gauss-Newton step each
+BLURS = (4.0, 4.0, 4.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 0.6, 0.6, 0.6)  # pixels, one Gauss-Newton step each
 STEP = np.array([0.03, 0.03, 0.03, 0.012, 0.012, 0.012])  # metres and radians, of the numerical Jacobian
 LONGEST = np.array([0.15, 0.15, 0.15, 0.06, 0.06, 0.06])  # of one Gauss-Newton step
 SATURATION = 24.0  # grey levels
@@ -20,9 +20,10 @@ SATURATION = 24.0  # grey levels
 
 def track(place: Place, frames: np.ndarray, start: np.ndarray) -> np.ndarray:
     """Poses (n, 4, 4), place frame, of frames (n, H, W, 3) uint8 that follow a frame at `start` (4, 4)."""
-    poses, pose = [], start
+    poses, pose, before = [], start, start
     for frame in frames:
-        pose = locate(place, frame, pose)
+        ahead = pose @ np.linalg.inv(before) @ pose
+        before, pose = pose, locate(place, frame, ahead)
         poses.append(pose)
     return np.stack(poses)
 

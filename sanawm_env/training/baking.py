@@ -32,8 +32,9 @@ class Canvas:
         self.u, self.v = (u + 0.5) * TEXEL, (v + 0.5) * TEXEL
 
     def rectangle(self, u0: float, v0: float, u1: float, v1: float, colour: tuple, glowing: bool = False) -> None:
-        part = slice(max(0, round(v0 / TEXEL)), max(0, round(v1 / TEXEL))), slice(
-            max(0, round(u0 / TEXEL)), max(0, round(u1 / TEXEL))
+        part = (
+            slice(max(0, round(v0 / TEXEL)), max(0, round(v1 / TEXEL))),
+            slice(max(0, round(u0 / TEXEL)), max(0, round(u1 / TEXEL))),
         )
         self.colour[part], self.glowing[part] = colour, glowing
 

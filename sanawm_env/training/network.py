@@ -81,7 +81,7 @@ def untrained(config: WorldConfig, generator: torch.Generator) -> torch.nn.Modul
 
 
 def parts_of(model: torch.nn.ModuleDict) -> tuple[SanaWM, PlaceMap | None]:
-    return model[NETWORK], model[PLACES] if PLACES in model else None
+    return model[NETWORK], dict(model.items()).get(PLACES)
 
 
 def initialise(model: SanaWM, generator: torch.Generator) -> None:
@@ -218,13 +218,9 @@ def clip_loss(
     for j, (a, b) in enumerate(pairwise(boundaries)):
         first = j == 0
         poses = c2w[:, 1 + CHUNK * j : 1 + CHUNK * (j + 1)]
-        camera, plucker = camera_inputs(
-            config, place_map, c2w[:, 0], poses, lens, c2w[:, 0], place, first=first
-        )
+        camera, plucker = camera_inputs(config, place_map, c2w[:, 0], poses, lens, c2w[:, 0], place, first=first)
         grid = Grid(b - a, *latents.shape[3:])
-        context = model.prepare(
-            grid, torch.full((size,), a, device=device), text=text, camera=camera, plucker=plucker
-        )
+        context = model.prepare(grid, torch.full((size,), a, device=device), text=text, camera=camera, plucker=plucker)
         target = latents[:, :, a:b]
         pure = uniform(size) < train.pure_noise
         sigma = torch.where(pure, 1.0, uniform(size).clamp(min=0.02))
@@ -278,9 +274,7 @@ def train_network(
         return
     os.environ.update(KEEP_MEMORY)
     with tempfile.TemporaryDirectory() as folder, _stop_signals() as stopped:
-        workers = torch.multiprocessing.spawn(
-            _train, (processes, f"file://{folder}/meet", job), processes, join=False
-        )
+        workers = torch.multiprocessing.spawn(_train, (processes, f"file://{folder}/meet", job), processes, join=False)
         told = False
         while not workers.join(timeout=1):
             if stopped and not told:

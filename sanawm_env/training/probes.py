@@ -84,9 +84,7 @@ class Closure:
     codec_psnr: float
 
 
-def loop_closure(
-    world: World, scenes: int, seed: int, longest: int = 4, role: str = "evaluate"
-) -> tuple[Closure, ...]:
+def loop_closure(world: World, scenes: int, seed: int, longest: int = 4, role: str = "evaluate") -> tuple[Closure, ...]:
     results = []
     size = world.config.chunk_frames
     walks = [draw_walk(world.config, seed, i, 1 + longest * size, role=role) for i in range(scenes)]
@@ -155,11 +153,11 @@ def drift(
 def _norms(state: WorldState) -> tuple[float, float]:
     kv, camera = [], []
     for slot in state.slots:
-        for block in slot.memory.blocks:
+        for block in slot.memory.blocks if slot.memory is not None else ():
             if isinstance(block.mixer, GDNState):
                 kv.append(block.mixer.kv.norm(dim=(-2, -1)).mean().item())
                 camera.append(block.mixer.camera_kv.norm(dim=(-2, -1)).mean().item())
-    return float(np.mean(kv)), float(np.mean(camera))
+    return (float(np.mean(kv)), float(np.mean(camera))) if kv else (0.0, 0.0)
 
 
 # ------------------------------------------------------------------------------------------- determinism and diversity

@@ -1,8 +1,8 @@
 """All probes of a world in one go, their tables and their curves; and what each number of denoising steps gives.
 
-    findings = study("nano", scenes=16, seed=0)
-    print_findings(findings)
-    plot_drift(findings, "drift.png")
+findings = study("nano", scenes=16, seed=0)
+print_findings(findings)
+plot_drift(findings, "drift.png")
 """
 
 import json

@@ -1,4 +1,4 @@
-"""From poses to what the network reads for one chunk: ray map, Plücker groups, what the place map knows, place token."""
+"""From poses to what the network reads for one chunk: ray map, Plücker groups, features of the place, place token."""
 
 from collections.abc import Sequence
 

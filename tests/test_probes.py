@@ -1,0 +1,83 @@
+"""The probes of a world say the right thing of worlds that are known: the renderer itself, and one that never moves."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from sanawm_env.metrics.pose import pose_errors, relative
+from sanawm_env.training import study as studies
+from sanawm_env.training.align import locate, track
+from sanawm_env.training.nano import NANO
+from sanawm_env.training.probes import camera_errors, drift, loop_closure, seeds
+from sanawm_env.training.raycast import intrinsics, render
+from sanawm_env.training.truth import draw_walk
+from sanawm_env.world.world import World
+from tests.known_worlds import HoldEngine, TruthEngine, lossless_codec, lossy_codec
+
+
+def truth():
+    return World(TruthEngine(lossy_codec()), "truth")
+
+
+def test_a_camera_is_found_from_pixels_alone():
+    walk = draw_walk(NANO, 0, 3, 25, role="validation")
+    sampled = walk.c2w[::4]
+    frames, _ = render(walk.place, sampled[1:], intrinsics(), depth=False)
+    found = np.concatenate((sampled[:1], track(walk.place, frames, walk.c2w[0])))
+    errors = pose_errors(relative(sampled), relative(found))
+    assert errors.rot_err_deg < 0.2 and errors.trans_err < 0.02 and abs(errors.scale - 1) < 0.05
+
+
+def test_a_wrong_guess_is_corrected():
+    walk = draw_walk(NANO, 0, 0, 25, role="validation")
+    frame = render(walk.place, walk.c2w[:1], intrinsics(), depth=False)[0][0]
+    guess = walk.c2w[4]
+    found = locate(walk.place, frame, guess)
+    before, after = (np.abs(pose - walk.c2w[0]).max() for pose in (guess, found))
+    assert after < 0.02 and after < before / 3
+
+
+def test_pose_errors_tell_worlds_that_follow_from_worlds_that_stand_still():
+    engines = TruthEngine, HoldEngine
+    follows, stays = (camera_errors(World(engine(lossless_codec()), "w"), 1, 5, 1) for engine in engines)
+    assert follows.scenes == 1 and follows.dream == follows.truth == stays.truth
+    assert follows.dream["cam_mc"] < 0.2 * follows.frozen["cam_mc"] and follows.dream["rot_err_deg"] < 0.5
+    assert stays.dream["cam_mc"] == pytest.approx(stays.frozen["cam_mc"], rel=0.01)
+
+
+def test_a_perfect_world_closes_its_loops_as_well_as_its_codec():
+    loops = loop_closure(truth(), 2, 3, longest=2)
+    assert [loop.chunks for loop in loops] == [2, 4]
+    assert all(loop.psnr == pytest.approx(loop.codec_psnr, abs=1.5) and loop.ssim > 0.5 for loop in loops)
+
+
+def test_a_perfect_world_does_not_drift_and_a_still_one_does():
+    perfect, still = (drift(World(engine(lossless_codec()), "w"), 1, 3, 3, 24) for engine in (TruthEngine, HoldEngine))
+    assert [row.chunk for row in perfect] == [1, 2, 3]
+    assert all(row.psnr > 40 and row.brightness == pytest.approx(1, abs=0.01) for row in perfect)
+    assert all(row.gradient == pytest.approx(1, abs=0.02) for row in perfect)
+    assert still[-1].psnr < 30
+
+
+def test_seeds_are_compared_where_the_first_frame_saw_and_elsewhere():
+    pair = seeds(truth(), 1, 3, 1, stride=12)
+    assert pair.repeatable and pair.visible is None and pair.unseen is None  # the renderer knows no chance
+    assert pair.truth_visible > 15
+
+
+def test_a_study_of_nano_has_tables_and_curves(tmp_path, monkeypatch):
+    monkeypatch.setattr(studies, "STEPS", (1, 2))
+    findings = studies.study("nano", scenes=1, seed=5, chunks=2, role="validation")
+    assert [step.timesteps for step in findings.steps] == [(1000,), (1000, 500)]
+    assert [row.chunk for row in findings.drift] == list(range(1, 11))
+    assert findings.drift[-1].kv_norm > 0 and findings.seeds.repeatable
+    assert json.loads(findings.to_json())["camera"]["dream"]["rot_err_deg"] < 90
+    console = Console(width=100)
+    with console.capture() as captured:
+        studies.print_findings(findings, console)
+    assert "same bytes: yes" in captured.get() and f"{findings.closure[0].psnr:.2f}" in captured.get()
+    studies.plot_drift(findings, tmp_path / "drift.png")
+    assert Image.open(tmp_path / "drift.png").width > 800
