@@ -197,6 +197,7 @@ def test_a_nano_world_is_trained_from_nothing_made_longer_and_resumed(tmp_path, 
         sanawm(*command, "--steps", steps)
         assert torch.load(run / "network" / "checkpoint.pt", weights_only=True)["step"] == steps
     record = json.loads((run / "world" / "training.json").read_text())
+    assert record["training_seconds"] >= 0 and record["machine"]
     assert record["recipe"]["clips"]["chunks"] == 2 and len(record["data"]) == 64 and record["validation"]["psnr"] > 5
     assert Image.open(run / "truth_vs_dream.png").width > 200 and (run / "network" / "loss.png").exists()
     assert World.load(run / "world").starts

@@ -5,10 +5,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from rich.console import Console
 
 from sanawm_env.camera.trajectory import relative_to_first
+from sanawm_env.cli.machine import machine_name
 from sanawm_env.recording.rollout import TRAJECTORY, VIDEO, check_writable, load_trajectory
 from sanawm_env.recording.video import read_video
 from sanawm_env.training.clips import Footage
@@ -31,8 +33,9 @@ def train(options, console: Console) -> None:
         footage = partial(map, read_clip, clip_folders(options.data))
     check_writable(options.out)
     world = run(
-        recipe, options.out, footage=footage, processes=options.processes, device=options.device, console=console
-    )
+        recipe, options.out, footage=footage, processes=options.processes, device=options.device,
+        machine=machine_name(torch.device(options.device)), console=console,
+    )  # fmt: skip
     console.print(f"world {world} (try: sanawm rollout --world {world} --actions w-48)", soft_wrap=True)
 
 

@@ -21,12 +21,13 @@ nano.md). What the numbers mean:
   opposite command.
 - `memory`: PSNR from chunk 4 on, when the path is longer than the attention window, with all memory ("kept") and with
   parts of it taken away before every chunk: the recurrent GDN matrices ("no recurrence"), the pages of the attention
-  ("no window"), and both ("neither"). None for walks of fewer chunks.
+  ("no window"), and both ("neither"). None for walks of fewer chunks. `unknown_memory`: the same in layouts that the
+  world does not know, where it has nothing else to go by.
 - `sharpness`: mean gradient magnitude of the generated luminance over that of the truth. Noise raises it too.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from os import PathLike
 
@@ -116,6 +117,7 @@ class Report:
     seed: int
     stride: int
     unknown: tuple[ChunkScores, ...] | None = None
+    unknown_memory: dict[str, float] | None = None
     examples: tuple[Example, ...] = field(default=(), repr=False, compare=False)
 
     def to_json(self) -> str:
@@ -171,8 +173,9 @@ def evaluate(
     frames = 1 + chunks * config.chunk_frames
     known, unknown, shown = _Sums(), _Sums(), []
     with Progress(transient=True) as progress:
-        runs = 1 + len(FORGETTING) * (chunks >= BEYOND_WINDOW)
-        steps = scenes * (2 * chunks + ablations * (runs * chunks + len(COMMANDS))) + unknown_scenes * 2 * chunks
+        forgetting = FORGETTING if ablations and chunks >= BEYOND_WINDOW else {}
+        steps = (scenes + unknown_scenes) * (2 + len(forgetting)) * chunks
+        steps += ablations * scenes * (chunks + len(COMMANDS))
         task = progress.add_task(f"evaluating {config.name}", total=steps)
         study = _Study(world, stride, lambda count: progress.advance(task, count))
         walks = [draw_walk(config, seed, i, frames, known=True, role=role) for i in range(scenes)]
@@ -184,24 +187,20 @@ def evaluate(
             if ablations:
                 others = [relative_to_first(walks[(i + 1) % scenes].c2w) for i in group]
                 known.add({"swapped": _errors(truths, study.dream(truths, others))})
-                for name, forget in FORGETTING.items() if chunks >= BEYOND_WINDOW else ():
-                    known.add({name: _errors(truths, study.dream(truths, [t.c2w for t in truths], forget))})
                 known.add({"commands": sum(study.follow_commands(t) for t in truths)})
+            known.add(study.forget(truths, forgetting))
         for group in _groups(unknown_scenes, batch):
             truths = study.render([draw_walk(config, seed, i, frames, known=False, role=role) for i in group])
             unknown.add(study.compare(truths, study.dream(truths, [t.c2w for t in truths])))
+            unknown.add(study.forget(truths, forgetting))
 
     agreed, moving, found, asked = known.get("commands", np.ones(4))
-    memory = None
-    if ablations and chunks >= BEYOND_WINDOW:
-        memory = {"kept": _psnr(known["dream"][BEYOND_WINDOW - 1 :])}
-        memory |= {name: _psnr(known[name][BEYOND_WINDOW - 1 :]) for name in FORGETTING}
     return Report(
         chunks=_chunk_scores(known),
         swapped_camera_psnr=_psnr(known["swapped"]) if ablations and scenes > 1 else None,
         sign_agreement=float(agreed / moving) if ablations else None,
         retrieval9=float(found / asked) if ablations else None,
-        memory=memory,
+        memory=_memory(known, forgetting),
         sharpness=float(known["gradient"][0] / known["gradient"][1]),
         psnr=_psnr(known["dream"]),
         visible_fraction=tuple((known["dream"][:, 0, 1] / known["dream"][:, :, 1].sum(1)).tolist()),
@@ -212,8 +211,14 @@ def evaluate(
         seed=seed,
         stride=int(stride),
         unknown=_chunk_scores(unknown) if unknown_scenes else None,
+        unknown_memory=_memory(unknown, forgetting) if unknown_scenes else None,
         examples=tuple(shown),
     )
+
+
+def _memory(sums: "_Sums", forgetting: Collection[str]) -> dict[str, float] | None:
+    names = {"kept": "dream"} | {name: name for name in forgetting}
+    return {k: _psnr(sums[name][BEYOND_WINDOW - 1 :]) for k, name in names.items()} if forgetting else None
 
 
 def _groups(total: int, size: int) -> list[range]:
@@ -300,6 +305,11 @@ class _Study:
             seen.append(clip.frames[:, self.stride - 1 :: self.stride].cpu().numpy())
             self.tick(len(truths))
         return np.stack(seen, axis=1)
+
+    def forget(self, truths: list[_Truth], forgetting: Mapping[str, Callable]) -> dict[str, np.ndarray]:
+        """Errors with a part of the memory taken away before every chunk."""
+        paths = [t.c2w for t in truths]
+        return {name: _errors(truths, self.dream(truths, paths, edit)) for name, edit in forgetting.items()}
 
     def compare(self, truths: list[_Truth], dream: np.ndarray) -> dict[str, np.ndarray]:
         """Sums over the scenes, per chunk: errors of the world, the baselines and the codec; SSIM and its count (C, 2);
@@ -395,11 +405,15 @@ def print_table(report: Report, console: Console | None = None) -> None:
     if report.unknown:
         console.print(_chunk_table("layouts that the world does not know, without anchors", report.unknown))
     table = Table("over all chunks", "", title_justify="left")
-    memory = report.memory or {}
+    memories = (("known", report.memory or {}), ("unknown", report.unknown_memory or {}))
     for label, value, unit in (
         ("PSNR", report.psnr, "dB"),
         ("PSNR with another scene's camera", report.swapped_camera_psnr, "dB"),
-        *((f"PSNR from chunk {BEYOND_WINDOW}, memory: {name}", value, "dB") for name, value in memory.items()),
+        *(
+            (f"{where} from chunk {BEYOND_WINDOW}, memory: {name}", value, "dB")
+            for where, memory in memories
+            for name, value in memory.items()
+        ),
         ("commanded direction, not the opposite", report.sign_agreement, ""),
         ("right one of nine commands retrieved", report.retrieval9, ""),
         ("sharpness, of truth", report.sharpness, ""),

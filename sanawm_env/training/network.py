@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -250,8 +251,9 @@ def train_network(
     *,
     processes: int = 1,
     device: str = "cpu",
-) -> None:
-    """Train and leave `network.safetensors` (EMA, float16) and `loss.png` in `out`; goes on from `out/checkpoint.pt`.
+) -> float:
+    """Train and leave the weights (EMA, float16) and `loss.png` in `out`; goes on from `out/checkpoint.pt`. Returns the
+    seconds that the training took, all calls together.
 
     Ctrl-C and SIGTERM finish the step, save a checkpoint and raise KeyboardInterrupt. The samples of a step depend on
     the seed, the step and the number of processes alone. On a CPU, `processes` processes of one thread each take a
@@ -267,11 +269,11 @@ def train_network(
     identity = json.dumps({**parts, "processes": processes}, sort_keys=True)
     saved = _read_checkpoint(out / "checkpoint.pt", identity)
     if saved is not None and saved["step"] >= train.steps:
-        return
+        return saved["seconds"]
     job = config, train, codec.pixel_weights, data, out, identity, torch.device(device)
     if processes == 1:
         _train(0, 1, "", job)
-        return
+        return _read_checkpoint(out / "checkpoint.pt", identity)["seconds"]
     os.environ.update(KEEP_MEMORY)
     with tempfile.TemporaryDirectory() as folder, _stop_signals() as stopped:
         workers = torch.multiprocessing.spawn(_train, (processes, f"file://{folder}/meet", job), processes, join=False)
@@ -283,6 +285,7 @@ def train_network(
                     process.terminate()
     if stopped:
         raise KeyboardInterrupt
+    return _read_checkpoint(out / "checkpoint.pt", identity)["seconds"]
 
 
 def _read_checkpoint(path: Path, identity: str) -> dict | None:
@@ -311,20 +314,21 @@ def _train(rank: int, processes: int, meeting: str, job: tuple) -> None:
         if part is not None
     ]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
-    step, history = 0, []
+    step, history, seconds = 0, [], 0.0
     saved = _read_checkpoint(out / "checkpoint.pt", identity)
     if saved is not None:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         average = {name: value.to(device) for name, value in saved["average"].items()}
-        step, history = saved["step"], saved["history"]
+        step, history, seconds = saved["step"], saved["history"], saved["seconds"]
+    began = time.monotonic() - seconds
 
     def save() -> None:
         if rank:
             return
         parts = {
             "model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average,
-            "step": step, "history": history, "identity": identity,
+            "step": step, "history": history, "seconds": time.monotonic() - began, "identity": identity,
         }  # fmt: skip
         torch.save(parts, out / "checkpoint.partial")
         os.replace(out / "checkpoint.partial", out / "checkpoint.pt")

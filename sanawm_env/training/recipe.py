@@ -9,8 +9,6 @@ of the data, time, machine, numbers.
 
 import hashlib
 import json
-import platform
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -86,20 +84,20 @@ def run(
     footage: Callable[[], Iterable[Footage]] | None = None,
     processes: int = 1,
     device: str = "cpu",
+    machine: str = "",
     console: Console | None = None,
 ) -> Path:
     """Make a world in `out / "world"` and return that folder.
 
     footage: gives one's own clips, at the nano world's picture size, instead of walks through the places; the world
         then knows no places, and is not measured against a renderer.
-    processes, device: see `train_network`; each process takes a batch of its own.
+    processes, device: see `train_network`; each process takes a batch of its own. machine: its name, for the record.
 
     Raises ValueError when `out` holds a run of another recipe; KeyboardInterrupt after Ctrl-C or SIGTERM, with
     everything kept.
     """
     console = console or Console()
     out.mkdir(parents=True, exist_ok=True)
-    started = time.time()
     _keep_recipe(recipe, out / RECIPE)
     if not (out / CODEC).exists():
         with console.status("fitting the codec"):
@@ -115,13 +113,13 @@ def run(
     if footage is not None:
         network = replace(network, caption_channels=1, plucker_channels=PLUCKER_CHANNELS)
         config = replace(NANO, name=out.name, network=network, places={})
-    train_network(config, recipe.train, codec, out / CLIPS, out / NETWORK, processes=processes, device=device)
+    trainers = processes if device == "cpu" else 1  # a GPU is fullest with one
+    seconds = train_network(config, recipe.train, codec, out / CLIPS, out / NETWORK, processes=trainers, device=device)
 
     export_world(config, out / NETWORK, out / CODEC, out / WORLD)
     record = {
-        "recipe": asdict(recipe), "data": data_hash(out / CLIPS), "seconds_of_this_call": round(time.time() - started),
-        "machine": platform.processor() or platform.machine(), "processes": processes, "device": device,
-        "torch": torch.__version__,
+        "recipe": asdict(recipe), "data": data_hash(out / CLIPS), "training_seconds": round(seconds),
+        "machine": machine, "processes": trainers, "device": device, "torch": torch.__version__,
     }  # fmt: skip
     if footage is None:
         report = evaluate(out / WORLD, recipe.validation_scenes, role="validation")
