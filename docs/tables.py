@@ -1,8 +1,9 @@
-"""The tables of README.md and precision.md, from the numbers in docs/benchmarks: `python docs/tables.py`.
+"""The tables of README.md, nano.md and precision.md, from the numbers in docs/benchmarks: `python docs/tables.py`.
 
-The numbers come from `sanawm evaluate --scenes 24 --seed 2027 --unknown-scenes 12 --json nano_evaluate.json`,
+The numbers come from `sanawm evaluate --scenes 64 --unknown-scenes 64 --seed 2028 --json nano_evaluate.json`,
+`sanawm study --scenes 16 --seed 2028 --json nano_study.json`,
 `sanawm bench --json nano_bench_{1,2}_threads.json` and
-`sanawm precision --scenes 24 --seed 2027 --json nano_precision.json`.
+`sanawm precision --scenes 24 --seed 2028 --json nano_precision.json`.
 """
 
 import json
@@ -29,11 +30,11 @@ def quality(report: dict) -> str:
 
 def unknown(report: dict) -> str:
     """The same for layouts the world has never seen, without an anchor."""
-    rows = [
-        [str(i), f"{c['psnr']:.1f}", f"{c['baselines']['rotation_homography']['psnr']:.1f}", f"{c['codec']:.1f}"]
-        for i, c in enumerate(report["unknown"], start=1)
-    ]
-    return table(["chunk", "all pixels", "rotation homography", "codec"], rows)
+    rows = []
+    for i, c in enumerate(report["unknown"], start=1):
+        baselines = [c["baselines"][name]["psnr"] for name in ("rotation_homography", "plane_warp")]
+        rows.append([str(i), *(f"{x:.1f}" for x in (c["psnr"], *baselines, c["codec"])), f"{c['ssim']:.2f}"])
+    return table(["chunk", "all", "rotation homography", "fixed plane", "codec", "SSIM"], rows)
 
 
 def scalars(report: dict) -> str:
@@ -42,11 +43,62 @@ def scalars(report: dict) -> str:
         "retrieval9": "own command nearest among nine renderings",
         "psnr": "PSNR of all chunks, dB",
         "swapped_camera_psnr": "the same, driven along another scene's path, dB",
-        "psnr_from_chunk_2": "PSNR from chunk 2 on, dB",
-        "gdn_zeroed_psnr": "the same, recurrent state zeroed before every chunk, dB",
         "sharpness": "sharpness over that of the truth",
     }
     return table(["measure", "value"], [[text, f"{report[name]:.2f}"] for name, text in names.items()])
+
+
+def memory(report: dict) -> str:
+    """PSNR beyond the attention window with parts of the memory taken away."""
+    names = ("kept", "no recurrence", "no window", "neither")
+    known, unknown = report["memory"], report["unknown_memory"]
+    columns = ["PSNR from chunk 4 on, dB", "all memory", "recurrent state zeroed", "window emptied", "both"]
+    rows = [["known places", known], ["unknown layouts", unknown]]
+    return table(columns, [[where, *(f"{values[name]:.2f}" for name in names)] for where, values in rows])
+
+
+def poses(findings: dict) -> str:
+    """Means, and medians in brackets."""
+    kinds = {"dream": "the dream", "truth": "true frames (the estimator's own error)", "frozen": "never moving"}
+    rows = []
+    for kind, text in kinds.items():
+        errors = findings["camera"][kind]
+        cells = (f"{errors[k]:.2f} ({errors[k + '_median']:.2f})" for k in ("rot_err_deg", "trans_err", "cam_mc"))
+        rows.append([text, *cells])
+    return table(["camera recovered from", "RotErr, degrees", "TransErr, m", "CamMC"], rows)
+
+
+def loops(findings: dict) -> str:
+    rows = []
+    for loop in findings["closure"]:
+        rows.append([str(loop["chunks"]), f"{loop['psnr']:.1f}", f"{loop['ssim']:.2f}", f"{loop['codec_psnr']:.1f}"])
+    return table(["chunks, out and back", "last frame to first, dB", "SSIM", "codec, dB"], rows)
+
+
+def long_walk(findings: dict) -> str:
+    columns = ["chunk", "PSNR", "brightness", "contrast", "gradient", "state norm", "camera state norm"]
+    keys, rows = ("brightness", "contrast", "gradient", "kv_norm", "camera_kv_norm"), []
+    for row in findings["drift"]:
+        if row["chunk"] in (1, 2, 4, 8, 16, 24, 32, 40):
+            rows.append([str(row["chunk"]), f"{row['psnr']:.1f}", *(f"{row[key]:.2f}" for key in keys)])
+    return table(columns, rows)
+
+
+def two_seeds(findings: dict) -> str:
+    pair = findings["seeds"]
+    rows = [
+        ["two seeds against each other", f"{pair['visible']:.1f}", f"{pair['unseen']:.1f}"],
+        ["either against the truth", f"{pair['truth_visible']:.1f}", f"{pair['truth_unseen']:.1f}"],
+    ]
+    return table(["PSNR, dB", "seen in the first frame", "unseen"], rows)
+
+
+def step_lists(findings: dict) -> str:
+    rows = [
+        [str(len(s["timesteps"])), *(f"{s[k]:.2f}" for k in ("known", "unknown", "ssim", "sharpness", "seconds"))]
+        for s in findings["steps"]
+    ]
+    return table(["denoising steps", "known, dB", "unknown, dB", "SSIM", "sharpness", "seconds per chunk"], rows)
 
 
 def speed(benches: list[dict]) -> str:
@@ -97,10 +149,15 @@ def precision_tables() -> list[str]:
     return [fidelity(report), following(report)]
 
 
+def nano_tables() -> list[str]:
+    findings, parts = read("nano_study"), (poses, loops, long_walk, two_seeds, step_lists)
+    return [memory(read("nano_evaluate")), *(part(findings) for part in parts)]
+
+
 def readme_tables() -> list[str]:
     report, benches = read("nano_evaluate"), [read("nano_bench_1_threads"), read("nano_bench_2_threads")]
     return [quality(report), unknown(report), scalars(report), speed(benches), operations(benches[0])]
 
 
 if __name__ == "__main__":
-    print("\n\n".join(readme_tables() + precision_tables()))
+    print("\n\n".join(readme_tables() + nano_tables() + precision_tables()))

@@ -182,6 +182,21 @@ def test_evaluate_prints_a_table_and_writes_numbers_and_a_sheet(tmp_path, capsys
     assert "scenes must be" in refused(capsys, "evaluate", "--scenes", 0, "--out", tmp_path)
 
 
+def test_study_writes_its_numbers_and_curves(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sanawm_env.training.study.STEPS", (1, 2))
+    numbers = tmp_path / "numbers.json"
+    command = ("study", "--scenes", 1, "--chunks", 2, "--role", "validation", "--out", tmp_path)
+    sanawm(*command, "--json", numbers)
+    findings = json.loads(numbers.read_text())
+    assert [len(step["timesteps"]) for step in findings["steps"]] == [1, 2]
+    assert [row["chunk"] for row in findings["drift"]] == list(range(1, 11)) and findings["drift"][-1]["kv_norm"] > 0
+    assert findings["camera"]["dream"]["rot_err_deg"] < 90 and findings["seeds"]["repeatable"]
+    printed = capsys.readouterr().out
+    assert "same bytes: yes" in printed and f"{findings['closure'][0]['psnr']:.2f}" in printed
+    assert Image.open(tmp_path / "drift.png").width > 800
+    assert "scenes must be" in refused(capsys, "study", "--scenes", 0, "--out", tmp_path)
+
+
 SMALLEST = {
     "network": {"hidden_size": 64, "num_heads": 1, "depth": 2}, "codec": {"clips": 2, "channels": 16},
     "clips": {"clips": 2, "chunks": 2}, "train": {"batch_size": 1, "single_chunk_steps": 1, "max_chunks": 2},

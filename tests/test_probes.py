@@ -1,14 +1,9 @@
 """The probes of a world say the right thing of worlds that are known: the renderer itself, and one that never moves."""
 
-import json
-
 import numpy as np
 import pytest
-from PIL import Image
-from rich.console import Console
 
 from sanawm_env.metrics.pose import pose_errors, relative
-from sanawm_env.training import study as studies
 from sanawm_env.training.align import locate, track
 from sanawm_env.training.nano import NANO
 from sanawm_env.training.probes import camera_errors, drift, loop_closure, seeds
@@ -66,18 +61,3 @@ def test_seeds_are_compared_where_the_first_frame_saw_and_elsewhere():
     pair = seeds(truth(), 1, 3, 1, stride=12)
     assert pair.repeatable and pair.visible is None and pair.unseen is None  # the renderer knows no chance
     assert pair.truth_visible > 15
-
-
-def test_a_study_of_nano_has_tables_and_curves(tmp_path, monkeypatch):
-    monkeypatch.setattr(studies, "STEPS", (1, 2))
-    findings = studies.study("nano", scenes=1, seed=5, chunks=2, role="validation")
-    assert [step.timesteps for step in findings.steps] == [(1000,), (1000, 500)]
-    assert [row.chunk for row in findings.drift] == list(range(1, 11))
-    assert findings.drift[-1].kv_norm > 0 and findings.seeds.repeatable
-    assert json.loads(findings.to_json())["camera"]["dream"]["rot_err_deg"] < 90
-    console = Console(width=100)
-    with console.capture() as captured:
-        studies.print_findings(findings, console)
-    assert "same bytes: yes" in captured.get() and f"{findings.closure[0].psnr:.2f}" in captured.get()
-    studies.plot_drift(findings, tmp_path / "drift.png")
-    assert Image.open(tmp_path / "drift.png").width > 800

@@ -23,8 +23,10 @@ def test_the_python_blocks_run_one_after_the_other():
 
 def test_the_tables_are_the_committed_numbers():
     tables = runpy.run_path(str(ROOT / "docs" / "tables.py"))
-    precision = (ROOT / "docs" / "precision.md").read_text()
-    for text, made in ((README, tables["readme_tables"]()), (precision, tables["precision_tables"]())):
+    nano, precision = ((ROOT / "docs" / name).read_text() for name in ("nano.md", "precision.md"))
+    for text, made in (
+        (README, tables["readme_tables"]()), (nano, tables["nano_tables"]()), (precision, tables["precision_tables"]())
+    ):  # fmt: skip
         assert made
         for table in made:
             assert table in text

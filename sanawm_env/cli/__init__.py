@@ -110,20 +110,17 @@ class Evaluate:
     json: Path | None = None
     """Where to write the numbers."""
     out: Path = Path("runs/evaluate")
-    """Folder for truth_vs_dream.png and, of the probes, drift.png."""
+    """Folder for truth_vs_dream.png."""
     timesteps: str | None = None
     """Another list of noise levels, such as "1000,700"; None for the world's own."""
     unknown_scenes: int = 0
     """Also measure this many walks in layouts the world does not know, without anchors."""
     role: Literal["evaluate", "validation"] = "evaluate"
     """Which walks: those kept for the record, or those that decisions may look at."""
-    probes: bool = False
-    """Also: poses from pixels, loops, a long walk, two seeds, numbers of denoising steps. Takes some minutes."""
 
     def run(self) -> None:
         from sanawm_env.recording.rollout import check_writable
         from sanawm_env.training.evaluate import evaluate, print_table, save_sheet
-        from sanawm_env.training.study import plot_drift, print_findings, study
 
         for folder in (self.out, *([self.json.parent] if self.json else [])):
             check_writable(folder)
@@ -137,15 +134,38 @@ class Evaluate:
         print_table(report, console)
         save_sheet(report, sheet)
         console.print(f"sheet {sheet}", soft_wrap=True)
-        numbers = json.loads(report.to_json())
-        if self.probes:
-            findings = study(self.world, self.scenes, self.seed, self.chunks, self.role)
-            print_findings(findings, console)
-            plot_drift(findings, self.out / "drift.png")
-            console.print(f"curves {self.out / 'drift.png'}", soft_wrap=True)
-            numbers["probes"] = json.loads(findings.to_json())
         if self.json:
-            self.json.write_text(json.dumps(numbers, indent=1) + "\n")
+            self.json.write_text(report.to_json() + "\n")
+            console.print(f"numbers {self.json}", soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Probe a nano world for some minutes: poses from pixels, loops, a long walk, two seeds, numbers of steps."""
+
+    world: str = "nano"
+    scenes: int = 16
+    seed: int = 0
+    chunks: int = 8
+    role: Literal["evaluate", "validation"] = "evaluate"
+    """Which walks: those kept for the record, or those that decisions may look at."""
+    json: Path | None = None
+    """Where to write the numbers."""
+    out: Path = Path("runs/study")
+    """Folder for drift.png."""
+
+    def run(self) -> None:
+        from sanawm_env.recording.rollout import check_writable
+        from sanawm_env.training.study import plot_drift, print_findings, study
+
+        for folder in (self.out, *([self.json.parent] if self.json else [])):
+            check_writable(folder)
+        findings = study(self.world, self.scenes, self.seed, self.chunks, self.role)
+        print_findings(findings, console)
+        plot_drift(findings, self.out / "drift.png")
+        console.print(f"curves {self.out / 'drift.png'}", soft_wrap=True)
+        if self.json:
+            self.json.write_text(findings.to_json() + "\n")
             console.print(f"numbers {self.json}", soft_wrap=True)
 
 
@@ -275,6 +295,7 @@ Command = (
     Annotated[Rollout, tyro.conf.subcommand("rollout")]
     | Annotated[Render, tyro.conf.subcommand("render")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Study, tyro.conf.subcommand("study")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Fetch, tyro.conf.subcommand("fetch")]
     | Annotated[EncodePrompts, tyro.conf.subcommand("encode-prompts")]
