@@ -1,6 +1,6 @@
-"""The tables of README.md, nano.md and precision.md, from the numbers in docs/benchmarks: `python docs/tables.py`.
+"""Puts the numbers of docs/benchmarks into the tables of README.md, nano.md and precision.md: `python docs/tables.py`.
 
-The numbers come from `sanawm evaluate --scenes 64 --unknown-scenes 64 --seed 2028 --json nano_evaluate.json`,
+A table is found by its first line. The numbers come from `sanawm evaluate --scenes 64 --unknown-scenes 64 --seed 2028 --json nano_evaluate.json`,
 `sanawm study --scenes 16 --seed 2028 --json nano_study.json`,
 `sanawm bench --json nano_bench_{1,2}_threads.json` and
 `sanawm precision --scenes 24 --seed 2028 --json nano_precision.json`.
@@ -159,5 +159,21 @@ def readme_tables() -> list[str]:
     return [quality(report), unknown(report), scalars(report), speed(benches), operations(benches[0])]
 
 
+def fill(path: Path, tables: list[str]) -> None:
+    """Replace the tables of a page that have the same columns."""
+    text = path.read_text()
+    for made in tables:
+        columns = made.split("\n", 1)[0]
+        if text.count(columns + "\n") != 1:
+            raise ValueError(f"{path} must have one table with the columns {columns}")
+        before, after = text.split(columns + "\n")
+        rest = after.split("\n\n", 1)[1] if "\n\n" in after else ""
+        text = f"{before}{made}\n\n{rest}".rstrip("\n") + "\n"
+    path.write_text(text)
+
+
 if __name__ == "__main__":
-    print("\n\n".join(readme_tables() + nano_tables() + precision_tables()))
+    docs = Path(__file__).parent
+    fill(docs.parent / "README.md", readme_tables())
+    fill(docs / "nano.md", nano_tables())
+    fill(docs / "precision.md", precision_tables())
