@@ -1,6 +1,7 @@
 """Puts the numbers of docs/benchmarks into the tables of README.md, nano.md and precision.md: `python docs/tables.py`.
 
-A table is found by its first line. The numbers come from `sanawm evaluate --scenes 64 --unknown-scenes 64 --seed 2028 --json nano_evaluate.json`,
+A table is found by its first line. The numbers come from
+`sanawm evaluate --scenes 64 --unknown-scenes 64 --seed 2028 --json nano_evaluate.json`,
 `sanawm study --scenes 16 --seed 2028 --json nano_study.json`,
 `sanawm bench --json nano_bench_{1,2}_threads.json` and
 `sanawm precision --scenes 24 --seed 2028 --json nano_precision.json`.

@@ -220,6 +220,13 @@ def test_a_nano_world_is_trained_from_nothing_made_longer_and_resumed(tmp_path, 
     assert "another recipe" in refused(capsys, *command)
     recipe.write_text(json.dumps({"colour": "red"}))
     assert "unknown part 'colour'" in refused(capsys, *command)
+    recipe.write_text(json.dumps({"clips": {"unknown_fraction": 2}}))
+    assert "in 0..1" in refused(capsys, *command)
+    for option, value, sentence in (
+        ("--steps", 0, "steps must be at least 1"), ("--processes", 0, "at least 1"), ("--device", "abacus", "abacus"),
+    ):  # fmt: skip
+        assert sentence in refused(capsys, "train", "--out", tmp_path / "x", option, value)
+    assert not (tmp_path / "x").exists()
     assert "leave out" in refused(capsys, "train", "--quick", "--config", recipe, "--out", tmp_path / "x")
 
 

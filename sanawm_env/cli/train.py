@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from rich.console import Console
 
@@ -18,9 +17,13 @@ from sanawm_env.training.nano import NANO
 from sanawm_env.training.recipe import QUICK, Recipe, run
 from sanawm_env.world.images import fit_image
 from sanawm_env.world.lens import fit_lens
+from sanawm_env.world.world import usable_device
 
 
 def train(options, console: Console) -> None:
+    device = usable_device(options.device)
+    if options.processes < 1:
+        raise ValueError(f"--processes must be at least 1, got {options.processes}.")
     recipe = QUICK if options.quick else Recipe()
     if options.config is not None:
         if options.quick:
@@ -33,8 +36,8 @@ def train(options, console: Console) -> None:
         footage = partial(map, read_clip, clip_folders(options.data))
     check_writable(options.out)
     world = run(
-        recipe, options.out, footage=footage, processes=options.processes, device=options.device,
-        machine=machine_name(torch.device(options.device)), console=console,
+        recipe, options.out, footage=footage, processes=options.processes, device=str(device),
+        machine=machine_name(device), console=console,
     )  # fmt: skip
     console.print(f"world {world} (try: sanawm rollout --world {world} --actions w-48)", soft_wrap=True)
 

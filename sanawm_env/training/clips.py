@@ -57,6 +57,13 @@ class ClipsConfig:
     shard_clips: int = 50
     seed: int = 0
 
+    def __post_init__(self):
+        for name in ("clips", "chunks", "shard_clips"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.unknown_fraction <= 1:
+            raise ValueError(f"unknown_fraction must lie in 0..1, got {self.unknown_fraction}")
+
 
 def generate(out: Path | str, codec: PatchPCACodec, config: ClipsConfig, role: str = "train", workers: int = 1) -> None:
     """Write walks to the folder `out`, in shards that are either absent or complete, with `workers` processes.

@@ -70,6 +70,11 @@ class TrainConfig:
     bf16: bool = True  # products in bfloat16, weights and sums in float32
     seed: int = 0
 
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "warmup", "max_chunks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
 
 def untrained(config: WorldConfig, generator: torch.Generator) -> torch.nn.ModuleDict:
     """The network of a world and, where it knows places, its place map; by the names of their files."""

@@ -52,7 +52,9 @@ class Recipe:
 
     @classmethod
     def load(cls, path: Path) -> "Recipe":
-        """Read what `to_json` wrote, or a part of it; ValueError in one sentence where it is something else."""
+        """Read what `to_json` wrote, or a part of it; FileNotFoundError or ValueError in one sentence."""
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no recipe {path}; a run leaves its own as {RECIPE}.")
         kinds = {f.name: type(f.default) for f in fields(cls)}
         try:
             data = json.loads(path.read_text())

@@ -74,12 +74,7 @@ class World:
         if unknown := [option for option in options if option not in known]:
             raise TypeError(f"A world is loaded with the options {', '.join(known)}, not {', '.join(unknown)}.")
         folder = world_folder(name)
-        try:
-            device = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0"
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"The device {str(device)!r} cannot be used here: {reason}") from error
-        return _load(folder.resolve(), device, LoadOptions(**options))
+        return _load(folder.resolve(), usable_device(device), LoadOptions(**options))
 
     def __deepcopy__(self, memo: dict) -> "World":
         """Itself: a world is weights and pure functions, there is nothing to copy."""
@@ -290,6 +285,15 @@ def _load(folder: Path, device: torch.device, options: LoadOptions) -> World:
     if any(changes):
         digest.update(repr(changes).encode())
     return World(engine, digest.hexdigest(), sorted((folder / "starts").glob("*.png")), options)
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device itself ("cuda" becomes "cuda:0"); ValueError where it cannot be used."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"The device {str(device)!r} cannot be used here: {reason}") from error
 
 
 def _content_key(*parts: bytes) -> str:
