@@ -39,7 +39,8 @@ def test_a_clip_is_rendered_along_a_path(folder, start, tmp_path):
     assert path.c2w.shape == (17, 4, 4)  # frame 0 and 12 frames, filled up to whole latents
     assert path.c2w[12, 2, 3] > 0
     np.testing.assert_array_equal(path.c2w[12], path.c2w[16])
-    np.testing.assert_allclose(path.intrinsics[0], [[48, 0, 48], [0, 48, 32], [0, 0, 1]], atol=1e-4)
+    # in pixels of the video, which shows each of the picture's as a square of five
+    np.testing.assert_allclose(path.intrinsics[0], [[240, 0, 240], [0, 240, 160], [0, 0, 1]], atol=1e-4)
     meta = json.loads((out / "meta.json").read_text())
     assert meta["num_frames"] == 17 and meta["mode"] == "bidirectional" and not meta["interrupted"]
     assert len(read_video(out / "video.mp4")) == 17

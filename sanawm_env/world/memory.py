@@ -24,6 +24,7 @@ from sanawm_env.camera.intrinsics import intrinsics_from_fov
 from sanawm_env.codec.ltx2 import LTX2Codec
 from sanawm_env.codec.patch_pca import PatchPCACodec
 from sanawm_env.network.model import SanaWM
+from sanawm_env.network.place_map import PlaceMap
 from sanawm_env.network.precision import weight_bytes
 from sanawm_env.refiner.runner import Refiner
 from sanawm_env.world.config import WorldConfig
@@ -191,8 +192,10 @@ class _Rehearsal(SanaEngine):
         self.config, self.refiner = config, refiner  # what _features asks for
         prompts: Any = SimpleNamespace(features=self._features)
         super().__init__(
-            replace(config, sampler=sampler), network, codec, META_DEVICE, prompts=prompts, refiner=refiner
-        )
+            replace(config, sampler=sampler), network, codec, META_DEVICE,
+            # conditions are made in the host's memory
+            place_map=PlaceMap(config.places) if config.places else None, prompts=prompts, refiner=refiner,
+        )  # fmt: skip
         parts = [network, _module(codec)] + ([refiner.transformer] if refiner else [])
         self.live = LiveBytes(parts)
 
