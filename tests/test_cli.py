@@ -239,6 +239,7 @@ def test_a_nano_world_is_trained_on_footage(tmp_path, capsys):
     sanawm(*command, "--data", clips, "--out", tmp_path / "own")
     world = World.load(tmp_path / "own" / "world")
     assert world.config.name == "own" and world.config.places == {} and not world.starts
+    assert Image.open(tmp_path / "own" / "truth_vs_dream.png").width > 400
     sanawm("rollout", "--world", tmp_path / "own" / "world", "--image", ROOT / "docs" / "contact_sheet.png",
            "--actions", "w-24", "--out", tmp_path / "back")  # fmt: skip
     assert "No clips in" in refused(capsys, *command, "--data", tmp_path / "none", "--out", tmp_path / "x")

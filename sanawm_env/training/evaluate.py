@@ -27,7 +27,7 @@ nano.md). What the numbers mean:
 """
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from os import PathLike
 
@@ -456,13 +456,19 @@ def save_sheet(report: Report, path: str | PathLike, scale: int = 2) -> None:
     """
     if not report.examples:
         raise ValueError("This report holds no examples to show; evaluate with examples=1 or more.")
-    height, width = (scale * side for side in report.examples[0].start.shape[:2])
-    columns = len(report.examples[0].chunks)
-    margin, gap, label, block_gap, title = 24, 4, 22, 22, 34
+    title = f"{report.world}: truth and dream, {report.scenes} walks of seed {report.seed}"
+    draw_sheet(title, report.examples, path, scale)
+
+
+def draw_sheet(title: str, examples: Sequence[Example], path: str | PathLike, scale: int = 2) -> None:
+    """Write a PNG of examples that have equally many chunks; see `save_sheet`."""
+    height, width = (scale * side for side in examples[0].start.shape[:2])
+    columns = len(examples[0].chunks)
+    margin, gap, label, block_gap, head = 24, 4, 22, 22, 34
     block = 2 * height + gap + label
     left = margin + width + 64
-    rows = len(report.examples) * (block + block_gap) - block_gap
-    size = left + columns * (width + gap) - gap + margin, 2 * margin + title + label + rows
+    rows = len(examples) * (block + block_gap) - block_gap
+    size = left + columns * (width + gap) - gap + margin, 2 * margin + head + label + rows
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
     ink, faint = (38, 42, 48), (128, 134, 142)
@@ -473,12 +479,12 @@ def save_sheet(report: Report, path: str | PathLike, scale: int = 2) -> None:
     def paste(picture: np.ndarray, x: int, y: int) -> None:
         sheet.paste(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC), (x, y))
 
-    write(margin, margin, f"{report.world}: truth and dream, {report.scenes} walks of seed {report.seed}", 18)
-    top = margin + title
-    for column, chunk in enumerate(report.examples[0].chunks):
+    write(margin, margin, title, 18)
+    top = margin + head
+    for column, chunk in enumerate(examples[0].chunks):
         write(left + column * (width + gap) + width / 2, top, f"end of chunk {chunk}", colour=faint, anchor="ma")
     top += label
-    for row, example in enumerate(report.examples):
+    for row, example in enumerate(examples):
         y = top + row * (block + block_gap)
         paste(example.start, margin, y + (height + gap) // 2)
         write(margin, y + (height + gap) // 2 - 18, f"walk {example.scene + 1}, {example.place}")

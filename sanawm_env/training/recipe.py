@@ -13,19 +13,22 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 
+from sanawm_env.camera.trajectory import relative_to_first
 from sanawm_env.codec.patch_pca import PatchPCACodec, to_patches
 from sanawm_env.network.config import SanaWMConfig
-from sanawm_env.training.clips import ClipsConfig, Footage, generate, sample_frames_for_codec, store
-from sanawm_env.training.evaluate import evaluate, print_table, save_sheet
+from sanawm_env.training.clips import ClipsConfig, Footage, generate, load, sample_frames_for_codec, store
+from sanawm_env.training.evaluate import Example, draw_sheet, evaluate, print_table, save_sheet
 from sanawm_env.training.nano import NANO, export_world
 from sanawm_env.training.network import TrainConfig, train_network
 from sanawm_env.world.conditions import PLUCKER_CHANNELS
+from sanawm_env.world.world import World
 
 CODEC, CLIPS, NETWORK, WORLD = "codec.safetensors", "clips", "network", "world"
-RECIPE, RECORD = "recipe.json", "training.json"
+RECIPE, RECORD, SHEET = "recipe.json", "training.json", "truth_vs_dream.png"
 
 
 @dataclass(frozen=True)
@@ -126,8 +129,10 @@ def run(
     if footage is None:
         report = evaluate(out / WORLD, recipe.validation_scenes, role="validation")
         print_table(report, console)
-        save_sheet(report, out / "truth_vs_dream.png")
+        save_sheet(report, out / SHEET)
         record["validation"] = json.loads(report.to_json())
+    else:
+        draw_sheet("footage and dream", _dreams(World.load(out / WORLD), load(out / CLIPS)), out / SHEET)
     (out / WORLD / RECORD).write_text(json.dumps(record, indent=1) + "\n")
     return out / WORLD
 
@@ -153,6 +158,25 @@ def _patches(config: CodecConfig, footage: Callable[[], Iterable[Footage]] | Non
         whole = 1 + (len(clip.frames) - 1) // 8 * 8
         patches.append(to_patches(torch.from_numpy(clip.frames[:whole])[None]).flatten(0, 3))
     return torch.cat(patches)
+
+
+def _dreams(world: World, clips: dict[str, torch.Tensor], count: int = 4) -> list[Example]:
+    """The first pieces of the footage, as the codec shows them, beside what the world makes of their first pictures."""
+    examples, codec, size = [], world.engine.codec, world.config.chunk_frames
+    for latents, c2w, lens in zip(clips["latents"][:count], clips["c2w"].numpy(), clips["intrinsics"], strict=False):
+        frames = codec.decode(latents[None].float(), first=True)[0].numpy()
+        c2w = relative_to_first(c2w.astype(np.float64))
+        state, chunks = (
+            world.begin(world.scene(frames[0], intrinsics=lens.numpy()), seed=0),
+            range(size, len(frames), size),
+        )
+        dream = []
+        for end in chunks:
+            state, clip = world.advance(state, c2w[end - size + 1 : end + 1])
+            dream.append(clip.frames[0, -1].numpy())
+        numbers = tuple(end // size for end in chunks)
+        examples.append(Example(len(examples), "footage", frames[0], numbers, frames[list(chunks)], np.stack(dream)))
+    return examples
 
 
 def data_hash(clips: Path) -> str:
