@@ -53,7 +53,7 @@ class TrainConfig:
     it no dearer than three single chunks.
     """
 
-    steps: int = 6000
+    steps: int = 5500
     batch_size: int = 6  # single chunks, in each process
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
