@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.network.model import SanaWM
-from sanawm_env.training.network import initialise
+from sanawm_env.training.initial import initialise
 from sanawm_env.world.prompts import Prompts
 from sanawm_env.world.weights import world_config
 

@@ -7,7 +7,7 @@ from torch import nn
 from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.network.model import SanaWM
 from sanawm_env.network.precision import PRECISIONS, quantize, quantized_layers
-from sanawm_env.training.network import initialise
+from sanawm_env.training.initial import initialise
 
 pytest.importorskip("torchao")
 CONFIG = SanaWMConfig(

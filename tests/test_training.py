@@ -16,8 +16,9 @@ from sanawm_env.network.model import SanaWM
 from sanawm_env.network.place_map import PlaceMap
 from sanawm_env.training import network as training
 from sanawm_env.training.clips import ClipsConfig, generate, load
+from sanawm_env.training.initial import initialise, parts_of, untrained
 from sanawm_env.training.nano import NANO
-from sanawm_env.training.network import TrainConfig, draw, initialise, parts_of, train_network, untrained
+from sanawm_env.training.network import TrainConfig, draw, train_network
 from sanawm_env.training.raycast import intrinsics
 from sanawm_env.world.conditions import camera_inputs, place_token
 from sanawm_env.world.sampler import data_from_v, v_target

@@ -11,7 +11,7 @@ from sanawm_env.camera.twist import hold
 from sanawm_env.codec.patch_pca import PatchPCACodec
 from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.network.model import SanaWM
-from sanawm_env.training.network import initialise
+from sanawm_env.training.initial import initialise
 from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.sampler import SamplerConfig
 from sanawm_env.world.world import World

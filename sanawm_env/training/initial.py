@@ -1,0 +1,128 @@
+"""Starting weights of the nano world: at step 0 the network already shows what was seen in each ray's direction.
+
+nano.md section 1 asks for such a start: attention to rotation-aligned neighbours was the largest single gain in early
+learning.
+"""
+
+import math
+
+import torch
+
+from sanawm_env.codec.patch_pca import LATENT_STD
+from sanawm_env.network.mixers import GDNMixer, WindowMixer
+from sanawm_env.network.model import SanaWM
+from sanawm_env.network.place_map import PlaceMap
+from sanawm_env.world.config import WorldConfig
+
+NETWORK, PLACES = "network", "places"
+
+
+def untrained(config: WorldConfig, generator: torch.Generator) -> torch.nn.ModuleDict:
+    """The network of a world and, where it knows places, its place map; by the names of their files."""
+    parts = torch.nn.ModuleDict({NETWORK: SanaWM(config.network)})
+    initialise(parts[NETWORK], generator)
+    if config.places:
+        parts[PLACES] = PlaceMap(config.places)
+        torch.nn.init.normal_(parts[PLACES].cells, std=0.1, generator=generator)
+    return parts
+
+
+def parts_of(model: torch.nn.ModuleDict) -> tuple[SanaWM, PlaceMap | None]:
+    return model[NETWORK], dict(model.items()).get(PLACES)
+
+
+def initialise(model: SanaWM, generator: torch.Generator) -> None:
+    """Set every weight of a network.
+
+    Linears are scaled by fan-in; residual branches and output start small. GDN blocks start remembering for about a
+    hundred frames, with a key convolution that passes the current frame. The camera branch of the softmax blocks holds
+    the geometry (`_look_along_the_ray`), and the first of them copies what it finds to the output (`_copy_path`).
+    """
+    for name, parameter in model.named_parameters():
+        if name.endswith(("norm.weight", "norm_cam.weight")):
+            continue
+        if parameter.ndim > 1 and "table" not in name:
+            fan_in = parameter[0].numel()
+            small = 0.1 if name.endswith(("attn.proj.weight", "point_conv.conv.weight", "t_conv.weight")) else 1.0
+            torch.nn.init.normal_(parameter, std=small * fan_in**-0.5, generator=generator)
+        else:
+            torch.nn.init.zeros_(parameter)
+    with torch.no_grad():
+        model.x_embedder.proj.weight.div_(LATENT_STD)
+        model.t_block[1].weight.mul_(0.1)
+        for block in model.blocks:
+            block.scale_shift_table[2] = block.scale_shift_table[5] = 1.0
+            block.attn.output_gate.bias.fill_(1.0)
+            block.attn.output_gate.weight.mul_(0.1)
+            block.attn.dt_bias.fill_(math.log(math.expm1(0.01)))
+            if isinstance(block.attn, GDNMixer):
+                block.attn.conv_k.weight[..., -1] = block.attn.conv_k_cam.weight[..., -1] = 1.0
+        noisy = _noise_channel(model)
+        softmax = [block for block in model.blocks if isinstance(block.attn, WindowMixer)]
+        for block in softmax:
+            _look_along_the_ray(block.attn, noisy)
+        if softmax:
+            _copy_path(model, softmax[0])
+
+
+def _writers(model: SanaWM) -> list[torch.Tensor]:
+    """The matrices that add to the residual stream after the latents, one row per channel."""
+    parts = ("plucker_proj", "attn.proj", "cross_attn.proj", "mlp.point_conv.conv", "mlp.t_conv")
+    return [block.get_submodule(part).weight for block in model.blocks for part in parts]
+
+
+def _noise_channel(model: SanaWM) -> int:
+    """Reserve the last residual channel: the modulation shifts it to 1 in noisy frames, in clean ones it stays 0."""
+    channel = model.config.hidden_size - 1
+    timesteps = torch.cat((torch.zeros(1), torch.linspace(50, 1000, 40)))
+    features = torch.nn.functional.silu(model.t_embedder(timesteps))
+    wanted = (timesteps > 0).float()[:, None]
+    ridge = 1e-3 * torch.eye(features.shape[1])
+    row = torch.linalg.solve(features.T @ features + ridge, features.T @ wanted)[:, 0]
+    model.t_block[1].weight[channel] = row  # the first of the six modulation rows: the shift before self-attention
+    for writer in _writers(model):
+        writer.sub_(writer.mean(0))  # LayerNorm would spread a common offset into the channel
+        writer[channel] = 0
+    return channel
+
+
+def _look_along_the_ray(mixer: WindowMixer, noisy: int) -> None:
+    """Queries and keys as one constant vector along the viewing ray: after the ray transform their product is the
+    cosine between two rays in the world. Noisy tokens step back: a component that no query looks at takes up their
+    norm. A neighbouring cell is a cosine of 0.995, so nothing else may stir the keys at the start."""
+    sharpness = torch.linspace(6.0, 12.0, mixer.heads)
+    for proj, norm in ((mixer.q_proj_cam, mixer.q_norm_cam), (mixer.k_proj_cam, mixer.k_norm_cam)):
+        proj.weight.zero_()
+        head = proj.bias.unflatten(0, (mixer.heads, -1))
+        half = head.shape[1] // 2
+        head[:, 2:half:4] = 1.0  # z of every group of four
+        norm.weight.unflatten(0, (mixer.heads, -1))[:, :half] = sharpness[:, None]
+    mixer.k_proj_cam.weight.unflatten(0, (mixer.heads, -1))[:, half, noisy] = 2.0
+
+
+def _copy_path(model: SanaWM, block: torch.nn.Module) -> None:
+    """Latents enter the first channels; the camera branch of `block` carries the strongest of them, in the x, y, z of
+    its groups, to the channels behind; the output reads them there (minus the data is the v-prediction at full noise).
+    Does nothing where the network is too narrow."""
+    mixer, latents, width = block.attn, model.config.latent_channels, model.config.hidden_size
+    half = model.config.head_dim // 2
+    seats = torch.arange(width).view(mixer.heads, -1)[:, :half].unflatten(1, (-1, 4))[..., :3].flatten()
+    count = min(len(seats), latents, width - latents - 3)
+    if count <= 0:
+        return
+    seats, source, target = seats[:count], torch.arange(count), latents + torch.arange(count)
+    for writer in _writers(model):
+        writer[: latents + count] *= 0.1
+    model.x_embedder.proj.weight.zero_()
+    model.x_embedder.proj.weight.flatten(1)[torch.arange(latents), torch.arange(latents)] = 1 / LATENT_STD
+    # two large constants make LayerNorm nearly linear, so that contrast survives the copy
+    model.x_embedder.proj.bias[width - 3 : width - 1] = torch.tensor([8.0, -8.0])
+    mixer.v_proj_cam.weight[seats] = 0
+    mixer.v_proj_cam.weight[seats, source] = 1.0
+    mixer.out_proj_cam.weight[target] = 0
+    mixer.out_proj_cam.weight[target, seats] = 1.0
+    mixer.qkv.weight[2 * width + target] = 0  # the main branch's values would be added there
+    mixer.proj.weight[target] = 0
+    mixer.proj.weight[target, target] = 1.4  # undoes the output gate, SiLU(1) = 0.73
+    model.final_layer.linear.weight.mul_(0.1)
+    model.final_layer.linear.weight[source, target] = -1.5 * LATENT_STD
