@@ -2,7 +2,7 @@
 
 A table is found by its first line. The numbers come from
 `sanawm evaluate --scenes 64 --unknown-scenes 64 --seed 2028 --json nano_evaluate.json`,
-`sanawm study --scenes 16 --seed 2028 --json nano_study.json`,
+`sanawm study --scenes 12 --seed 2028 --json nano_study.json`,
 `sanawm bench --json nano_bench_{1,2}_threads.json` and
 `sanawm precision --scenes 24 --seed 2028 --json nano_precision.json`.
 """

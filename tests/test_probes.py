@@ -35,6 +35,14 @@ def test_a_wrong_guess_is_corrected():
     assert after < 0.02 and after < before / 3
 
 
+def test_a_guess_outside_the_room_is_brought_back():
+    walk = draw_walk(NANO, 0, 0, 25, role="validation")
+    frame = render(walk.place, walk.c2w[:1], intrinsics(), depth=False)[0][0]
+    guess = walk.c2w[0].copy()
+    guess[:3, 3] += 50
+    assert np.abs(locate(walk.place, frame, guess)[:3, 3]).max() < 5
+
+
 def test_pose_errors_tell_worlds_that_follow_from_worlds_that_stand_still():
     engines = TruthEngine, HoldEngine
     follows, stays = (camera_errors(World(engine(lossless_codec()), "w"), 1, 5, 1) for engine in engines)

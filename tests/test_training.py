@@ -60,7 +60,7 @@ def test_an_untrained_network_looks_where_the_ray_was_seen(monkeypatch):
     assert weights[:, cells:, :cells].sum(-1).mean() > 0.95
 
 
-def run(clips, out, monkeypatch=None, stop_at=None):
+def run(clips, out, monkeypatch=None, stop_at=None, steps=4):
     if stop_at is not None:
         step = training._step
 
@@ -70,7 +70,7 @@ def run(clips, out, monkeypatch=None, stop_at=None):
             return step(*args)
 
         monkeypatch.setattr(training, "_step", interrupted)
-    train = TrainConfig(steps=4, batch_size=1, max_chunks=2, single_chunk_steps=1)
+    train = TrainConfig(steps=steps, batch_size=1, max_chunks=2, single_chunk_steps=1)
     with nullcontext() if stop_at is None else pytest.raises(KeyboardInterrupt):
         train_network(NANO, train, PatchPCACodec.load(CODEC), clips, out)
     if monkeypatch is not None:
@@ -83,6 +83,13 @@ def test_a_stopped_run_goes_on_to_the_same_weights(clips, tmp_path, monkeypatch)
     run(clips, tmp_path / "parts", monkeypatch, stop_at=2)
     assert torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)["step"] == 2
     parts = run(clips, tmp_path / "parts")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_run_made_longer_is_the_run_that_was_longer_from_the_start(clips, tmp_path):
+    whole = run(clips, tmp_path / "whole", steps=5)
+    run(clips, tmp_path / "parts", steps=3)  # its learning rate fell over the third step: that step is taken anew
+    parts = run(clips, tmp_path / "parts", steps=5)
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 

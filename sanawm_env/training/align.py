@@ -15,6 +15,7 @@ from sanawm_env.training.raycast import Place, intrinsics, render
 BLURS = (4.0, 4.0, 4.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 0.6, 0.6, 0.6)  # pixels, one Gauss-Newton step each
 STEP = np.array([0.03, 0.03, 0.03, 0.012, 0.012, 0.012])  # metres and radians, of the numerical Jacobian
 LONGEST = np.array([0.15, 0.15, 0.15, 0.06, 0.06, 0.06])  # of one Gauss-Newton step
+NEAREST_WALL = 0.1  # metres, more than STEP
 SATURATION = 24.0  # grey levels
 
 
@@ -31,7 +32,7 @@ def track(place: Place, frames: np.ndarray, start: np.ndarray) -> np.ndarray:
 def locate(place: Place, frame: np.ndarray, guess: np.ndarray) -> np.ndarray:
     """The pose (4, 4) near `guess` from which `place` looks most like frame (H, W, 3) uint8."""
     size = frame.shape[:2]
-    wanted, pose = _planes(frame[None]), guess
+    wanted, pose = _planes(frame[None]), _within(place, guess)
     for blur in BLURS:
         around = np.stack([_moved(pose, step) for step in (*np.diag(STEP), *-np.diag(STEP), 0 * STEP)])
         views = _blurred(_planes(render(place, around, intrinsics(*size), *size, depth=False)[0]), blur)
@@ -41,7 +42,15 @@ def locate(place: Place, frame: np.ndarray, guess: np.ndarray) -> np.ndarray:
         normal = (slopes * weight) @ slopes.T
         normal += 1e-4 * torch.diag(normal.diagonal()) + 1e-6 * torch.eye(6)
         step = torch.linalg.solve(normal.double(), ((slopes * weight) @ error).double()).numpy()
-        pose = _moved(pose, step / max(1.0, np.abs(step / LONGEST).max()))
+        pose = _within(place, _moved(pose, step / max(1.0, np.abs(step / LONGEST).max())))
+    return pose
+
+
+def _within(place: Place, pose: np.ndarray) -> np.ndarray:
+    """The pose, moved back into the room where it has left it: the renderer knows nothing outside."""
+    pose = pose.copy()
+    reach = place.half[0] - NEAREST_WALL
+    pose[:3, 3] = np.clip(pose[:3, 3], place.centre[0] - reach, place.centre[0] + reach)
     return pose
 
 

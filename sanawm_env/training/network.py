@@ -3,7 +3,7 @@
 Each step walks a batch of clips chunk by chunk, as the sampler will: a noisy pass predicts the chunk's latents from
 the state, and a clean pass writes the next state. The clean pass reads the true latents, or, with a probability that
 rises over the run, the model's own prediction (self forcing, Huang et al. 2025), so that the network meets its own
-mistakes. Half of the samples start from pure noise, because that is what the sampler starts from.
+mistakes. Most of the samples start from pure noise, because that is what the sampler starts from.
 The loss is the error of the v-prediction, its channels weighted so that it counts pixels. Recipe: nano.md section 3.
 """
 
@@ -160,6 +160,9 @@ def train_network(
     saved = _read_checkpoint(out / "checkpoint.pt", identity)
     if saved is not None and saved["step"] >= train.steps:
         return saved["seconds"]
+    steady = _read_checkpoint(out / STEADY, identity)
+    if steady is not None and steady["step"] < saved["step"] <= _falls_from(train):
+        shutil.copyfile(out / STEADY, out / "checkpoint.pt")  # a run made longer: its learning rate should not fall yet
     job = config, train, codec.pixel_weights, data, out, identity, torch.device(device)
     if processes == 1:
         _train(0, 1, "", job)
@@ -176,6 +179,11 @@ def train_network(
     if stopped:
         raise KeyboardInterrupt
     return _read_checkpoint(out / "checkpoint.pt", identity)["seconds"]
+
+
+def _falls_from(train: TrainConfig) -> int:
+    """The step from which the learning rate falls."""
+    return round((1 - train.decay) * train.steps)
 
 
 def _read_checkpoint(path: Path, identity: str) -> dict | None:
@@ -242,7 +250,7 @@ def _train(rank: int, processes: int, meeting: str, job: tuple) -> None:
             step += 1
             recent = sum(history[-100:]) / len(history[-100:])
             progress.update(task, completed=step, description=f"loss {recent:.4f}")
-            if step == round((1 - train.decay) * train.steps):
+            if step == _falls_from(train):
                 save()
                 if rank == 0:
                     shutil.copyfile(out / "checkpoint.pt", out / STEADY)
