@@ -12,7 +12,7 @@ import torch
 from sanawm_env.camera.twist import hold
 from sanawm_env.training.raycast import Place, intrinsics, render
 
-BLURS = (4.0, 4.0, 4.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 0.6, 0.6, 0.6)  # pixels, one Gauss-Newton step each
+BLURS = (8.0, 4.0, 4.0, 2.0, 2.0, 1.0, 1.0, 0.6)  # pixels, one Gauss-Newton step each
 STEP = np.array([0.03, 0.03, 0.03, 0.012, 0.012, 0.012])  # metres and radians, of the numerical Jacobian
 LONGEST = np.array([0.15, 0.15, 0.15, 0.06, 0.06, 0.06])  # of one Gauss-Newton step
 NEAREST_WALL = 0.1  # metres, more than STEP
