@@ -22,7 +22,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
-	$(BIN)/sanawm rollout --image sanawm_env/assets/nano/starts/court_01.png --actions "w-48,dw-24,none-24" \
+	$(BIN)/sanawm rollout --image sanawm_env/assets/nano/starts/gallery_10.png --actions "w-48,dw-24,none-24" \
 		--world nano --seed 0 --out runs/demo
 
 test: setup
