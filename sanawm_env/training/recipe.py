@@ -76,8 +76,8 @@ class Recipe:
 QUICK = Recipe(
     network=replace(NANO.network, hidden_size=64, num_heads=1, depth=2),
     codec=CodecConfig(clips=20),
-    clips=ClipsConfig(clips=40, chunks=3, shard_clips=10),
-    train=TrainConfig(steps=120, batch_size=4, warmup=20, single_chunk_steps=60, max_chunks=3),
+    clips=ClipsConfig(clips=80, chunks=3, shard_clips=10),
+    train=TrainConfig(steps=400, batch_size=4, warmup=20, single_chunk_steps=200, max_chunks=3),
     validation_scenes=2,
 )
 
