@@ -114,9 +114,9 @@ def speed(benches: list[dict]) -> str:
 def operations(bench: dict) -> str:
     rows = [
         ["`env.step`", f"{bench['env_step_ms']:.0f} ms"],
-        ["`snapshot`", f"{bench['snapshot_ms']:.2f} ms"],
-        ["`restore`, observation included", f"{bench['restore_ms']:.2f} ms"],
-        ["fork into eight", f"{bench['fork_ms']:.2f} ms"],
+        ["`snapshot`", f"{bench['snapshot_ms']:.3f} ms"],
+        ["`restore`, observation included", f"{bench['restore_ms']:.3f} ms"],
+        ["fork into eight", f"{bench['fork_ms']:.3f} ms"],
         ["a state", f"{bench['state_bytes'] / 1e6:.1f} MB"],
         ["the next state, on top of it", f"{bench['snapshot_added_bytes'] / 1e6:.1f} MB"],
     ]
