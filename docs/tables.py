@@ -168,8 +168,9 @@ def fill(path: Path, tables: list[str]) -> None:
         if text.count(columns + "\n") != 1:
             raise ValueError(f"{path} must have one table with the columns {columns}")
         before, after = text.split(columns + "\n")
-        rest = after.split("\n\n", 1)[1] if "\n\n" in after else ""
-        text = f"{before}{made}\n\n{rest}".rstrip("\n") + "\n"
+        rest = after.splitlines(keepends=True)
+        rows = next((i for i, line in enumerate(rest) if not line.startswith("|")), len(rest))
+        text = before + made + "\n" + "".join(rest[rows:])
     path.write_text(text)
 
 
