@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from held_out import SEED  # beside this script
 from PIL import Image, ImageDraw, ImageFont
 
 from sanawm_env import World
@@ -16,8 +17,6 @@ from sanawm_env.training.evaluate import evaluate, save_sheet
 from sanawm_env.training.warps import rotation_homographies, warp
 
 DOCS = Path(__file__).parent
-sys.path.insert(0, str(DOCS))
-from held_out import SEED  # noqa: E402
 
 SHOWN = (5, 11, 17, 23)  # frames of the chunk
 YAW = 0.3  # rad/s

@@ -93,6 +93,19 @@ def test_a_run_made_longer_is_the_run_that_was_longer_from_the_start(clips, tmp_
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
+def test_a_kill_while_a_checkpoint_is_copied_costs_nothing(clips, tmp_path, monkeypatch):
+    def half(source, target):
+        target.write_bytes(source.read_bytes()[:1000])
+        raise KeyboardInterrupt
+
+    whole = run(clips, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.shutil, "copyfile", half)
+        run(clips, tmp_path / "parts")
+    parts = run(clips, tmp_path / "parts")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
 def test_v_target_and_data_from_v_are_inverse():
     g = torch.Generator().manual_seed(0)
     data, noise = torch.randn(2, 5, 7, generator=g, dtype=torch.float64)

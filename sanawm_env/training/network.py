@@ -162,7 +162,7 @@ def train_network(
         return saved["seconds"]
     steady = _read_checkpoint(out / STEADY, identity)
     if steady is not None and steady["step"] < saved["step"] <= _falls_from(train):
-        shutil.copyfile(out / STEADY, out / "checkpoint.pt")  # a run made longer: its learning rate should not fall yet
+        _copy_whole(out / STEADY, out / "checkpoint.pt")  # a run made longer: its learning rate should not fall yet
     job = config, train, codec.pixel_weights, data, out, identity, torch.device(device)
     if processes == 1:
         _train(0, 1, "", job)
@@ -184,6 +184,13 @@ def train_network(
 def _falls_from(train: TrainConfig) -> int:
     """The step from which the learning rate falls."""
     return round((1 - train.decay) * train.steps)
+
+
+def _copy_whole(source: Path, target: Path) -> None:
+    """Copy a file so that the copy is there whole or not at all."""
+    partial = target.with_name(target.name + ".partial")
+    shutil.copyfile(source, partial)
+    os.replace(partial, target)
 
 
 def _read_checkpoint(path: Path, identity: str) -> dict | None:
@@ -253,7 +260,7 @@ def _train(rank: int, processes: int, meeting: str, job: tuple) -> None:
             if step == _falls_from(train):
                 save()
                 if rank == 0:
-                    shutil.copyfile(out / "checkpoint.pt", out / STEADY)
+                    _copy_whole(out / "checkpoint.pt", out / STEADY)
             elif step % CHECKPOINT_EVERY == 0:
                 save()
                 if rank == 0:

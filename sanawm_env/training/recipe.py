@@ -106,7 +106,9 @@ def run(
     _keep_recipe(recipe, out / RECIPE)
     if not (out / CODEC).exists():
         with console.status("fitting the codec"):
-            PatchPCACodec.fit(_patches(recipe.codec, footage), recipe.codec.channels).save(out / CODEC)
+            partial = out / f"{CODEC}.partial"  # there whole or not at all
+            PatchPCACodec.fit(_patches(recipe.codec, footage), recipe.codec.channels).save(partial)
+            partial.replace(out / CODEC)
     codec = PatchPCACodec.load(out / CODEC)
     if footage is None:
         generate(out / CLIPS, codec, recipe.clips, workers=processes)
@@ -147,7 +149,9 @@ def _keep_recipe(recipe: Recipe, path: Path) -> None:
         )  # fmt: skip
         if longer != kept:
             raise ValueError(f"{path.parent} holds a run of another recipe (see {path.name}): use another folder.")
-    path.write_text(recipe.to_json() + "\n")
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(recipe.to_json() + "\n")
+    partial.replace(path)
 
 
 def _patches(config: CodecConfig, footage: Callable[[], Iterable[Footage]] | None) -> torch.Tensor:
@@ -166,11 +170,8 @@ def _dreams(world: World, clips: dict[str, torch.Tensor], count: int = 4) -> lis
     for latents, c2w, lens in zip(clips["latents"][:count], clips["c2w"].numpy(), clips["intrinsics"], strict=False):
         frames = codec.decode(latents[None].float(), first=True)[0].numpy()
         c2w = relative_to_first(c2w.astype(np.float64))
-        state, chunks = (
-            world.begin(world.scene(frames[0], intrinsics=lens.numpy()), seed=0),
-            range(size, len(frames), size),
-        )
-        dream = []
+        state = world.begin(world.scene(frames[0], intrinsics=lens.numpy()), seed=0)
+        chunks, dream = range(size, len(frames), size), []
         for end in chunks:
             state, clip = world.advance(state, c2w[end - size + 1 : end + 1])
             dream.append(clip.frames[0, -1].numpy())

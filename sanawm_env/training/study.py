@@ -63,7 +63,9 @@ class Findings:
         return json.dumps(asdict(self), indent=1)
 
 
-def study(world: World | str | PathLike, scenes: int = 16, seed: int = 0, chunks: int = 8, role: str = "evaluate"):
+def study(
+    world: World | str | PathLike, scenes: int = 16, seed: int = 0, chunks: int = 8, role: str = "evaluate"
+) -> Findings:
     """Every probe on `scenes` walks (drift: half as many, five times as long). Raises what `evaluate` raises."""
     world = world if isinstance(world, World) else World.load(world)
     steps = tuple(step_list(world, n, scenes, seed, chunks, role) for n in STEPS)  # first: it checks the arguments
