@@ -1,4 +1,6 @@
-"""The frame-wise gated delta rule in plain torch (SANA-WM, self-attention of the GDN blocks).
+"""The operators of SANA-WM in plain torch: what every faster form is compared with, and where gradients go.
+
+The frame-wise gated delta rule (self-attention of the GDN blocks) comes first.
 
 All S tokens of one latent frame enter a matrix state `M` (D x Dv) at once, per batch item and head. With keys
 `K_t` (S x D), values `V_t` (S x Dv), a write gate `beta` per token and one decay `g_t` per frame:
@@ -15,7 +17,12 @@ The normaliser of the main branch is the same rule with values of one and unrota
 rule alone. Every function is pure, works in the dtype it is given (float64 included) and is differentiable.
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
+import torch.nn.functional as F
+from sanawm_env.kernels.inputs import Branch, GDNState, Grid, RayTransform
 from torch import Tensor
 
 
@@ -90,3 +97,198 @@ def frame_gated_delta_rule(
     reverse = reverse_states(k, v, beta, decay, chunk_starts)
     merged = [m if r is None else m + r for m, r in zip(forward, reverse, strict=True)]
     return q @ torch.stack(merged, dim=2), forward[-1]
+
+
+# --- the whole operator of a GDN block: two branches from raw projections to read-out ---
+
+NORM_EPS = 1e-5
+DENOMINATOR_EPS = 1e-8
+
+
+def gdn(
+    main: Branch,
+    camera: Branch | None,
+    beta: Tensor,
+    decay: Tensor,
+    phase: Tensor,
+    rays: RayTransform | None,
+    grid: Grid,
+    state: GDNState | None,
+    save: bool,
+) -> tuple[Tensor, Tensor | None, GDNState | None]:
+    """Both branches of a GDN block, between its input projections and its output projections (dit.md 5, 7.3).
+
+    Args:
+        main, camera: raw projections; the camera branch with its `rays`, or neither.
+        beta: (B, h, T, S) write gate per token. decay: (B, h, T). phase: (B, 1, N, D/2) complex, of the main branch.
+        state: left by the chunk before, None for the first. Read only.
+        save: return the next state too.
+
+    Returns: read-outs (B, N, C) of the main and the camera branch, float32 or wider, and the next state or None.
+    """
+    q, k, v, key_tail = features(main, beta.shape[1], grid, state and state.key_tail)
+    read, kv, z = main_branch(q, k, v, beta, decay, phase, grid, state)
+    camera_read = camera_kv = camera_tail = None
+    if camera is not None:
+        q, k, v, camera_tail = features(camera, beta.shape[1], grid, state and state.camera_key_tail)
+        camera_read, camera_kv = camera_branch(q, k, v, beta, decay, rays, grid, state)
+        camera_read = merge_heads(camera_read)
+    return merge_heads(read), camera_read, GDNState(kv, z, key_tail, camera_kv, camera_tail) if save else None
+
+
+def features(branch: Branch, heads: int, grid: Grid, tail: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """q, k, v (B, h, N, D), float32 or wider, and the next tail: keys convolved over time, q and k normed over all
+    channels and rectified, keys times (D S)^-1/2 (dit.md 5.1)."""
+    k, tail = key_conv(branch.k, branch.conv, grid, tail)
+    q = split_heads(rms_norm(branch.q, branch.q_norm, NORM_EPS), heads).relu()
+    k = split_heads(rms_norm(k, branch.k_norm, NORM_EPS), heads).relu()
+    return wide(q), wide(k) * (q.shape[-1] * grid.tokens) ** -0.5, wide(split_heads(branch.v, heads)), tail
+
+
+def main_branch(
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, decay: Tensor, phase: Tensor, grid: Grid, state: GDNState | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k, v: (B, h, N, D) features. Returns the read-out (B, h, N, D) and the states kv and z."""
+    turned = (by_frame(rotate(x, phase), grid) for x in (q, k))
+    plain = [by_frame(x, grid) for x in (q, k, torch.ones_like(k[..., :1]))]
+    numerator, kv = frame_gated_delta_rule(
+        *turned, by_frame(v, grid), beta, decay, state and state.kv, grid.chunk_starts
+    )
+    denominator, z = frame_gated_delta_rule(*plain, beta, decay, state and state.z, grid.chunk_starts)
+    return (numerator / (denominator + DENOMINATOR_EPS)).flatten(2, 3), kv, z
+
+
+def camera_branch(
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, decay: Tensor, rays: RayTransform, grid: Grid, state: GDNState | None
+) -> tuple[Tensor, Tensor]:
+    """As `main_branch`, with ray transforms, no normaliser, and a write gate discounted by how much the transform
+    stretches the keys of a frame. Returns the read-out in ray coordinates and the state."""
+    moved = to_world(k, rays)
+    stretch = moved.square().sum(-1).clamp(min=1e-12) / k.square().sum(-1).clamp(min=1e-12)
+    discount = by_frame(stretch, grid).mean(-1, keepdim=True).clamp(min=1)
+    inputs = (by_frame(x, grid) for x in (query_world(q, rays), moved, to_world(v, rays)))
+    read, kv = frame_gated_delta_rule(*inputs, beta / discount, decay, state and state.camera_kv, grid.chunk_starts)
+    return to_ray(read.flatten(2, 3), rays), kv
+
+
+# --- its parts ---
+
+
+def key_conv(u: Tensor, weight: Tensor, grid: Grid, tail: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Depthwise temporal convolution of keys: causal across chunks, symmetric inside one (dit.md 5.2).
+
+    y[t] = w_last u[t] + sum_j w_{last-j} (u[t-j] + u+[t+j]), where u+ is u inside the chunk of t and zero past it.
+
+    Args:
+        u: (B, N, C). weight: (C, 1, K). tail: (B, K-1, S, C) inputs before it, None for zeros.
+
+    Returns: y (B, N, C) and the next tail.
+    """
+    past = weight.shape[-1] - 1
+    frames = u.unflatten(1, (grid.frames, grid.tokens))
+    if tail is None:
+        tail = frames.new_zeros(frames.shape[0], past, *frames.shape[2:])
+    history = torch.cat((tail, frames), dim=1)
+    # with zeros past the chunk's end, causal taps and their mirror image are one symmetric convolution
+    kernel = torch.cat((weight, weight[..., :-1].flip(-1)), dim=-1)[..., None]
+    end = torch.zeros_like(history[:, :past])
+    out = []
+    for a, b in pairwise((*grid.chunk_starts, grid.frames)):
+        padded = torch.cat((history[:, a : b + past], end), dim=1)
+        # (B, C, T, S) as a channels-last view of the tokens: no copy
+        out.append(F.conv2d(padded.permute(0, 3, 1, 2), kernel, groups=u.shape[-1]).permute(0, 2, 3, 1))
+    return torch.cat(out, dim=1).flatten(1, 2), history[:, history.shape[1] - past :]
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """w * x / sqrt(mean(x^2) + eps) over the last axis, in float32 or wider, returned in the input's dtype."""
+    x32 = wide(x)
+    return (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps) * weight).to(x.dtype)
+
+
+def rotate(x: Tensor, phase: Tensor) -> Tensor:
+    """Turn the channel pairs (2j, 2j+1) of x (..., D) by complex phases (..., D/2); the conjugate turns back."""
+    pairs = torch.view_as_complex(wide(x).unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * phase).flatten(-2).to(x.dtype)
+
+
+def query_world(q: Tensor, rays: RayTransform) -> Tensor:
+    """q' = P^T q of queries (B, h, N, D) (dit.md 7.2)."""
+    return _ray_transform(q, rays.p.mT, rays.phase)
+
+
+def to_world(x: Tensor, rays: RayTransform) -> Tensor:
+    """k' = P^-1 k of keys, v' = P^-1 v of values (B, h, N, D)."""
+    return _ray_transform(x, rays.p_inv, rays.phase)
+
+
+def to_ray(o: Tensor, rays: RayTransform) -> Tensor:
+    """o = P o' of what is read in the world, (B, h, N, D)."""
+    return _ray_transform(o, rays.p, rays.phase.conj())
+
+
+def _ray_transform(x: Tensor, matrix: Tensor, phase: Tensor) -> Tensor:
+    """Groups of four channels of the first half of x (B, h, N, D) times a 4x4 matrix per token, the rest rotated."""
+    groups, rotary = x.chunk(2, dim=-1)
+    moved = torch.einsum("bhngj,bnij->bhngi", groups.unflatten(-1, (-1, 4)), matrix.to(x.dtype)).flatten(-2)
+    return torch.cat((moved, rotate(rotary, phase)), dim=-1)
+
+
+# --- the other two operators a fast form is worth for ---
+
+
+def depthwise_glu(x: Tensor, weight: Tensor, bias: Tensor, grid: Grid) -> Tensor:
+    """The middle of the FFN (dit.md 9): SiLU, depthwise 3x3 over the rows and columns of each frame, then a * SiLU(g).
+
+    Args:
+        x: (B, N, 2F) channels, a before g. weight: (2F, 1, 3, 3). bias: (2F,).
+
+    Returns: (B, N, F).
+    """
+    # (B*T, 2F, H, W) as a channels-last view of the tokens: no copy
+    image = F.silu(x).view(-1, grid.height, grid.width, x.shape[-1]).permute(0, 3, 1, 2)
+    a, g = F.conv2d(image, weight, bias, padding=1, groups=x.shape[-1]).permute(0, 2, 3, 1).chunk(2, dim=-1)
+    return (a * F.silu(g)).reshape(*x.shape[:2], -1)
+
+
+def attend(q: Tensor, past: Sequence[tuple[Tensor, Tensor]], k: Tensor, v: Tensor, grid: Grid) -> Tensor:
+    """Softmax attention of q (B, h, N, D) to the keys and values of past pages and to the current k, v; scale D^-1/2.
+    Several chunks in one call see each other only backwards."""
+    mask = None
+    if len(grid.chunk_starts) > 1:
+        mask = chunk_mask(grid, sum(page[0].shape[2] for page in past), q.device)
+    if past:
+        k = torch.cat([*(page[0] for page in past), k], dim=2)
+        v = torch.cat([*(page[1] for page in past), v], dim=2)
+    if mask is None and q.requires_grad and q.dtype == torch.bfloat16 and q.device.type == "cpu":
+        # training on a CPU: torch's fused attention is three times as slow there as its parts
+        with torch.autocast("cpu", enabled=False):  # which would take the softmax in float32
+            return ((q * q.shape[-1] ** -0.5) @ k.mT).softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def chunk_mask(grid: Grid, past: int, device: torch.device) -> Tensor:
+    """(N, past + N), true where a token may look: at all `past` tokens and at its own chunk and those before it."""
+    chunk = torch.tensor([grid.chunk_of(t) for t in range(grid.frames)], device=device)
+    chunk = chunk.repeat_interleave(grid.tokens)
+    return F.pad(chunk[:, None] >= chunk[None, :], (past, 0), value=True)
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in float32, or as it is in float64."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def by_frame(x: Tensor, grid: Grid) -> Tensor:
+    """(B, h, T*S, ...) to (B, h, T, S, ...), a view where it can be."""
+    return x.unflatten(2, (grid.frames, grid.tokens))
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, N, h*D) to (B, h, N, D), a view."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, h, N, D) to (B, N, h*D)."""
+    return x.transpose(1, 2).flatten(2)

@@ -3,15 +3,16 @@
 import os
 import signal
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from sanawm_env.kernels import reference
+from sanawm_env.kernels.inputs import Grid
 
 from sanawm_env.codec.patch_pca import PatchPCACodec
-from sanawm_env.network import mixers
-from sanawm_env.network.layers import Grid
 from sanawm_env.network.model import SanaWM
 from sanawm_env.network.place_map import PlaceMap
 from sanawm_env.training import network as training
@@ -34,7 +35,7 @@ def clips(tmp_path_factory):
     return folder
 
 
-def test_an_untrained_network_looks_where_the_ray_was_seen(monkeypatch):
+def test_an_untrained_network_looks_where_the_ray_was_seen():
     """With a still camera every token of a noisy frame attends to its own cell of the start image."""
     model = SanaWM(NANO.network)
     initialise(model, torch.Generator().manual_seed(0))
@@ -44,10 +45,15 @@ def test_an_untrained_network_looks_where_the_ray_was_seen(monkeypatch):
     camera, plucker = camera_inputs(NANO, PlaceMap(NANO.places), eye, poses, lens, eye, place, first=True)
     text = place_token(NANO.places, None, NANO.network.caption_channels)[None]
     grid = Grid(4, NANO.latent_height, NANO.latent_width)
-    seen, attend = [], mixers.attend
-    monkeypatch.setattr(mixers, "attend", lambda q, past, k, v, g: seen.append((q, k)) or attend(q, past, k, v, g))
+    seen = []
+
+    def attend(q, past, k, v, grid):
+        seen.append((q, k))
+        return reference.attend(q, past, k, v, grid)
+
     with torch.no_grad():
         context = model.prepare(grid, torch.zeros(1, dtype=torch.long), text=text, camera=camera, plucker=plucker)
+        context = replace(context, kernels=replace(context.kernels, attend=attend))
         shape = 1, NANO.network.latent_channels, 4, grid.height, grid.width
         latents = 4 * torch.randn(shape, generator=torch.Generator().manual_seed(1))
         latents[:, :, 1:] /= 4  # noise, where the start image has data

@@ -1,42 +1,21 @@
 """The small parts of the network: norms, embedders, key convolution, cross-attention, FFN (dit.md 2, 3, 5.2, 9).
 
-Tokens are (B, N, C) in the order frame, row, column; `Grid` says how N splits.
+Tokens are (B, N, C) in the order frame, row, column; `sanawm_env.kernels.inputs.Grid` says how N splits.
 """
 
 import math
-from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-class Grid(NamedTuple):
-    """Latent frames x rows x columns of one call, and the first frame of every chunk in it.
-
-    Several chunks in one call make a chunk-causal pass: a frame sees its own chunk and the past.
-    """
-
-    frames: int
-    height: int
-    width: int
-    chunk_starts: tuple[int, ...] = (0,)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens per latent frame, S."""
-        return self.height * self.width
-
-    def chunk_of(self, frame: int) -> int:
-        """Index of the chunk that holds `frame`; frames past the end belong to none (-1)."""
-        if frame >= self.frames:
-            return -1
-        return sum(frame >= start for start in self.chunk_starts) - 1
+from sanawm_env.kernels.dispatch import Kernels
+from sanawm_env.kernels.inputs import Grid
+from sanawm_env.kernels.reference import merge_heads, rms_norm, split_heads
 
 
 class RMSNorm(nn.Module):
-    """w * x / sqrt(mean(x^2) + eps) over the last axis, in float32 or wider, returned in the input's dtype."""
+    """The weight of `sanawm_env.kernels.reference.rms_norm`."""
 
     def __init__(self, dim: int, eps: float):
         super().__init__()
@@ -44,8 +23,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x if x.dtype == torch.float64 else x.float()
-        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * self.weight).to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)
 
 
 def layer_norm(x: Tensor) -> Tensor:
@@ -120,31 +98,11 @@ class CaptionEmbedder(nn.Module):
 
 
 class KeyConv(nn.Module):
-    """Depthwise temporal convolution of keys: causal across chunks, symmetric inside one (dit.md 5.2).
-
-    y[t] = w_last u[t] + sum_j w_{last-j} (u[t-j] + u+[t+j]), where u+ is u inside the chunk of t and zero past it.
-    """
+    """Taps of the temporal key convolution (`sanawm_env.kernels.reference.key_conv`)."""
 
     def __init__(self, dim: int, taps: int):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(dim, 1, taps))
-
-    def forward(self, u: Tensor, grid: Grid, tail: Tensor | None) -> tuple[Tensor, Tensor]:
-        """u: (B, T*S, C); tail: (B, taps-1, S, C) inputs before it, None for zeros. Returns y and the next tail."""
-        past = self.weight.shape[-1] - 1
-        frames = u.unflatten(1, (grid.frames, grid.tokens))
-        if tail is None:
-            tail = frames.new_zeros(frames.shape[0], past, *frames.shape[2:])
-        history = torch.cat((tail, frames), dim=1)
-        # with zeros past the chunk's end, causal taps and their mirror image are one symmetric convolution
-        kernel = torch.cat((self.weight, self.weight[..., :-1].flip(-1)), dim=-1)[..., None]
-        end = torch.zeros_like(history[:, :past])
-        out = []
-        for a, b in pairwise((*grid.chunk_starts, grid.frames)):
-            padded = torch.cat((history[:, a : b + past], end), dim=1)
-            # (B, C, T, S) as a channels-last view of the tokens: no copy
-            out.append(F.conv2d(padded.permute(0, 3, 1, 2), kernel, groups=u.shape[-1]).permute(0, 2, 3, 1))
-        return torch.cat(out, dim=1).flatten(1, 2), history[:, history.shape[1] - past :]
 
 
 class CrossAttention(nn.Module):
@@ -182,18 +140,15 @@ class ConvFFN(nn.Module):
         self.point_conv = _Wrapped(nn.Conv2d(hidden, dim, 1, bias=False))
         self.t_conv = nn.Conv2d(dim, dim, (3, 1), padding=(1, 0), bias=False)
 
-    def spatial(self, x: Tensor, grid: Grid) -> Tensor:
+    def spatial(self, x: Tensor, grid: Grid, kernels: Kernels) -> Tensor:
         """Everything before the temporal convolution: x (B, T*S, C) to r (B, T, S, C)."""
-        u = F.silu(_pointwise(self.inverted_conv.conv, x))
-        # (B*T, C', H, W) as a channels-last view of the tokens: no copy
-        image = u.view(-1, grid.height, grid.width, u.shape[-1]).permute(0, 3, 1, 2)
-        a, g = self.depth_conv.conv(image).permute(0, 2, 3, 1).chunk(2, dim=-1)
-        r = _pointwise(self.point_conv.conv, a * F.silu(g))
-        return r.reshape(x.shape[0], grid.frames, grid.tokens, -1)
+        depth = self.depth_conv.conv
+        u = kernels.depthwise_glu(_pointwise(self.inverted_conv.conv, x), depth.weight, depth.bias, grid)
+        return _pointwise(self.point_conv.conv, u).unflatten(1, (grid.frames, grid.tokens))
 
-    def forward(self, x: Tensor, grid: Grid, tail: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, grid: Grid, tail: Tensor | None, kernels: Kernels) -> tuple[Tensor, Tensor]:
         """x: (B, T*S, C); tail: (B, S, C) r of the frame before, None for zeros. Returns output and next tail."""
-        r = self.spatial(x, grid)
+        r = self.spatial(x, grid, kernels)
         if tail is None:
             tail = torch.zeros_like(r[:, 0])
         before = torch.cat((tail[:, None], r[:, :-1]), dim=1)
@@ -232,13 +187,3 @@ class FinalLayer(nn.Module):
         """x: (B, T*S, C), embedding: (B, T, C). Returns (B, T*S, channels)."""
         shift, scale = (self.scale_shift_table + embedding[:, :, None]).unbind(2)
         return self.linear(modulate(x, shift, scale))
-
-
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(B, N, h*D) to (B, h, N, D), a view."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
-def merge_heads(x: Tensor) -> Tensor:
-    """(B, h, N, D) to (B, N, h*D)."""
-    return x.transpose(1, 2).flatten(2)

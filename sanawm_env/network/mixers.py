@@ -6,49 +6,20 @@ The camera branch moves queries, keys and values into world coordinates with the
 ray, so that only relative ray poses matter.
 """
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sanawm_env.kernels.reference import frame_gated_delta_rule
+from sanawm_env.kernels.inputs import Branch, GDNState, Grid, Page
+from sanawm_env.kernels.reference import merge_heads, query_world, rotate, split_heads, to_ray, to_world
 from sanawm_env.network.config import SanaWMConfig
-from sanawm_env.network.layers import Grid, KeyConv, RMSNorm, merge_heads, split_heads
-from sanawm_env.network.rope import rotate
-from sanawm_env.network.state import GDNState, Page, WindowState, push_page
+from sanawm_env.network.layers import KeyConv, RMSNorm
+from sanawm_env.network.state import WindowState, push_page
 
-DENOMINATOR_EPS = 1e-8
-
-
-@dataclass(frozen=True, eq=False)
-class RayTransform:
-    """The camera geometry of one chunk: ray <- world matrices `p` and their inverses (B, N, 4, 4), and the rotary
-    phases (B, 1, N, D/4) of the second half of each head. Its methods are the rows of the table in dit.md 7.2."""
-
-    p: Tensor
-    p_inv: Tensor
-    phase: Tensor
-
-    def q(self, x: Tensor) -> Tensor:
-        """q' = P^T q."""
-        return _transform(x, self.p.mT, self.phase)
-
-    def kv(self, x: Tensor) -> Tensor:
-        """k' = P^-1 k, v' = P^-1 v."""
-        return _transform(x, self.p_inv, self.phase)
-
-    def out(self, x: Tensor) -> Tensor:
-        """o = P o'."""
-        return _transform(x, self.p, self.phase.conj())
-
-
-def _transform(x: Tensor, matrix: Tensor, phase: Tensor) -> Tensor:
-    """Groups of four channels of the first half of x (B, h, N, D) times a 4x4 matrix per token, the rest rotated."""
-    rays, rotary = x.chunk(2, dim=-1)
-    moved = torch.einsum("bhngj,bnij->bhngi", rays.unflatten(-1, (-1, 4)), matrix.to(x.dtype)).flatten(-2)
-    return torch.cat((moved, rotate(rotary, phase)), dim=-1)
-
+if TYPE_CHECKING:
+    from sanawm_env.network.model import Context
 
 class Mixer(nn.Module):
     """What both kinds of block share: projections, norms, gate. Softmax blocks carry the gate parameters of the GDN
@@ -76,10 +47,10 @@ class Mixer(nn.Module):
         self.k_norm_cam = RMSNorm(dim, eps=1e-5)
 
     def finish(self, x: Tensor, main: Tensor, camera: Tensor | None) -> Tensor:
-        """Add the branches (B, h, N, D), gate by the input x (B, N, C), project."""
-        o = merge_heads(main).to(x.dtype)
+        """Add the branches (B, N, C), gate by the input x (B, N, C), project."""
+        o = main.to(x.dtype)
         if camera is not None:
-            o = o + self.out_proj_cam(merge_heads(camera).to(x.dtype))
+            o = o + self.out_proj_cam(camera.to(x.dtype))
         return self.proj((o.float() * F.silu(self.output_gate(x).float())).to(x.dtype))
 
 
@@ -98,73 +69,21 @@ class GDNMixer(Mixer):
         rate = F.softplus((self.gate_proj(frames.mean(2)) + self.dt_bias).float())
         return beta, torch.exp(-self.A_log.float().exp() * rate).transpose(1, 2)
 
-    def features(self, x: Tensor, norm: RMSNorm) -> Tensor:
-        """Norm over all channels, heads, ReLU: (B, N, C) to (B, h, N, D), float32."""
-        return F.relu(split_heads(norm(x), self.heads)).float()
-
-    def main_branch(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        beta: Tensor,
-        decay: Tensor,
-        phase: Tensor,
-        grid: Grid,
-        state: GDNState | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k, v: (B, h, N, D) features, k scaled. Returns the read-out (B, h, N, D) and the states kv and z."""
-        turned = (by_frame(rotate(x, phase), grid) for x in (q, k))
-        plain = [by_frame(x, grid) for x in (q, k, torch.ones_like(k[..., :1]))]
-        numerator, kv = frame_gated_delta_rule(
-            *turned, by_frame(v, grid), beta, decay, state and state.kv, grid.chunk_starts
-        )
-        denominator, z = frame_gated_delta_rule(*plain, beta, decay, state and state.z, grid.chunk_starts)
-        return (numerator / (denominator + DENOMINATOR_EPS)).flatten(2, 3), kv, z
-
-    def camera_branch(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        beta: Tensor,
-        decay: Tensor,
-        rays: RayTransform,
-        grid: Grid,
-        state: GDNState | None,
-    ) -> tuple[Tensor, Tensor]:
-        """As `main_branch`, with ray transforms, no normaliser, and a write gate discounted by how much the transform
-        stretches the keys of a frame. Returns the read-out in ray coordinates and the state."""
-        moved = rays.kv(k)
-        stretch = moved.square().sum(-1).clamp(min=1e-12) / k.square().sum(-1).clamp(min=1e-12)
-        discount = by_frame(stretch, grid).mean(-1, keepdim=True).clamp(min=1)
-        inputs = (by_frame(x, grid) for x in (rays.q(q), moved, rays.kv(v)))
-        read, kv = frame_gated_delta_rule(
-            *inputs, beta / discount, decay, state and state.camera_kv, grid.chunk_starts
-        )
-        return rays.out(read.flatten(2, 3)), kv
-
     def forward(
-        self, x: Tensor, grid: Grid, phase: Tensor, rays: RayTransform | None, state: GDNState | None, save: bool
+        self, x: Tensor, context: "Context", state: GDNState | None, save: bool
     ) -> tuple[Tensor, GDNState | None]:
         """x: (B, N, C) modulated tokens. Returns the output (B, N, C) and, if `save`, the next state."""
+        grid, rays = context.grid, context.rays
         beta, decay = self.gates(x, grid)
-        key_scale = (x.shape[-1] // self.heads * grid.tokens) ** -0.5
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        k, key_tail = self.conv_k(k, grid, state and state.key_tail)
-        main, kv, z = self.main_branch(
-            self.features(q, self.q_norm), self.features(k, self.k_norm) * key_scale,
-            split_heads(v, self.heads).float(), beta, decay, phase, grid, state,
-        )  # fmt: skip
-        camera = camera_kv = camera_key_tail = None
+        main = Branch(*self.qkv(x).chunk(3, dim=-1), self.conv_k.weight, self.q_norm.weight, self.k_norm.weight)
+        camera = None
         if rays is not None:
-            k, camera_key_tail = self.conv_k_cam(self.k_proj_cam(x), grid, state and state.camera_key_tail)
-            camera, camera_kv = self.camera_branch(
-                self.features(self.q_proj_cam(x), self.q_norm_cam), self.features(k, self.k_norm_cam) * key_scale,
-                split_heads(self.v_proj_cam(x), self.heads).float(), beta, decay, rays, grid, state,
-            )  # fmt: skip
-        out = self.finish(x, main, camera)
-        return out, GDNState(kv, z, key_tail, camera_kv, camera_key_tail) if save else None
+            projected = self.q_proj_cam(x), self.k_proj_cam(x), self.v_proj_cam(x)
+            camera = Branch(*projected, self.conv_k_cam.weight, self.q_norm_cam.weight, self.k_norm_cam.weight)
+        read, camera_read, state = context.kernels.gdn(
+            main, camera, beta, decay, context.phase, rays, grid, state, save
+        )
+        return self.finish(x, read, camera_read), state
 
 
 class WindowMixer(Mixer):
@@ -175,49 +94,26 @@ class WindowMixer(Mixer):
         self.window, self.sink = config.window, config.sink
 
     def forward(
-        self, x: Tensor, grid: Grid, phase: Tensor, rays: RayTransform | None, state: WindowState | None, save: bool
+        self, x: Tensor, context: "Context", state: WindowState | None, save: bool
     ) -> tuple[Tensor, WindowState | None]:
         """x: (B, N, C) modulated tokens. Returns the output (B, N, C) and, if `save`, the next state."""
+        grid, rays, attend = context.grid, context.rays, context.kernels.attend
         pages = state.pages if state is not None else ()
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        q = rotate(split_heads(self.q_norm(q), self.heads), phase)
-        k = rotate(split_heads(self.k_norm(k), self.heads), phase)
+        q = rotate(split_heads(self.q_norm(q), self.heads), context.phase)
+        k = rotate(split_heads(self.k_norm(k), self.heads), context.phase)
         v = split_heads(v, self.heads)
-        main = attend(q, [(p.k, p.v) for p in pages], k, v, grid)
+        main = merge_heads(attend(q, [(p.k, p.v) for p in pages], k, v, grid))
         camera = camera_k = camera_v = None
         if rays is not None:
-            camera_q = rays.q(split_heads(self.q_norm_cam(self.q_proj_cam(x)), self.heads))
-            camera_k = rays.kv(split_heads(self.k_norm_cam(self.k_proj_cam(x)), self.heads))
-            camera_v = rays.kv(split_heads(self.v_proj_cam(x), self.heads))
-            camera = rays.out(attend(camera_q, [(p.camera_k, p.camera_v) for p in pages], camera_k, camera_v, grid))
+            camera_q = query_world(split_heads(self.q_norm_cam(self.q_proj_cam(x)), self.heads), rays)
+            camera_k = to_world(split_heads(self.k_norm_cam(self.k_proj_cam(x)), self.heads), rays)
+            camera_v = to_world(split_heads(self.v_proj_cam(x), self.heads), rays)
+            past = [(p.camera_k, p.camera_v) for p in pages]
+            camera = merge_heads(to_ray(attend(camera_q, past, camera_k, camera_v, grid), rays))
         out = self.finish(x, main, camera)
         if not save:
             return out, None
         # v is a view of the fused projection: a page must not keep q and k of the chunk alive
         pages = push_page(pages, Page(k, v.contiguous(), camera_k, camera_v), self.window, self.sink)
         return out, WindowState(pages)
-
-
-def by_frame(x: Tensor, grid: Grid) -> Tensor:
-    """(B, h, T*S, ...) to (B, h, T, S, ...), a view where it can be."""
-    return x.unflatten(2, (grid.frames, grid.tokens))
-
-
-def attend(q: Tensor, past: list[tuple[Tensor, Tensor]], k: Tensor, v: Tensor, grid: Grid) -> Tensor:
-    """Softmax attention of q (B, h, N, D) to past pages and to the current k, v; scale D^-1/2. Several chunks in one
-    call see each other only backwards."""
-    mask = None
-    if len(grid.chunk_starts) > 1:
-        chunk = torch.tensor([grid.chunk_of(t) for t in range(grid.frames)], device=q.device)
-        chunk = chunk.repeat_interleave(grid.tokens)
-        mask = chunk[:, None] >= chunk[None, :]
-        if past:
-            mask = F.pad(mask, (sum(page[0].shape[2] for page in past), 0), value=True)
-    if past:
-        k = torch.cat([page[0] for page in past] + [k], dim=2)
-        v = torch.cat([page[1] for page in past] + [v], dim=2)
-    if mask is None and q.requires_grad and q.dtype == torch.bfloat16 and q.device.type == "cpu":
-        # training on a CPU: torch's fused attention is three times as slow there as its parts
-        with torch.autocast("cpu", enabled=False):  # which would take the softmax in float32
-            return ((q * q.shape[-1] ** -0.5) @ k.mT).softmax(-1) @ v
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

@@ -15,28 +15,31 @@ import torch
 from torch import Tensor, nn
 
 from sanawm_env.camera.rays import ray_from_world, rigid_inverse
+from sanawm_env.kernels.dispatch import Kernels, choose
+from sanawm_env.kernels.inputs import Grid, RayTransform
 from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.network.layers import (
     CaptionEmbedder,
     ConvFFN,
     CrossAttention,
     FinalLayer,
-    Grid,
     RMSNorm,
     TimestepEmbedder,
     VoxelEmbed,
     gate,
     modulate,
 )
-from sanawm_env.network.mixers import GDNMixer, RayTransform, WindowMixer
+from sanawm_env.network.mixers import GDNMixer, WindowMixer
 from sanawm_env.network.rope import phases, rope_angles
 from sanawm_env.network.state import BlockState, NetworkState
 
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """What one chunk's passes share: grid, rotary table, ray transforms, ray conditions and text keys per block."""
+    """What one chunk's passes share: operators, grid, rotary table, ray transforms, ray conditions and text keys per
+    block."""
 
+    kernels: Kernels
     grid: Grid
     phase: Tensor
     rays: RayTransform | None
@@ -69,26 +72,29 @@ class Block(nn.Module):
         """x: (B, N, C); modulation: (B, T, 6, C). Returns x after the block and, if `save`, the block's next state."""
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (self.scale_shift_table + modulation).unbind(2)
         mixed, mixer_state = self.attn(
-            modulate(x, shift_a, scale_a), context.grid, context.phase, context.rays, state and state.mixer, save
+            modulate(x, shift_a, scale_a), context, state and state.mixer, save
         )
         x = x + gate(mixed, gate_a)
         if context.plucker is not None:
             x = x + context.plucker[index]
         x = x + self.cross_attn(x, context.text[index], context.text_bias)
-        out, ffn_tail = self.mlp(modulate(x, shift_f, scale_f), context.grid, state and state.ffn_tail)
+        out, ffn_tail = self.mlp(
+            modulate(x, shift_f, scale_f), context.grid, state and state.ffn_tail, context.kernels
+        )
         x = x + gate(out, gate_f)
         return x, BlockState(mixer_state, ffn_tail) if save else None
 
 
 class SanaWM(nn.Module):
-    """The network at any size.
+    """The network at any size. `backend` forces one form of the operators (`sanawm_env.kernels.dispatch`).
 
     Raises ValueError from `prepare` and `forward` where shapes contradict the configuration or each other.
     """
 
-    def __init__(self, config: SanaWMConfig):
+    def __init__(self, config: SanaWMConfig, backend: str | None = None):
         super().__init__()
         self.config = config
+        self.backend = backend
         dim = config.hidden_size
         self.x_embedder = VoxelEmbed(config.latent_channels, dim)
         self.plucker_embedder = VoxelEmbed(config.plucker_channels, dim)
@@ -146,7 +152,8 @@ class SanaWM(nn.Module):
             bias = ((1 - text_mask.to(weight.dtype)) * -10000.0)[:, None, None]
         tokens = self.attention_y_norm(self.y_embedder(text.to(weight.dtype)))
         keys_values = tuple(block.cross_attn.keys_values(tokens) for block in self.blocks)
-        return Context(grid, _table(main, weight.dtype), rays, conditions, keys_values, bias)
+        kernels = choose(weight.device, weight.dtype, self.backend)
+        return Context(kernels, grid, _table(main, weight.dtype), rays, conditions, keys_values, bias)
 
     def forward(
         self,

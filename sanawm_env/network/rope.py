@@ -43,10 +43,3 @@ def rope_angles(head_dim: int, frames: Tensor, height: int, width: int) -> tuple
 def phases(angles: Tensor) -> Tensor:
     """e^{i angle}, complex of the angles' precision."""
     return torch.polar(torch.ones_like(angles), angles)
-
-
-def rotate(x: Tensor, phase: Tensor) -> Tensor:
-    """Turn the channel pairs of x (..., D) by complex phases (..., D/2); the conjugate turns back."""
-    wide = x if x.dtype == torch.float64 else x.float()
-    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * phase).flatten(-2).to(x.dtype)

@@ -7,31 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-
-@dataclass(frozen=True, eq=False)
-class GDNState:
-    """State of a gated-delta-rule block.
-
-    kv: (B, h, D, D) key x value, float32. z: (B, h, D, 1) normaliser, float32.
-    camera_kv: (B, h, D, D) float32, None where the network ran without cameras.
-    key_tail, camera_key_tail: (B, K-1, S, C), the last inputs of the temporal key convolutions (K taps).
-    """
-
-    kv: Tensor
-    z: Tensor
-    key_tail: Tensor
-    camera_kv: Tensor | None = None
-    camera_key_tail: Tensor | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Page:
-    """Keys and values (B, h, N, D) that one chunk leaves in a softmax block; keys keep their absolute rotation."""
-
-    k: Tensor
-    v: Tensor
-    camera_k: Tensor | None = None
-    camera_v: Tensor | None = None
+from sanawm_env.kernels.inputs import GDNState, Page
 
 
 @dataclass(frozen=True, eq=False)

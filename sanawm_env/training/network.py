@@ -25,7 +25,7 @@ from torch import Tensor
 
 from sanawm_env.camera.trajectory import chunk_boundaries
 from sanawm_env.codec.patch_pca import LATENT_STD, PatchPCACodec
-from sanawm_env.network.layers import Grid
+from sanawm_env.kernels.inputs import Grid
 from sanawm_env.network.model import SanaWM
 from sanawm_env.network.place_map import PlaceMap
 from sanawm_env.training.clips import codec_hash, load, made_with

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sanawm_env.codec.ltx2 import LTX2Codec
 from sanawm_env.codec.patch_pca import PatchPCACodec
-from sanawm_env.network.layers import Grid
+from sanawm_env.kernels.inputs import Grid
 from sanawm_env.network.model import SanaWM
 from sanawm_env.network.place_map import PlaceMap
 from sanawm_env.network.precision import PRECISIONS, quantize

@@ -25,9 +25,15 @@ def sizes() -> dict:
     return json.loads((golden("dit") / "config.json").read_text())
 
 
-@cache
-def model(window: int = 2, sink: bool = True) -> SanaWM:
+def model(window: int = 2, sink: bool = True, backend: str = "reference") -> SanaWM:
     """The tiny network of the vectors, in eval mode."""
+    net = _model(window, sink)
+    net.backend = backend
+    return net
+
+
+@cache
+def _model(window: int, sink: bool) -> SanaWM:
     c = sizes()
     net = SanaWM(
         SanaWMConfig(

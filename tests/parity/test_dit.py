@@ -2,18 +2,33 @@
 
 import json
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
-from sanawm_env.kernels.reference import forward_states, frame_gated_delta_rule, reverse_states
+from sanawm_env.kernels.dispatch import choose
+from sanawm_env.kernels.inputs import GDNState, Grid, Page, RayTransform
+from sanawm_env.kernels.reference import (
+    by_frame,
+    camera_branch,
+    forward_states,
+    frame_gated_delta_rule,
+    key_conv,
+    main_branch,
+    merge_heads,
+    query_world,
+    reverse_states,
+    rms_norm,
+    rotate,
+    split_heads,
+    to_world,
+)
 
 from sanawm_env.camera.rays import plucker_groups, ray_from_world, raymap_rows, rigid_inverse
 from sanawm_env.network.config import SanaWMConfig
-from sanawm_env.network.layers import Grid, merge_heads, split_heads
-from sanawm_env.network.mixers import RayTransform, by_frame
 from sanawm_env.network.model import SanaWM
-from sanawm_env.network.rope import phases, rope_angles, rotate
-from sanawm_env.network.state import GDNState, Page, WindowState
+from sanawm_env.network.rope import phases, rope_angles
+from sanawm_env.network.state import WindowState
 from sanawm_env.world.sampler import SamplerConfig, sample_chunk, shifted_timesteps
 from tests.golden_files import SHIPPED, golden
 from tests.parity.official import (
@@ -39,6 +54,10 @@ pytestmark = pytest.mark.filterwarnings("error")
 def _no_grad():
     with torch.no_grad():
         yield
+
+
+def features(mixer, x, norm):
+    return split_heads(rms_norm(x, norm.weight, norm.eps), mixer.heads).relu()
 
 
 def context_for(latents, first, text, mask, camera=None, plucker=None):
@@ -163,7 +182,6 @@ def test_gdn_main_branch(case):
     qkv = tensors[f"{case}.in.qkv_post_conv"]
     n, heads, d = qkv.shape[1], qkv.shape[3], qkv.shape[4]
     grid = Grid(n // (c["H_lat"] * c["W_lat"]), c["H_lat"], c["W_lat"])
-    mixer = next(b.attn for i, b in enumerate(model().blocks) if not model().config.is_softmax(i))
     q, k, v = qkv.flatten(3).unbind(2)
 
     def features(x, weight):
@@ -176,7 +194,7 @@ def test_gdn_main_branch(case):
     state = None
     if f"{case}.in.slot0" in tensors:
         state = GDNState(tensors[f"{case}.in.slot0"].mT, tensors[f"{case}.in.slot1"], key_tail=torch.zeros(()))
-    out, kv, z = mixer.main_branch(
+    out, kv, z = main_branch(
         features(q, tensors[f"{case}.in.q_norm_weight"]),
         features(k, tensors[f"{case}.in.k_norm_weight"]) * (d * grid.tokens) ** -0.5,
         split_heads(v, heads), tensors[f"{case}.in.beta"], tensors[f"{case}.in.decay"], phase, grid, state,
@@ -196,7 +214,7 @@ def test_key_convolution_over_chunks():
         if f"chunk{i}.in.state" in tensors:
             assert worst(unfold_tail(tensors[f"chunk{i}.in.state"], x.shape[0]), tail) == 0
         grid = Grid(x.shape[1] // (c["H_lat"] * c["W_lat"]), c["H_lat"], c["W_lat"])
-        y, tail = conv(x, grid, tail)
+        y, tail = key_conv(x, conv.weight, grid, tail)
         assert worst(y, tensors[f"chunk{i}.out.y"]) < OPERATOR_TOLERANCE
         assert worst(tail, unfold_tail(tensors[f"chunk{i}.out.state"], x.shape[0])) == 0
 
@@ -206,7 +224,8 @@ def test_ffn_over_chunks():
     for i in numbered(tensors, "chunk"):
         x, slot = tensors[f"chunk{i}.in.x"], tensors.get(f"chunk{i}.in.slot9")
         grid = Grid(x.shape[1] // (c["H_lat"] * c["W_lat"]), c["H_lat"], c["W_lat"])
-        y, tail = model().blocks[0].mlp(x, grid, None if slot is None else slot[:, :, 0].mT)
+        tail = None if slot is None else slot[:, :, 0].mT
+        y, tail = model().blocks[0].mlp(x, grid, tail, choose(x.device, x.dtype))
         assert worst(y, tensors[f"chunk{i}.out.y"]) < OPERATOR_TOLERANCE
         assert worst(tail.mT[:, :, None], tensors[f"chunk{i}.out.slot9"]) < OPERATOR_TOLERANCE
 
@@ -231,35 +250,35 @@ def test_camera_branch_over_chunks():
         assert worst(beta, mid["beta_raw"]) < OPERATOR_TOLERANCE
         assert worst(decay, mid["decay"]) < OPERATOR_TOLERANCE
         tail = given.get("slot3")
-        k, new_tail = mixer.conv_k_cam(
-            mixer.k_proj_cam(x), grid, None if tail is None else unfold_tail(tail, x.shape[0])
+        k, new_tail = key_conv(
+            mixer.k_proj_cam(x), mixer.conv_k_cam.weight, grid, None if tail is None else unfold_tail(tail, x.shape[0])
         )
         assert worst(k.unflatten(-1, (mixer.heads, -1)), mid["k_raw"]) < OPERATOR_TOLERANCE
         assert worst(mixer.q_proj_cam(x).unflatten(-1, (mixer.heads, -1)), mid["q_raw"]) < OPERATOR_TOLERANCE
         assert worst(mixer.v_proj_cam(x).unflatten(-1, (mixer.heads, -1)), mid["v_raw"]) < OPERATOR_TOLERANCE
         assert worst(new_tail, unfold_tail(out["slot3"], x.shape[0])) < OPERATOR_TOLERANCE
-        q = mixer.features(mixer.q_proj_cam(x), mixer.q_norm_cam)
-        k = mixer.features(k, mixer.k_norm_cam) * (c["linear_head_dim"] * grid.tokens) ** -0.5
+        q = features(mixer, mixer.q_proj_cam(x), mixer.q_norm_cam)
+        k = features(mixer, k, mixer.k_norm_cam) * (c["linear_head_dim"] * grid.tokens) ** -0.5
         v = split_heads(mixer.v_proj_cam(x), mixer.heads)
-        assert worst(rays.q(q).mT, mid["q_transformed"]) < OPERATOR_TOLERANCE
-        assert worst(rays.kv(k).mT, mid["k_transformed"]) < OPERATOR_TOLERANCE
-        assert worst(rays.kv(v).mT, mid["v_transformed"]) < OPERATOR_TOLERANCE
-        moved = rays.kv(k)
+        assert worst(query_world(q, rays).mT, mid["q_transformed"]) < OPERATOR_TOLERANCE
+        assert worst(to_world(k, rays).mT, mid["k_transformed"]) < OPERATOR_TOLERANCE
+        assert worst(to_world(v, rays).mT, mid["v_transformed"]) < OPERATOR_TOLERANCE
+        moved = to_world(k, rays)
         stretch = by_frame(moved.square().sum(-1).clamp(min=1e-12) / k.square().sum(-1).clamp(min=1e-12), grid)
         discounted = beta / stretch.mean(-1, keepdim=True).clamp(min=1)
         torch.testing.assert_close(stretch, mid["inflation_sq"], atol=1e-5, rtol=1e-5)  # a quotient of small numbers
         assert worst(discounted, mid["beta_discounted"]) < OPERATOR_TOLERANCE
-        scan = [by_frame(x, grid) for x in (moved, rays.kv(v))]
+        scan = [by_frame(x, grid) for x in (moved, to_world(v, rays))]
         forward = torch.stack(forward_states(*scan, discounted, decay, given.get("slot2")), 2)
         backward = reverse_states(*scan, discounted, decay)
         backward = torch.stack([torch.zeros_like(forward[:, :, 0]) if r is None else r for r in backward], 2)
         for states, name in (forward, "scan_fwd"), (backward, "scan_rev"):
-            read = (by_frame(rays.q(q), grid) @ states).flatten(2, 3)
+            read = (by_frame(query_world(q, rays), grid) @ states).flatten(2, 3)
             assert worst(read.mT, mid[name]) < OPERATOR_TOLERANCE
         state = None
         if "slot2" in given:
             state = GDNState(torch.zeros(()), torch.zeros(()), torch.zeros(()), camera_kv=given["slot2"])
-        raw, kv = mixer.camera_branch(q, k, v, beta, decay, rays, grid, state)
+        raw, kv = camera_branch(q, k, v, beta, decay, rays, grid, state)
         assert worst(merge_heads(raw), out["cam_raw"]) < OPERATOR_TOLERANCE
         assert worst(mixer.out_proj_cam(merge_heads(raw)), out["cam_contribution"]) < OPERATOR_TOLERANCE
         assert worst(kv, out["slot2"]) < OPERATOR_TOLERANCE
@@ -277,7 +296,8 @@ def test_softmax_block_over_chunks():
         phase = phases(main.float())[:, None]
         rays = ray_transform(given["camera_conditions"], first, grid, c["linear_head_dim"])
         state = WindowState((Page(*(given[f"slot{n}"] for n in range(4))),)) if "slot0" in given else None
-        y, new = model().blocks[index].attn(x, grid, phase, rays, state, save=True)
+        context = SimpleNamespace(kernels=choose(x.device, x.dtype), grid=grid, phase=phase, rays=rays)
+        y, new = model().blocks[index].attn(x, context, state, save=True)
         assert worst(y, tensors[f"chunk{i}.out.attn"]) < OPERATOR_TOLERANCE
         page = new.pages[-1]
         for n, got in enumerate((page.k, page.v, page.camera_k, page.camera_v)):
@@ -357,8 +377,8 @@ def test_inside_of_the_first_block():
     beta, decay = mixer.gates(x, grid)
     scale = (x.shape[-1] // mixer.heads * grid.tokens) ** -0.5
     q, k, v = mixer.qkv(x).chunk(3, dim=-1)
-    q = mixer.features(q, mixer.q_norm)
-    k = mixer.features(mixer.conv_k(k, grid, None)[0], mixer.k_norm) * scale
+    q = features(mixer, q, mixer.q_norm)
+    k = features(mixer, key_conv(k, mixer.conv_k.weight, grid, None)[0], mixer.k_norm) * scale
     v = frames(split_heads(v, mixer.heads))
     q_rot, k_rot = frames(rotate(q, context.phase)), frames(rotate(k, context.phase))
     q, k = frames(q), frames(k)
@@ -370,9 +390,10 @@ def test_inside_of_the_first_block():
         "gdn.out": sum(num) / (sum(den) + 1e-8),
     }  # fmt: skip
     rays = context.rays
-    q = rays.q(mixer.features(mixer.q_proj_cam(x), mixer.q_norm_cam))
-    before = mixer.features(mixer.conv_k_cam(mixer.k_proj_cam(x), grid, None)[0], mixer.k_norm_cam) * scale
-    k, v = rays.kv(before), rays.kv(split_heads(mixer.v_proj_cam(x), mixer.heads))
+    q = query_world(features(mixer, mixer.q_proj_cam(x), mixer.q_norm_cam), rays)
+    k, _ = key_conv(mixer.k_proj_cam(x), mixer.conv_k_cam.weight, grid, None)
+    before = features(mixer, k, mixer.k_norm_cam) * scale
+    k, v = to_world(before, rays), to_world(split_heads(mixer.v_proj_cam(x), mixer.heads), rays)
     stretch = k.square().sum(-1).clamp(min=1e-12) / before.square().sum(-1).clamp(min=1e-12)
     beta = beta / frames(stretch).mean(-1, keepdim=True).clamp(min=1)
     read = halves(frames(q), frames(k), frames(v), beta, decay)

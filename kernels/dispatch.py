@@ -1,0 +1,89 @@
+"""Which form of the operators runs: chosen by device and dtype, or forced by name.
+
+    kernels = choose(device, dtype)          # kernels.name says which one it is, kernels.why says why
+    kernels.gdn(...); kernels.depthwise_glu(...); kernels.attend(...)     # signatures: reference.py
+
+Choosing "triton" is the only thing that imports triton.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal
+
+import torch
+from sanawm_env.kernels import cpu, reference
+
+BACKENDS = ("reference", "cpu", "triton")
+Backend = Literal["reference", "cpu", "triton"]
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """One form of the operators. Signatures and meaning are those of `reference.py`.
+
+    name: one of `BACKENDS`. why: half a sentence on why it was chosen.
+    skips_unread: the network may leave out what nobody reads (see `SanaWM.forward`); the reference computes all.
+    """
+
+    name: str
+    why: str
+    gdn: Callable
+    depthwise_glu: Callable
+    attend: Callable
+    skips_unread: bool
+
+
+def choose(device: torch.device, dtype: torch.dtype, backend: str | None = None) -> Kernels:
+    """The form that suits a device and dtype, or the one that `backend` names.
+
+    Left to itself: "reference" while gradients are on (the others are forward only) and where nothing faster exists
+    (float64, other devices), "cpu" on a CPU, "triton" on a CUDA device if triton is installed.
+
+    Raises ValueError for another name, and for a form that cannot run there; ImportError without triton.
+    """
+    if backend is None:
+        backend, why = _suitable(device, dtype)
+    else:
+        check_backend(backend)
+        why = "asked for"
+    if backend == "reference":
+        ops = reference
+    elif backend == "cpu":
+        if device.type != "cpu":
+            raise ValueError(f'backend "cpu" cannot run on {device}: use "triton" or "reference" there.')
+        ops = cpu
+    else:
+        ops = _triton(device)
+    return Kernels(backend, why, ops.gdn, ops.depthwise_glu, ops.attend, skips_unread=backend != "reference")
+
+
+def check_backend(backend: str) -> None:
+    """ValueError unless it is one of `BACKENDS`."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, or None to choose, got {backend!r}.")
+
+
+def _suitable(device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
+    if torch.is_grad_enabled():
+        return "reference", "gradients are on"
+    if device.type == "cuda" and dtype != torch.float64:
+        if find_spec("triton") is not None:
+            return "triton", "a CUDA device"
+        return "reference", "triton is not installed"
+    if device.type == "cpu" and dtype != torch.float64:
+        return "cpu", "a CPU"
+    return "reference", f"{dtype} on {device.type}"
+
+
+def _triton(device: torch.device):
+    if find_spec("triton") is None:
+        raise ImportError('backend "triton" needs the package triton: pip install "sanawm-env[gpu]" (Linux).')
+    from sanawm_env.kernels import fused
+
+    if device.type != "cuda" and not fused.INTERPRETED:
+        raise ValueError(
+            f'backend "triton" needs a CUDA device, this is {device}: use "cpu" or "reference", or set '
+            "TRITON_INTERPRET=1 before Python starts to run its kernels in Triton's interpreter."
+        )
+    return fused
