@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from sanawm_env.kernels import cpu, reference
 
 BACKENDS = ("reference", "cpu", "triton")
@@ -23,6 +24,7 @@ class Kernels:
     """One form of the operators. Signatures and meaning are those of `reference.py`.
 
     name: one of `BACKENDS`. why: half a sentence on why it was chosen.
+    linear: `torch.nn.functional.linear`, or a faster form of it.
     skips_unread: the network may leave out what nobody reads (see `SanaWM.forward`); the reference computes all.
     """
 
@@ -32,6 +34,7 @@ class Kernels:
     depthwise_glu: Callable
     attend: Callable
     skips_unread: bool
+    linear: Callable = F.linear
 
 
 def choose(device: torch.device, dtype: torch.dtype, backend: str | None = None) -> Kernels:
@@ -55,7 +58,8 @@ def choose(device: torch.device, dtype: torch.dtype, backend: str | None = None)
         ops = cpu
     else:
         ops = _triton(device)
-    return Kernels(backend, why, ops.gdn, ops.depthwise_glu, ops.attend, skips_unread=backend != "reference")
+    linear = cpu.linear if backend == "cpu" else F.linear
+    return Kernels(backend, why, ops.gdn, ops.depthwise_glu, ops.attend, backend != "reference", linear)
 
 
 def check_backend(backend: str) -> None:

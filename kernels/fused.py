@@ -1,0 +1,7 @@
+"""The operators as Triton kernels. Importing this imports triton: `dispatch.choose` does so on demand."""
+
+from sanawm_env.kernels.triton_ffn import depthwise_glu
+from sanawm_env.kernels.triton_gdn import INTERPRETED, gdn
+from sanawm_env.kernels.triton_window import attend
+
+__all__ = ["INTERPRETED", "attend", "depthwise_glu", "gdn"]

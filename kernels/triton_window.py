@@ -1,0 +1,63 @@
+"""Softmax attention over a window of pages: a Triton kernel lays the pages out, the attention is torch's."""
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from sanawm_env.kernels import reference
+from sanawm_env.kernels.inputs import Grid
+from sanawm_env.kernels.slots import each_its_own
+from torch import Tensor
+
+
+@triton.jit
+def _fill_window(
+    k, v, slots, keys, values, k_b, k_h, k_n, v_b, v_h, v_n, start,
+    H: tl.constexpr, N: tl.constexpr, TOTAL: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, DP: tl.constexpr,
+    BS: tl.constexpr,
+):  # fmt: skip
+    """Rows `start` to `start + N` of a window (B, h, TOTAL, WIDTH) from page `slots[b]` of a pool of keys and values
+    (slots, h, N, D), columns from D on set to zero. Program: token tile, (batch, head)."""
+    n = tl.program_id(0) * BS + tl.arange(0, BS)
+    batch, head = tl.program_id(1) // H, tl.program_id(1) % H
+    c = tl.arange(0, DP)
+    inside, real = (n < N)[:, None] & (c < WIDTH)[None, :], (n < N)[:, None] & (c < D)[None, :]
+    page = tl.load(slots + batch)
+    to = ((batch * H + head).to(tl.int64) * TOTAL + start + n)[:, None] * WIDTH + c[None, :]
+    x = tl.load(k + page * k_b + head * k_h + n[:, None] * k_n + c[None, :], real, 0.0)
+    tl.store(keys + to, x, inside)
+    x = tl.load(v + page * v_b + head * v_h + n[:, None] * v_n + c[None, :], real, 0.0)
+    tl.store(values + to, x, inside)
+
+
+def attend(q: Tensor, past: list[tuple[Tensor, Tensor]], k: Tensor, v: Tensor, grid: Grid) -> Tensor:
+    """As `reference.attend`: pages and current chunk are laid out once, the attention is torch's."""
+    if len(grid.chunk_starts) > 1 or not past:
+        return reference.attend(q, past, k, v, grid)
+    rows = each_its_own(q.shape[0], q.device)
+    return attend_pages(q, [(*page, rows) for page in past], k, v)
+
+
+def attend_pages(q: Tensor, past: list[tuple[Tensor, Tensor, Tensor]], k: Tensor, v: Tensor, width: int = 0) -> Tensor:
+    """Softmax attention of q (B, h, N, D) to pages by number and to the current k, v (B, h, N, D).
+
+    Args:
+        past: pools of keys and values (slots, h, N_i, D) with the (B,) int64 page of each row, oldest first.
+        width: pad heads to so many channels for the library's attention; 0 leaves them.
+    """
+    batch, heads, _, size = q.shape
+    width = max(width, size)
+    total = sum(page.shape[2] for page, _, _ in past) + k.shape[2]
+    keys, values = torch.empty(2, batch, heads, total, width, dtype=k.dtype, device=k.device)
+    start = 0
+    for key, value, slots in (*past, (k, v, each_its_own(batch, q.device))):
+        key, value = (t if t.stride(-1) == 1 else t.contiguous() for t in (key, value))
+        count = key.shape[2]
+        _fill_window[(triton.cdiv(count, 64), batch * heads)](
+            key, value, slots, keys, values, *key.stride()[:3], *value.stride()[:3], start,
+            H=heads, N=count, TOTAL=total, D=size, WIDTH=width, DP=triton.next_power_of_2(width), BS=64,
+        )  # fmt: skip
+        start += count
+    if width > size:
+        q = F.pad(q, (0, width - size))
+    return F.scaled_dot_product_attention(q, keys, values, scale=size**-0.5)[..., :size]
