@@ -449,10 +449,12 @@ def gdn_slots(
     size, branches = channels // heads, 1 if camera is None else 2
     second = main if camera is None else camera
     main, second = _rowwise(main), _rowwise(second)
-    pool = pool if pool is not None else new_pool
-    new_pool = new_pool if new_pool is not None else pool
-    nothing = torch.empty(0, device=q.device) if pool is None else None
-    old, new = (_fields(p, nothing) for p in (pool, new_pool))
+    # a pool that is missing is never touched: any tensors stand for it
+    old = _fields(pool) if pool is not None else (decay, decay, decay, q, q)
+    new = _fields(new_pool) if new_pool is not None else (decay, decay, decay, q, q)
+    if not all(t.is_contiguous() for t in new[: 0 if new_pool is None else 5]):
+        raise ValueError("The pool that states are written to must be contiguous: make it with torch.empty.")
+    old = [t.contiguous() for t in old] if pool is not None else old
     padded = triton.next_power_of_2(size)
     splits = 2 if tokens > SPLIT_ABOVE else 1
     gram_mode, scan_mode = (precision, precision) if precision else _modes(q.dtype)
@@ -460,10 +462,11 @@ def gdn_slots(
         gram_mode = scan_mode = "fp32"
     key_scale = (size * tokens) ** -0.5
     ray_groups = 0 if camera is None else size // 8
-    angles = torch.view_as_real(phase)
+    angles = torch.view_as_real(phase).contiguous()
     camera_angles, p, p_inv = angles, angles, angles
     if rays is not None:
-        camera_angles, p, p_inv = torch.view_as_real(rays.phase), rays.p.float(), rays.p_inv.float()
+        turns = torch.view_as_real(rays.phase), rays.p.float(), rays.p_inv.float()
+        camera_angles, p, p_inv = (t.contiguous() for t in turns)
     cells = batch * heads * frames
     wide = dict(dtype=torch.float32, device=q.device)
 
@@ -530,10 +533,8 @@ def _empty_state(main: Branch, camera: Branch | None, batch: int, heads: int, si
     return GDNState(kv, z, tail(), torch.empty_like(kv), tail())
 
 
-def _fields(pool: GDNState | None, nothing: Tensor | None) -> tuple[Tensor, ...]:
-    """kv, camera_kv, z, key_tail, camera_key_tail; what is missing is never touched and stands for itself."""
-    if pool is None:
-        return (nothing,) * 5
+def _fields(pool: GDNState) -> tuple[Tensor, ...]:
+    """kv, camera_kv, z, key_tail, camera_key_tail; what a state without a camera lacks is never touched."""
     camera_kv = pool.kv if pool.camera_kv is None else pool.camera_kv
     camera_tail = pool.key_tail if pool.camera_key_tail is None else pool.camera_key_tail
     return pool.kv, camera_kv, pool.z, pool.key_tail, camera_tail
