@@ -43,7 +43,7 @@ def start(world) -> WorldState:
 
 def content(state: WorldState) -> list[str]:
     """A hash of every tensor's and pose's bytes."""
-    arrays = [t.contiguous().numpy() for t in tree.leaves(state.slots)] + [slot.c2w for slot in state.slots]
+    arrays = [t.cpu().contiguous().numpy() for t in tree.leaves(state.slots)] + [slot.c2w for slot in state.slots]
     return [hashlib.sha256(a.tobytes()).hexdigest() for a in arrays]
 
 

@@ -18,15 +18,18 @@ from torch import Tensor
 
 from sanawm_env.codec.ltx2 import LTX2Codec
 from sanawm_env.codec.patch_pca import PatchPCACodec
+from sanawm_env.kernels.dispatch import check_backend, choose
 from sanawm_env.kernels.inputs import Grid
 from sanawm_env.network.model import SanaWM
 from sanawm_env.network.place_map import PlaceMap
 from sanawm_env.network.precision import PRECISIONS, quantize
+from sanawm_env.network.state import NetworkState
 from sanawm_env.refiner.runner import Refiner
 from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.conditions import camera_inputs, place_token
 from sanawm_env.world.config import WorldConfig
+from sanawm_env.world.graphs import Graphs
 from sanawm_env.world.prompts import PromptFeatures, Prompts
 from sanawm_env.world.sampler import sample_chunk
 from sanawm_env.world.state import Display, Slot
@@ -42,6 +45,8 @@ class LoadOptions:
         offload: keep codec and refiner in the host's memory while they are not in use.
         text_encoder: encode prompts that are not in the world's cache, loading the encoder for it.
         softcap: read prompts that were encoded with soft-capped attention scores (`GemmaEncoder.load`).
+    backend: form of the network's operators, one of `sanawm_env.kernels.dispatch.BACKENDS`; None for what suits the
+        device. graphs: replay chunks as CUDA graphs.
     """
 
     precision: str | None = None
@@ -50,8 +55,12 @@ class LoadOptions:
     offload: bool = False
     text_encoder: bool = False
     softcap: bool = False
+    backend: str | None = None
+    graphs: bool = False
 
     def __post_init__(self):
+        if self.backend is not None:
+            check_backend(self.backend)
         for name in ("precision", "refiner_precision"):
             value = getattr(self, name)
             if value is not None and value not in PRECISIONS:
@@ -94,18 +103,24 @@ class SanaEngine:
         prompts: Prompts | None = None,
         refiner: Refiner | None = None,
         offload: bool = False,
+        graphs: bool = False,
     ):
         if codec.channels != config.network.latent_channels:
             raise ValueError(
                 f"The {config.name} world has a codec of {codec.channels} channels and a network of "
                 f"{config.network.latent_channels}: use the pair that was trained together."
             )
+        if graphs and device.type != "cuda":
+            raise ValueError(f"graphs=True needs a CUDA device, this is {device}: leave it out.")
         guided = config.sampler.guidance_scale > 1
         if guided and prompts is None:
             raise ValueError(f"The {config.name} world asks for guidance but has no prompts: set guidance_scale to 1.")
         self.config = config
         self.device = device
         self.network = network.to(device).eval().requires_grad_(False)
+        with torch.inference_mode():  # which says that the fast forms will do, and raises where one cannot run
+            self.kernels = choose(device, network.final_layer.linear.weight.dtype, network.backend)
+        self._chunk = Graphs(self._imagine) if graphs else self._imagine
         self.place_map = None if place_map is None else place_map.requires_grad_(False)
         self.codec, self.refiner, self.prompts, self.offload = codec, refiner, prompts, offload
         self.negative = prompts.features("", device, negative=True) if guided else None
@@ -119,7 +134,7 @@ class SanaEngine:
         dtype, place_map = getattr(torch, config.dtype), None
         with _weights(folder / "network.safetensors") as weights:
             with torch.device("meta"):
-                network = SanaWM(config.network)
+                network = SanaWM(config.network, options.backend)
             network.to_empty(device="cpu").to(dtype).load_weights(weights)
         if config.places:
             with _weights(folder / "places.safetensors") as weights:
@@ -149,6 +164,7 @@ class SanaEngine:
         return cls(
             config, network, codec, device,
             place_map=place_map, prompts=prompts, refiner=refiner, offload=options.offload,
+            graphs=options.graphs,
         )  # fmt: skip
 
     def encode(self, image: np.ndarray) -> Tensor:
@@ -192,18 +208,35 @@ class SanaEngine:
             text_mask = torch.cat((self.negative.text_mask.expand_as(text_mask), text_mask))
             frame_index, camera, plucker = (torch.cat((t, t)) for t in (frame_index, camera, plucker))
             memory = None if first else tree.map_tensors(lambda u, c: torch.cat((u, c)), *memory)
-        context = self.network.prepare(
-            grid, frame_index, text=text, text_mask=text_mask, camera=camera, plucker=plucker
-        )
         shape = (config.network.latent_channels, *grid[:3])
         noise = torch.stack([chunk_noise(slot.seed, slot.chunk, shape) for slot in slots])
         noise = noise.to(device, self.network.final_layer.linear.weight.dtype)
         image_latent = torch.cat([s.image_latent for s in scenes]).to(noise.dtype) if first else None
-        latents, state = sample_chunk(self.network, noise, context, memory, config.sampler, image_latent)
+        latents, state = self._chunk(
+            grid, frame_index, text, text_mask, camera, plucker, noise, image_latent, memory
+        )
         if self.negative is None:
             return latents, state
         halves = [tree.map_tensors(lambda t, i=i: t.chunk(2)[i], state) for i in range(2)]
         return latents, tuple(halves)
+
+    def _imagine(
+        self,
+        grid: Grid,
+        frame_index: Tensor,
+        text: Tensor,
+        text_mask: Tensor | None,
+        camera: Tensor,
+        plucker: Tensor,
+        noise: Tensor,
+        image_latent: Tensor | None,
+        memory: NetworkState | None,
+    ) -> tuple[Tensor, NetworkState]:
+        """All the network's work of one chunk, a function of tensors alone."""
+        context = self.network.prepare(
+            grid, frame_index, text=text, text_mask=text_mask, camera=camera, plucker=plucker
+        )
+        return sample_chunk(self.network, noise, context, memory, self.config.sampler, image_latent)
 
     @torch.inference_mode()
     def decode(self, slots: Sequence[Slot], latents: Tensor, display: Display | None) -> tuple[Tensor, Display]:

@@ -65,7 +65,7 @@ class World:
     def load(name: str | PathLike = "nano", device: str | torch.device = "cpu", **options: Any) -> "World":
         """The world of that name, or in that folder (`config.json` and weights); one per process, name, device and
         options, which are the fields of `LoadOptions`: precision, refiner, refiner_precision, offload,
-        text_encoder, softcap.
+        text_encoder, softcap, backend, graphs.
 
         Raises ValueError for an unknown name (naming the known ones), files that do not fit, or a device that is not
         there; FileNotFoundError for missing weights.

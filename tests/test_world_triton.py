@@ -1,0 +1,160 @@
+"""What a world promises, once more on the Triton kernels: on the GPU where there is one, else in the interpreter.
+
+On a GPU the same tests run again with every chunk replayed as a CUDA graph.
+"""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from sanawm_env.world import tree
+from sanawm_env.world.engine import SanaEngine
+from sanawm_env.world.graphs import Graphs
+from sanawm_env.world.sampler import SamplerConfig
+from sanawm_env.world.state import stack
+from sanawm_env.world.world import World
+from tests.test_world import (  # noqa: F401
+    FORWARD,
+    STILL,
+    TURN,
+    start,
+    test_a_slot_taken_from_a_batch_does_not_keep_its_neighbours_alive,
+    test_advance_changes_no_input,
+    test_advance_changes_no_input_in_mixed_batches_either,
+    test_branches_share_what_they_have_in_common,
+    test_forks_diverge_with_other_actions_and_with_another_seed,
+    test_fresh_and_running_slots_advance_together,
+    test_indexing_stacking_and_reseeding_copy_nothing,
+)
+from tests.worlds import TINY, drive, picture, write_tiny_world
+
+pytest.importorskip("triton", reason="no triton here: worlds are not tested on its kernels")
+GPU = torch.cuda.is_available()
+DEVICE = "cuda" if GPU else "cpu"
+# the interpreter takes milliseconds for every program of every launch: one head, six tokens, one denoising pass
+FAST = dataclasses.replace(
+    TINY,
+    network=dataclasses.replace(TINY.network, hidden_size=16, num_heads=1),
+    sampler=SamplerConfig((1000,)),
+    height=16,
+    width=24,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_tiny_world(tmp_path_factory.mktemp("worlds") / "triton", config=FAST)
+
+
+@pytest.fixture(scope="module", params=[False, True] if GPU else [False], ids=lambda on: "graphs" if on else "launches")
+def world(folder, request):
+    return World.load(folder, DEVICE, backend="triton", graphs=request.param)
+
+
+def test_the_world_says_which_kernels_it_uses(folder, world):
+    assert (world.engine.kernels.name, world.engine.kernels.why) == ("triton", "asked for")
+    if not GPU:
+        assert (World.load(folder).engine.kernels.name, World.load(folder).engine.kernels.why) == ("cpu", "a CPU")
+
+
+def test_frames_are_those_of_the_reference(folder, world, start):  # noqa: F811
+    plain = World.load(folder, backend="reference")
+    other = plain.begin(plain.scene(picture()), seed=5)
+    for twist in (FORWARD, TURN, STILL):
+        start, (clip,) = drive(world, start, twist)
+        other, (expected,) = drive(plain, other, twist)
+        assert torch.allclose(clip.latents.cpu(), expected.latents, atol=1e-4)
+        assert (clip.frames.cpu().int() - expected.frames.int()).abs().max() <= 1
+
+
+def test_a_restored_moment_has_the_same_future(world, start):  # noqa: F811
+    here, _ = drive(world, start, FORWARD)
+    away, (first,) = drive(world, here, TURN)
+    drive(world, away, TURN)
+    back, (second,) = drive(world, here, TURN)
+    assert torch.equal(first.frames, second.frames)
+    assert all(map(torch.equal, tree.leaves(away.slots), tree.leaves(back.slots)))
+
+
+def test_memory_does_not_grow(world, start):  # noqa: F811
+    state, _ = drive(world, start, *[STILL] * 4)
+    size = state.nbytes
+    for _ in range(40 if GPU else 4):
+        state, _ = drive(world, state, TURN)
+        assert state.nbytes == size
+
+
+def test_graphs_need_a_gpu(folder):
+    if not GPU:
+        with pytest.raises(ValueError, match="graphs=True needs a CUDA device, this is cpu"):
+            World.load(folder, graphs=True)
+
+
+def test_an_unknown_backend_is_refused(folder):
+    with pytest.raises(ValueError, match="backend must be one of reference, cpu, triton, or None to choose"):
+        World.load(folder, backend="fast")
+
+
+class Recorded:
+    """Records a call as a CUDA graph does, without a GPU: replays work at fixed addresses."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, call):
+        self.calls += 1
+        results = call()
+
+        def replay():
+            for fixed, fresh in zip(tree.leaves(results), tree.leaves(call()), strict=True):
+                fixed.copy_(fresh)
+
+        return replay, results
+
+
+@pytest.fixture
+def recorded(folder):
+    """A world whose chunks are recorded, the same without, and the recorder."""
+    plain = World.load(folder)
+    old = plain.engine
+    engine = SanaEngine(old.config, old.network, old.codec, old.device)
+    record = Recorded()
+    engine._chunk = Graphs(engine._imagine, record)
+    return World(engine, plain.weights_hash), plain, record
+
+
+def test_recorded_chunks_are_the_same_and_keep_states_values(recorded):
+    world, plain, _ = recorded
+    begun = plain.begin([plain.scene(picture(i)) for i in range(3)], seed=2)
+    fast = slow = stack([begun[0], drive(plain, begun[1:], FORWARD)[0]])
+    kept = []
+    for twist in (FORWARD, TURN, STILL, TURN):
+        fast, (clip,) = drive(world, fast, twist)
+        slow, (expected,) = drive(plain, slow, twist)
+        assert torch.equal(clip.frames, expected.frames)
+        kept.append((fast, [t.clone() for t in tree.leaves(fast.slots)]))
+    for state, before in kept:
+        assert all(map(torch.equal, tree.leaves(state.slots), before))
+    assert all(map(torch.equal, tree.leaves(fast.slots), tree.leaves(slow.slots)))
+    assert fast.nbytes == slow.nbytes  # pages that are only passed on are shared as before
+
+
+def test_a_layout_is_recorded_once(recorded):
+    world, plain, record = recorded
+    state = plain.begin(plain.scene(picture()), seed=0)
+    drive(world, state, FORWARD, TURN, STILL, TURN, FORWARD)
+    # a first chunk, one that sees a page, one that sees two
+    assert record.calls == 3
+    drive(world, state.reseed(4), TURN, TURN, TURN, TURN)
+    assert record.calls == 3
+
+
+def test_what_a_function_passes_on_is_the_argument_itself():
+    graphs = Graphs(lambda constant, x, y: (x, y + constant), Recorded())
+    for i in range(3):
+        x, y = torch.full((2,), i), torch.full((3,), 10 * i)
+        passed, made = graphs(1, x, y)
+        assert passed is x
+        assert np.array_equal(made, y + 1)
