@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -153,6 +154,51 @@ def test_importing_the_package_is_light(tmp_path):
     )
     assert "sanawm_env" in loaded
     assert heavy & set(loaded) == set()
+
+
+def test_networks_and_worlds_load_neither_triton_nor_fla(tmp_path):
+    loaded = run_python(
+        "import sys, json, sanawm_env, sanawm_env.kernels.dispatch, sanawm_env.network.model, sanawm_env.world.world\n"
+        "print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))",
+        cwd=tmp_path,
+    )
+    assert "torch" in loaded
+    assert {"triton", "fla"} & set(loaded) == set()
+
+
+def test_without_triton_and_fla_only_what_needs_them_is_missing(tmp_path):
+    code = """
+import json, sys
+sys.modules["triton"] = sys.modules["fla"] = None  # importing them raises ImportError
+from dataclasses import replace
+import torch
+from sanawm_env.kernels.dispatch import choose
+from sanawm_env.kernels.inputs import Grid
+from sanawm_env.network.config import SanaWMConfig
+from sanawm_env.network.model import SanaWM
+
+def refusal(call):
+    try:
+        call()
+    except ImportError as error:
+        return str(error)
+
+cpu = torch.device("cpu")
+config = SanaWMConfig(latent_channels=4, hidden_size=32, depth=2, num_heads=2, head_dim=16, caption_channels=8,
+                      text_len=2, softmax_every_n=2, input_size=1)
+model, grid = SanaWM(config), Grid(3, 2, 2)
+with torch.no_grad():
+    context = model.prepare(grid, torch.zeros(1, dtype=torch.int64), text=torch.zeros(1, 2, 8))
+    out, state = model(torch.ones(1, 4, *grid[:3]), torch.zeros(1), context, save=True)
+    chosen = choose(cpu, torch.float32).name
+ablation = replace(config, mixer="token")
+refusals = [refusal(call) for call in (lambda: choose(cpu, torch.float32, "triton"), lambda: SanaWM(ablation))]
+print(json.dumps([chosen, list(out.shape), bool(out.isfinite().all()), len(state.blocks), *refusals]))
+"""
+    chosen, shape, finite, blocks, *refusals = run_python(code, cwd=tmp_path)
+    assert (chosen, shape, finite, blocks) == ("cpu", [1, 4, 3, 2, 2], True, 2)
+    for refusal, what in zip(refusals, ('backend "triton"', 'mixer "token"'), strict=True):
+        assert re.fullmatch(what + r' needs the package [\w-]+: pip install "sanawm-env\[gpu\]" \(Linux\)\.', refusal)
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,8 @@ class SanaWMConfig:
         prediction_type: what the output means, in the words of diffusers: "flow_prediction" (noise - data) or
             "v_prediction" (Salimans and Ho 2022, on the noisy latents scaled to unit variance), which is minus the data
             at full noise and never asks the network to copy its noise.
+        mixer: what the GDN blocks are: "frame", the gated delta rule over frames, or "token", its token-wise ablation
+            (`sanawm_env.network.ablation`).
     """
 
     latent_channels: int = 128
@@ -40,6 +42,7 @@ class SanaWMConfig:
     window: int = 2
     sink: bool = True
     prediction_type: str = "flow_prediction"
+    mixer: str = "frame"
 
     def __post_init__(self):
         if self.hidden_size % self.head_dim or self.hidden_size % self.num_heads:
@@ -53,6 +56,8 @@ class SanaWMConfig:
             raise ValueError(
                 f'prediction_type must be "flow_prediction" or "v_prediction", got {self.prediction_type!r}.'
             )
+        if self.mixer not in ("frame", "token"):
+            raise ValueError(f'mixer must be "frame" or "token", got {self.mixer!r}.')
 
     def is_softmax(self, block: int) -> bool:
         """Whether block `block` (0-based) is a softmax block."""

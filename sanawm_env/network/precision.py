@@ -29,11 +29,13 @@ BLOCKS = {"network": "blocks", "refiner": "transformer_blocks"}
 
 
 def quantized_layers(module: nn.Module, part: Literal["network", "refiner"] = "network") -> list[str]:
-    """Names of the layers that `quantize` changes: those of section d.2 whose both sizes are multiples of 16."""
+    """Names of the layers that `quantize` changes: those of section d.2 whose both sizes are multiples of 16 (a
+    token-wise mixer has none)."""
     names = []
     for i, block in enumerate(getattr(module, BLOCKS[part])):
-        for inside in LAYERS[part]:
-            rows, columns = block.get_submodule(inside).weight.shape[:2]
+        inner = dict(block.named_modules())
+        for inside in filter(inner.__contains__, LAYERS[part]):
+            rows, columns = inner[inside].weight.shape[:2]
             if rows % 16 == 0 and columns % 16 == 0:
                 names.append(f"{BLOCKS[part]}.{i}.{inside}")
     return names

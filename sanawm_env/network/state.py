@@ -4,10 +4,14 @@ Sizes: B batch, h heads, D head width, C = h * D, S tokens per latent frame, N t
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from sanawm_env.kernels.inputs import GDNState, Page
+
+if TYPE_CHECKING:
+    from sanawm_env.network.ablation import TokenState
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +25,7 @@ class WindowState:
 class BlockState:
     """State of one block. ffn_tail: (B, S, C), the FFN's spatial output of the chunk's last frame."""
 
-    mixer: GDNState | WindowState
+    mixer: "GDNState | TokenState | WindowState"
     ffn_tail: Tensor
 
 

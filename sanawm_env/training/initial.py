@@ -9,12 +9,14 @@ import math
 import torch
 
 from sanawm_env.codec.patch_pca import LATENT_STD
+from sanawm_env.network.ablation import TokenMixer
 from sanawm_env.network.mixers import GDNMixer, WindowMixer
 from sanawm_env.network.model import SanaWM
 from sanawm_env.network.place_map import PlaceMap
 from sanawm_env.world.config import WorldConfig
 
 NETWORK, PLACES = "network", "places"
+STARTS_SMALL = ("attn.proj.weight", "attn.layer.o_proj.weight", "point_conv.conv.weight", "t_conv.weight")
 
 
 def untrained(config: WorldConfig, generator: torch.Generator) -> torch.nn.ModuleDict:
@@ -35,15 +37,16 @@ def initialise(model: SanaWM, generator: torch.Generator) -> None:
     """Set every weight of a network.
 
     Linears are scaled by fan-in; residual branches and output start small. GDN blocks start remembering for about a
-    hundred frames, with a key convolution that passes the current frame. The camera branch of the softmax blocks holds
-    the geometry (`_look_along_the_ray`), and the first of them copies what it finds to the output (`_copy_path`).
+    hundred frames, with a key convolution that passes the current frame (token-wise ones: `_remember_tokens`). The
+    camera branch of the softmax blocks holds the geometry (`_look_along_the_ray`), and the first of them copies what it
+    finds to the output (`_copy_path`).
     """
     for name, parameter in model.named_parameters():
         if name.endswith(("norm.weight", "norm_cam.weight")):
             continue
         if parameter.ndim > 1 and "table" not in name:
             fan_in = parameter[0].numel()
-            small = 0.1 if name.endswith(("attn.proj.weight", "point_conv.conv.weight", "t_conv.weight")) else 1.0
+            small = 0.1 if name.endswith(STARTS_SMALL) else 1.0
             torch.nn.init.normal_(parameter, std=small * fan_in**-0.5, generator=generator)
         else:
             torch.nn.init.zeros_(parameter)
@@ -52,6 +55,9 @@ def initialise(model: SanaWM, generator: torch.Generator) -> None:
         model.t_block[1].weight.mul_(0.1)
         for block in model.blocks:
             block.scale_shift_table[2] = block.scale_shift_table[5] = 1.0
+            if isinstance(block.attn, TokenMixer):
+                _remember_tokens(block.attn)
+                continue
             block.attn.output_gate.bias.fill_(1.0)
             block.attn.output_gate.weight.mul_(0.1)
             block.attn.dt_bias.fill_(math.log(math.expm1(0.01)))
@@ -63,6 +69,13 @@ def initialise(model: SanaWM, generator: torch.Generator) -> None:
             _look_along_the_ray(block.attn, noisy)
         if softmax:
             _copy_path(model, softmax[0])
+
+
+def _remember_tokens(mixer: TokenMixer) -> None:
+    """As long a memory as the frame rule's, though every token decays it: a frame of the nano world is 96 of them."""
+    mixer.layer.dt_bias.fill_(math.log(math.expm1(0.01 / 96)))
+    for conv in (mixer.layer.q_conv1d, mixer.layer.k_conv1d, mixer.layer.v_conv1d):
+        conv.weight[..., -1] = 1.0
 
 
 def _writers(model: SanaWM) -> list[torch.Tensor]:

@@ -14,6 +14,7 @@ from sanawm_env.camera.trajectory import relative_to_first
 from sanawm_env.metrics.image import ssim
 from sanawm_env.metrics.pose import PoseErrors
 from sanawm_env.metrics.pose import evaluate as pose_errors
+from sanawm_env.network.ablation import TokenState
 from sanawm_env.network.state import GDNState, NetworkState, WindowState
 from sanawm_env.training.align import track
 from sanawm_env.training.raycast import intrinsics, render
@@ -211,7 +212,9 @@ def seeds(world: World, scenes: int, seed: int, chunks: int, stride: int = 8, ro
 def without_recurrence(state: WorldState) -> WorldState:
     """The state with every recurrent GDN matrix at zero; windows and convolution tails stay."""
 
-    def forget(mixer: GDNState | WindowState) -> GDNState | WindowState:
+    def forget(mixer: GDNState | TokenState | WindowState) -> GDNState | TokenState | WindowState:
+        if isinstance(mixer, TokenState):
+            return replace(mixer, recurrent=torch.zeros_like(mixer.recurrent))
         if not isinstance(mixer, GDNState):
             return mixer
         camera = None if mixer.camera_kv is None else torch.zeros_like(mixer.camera_kv)

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sanawm_env.codec.state import LTX2State
+from sanawm_env.network.ablation import TokenState
 from sanawm_env.network.state import BlockState, GDNState, NetworkState, Page, WindowState
 from sanawm_env.refiner.state import RefinerState
 from sanawm_env.world import tree
@@ -161,7 +162,7 @@ class WorldState:
 
 
 _SCENE_TYPES = (Scene, Slot, Anchor, Display, LTX2State, RefinerState)
-_MEMORY_TYPES = (NetworkState, BlockState, GDNState, WindowState, Page)
+_MEMORY_TYPES = (NetworkState, BlockState, GDNState, TokenState, WindowState, Page)
 _TYPES = {t.__name__: t for t in (*_SCENE_TYPES, *_MEMORY_TYPES)}
 
 
