@@ -33,8 +33,10 @@ def _depthwise_glu(
         below_a, below_g = bias_a, bias_g
         for dx in tl.static_range(0, 3):
             near = column + dx - 1
-            at = (image + row * WIDTH + near)[:, None] * (2 * F) + c[None, :]
-            seen = ((row >= 0) & (row < HEIGHT) & (near >= 0) & (near < WIDTH))[:, None] & real[None, :]
+            pixel = row * WIDTH + near
+            seen = (pixel >= 0) & (pixel < HEIGHT * WIDTH) & (near >= 0) & (near < WIDTH)
+            at = (image + pixel)[:, None] * (2 * F) + c[None, :]
+            seen = seen[:, None] & real[None, :]
             a = tl.load(x + at, seen, 0.0).to(tl.float32)
             g = tl.load(x + at + F, seen, 0.0).to(tl.float32)
             a, g = a * tl.sigmoid(a), g * tl.sigmoid(g)
@@ -42,8 +44,9 @@ def _depthwise_glu(
             here_a, here_g = here_a + a * taps_a[3 + dx], here_g + g * taps_g[3 + dx]
             below_a, below_g = below_a + a * taps_a[dx], below_g + g * taps_g[dx]
         # the row above has now met all three rows that it sees
-        done = (i >= 2) & (row - 1 < HEIGHT) & (column < WIDTH)
-        at = (image + (row - 1) * WIDTH + column)[:, None] * F + c[None, :]
+        pixel = (row - 1) * WIDTH + column
+        done = (pixel >= top * WIDTH) & (pixel < HEIGHT * WIDTH) & (column < WIDTH)
+        at = (image + pixel)[:, None] * F + c[None, :]
         value = above_a * above_g * tl.sigmoid(above_g)
         tl.store(out + at, value.to(out.dtype.element_ty), done[:, None] & real[None, :])
         above_a, above_g, here_a, here_g = here_a, here_g, below_a, below_g

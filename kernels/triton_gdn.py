@@ -78,7 +78,7 @@ def _turned(
     if RAYS > 0:
         in_ray = g < rays
         m = matrix + rows[:, None] * 16
-        on = valid[:, None] & (rays > 0)
+        on = valid[:, None]
         if TRANSPOSED:
             y0 = tl.where(in_ray, _row(m, 0, 4, x0, x1, x2, x3, on), y0)
             y1 = tl.where(in_ray, _row(m, 1, 4, x0, x1, x2, x3, on), y1)
@@ -123,7 +123,7 @@ def _prep(
     Program: (token tile of one frame, batch, branch). q, k: rows of their own stride. tails: pools
     (slots, TAPS-1, S, C).
     """
-    PAST: tl.constexpr = TAPS - 1
+    PAST: tl.constexpr = TAPS - 1  # offsets into pools are negative where a row has no slot
     tile, batch, branch = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     t = tile // tl.cdiv(S, BS)
     s = (tile % tl.cdiv(S, BS)) * BS + tl.arange(0, BS)
@@ -134,23 +134,25 @@ def _prep(
         q, k, q_row, k_row, conv, tails, new_tails = q1, k1, q_row1, k_row1, conv1, tails1, new_tails1
     slot, new_slot = tl.load(src + batch), tl.load(dst + batch)
     first = batch.to(tl.int64) * T * S
+    n = t * S + s
     q_squares, k_squares = tl.zeros((BS,), tl.float32), tl.zeros((BS,), tl.float32)
     for c0 in range(0, C, BC):
         c = c0 + tl.arange(0, BC)
         inside = valid[:, None] & (c < C)[None, :]
-        own = tl.load(k + (first + t * S + s)[:, None] * k_row + c[None, :], inside, 0.0)
+        own = tl.load(k + (first + n)[:, None] * k_row + c[None, :], inside, 0.0)
         y = own.to(tl.float32) * tl.load(conv + c * TAPS + PAST, c < C, 0.0).to(tl.float32)[None, :]
         for j in tl.static_range(1, TAPS):
             w = tl.load(conv + c * TAPS + PAST - j, c < C, 0.0).to(tl.float32)[None, :]
-            before = tl.load(k + (first + (t - j) * S + s)[:, None] * k_row + c[None, :], inside & (t >= j), 0.0)
+            earlier, later = (n >= j * S)[:, None], (n < (T - j) * S)[:, None]
+            before = tl.load(k + (first + n - j * S)[:, None] * k_row + c[None, :], inside & earlier, 0.0)
             old = ((slot * PAST + PAST + t - j) * S + s)[:, None] * C + c[None, :]
-            before += tl.load(tails + old, inside & (t < j) & (slot >= 0), 0.0)
-            after = tl.load(k + (first + (t + j) * S + s)[:, None] * k_row + c[None, :], inside & (t + j < T), 0.0)
+            before += tl.load(tails + old, inside & (n < j * S)[:, None] & (old >= 0), 0.0)
+            after = tl.load(k + (first + n + j * S)[:, None] * k_row + c[None, :], inside & later, 0.0)
             y += w * (before.to(tl.float32) + after.to(tl.float32))
-        out = (branch * BATCH * T * S + first + t * S + s)[:, None] * C + c[None, :]
+        out = (branch * BATCH * T * S + first + n)[:, None] * C + c[None, :]
         tl.store(keys + out, y.to(keys.dtype.element_ty), inside)
         k_squares += tl.sum(y * y, 1)
-        x = tl.load(q + (first + t * S + s)[:, None] * q_row + c[None, :], inside, 0.0).to(tl.float32)
+        x = tl.load(q + (first + n)[:, None] * q_row + c[None, :], inside, 0.0).to(tl.float32)
         q_squares += tl.sum(x * x, 1)
         if new_slot >= 0:
             place = t + PAST - T  # of this frame among the last PAST ones
@@ -159,10 +161,10 @@ def _prep(
             if t == 0:  # a chunk shorter than the tail keeps the end of the tail before
                 for i in tl.static_range(T, PAST):
                     at = ((slot * PAST + i) * S + s)[:, None] * C + c[None, :]
-                    kept = tl.load(tails + at, inside & (slot >= 0), 0.0)
+                    kept = tl.load(tails + at, inside & (at >= 0), 0.0)
                     at = ((new_slot * PAST + i - T) * S + s)[:, None] * C + c[None, :]
                     tl.store(new_tails + at, kept, inside)
-    row = branch * BATCH * T * S + first + t * S + s
+    row = branch * BATCH * T * S + first + n
     tl.store(q_scale + row, 1.0 / tl.sqrt(q_squares / C + eps), valid)
     tl.store(k_scale + row, 1.0 / tl.sqrt(k_squares / C + eps), valid)
 
@@ -300,10 +302,11 @@ def _scan(
     else:
         pool, new_pool = camera_kv, new_camera_kv
     place = (slot * H + head) * D * D + slab
-    m = tl.load(pool + place, inside & (slot >= 0), 0.0)
+    m = tl.load(pool + place, inside & (place >= 0), 0.0)  # offsets below zero: no slot
     r = tl.zeros((DP, BN), tl.float32)
     normaliser = (branch == 0) & (tile == 0)
-    z_state = tl.load(z + (slot * H + head) * D + channel, (channel < D) & (slot >= 0) & normaliser, 0.0)
+    z_place = (slot * H + head) * D + channel
+    z_state = tl.load(z + z_place, (channel < D) & (z_place >= 0), 0.0)
     y_state = tl.zeros((DP,), tl.float32)
     for back in range(0, T):  # R_t waits in `merged` for M_t, y_t likewise
         t = T - 1 - back
