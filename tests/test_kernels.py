@@ -4,6 +4,8 @@ import pytest
 import torch
 from sanawm_env.kernels.reference import forward_states, frame_gated_delta_rule, frame_update
 
+from tests import rounding
+
 
 def random_inputs(b=2, h=3, t=7, s=5, d=8, dv=4, seed=0):
     g = torch.Generator().manual_seed(seed)
@@ -59,3 +61,23 @@ def test_gradients_are_right(initial):
     inputs = [x.requires_grad_() for x in random_inputs(b=1, h=1, t=3, s=2, d=3, dv=2)]
     state = torch.ones(1, 1, 3, 2, dtype=torch.float64, requires_grad=True) if initial else None
     assert torch.autograd.gradcheck(lambda *x: frame_gated_delta_rule(*x, initial=state), inputs)
+
+
+@pytest.mark.parametrize(
+    "scheme, bounds",  # after 3, 30 and 120 frames, the table of kernels.md 4 at the full model's size
+    [("fp32", (2e-7, 3e-7, 5e-7)), ("tf32", (3e-4, 3e-4, 3e-4)), ("bf16", (1.5e-3, 1.5e-3, 1.5e-3))],
+)
+def test_rounded_operands_do_not_let_the_error_grow(scheme, bounds):
+    errors = rounding.growth(rounding.SCHEMES[scheme])
+    assert all(errors[n - 1] < bound for n, bound in zip((3, 30, 120), bounds, strict=True))
+
+
+def test_a_rounded_identity_would():
+    errors = rounding.growth(rounding.SCHEMES["bf16, I - P stored"])
+    assert errors[119] > 20 * errors[2]
+
+
+def test_rounding_is_that_of_bfloat16():
+    x = torch.randn(10000, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(rounding.rounded(x, "bf16"), x.bfloat16().float())
+    assert ((rounding.rounded(x, "tf32") - x).abs() <= x.abs() * 2**-11).all()
