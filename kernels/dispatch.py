@@ -9,14 +9,14 @@ Choosing "triton" is the only thing that imports triton.
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
 from sanawm_env.kernels import cpu, reference
 
 BACKENDS = ("reference", "cpu", "triton")
-Backend = Literal["reference", "cpu", "triton"]
+OPERATORS = ("gdn", "depthwise_glu", "attend")
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ def choose(device: torch.device, dtype: torch.dtype, backend: str | None = None)
         ops = cpu
     else:
         ops = _triton(device)
+        if device.type == "cuda":
+            ops = SimpleNamespace(**{name: _on(device, getattr(ops, name)) for name in OPERATORS})
     linear = cpu.linear if backend == "cpu" else F.linear
     return Kernels(backend, why, ops.gdn, ops.depthwise_glu, ops.attend, backend != "reference", linear)
 
@@ -66,6 +68,16 @@ def check_backend(backend: str) -> None:
     """ValueError unless it is one of `BACKENDS`."""
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, or None to choose, got {backend!r}.")
+
+
+def _on(device: torch.device, operator: Callable) -> Callable:
+    """The operator with its launches on that device: Triton launches on the current one, wherever tensors are."""
+
+    def run(*args, **kwargs):
+        with torch.cuda.device(device):
+            return operator(*args, **kwargs)
+
+    return run
 
 
 def _suitable(device: torch.device, dtype: torch.dtype) -> tuple[str, str]:

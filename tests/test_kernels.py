@@ -1,7 +1,8 @@
-"""The reference of the gated delta rule, on random inputs in float64 (the official vectors: tests/parity)."""
+"""The gated delta rule of the reference in float64, rounding over many frames, and which form is chosen."""
 
 import pytest
 import torch
+from sanawm_env.kernels import dispatch
 from sanawm_env.kernels.reference import forward_states, frame_gated_delta_rule, frame_update
 
 from tests import rounding
@@ -81,3 +82,56 @@ def test_rounding_is_that_of_bfloat16():
     x = torch.randn(10000, generator=torch.Generator().manual_seed(0))
     assert torch.equal(rounding.rounded(x, "bf16"), x.bfloat16().float())
     assert ((rounding.rounded(x, "tf32") - x).abs() <= x.abs() * 2**-11).all()
+
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    "device, dtype, name, why",
+    [
+        (CPU, torch.float32, "cpu", "a CPU"),
+        (CPU, torch.bfloat16, "cpu", "a CPU"),
+        (CPU, torch.float64, "reference", "torch.float64 on cpu"),
+        (torch.device("meta"), torch.float32, "reference", "torch.float32 on meta"),
+    ],
+)
+def test_the_operators_suit_the_device_and_say_why(device, dtype, name, why):
+    with torch.no_grad():
+        chosen = dispatch.choose(device, dtype)
+    assert (chosen.name, chosen.why) == (name, why)
+
+
+def test_gradients_go_through_the_reference():
+    assert dispatch.choose(CPU, torch.float32).name == "reference"
+    assert dispatch.choose(CPU, torch.float32).why == "gradients are on"
+
+
+def test_a_gpu_gets_triton_where_it_is_installed(monkeypatch):
+    with torch.no_grad():
+        monkeypatch.setattr(dispatch, "find_spec", lambda name: None)
+        chosen = dispatch.choose(CUDA, torch.bfloat16)
+        assert (chosen.name, chosen.why) == ("reference", "triton is not installed")
+        with pytest.raises(ImportError, match=r'needs the package triton: pip install "sanawm-env\[gpu\]"'):
+            dispatch.choose(CUDA, torch.bfloat16, "triton")
+
+
+@pytest.mark.parametrize("backend", dispatch.BACKENDS)
+def test_a_backend_can_be_forced(backend):
+    if backend == "triton":
+        pytest.importorskip("triton")
+    chosen = dispatch.choose(CPU, torch.float32, backend)
+    assert (chosen.name, chosen.why) == (backend, "asked for")
+
+
+def test_a_backend_that_cannot_run_says_so(monkeypatch):
+    with pytest.raises(ValueError, match="backend must be one of reference, cpu, triton, or None"):
+        dispatch.choose(CPU, torch.float32, "fast")
+    with pytest.raises(ValueError, match='backend "cpu" cannot run on cuda: use "triton" or "reference" there'):
+        dispatch.choose(CUDA, torch.float32, "cpu")
+    pytest.importorskip("triton")
+    from sanawm_env.kernels import fused
+
+    monkeypatch.setattr(fused, "INTERPRETED", False)
+    with pytest.raises(ValueError, match='backend "triton" needs a CUDA device, this is cpu: use "cpu"'):
+        dispatch.choose(CPU, torch.float32, "triton")

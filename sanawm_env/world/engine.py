@@ -29,7 +29,7 @@ from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.conditions import camera_inputs, place_token
 from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.graphs import Graphs
+from sanawm_env.world.graphs import CudaRecorder, Graphs
 from sanawm_env.world.prompts import PromptFeatures, Prompts
 from sanawm_env.world.sampler import sample_chunk
 from sanawm_env.world.state import Display, Slot
@@ -120,7 +120,7 @@ class SanaEngine:
         self.network = network.to(device).eval().requires_grad_(False)
         with torch.inference_mode():  # which says that the fast forms will do, and raises where one cannot run
             self.kernels = choose(device, network.final_layer.linear.weight.dtype, network.backend)
-        self._chunk = Graphs(self._imagine) if graphs else self._imagine
+        self._chunk = Graphs(self._imagine, CudaRecorder(device)) if graphs else self._imagine
         self.place_map = None if place_map is None else place_map.requires_grad_(False)
         self.codec, self.refiner, self.prompts, self.offload = codec, refiner, prompts, offload
         self.negative = prompts.features("", device, negative=True) if guided else None

@@ -23,10 +23,9 @@ class Graphs:
     same work whenever layouts agree: no decision may depend on what is in a tensor.
     """
 
-    def __init__(self, function: Callable, record: Recorder | None = None):
-        """record: makes (replay, results at fixed addresses) of a call without arguments; None for CUDA graphs."""
-        self.function = function
-        self.record = record or CudaRecorder()
+    def __init__(self, function: Callable, record: Recorder):
+        """record: makes (replay, results at fixed addresses) of a call without arguments, as `CudaRecorder` does."""
+        self.function, self.record = function, record
         self.recorded: OrderedDict[Hashable, tuple[Any, Callable[[], None], Any]] = OrderedDict()
 
     def __call__(self, constant: Hashable, *arguments: Any) -> Any:
@@ -51,17 +50,19 @@ class Graphs:
 class CudaRecorder:
     """Captures calls as CUDA graphs that share their scratch memory: results are copied out before another replays."""
 
-    def __init__(self):
+    def __init__(self, device: torch.device):
+        self.device = device
         self.pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, call: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # kernels compile and libraries make up their minds before the capture
-            call()
-            call()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
-            results = call()
+        with torch.cuda.device(self.device):
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):  # kernels compile and libraries make up their minds before the capture
+                call()
+                call()
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self.pool):
+                results = call()
         return graph.replay, results
