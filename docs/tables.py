@@ -3,7 +3,8 @@
 A table is found by its first line. The numbers come from
 `sanawm evaluate --scenes 64 --unknown-scenes 64 --seed 2028 --json nano_evaluate.json`,
 `sanawm study --scenes 12 --seed 2028 --json nano_study.json`,
-`sanawm bench --json nano_bench_{1,2}_threads.json` and
+`sanawm bench --json nano_bench_{1,2}_threads.json`, where there is one,
+`sanawm bench kernels --threads 1 --json kernels.json`, `python -m tests.rounding kernels_rounding.json` and
 `sanawm precision --scenes 24 --seed 2028 --json nano_precision.json`.
 """
 
@@ -111,6 +112,22 @@ def speed(benches: list[dict]) -> str:
     return table(columns, rows)
 
 
+def kernels(report: dict) -> str:
+    columns = ["batch", "what", "reference, ms", f"{report['backend']}, ms", "faster", "floor, ms", "by", "over floor"]
+    rows = []
+    for batch, measured in report["batch"].items():
+        for name, r in measured["rows"].items():
+            times = (f"{r['reference_ms']:.2f}", f"{r['fast_ms']:.2f}", f"{r['ratio']:.2f}", f"{r['floor_ms']:.3f}")
+            rows.append([batch, f"`{name}`", *times, r["floor"], f"{r['over_floor']:.2f}"])
+    return table(columns, rows)
+
+
+def rounding(report: dict) -> str:
+    errors = report["error_after_frames"]
+    rows = [[operands, *(f"{error:.1e}" for error in after.values())] for operands, after in errors.items()]
+    return table(["operands", "3 frames", "30", "120"], rows)
+
+
 def operations(bench: dict) -> str:
     rows = [
         ["`env.step`", f"{bench['env_step_ms']:.0f} ms"],
@@ -157,7 +174,9 @@ def nano_tables() -> list[str]:
 
 def readme_tables() -> list[str]:
     report, benches = read("nano_evaluate"), [read("nano_bench_1_threads"), read("nano_bench_2_threads")]
-    return [quality(report), unknown(report), scalars(report), speed(benches), operations(benches[0])]
+    tables = [quality(report), unknown(report), scalars(report), speed(benches), operations(benches[0])]
+    tables.append(rounding(read("kernels_rounding")))
+    return [*tables, *([kernels(read("kernels"))] if (NUMBERS / "kernels.json").exists() else [])]
 
 
 def fill(path: Path, tables: list[str]) -> None:

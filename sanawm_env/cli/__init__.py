@@ -4,10 +4,12 @@ Every command is a frozen dataclass with a `run` method; tyro makes the options.
 `sanawm --help` answers at once. What a user did wrong is said in one sentence, exit status 2.
 """
 
+import ctypes
 import json
 import logging
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,6 +18,7 @@ import tyro
 from rich.console import Console
 
 console = Console()
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,9 +174,15 @@ class Study:
 
 @dataclass(frozen=True)
 class Bench:
-    """Time a world on this machine: stages of a step, batches, snapshots, state size."""
+    """Time a world on this machine: stages of a step, batches, snapshots, state size. Or its kernels: every operator
+    and the network's step against plain torch and against floors measured in the same run."""
 
+    what: tyro.conf.Positional[Literal["world", "kernels"]] = "world"
     world: str = "nano"
+    """Name or folder of the world; kernels take random weights instead."""
+    size: Literal["nano", "full"] | None = None
+    """Of the network whose kernels are timed; None: the official one (5 GB, minutes a step on a CPU) on a CUDA device,
+    nano elsewhere."""
     threads: int = 2
     """torch threads; nano is small, more than two rarely help."""
     repeats: int = 10
@@ -184,12 +193,17 @@ class Bench:
 
     def run(self) -> None:
         from sanawm_env.cli.bench import bench
+        from sanawm_env.cli.bench_kernels import bench_kernels, sized
         from sanawm_env.recording.rollout import check_writable
 
         if self.json:
             check_writable(self.json.parent)
         batches = _listed(int, self.batches, "--batches takes whole numbers such as 1,4")
-        numbers = bench(self.world, self.threads, self.repeats, batches, self.device, console)
+        options = self.threads, self.repeats, batches, self.device, console
+        if self.what == "kernels":
+            numbers = bench_kernels(sized(self.size, self.device), *options)
+        else:
+            numbers = bench(self.world, *options)
         if self.json:
             self.json.write_text(json.dumps(numbers, indent=1) + "\n")
 
@@ -309,6 +323,7 @@ def main(args: list[str] | None = None) -> None:
     """Entry point of the command `sanawm`."""
     about = "A learned world you can step, fork and put back."
     _quiet_libraries()
+    _keep_memory()
     command = tyro.cli(Command, prog="sanawm", args=args, description=about)
     try:
         command.run()
@@ -326,6 +341,16 @@ def _quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     for name in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY"):
         os.environ.setdefault(name, "error")
+
+
+def _keep_memory() -> None:
+    """Let glibc keep what tensors leave instead of handing it back to the system page by page and asking again, which
+    takes a third of a small network's step. Other C libraries are left alone."""
+    if sys.platform == "linux":
+        with suppress(AttributeError, OSError):
+            mallopt = ctypes.CDLL("libc.so.6").mallopt
+            mallopt(M_MMAP_THRESHOLD, 2**25)  # the most it takes
+            mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _listed(kind: type, text: str, expected: str) -> tuple:

@@ -41,7 +41,7 @@ class TimedEngine:
     def _timed(self, stage: str, call: Callable, *args: Any) -> Any:
         begin = time.perf_counter()
         result = call(*args)
-        _synchronize(self.device)
+        synchronize(self.device)
         self.seconds[stage] += time.perf_counter() - begin
         return result
 
@@ -52,8 +52,7 @@ def bench(
     """Measure and print one table; the numbers as plain values. Times are medians over `repeats`. On a GPU, with the
     most memory that was allocated; what was predicted stands beside it. A matrix product measured in the same run says
     what the machine can do."""
-    if min(threads, repeats, *batches) < 1:
-        raise ValueError(f"--threads, --repeats and --batches must be at least 1, got {threads}, {repeats}, {batches}.")
+    check_counts(threads, repeats, batches)
     torch.set_num_threads(threads)
     loaded = World.load(name, device)
     engine = TimedEngine(loaded.engine)
@@ -95,6 +94,12 @@ def bench(
     return numbers
 
 
+def check_counts(threads: int, repeats: int, batches: Sequence[int]) -> None:
+    """ValueError in one sentence unless all are at least 1."""
+    if min(threads, repeats, *batches) < 1:
+        raise ValueError(f"--threads, --repeats and --batches must be at least 1, got {threads}, {repeats}, {batches}.")
+
+
 def _steps(world: World, engine: TimedEngine, batch: int, repeats: int) -> dict[str, float]:
     """Median step of `batch` episodes, in parts; steps/s and frames/s count all episodes."""
     state = world.begin([world.scene(_start(world))] * batch, seed=0)
@@ -105,7 +110,7 @@ def _steps(world: World, engine: TimedEngine, batch: int, repeats: int) -> dict[
         engine.seconds = dict.fromkeys(engine.seconds, 0.0)
         begin = time.perf_counter()
         state, _ = world.advance(state, poses)
-        _synchronize(world.device)
+        synchronize(world.device)
         total = time.perf_counter() - begin
         if i >= WARM_UP:
             stages = engine.seconds["network"], engine.seconds["codec"]
@@ -151,7 +156,7 @@ def _matmul_tflops(world: World) -> float:
 
     def product() -> None:
         a @ b
-        _synchronize(world.device)
+        synchronize(world.device)
 
     _time(product)
     return 2 * size**3 / median(_time(product) for _ in range(10)) / 1e12
@@ -167,6 +172,7 @@ def _time(call: Callable[[], Any]) -> float:
     return time.perf_counter() - begin
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Wait for what the device was given to do."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,0 +1,464 @@
+"""`sanawm bench kernels`: every operator and the whole network step against plain torch, and against a floor.
+
+Three things run in turns on one machine: the reference, the form that `kernels.dispatch` chooses there, and what sets
+the floor: copies, and matrix products of the network's own shapes. Work is counted from shapes alone (`least_work`,
+after kernels.md 3); the network's weights are random, its attention window is full.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from functools import partial
+from importlib import metadata
+from statistics import median
+from typing import Any
+
+import psutil
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from sanawm_env.cli.bench import check_counts, synchronize
+from sanawm_env.cli.machine import machine_name
+from sanawm_env.kernels import reference
+from sanawm_env.kernels.dispatch import Kernels, choose
+from sanawm_env.kernels.inputs import Grid
+from sanawm_env.network.config import SanaWMConfig
+from sanawm_env.network.model import Context, SanaWM
+from sanawm_env.network.state import NetworkState
+from sanawm_env.world import tree
+from sanawm_env.world.config import WorldConfig
+from sanawm_env.world.graphs import CudaRecorder, Graphs
+from sanawm_env.world.sampler import sample_chunk
+from sanawm_env.world.weights import world_config, world_folder
+from sanawm_env.world.world import usable_device
+
+OPERATORS = ("gdn", "depthwise_glu", "attend")
+FULL_AFTER = 2  # chunks until the attention window holds the first chunk and the one before
+CHUNKS = 40  # of the walk that must not let memory grow
+READING = 0.01  # seconds that one reading of the clock covers at least
+LARGE_COPY = 2**28  # bytes that no GPU's cache holds
+MEMORY_FACTOR = 1.5  # the full network's memory on a CPU over that of its weights
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is measured: a network of random weights, its fast operators; `repeats` readings make a median."""
+
+    config: WorldConfig
+    network: SanaWM
+    fast: Kernels
+    repeats: int
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.final_layer.linear.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return getattr(torch, self.config.dtype)
+
+    def grid(self, chunk: int) -> Grid:
+        """Of a chunk; a first one (0) has one frame more."""
+        config = self.config
+        return Grid(config.latents_per_chunk + (chunk == 0), config.latent_height, config.latent_width)
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """Where a step starts: noise (B, c, T, h, w), the chunk's context, the state before it."""
+
+    noise: Tensor
+    context: Context
+    state: NetworkState | None
+
+
+def bench_kernels(
+    config: WorldConfig, threads: int, repeats: int, batches: Sequence[int], device: str, console: Console
+) -> dict[str, Any]:
+    """Measure and print the tables; the numbers as plain values. Times are medians over `repeats`. ValueError for
+    counts below 1, a device that is not there, or a network that does not fit the memory."""
+    check_counts(threads, repeats, batches)
+    torch.set_num_threads(threads)
+    with console.status("making weights"):
+        subject = random_subject(config, usable_device(device), repeats)
+    numbers = header(subject) | {"threads": threads, "batch": {}}
+    for batch in batches:
+        with console.status(f"batch {batch}"):
+            numbers["batch"][batch] = against_floors(subject, batch)
+    console.print(ratio_table(numbers))
+    if subject.device.type == "cuda":
+        numbers["device_checks"] = device_checks(subject, min(batches)) | graphed(subject, min(batches))
+        console.print(flat_table("on this device", numbers["device_checks"]))
+    return numbers
+
+
+def sized(size: str | None, device: str) -> WorldConfig:
+    """The shipped nano world or, "full", the official model at 704 x 1280; None: full on CUDA devices."""
+    if size is None:
+        size = "full" if device.startswith("cuda") else "nano"
+    if size == "full":
+        return world_config("full", SanaWMConfig(), 704, 1280)
+    return WorldConfig.load(world_folder("nano") / "config.json")
+
+
+def random_subject(config: WorldConfig, device: torch.device, repeats: int, backend: str | None = None) -> Subject:
+    """backend: the fast operators; None for those that are chosen on this device."""
+    dtype = getattr(torch, config.dtype)
+    network = random_network(config.network, device, dtype)
+    with torch.inference_mode():
+        return Subject(config, network, choose(device, dtype, backend), repeats)
+
+
+def random_network(config: SanaWMConfig, device: torch.device, dtype: torch.dtype) -> SanaWM:
+    """Matrices scaled by fan-in, norms of one, GDN blocks that remember for about 150 frames, everything else zero.
+    ValueError where a CPU's memory is too small for it."""
+    with torch.device("meta"):
+        network = SanaWM(config).to(dtype)
+    needed = MEMORY_FACTOR * sum(p.nbytes for p in network.parameters())
+    free = psutil.virtual_memory().available
+    if device.type == "cpu" and needed > free:
+        raise ValueError(f"This network takes {needed / 1e9:.1f} GB, {free / 1e9:.1f} are free: use --size nano.")
+    network = network.to_empty(device=device).eval().requires_grad_(False)
+    generator = torch.Generator(device).manual_seed(0)
+    for tensor in network.buffers():
+        tensor.zero_()
+    for name, parameter in network.named_parameters():
+        if parameter.ndim > 1 and "table" not in name:
+            parameter.normal_(std=parameter[0].numel() ** -0.5, generator=generator)
+        elif name.endswith(("norm.weight", "norm_cam.weight")):
+            parameter.fill_(1)
+        else:
+            parameter.fill_(-5 if name.endswith("dt_bias") else 0)
+    return network
+
+
+# --- what the network is given ---
+
+
+def prepared(subject: Subject, batch: int, chunk: int) -> Context:
+    """The context of a chunk of a walk straight on."""
+    net, device, grid = subject.config.network, subject.device, subject.grid(chunk)
+    first = subject.config.latents_per_chunk * chunk + (chunk > 0)
+    c2w = torch.eye(4, device=device).repeat(batch, grid.frames, 1, 1)
+    c2w[..., 2, 3] = 0.2 * torch.arange(first, first + grid.frames, device=device)
+    lens = torch.tensor([0.7 * grid.width, 0.7 * grid.width, grid.width / 2, grid.height / 2], device=device)
+    normal = partial(_normal, chunk, device)
+    return subject.network.prepare(
+        grid,
+        torch.full((batch,), first, device=device),
+        text=normal(batch, net.text_len, net.caption_channels),
+        text_mask=torch.ones(batch, net.text_len, device=device) if net.text_len > 1 else None,
+        camera=torch.cat((c2w.flatten(2), lens.expand(batch, grid.frames, 4)), dim=-1),
+        plucker=normal(batch, net.plucker_channels, *grid[:3]),
+    )
+
+
+def noise_of(subject: Subject, batch: int, chunk: int) -> Tensor:
+    """What a chunk's latents are made from, (B, c, T, h, w)."""
+    channels = subject.config.network.latent_channels
+    return _normal(chunk, subject.device, batch, channels, *subject.grid(chunk)[:3]).to(subject.dtype)
+
+
+def _normal(seed: int, device: torch.device, *shape: int) -> Tensor:
+    return torch.randn(*shape, device=device, generator=torch.Generator(device).manual_seed(seed))
+
+
+def settled(subject: Subject, batch: int, backend: str) -> Moment:
+    """The first moment of a walk, by these operators, at which the attention window is full."""
+    subject.network.backend = backend
+    clean, state = torch.zeros(batch, device=subject.device), None
+    for chunk in range(FULL_AFTER + 1):
+        moment = Moment(noise_of(subject, batch, chunk), prepared(subject, batch, chunk), state)
+        if chunk < FULL_AFTER:
+            _, state = subject.network(moment.noise, clean, moment.context, state, save=True)
+    return moment
+
+
+def operands(subject: Subject, moment: Moment) -> dict[str, tuple]:
+    """What a denoising pass hands every operator when it first calls it."""
+    given: dict[str, tuple] = {}
+
+    def noted(name: str, *args: Any) -> Any:
+        given.setdefault(name, args)
+        return getattr(reference, name)(*args)
+
+    noting = replace(moment.context.kernels, **{name: partial(noted, name) for name in OPERATORS})
+    level = torch.full((moment.noise.shape[0],), 500.0, device=subject.device)
+    subject.network(moment.noise, level, replace(moment.context, kernels=noting), moment.state)
+    return given
+
+
+def step(subject: Subject, moment: Moment) -> tuple[Tensor, NetworkState]:
+    """All passes over a chunk, the clean one included."""
+    return sample_chunk(subject.network, moment.noise, moment.context, moment.state, subject.config.sampler)
+
+
+# --- floors ---
+
+
+@dataclass(frozen=True)
+class Work:
+    """The least there is to do: bytes to move, and additions and multiplications in matrix products."""
+
+    bytes: int
+    flops: int
+
+
+def least_work(config: WorldConfig, batch: int) -> dict[str, Work]:
+    """Of one call of every operator, and of a block's norms, modulations and residuals.
+
+    Tokens n = T S of width c = h d, f channels behind the gate, e bytes an element; k keys in the window: first chunk
+    (T + 1 frames), the one before, the own one.
+
+    gdn: six projections are read and two read-outs written, 8 b n c e. Per frame and head five grams (key x key and
+        key x value of both branches, key x key of the normaliser) and two read-outs of 2 S d^2; per head two branches
+        of T updates forwards and T - 1 backwards of 2 d^3.
+    depthwise_glu: 2 f channels are read and f written, 3 b n f e; no matrix product.
+    attend (one branch): q, its read-out, keys and values, 2 b (n + k) c e; scores and their use, 4 b n k c.
+    norms: six times everything read and written, 12 b n c e.
+    """
+    net, frames = config.network, config.latents_per_chunk
+    tokens = config.latent_height * config.latent_width
+    b, n, c, d = batch, frames * tokens, net.hidden_size, net.head_dim
+    f, e, k = int(c * net.mlp_ratio), getattr(torch, config.dtype).itemsize, (3 * frames + 1) * tokens
+    updates = 4 * (2 * frames - 1) * b * (c // d) * d**3
+    return {
+        "gdn": Work(8 * b * n * c * e, 14 * b * n * c * d + updates),
+        "depthwise_glu": Work(3 * b * n * f * e, 0),
+        "attend": Work(2 * b * (n + k) * c * e, 4 * b * n * k * c),
+        "norms": Work(12 * b * n * c * e, 0),
+    }
+
+
+def step_floor(config: WorldConfig, batch: int, floors: dict[str, float], tflops: float) -> float:
+    """Milliseconds of a step: the sum over passes and blocks, from the floors of one call (ms) and the rate of matrix
+    products.
+
+    A block's products in units of 2 b n c^2, r the FFN's ratio: k and v of both branches 4, their q, output gate and
+    projections 5, FFN 3 r, its temporal convolution 3, cross-attention 2 where there is more than one text token. What
+    a prepared context holds is not counted, and of the clean pass's last block (softmax) only what the state needs:
+    keys and values, and the last frame's tokens up to the temporal convolution.
+    """
+    net = config.network
+    passes, cross = len(config.sampler.timesteps) + 1, net.text_len > 1
+    whole, last = passes * net.depth - 1, 1 / config.latents_per_chunk
+    softmax = sum(net.is_softmax(i) for i in range(net.depth))
+    b, c = batch, net.hidden_size
+    n = config.latents_per_chunk * config.latent_height * config.latent_width
+    for_output = 5 + 3 * net.mlp_ratio + 2 * cross
+    units = whole * (4 + for_output + 3) + 4 + last * for_output + (2 * passes - 1) * net.latent_channels / c
+    flops = units * 2 * b * n * c**2 + cross * (whole + last) * 4 * b * n * net.text_len * c
+    return (
+        flops / tflops / 1e9
+        + passes * (net.depth - softmax) * floors["gdn"]
+        + 2 * (passes * softmax - 1 + last) * floors["attend"]
+        + (whole + last) * (floors["depthwise_glu"] + floors["norms"])
+    )
+
+
+def product_rates(subject: Subject, batch: int) -> dict[str, float]:
+    """TFLOP/s of linears of the network's shapes, tokens x in x out, as the fast operators compute them, launches
+    included (which is most of it for the nano network on a GPU)."""
+    net, grid = subject.config.network, subject.grid(1)
+    n, c, f = batch * grid.frames * grid.tokens, net.hidden_size, int(net.hidden_size * net.mlp_ratio)
+    shapes = ((n, c, c), (n, c, 3 * c), (n, 3 * c, c), (n, c, 2 * f), (n, f, c))
+    rates = {}
+    for rows, fan_in, fan_out in dict.fromkeys(shapes):
+        x, w = (_normal(0, subject.device, *shape).to(subject.dtype) for shape in ((rows, fan_in), (fan_out, fan_in)))
+        (seconds,) = in_turns([partial(subject.fast.linear, x, w)], subject.repeats, subject.device)
+        rates[f"{rows}x{fan_in}x{fan_out}"] = 2 * rows * fan_in * fan_out / seconds / 1e12
+    return rates
+
+
+def copy_rate(subject: Subject, moved: int) -> float:
+    """GB/s, read and written, of a copy. On a CPU of one that moves so many bytes, which may sit in its caches; on a
+    GPU of a large one, so that its launch does not count."""
+    size = max(moved, LARGE_COPY if subject.device.type == "cuda" else 2) // 2
+    source = torch.randint(256, (size,), dtype=torch.uint8, device=subject.device)
+    (seconds,) = in_turns([partial(torch.empty_like(source).copy_, source)], subject.repeats, subject.device)
+    return 2 * size / seconds / 1e9
+
+
+# --- measurements ---
+
+
+@torch.inference_mode()
+def against_floors(subject: Subject, batch: int) -> dict[str, Any]:
+    """Rows of the operators and the step at one batch, and the rates behind their floors."""
+    fast = settled(subject, batch, subject.fast.name)
+    peak = peak_bytes(subject, partial(step, subject, fast))
+    plain = settled(subject, batch, "reference")
+    work, products = least_work(subject.config, batch), product_rates(subject, batch)
+    copies, tflops = copy_rate(subject, work["gdn"].bytes), max(products.values())
+    limits = {name: {"copy": w.bytes / copies / 1e6, "GEMM": w.flops / tflops / 1e9} for name, w in work.items()}
+    floors = {name: max(limit.values()) for name, limit in limits.items()}
+    given, rows = operands(subject, plain), {}
+    for name in OPERATORS:
+        calls = [partial(getattr(form, name), *given[name]) for form in (reference, subject.fast)]
+        rows[name] = row(subject, calls, floors[name], max(limits[name], key=limits[name].get))
+    calls = [partial(step, subject, moment) for moment in (plain, fast)]
+    rows["step"] = row(subject, calls, step_floor(subject.config, batch, floors, tflops), "sum")
+    return {
+        "rows": rows,
+        "products_tflops": products,
+        "copy_gb_per_s": copies,
+        "peak_bytes": peak,
+    }
+
+
+def row(subject: Subject, calls: list[Callable], floor: float, kind: str) -> dict[str, Any]:
+    """Reference and fast form against each other and the floor (ms). difference: of their first results, relative."""
+    plain, fast = (_first(call()).double() for call in calls)
+    difference = ((plain - fast).norm() / plain.norm()).item()
+    del plain, fast
+    reference_ms, fast_ms = (1e3 * seconds for seconds in in_turns(calls, subject.repeats, subject.device))
+    return {
+        "reference_ms": reference_ms,
+        "fast_ms": fast_ms,
+        "ratio": reference_ms / fast_ms,
+        "floor_ms": floor,
+        "floor": kind,
+        "over_floor": fast_ms / floor,
+        "difference": difference,
+    }
+
+
+@torch.inference_mode()
+def device_checks(subject: Subject, batch: int) -> dict[str, Any]:
+    """What is worth knowing of a GPU: torch's attention at the network's head width and padded to a power of two, its
+    channels-last depthwise convolution alone; bytes that a walk of `CHUNKS` leaves behind, what a snapshot weighs
+    and would cost as a copy, and whether a moment stepped twice gives the same bits."""
+    moment = settled(subject, batch, subject.fast.name)
+    given = operands(subject, moment)
+    q, past, k, v, _ = given["attend"]
+    k, v = (torch.cat([*(page[i] for page in past), own], dim=2) for i, own in enumerate((k, v)))
+    width = q.shape[-1]
+    padded = [F.pad(t, (0, (1 << (width - 1).bit_length()) - width)) for t in (q, k, v)]
+    x, weight, bias, grid = given["depthwise_glu"]
+    image = x.unflatten(1, grid[:3]).flatten(0, 1).permute(0, 3, 1, 2)
+    calls = {
+        f"attention_{width}_ms": partial(F.scaled_dot_product_attention, q, k, v),
+        f"attention_{padded[0].shape[-1]}_padded_ms": partial(
+            F.scaled_dot_product_attention, *padded, scale=width**-0.5
+        ),
+        "depthwise_conv_ms": partial(F.conv2d, image, weight, bias, padding=1, groups=x.shape[-1]),
+        "state_copy_ms": partial(tree.map_tensors, torch.clone, moment.state),
+    }
+    seconds = in_turns(list(calls.values()), subject.repeats, subject.device)
+    (latents, state), (again, _) = step(subject, moment), step(subject, moment)
+    held = tree.nbytes(moment.state)
+    return {
+        "batch": batch,
+        **{name: 1e3 * s for name, s in zip(calls, seconds, strict=True)},
+        "state_bytes": held,
+        "next_state_adds_bytes": tree.nbytes((moment.state, state)) - held,
+        "repeats_bit_for_bit": torch.equal(latents, again),
+        "grown_bytes": grown_bytes(subject, moment),
+    }
+
+
+def grown_bytes(subject: Subject, moment: Moment) -> int:
+    """Device memory allocated after a walk of `CHUNKS` over that after its third chunk; 0 on a CPU, unwalked."""
+    if subject.device.type != "cuda":
+        return 0
+    allocated = []
+    for _ in range(CHUNKS):
+        moment = replace(moment, state=step(subject, moment)[1])
+        synchronize(subject.device)
+        allocated.append(torch.cuda.memory_allocated(subject.device))
+    return allocated[-1] - allocated[2]
+
+
+@torch.inference_mode()
+def graphed(subject: Subject, batch: int) -> dict[str, float]:
+    """Milliseconds of the step with its launches made one by one, and replayed as a CUDA graph, which copies the state
+    in and out; nothing on a CPU."""
+    if subject.device.type != "cuda":
+        return {}
+    moment = settled(subject, batch, subject.fast.name)
+    record = CudaRecorder(subject.device)
+    graph = Graphs(lambda _, noise, state: step(subject, replace(moment, noise=noise, state=state)), record)
+    calls = [partial(step, subject, moment), partial(graph, None, moment.noise, moment.state)]
+    launched, replayed = in_turns(calls, subject.repeats, subject.device)
+    return {"step_launched_ms": 1e3 * launched, "step_graph_ms": 1e3 * replayed}
+
+
+def peak_bytes(subject: Subject, call: Callable) -> int | None:
+    """The most device memory that is allocated while it runs; None on a CPU."""
+    if subject.device.type != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats(subject.device)
+    call()
+    return torch.cuda.max_memory_allocated(subject.device)
+
+
+def in_turns(calls: Sequence[Callable], repeats: int, device: torch.device) -> list[float]:
+    """Median seconds of each call. They take turns, so that whatever else the machine does meets all of them; short
+    ones go on until the clock can tell."""
+
+    def seconds(call: Callable, count: int) -> float:
+        synchronize(device)
+        begin = time.perf_counter()
+        for _ in range(count):
+            call()
+        synchronize(device)
+        return (time.perf_counter() - begin) / count
+
+    for call in calls:
+        call()  # kernels compile, caches fill
+    counts = [max(1, round(READING / seconds(call, 1))) for call in calls]
+    rounds = [[seconds(*pair) for pair in zip(calls, counts, strict=True)] for _ in range(repeats)]
+    return [median(column) for column in zip(*rounds, strict=True)]
+
+
+def _first(result: Any) -> Tensor:
+    return result if isinstance(result, Tensor) else result[0]
+
+
+# --- tables ---
+
+
+def header(subject: Subject) -> dict[str, Any]:
+    """What was measured, where and with what."""
+    try:
+        triton = metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        triton = None
+    return {
+        "size": subject.config.name,
+        "dtype": subject.config.dtype,
+        "backend": subject.fast.name,
+        "why": subject.fast.why,
+        "device": str(subject.device),
+        "machine": machine_name(subject.device),
+        "torch": torch.__version__,
+        "triton": triton,
+        "repeats": subject.repeats,
+        "date": str(date.today()),
+    }
+
+
+def ratio_table(numbers: dict[str, Any]) -> Table:
+    """Times in milliseconds, one row per batch and operator."""
+    title = f"{numbers['size']}, {numbers['dtype']}, {numbers['machine']}, {numbers['threads']} threads; times in ms"
+    columns = ("batch", "what", "ref.", numbers["backend"], "faster", "floor", "by", "/ floor")
+    table, rates = Table(*columns, title=title, caption_justify="left"), []
+    for batch, measured in numbers["batch"].items():
+        for name, r in measured["rows"].items():
+            cells = (f"{r['reference_ms']:.4g}", f"{r['fast_ms']:.4g}", f"{r['ratio']:.2f}", f"{r['floor_ms']:.4g}")
+            table.add_row(str(batch), name, *cells, r["floor"], f"{r['over_floor']:.2f}")
+        best, copies = max(measured["products_tflops"].values()), measured["copy_gb_per_s"]
+        rates.append(f"batch {batch}: matrix products {best:.3g} TFLOP/s, copies {copies:.0f} GB/s")
+    table.caption = "\n".join(rates)
+    return table
+
+
+def flat_table(title: str, numbers: dict[str, Any]) -> Table:
+    table = Table("what", "value", title=title)
+    for name, value in numbers.items():
+        table.add_row(name.replace("_", " "), f"{value:.3f}" if isinstance(value, float) else str(value))
+    return table

@@ -1,0 +1,59 @@
+"""The command that a GPU is lent for, tried at toy sizes: everything runs, is written down, and fails alone."""
+
+import json
+import subprocess
+import sys
+
+from sanawm_env.cli.gpu_check import ORDER, PARTS, TINY_ORDER, read_tests
+from tests.golden_files import ROOT
+
+
+def gpu_check(out, *options):
+    """Exit status, what was printed, and gpu_check.json."""
+    command = [sys.executable, "-m", "sanawm_env.cli.gpu_check", out, "--tiny", *options]
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr, json.loads((out / "gpu_check.json").read_text())
+
+
+def test_every_part_runs_at_toy_sizes(tmp_path):
+    """With the Triton kernels in the interpreter, if there is triton here and no GPU."""
+    status, printed, done = gpu_check(tmp_path / "new" / "out")
+    assert status == 0, printed
+    assert tuple(done) == TINY_ORDER
+    assert {part["status"] for part in done.values()} == {"ok"}
+    assert done["versions"]["numbers"]["machine"] in printed
+    for errors in done["rounding"]["numbers"].values():
+        assert all(0 < error < 1e-2 for pair in errors.values() for error in pair)
+    (measured,) = done["full 1"]["numbers"]["batch"].values()
+    assert all(row["difference"] < 1e-2 and row["floor_ms"] > 0 for row in measured["rows"].values())
+    assert {row["wanted"] for row in done["full 1"]["rows"]} >= {">= 8", "<= 1.3"}
+    assert done["full checks"]["numbers"]["repeats_bit_for_bit"]
+    assert "passed, 0 failed" in done["test_kernels"]["rows"][0]["measured"]
+
+
+def test_a_part_that_fails_costs_itself_alone(tmp_path):
+    status, printed, done = gpu_check(tmp_path, "--device", "cuda:99", "--only", "versions", "test_horizon")
+    assert status == 1
+    assert "Traceback" in printed and "cannot be used" in printed
+    assert {name: part["status"] for name, part in done.items()} == {"versions": "FAILED", "test_horizon": "ok"}
+
+
+def test_what_there_is_no_time_for_is_skipped(tmp_path):
+    status, printed, done = gpu_check(tmp_path, "--minutes", 0)
+    assert status == 0
+    assert {part["status"] for part in done.values()} == {"skipped"}
+    assert printed.count("skipped") == len(TINY_ORDER)
+
+
+def test_what_a_gpu_runs_is_there():
+    assert set(PARTS) <= set(ORDER)
+    assert all((ROOT / "tests" / f"{name}.py").is_file() for name in ORDER if name not in PARTS)
+
+
+def test_failed_tests_are_named(tmp_path):
+    (tmp_path / "test_x.py").write_text("def test_right(): pass\ndef test_wrong(): assert False\n")
+    command = [sys.executable, "-m", "pytest", "-q", "--junitxml=report", "test_x.py"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 1
+    counts, failed = read_tests(tmp_path / "report")
+    assert (counts["measured"], counts["verdict"]) == ("1 passed, 1 failed, 0 skipped", "missed")
+    assert failed["what"] == "test_wrong"
