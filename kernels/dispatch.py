@@ -53,7 +53,7 @@ def choose(device: torch.device, dtype: torch.dtype, backend: str | None = None)
     if backend == "reference":
         ops = reference
     elif backend == "cpu":
-        if device.type != "cpu":
+        if device.type not in ("cpu", "meta"):
             raise ValueError(f'backend "cpu" cannot run on {device}: use "triton" or "reference" there.')
         ops = cpu
     else:

@@ -69,14 +69,16 @@ def phase_tables(d: int, grid: Grid, first: Tensor, dtype: torch.dtype) -> tuple
 
 
 def ray_transform(b: int, grid: Grid, phase: Tensor, generator: torch.Generator) -> RayTransform:
-    """Of cameras with random rotations and centres a metre or so from the origin; in the precision of `phase`."""
-    real = phase.real.dtype
+    """Of `camera_rows`, in the precision of `phase`."""
+    p = ray_from_world(camera_rows(b, grid, generator), grid.height, grid.width).flatten(1, 3)
+    return RayTransform(p.to(phase.real.dtype), rigid_inverse(p).to(phase.real.dtype), phase)
+
+
+def camera_rows(b: int, grid: Grid, generator: torch.Generator) -> Tensor:
+    """(B, T, 20) float64 ray map of cameras that look anywhere, a metre or so from the origin."""
     rotation, _ = torch.linalg.qr(torch.randn(b, grid.frames, 3, 3, generator=generator, dtype=torch.float64))
-    rotation = rotation * rotation.det()[..., None, None]  # no reflections
     c2w = torch.eye(4, dtype=torch.float64).repeat(b, grid.frames, 1, 1)
-    c2w[..., :3, :3] = rotation
+    c2w[..., :3, :3] = rotation * rotation.det()[..., None, None]  # no reflections
     c2w[..., :3, 3] = torch.randn(b, grid.frames, 3, generator=generator, dtype=torch.float64)
     lens = torch.tensor([grid.width, grid.width, grid.width / 2, grid.height / 2], dtype=torch.float64)
-    rows = torch.cat((c2w.flatten(2), lens.expand(b, grid.frames, 4)), dim=-1)
-    p = ray_from_world(rows, grid.height, grid.width).flatten(1, 3)
-    return RayTransform(p.to(real), rigid_inverse(p).to(real), phase)
+    return torch.cat((c2w.flatten(2), lens.expand(b, grid.frames, 4)), dim=-1)

@@ -42,6 +42,14 @@ def gate(x: Tensor, scale: Tensor) -> Tensor:
     return (x.unflatten(1, (scale.shape[1], -1)) * scale[:, :, None]).flatten(1, 2)
 
 
+def project(layer: nn.Linear | nn.Conv2d, x: Tensor, kernels: Kernels) -> Tensor:
+    """x (..., in) through a linear layer, or through a kernel-1 convolution, which is one on tokens."""
+    if isinstance(layer, nn.Linear):
+        # torch's own form as the module it is, which hooks see
+        return layer(x) if kernels.linear is F.linear else kernels.linear(x, layer.weight, layer.bias)
+    return kernels.linear(x, layer.weight.flatten(1), layer.bias)
+
+
 class VoxelEmbed(nn.Module):
     """Latent grid (B, c, T, H, W) to tokens (B, T*H*W, C): a Conv3d of kernel 1, stored as one, applied as a linear."""
 
@@ -122,10 +130,16 @@ class CrossAttention(nn.Module):
         k, v = self.kv_linear(text).chunk(2, dim=-1)
         return split_heads(self.k_norm(k), self.num_heads), split_heads(v, self.num_heads)
 
-    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], bias: Tensor | None, kernels: Kernels) -> Tensor:
         """x: (B, N, C); bias: (B, 1, 1, L) added to the scores, or None."""
-        q = split_heads(self.q_norm(self.q_linear(x)), self.num_heads)
-        return self.proj(merge_heads(F.scaled_dot_product_attention(q, *keys_values, attn_mask=bias)))
+        q = split_heads(self.q_norm(project(self.q_linear, x, kernels)), self.num_heads)
+        read = merge_heads(F.scaled_dot_product_attention(q, *keys_values, attn_mask=bias))
+        return project(self.proj, read, kernels)
+
+    def of_one_token(self, text: Tensor) -> Tensor:
+        """The output (B, 1, C) for text (B, 1, C) of a single token: every x gives it all its attention."""
+        _, v = self.kv_linear(text).chunk(2, dim=-1)
+        return self.proj(v)
 
 
 class ConvFFN(nn.Module):
@@ -143,8 +157,8 @@ class ConvFFN(nn.Module):
     def spatial(self, x: Tensor, grid: Grid, kernels: Kernels) -> Tensor:
         """Everything before the temporal convolution: x (B, T*S, C) to r (B, T, S, C)."""
         depth = self.depth_conv.conv
-        u = kernels.depthwise_glu(_pointwise(self.inverted_conv.conv, x), depth.weight, depth.bias, grid)
-        return _pointwise(self.point_conv.conv, u).unflatten(1, (grid.frames, grid.tokens))
+        u = kernels.depthwise_glu(project(self.inverted_conv.conv, x, kernels), depth.weight, depth.bias, grid)
+        return project(self.point_conv.conv, u, kernels).unflatten(1, (grid.frames, grid.tokens))
 
     def forward(self, x: Tensor, grid: Grid, tail: Tensor | None, kernels: Kernels) -> tuple[Tensor, Tensor]:
         """x: (B, T*S, C); tail: (B, S, C) r of the frame before, None for zeros. Returns output and next tail."""
@@ -158,13 +172,8 @@ class ConvFFN(nn.Module):
             after = after * after.new_tensor(same)[:, None, None]
         # the three taps as one linear: [before, r, after] against the concatenated tap matrices
         taps = self.t_conv.weight[..., 0].permute(0, 2, 1).flatten(1)
-        out = r + F.linear(torch.cat((before, r, after), dim=-1), taps)
+        out = r + kernels.linear(torch.cat((before, r, after), dim=-1), taps)
         return out.flatten(1, 2), r[:, -1]
-
-
-def _pointwise(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
-    """A kernel-1 convolution on tokens; `precision.quantize` has put the linear layer it is in its place."""
-    return layer(x) if isinstance(layer, nn.Linear) else F.linear(x, layer.weight.flatten(1), layer.bias)
 
 
 class _Wrapped(nn.Module):

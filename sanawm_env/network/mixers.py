@@ -12,14 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sanawm_env.kernels.dispatch import Kernels
 from sanawm_env.kernels.inputs import Branch, GDNState, Grid, Page
 from sanawm_env.kernels.reference import merge_heads, query_world, rotate, split_heads, to_ray, to_world
 from sanawm_env.network.config import SanaWMConfig
-from sanawm_env.network.layers import KeyConv, RMSNorm
+from sanawm_env.network.layers import KeyConv, RMSNorm, project
 from sanawm_env.network.state import WindowState, push_page
 
 if TYPE_CHECKING:
     from sanawm_env.network.model import Context
+
 
 class Mixer(nn.Module):
     """What both kinds of block share: projections, norms, gate. Softmax blocks carry the gate parameters of the GDN
@@ -46,12 +48,13 @@ class Mixer(nn.Module):
         self.q_norm_cam = RMSNorm(dim, eps=1e-5)
         self.k_norm_cam = RMSNorm(dim, eps=1e-5)
 
-    def finish(self, x: Tensor, main: Tensor, camera: Tensor | None) -> Tensor:
+    def finish(self, x: Tensor, main: Tensor, camera: Tensor | None, kernels: Kernels) -> Tensor:
         """Add the branches (B, N, C), gate by the input x (B, N, C), project."""
         o = main.to(x.dtype)
         if camera is not None:
-            o = o + self.out_proj_cam(camera.to(x.dtype))
-        return self.proj((o.float() * F.silu(self.output_gate(x).float())).to(x.dtype))
+            o = o + project(self.out_proj_cam, camera.to(x.dtype), kernels)
+        gate = F.silu(project(self.output_gate, x, kernels).float())
+        return project(self.proj, (o.float() * gate).to(x.dtype), kernels)
 
 
 class GDNMixer(Mixer):
@@ -73,17 +76,16 @@ class GDNMixer(Mixer):
         self, x: Tensor, context: "Context", state: GDNState | None, save: bool
     ) -> tuple[Tensor, GDNState | None]:
         """x: (B, N, C) modulated tokens. Returns the output (B, N, C) and, if `save`, the next state."""
-        grid, rays = context.grid, context.rays
+        grid, rays, kernels = context.grid, context.rays, context.kernels
         beta, decay = self.gates(x, grid)
-        main = Branch(*self.qkv(x).chunk(3, dim=-1), self.conv_k.weight, self.q_norm.weight, self.k_norm.weight)
+        qkv = project(self.qkv, x, kernels).chunk(3, dim=-1)
+        main = Branch(*qkv, self.conv_k.weight, self.q_norm.weight, self.k_norm.weight)
         camera = None
         if rays is not None:
-            projected = self.q_proj_cam(x), self.k_proj_cam(x), self.v_proj_cam(x)
-            camera = Branch(*projected, self.conv_k_cam.weight, self.q_norm_cam.weight, self.k_norm_cam.weight)
-        read, camera_read, state = context.kernels.gdn(
-            main, camera, beta, decay, context.phase, rays, grid, state, save
-        )
-        return self.finish(x, read, camera_read), state
+            qkv = (project(layer, x, kernels) for layer in (self.q_proj_cam, self.k_proj_cam, self.v_proj_cam))
+            camera = Branch(*qkv, self.conv_k_cam.weight, self.q_norm_cam.weight, self.k_norm_cam.weight)
+        read, camera_read, state = kernels.gdn(main, camera, beta, decay, context.phase, rays, grid, state, save)
+        return self.finish(x, read, camera_read, kernels), state
 
 
 class WindowMixer(Mixer):
@@ -94,24 +96,31 @@ class WindowMixer(Mixer):
         self.window, self.sink = config.window, config.sink
 
     def forward(
-        self, x: Tensor, context: "Context", state: WindowState | None, save: bool
+        self, x: Tensor, context: "Context", state: WindowState | None, save: bool, last: "Context | None" = None
     ) -> tuple[Tensor, WindowState | None]:
-        """x: (B, N, C) modulated tokens. Returns the output (B, N, C) and, if `save`, the next state."""
-        grid, rays, attend = context.grid, context.rays, context.kernels.attend
+        """x: (B, N, C) modulated tokens. Returns the output (B, N, C) and, if `save`, the next state.
+
+        last: the part of the context that is the last frame's, where only the output of its tokens (B, S, C) is wanted.
+        """
+        phase, rays, kernels = context.phase, context.rays, context.kernels
         pages = state.pages if state is not None else ()
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        q = rotate(split_heads(self.q_norm(q), self.heads), context.phase)
-        k = rotate(split_heads(self.k_norm(k), self.heads), context.phase)
+        q, k, v = project(self.qkv, x, kernels).chunk(3, dim=-1)
+        k = rotate(split_heads(self.k_norm(k), self.heads), phase)
         v = split_heads(v, self.heads)
-        main = merge_heads(attend(q, [(p.k, p.v) for p in pages], k, v, grid))
         camera = camera_k = camera_v = None
         if rays is not None:
-            camera_q = query_world(split_heads(self.q_norm_cam(self.q_proj_cam(x)), self.heads), rays)
-            camera_k = to_world(split_heads(self.k_norm_cam(self.k_proj_cam(x)), self.heads), rays)
-            camera_v = to_world(split_heads(self.v_proj_cam(x), self.heads), rays)
+            camera_k = to_world(split_heads(self.k_norm_cam(project(self.k_proj_cam, x, kernels)), self.heads), rays)
+            camera_v = to_world(split_heads(project(self.v_proj_cam, x, kernels), self.heads), rays)
+        if last is not None:
+            x, q, context = x[:, -last.grid.tokens :], q[:, -last.grid.tokens :], last
+        grid, phase, rays = context.grid, context.phase, context.rays
+        q = rotate(split_heads(self.q_norm(q), self.heads), phase)
+        main = merge_heads(kernels.attend(q, [(p.k, p.v) for p in pages], k, v, grid))
+        if rays is not None:
+            q = query_world(split_heads(self.q_norm_cam(project(self.q_proj_cam, x, kernels)), self.heads), rays)
             past = [(p.camera_k, p.camera_v) for p in pages]
-            camera = merge_heads(to_ray(attend(camera_q, past, camera_k, camera_v, grid), rays))
-        out = self.finish(x, main, camera)
+            camera = merge_heads(to_ray(kernels.attend(q, past, camera_k, camera_v, grid), rays))
+        out = self.finish(x, main, camera, kernels)
         if not save:
             return out, None
         # v is a view of the fused projection: a page must not keep q and k of the chunk alive

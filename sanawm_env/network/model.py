@@ -2,14 +2,14 @@
 
     context = model.prepare(grid, frame_index, text=..., text_mask=..., camera=..., plucker=...)   # once per chunk
     velocity, _ = model(latents, timesteps, context, state)                                        # denoising passes
-    _, state = model(clean_latents, zeros, context, state, save=True)                              # the clean pass
+    _, state = model(clean_latents, zeros, context, state, save=True, predict=False)               # the clean pass
 
 `prepare` holds everything that does not depend on the latents; the forward pass never writes to a tensor it was
 given, and a state comes out only where one is asked for. Parameter names and shapes are those of the official
 checkpoint at every size.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sanawm_env.camera.rays import ray_from_world, rigid_inverse
 from sanawm_env.kernels.dispatch import Kernels, choose
 from sanawm_env.kernels.inputs import Grid, RayTransform
+from sanawm_env.network.ablation import TokenMixer
 from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.network.layers import (
     CaptionEmbedder,
@@ -28,6 +29,7 @@ from sanawm_env.network.layers import (
     VoxelEmbed,
     gate,
     modulate,
+    project,
 )
 from sanawm_env.network.mixers import GDNMixer, WindowMixer
 from sanawm_env.network.rope import phases, rope_angles
@@ -36,16 +38,33 @@ from sanawm_env.network.state import BlockState, NetworkState
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """What one chunk's passes share: operators, grid, rotary table, ray transforms, ray conditions and text keys per
-    block."""
+    """What one chunk's passes share.
+
+    kernels: the operators. phase: (B, 1, N, D/2) rotary table. rays: None without cameras.
+    added: per block what it adds to every token whatever the latents are, (B, N, C) or (B, 1, C): the ray conditions,
+        and the cross-attention where `text` is None.
+    text: per block the keys and values of the text; None where it is a single token, which leaves nothing to weigh.
+    text_bias: (B, 1, 1, L) of the text's mask.
+    """
 
     kernels: Kernels
     grid: Grid
     phase: Tensor
     rays: RayTransform | None
-    plucker: tuple[Tensor, ...] | None
-    text: tuple[tuple[Tensor, Tensor], ...]
+    added: tuple[Tensor, ...] | None
+    text: tuple[tuple[Tensor, Tensor], ...] | None
     text_bias: Tensor | None
+
+    def last_frame(self) -> "Context":
+        """The part that tokens of the last frame read."""
+        s = self.grid.tokens
+        return replace(
+            self,
+            grid=self.grid._replace(frames=1, chunk_starts=(0,)),
+            phase=self.phase[:, :, -s:],
+            rays=self.rays and RayTransform(self.rays.p[:, -s:], self.rays.p_inv[:, -s:], self.rays.phase[:, :, -s:]),
+            added=self.added and tuple(rows[:, -s:] for rows in self.added),
+        )
 
 
 class Block(nn.Module):
@@ -56,7 +75,8 @@ class Block(nn.Module):
         dim = config.hidden_size
         self.scale_shift_table = nn.Parameter(torch.zeros(6, dim))
         self.plucker_proj = nn.Linear(dim, dim)
-        self.attn = WindowMixer(config) if config.is_softmax(index) else GDNMixer(config)
+        recurrent = TokenMixer if config.mixer == "token" else GDNMixer
+        self.attn = (WindowMixer if config.is_softmax(index) else recurrent)(config)
         self.cross_attn = CrossAttention(dim, config.num_heads)
         self.mlp = ConvFFN(dim, config.mlp_ratio)
 
@@ -68,19 +88,30 @@ class Block(nn.Module):
         index: int,
         state: BlockState | None,
         save: bool,
-    ) -> tuple[Tensor, BlockState | None]:
-        """x: (B, N, C); modulation: (B, T, 6, C). Returns x after the block and, if `save`, the block's next state."""
+        last: Context | None = None,
+    ) -> tuple[Tensor | None, BlockState | None]:
+        """x: (B, N, C); modulation: (B, T, 6, C). Returns x after the block and, if `save`, the block's next state.
+
+        last: `context.last_frame()` where the state is all that is wanted: the output is None then, and after the mixer
+        only the tokens of the last frame go on, up to the FFN's tail.
+        """
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (self.scale_shift_table + modulation).unbind(2)
-        mixed, mixer_state = self.attn(
-            modulate(x, shift_a, scale_a), context, state and state.mixer, save
-        )
+        given = modulate(x, shift_a, scale_a), context, state and state.mixer, save
+        if last is None:
+            mixed, mixer_state = self.attn(*given)
+        else:
+            mixed, mixer_state = self.attn(*given, last) if isinstance(self.attn, WindowMixer) else self.attn(*given)
+            context, x, mixed = last, x[:, -last.grid.tokens :], mixed[:, -last.grid.tokens :]
+            gate_a, shift_f, scale_f = gate_a[:, -1:], shift_f[:, -1:], scale_f[:, -1:]
         x = x + gate(mixed, gate_a)
-        if context.plucker is not None:
-            x = x + context.plucker[index]
-        x = x + self.cross_attn(x, context.text[index], context.text_bias)
-        out, ffn_tail = self.mlp(
-            modulate(x, shift_f, scale_f), context.grid, state and state.ffn_tail, context.kernels
-        )
+        if context.added is not None:
+            x = x + context.added[index]
+        if context.text is not None:
+            x = x + self.cross_attn(x, context.text[index], context.text_bias, context.kernels)
+        given = modulate(x, shift_f, scale_f), context.grid
+        if last is not None:
+            return None, BlockState(mixer_state, self.mlp.spatial(*given, context.kernels)[:, -1])
+        out, ffn_tail = self.mlp(*given, state and state.ffn_tail, context.kernels)
         x = x + gate(out, gate_f)
         return x, BlockState(mixer_state, ffn_tail) if save else None
 
@@ -138,7 +169,8 @@ class SanaWM(nn.Module):
         _expect("text", text, (batch, None, self.config.caption_channels))
         frames = frame_index[:, None] + torch.arange(grid.frames, device=frame_index.device)
         main, cam = rope_angles(self.config.head_dim, frames, grid.height, grid.width)
-        rays = conditions = bias = None
+        kernels = choose(weight.device, weight.dtype, self.backend)
+        rays = added = bias = None
         if camera is not None:
             _expect("camera", camera, (batch, grid.frames, 20))
             p = ray_from_world(camera, grid.height, grid.width).flatten(1, 3)
@@ -146,14 +178,17 @@ class SanaWM(nn.Module):
         if plucker is not None:
             _expect("plucker", plucker, (batch, self.config.plucker_channels, *grid[:3]))
             embedded = self.plucker_embedder(plucker.to(weight.dtype))
-            conditions = tuple(block.plucker_proj(embedded) for block in self.blocks)
+            added = tuple(project(block.plucker_proj, embedded, kernels) for block in self.blocks)
         if text_mask is not None:
             _expect("text_mask", text_mask, text.shape[:2])
             bias = ((1 - text_mask.to(weight.dtype)) * -10000.0)[:, None, None]
         tokens = self.attention_y_norm(self.y_embedder(text.to(weight.dtype)))
-        keys_values = tuple(block.cross_attn.keys_values(tokens) for block in self.blocks)
-        kernels = choose(weight.device, weight.dtype, self.backend)
-        return Context(kernels, grid, _table(main, weight.dtype), rays, conditions, keys_values, bias)
+        if kernels.skips_unread and tokens.shape[1] == 1:
+            keys_values, read = None, [block.cross_attn.of_one_token(tokens) for block in self.blocks]
+            added = tuple(read if added is None else (a + b for a, b in zip(added, read, strict=True)))
+        else:
+            keys_values = tuple(block.cross_attn.keys_values(tokens) for block in self.blocks)
+        return Context(kernels, grid, _table(main, weight.dtype), rays, added, keys_values, bias)
 
     def forward(
         self,
@@ -162,7 +197,8 @@ class SanaWM(nn.Module):
         context: Context,
         state: NetworkState | None = None,
         save: bool = False,
-    ) -> tuple[Tensor, NetworkState | None]:
+        predict: bool = True,
+    ) -> tuple[Tensor | None, NetworkState | None]:
         """One pass over one chunk.
 
         Args:
@@ -171,8 +207,11 @@ class SanaWM(nn.Module):
             context: of this chunk, from `prepare`.
             state: left by the chunk before, None for the first. Read only.
             save: return the state for the next chunk too.
+            predict: whether the prediction is read. Where it is not, the operators that skip what nobody reads leave
+                it out, and all of the last block that no state holds.
 
-        Returns: the prediction (B, c, T, H, W) (see `SanaWMConfig.prediction_type`) and the next state or None.
+        Returns: the prediction (B, c, T, H, W) (see `SanaWMConfig.prediction_type`), None where it is left out, and
+        the next state or None.
         """
         grid = context.grid
         batch = context.phase.shape[0]
@@ -181,11 +220,13 @@ class SanaWM(nn.Module):
         embedding = self.t_embedder(timesteps)
         modulation = self.t_block(embedding).unflatten(-1, (6, -1))
         x = self.x_embedder(latents)
+        predict = predict or not context.kernels.skips_unread
         states = []
         for i, block in enumerate(self.blocks):
-            x, block_state = block(x, modulation, context, i, state and state.blocks[i], save)
+            last = None if predict or i + 1 < len(self.blocks) else context.last_frame()
+            x, block_state = block(x, modulation, context, i, state and state.blocks[i], save, last)
             states.append(block_state)
-        out = self.final_layer(x, embedding).mT.unflatten(-1, grid[:3])
+        out = self.final_layer(x, embedding).mT.unflatten(-1, grid[:3]) if predict else None
         return out, NetworkState(tuple(states)) if save else None
 
 

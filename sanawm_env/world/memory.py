@@ -121,7 +121,8 @@ def _outline(config: WorldConfig, folder: Path | None, refiner: bool) -> tuple[S
     """Network, codec and refiner on the meta device."""
     dtype = getattr(torch, config.dtype)
     with META_DEVICE:
-        network = SanaWM(config.network).to(dtype)
+        # the forms in torch that run without gradients: reference forms would take more than any device does
+        network = SanaWM(config.network, "cpu").to(dtype)
         codec: Any = PatchPCACodec(config.network.latent_channels)
     if config.codec == "ltx2":
         codec = LTX2Codec.on_meta(_part(folder, "codec"), dtype)

@@ -73,7 +73,8 @@ def sample_chunk(
         # in float32 at least, then back to the dtype of the latents (dit.md 12)
         x = (x - (active * (sigma - below))[:, None, :, None, None] * velocity).to(noise.dtype)
     doubled = torch.cat((x, x)) if config.guidance_scale > 1 else x
-    _, state = model(doubled, torch.zeros(doubled.shape[0], device=x.device), context, state, save=True)
+    clean = torch.zeros(doubled.shape[0], device=x.device)
+    _, state = model(doubled, clean, context, state, save=True, predict=False)
     return x, state
 
 
