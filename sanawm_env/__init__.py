@@ -1,7 +1,7 @@
 """sanawm-env: a Gymnasium environment whose physics is a learned world model.
 
-Importing this registers `SanaWM/Explore-v0` and loads neither torch nor weights; `SanaWMEnv`, `Snapshot` and `World`
-are imported when they are first used.
+Importing this registers `SanaWM/Explore-v0` and its sisters PointNav, ImageNav and FollowPath, and loads neither torch
+nor weights; `SanaWMEnv`, `SanaWMVectorEnv`, `Snapshot` and `World` are imported when they are first used.
 """
 
 import importlib
@@ -12,13 +12,20 @@ import gymnasium
 __version__ = "0.1.0"
 
 _LAZY = {
-    "SanaWMEnv": "sanawm_env.envs.explore",
+    "SanaWMEnv": "sanawm_env.envs.env",
+    "SanaWMVectorEnv": "sanawm_env.envs.vector",
     "Snapshot": "sanawm_env.envs.snapshot",
     "World": "sanawm_env.world.world",
 }
-__all__ = ["SanaWMEnv", "Snapshot", "World", "__version__"]
+__all__ = ["SanaWMEnv", "SanaWMVectorEnv", "Snapshot", "World", "__version__"]
 
-gymnasium.register("SanaWM/Explore-v0", entry_point="sanawm_env.envs.explore:SanaWMEnv")
+for _task in ("Explore", "PointNav", "ImageNav", "FollowPath"):
+    gymnasium.register(
+        f"SanaWM/{_task}-v0",
+        entry_point="sanawm_env.envs.env:SanaWMEnv",
+        vector_entry_point="sanawm_env.envs.vector:SanaWMVectorEnv",
+        kwargs={"task": _task.lower()},
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sanawm_env.camera.twist import hold
-from sanawm_env.envs.explore import SanaWMEnv
+from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.world.world import World
 from tests.worlds import TINY, drive, picture, write_tiny_world
 

@@ -10,7 +10,7 @@ import torch
 import sanawm_env  # noqa: F401
 from sanawm_env.camera.twist import hold
 from sanawm_env.cli import main
-from sanawm_env.envs.explore import SanaWMEnv
+from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.world import tree
 from sanawm_env.world.state import WorldState, stack
 from sanawm_env.world.world import World

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from sanawm_env.camera.twist import hold
 from sanawm_env.cli.machine import machine_name
-from sanawm_env.envs.explore import SanaWMEnv
+from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.world.engine import Engine
 from sanawm_env.world.images import ImageSource
 from sanawm_env.world.memory import predict_memory

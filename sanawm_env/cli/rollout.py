@@ -11,7 +11,7 @@ from sanawm_env.camera.dsl import actions_to_c2w
 from sanawm_env.camera.intrinsics import intrinsics_matrix
 from sanawm_env.camera.trajectory import load_npy, orthonormalize, relative_to_first
 from sanawm_env.camera.twist import hold
-from sanawm_env.envs.explore import SanaWMEnv
+from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.recording.rollout import META, SHEET, TRAJECTORY, VIDEO, RolloutWriter, load_trajectory
 from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.world import World

@@ -3,6 +3,7 @@
 A mode is a value with an action `space`, a `start()` (what steering carries from step to step, at the beginning) and
 `move(carry, c2w, action) -> (carry, poses)`: c2w (4, 4) is the pose reached and poses (F, 4, 4) float64 follow it.
 `move` raises ValueError or TypeError in one sentence for what is not an action, and changes nothing it was given.
+`stroll(rng, chunks)` makes actions of a walk from frame 0, forwards with turns: where hidden goals lie.
 Camera reference, section 8.
 """
 
@@ -30,6 +31,7 @@ from sanawm_env.world.config import WorldConfig
 
 ACTION_MODES = ("twist", "keys", "discrete", "poses")
 SMOOTHINGS = ("hold", "ramp")
+STROLL_LOW, STROLL_HIGH = (-0.3, 0.2, -0.8), (0.3, 1.0, 0.8)  # sideways, forwards, turn; of what is fastest
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ class Twist:
             poses = twist.hold(c2w, wanted, self.frames, fps=self.fps)
         return wanted, self.workspace.confine(c2w, poses)
 
+    def stroll(self, rng: np.random.Generator, chunks: int) -> np.ndarray:
+        actions = np.zeros((chunks, 6), np.float32)
+        actions[:, [0, 2, 4]] = rng.uniform(STROLL_LOW, STROLL_HIGH, (chunks, 3))
+        return actions
+
 
 @dataclass(frozen=True)
 class Keys:
@@ -85,6 +92,13 @@ class Keys:
 
     def move(self, state: KeyState, c2w: np.ndarray, action: ArrayLike) -> tuple[KeyState, np.ndarray]:
         return hold_keys(state, self._held(action), self.frames, self.dynamics)
+
+    def stroll(self, rng: np.random.Generator, chunks: int) -> np.ndarray:
+        held = rng.choice(["w", "wa", "wd", "a", "d"], chunks)
+        if self.table is None:
+            return np.stack([multi_binary(keys) for keys in held])
+        index = {frozenset(keys): i for i, keys in enumerate(self.table)}
+        return np.array([index[frozenset(keys)] for keys in held])
 
     def for_keyboard(self) -> dict[tuple[str, ...], Any]:
         """Actions by the keys to press for them, as `gymnasium.utils.play` wants them."""
@@ -127,6 +141,13 @@ class Poses:
             limit, reached = self.workspace.hard_distance, distance(poses)
             raise ValueError(f"poses must stay within {limit:g} m of frame 0, got one {reached:.1f} m away.")
         return None, poses
+
+    def stroll(self, rng: np.random.Generator, chunks: int) -> np.ndarray:
+        path = [np.eye(4)[None]]
+        for sideways, forward, turn in rng.uniform(STROLL_LOW, STROLL_HIGH, (chunks, 3)):
+            motion = STANDARD.scale(np.array([sideways, 0, forward, 0, turn, 0]))
+            path.append(twist.hold(path[-1][-1], motion, self.frames))
+        return np.stack(path[1:])
 
 
 class PoseSpace(spaces.Box):

@@ -1,4 +1,4 @@
-"""`SanaWM/Explore-v0`: walk through a world that a network imagines. No goal, reward 0.0.
+"""The environment: walk through a world that a network imagines, for a task or for none.
 
 env = gymnasium.make("SanaWM/Explore-v0", world="nano")
 obs, info = env.reset(seed=0)
@@ -10,26 +10,28 @@ obs, info = env.unwrapped.restore(here)          # nor does this
 import copy
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium.error import ResetNeeded
 
 from sanawm_env.camera.presets import Workspace
 from sanawm_env.envs.actions import Keys, steering
 from sanawm_env.envs.observations import Observation, observer
 from sanawm_env.envs.snapshot import HostClip, Snapshot
+from sanawm_env.envs.tasks import Task, Transition, make_task
 from sanawm_env.world.images import ImageSource
-from sanawm_env.world.state import MAX_SEED, Scene, WorldState, check_seed
+from sanawm_env.world.state import MAX_SEED, Scene, WorldState, check_seed, stack
 from sanawm_env.world.weights import known_worlds
-from sanawm_env.world.world import World
+from sanawm_env.world.world import Clip, World
 
 RENDER_MODES = ("rgb_array", "rgb_array_list")
-RESET_OPTIONS = ("scene", "prompt", "intrinsics", "fov_deg", "seed")
+RESET_OPTIONS = ("scene", "prompt", "intrinsics", "fov_deg", "seed", "task")
 HORIZONS = ("stop", "reanchor")
 SNAPSHOTS = ("tails", "latents")
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
@@ -58,18 +60,21 @@ class SanaWMEnv(gym.Env):
             from the last frame as a new start image, in the same world frame, without the recurrent memory.
         snapshots: "tails" keeps the decoder's caches in a snapshot; "latents" leaves them out (0.6 GB at 720p) and
             replays the last latents after a restore. The frames are the same. Nano has none.
+        task: what an episode is for: "none", "explore", "pointnav", "imagenav", "followpath" or a `tasks.Task`.
+        task_options: settings of a task given by name, the fields of its class.
+        reward_fn: takes a `tasks.Transition` of B episodes and returns B rewards that replace the task's.
         world_options: how the world is loaded: precision, refiner, refiner_precision, offload, text_encoder, see
             `sanawm_env.world.engine.LoadOptions`.
 
     Actions outside the box are clipped; anything that is not an action raises ValueError or TypeError and changes
-    nothing. An episode never terminates. It is truncated after `max_episode_chunks` steps, when the camera has left
-    the workspace (`info["out_of_workspace"]`) or at the horizon (`info["out_of_horizon"]`).
+    nothing. An episode terminates when its task says so. It is truncated after `max_episode_chunks` steps, when the
+    camera has left the workspace (`info["out_of_workspace"]`) or at the horizon (`info["out_of_horizon"]`).
 
     `info` of reset and step: c2w (24, 4, 4) float64, the camera-to-world pose of each frame relative to frame 0 (after
     a reset the identity, repeated); chunk, steps so far; scene, content hash of the start; seed of the episode's noise;
     out_of_workspace; out_of_horizon; segment_start, the chunk after which the last re-anchoring took place (0: none);
     intrinsics (4,) float64, fx, fy, cx, cy in pixels of the world's picture, and intrinsics_source; mode, which world
-    and which stages made the frames.
+    and which stages made the frames; and what the task says.
 
     An episode is a function of its start image, its seed and its actions. `copy.deepcopy` forks it and shares the
     weights; pickling carries the state and loads the weights anew.
@@ -92,6 +97,9 @@ class SanaWMEnv(gym.Env):
         workspace: Mapping[str, float] | Workspace | None = None,
         horizon: str = "stop",
         snapshots: str = "tails",
+        task: str | Task = "none",
+        task_options: Mapping[str, Any] | None = None,
+        reward_fn: Callable[[Transition], Any] | None = None,
         **world_options: Any,
     ):
         for name, value, known in (("horizon", horizon, HORIZONS), ("snapshots", snapshots, SNAPSHOTS)):
@@ -101,6 +109,9 @@ class SanaWMEnv(gym.Env):
             raise ValueError(f"render_mode must be None, {' or '.join(RENDER_MODES)}, got {render_mode!r}.")
         if not isinstance(max_episode_chunks, int | np.integer) or max_episode_chunks < 1:
             raise ValueError(f"max_episode_chunks must be a whole number above zero, got {max_episode_chunks!r}.")
+        if reward_fn is not None and not callable(reward_fn):
+            raise TypeError(f"reward_fn must be a function of a Transition, got {type(reward_fn).__name__}.")
+        self.task, self.reward_fn = make_task(task, task_options), reward_fn
         if isinstance(world, World) and world_options:
             raise TypeError(f"A loaded World takes no {', '.join(world_options)}: load it with them.")
         self.world = world if isinstance(world, World) else World.load(world, device, **world_options)
@@ -115,7 +126,7 @@ class SanaWMEnv(gym.Env):
         self._scenes = _start_images(scenes, self.world)
         self._source = world if isinstance(world, str | os.PathLike) else None
         self._steering = steering(action_mode, config, speed, smoothing, self.workspace)
-        self._observe = observer(obs_mode, config, obs_size, self.workspace)
+        self._observe = observer(obs_mode, config, obs_size, self.workspace, self.task)
         self.action_space = self._steering.space
         self.observation_space = self._observe.space
         self._now: Snapshot | None = None
@@ -127,50 +138,21 @@ class SanaWMEnv(gym.Env):
 
         seed: of the generator that draws scenes and episode seeds from now on.
         options: scene, an image (path, PIL, uint8 array) or the index of one of the environment's; prompt and
-            intrinsics or fov_deg as `World.scene` takes them; seed, of this episode's noise. What is not given is
-            drawn.
+            intrinsics or fov_deg as `World.scene` takes them; seed, of this episode's noise; task, a mapping that the
+            task reads (a goal, a distance). What is not given is drawn.
         Raises ValueError for an unknown option, FileNotFoundError, TypeError or ValueError for an image.
         """
-        options = dict(options or {})
-        if unknown := [str(name) for name in options if name not in RESET_OPTIONS]:
-            raise ValueError(f"Reset takes the options {', '.join(RESET_OPTIONS)}, not {', '.join(unknown)}.")
-        given = None if options.get("seed") is None else check_seed(options["seed"])
-        scene = None if options.get("scene") is None else self._scene(options["scene"], options)
-        if scene is None and not self._scenes:
-            name = self.world.config.name
-            raise ValueError(f'The {name} world ships no start images: give scenes=, or options["scene"].')
-        kept = copy.deepcopy(self._np_random), self._np_random_seed
-        super().reset(seed=seed)
-        # Both are always drawn, so that what one episode is given does not change the next.
-        drawn_scene, drawn = self.np_random.integers(max(1, len(self._scenes))), self.np_random.integers(MAX_SEED)
-        try:
-            scene = self._scene(drawn_scene, options) if scene is None else scene
-        except Exception:
-            self._np_random, self._np_random_seed = kept  # a failed reset changes nothing
-            raise
-        state = self.world.begin(scene, int(drawn) if given is None else given)
-        self._now = Snapshot(state, None, self.action_mode, self._steering.start())
-        return self._observe(self._now), self._info(self._now)
+        reset_together([self], [seed], options)
+        return self.observation, self.info
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Imagine the next chunk under `action`; reward 0.0, never terminated.
+        """Imagine the next chunk under `action` and judge it by the task.
 
         Raises ValueError or TypeError for what is not an action of the action space (values outside a twist's box are
         clipped), gymnasium's ResetNeeded before the first reset and after the end; the state is then unchanged.
         """
-        now = self._moment("step")
-        if self._ended(now):
-            raise ResetNeeded("The episode is over: call reset (or restore a snapshot) before the next step.")
-        carry, poses = self._steering.move(now.carry, now.slot.c2w, action)
-        state = now.state
-        if self.horizon == "reanchor" and self._at_horizon(now):
-            state = self.world.reanchor(state)
-        state, clip = self.world.advance(state, poses)
-        self._now = now = Snapshot(state, clip, self.action_mode, carry)
-        if self.workspace.far(clip.c2w[0]):
-            metres = self.workspace.soft_distance
-            gym.logger.warn(f"The camera is over {metres:g} m from its start: expect poor pictures.")
-        return self._observe(now), 0.0, False, self._ended(now), self._info(now)
+        (reward,) = step_together([self], [action])
+        return self.observation, reward, *self.ended, self.info
 
     def render(self) -> np.ndarray | list[np.ndarray] | None:
         """The last frame (H, W, 3) uint8 or the list of the last step's frames, by `render_mode`; at full size."""
@@ -199,7 +181,8 @@ class SanaWMEnv(gym.Env):
     def snapshot(self, device: str | None = None) -> Snapshot:
         """This moment as a value; copies no tensor unless it goes to another device. ResetNeeded before a reset."""
         rng = json.dumps(self.np_random.bit_generator.state)
-        now = replace(self._moment("take a snapshot"), rng=rng)
+        now = self._moment("take a snapshot").alone()
+        now = replace(now, rng=rng)
         if self.snapshots == "latents":
             now = replace(now, state=now.state.without_tails())
         return now if device is None else now.to(device)
@@ -210,6 +193,12 @@ class SanaWMEnv(gym.Env):
         reseed: an episode seed for another future. A snapshot without `rng` (see `clone_state`) gets a drawn one.
         Raises TypeError for anything but a snapshot, ValueError for one of another world or action mode.
         """
+        self.check_snapshot(snapshot)
+        self.put(snapshot, None if reseed is None else check_seed(reseed))
+        return self.observation, self.info
+
+    def check_snapshot(self, snapshot: Snapshot) -> None:
+        """The errors of `restore`."""
         if not isinstance(snapshot, Snapshot):
             raise TypeError(f"restore takes a Snapshot, got {type(snapshot).__name__}: take one with snapshot().")
         self.world.check_state(snapshot.state)
@@ -218,14 +207,46 @@ class SanaWMEnv(gym.Env):
                 f"This snapshot was taken in action_mode {snapshot.action_mode!r}, "
                 f"the environment steers by {self.action_mode!r}: restore it into one of the same mode."
             )
-        reseed = None if reseed is None else check_seed(reseed)
+        if type(snapshot.task) is not self.task.state_type:
+            raise ValueError(
+                f"This snapshot is not of the task {type(self.task).__name__}: restore it into an environment with "
+                "the task it was taken in."
+            )
+
+    def put(self, snapshot: Snapshot, reseed: int | None = None) -> None:
+        """`restore` of a snapshot that has been checked, without looking."""
         if snapshot.rng is not None:
             self.np_random.bit_generator.state = json.loads(snapshot.rng)
         elif reseed is None:
             reseed = int(self.np_random.integers(MAX_SEED))
         now = snapshot.to(self.world.device)
         self._now = now if reseed is None else replace(now, state=now.state.reseed(reseed))
-        return self._observe(self._now), self._info(self._now)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it was never reset."""
+        return self._now is None
+
+    @property
+    def ended(self) -> tuple[bool, bool]:
+        """Whether this moment is terminated, whether it is truncated."""
+        now = self._moment("ask whether it has ended")
+        return now.terminated, self._truncated(now)
+
+    @property
+    def observation(self) -> Observation:
+        """What is observed of this moment."""
+        return self._observe.each([self._moment("observe")])[0]
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The info of this moment."""
+        return self._info(self._moment("ask for its info"))
+
+    @staticmethod
+    def observe(envs: "Sequence[SanaWMEnv]") -> Observation:
+        """What several environments of one kind observe, with a leading axis."""
+        return envs[0]._observe([env._moment("observe") for env in envs])
 
     def clone_state(self, include_rng: bool = True) -> Snapshot:
         """`snapshot` under ALE's name. Without the generator, each restore continues with new noise."""
@@ -269,6 +290,15 @@ class SanaWMEnv(gym.Env):
             raise ResetNeeded(f"There is no episode yet: call reset before you {what}.")
         return self._now
 
+    def _choose(self, options: Mapping[str, Any]) -> tuple[Scene, int]:
+        """Scene and episode seed. Both are always drawn, so that what one episode is given does not change the next."""
+        scene = options.get("scene")
+        if scene is None and not self._scenes:
+            name = self.world.config.name
+            raise ValueError(f'The {name} world ships no start images: give scenes=, or options["scene"].')
+        drawn, seed = self.np_random.integers(max(1, len(self._scenes))), self.np_random.integers(MAX_SEED)
+        return self._scene(drawn if scene is None else scene, options), int(seed)
+
     def _scene(self, image: ImageSource | int, options: Mapping[str, Any]) -> Scene:
         if isinstance(image, int | np.integer) and not isinstance(image, bool):
             if not 0 <= image < len(self._scenes):
@@ -277,7 +307,7 @@ class SanaWMEnv(gym.Env):
         lens = {name: options.get(name) for name in ("intrinsics", "fov_deg")}
         return self.world.scene(image, prompt=options.get("prompt") or "", **lens)
 
-    def _ended(self, now: Snapshot) -> bool:
+    def _truncated(self, now: Snapshot) -> bool:
         return now.slot.chunk >= self.max_episode_chunks or self._outside(now) or self._out_of_horizon(now)
 
     def _at_horizon(self, now: Snapshot) -> bool:
@@ -301,7 +331,136 @@ class SanaWMEnv(gym.Env):
             "intrinsics": now.slot.scene.intrinsics.copy(),
             "intrinsics_source": now.slot.scene.intrinsics_source,
             "mode": self.world.mode,
+            **self.task.info(now),
         }
+
+    def _plan(self, action: Any) -> "Plan":
+        """Where an action leads, before anything is imagined; the errors of `step`."""
+        now = self._moment("step")
+        if now.terminated or self._truncated(now):
+            raise ResetNeeded("The episode is over: call reset (or restore a snapshot) before the next step.")
+        carry, poses = self._steering.move(now.carry, now.slot.c2w, action)
+        state = now.state
+        if self.horizon == "reanchor" and self._at_horizon(now):
+            state = self.world.reanchor(state)
+        return Plan(state, carry, poses)
+
+    # what a task may do to set a goal (`tasks.Stage`)
+
+    def sample_actions(self, rng: np.random.Generator, chunks: int) -> np.ndarray:
+        """A walk (chunks, ...) as an agent could take it from frame 0: forwards, with turns."""
+        return self._steering.stroll(rng, chunks)
+
+    def walk(self, moment: Snapshot, actions: np.ndarray) -> np.ndarray:
+        """Poses (chunks * 24, 4, 4) of these actions from a moment; nothing is imagined."""
+        carry, c2w, path = moment.carry, moment.slot.c2w, []
+        for action in actions:
+            carry, poses = self._steering.move(carry, c2w, action)
+            c2w = poses[-1]
+            path.append(poses)
+        return np.concatenate(path)
+
+    def imagine(self, moments: Sequence[Snapshot], actions: Sequence[np.ndarray]) -> list[Snapshot]:
+        """The moments after one action each, in one batch, without a task."""
+        moves = [self._steering.move(m.carry, m.slot.c2w, action) for m, action in zip(moments, actions, strict=True)]
+        return _imagine(self, moments, [Plan(m.state, *move) for m, move in zip(moments, moves, strict=True)])
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """An action before it is imagined: the state it starts from, what steering carries on, poses (24, 4, 4)."""
+
+    state: WorldState
+    carry: Any
+    poses: np.ndarray
+
+
+def reset_together(
+    envs: Sequence[SanaWMEnv], seeds: Sequence[int | None], options: Mapping[str, Any] | None = None
+) -> None:
+    """Begin an episode in each of several environments of one kind; errors as in `SanaWMEnv.reset`, before any of them
+    has changed. Goals that have to be imagined are imagined in one batch."""
+    if not envs:
+        return
+    options = dict(options or {})
+    if unknown := [str(name) for name in options if name not in RESET_OPTIONS]:
+        raise ValueError(f"Reset takes the options {', '.join(RESET_OPTIONS)}, not {', '.join(unknown)}.")
+    task_options = options.get("task") or {}
+    if not isinstance(task_options, Mapping):
+        raise TypeError(f'options["task"] must be a mapping, got {type(task_options).__name__}.')
+    given = None if options.get("seed") is None else check_seed(options["seed"])
+    kept = [(copy.deepcopy(env._np_random), env._np_random_seed) for env in envs]
+    moments = []
+    try:
+        for i, (env, seed) in enumerate(zip(envs, seeds, strict=True)):
+            gym.Env.reset(env, seed=seed)
+            chosen = env._choose(options)
+            state = env.world.begin(chosen[0], chosen[1] if given is None else given + i)
+            moments.append(Snapshot(state, None, env.action_mode, env._steering.start()))
+        lead = envs[0]
+        tasks = lead.task.begin(moments, [env.np_random for env in envs], lead, task_options)
+    except BaseException:
+        for env, (rng, seed) in zip(envs, kept, strict=True):
+            env._np_random, env._np_random_seed = rng, seed  # a failed reset changes nothing
+        raise
+    for env, moment, task in zip(envs, moments, tasks, strict=True):
+        env._now = replace(moment, task=task)
+
+
+def step_together(
+    envs: Sequence[SanaWMEnv], actions: Sequence[Any], one_by_one: bool = False, slots: Sequence[int] = (0,)
+) -> list[float]:
+    """One step of several environments of one kind, in one batch; the reward of each.
+
+    Errors as in `SanaWMEnv.step`, with the number of the slot where there are several, before any of them has changed.
+    one_by_one: imagine them in batches of one, for results that do not depend on the company. slots: their numbers.
+    """
+    if not envs:
+        return []
+    plans = []
+    for slot, env, action in zip(slots, envs, actions, strict=True):
+        try:
+            plans.append(env._plan(action))
+        except (ValueError, TypeError, ResetNeeded) as error:
+            if slots == (0,):
+                raise
+            raise type(error)(f"Slot {slot}: {error}") from None
+    lead, before = envs[0], [env._now for env in envs]
+    if one_by_one:
+        after = [_imagine(lead, [now], [plan])[0] for now, plan in zip(before, plans, strict=True)]
+    else:
+        after = _imagine(lead, before, plans)
+    frames = torch.cat([now.clip.frames for now in after]) if len(after) > 1 else after[0].clip.frames
+    c2w = np.concatenate([now.clip.c2w for now in after])
+    transition = Transition(before, after, np.asarray(actions), frames, c2w)
+    verdict = lead.task.evaluate(transition)
+    rewards = verdict.rewards if lead.reward_fn is None else _own_rewards(lead.reward_fn, transition)
+    for env, now, state, ended in zip(envs, after, verdict.states, verdict.terminated, strict=True):
+        env._now = replace(now, task=state, terminated=bool(ended))
+        if env.workspace.far(now.clip.c2w[0]):
+            metres = env.workspace.soft_distance
+            gym.logger.warn(f"The camera is over {metres:g} m from its start: expect poor pictures.")
+    return [float(reward) for reward in rewards]
+
+
+def _imagine(env: SanaWMEnv, moments: Sequence[Snapshot], plans: Sequence[Plan]) -> list[Snapshot]:
+    """The moments after their plans, in one batch; what the task remembers is carried on as it is."""
+    state, clip = env.world.advance(stack(plan.state for plan in plans), np.stack([plan.poses for plan in plans]))
+    rows = [slice(i, i + 1) for i in range(len(plans))]
+    clips = [Clip(clip.frames[i], clip.c2w[i], clip.latents[i], ((0,),)) for i in rows]
+    return [
+        replace(now, state=state[i], clip=own, carry=plan.carry, rng=None)
+        for i, (now, plan, own) in enumerate(zip(moments, plans, clips, strict=True))
+    ]
+
+
+def _own_rewards(reward_fn: Callable[[Transition], Any], transition: Transition) -> np.ndarray:
+    rewards = np.asarray(reward_fn(transition), np.float64)
+    if rewards.shape != (len(transition.after),) or not np.isfinite(rewards).all():
+        raise ValueError(
+            f"reward_fn must return {len(transition.after)} finite numbers, one for each episode, got {rewards!r}."
+        )
+    return rewards
 
 
 def _address(source: str | os.PathLike | None, world: World) -> str:

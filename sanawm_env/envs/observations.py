@@ -1,8 +1,10 @@
 """What an agent sees of a moment: a small picture and the pose, several pictures, or latents."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from sanawm_env.camera.presets import Workspace
 from sanawm_env.envs.snapshot import Snapshot
+from sanawm_env.envs.tasks import Task
 from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.images import resize_frames
 
@@ -23,10 +26,11 @@ Observation = NDArray | dict[str, NDArray]
 
 @dataclass(frozen=True)
 class Observer:
-    """One observation mode of a world; `size` (h, w) is the picture's. Every call returns arrays of its own.
+    """One observation mode of a world; `size` (h, w) is the picture's. A call takes the moments of B episodes and
+    returns arrays of its own with a leading axis B; pictures are made small on the device, then copied.
 
     dict: rgb, the last frame (h, w, 3) uint8, and pose (7,) float32: translation in metres and unit quaternion
-        x, y, z, w (w >= 0) of the last frame's camera-to-world pose relative to frame 0.
+        x, y, z, w (w >= 0) of the last frame's camera-to-world pose relative to frame 0; and what the task adds.
     rgb: the last frame. stack: 4 frames evenly spaced over the chunk, the last among them, oldest first, in the
     channels (h, w, 12). chunk: all frames (24, h, w, 3). latent: the last chunk's latents (c, 3, h', w') float32,
     clipped to +-100.
@@ -37,6 +41,7 @@ class Observer:
     config: WorldConfig
     size: tuple[int, int]
     workspace: Workspace
+    task: Task
 
     @property
     def space(self) -> spaces.Space:
@@ -46,45 +51,59 @@ class Observer:
             shape = (c.network.latent_channels, c.latents_per_chunk, c.latent_height, c.latent_width)
             return spaces.Box(-LATENT_BOUND, LATENT_BOUND, shape, np.float32)
         if self.mode == "dict":
-            return spaces.Dict(rgb=_pixels(h, w, 3), pose=spaces.Box(-self._pose_bound, self._pose_bound))
+            pose = spaces.Box(-self._pose_bound, self._pose_bound)
+            return spaces.Dict(rgb=_pixels(h, w, 3), pose=pose, **self.task.spaces(self.size, self.workspace))
         shapes = {"rgb": (h, w, 3), "stack": (h, w, 3 * STACKED), "chunk": (self.config.chunk_frames, h, w, 3)}
         return _pixels(*shapes[self.mode])
 
-    def __call__(self, now: Snapshot) -> Observation:
+    def __call__(self, moments: Sequence[Snapshot]) -> Observation:
         if self.mode == "latent":
-            return self._latents(now.slot.latents)
+            return _host(torch.cat([self._latents(now.slot.latents) for now in moments]))
         if self.mode == "dict":
-            return {"rgb": self._frames(now, 1)[0], "pose": self._pose(now.slot.c2w)}
+            poses = np.stack([self._pose(now.slot.c2w) for now in moments])
+            return {"rgb": self._frames(moments, 1)[:, 0], "pose": poses} | self.task.observe(moments, self.size)
         if self.mode == "rgb":
-            return self._frames(now, 1)[0]
+            return self._frames(moments, 1)[:, 0]
         if self.mode == "chunk":
-            return self._frames(now, self.config.chunk_frames)
-        return np.concatenate(self._frames(now, STACKED), axis=-1)
+            return self._frames(moments, self.config.chunk_frames)
+        return np.concatenate(np.moveaxis(self._frames(moments, STACKED), 1, 0), axis=-1)
+
+    def each(self, moments: Sequence[Snapshot]) -> list[Observation]:
+        """As a call, one observation per moment."""
+        seen = self(moments)
+        rows = range(len(moments))
+        return [{k: v[i] for k, v in seen.items()} if isinstance(seen, dict) else seen[i] for i in rows]
 
     @property
     def _pose_bound(self) -> NDArray:
         # Twice the distance allowed, because a last step may end beyond it.
         return np.array([2 * self.workspace.hard_distance] * 3 + [1] * 4, np.float32)
 
-    def _frames(self, now: Snapshot, count: int) -> NDArray:
-        """(count, h, w, 3) evenly spaced frames that end with the last; made small on the device, then copied."""
-        if now.clip is None or count == 1:
-            return _host(resize_frames(now.slot.frame[None], *self.size)).repeat(count, axis=0)
+    def _frames(self, moments: Sequence[Snapshot], count: int) -> NDArray:
+        """(B, count, h, w, 3) evenly spaced frames that end with the last; right after a reset that one, repeated."""
         step = self.config.chunk_frames // count
-        return _host(resize_frames(now.clip.frames[0, step - 1 :: step], *self.size))
+        shown = [
+            now.slot.frame[None].expand(count, -1, -1, -1) if now.clip is None or count == 1
+            else now.clip.frames[0, step - 1 :: step]
+            for now in moments
+        ]  # fmt: skip
+        small = resize_frames(torch.cat(shown), *self.size)
+        return _host(small.unflatten(0, (len(moments), count)))
 
     def _pose(self, c2w: NDArray) -> NDArray:
         quaternion = Rotation.from_matrix(c2w[:3, :3]).as_quat(canonical=True)
         pose = np.concatenate([c2w[:3, 3], quaternion]).astype(np.float32)
         return np.clip(pose, -self._pose_bound, self._pose_bound)
 
-    def _latents(self, latents: Tensor) -> NDArray:
+    def _latents(self, latents: Tensor) -> Tensor:
         n = self.config.latents_per_chunk
-        whole = latents[0].expand(-1, n, -1, -1) if latents.shape[2] == 1 else latents[0]
-        return _host(whole.float().clamp(-LATENT_BOUND, LATENT_BOUND))
+        whole = latents.expand(-1, -1, n, -1, -1) if latents.shape[2] == 1 else latents
+        return whole.float().clamp(-LATENT_BOUND, LATENT_BOUND)
 
 
-def observer(mode: str, config: WorldConfig, size: tuple[int, int] | None, workspace: Workspace) -> Observer:
+def observer(
+    mode: str, config: WorldConfig, size: tuple[int, int] | None, workspace: Workspace, task: Task
+) -> Observer:
     """The mode of that name; ValueError naming what is accepted. Without a size, the world's own up to 144 x 256."""
     if mode not in OBS_MODES:
         raise ValueError(f"obs_mode must be one of {', '.join(OBS_MODES)}, got {mode!r}.")
@@ -93,7 +112,7 @@ def observer(mode: str, config: WorldConfig, size: tuple[int, int] | None, works
     numbers = size if isinstance(size, tuple | list) else ()
     if len(numbers) != 2 or not all(isinstance(n, int | np.integer) and n > 0 for n in numbers):
         raise ValueError(f"obs_size must be two whole numbers above zero (height, width), got {size!r}.")
-    return Observer(mode, config, (int(size[0]), int(size[1])), workspace)
+    return Observer(mode, config, (int(size[0]), int(size[1])), workspace, task)
 
 
 def _pixels(*shape: int) -> spaces.Box:

@@ -6,10 +6,11 @@ a reference. Nothing is copied, and a tree of snapshots shares what its branches
 
 import os
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sanawm_env.camera.dsl import KeyState
 from sanawm_env.world import tree
@@ -25,12 +26,30 @@ class HostClip(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
+class GoalState:
+    """What a task with a goal remembers. c2w: (4, 4) pose to reach. image: (H, W, 3) uint8 tensor of what is seen
+    there, or None."""
+
+    c2w: np.ndarray
+    image: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class PathState:
+    """What following a path remembers. c2w: (F, 4, 4) poses. reached: index of the furthest one so far."""
+
+    c2w: np.ndarray
+    reached: int = 0
+
+
+@dataclass(frozen=True, eq=False)
 class Snapshot:
     """A moment of one environment, to be put back by `SanaWMEnv.restore`.
 
     state: of the one episode. clip: what the last step showed, None after a reset. action_mode and carry: how the
     camera is steered and what that carries from step to step (held keys and speeds, or the previous twist).
     rng: the environment's random generator as JSON, None to leave the generator of whoever restores alone.
+    task: what the task remembers of the episode (`tasks.Task`). terminated: whether it has ended the episode.
     """
 
     state: WorldState
@@ -38,6 +57,8 @@ class Snapshot:
     action_mode: str
     carry: KeyState | np.ndarray | None = None
     rng: str | None = None
+    task: Any = None
+    terminated: bool = False
 
     @property
     def slot(self) -> Slot:
@@ -47,7 +68,7 @@ class Snapshot:
     @property
     def nbytes(self) -> int:
         """Bytes of tensor memory this snapshot keeps alive, shared ones included."""
-        return tree.nbytes((self.state.slots, self.clip))
+        return tree.nbytes((self.state.slots, self.clip, self.task))
 
     @property
     def device(self) -> torch.device:
@@ -57,7 +78,16 @@ class Snapshot:
         """The same moment with its tensors on another device; itself where it is there already."""
         if self.device == torch.device(device):
             return self
-        return replace(self, state=self.state.to(device), clip=tree.map_tensors(lambda t: t.to(device), self.clip))
+        moved = (tree.map_tensors(lambda t: t.to(device), x) for x in (self.clip, self.task))
+        clip, task = moved
+        return replace(self, state=self.state.to(device), clip=clip, task=task)
+
+    def alone(self) -> "Snapshot":
+        """The same moment with a clip in storage of its own: a kept one must not keep a batch of them alive."""
+        if self.clip is None or self.clip.frames.untyped_storage().nbytes() == self.clip.frames.nbytes:
+            return self
+        clip = replace(self.clip, frames=self.clip.frames.clone(), latents=self.clip.latents.clone())
+        return replace(self, clip=clip)
 
     def host_clip(self, frames: int) -> HostClip:
         """The last `frames` frames in NumPy; right after a reset the start image and its pose, repeated."""
@@ -71,16 +101,16 @@ class Snapshot:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write a safetensors file with a JSON header; it appears whole or not at all. OSError where it cannot be."""
-        self.state.save(path, (self.clip, self.action_mode, self.carry, self.rng))
+        self.state.save(path, (self.clip, self.action_mode, self.carry, self.rng, self.task, self.terminated))
 
     @classmethod
-    def load(cls, path: str | os.PathLike, world: World) -> "Snapshot":
-        """Read a snapshot that `save` wrote, for `world`.
+    def load(cls, path: str | os.PathLike, world: World, *task_states: type) -> "Snapshot":
+        """Read a snapshot that `save` wrote, for `world`. task_states: dataclasses of a task of one's own.
 
         Raises FileNotFoundError, or ValueError in one sentence for a truncated or foreign file, another schema or
         other weights.
         """
-        state, extra = load_state(path, world, Clip, KeyState)
-        if not isinstance(extra, tuple) or len(extra) != 4 or len(state) != 1:
+        state, extra = load_state(path, world, Clip, KeyState, GoalState, PathState, *task_states)
+        if not isinstance(extra, tuple) or len(extra) != 6 or len(state) != 1:
             raise ValueError(f"{path} holds a world state but no environment's snapshot: read it with WorldState.load.")
         return cls(state, *extra)

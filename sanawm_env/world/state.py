@@ -29,7 +29,7 @@ from sanawm_env.world.anchor import Anchor
 if TYPE_CHECKING:
     from sanawm_env.world.world import World
 
-SCHEMA = 2
+SCHEMA = 3
 MAX_SEED = 2**63 - 1
 
 

@@ -1,0 +1,410 @@
+"""Tasks: what an episode is for. They look at moments and say what a step was worth and whether the goal is reached.
+
+A task is a value. What it remembers within an episode (cells seen, a goal) is a state that travels in the snapshot, so
+a restored moment knows its goal and a fork shares it. Everything is batched: lists of moments, arrays of rewards.
+
+Positions are metres in the episode's world frame (the camera's at frame 0, OpenCV axes: right, down, forward).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from sanawm_env.camera.presets import Workspace
+from sanawm_env.camera.trajectory import check_trajectory
+from sanawm_env.envs.snapshot import GoalState, PathState, Snapshot
+from sanawm_env.world.images import resize_frames
+
+CHUNKS_AWAY = 3  # how far hidden goals are, in steps
+
+
+@dataclass(frozen=True, eq=False)
+class Transition:
+    """One step of B episodes.
+
+    before, after: their moments. actions: (B, ...). frames: (B, 24, H, W, 3) uint8, on the world's device.
+    c2w: (B, 24, 4, 4) float64, the pose of each frame.
+    """
+
+    before: Sequence[Snapshot]
+    after: Sequence[Snapshot]
+    actions: NDArray
+    frames: Tensor
+    c2w: NDArray
+
+
+class Verdict(NamedTuple):
+    """What a task makes of a transition: rewards (B,), terminated (B,) bool, and the next state of each episode."""
+
+    rewards: NDArray
+    terminated: NDArray
+    states: Sequence[Any]
+
+
+class Stage(Protocol):
+    """What a task may do to set a goal: look at the workspace, walk without imagining, or imagine."""
+
+    workspace: Workspace
+    max_episode_chunks: int
+
+    def sample_actions(self, rng: np.random.Generator, chunks: int) -> NDArray:
+        """A walk (chunks, ...) that an agent could take: forwards and round corners."""
+
+    def walk(self, moment: Snapshot, actions: NDArray) -> NDArray:
+        """Poses (chunks * 24, 4, 4) of these actions from a moment; nothing is imagined."""
+
+    def imagine(self, moments: Sequence[Snapshot], actions: Sequence[NDArray]) -> list[Snapshot]:
+        """The moments after one action each."""
+
+
+class Task:
+    """No task: reward 0.0, never terminated. The base of the others.
+
+    States are trees of tuples, arrays, tensors, numbers and frozen dataclasses (of one's own: name them to
+    `Snapshot.load`).
+    """
+
+    reward_range: tuple[float, float] = (0.0, 0.0)
+    state_type: type = type(None)  # of what it remembers
+
+    def spaces(self, size: tuple[int, int], workspace: Workspace) -> dict[str, spaces.Space]:
+        """What an observation in the mode "dict" holds besides picture (of this size) and pose."""
+        return {}
+
+    def begin(
+        self,
+        moments: Sequence[Snapshot],
+        rngs: Sequence[np.random.Generator],
+        stage: Stage,
+        options: Mapping[str, Any],
+    ) -> list[Any]:
+        """The task's state at the start of each episode. options: `options["task"]` of reset, for curricula.
+
+        Raises ValueError or TypeError for options it does not take, before anything has happened.
+        """
+        _only(options, ())
+        return [None] * len(moments)
+
+    def observe(self, moments: Sequence[Snapshot], size: tuple[int, int]) -> dict[str, NDArray]:
+        """Batched entries for `spaces`."""
+        return {}
+
+    def info(self, moment: Snapshot) -> dict[str, Any]:
+        """What `info` of reset and step says besides: of the goal, and how far it is."""
+        return {}
+
+    def evaluate(self, transition: Transition) -> Verdict:
+        """Judge one step of every episode."""
+        n = len(transition.after)
+        states = [moment.task for moment in transition.before]
+        return Verdict(np.zeros(n), np.zeros(n, bool), states)
+
+
+# --- exploring ---
+
+
+@dataclass(frozen=True)
+class Explore(Task):
+    """Novelty of viewpoints: the reward of a step is the number of viewpoint cells that its 24 frames enter for the
+    first time in the episode, so the return is the number of cells seen. A cell is `cell` metres of floor in x and z
+    and `sector` degrees of heading. info["cells"]: cells so far."""
+
+    cell: float = 0.5
+    sector: float = 30.0
+    reward_range = (0.0, 24.0)
+    state_type = np.ndarray
+
+    def cells(self, c2w: NDArray) -> NDArray:
+        """Cells (F, 3) int64 of poses (F, 4, 4): x, z, heading."""
+        heading = np.degrees(np.arctan2(c2w[:, 0, 2], c2w[:, 2, 2])) % 360
+        floor = np.floor(c2w[:, [0, 2], 3] / self.cell + 0.5)
+        sectors = round(360 / self.sector)
+        return np.column_stack((floor, np.round(heading / self.sector) % sectors)).astype(np.int64)
+
+    def begin(self, moments, rngs, stage, options):
+        _only(options, ())
+        return [self.cells(moment.slot.c2w[None]) for moment in moments]
+
+    def info(self, moment):
+        return {"cells": len(moment.task)}
+
+    def evaluate(self, transition):
+        seen = [moment.task for moment in transition.before]
+        entered = [self.cells(c2w) for c2w in transition.c2w]
+        states = [np.unique(np.concatenate(pair), axis=0) for pair in zip(seen, entered, strict=True)]
+        rewards = np.array([len(after) - len(before) for before, after in zip(seen, states, strict=True)], float)
+        return Verdict(rewards, np.zeros(len(states), bool), states)
+
+
+# --- going somewhere ---
+
+
+@dataclass(frozen=True)
+class PointNav(Task):
+    """Go to a point: within `radius` metres of it the episode terminates.
+
+    The goal is where a hidden walk of `chunks` steps ends, so it can be reached; `options={"task": {"goal": c2w}}` sets
+    one, `{"chunks": n}` another distance. The reward is the metres that a step came closer, with a bonus of 1 for
+    arriving; `shaped=False`: 1 for arriving, else 0. Observations in the mode "dict" gain `goal` (3,), the point in the
+    camera's axes. info: goal (4, 4), distance in metres, success.
+    """
+
+    chunks: int = CHUNKS_AWAY
+    radius: float = 0.35
+    shaped: bool = True
+    state_type = GoalState
+
+    @property
+    def reward_range(self) -> tuple[float, float]:
+        return (-MOST_METRES, MOST_METRES + 1) if self.shaped else (0.0, 1.0)
+
+    def spaces(self, size, workspace):
+        reach = np.float32(4 * workspace.hard_distance)
+        return {"goal": spaces.Box(-reach, reach, (3,), np.float32)}
+
+    def begin(self, moments, rngs, stage, options):
+        _only(options, ("goal", "chunks"))
+        return [GoalState(c2w) for c2w in _goals(moments, rngs, stage, options, self.chunks)[0]]
+
+    def observe(self, moments, size):
+        return {"goal": np.stack([_seen_from(m.slot.c2w, m.task.c2w[:3, 3]) for m in moments]).astype(np.float32)}
+
+    def info(self, moment):
+        away = self.distance(moment)
+        return {"goal": moment.task.c2w.copy(), "distance": away, "success": self.arrived(moment)}
+
+    def distance(self, moment: Snapshot) -> float:
+        """Metres from the camera to the goal."""
+        return float(np.linalg.norm(moment.slot.c2w[:3, 3] - moment.task.c2w[:3, 3]))
+
+    def arrived(self, moment: Snapshot) -> bool:
+        return self.distance(moment) <= self.radius
+
+    def evaluate(self, transition):
+        states = [moment.task for moment in transition.before]
+        after = [replace(moment, task=state) for moment, state in zip(transition.after, states, strict=True)]
+        there = np.array([self.arrived(moment) for moment in after])
+        return Verdict(self.rewards(transition, after, there), there, states)
+
+    def rewards(self, transition: Transition, after: Sequence[Snapshot], there: NDArray) -> NDArray:
+        if not self.shaped:
+            return there.astype(float)
+        closer = [self.distance(a) - self.distance(b) for a, b in zip(transition.before, after, strict=True)]
+        return np.clip(closer, -MOST_METRES, MOST_METRES) + there
+
+
+@dataclass(frozen=True)
+class ImageNav(PointNav):
+    """Find where a picture was taken: the world itself renders it, at the end of a hidden walk.
+
+    The episode terminates within `radius` metres and `angle` degrees of that pose. Rewards: "pose", as PointNav, on
+    metres plus `RADIAN_METRES` times radians away; "image", how much more the last frame looks like the goal than the
+    one before the step (`likeness`); "success", nothing but arriving. Arriving adds 1. Observations in the mode "dict"
+    gain `goal_rgb`, the picture. info: as PointNav, and angle in degrees and likeness. Of `options["task"]` it takes
+    chunks.
+    """
+
+    angle: float = 20.0
+    reward: str = "pose"
+
+    def __post_init__(self):
+        if self.reward not in ("pose", "image", "success"):
+            raise ValueError(f'reward must be "pose", "image" or "success", got {self.reward!r}.')
+
+    @property
+    def reward_range(self):
+        if self.reward == "pose":
+            return -MOST_METRES - 1, MOST_METRES + 2
+        return (-1.0, 2.0) if self.reward == "image" else (0.0, 1.0)
+
+    def spaces(self, size, workspace):
+        return {"goal_rgb": spaces.Box(0, 255, (*size, 3), np.uint8)}
+
+    def begin(self, moments, rngs, stage, options):
+        _only(options, ("chunks",))
+        goals, walks = _goals(moments, rngs, stage, options, self.chunks)
+        now = list(moments)
+        for step in range(len(walks[0])):
+            now = stage.imagine(now, [walk[step] for walk in walks])
+        return [GoalState(c2w, moment.slot.frame) for c2w, moment in zip(goals, now, strict=True)]
+
+    def observe(self, moments, size):
+        return {"goal_rgb": np.concatenate([_small(moment.task.image, size) for moment in moments])}
+
+    def info(self, moment):
+        angle = self.turned(moment)
+        return super().info(moment) | {"angle": angle, "likeness": likeness(moment.slot.frame, moment.task.image)}
+
+    def turned(self, moment: Snapshot) -> float:
+        """Degrees between the camera's rotation and the goal's."""
+        apart = moment.slot.c2w[:3, :3].T @ moment.task.c2w[:3, :3]
+        return float(np.degrees(Rotation.from_matrix(apart).magnitude()))
+
+    def arrived(self, moment):
+        return super().arrived(moment) and self.turned(moment) <= self.angle
+
+    def rewards(self, transition, after, there):
+        if self.reward == "success":
+            return there.astype(float)
+        worth = self._likeness if self.reward == "image" else self._nearness
+        gained = [worth(b) - worth(a) for a, b in zip(transition.before, after, strict=True)]
+        bound = self.reward_range[1] - 1
+        return np.clip(gained, -bound, bound) + there
+
+    def _likeness(self, moment: Snapshot) -> float:
+        return likeness(moment.slot.frame, moment.task.image)
+
+    def _nearness(self, moment: Snapshot) -> float:
+        return -self.distance(moment) - RADIAN_METRES * np.radians(self.turned(moment))
+
+
+@dataclass(frozen=True)
+class FollowPath(Task):
+    """Follow a path of `chunks` steps: every frame of a step may take up to `LOOK_AHEAD` poses of the path, while it is
+    within `width` metres of them. The reward is the share of the path that a step covers, so the return is at most 1;
+    the episode terminates at its end. `options={"task": {"path": c2w}}` sets a path of poses (F, 4, 4), {"chunks": n}
+    another length. Observations in the mode "dict" gain `waypoints` (4, 3): the path 6, 12, 18 and 24 poses ahead, in
+    the camera's axes. info: covered (share), deviation (metres from the path), success."""
+
+    chunks: int = 5
+    width: float = 0.35
+    reward_range = (0.0, 1.0)
+    state_type = PathState
+
+    def spaces(self, size, workspace):
+        reach = np.float32(4 * workspace.hard_distance)
+        return {"waypoints": spaces.Box(-reach, reach, (4, 3), np.float32)}
+
+    def begin(self, moments, rngs, stage, options):
+        _only(options, ("path", "chunks"))
+        if "path" in options:
+            path = check_trajectory(np.asarray(options["path"], float))
+            _within(path, stage.workspace)
+            return [PathState(path) for _ in moments]
+        chunks = _chunks(options, self.chunks, stage)
+        return [PathState(_walk(m, rng, stage, chunks)[1]) for m, rng in zip(moments, rngs, strict=True)]
+
+    def observe(self, moments, size):
+        ahead = []
+        for moment in moments:
+            at = np.minimum(moment.task.reached + np.array([6, 12, 18, 24]), len(moment.task.c2w) - 1)
+            ahead.append([_seen_from(moment.slot.c2w, point) for point in moment.task.c2w[at, :3, 3]])
+        return {"waypoints": np.array(ahead, np.float32)}
+
+    def info(self, moment):
+        covered, path = self.covered(moment.task), moment.task.c2w[:, :3, 3]
+        deviation = float(np.linalg.norm(path - moment.slot.c2w[:3, 3], axis=1).min())
+        return {"covered": covered, "deviation": deviation, "success": covered == 1}
+
+    def evaluate(self, transition):
+        states = [self._follow(m.task, c2w) for m, c2w in zip(transition.before, transition.c2w, strict=True)]
+        before = [moment.task for moment in transition.before]
+        rewards = [self.covered(b) - self.covered(a) for a, b in zip(before, states, strict=True)]
+        return Verdict(np.array(rewards), np.array([self.covered(state) == 1 for state in states]), states)
+
+    def covered(self, state: PathState) -> float:
+        """The share of the path that lies behind."""
+        return state.reached / (len(state.c2w) - 1)
+
+    def _follow(self, state: PathState, c2w: NDArray) -> PathState:
+        path, reached = state.c2w[:, :3, 3], state.reached
+        for position in c2w[:, :3, 3]:
+            near = np.linalg.norm(path[reached : reached + LOOK_AHEAD + 1] - position, axis=1) <= self.width
+            reached += int(np.flatnonzero(near).max(initial=0))
+        return replace(state, reached=reached)
+
+
+MOST_METRES = 2.0  # that a step may count as
+RADIAN_METRES = 0.5
+LOOK_AHEAD = 3
+TASKS = {"none": Task, "explore": Explore, "pointnav": PointNav, "imagenav": ImageNav, "followpath": FollowPath}
+
+
+def make_task(task: "str | Task", options: Mapping[str, Any] | None = None) -> Task:
+    """The task of that name with these settings, or the one given. ValueError or TypeError in one sentence."""
+    if isinstance(task, Task):
+        if options:
+            raise TypeError("task_options go with the name of a task; give a task object its settings itself.")
+        return task
+    if task not in TASKS:
+        raise ValueError(f"task must be one of {', '.join(TASKS)} or a Task, got {task!r}.")
+    try:
+        return TASKS[task](**(options or {}))
+    except TypeError as error:
+        raise TypeError(f"The task {task!r} does not take these task_options: {error}.") from None
+
+
+def likeness(frame: Tensor, goal: Tensor) -> float:
+    """1 for equal pictures (H, W, 3) uint8, 0 for black against white: 1 - the root of the mean squared difference of
+    both at a quarter of the size, which forgives a pixel or two."""
+    h, w = max(1, frame.shape[0] // 4), max(1, frame.shape[1] // 4)
+    a, b = (resize_frames(picture[None], h, w).float() for picture in (frame, goal))
+    return 1 - float((a - b).square().mean().sqrt()) / 255
+
+
+def _small(image: Tensor, size: tuple[int, int]) -> NDArray:
+    return resize_frames(image[None], *size).cpu().numpy()
+
+
+def _seen_from(c2w: NDArray, point: NDArray) -> NDArray:
+    """A point (3,) in the axes of the camera."""
+    return c2w[:3, :3].T @ (point - c2w[:3, 3])
+
+
+def _goals(
+    moments: Sequence[Snapshot],
+    rngs: Sequence[np.random.Generator],
+    stage: Stage,
+    options: Mapping[str, Any],
+    chunks: int,
+) -> tuple[list[NDArray], list[NDArray]]:
+    """Goal poses, given or at the end of hidden walks, and the actions that lead there."""
+    if "goal" in options:
+        goal = check_trajectory(np.asarray(options["goal"], float)[None])[0]
+        _within(goal[None], stage.workspace)
+        return [goal] * len(moments), [np.zeros((0,))] * len(moments)
+    chunks = _chunks(options, chunks, stage)
+    walks = [_walk(moment, rng, stage, chunks) for moment, rng in zip(moments, rngs, strict=True)]
+    return [path[-1] for _, path in walks], [actions for actions, _ in walks]
+
+
+def _walk(moment: Snapshot, rng: np.random.Generator, stage: Stage, chunks: int) -> tuple[NDArray, NDArray]:
+    """Actions and poses of a walk that stays within the workspace's soft distance."""
+    for _ in range(100):
+        actions = stage.sample_actions(rng, chunks)
+        path = stage.walk(moment, actions)
+        if not stage.workspace.far(path):
+            break
+    return actions, path
+
+
+def _chunks(options: Mapping[str, Any], default: int, stage: Stage) -> int:
+    chunks = options.get("chunks", default)
+    if isinstance(chunks, bool) or not isinstance(chunks, int | np.integer) or chunks < 1:
+        raise ValueError(f"chunks of a task must be a whole number above zero, got {chunks!r}.")
+    if chunks > stage.max_episode_chunks:
+        raise ValueError(
+            f"A goal {chunks} steps away cannot be reached in an episode of {stage.max_episode_chunks}: "
+            "ask for fewer chunks, or make the environment with a larger max_episode_chunks."
+        )
+    return int(chunks)
+
+
+def _within(poses: NDArray, workspace: Workspace) -> None:
+    if workspace.too_far(poses):
+        raise ValueError(
+            f"A goal must lie within the workspace, {workspace.hard_distance:g} m around frame 0: this one cannot be "
+            "reached."
+        )
+
+
+def _only(options: Mapping[str, Any], known: Sequence[str]) -> None:
+    if unknown := [str(name) for name in options if name not in known]:
+        takes = f"takes the options {', '.join(known)}" if known else "takes no options"
+        raise ValueError(f"This task {takes}, not {', '.join(unknown)}.")
