@@ -14,6 +14,7 @@ from tests.golden_files import golden
 MODEL_TOLERANCE = 1e-4
 SAMPLER_TOLERANCE = 2e-4
 OPERATOR_TOLERANCE = 1e-5
+BACKEND = "reference"
 
 
 def vectors(name: str) -> dict[str, Tensor]:
@@ -25,10 +26,10 @@ def sizes() -> dict:
     return json.loads((golden("dit") / "config.json").read_text())
 
 
-def model(window: int = 2, sink: bool = True, backend: str = "reference") -> SanaWM:
-    """The tiny network of the vectors, in eval mode."""
+def model(window: int = 2, sink: bool = True) -> SanaWM:
+    """The tiny network of the vectors, in eval mode, with the operators in the form `BACKEND`."""
     net = _model(window, sink)
-    net.backend = backend
+    net.backend = BACKEND
     return net
 
 

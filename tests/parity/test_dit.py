@@ -31,6 +31,7 @@ from sanawm_env.network.rope import phases, rope_angles
 from sanawm_env.network.state import WindowState
 from sanawm_env.world.sampler import SamplerConfig, sample_chunk, shifted_timesteps
 from tests.golden_files import SHIPPED, golden
+from tests.parity import official
 from tests.parity.official import (
     MODEL_TOLERANCE,
     OPERATOR_TOLERANCE,
@@ -54,6 +55,19 @@ pytestmark = pytest.mark.filterwarnings("error")
 def _no_grad():
     with torch.no_grad():
         yield
+
+
+@pytest.fixture
+def backend(request, monkeypatch):
+    """The form of the operators that the parameter names; what asks for none tests the reference."""
+    if request.param == "triton":
+        pytest.importorskip("triton")
+    monkeypatch.setattr(official, "BACKEND", request.param)
+    return request.param
+
+
+every_backend = pytest.mark.parametrize("backend", ["reference", "cpu", "triton"], indirect=True)
+quick_backends = pytest.mark.parametrize("backend", ["reference", "cpu"], indirect=True)
 
 
 def features(mixer, x, norm):
@@ -468,7 +482,8 @@ def test_streamed_chunk_from_its_recorded_cache(name):
         assert worst(got[key], tensor) < MODEL_TOLERANCE, key
 
 
-def test_streaming_carries_its_own_state():
+@every_backend
+def test_streaming_carries_its_own_state(backend):
     given, state = episode(), None
     for name in streamed_chunks():
         tensors = vectors(name)
@@ -476,6 +491,7 @@ def test_streaming_carries_its_own_state():
         context = chunk_context(given, latents, *tensors["in.frame_range"].tolist())
         noisy, _ = model()(tensors["in.latents_noisy"], tensors["in.timestep_noisy"], context, state)
         clean, state = model()(latents, tensors["in.timestep_clean"], context, state, save=True)
+        assert context.kernels.name == backend
         assert worst(noisy, tensors["out_noisy"]) < MODEL_TOLERANCE
         assert worst(clean, tensors["out_clean"]) < MODEL_TOLERANCE
 
@@ -555,7 +571,8 @@ def test_sampler_three_chunks():
     assert SamplerConfig(tuple(steps[:-1])).sigmas == pytest.approx(tensors["sched.sigmas"].tolist(), abs=1e-6)
 
 
-def test_sampler_with_guidance():
+@quick_backends
+def test_sampler_with_guidance(backend):
     tensors = vectors("sampler")
     for key in [k for k in tensors if k.startswith("var.cfg") and k.endswith(".out.latents")]:
         scale = float(key.split(".")[1].removeprefix("cfg").replace("p", "."))
@@ -574,10 +591,11 @@ def test_sampler_with_a_shifted_schedule():
         assert worst(sample(tensors, timesteps=timesteps), tensors[key]) < SAMPLER_TOLERANCE
 
 
+@quick_backends
 @pytest.mark.parametrize(
     "policy, window, sink", [("nosink_window2", 2, False), ("sink_window2", 2, True), ("unbounded", -1, False)]
 )
-def test_sampler_window_policies(policy, window, sink):
+def test_sampler_window_policies(policy, window, sink, backend):
     tensors = vectors("sampler_long")
     out = sample(tensors, window=window, sink=sink)
     assert worst(out, tensors[f"out.{policy}.latents"]) < SAMPLER_TOLERANCE
@@ -590,7 +608,8 @@ def test_sampler_first_chunk_takes_the_remainder():
     assert worst(sample(tensors, "rem."), tensors["rem.out.latents"]) < SAMPLER_TOLERANCE
 
 
-def test_batch_equals_singles():
+@quick_backends
+def test_batch_equals_singles(backend):
     given, tensors = episode(), vectors(streamed_chunks()[0])
     a, b = tensors["in.frame_range"].tolist()
     one = tensors["in.latents_noisy"][:1]
