@@ -11,6 +11,7 @@ import copy
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -455,12 +456,14 @@ def _imagine(env: SanaWMEnv, moments: Sequence[Snapshot], plans: Sequence[Plan])
 
 
 def _own_rewards(reward_fn: Callable[[Transition], Any], transition: Transition) -> np.ndarray:
-    rewards = np.asarray(reward_fn(transition), np.float64)
-    if rewards.shape != (len(transition.after),) or not np.isfinite(rewards).all():
-        raise ValueError(
-            f"reward_fn must return {len(transition.after)} finite numbers, one for each episode, got {rewards!r}."
-        )
-    return rewards
+    returned = reward_fn(transition)
+    with suppress(TypeError, ValueError):
+        rewards = np.asarray(returned, np.float64)
+        if rewards.shape == (len(transition.after),) and np.isfinite(rewards).all():
+            return rewards
+    raise ValueError(
+        f"reward_fn must return {len(transition.after)} finite numbers, one for each episode, got {returned!r}."
+    )
 
 
 def _address(source: str | os.PathLike | None, world: World) -> str:

@@ -21,7 +21,7 @@ from sanawm_env.camera.trajectory import check_trajectory
 from sanawm_env.envs.snapshot import GoalState, PathState, Snapshot
 from sanawm_env.world.images import resize_frames
 
-CHUNKS_AWAY = 3  # how far hidden goals are, in steps
+GOAL_CHUNKS, PATH_CHUNKS = 3, 5  # how far hidden goals are and how long hidden paths, in steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,13 +149,13 @@ class Explore(Task):
 class PointNav(Task):
     """Go to a point: within `radius` metres of it the episode terminates.
 
-    The goal is where a hidden walk of `chunks` steps ends, so it can be reached; `options={"task": {"goal": c2w}}` sets
-    one, `{"chunks": n}` another distance. The reward is the metres that a step came closer, with a bonus of 1 for
-    arriving; `shaped=False`: 1 for arriving, else 0. Observations in the mode "dict" gain `goal` (3,), the point in the
-    camera's axes. info: goal (4, 4), distance in metres, success.
+    The goal is where a hidden walk of `chunks` steps ends (None: 3, or as many as an episode has), so it can be
+    reached. `options={"task": {"goal": c2w}}` sets one, {"chunks": n} another distance. The reward is the metres that a
+    step came closer, with a bonus of 1 for arriving; `shaped=False`: 1 for arriving, else 0. Observations in the mode
+    "dict" gain `goal` (3,), the point in the camera's axes. info: goal (4, 4), distance in metres, success.
     """
 
-    chunks: int = CHUNKS_AWAY
+    chunks: int | None = None
     radius: float = 0.35
     shaped: bool = True
     state_type = GoalState
@@ -266,13 +266,16 @@ class ImageNav(PointNav):
 
 @dataclass(frozen=True)
 class FollowPath(Task):
-    """Follow a path of `chunks` steps: every frame of a step may take up to `LOOK_AHEAD` poses of the path, while it is
-    within `width` metres of them. The reward is the share of the path that a step covers, so the return is at most 1;
-    the episode terminates at its end. `options={"task": {"path": c2w}}` sets a path of poses (F, 4, 4), {"chunks": n}
-    another length. Observations in the mode "dict" gain `waypoints` (4, 3): the path 6, 12, 18 and 24 poses ahead, in
-    the camera's axes. info: covered (share), deviation (metres from the path), success."""
+    """Follow a path, that of a hidden walk of `chunks` steps (None: 5, or as many as an episode has).
 
-    chunks: int = 5
+    Every frame of a step may take up to `LOOK_AHEAD` poses of the path, while it is within `width` metres of them. The
+    reward is the share of the path that a step covers, so the return is at most 1; the episode terminates at its end.
+    `options={"task": {"path": c2w}}` sets poses (F, 4, 4), {"chunks": n} another length. Observations in the mode
+    "dict" gain `waypoints` (4, 3): the path 6, 12, 18 and 24 poses ahead, in the camera's axes. info: covered (share),
+    deviation (metres from the path), success.
+    """
+
+    chunks: int | None = None
     width: float = 0.35
     reward_range = (0.0, 1.0)
     state_type = PathState
@@ -285,9 +288,11 @@ class FollowPath(Task):
         _only(options, ("path", "chunks"))
         if "path" in options:
             path = check_trajectory(np.asarray(options["path"], float))
+            if len(path) < 2:
+                raise ValueError(f"A path needs at least two poses, got {len(path)}.")
             _within(path, stage.workspace)
             return [PathState(path) for _ in moments]
-        chunks = _chunks(options, self.chunks, stage)
+        chunks = _chunks(options, self.chunks, PATH_CHUNKS, stage)
         return [PathState(_walk(m, rng, stage, chunks)[1]) for m, rng in zip(moments, rngs, strict=True)]
 
     def observe(self, moments, size):
@@ -362,14 +367,14 @@ def _goals(
     rngs: Sequence[np.random.Generator],
     stage: Stage,
     options: Mapping[str, Any],
-    chunks: int,
+    chunks: int | None,
 ) -> tuple[list[NDArray], list[NDArray]]:
     """Goal poses, given or at the end of hidden walks, and the actions that lead there."""
     if "goal" in options:
         goal = check_trajectory(np.asarray(options["goal"], float)[None])[0]
         _within(goal[None], stage.workspace)
         return [goal] * len(moments), [np.zeros((0,))] * len(moments)
-    chunks = _chunks(options, chunks, stage)
+    chunks = _chunks(options, chunks, GOAL_CHUNKS, stage)
     walks = [_walk(moment, rng, stage, chunks) for moment, rng in zip(moments, rngs, strict=True)]
     return [path[-1] for _, path in walks], [actions for actions, _ in walks]
 
@@ -384,8 +389,11 @@ def _walk(moment: Snapshot, rng: np.random.Generator, stage: Stage, chunks: int)
     return actions, path
 
 
-def _chunks(options: Mapping[str, Any], default: int, stage: Stage) -> int:
-    chunks = options.get("chunks", default)
+def _chunks(options: Mapping[str, Any], own: int | None, default: int, stage: Stage) -> int:
+    """Of options, of the task itself, or the default as far as an episode lets."""
+    chunks = options.get("chunks", own)
+    if chunks is None:
+        return min(default, stage.max_episode_chunks)
     if isinstance(chunks, bool) or not isinstance(chunks, int | np.integer) or chunks < 1:
         raise ValueError(f"chunks of a task must be a whole number above zero, got {chunks!r}.")
     if chunks > stage.max_episode_chunks:
