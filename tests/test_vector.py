@@ -1,6 +1,8 @@
 """Many episodes in one batch: Gymnasium's promises of vector environments, and that a slot is a single environment."""
 
+import copy
 import gc
+import pickle
 
 import gymnasium as gym
 import numpy as np
@@ -235,6 +237,20 @@ def test_a_fork_can_have_other_noise(tiny):
     assert infos["seed"].tolist() == [0, 5, 6]
     futures = envs.step(np.zeros((3, 6), np.float32))[0]
     assert not close(rows(futures, 1), rows(futures, 2))
+
+
+def pickled(envs):
+    return pickle.loads(pickle.dumps(envs))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
+def test_a_copy_is_a_fork_of_all_slots(tiny, copied):
+    envs = make(tiny)
+    envs.reset(seed=0)
+    walk(envs, actions_for(envs, 2))
+    twin, action = copied(envs), actions_for(envs, 1, seed=1)[0]
+    assert twin.world is envs.world
+    assert data_equivalence(twin.step(action)[:4], envs.step(action)[:4])
 
 
 def test_a_kept_snapshot_does_not_keep_its_neighbours_alive(tiny):

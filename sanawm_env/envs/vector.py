@@ -15,6 +15,7 @@ from gymnasium.vector.utils import batch_space, iterate
 from sanawm_env.envs.env import SanaWMEnv, reset_together, step_together
 from sanawm_env.envs.observations import Observation
 from sanawm_env.envs.snapshot import Snapshot
+from sanawm_env.world.world import World
 
 Arrays = tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
@@ -49,12 +50,17 @@ class SanaWMVectorEnv(VectorEnv):
         self.autoreset_mode = _mode(autoreset_mode)
         self.envs = [SanaWMEnv(**settings) for _ in range(self.num_envs)]
         lead = self.envs[0]
-        self.world, self.render_mode = lead.world, lead.render_mode
+        self.render_mode = lead.render_mode
         self.metadata = lead.metadata | {"autoreset_mode": self.autoreset_mode}
         self.single_observation_space, self.single_action_space = lead.observation_space, lead.action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._over = np.zeros(self.num_envs, bool)
+
+    @property
+    def world(self) -> World:
+        """The world that all slots walk in."""
+        return self.envs[0].world
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
