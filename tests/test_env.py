@@ -30,7 +30,7 @@ from sanawm_env.envs.env import RENDER_MODES
 from sanawm_env.envs.observations import OBS_MODES
 from sanawm_env.world import tree
 from sanawm_env.world.weights import known_worlds
-from tests.worlds import TINY, picture, write_tiny_world
+from tests.worlds import TINY, picture, with_starts, write_tiny_world
 
 ID = "SanaWM/Explore-v0"
 MODES = [(obs, "twist") for obs in OBS_MODES] + [("dict", action) for action in ACTION_MODES if action != "twist"]
@@ -39,11 +39,7 @@ TURN, FORWARD = np.array([0, 0, 0.3, 0, 0.8, 0], np.float32), np.array([0, 0, 1,
 
 def write_world(folder, seed=0):
     """A tiny world with three start images; 40 x 48, the least that image policies take."""
-    write_tiny_world(folder, seed, replace(TINY, height=40, width=48))
-    (folder / "starts").mkdir()
-    for i in range(3):
-        Image.fromarray(picture(i)).save(folder / "starts" / f"{i}.png")
-    return str(folder)
+    return with_starts(write_tiny_world(folder, seed, replace(TINY, height=40, width=48)))
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env, data_equivalence
-from PIL import Image
 
 from sanawm_env import SanaWMEnv, Snapshot
 from sanawm_env.camera.presets import STANDARD
 from sanawm_env.camera.twist import hold
 from sanawm_env.envs.tasks import Explore, FollowPath, ImageNav, PointNav, Task, likeness
-from tests.worlds import picture, write_tiny_world
+from tests.worlds import with_starts, write_tiny_world
 
 NAMES = ("explore", "pointnav", "imagenav", "followpath")
 IDS = {"explore": "Explore", "pointnav": "PointNav", "imagenav": "ImageNav", "followpath": "FollowPath"}
@@ -21,11 +20,7 @@ IDS = {"explore": "Explore", "pointnav": "PointNav", "imagenav": "ImageNav", "fo
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> str:
-    folder = write_tiny_world(tmp_path_factory.mktemp("worlds") / "tiny")
-    (folder / "starts").mkdir()
-    for i in range(3):
-        Image.fromarray(picture(i)).save(folder / "starts" / f"{i}.png")
-    return str(folder)
+    return with_starts(write_tiny_world(tmp_path_factory.mktemp("worlds") / "tiny"))
 
 
 def episode(env, policy, seed, options=None):

@@ -10,12 +10,11 @@ import pytest
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode
-from PIL import Image
 
 import sanawm_env
 from sanawm_env import SanaWMEnv, SanaWMVectorEnv
 from sanawm_env.world import world as world_module
-from tests.worlds import picture, write_tiny_world
+from tests.worlds import with_starts, write_tiny_world
 
 TASKS = ("Explore", "PointNav", "ImageNav", "FollowPath")
 MODES = ("NextStep", "SameStep", "Disabled")
@@ -23,11 +22,7 @@ MODES = ("NextStep", "SameStep", "Disabled")
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> str:
-    folder = write_tiny_world(tmp_path_factory.mktemp("worlds") / "tiny")
-    (folder / "starts").mkdir()
-    for i in range(3):
-        Image.fromarray(picture(i)).save(folder / "starts" / f"{i}.png")
-    return str(folder)
+    return with_starts(write_tiny_world(tmp_path_factory.mktemp("worlds") / "tiny"))
 
 
 def make(tiny, n=3, **settings) -> SanaWMVectorEnv:

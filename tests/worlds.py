@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch.profiler import ProfilerActivity, profile
 
@@ -48,6 +49,14 @@ def write_tiny_world(folder: Path, seed: int = 0, config: WorldConfig = TINY) ->
     PatchPCACodec.fit(patches, config.network.latent_channels).save(folder / "codec.safetensors")
     (folder / "config.json").write_text(config.to_json())
     return folder
+
+
+def with_starts(folder: Path) -> str:
+    """The folder of a world, once three start images are in it."""
+    (folder / "starts").mkdir()
+    for i in range(3):
+        Image.fromarray(picture(i)).save(folder / "starts" / f"{i}.png")
+    return str(folder)
 
 
 def picture(seed: int = 0) -> np.ndarray:
