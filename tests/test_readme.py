@@ -10,15 +10,16 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_python_blocks_run_one_after_the_other():
     blocks = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names = {}
     exec("\n".join(blocks), names)
-    assert names["obs"]["rgb"].shape == (64, 96, 3)
-    assert names["obs"]["pose"].shape == (7,)
+    assert names["obs"]["rgb"].shape == names["obs"]["goal_rgb"].shape == (8, 64, 96, 3)
+    assert names["obs"]["pose"].shape == (8, 7)
     assert names["frames"].shape == (24, 64, 96, 3)
     assert names["clip"].frames.shape == (1, 24, 64, 96, 3)
     assert names["clips"].frames.shape == (8, 24, 64, 96, 3)
     assert len(names["futures"]) == 8
+    assert names["envs"].num_envs == 8
 
 
 def test_the_tables_are_the_committed_numbers():
