@@ -12,7 +12,7 @@ from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode
 
 import sanawm_env
-from sanawm_env import SanaWMEnv, SanaWMVectorEnv
+from sanawm_env import SanaWMEnv, SanaWMVectorEnv, Snapshot
 from sanawm_env.world import world as world_module
 from tests.worlds import with_starts, write_tiny_world
 
@@ -112,6 +112,14 @@ def test_a_slot_is_the_single_environment_of_its_seed(tiny, task, batch_invarian
             assert rewards[i] == pytest.approx(reward, abs=0 if batch_invariant else 1e-2)
             assert (terminated[i], truncated[i]) == (over, cut)
             assert np.array_equal(infos["c2w"][i], info["c2w"])
+
+
+def test_whole_chunks_stay_on_the_device(tiny, monkeypatch):
+    envs = make(tiny)
+    monkeypatch.setattr(Snapshot, "host_clip", None)  # what brings 24 full frames over
+    envs.reset(seed=0)
+    envs.step(envs.action_space.sample())
+    envs.fork(0)
 
 
 # --- ends of episodes ---

@@ -55,7 +55,7 @@ class SanaWMEnv(gym.Env):
         render_mode: None, "rgb_array" (the last frame) or "rgb_array_list" (all frames of the last step, the start
             image after a reset). Gymnasium's RecordVideo keeps one frame per step of either: record `clip.frames`.
         workspace: limits, the keywords of `camera.presets.Workspace` as a dict; None for the world's own. Beyond the
-            soft distance a warning is logged.
+            soft distance a warning is logged, once.
         horizon: what happens when an episode reaches the length its world was validated to (`horizon_chunks` of the
             world, 40: one minute; the official model's positions end at 341). "stop" truncates; "reanchor" goes on
             from the last frame as a new start image, in the same world frame, without the recurrent memory.
@@ -131,6 +131,7 @@ class SanaWMEnv(gym.Env):
         self.action_space = self._steering.space
         self.observation_space = self._observe.space
         self._now: Snapshot | None = None
+        self._warned = False
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
@@ -322,7 +323,7 @@ class SanaWMEnv(gym.Env):
 
     def _info(self, now: Snapshot) -> dict[str, Any]:
         return {
-            "c2w": now.host_clip(self.world.config.chunk_frames).c2w.copy(),
+            "c2w": now.poses(self.world.config.chunk_frames).copy(),
             "chunk": now.slot.chunk,
             "scene": now.slot.scene.key,
             "seed": now.slot.seed,
@@ -438,7 +439,8 @@ def step_together(
     rewards = verdict.rewards if lead.reward_fn is None else _own_rewards(lead.reward_fn, transition)
     for env, now, state, ended in zip(envs, after, verdict.states, verdict.terminated, strict=True):
         env._now = replace(now, task=state, terminated=bool(ended))
-        if env.workspace.far(now.clip.c2w[0]):
+        if env.workspace.far(now.clip.c2w[0]) and not env._warned:
+            env._warned = True
             metres = env.workspace.soft_distance
             gym.logger.warn(f"The camera is over {metres:g} m from its start: expect poor pictures.")
     return [float(reward) for reward in rewards]

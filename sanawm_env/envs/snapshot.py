@@ -89,12 +89,17 @@ class Snapshot:
         clip = replace(self.clip, frames=self.clip.frames.clone(), latents=self.clip.latents.clone())
         return replace(self, clip=clip)
 
+    def poses(self, frames: int) -> np.ndarray:
+        """(frames, 4, 4) pose of each frame of the last step; right after a reset the start's, repeated. Read-only."""
+        return np.broadcast_to(self.slot.c2w, (frames, 4, 4)) if self.clip is None else self.clip.c2w[0]
+
     def host_clip(self, frames: int) -> HostClip:
         """The last `frames` frames in NumPy; right after a reset the start image and its pose, repeated."""
         if self.clip is None:
-            c2w = np.broadcast_to(self.slot.c2w, (frames, 4, 4))
-            return HostClip(np.broadcast_to(self.slot.frame.cpu().numpy(), (frames, *self.slot.frame.shape)), c2w)
-        clip = HostClip(self.clip.frames[0].cpu().numpy(), self.clip.c2w[0].view())
+            shown = np.broadcast_to(self.slot.frame.cpu().numpy(), (frames, *self.slot.frame.shape))
+        else:
+            shown = self.clip.frames[0].cpu().numpy()
+        clip = HostClip(shown, self.poses(frames).view())
         for array in clip:
             array.setflags(write=False)
         return clip
