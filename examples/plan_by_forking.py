@@ -1,26 +1,29 @@
-"""Plan in imagination: eight random futures from one moment in one batch, and the one that turns farthest right wins.
+"""Plan in imagination: fork one moment into 32 futures, keep what turns farthest right, act, plan again.
 
     python examples/plan_by_forking.py
 """
 
 import numpy as np
-from sanawm_env.agents.shooting import random_shooting
+from sanawm_env.agents.planners import CEM
 
-from sanawm_env import World
+from sanawm_env import SanaWMEnv
 
 
-def rightness(frames: np.ndarray, c2w: np.ndarray) -> np.ndarray:
-    """Heading of the last frame to the right of the first, in degrees."""
+def rightness(frames, c2w: np.ndarray) -> np.ndarray:
+    """Heading of each future's last frame to the right of the first, in degrees."""
     forward = c2w[:, -1, :3, 2]
     return np.degrees(np.arctan2(forward[:, 0], forward[:, 2]))
 
 
 def main() -> None:
-    world = World.load("nano")
-    state = world.begin(world.scene(world.starts[0]), seed=0)
-    plan = random_shooting(world, state, rightness, np.random.default_rng(0), candidates=8, horizon=2)
-    print("futures turned by", np.round(plan.scores).astype(int), "degrees; best actions (v | w, in [-1, 1]):")
-    print(np.round(plan.actions, 2))
+    env, rng, plan = SanaWMEnv("nano"), np.random.default_rng(0), None
+    planner = CEM(horizon=2, candidates=16, iterations=2, elites=4)
+    env.reset(seed=0)
+    for _ in range(2):
+        action, plan = planner.act(env, rightness, rng, plan)
+        *_, info = env.step(action)
+        here = rightness(None, info["c2w"][None])[0]
+        print(f"the best of 32 futures ends {plan.score:.0f} degrees to the right; one step on: {here:.0f} degrees")
 
 
 if __name__ == "__main__":

@@ -1,35 +1,229 @@
-"""Agents on the tiny world."""
+"""Agents on the tiny world: scripted cameras, planners, Go-Explore."""
 
 import numpy as np
 import pytest
-from sanawm_env.agents.shooting import random_shooting
+import torch
+from sanawm_env.agents import cameras
+from sanawm_env.agents.cameras import CAMERAS, TURN, WALK, Spline, parse
+from sanawm_env.agents.go_explore import GoExplore
+from sanawm_env.agents.planners import CEM, MPPI, ImageGoal, PointGoal, RandomShooting, imagined
 
-from sanawm_env.world.state import stack
-from sanawm_env.world.world import World
-from tests.worlds import picture, write_tiny_world
+from sanawm_env import SanaWMEnv, SanaWMVectorEnv
+from sanawm_env.camera.trajectory import check_trajectory
+from sanawm_env.envs.tasks import Explore
+from sanawm_env.world import tree
+from tests.worlds import picture, with_starts, write_tiny_world
+
+PLANNERS = [
+    RandomShooting(horizon=2, candidates=24, batch=10),
+    CEM(horizon=2, candidates=12, iterations=2, elites=3, batch=10),
+    MPPI(horizon=2, candidates=12, iterations=2, batch=10),
+]
+GOAL = PointGoal(np.array([0.3, 0, 1.0]))
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return World.load(write_tiny_world(tmp_path_factory.mktemp("worlds") / "tiny"))
+def tiny(tmp_path_factory) -> str:
+    return with_starts(write_tiny_world(tmp_path_factory.mktemp("worlds") / "tiny"))
 
 
-def test_random_shooting_returns_the_best_of_its_futures(world):
-    state = world.begin(world.scene(picture()))
-
-    def forward(frames, c2w):
-        return c2w[:, -1, 2, 3]
-
-    plan = random_shooting(world, state, forward, np.random.default_rng(0), candidates=5, horizon=2)
-    assert plan.frames.shape == (5, 48, 24, 32, 3)
-    assert plan.actions.shape == (2, 6)
-    assert plan.scores.max() > plan.scores.mean()
-    again = random_shooting(world, state, forward, np.random.default_rng(0), candidates=5, horizon=2)
-    assert np.array_equal(plan.frames, again.frames)
+@pytest.fixture
+def env(tiny) -> SanaWMEnv:
+    env = SanaWMEnv(tiny, scenes=picture())
+    env.reset(seed=0)
+    return env
 
 
-def test_random_shooting_refuses_batches_and_empty_searches(world):
-    state = world.begin(world.scene(picture()))
-    for bad, kwargs in ((stack([state, state]), {}), (state, {"candidates": 0}), (state, {"horizon": 0})):
-        with pytest.raises(ValueError, match="random_shooting needs"):
-            random_shooting(world, bad, lambda f, c: c[:, 0, 0, 0], np.random.default_rng(0), **kwargs)
+# --- cameras ---
+
+
+@pytest.mark.parametrize("camera", [kind() for kind in CAMERAS.values()], ids=list(CAMERAS))
+def test_a_camera_is_rigid_starts_at_frame_0_and_keeps_the_speed(camera):
+    poses = camera.poses(240)
+    assert np.allclose(poses[0], np.eye(4))
+    assert check_trajectory(poses).shape == (240, 4, 4)
+    assert np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1).max() * 16 <= WALK + 1e-6
+    apart = np.swapaxes(poses[:-1, :3, :3], 1, 2) @ poses[1:, :3, :3]
+    turned = np.degrees(np.arccos(np.clip((np.trace(apart, axis1=1, axis2=2) - 1) / 2, -1, 1)))
+    assert turned.max() * 16 <= TURN + 1e-3
+    assert np.abs(poses - np.eye(4)).max() > 0.1
+    assert camera.poses(1).shape == (1, 4, 4)
+
+
+def test_an_orbit_looks_at_its_middle():
+    poses = cameras.Orbit(radius=2.0, degrees=40.0).poses(300)
+    middle = np.array([0, 0, 2.0])
+    to_middle = middle - poses[:, :3, 3]
+    assert np.allclose(np.linalg.norm(to_middle, axis=1), 2)
+    assert np.allclose(to_middle / 2, poses[:, :3, 2])
+
+
+def test_there_and_back_closes_the_loop():
+    poses = cameras.ThereAndBack(distance=1.0, speed=0.5).poses(4 * 16 + 1)
+    assert np.allclose(poses[-1], poses[0], atol=1e-9)
+    assert poses[2 * 16, 2, 3] == pytest.approx(1)
+
+
+def test_a_spline_goes_through_its_keys():
+    keys = np.stack([np.eye(4), cameras.Orbit().poses(40)[-1], cameras.Dolly().poses(60)[-1]])
+    poses = Spline(keys, seconds=2.0).poses(81)
+    assert np.allclose(poses[[0, 32, 64]], keys)
+    assert np.allclose(poses[80], keys[2])
+
+
+@pytest.mark.parametrize("mode", ["poses", "twist"])
+def test_a_camera_drives_an_environment(tiny, mode):
+    env, path = SanaWMEnv(tiny, action_mode=mode), cameras.RandomWalk(seed=3).poses(1 + 3 * 24)
+    env.reset(seed=0)
+    for i, action in enumerate(cameras.actions(path, env)):
+        *_, info = env.step(action)
+        assert np.abs(info["c2w"][-1] - path[24 * (i + 1)]).max() < (1e-6 if mode == "poses" else 0.02)
+    assert i == 2
+
+
+def test_cameras_have_names():
+    assert parse("orbit:radius=2,degrees=90") == cameras.Orbit(radius=2.0, degrees=90.0)
+    assert parse("random-walk:seed=4") == cameras.RandomWalk(seed=4)
+    assert parse("dolly") == cameras.Dolly()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("circle", "There is no camera 'circle': cameras are dolly, orbit"),
+        ("orbit:size=2", "The camera orbit takes radius, degrees, speed as name=number, got 'size=2'"),
+        ("orbit:radius", "got 'radius'"),
+        ("orbit:radius=wide", "radius of the camera orbit must be a number, got 'wide'"),
+        ("orbit:radius=nan", "radius of a camera must be finite"),
+        ("orbit:radius=-1", "radius of a camera must be above zero"),
+        ("dolly:speed=9", "A camera moves at most 0.6 m/s"),
+    ],
+)
+def test_a_camera_that_cannot_be_is_named(text, says):
+    with pytest.raises(ValueError, match=says):
+        parse(text).poses(10)
+
+
+def test_bad_paths_are_named(env):
+    with pytest.raises(ValueError, match="A path has at least one frame, got 0"):
+        cameras.Dolly().poses(0)
+    with pytest.raises(ValueError, match=r"two key poses \(K, 4, 4\) or more"):
+        Spline(np.eye(4)[None]).poses(5)
+    with pytest.raises(ValueError, match='Cameras drive the action modes "poses" and "twist", not \'keys\''):
+        next(cameras.actions(cameras.Dolly().poses(30), SanaWMEnv(env.world, action_mode="keys")))
+
+
+# --- planners ---
+
+
+@pytest.mark.parametrize("planner", PLANNERS, ids=lambda p: type(p).__name__)
+def test_a_plan_is_a_function_of_the_moment_and_the_seed(env, planner):
+    before = [t.clone() for t in tree.leaves(env.state.slots)]
+    plan, again = (planner.plan(env, GOAL, np.random.default_rng(1)) for _ in range(2))
+    assert plan.actions.shape == (2, 6) and plan.actions.dtype == np.float32
+    assert np.array_equal(plan.actions, again.actions) and plan.score == again.score
+    assert not plan.actions[:, [1, 3, 5]].any() and np.abs(plan.actions).max() <= 1
+    assert all(map(torch.equal, tree.leaves(env.state.slots), before))
+    assert env.info["chunk"] == 0
+
+
+@pytest.mark.parametrize("planner", PLANNERS, ids=lambda p: type(p).__name__)
+def test_planning_again_and_again_reaches_a_point(env, planner):
+    rng, plan, away = np.random.default_rng(0), None, []
+    for _ in range(3):
+        action, plan = planner.act(env, GOAL, rng, plan)
+        *_, info = env.step(action)
+        away.append(np.linalg.norm(info["c2w"][-1, :3, 3] - GOAL.point))
+    assert min(away) < 0.4 < np.linalg.norm(GOAL.point)
+
+
+def test_the_elite_beat_random_futures_at_equal_budget(env):
+    planners = RandomShooting(horizon=2, candidates=80), CEM(horizon=2, candidates=20, iterations=4, elites=4)
+    shooting, cem = ([p.plan(env, GOAL, np.random.default_rng(s)).score for s in range(6)] for p in planners)
+    assert np.mean(cem) > np.mean(shooting)
+
+
+def test_small_batches_bound_memory_and_give_the_same_plan(env):
+    seen = []
+
+    def objective(frames, c2w):
+        seen.append(len(frames))
+        return GOAL(frames, c2w)
+
+    plans = [
+        RandomShooting(horizon=2, candidates=7, batch=batch).plan(env, objective, np.random.default_rng(0))
+        for batch in (7, 3)
+    ]
+    assert seen == [7, 3, 3, 1]
+    assert np.array_equal(plans[0].actions, plans[1].actions)
+    assert plans[0].scores == pytest.approx(plans[1].scores)
+
+
+def test_a_future_is_what_stepping_there_shows(env):
+    actions = np.random.default_rng(0).uniform(-1, 1, (3, 2, 6)).astype(np.float32)
+    frames, c2w = imagined(env, env.snapshot(), actions)
+    assert frames.shape[:2] == c2w.shape[:2] == (3, 48)
+    for action in actions[1]:
+        *_, info = env.step(action)
+    assert np.array_equal(info["c2w"], c2w[1, 24:])
+    assert (frames[1, 24:].int() - torch.tensor(env.clip.frames).int()).abs().max() <= 1
+
+
+def test_an_image_goal_prefers_the_walk_that_led_to_the_picture(env):
+    actions = np.random.default_rng(3).uniform(-1, 1, (6, 2, 6)).astype(np.float32)
+    frames, c2w = imagined(env, env.snapshot(), actions)
+    scores = ImageGoal(frames[4, -1])(frames, c2w)
+    assert scores.argmax() == 4
+    assert scores[4] == pytest.approx(1 - 0.005)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: CEM(horizon=0), "horizon, candidates and batch of a planner must be above zero"),
+        (lambda: MPPI(axes=(7,)), "axes of a planner are numbers of a twist, 0 to 5"),
+    ],
+)
+def test_a_planner_that_cannot_be_is_named(make, says):
+    with pytest.raises(ValueError, match=says):
+        make()
+
+
+def test_planners_plan_twists(tiny):
+    env = SanaWMEnv(tiny, action_mode="discrete")
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match='make it with action_mode="twist", not \'discrete\''):
+        PLANNERS[0].plan(env, GOAL, np.random.default_rng(0))
+
+
+# --- Go-Explore ---
+
+
+def explore(tiny, **settings):
+    envs = SanaWMVectorEnv(4, world=tiny, scenes=picture(), autoreset_mode="Disabled", max_episode_chunks=50)
+    return GoExplore(**settings).run(envs, 48, seed=0)
+
+
+def test_go_explore_keeps_a_moment_of_every_cell_it_stood_in(tiny):
+    coverage, archive = explore(tiny)
+    assert coverage.shape == (12,) and (np.diff(coverage) >= 0).all()
+    assert coverage[-1] >= len(archive.moments) > 8
+    assert archive.nbytes < sum(moment.state.nbytes for moment in archive.moments.values())
+    env = SanaWMEnv(tiny)
+    for cell, moment in list(archive.moments.items())[:3]:
+        env.restore(moment)
+        assert tuple(Explore().cells(env.info["c2w"][-1:])[0]) == cell
+
+
+def test_without_returns_the_budget_is_the_same(tiny):
+    assert explore(tiny, returns=False)[0].shape == explore(tiny)[0].shape
+    assert np.array_equal(explore(tiny)[0], explore(tiny)[0])
+
+
+def test_the_archive_is_bounded(tiny):
+    assert len(explore(tiny, capacity=5)[1].moments) == 5
+
+
+def test_go_explore_needs_slots_of_its_own(tiny):
+    with pytest.raises(ValueError, match='make the environment with autoreset_mode="Disabled"'):
+        GoExplore().run(SanaWMVectorEnv(2, world=tiny), 4, seed=0)

@@ -42,7 +42,7 @@ def to_point(env, obs, info, point=None):
     x, _, z = obs["goal"] if point is None else point
     seconds, ahead = 1.5, np.hypot(x, z)
     turn = np.arctan2(x, z)
-    speed = env._steering.speed.scale(np.ones(6))
+    speed = env.steering.speed.scale(np.ones(6))
     forward = ahead * np.cos(turn / 2) if abs(turn) < 1 else 0
     return np.clip([0, 0, forward / seconds / speed[2], 0, turn / seconds / speed[4], 0], -1, 1)
 

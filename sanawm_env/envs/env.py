@@ -126,9 +126,9 @@ class SanaWMEnv(gym.Env):
         self.metadata = type(self).metadata | {"render_fps": config.fps}
         self._scenes = _start_images(scenes, self.world)
         self._source = world if isinstance(world, str | os.PathLike) else None
-        self._steering = steering(action_mode, config, speed, smoothing, self.workspace)
+        self.steering = steering(action_mode, config, speed, smoothing, self.workspace)
         self._observe = observer(obs_mode, config, obs_size, self.workspace, self.task)
-        self.action_space = self._steering.space
+        self.action_space = self.steering.space
         self.observation_space = self._observe.space
         self._now: Snapshot | None = None
         self._warned = False
@@ -261,9 +261,9 @@ class SanaWMEnv(gym.Env):
 
     def get_keys_to_action(self) -> dict[tuple[str, ...], Any]:
         """Keys to actions for `gymnasium.utils.play`; ValueError unless the action mode has keys."""
-        if not isinstance(self._steering, Keys):
+        if not isinstance(self.steering, Keys):
             raise ValueError(f'action_mode {self.action_mode!r} has no keys: use "discrete" or "keys" to play.')
-        return self._steering.for_keyboard()
+        return self.steering.for_keyboard()
 
     def __copy__(self):
         raise TypeError("A shallow copy of an environment would share its episode: fork it with copy.deepcopy.")
@@ -341,7 +341,7 @@ class SanaWMEnv(gym.Env):
         now = self._moment("step")
         if now.terminated or self._truncated(now):
             raise ResetNeeded("The episode is over: call reset (or restore a snapshot) before the next step.")
-        carry, poses = self._steering.move(now.carry, now.slot.c2w, action)
+        carry, poses = self.steering.move(now.carry, now.slot.c2w, action)
         state = now.state
         if self.horizon == "reanchor" and self._at_horizon(now):
             state = self.world.reanchor(state)
@@ -351,20 +351,20 @@ class SanaWMEnv(gym.Env):
 
     def sample_actions(self, rng: np.random.Generator, chunks: int) -> np.ndarray:
         """A walk (chunks, ...) as an agent could take it from frame 0: forwards, with turns."""
-        return self._steering.stroll(rng, chunks)
+        return self.steering.stroll(rng, chunks)
 
     def walk(self, moment: Snapshot, actions: np.ndarray) -> np.ndarray:
         """Poses (chunks * 24, 4, 4) of these actions from a moment; nothing is imagined."""
         carry, c2w, path = moment.carry, moment.slot.c2w, []
         for action in actions:
-            carry, poses = self._steering.move(carry, c2w, action)
+            carry, poses = self.steering.move(carry, c2w, action)
             c2w = poses[-1]
             path.append(poses)
         return np.concatenate(path)
 
     def imagine(self, moments: Sequence[Snapshot], actions: Sequence[np.ndarray]) -> list[Snapshot]:
         """The moments after one action each, in one batch, without a task."""
-        moves = [self._steering.move(m.carry, m.slot.c2w, action) for m, action in zip(moments, actions, strict=True)]
+        moves = [self.steering.move(m.carry, m.slot.c2w, action) for m, action in zip(moments, actions, strict=True)]
         return _imagine(self, moments, [Plan(m.state, *move) for m, move in zip(moments, moves, strict=True)])
 
 
@@ -398,7 +398,7 @@ def reset_together(
             gym.Env.reset(env, seed=seed)
             chosen = env._choose(options)
             state = env.world.begin(chosen[0], chosen[1] if given is None else given + i)
-            moments.append(Snapshot(state, None, env.action_mode, env._steering.start()))
+            moments.append(Snapshot(state, None, env.action_mode, env.steering.start()))
         lead = envs[0]
         tasks = lead.task.begin(moments, [env.np_random for env in envs], lead, task_options)
     except BaseException:

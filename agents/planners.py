@@ -1,0 +1,220 @@
+"""Planning by imagination: fork the moment into many futures, imagine them in batches, act as the best did.
+
+Random shooting (Rao 2009), the cross-entropy method (Rubinstein and Kroese 2004) and MPPI (Williams et al. 2017), as
+model-predictive control: `act` plans from the moment an environment is in and returns the first action of the plan.
+Forks cost nothing, because states are values.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sanawm_env.envs.env import SanaWMEnv
+from sanawm_env.envs.snapshot import Snapshot
+from sanawm_env.world.images import resize_frames
+
+Objective = Callable[[Tensor, NDArray], NDArray]
+"""(frames (n, F, H, W, 3) uint8 on the world's device, c2w (n, F, 4, 4)) -> scores (n,), more is better. F is 24 times
+the horizon: step h ends with frame 24 h - 1."""
+
+PLANAR = (0, 2, 4)  # of a twist: sideways, forwards, turn
+CHUNK = 24
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """actions: (horizon, 6) twists in [-1, 1], what is to be done. scores: (candidates,) of the last futures imagined.
+    score: of the best future seen. mean, std: (horizon, axes) of the distribution it came from, to go on from."""
+
+    actions: NDArray
+    scores: NDArray
+    score: float
+    mean: NDArray
+    std: NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planner:
+    """What planners share.
+
+    Attributes:
+        horizon: steps that a future is long. candidates: futures of one iteration.
+        axes: which of the six numbers of a twist are planned; the others stay 0.
+        batch: futures that are imagined together: bounds the memory.
+    """
+
+    horizon: int = 3
+    candidates: int = 64
+    axes: tuple[int, ...] = PLANAR
+    batch: int = 32
+
+    def __post_init__(self):
+        if min(self.horizon, self.candidates, self.batch) < 1:
+            raise ValueError(
+                "horizon, candidates and batch of a planner must be above zero, got "
+                f"{self.horizon}, {self.candidates} and {self.batch}."
+            )
+        if not self.axes or not set(self.axes) <= set(range(6)):
+            raise ValueError(f"axes of a planner are numbers of a twist, 0 to 5, got {self.axes}.")
+
+    def plan(
+        self,
+        env: SanaWMEnv,
+        objective: Objective,
+        rng: np.random.Generator,
+        moment: Snapshot | None = None,
+        previous: Plan | None = None,
+    ) -> Plan:
+        """The best course from `moment` (None: where the environment is), which is not changed, nor is the environment.
+
+        previous: the plan of the step before: the search begins where that one, one step on, left off.
+        """
+        raise NotImplementedError
+
+    def act(
+        self, env: SanaWMEnv, objective: Objective, rng: np.random.Generator, previous: Plan | None = None
+    ) -> tuple[NDArray, Plan]:
+        """The first action of a plan from here, and the plan."""
+        plan = self.plan(env, objective, rng, previous=previous)
+        return plan.actions[0], plan
+
+    def twists(self, actions: NDArray) -> NDArray:
+        """Planned axes (..., horizon, axes) as twists (..., horizon, 6) float32 in [-1, 1]."""
+        out = np.zeros((*actions.shape[:-1], 6), np.float32)
+        out[..., list(self.axes)] = np.clip(actions, -1, 1)
+        return out
+
+    def scores(self, env: SanaWMEnv, moment: Snapshot, actions: NDArray, objective: Objective) -> NDArray:
+        """Of the futures (n,) that actions (n, horizon, axes) lead to from a moment."""
+        found = [
+            np.asarray(objective(*imagined(env, moment, part)), np.float64)
+            for part in np.split(self.twists(actions), range(self.batch, len(actions), self.batch))
+        ]
+        return np.concatenate(found)
+
+    def _start(self, env: SanaWMEnv, moment: Snapshot | None) -> Snapshot:
+        if env.action_mode != "twist":
+            raise ValueError(f'Planners plan twists: make it with action_mode="twist", not {env.action_mode!r}.')
+        return env.snapshot() if moment is None else moment
+
+    def _prior(self, previous: Plan | None, std: float) -> tuple[NDArray, NDArray]:
+        """Mean and std (horizon, axes) to begin with: the previous plan's mean, one step on."""
+        mean = np.zeros((self.horizon, len(self.axes)))
+        if previous is not None:
+            mean[:-1] = previous.mean[1:]
+        return mean, np.full_like(mean, std)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomShooting(Planner):
+    """Imagine random futures, keep the best."""
+
+    def plan(self, env, objective, rng, moment=None, previous=None):
+        here = self._start(env, moment)
+        actions = rng.uniform(-1, 1, (self.candidates, self.horizon, len(self.axes)))  # (N, H, A)
+        scores = self.scores(env, here, actions, objective)  # (N,)
+        best = actions[scores.argmax()]
+        return Plan(self.twists(best), scores, float(scores.max()), best, np.zeros_like(best))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CEM(Planner):
+    """Fit a Gaussian to the elite, sample from it, again."""
+
+    iterations: int = 2
+    elites: int = 8
+    std: float = 0.7
+    min_std: float = 0.05
+
+    def plan(self, env, objective, rng, moment=None, previous=None):
+        here = self._start(env, moment)
+        mean, std = self._prior(previous, self.std)  # (H, A)
+        best, score = mean, -np.inf
+        for i in range(self.iterations):
+            noise = rng.standard_normal((self.candidates, *mean.shape))
+            actions = np.clip(mean + std * noise, -1, 1)  # (N, H, A)
+            if i or previous is not None:
+                actions[0] = mean
+            scores = self.scores(env, here, actions, objective)  # (N,)
+            elite = actions[np.argsort(-scores)[: self.elites]]  # (E, H, A)
+            mean, std = elite.mean(0), np.maximum(elite.std(0), self.min_std)
+            if scores.max() > score:
+                best, score = actions[scores.argmax()], float(scores.max())
+        return Plan(self.twists(best), scores, score, best, std)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MPPI(Planner):
+    """Move the mean to the average of the futures, weighted by the exponential of their scores."""
+
+    iterations: int = 2
+    temperature: float = 0.02
+    std: float = 0.7
+
+    def plan(self, env, objective, rng, moment=None, previous=None):
+        here = self._start(env, moment)
+        mean, std = self._prior(previous, self.std)  # (H, A)
+        best, score = mean, -np.inf
+        for _ in range(self.iterations):
+            noise = rng.standard_normal((self.candidates, *mean.shape))
+            actions = np.clip(mean + std * noise, -1, 1)  # (N, H, A)
+            scores = self.scores(env, here, actions, objective)  # (N,)
+            weights = np.exp((scores - scores.max()) / self.temperature)
+            mean = np.einsum("n,nha->ha", weights / weights.sum(), actions)
+            best, score = (actions[scores.argmax()], float(scores.max())) if scores.max() > score else (best, score)
+            std = std / 2
+        return Plan(self.twists(mean), scores, score, mean, std)
+
+
+def imagined(env: SanaWMEnv, moment: Snapshot, actions: NDArray) -> tuple[Tensor, NDArray]:
+    """Futures of one moment: frames (n, horizon * 24, H, W, 3) uint8 and c2w (n, horizon * 24, 4, 4) of actions
+    (n, horizon, ...). One fork, one batched step for each of the horizon."""
+    now, frames, c2w = [moment] * len(actions), [], []
+    for step in range(actions.shape[1]):
+        now = env.imagine(now, actions[:, step])
+        frames.append(torch.cat([m.clip.frames for m in now]))
+        c2w.append(np.concatenate([m.clip.c2w for m in now]))
+    return torch.cat(frames, dim=1), np.concatenate(c2w, axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageGoal:
+    """How much a future comes to look like a picture: the best last frame of its steps, pictures alone.
+
+    A frame is compared at several sizes, because large ones tell near views apart and small ones far ones.
+
+    goal: (H, W, 3) uint8, tensor or array. scales: how many times smaller. hurry: what a step later costs.
+    """
+
+    goal: Tensor | NDArray
+    scales: Sequence[int] = field(default=(2, 4, 8))
+    hurry: float = 0.005
+
+    def __call__(self, frames: Tensor, c2w: NDArray) -> NDArray:
+        ends = frames[:, CHUNK - 1 :: CHUNK]  # (n, horizon, H, W, 3)
+        goal = torch.as_tensor(np.asarray(self.goal) if not isinstance(self.goal, Tensor) else self.goal)
+        total = torch.zeros(ends.shape[:2])
+        for scale in self.scales:
+            size = max(1, goal.shape[0] // scale), max(1, goal.shape[1] // scale)
+            a = resize_frames(ends.flatten(0, 1), *size).float()
+            b = resize_frames(goal[None].to(ends.device), *size).float()
+            total += (1 - (a - b).square().mean((1, 2, 3)).sqrt() / 255).unflatten(0, ends.shape[:2]).cpu()
+        later = self.hurry * np.arange(ends.shape[1])
+        return (total.numpy() / len(self.scales) - later).max(axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class PointGoal:
+    """How near a future comes to a point (3,), metres in the episode's world frame: minus the least distance at the end
+    of a step. hurry: what a step later costs, metres."""
+
+    point: NDArray
+    hurry: float = 0.05
+
+    def __call__(self, frames: Tensor, c2w: NDArray) -> NDArray:
+        away = np.linalg.norm(c2w[:, CHUNK - 1 :: CHUNK, :3, 3] - self.point, axis=-1)
+        return -(away + self.hurry * np.arange(away.shape[1])).min(axis=1)
