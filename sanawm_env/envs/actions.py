@@ -31,7 +31,7 @@ from sanawm_env.world.config import WorldConfig
 
 ACTION_MODES = ("twist", "keys", "discrete", "poses")
 SMOOTHINGS = ("hold", "ramp")
-STROLL_LOW, STROLL_HIGH = (-0.3, 0.2, -0.8), (0.3, 1.0, 0.8)  # sideways, forwards, turn; of what is fastest
+STROLL_LOW, STROLL_HIGH = (-0.4, 0.1, -1.0), (0.4, 0.8, 1.0)  # sideways, forwards, turn; of what is fastest
 
 
 @dataclass(frozen=True)

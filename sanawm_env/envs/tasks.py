@@ -150,9 +150,10 @@ class PointNav(Task):
     """Go to a point: within `radius` metres of it the episode terminates.
 
     The goal is where a hidden walk of `chunks` steps ends (None: 3, or as many as an episode has), so it can be
-    reached. `options={"task": {"goal": c2w}}` sets one, {"chunks": n} another distance. The reward is the metres that a
-    step came closer, with a bonus of 1 for arriving; `shaped=False`: 1 for arriving, else 0. Observations in the mode
-    "dict" gain `goal` (3,), the point in the camera's axes. info: goal (4, 4), distance in metres, success.
+    reached; walks that end within two radii of their start are drawn anew. `options={"task": {"goal": c2w}}` sets one,
+    {"chunks": n} another distance. The reward is the metres that a step came closer, with a bonus of 1 for arriving;
+    `shaped=False`: 1 for arriving, else 0. Observations in the mode "dict" gain `goal` (3,), the point in the camera's
+    axes. info: goal (4, 4), distance in metres, success.
     """
 
     chunks: int | None = None
@@ -170,7 +171,7 @@ class PointNav(Task):
 
     def begin(self, moments, rngs, stage, options):
         _only(options, ("goal", "chunks"))
-        return [GoalState(c2w) for c2w in _goals(moments, rngs, stage, options, self.chunks)[0]]
+        return [GoalState(c2w) for c2w in _goals(moments, rngs, stage, options, self.chunks, 2 * self.radius)[0]]
 
     def observe(self, moments, size):
         return {"goal": np.stack([_seen_from(m.slot.c2w, m.task.c2w[:3, 3]) for m in moments]).astype(np.float32)}
@@ -228,7 +229,7 @@ class ImageNav(PointNav):
 
     def begin(self, moments, rngs, stage, options):
         _only(options, ("chunks",))
-        goals, walks = _goals(moments, rngs, stage, options, self.chunks)
+        goals, walks = _goals(moments, rngs, stage, options, self.chunks, 2 * self.radius)
         now = list(moments)
         for step in range(len(walks[0])):
             now = stage.imagine(now, [walk[step] for walk in walks])
@@ -368,23 +369,27 @@ def _goals(
     stage: Stage,
     options: Mapping[str, Any],
     chunks: int | None,
+    away: float,
 ) -> tuple[list[NDArray], list[NDArray]]:
-    """Goal poses, given or at the end of hidden walks, and the actions that lead there."""
+    """Goal poses, given or at the end of hidden walks at least `away` metres off, and the actions that lead there."""
     if "goal" in options:
         goal = check_trajectory(np.asarray(options["goal"], float)[None])[0]
         _within(goal[None], stage.workspace)
         return [goal] * len(moments), [np.zeros((0,))] * len(moments)
     chunks = _chunks(options, chunks, GOAL_CHUNKS, stage)
-    walks = [_walk(moment, rng, stage, chunks) for moment, rng in zip(moments, rngs, strict=True)]
+    walks = [_walk(moment, rng, stage, chunks, away) for moment, rng in zip(moments, rngs, strict=True)]
     return [path[-1] for _, path in walks], [actions for actions, _ in walks]
 
 
-def _walk(moment: Snapshot, rng: np.random.Generator, stage: Stage, chunks: int) -> tuple[NDArray, NDArray]:
-    """Actions and poses of a walk that stays within the workspace's soft distance."""
+def _walk(
+    moment: Snapshot, rng: np.random.Generator, stage: Stage, chunks: int, away: float = 0.0
+) -> tuple[NDArray, NDArray]:
+    """Actions and poses of a walk that stays within the workspace's soft distance and, where that can be, ends at least
+    `away` metres off."""
     for _ in range(100):
         actions = stage.sample_actions(rng, chunks)
         path = stage.walk(moment, actions)
-        if not stage.workspace.far(path):
+        if not stage.workspace.far(path) and np.linalg.norm(path[-1, :3, 3] - moment.slot.c2w[:3, 3]) >= away:
             break
     return actions, path
 

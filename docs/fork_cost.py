@@ -1,0 +1,86 @@
+"""What a future costs: forked here, deep-copied or replayed from the start as one must elsewhere.
+
+    python docs/fork_cost.py              # two minutes on one core
+
+From one moment, eight steps into an episode, n futures of one step are imagined: by `fork` and one batched step; with n
+deep copies of the environment that step one by one; and by resetting n times and taking the eight steps again, one
+environment after the other and all n in one batch. Medians over repeats, one thread. Writes
+docs/benchmarks/fork_cost.json.
+"""
+
+import copy
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from sanawm_env import SanaWMEnv, SanaWMVectorEnv
+from sanawm_env.cli.machine import machine_name
+
+FUTURES, PAST, REPEATS = (1, 8, 64), 8, 3
+NUMBERS = Path(__file__).parent / "benchmarks" / "fork_cost.json"
+
+
+def seconds(call: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def measure(n: int, rng: np.random.Generator) -> dict[str, float]:
+    """Futures per second of each way."""
+    past, action = rng.uniform(-0.3, 0.3, (PAST, 6)), rng.uniform(-0.3, 0.3, (n, 6)).astype(np.float32)
+    settings = {"world": "nano", "obs_mode": "rgb", "max_episode_chunks": 20}
+    env = SanaWMEnv(**settings)
+    envs = SanaWMVectorEnv(n, autoreset_mode="Disabled", **settings)
+    env.reset(seed=0)
+    for a in past:
+        env.step(a)
+    here = env.snapshot()
+
+    def forked():
+        envs.restore([here] * n)
+        envs.step(action)
+
+    def copied():
+        for i in range(n):
+            copy.deepcopy(env).step(action[i])
+
+    def replayed():
+        for i in range(n):
+            other.reset(seed=0)
+            for a in (*past, action[i]):
+                other.step(a)
+
+    def replayed_in_a_batch():
+        envs.reset(seed=[0] * n)
+        for a in (*(np.tile(a, (n, 1)) for a in past), action):
+            envs.step(a)
+
+    other = SanaWMEnv(**settings)
+    ways = {"forked": forked, "deep copies": copied, "replayed": replayed, "replayed in a batch": replayed_in_a_batch}
+    forked()
+    return {name: n / median(seconds(call) for _ in range(1 if n == 64 else REPEATS)) for name, call in ways.items()}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    console, rng = Console(), np.random.default_rng(0)
+    rates = {str(n): measure(n, rng) for n in track(FUTURES, "imagining", console=console)}
+    table = Table("futures", *next(iter(rates.values())), "fork over replay", title="futures per second, one step each")
+    for n, row in rates.items():
+        table.add_row(n, *(f"{x:.1f}" for x in row.values()), f"{row['forked'] / row['replayed']:.1f}")
+    console.print(table)
+    report = {"machine": machine_name(torch.device("cpu")), "threads": 1, "past": PAST, "futures_per_second": rates}
+    NUMBERS.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
