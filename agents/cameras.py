@@ -14,13 +14,19 @@ from scipy.interpolate import CubicSpline
 from scipy.spatial.transform import RigidTransform, Rotation, Slerp
 
 from sanawm_env.camera.dsl import FPS
+from sanawm_env.camera.trajectory import check_trajectory
 from sanawm_env.envs.env import SanaWMEnv
 
 WALK, TURN = 0.6, 12.0  # metres and degrees per second: what cameras are bounded to, well within what worlds know
+SPEEDS = {"speed": WALK, "rate": TURN, "turn": TURN}  # parameters that may be negative or zero, and their bounds
 
 
 class Camera:
-    """A path. Subclasses say where the camera is (F, 3) and how it turns after `seconds` (F,)."""
+    """A path. Subclasses say where the camera is (F, 3) and how it turns after `seconds` (F,).
+
+    Raises ValueError in one sentence for a parameter that is not finite, a size that is not above zero, or a speed
+    above `WALK` or `TURN`.
+    """
 
     def poses(self, frames: int) -> NDArray:
         """(frames, 4, 4) float64 c2w, the first one the identity. ValueError for fewer than one frame."""
@@ -36,10 +42,15 @@ class Camera:
         raise NotImplementedError
 
     def __post_init__(self):
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, float) and not np.isfinite(value):
-                raise ValueError(f"{field.name} of a camera must be finite, got {value}.")
+        for name, value in vars(self).items():
+            if not isinstance(value, int | float):
+                continue
+            if not np.isfinite(value):
+                raise ValueError(f"{name} of a camera must be finite, got {value}.")
+            if name in SPEEDS:
+                _bounded(value, SPEEDS[name])
+            elif value < 0 or (value == 0 and name != "seed"):
+                raise ValueError(f"{name} of a camera must be above zero, got {value:g}.")
 
 
 def _headings(degrees: NDArray) -> Rotation:
@@ -48,8 +59,8 @@ def _headings(degrees: NDArray) -> Rotation:
 
 
 def _there_and_back(distance: NDArray, length: float) -> NDArray:
-    """0 to `length` and back again, as the distance walked grows."""
-    return length - np.abs(distance % (2 * length) - length)
+    """0 to `length` and back again, as the distance walked grows; mirrored for a negative one."""
+    return np.sign(distance) * (length - np.abs(np.abs(distance) % (2 * length) - length))
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,7 @@ class Dolly(Camera):
     speed: float = 0.4
 
     def path(self, seconds):
-        return np.outer(_bounded(self.speed, WALK) * seconds, [0, 0, 1]), _headings(0 * seconds)
+        return np.outer(self.speed * seconds, [0, 0, 1]), _headings(0 * seconds)
 
 
 @dataclass(frozen=True)
@@ -71,8 +82,7 @@ class Orbit(Camera):
     speed: float = 0.3
 
     def path(self, seconds):
-        _positive(self, "radius", "degrees")
-        rate = min(np.degrees(_bounded(self.speed, WALK) / self.radius), TURN)
+        rate = np.clip(np.degrees(self.speed / self.radius), -TURN, TURN)
         angle = _there_and_back(rate * seconds, self.degrees)
         turn = np.radians(angle)
         around = np.stack((-np.sin(turn), 0 * turn, 1 - np.cos(turn)), axis=-1)
@@ -87,10 +97,7 @@ class LookAround(Camera):
     rate: float = 10.0
 
     def path(self, seconds):
-        _positive(self, "degrees")
-        return np.zeros((len(seconds), 3)), _headings(
-            _there_and_back(_bounded(self.rate, TURN) * seconds, self.degrees)
-        )
+        return np.zeros((len(seconds), 3)), _headings(_there_and_back(self.rate * seconds, self.degrees))
 
 
 @dataclass(frozen=True)
@@ -101,8 +108,7 @@ class ThereAndBack(Camera):
     speed: float = 0.4
 
     def path(self, seconds):
-        _positive(self, "distance", "speed")
-        walked = _there_and_back(_bounded(self.speed, WALK) * seconds, self.distance)
+        walked = _there_and_back(self.speed * seconds, self.distance)
         return np.outer(walked, [0, 0, 1]), _headings(0 * seconds)
 
 
@@ -115,9 +121,7 @@ class LawnMower(Camera):
     speed: float = 0.4
 
     def path(self, seconds):
-        _positive(self, "length", "step", "speed")
-        lane, walked = self.length + self.step, _bounded(self.speed, WALK) * seconds
-        number, along = np.divmod(walked, lane)
+        number, along = np.divmod(self.speed * seconds, self.length + self.step)
         across = np.minimum(along, self.length)
         x = np.where(number % 2 == 0, across, self.length - across)
         z = self.step * number + np.maximum(along - self.length, 0)
@@ -134,29 +138,35 @@ class RandomWalk(Camera):
 
     def path(self, seconds):
         rng, knots = np.random.default_rng(self.seed), np.arange(0, seconds[-1] + 3, 1.5)
-        turns = CubicSpline(knots, rng.uniform(-1, 1, len(knots)) * _bounded(self.turn, TURN))
+        turns = CubicSpline(knots, rng.uniform(-1, 1, len(knots)) * self.turn)
         heading = np.concatenate(([0], np.cumsum(np.clip(turns(seconds[1:]), -TURN, TURN)) / FPS))
         ahead = np.radians(heading)
-        steps = np.stack((np.sin(ahead), 0 * ahead, np.cos(ahead)), axis=-1)[:-1] * _bounded(self.speed, WALK) / FPS
+        steps = np.stack((np.sin(ahead), 0 * ahead, np.cos(ahead)), axis=-1)[:-1] * self.speed / FPS
         return np.concatenate((np.zeros((1, 3)), np.cumsum(steps, axis=0))), _headings(heading)
 
 
 @dataclass(frozen=True, eq=False)
 class Spline(Camera):
-    """Through key poses (K, 4, 4), `seconds` from each to the next, then standing at the last."""
+    """Through key poses (K, 4, 4), `seconds` from each to the next, then standing at the last.
+
+    ValueError for keys that are not rigid poses, or that lie too far apart for that time.
+    """
 
     keys: NDArray
     seconds: float = 3.0
 
     def path(self, seconds):
-        _positive(self, "seconds")
         keys = np.asarray(self.keys, float)
         if keys.ndim != 3 or keys.shape[1:] != (4, 4) or len(keys) < 2:
             raise ValueError(f"A spline goes through two key poses (K, 4, 4) or more, got the shape {keys.shape}.")
+        rotations = Rotation.from_matrix(check_trajectory(keys)[:, :3, :3])
         times = self.seconds * np.arange(len(keys))
+        positions, turns = CubicSpline(times, keys[:, :3, 3], bc_type="clamped"), Slerp(times, rotations)
+        everywhere = np.linspace(0, times[-1], 100 * len(keys))  # its peaks, whichever frames are asked for
+        _bounded(np.linalg.norm(positions(everywhere, 1), axis=1).max(), WALK)
+        _bounded(np.degrees((rotations[:-1].inv() * rotations[1:]).magnitude().max()) / self.seconds, TURN)
         at = np.minimum(seconds, times[-1])
-        turns = Slerp(times, Rotation.from_matrix(keys[:, :3, :3]))
-        return CubicSpline(times, keys[:, :3, 3], bc_type="clamped")(at), turns(at)
+        return positions(at), turns(at)
 
 
 CAMERAS: dict[str, type[Camera]] = {
@@ -188,7 +198,8 @@ def actions(poses: NDArray, env: SanaWMEnv) -> Iterator[NDArray]:
     """Actions that take an environment along a path (F, 4, 4) whose first pose is frame 0, chunk by chunk.
 
     In the mode "poses" the poses themselves; in "twist" the constant twist that ends each chunk where the path does,
-    as far as the speed preset lets. A last chunk that the path does not fill is left out. ValueError for other modes.
+    clipped to the speed preset (one that cannot roll does not). A last chunk that the path does not fill is left out.
+    ValueError for other modes.
     """
     size = env.world.config.chunk_frames
     chunks = [poses[i - 1 : i + size] for i in range(1, len(poses) - size + 1, size)]
@@ -198,19 +209,14 @@ def actions(poses: NDArray, env: SanaWMEnv) -> Iterator[NDArray]:
         full = env.steering.speed.scale(np.ones(6))
         for chunk in chunks:
             moved = RigidTransform.from_matrix(np.linalg.inv(chunk[0]) @ chunk[-1]).as_exp_coords()
-            yield np.clip(np.roll(moved, 3) / (size / FPS) / full, -1, 1).astype(np.float32)
+            twist = np.roll(moved, 3) / (size / FPS)
+            share = np.divide(twist, full, out=np.zeros(6), where=full > 0)
+            yield np.clip(share, -1, 1).astype(np.float32)
     else:
         raise ValueError(f'Cameras drive the action modes "poses" and "twist", not {env.action_mode!r}.')
 
 
-def _bounded(value: float, most: float) -> float:
-    """A speed, not above what worlds know."""
-    if abs(value) > most:
+def _bounded(value: float, most: float) -> None:
+    """ValueError for a speed above what worlds know."""
+    if abs(value) > most + 1e-9:
         raise ValueError(f"A camera moves at most {WALK:g} m/s and turns at most {TURN:g} degrees/s, got {value:g}.")
-    return value
-
-
-def _positive(camera: Camera, *names: str) -> None:
-    for name in names:
-        if getattr(camera, name) <= 0:
-            raise ValueError(f"{name} of a camera must be above zero, got {getattr(camera, name):g}.")

@@ -41,16 +41,21 @@ class Archive:
     @property
     def nbytes(self) -> int:
         """Bytes that the archive keeps alive; what its moments share counts once."""
-        return tree.nbytes(tuple(moment.state.slots for moment in self.moments.values()))
+        return tree.nbytes(tuple(self.moments.values()))
 
 
 @dataclass(frozen=True)
 class GoExplore:
-    """Settings. walk: random steps after each return. returns: to archived moments, or (False) to a start each time."""
+    """Settings. walk: random steps after each return. returns: to archived moments, or (False) to a start each time.
+    capacity: moments that the archive keeps at most; what one weighs is its `Snapshot.nbytes`."""
 
     walk: int = 3
     returns: bool = True
     capacity: int = 500
+
+    def __post_init__(self):
+        if min(self.walk, self.capacity) < 1:
+            raise ValueError(f"walk and capacity must be above zero, got {self.walk} and {self.capacity}.")
 
     def run(
         self,
@@ -62,9 +67,12 @@ class GoExplore:
         """Explore with all slots until `budget` steps (of all slots together) are spent.
 
         envs: with autoreset_mode "Disabled", one start image, and episodes long enough. progress: is told steps and
-        cells now and then. Returns the number of cells seen after every batched step, and the archive.
-        Raises ValueError for another autoreset mode.
+        cells now and then. Returns the number of cells seen after every batched step, and the archive
+        (of the start alone, without returns).
+        Raises ValueError for another autoreset mode or a budget that is not above zero.
         """
+        if budget < 1:
+            raise ValueError(f"The budget is a number of steps above zero, got {budget}.")
         if envs.autoreset_mode.value != "Disabled":
             raise ValueError('Go-Explore restores slots itself: make the environment with autoreset_mode="Disabled".')
         rng, cells, archive = np.random.default_rng(seed), Explore(), Archive(self.capacity)
@@ -83,7 +91,7 @@ class GoExplore:
             left -= 1
             for i, moment in enumerate(envs.snapshot()):
                 seen.update(map(tuple, cells.cells(infos["c2w"][i]).tolist()))
-                if not any(envs.envs[i].ended):
+                if self.returns and not any(envs.envs[i].ended):
                     archive.add(_cell(cells, moment), moment)
             coverage.append(len(seen))
             if progress is not None:

@@ -6,7 +6,7 @@ Forks cost nothing, because states are values.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -53,13 +53,11 @@ class Planner:
     batch: int = 32
 
     def __post_init__(self):
-        if min(self.horizon, self.candidates, self.batch) < 1:
-            raise ValueError(
-                "horizon, candidates and batch of a planner must be above zero, got "
-                f"{self.horizon}, {self.candidates} and {self.batch}."
-            )
-        if not self.axes or not set(self.axes) <= set(range(6)):
-            raise ValueError(f"axes of a planner are numbers of a twist, 0 to 5, got {self.axes}.")
+        for name, value in vars(self).items():
+            if name != "axes" and not value > 0:
+                raise ValueError(f"{name} of a planner must be above zero, got {value!r}.")
+        if not self.axes or not set(self.axes) <= set(range(6)) or len(set(self.axes)) < len(self.axes):
+            raise ValueError(f"axes of a planner are numbers of a twist, 0 to 5, each once, got {self.axes}.")
 
     def plan(
         self,
@@ -89,23 +87,38 @@ class Planner:
         return out
 
     def scores(self, env: SanaWMEnv, moment: Snapshot, actions: NDArray, objective: Objective) -> NDArray:
-        """Of the futures (n,) that actions (n, horizon, axes) lead to from a moment."""
-        found = [
-            np.asarray(objective(*imagined(env, moment, part)), np.float64)
-            for part in np.split(self.twists(actions), range(self.batch, len(actions), self.batch))
-        ]
+        """Of the futures (n,) that actions (n, horizon, axes) lead to from a moment.
+
+        Raises ValueError for an objective that does not return one finite number for each future.
+        """
+        found = []
+        for part in np.split(self.twists(actions), range(self.batch, len(actions), self.batch)):
+            scores = np.asarray(objective(*imagined(env, moment, part)), np.float64)
+            if scores.shape != (len(part),) or not np.isfinite(scores).all():
+                raise ValueError(f"An objective must return {len(part)} finite scores, one per future, got {scores}.")
+            found.append(scores)
         return np.concatenate(found)
 
     def _start(self, env: SanaWMEnv, moment: Snapshot | None) -> Snapshot:
+        env = env.unwrapped
         if env.action_mode != "twist":
             raise ValueError(f'Planners plan twists: make it with action_mode="twist", not {env.action_mode!r}.')
-        return env.snapshot() if moment is None else moment
+        if moment is None:
+            return env.snapshot()
+        env.check_snapshot(moment)
+        return moment
 
-    def _prior(self, previous: Plan | None, std: float) -> tuple[NDArray, NDArray]:
-        """Mean and std (horizon, axes) to begin with: the previous plan's mean, one step on."""
+    def _prior(self, previous: Plan | None, std: float, warm_std: float) -> tuple[NDArray, NDArray]:
+        """Mean and std (horizon, axes) to begin with: around standing still, or closer around the previous plan's mean,
+        one step on."""
         mean = np.zeros((self.horizon, len(self.axes)))
         if previous is not None:
-            mean[:-1] = previous.mean[1:]
+            if previous.mean.shape != mean.shape:
+                raise ValueError(
+                    f"The previous plan has {previous.mean.shape} steps and axes, this planner {mean.shape}: "
+                    "go on with a plan of the same planner."
+                )
+            mean[:-1], std = previous.mean[1:], warm_std
         return mean, np.full_like(mean, std)
 
 
@@ -128,11 +141,17 @@ class CEM(Planner):
     iterations: int = 2
     elites: int = 8
     std: float = 0.7
+    warm_std: float = 0.4
     min_std: float = 0.05
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.elites > self.candidates:
+            raise ValueError(f"elites must be among the {self.candidates} candidates, got {self.elites}.")
 
     def plan(self, env, objective, rng, moment=None, previous=None):
         here = self._start(env, moment)
-        mean, std = self._prior(previous, self.std)  # (H, A)
+        mean, std = self._prior(previous, self.std, self.warm_std)  # (H, A)
         best, score = mean, -np.inf
         for i in range(self.iterations):
             noise = rng.standard_normal((self.candidates, *mean.shape))
@@ -154,10 +173,11 @@ class MPPI(Planner):
     iterations: int = 2
     temperature: float = 0.02
     std: float = 0.7
+    warm_std: float = 0.4
 
     def plan(self, env, objective, rng, moment=None, previous=None):
         here = self._start(env, moment)
-        mean, std = self._prior(previous, self.std)  # (H, A)
+        mean, std = self._prior(previous, self.std, self.warm_std)  # (H, A)
         best, score = mean, -np.inf
         for _ in range(self.iterations):
             noise = rng.standard_normal((self.candidates, *mean.shape))
@@ -175,7 +195,7 @@ def imagined(env: SanaWMEnv, moment: Snapshot, actions: NDArray) -> tuple[Tensor
     (n, horizon, ...). One fork, one batched step for each of the horizon."""
     now, frames, c2w = [moment] * len(actions), [], []
     for step in range(actions.shape[1]):
-        now = env.imagine(now, actions[:, step])
+        now = env.unwrapped.imagine(now, actions[:, step])
         frames.append(torch.cat([m.clip.frames for m in now]))
         c2w.append(np.concatenate([m.clip.c2w for m in now]))
     return torch.cat(frames, dim=1), np.concatenate(c2w, axis=1)
@@ -191,12 +211,16 @@ class ImageGoal:
     """
 
     goal: Tensor | NDArray
-    scales: Sequence[int] = field(default=(2, 4, 8))
+    scales: Sequence[int] = (2, 4, 8)
     hurry: float = 0.005
+
+    def __post_init__(self):
+        if self.goal.ndim != 3 or self.goal.shape[-1] != 3:
+            raise ValueError(f"An image goal is a picture (H, W, 3), got the shape {tuple(self.goal.shape)}.")
 
     def __call__(self, frames: Tensor, c2w: NDArray) -> NDArray:
         ends = frames[:, CHUNK - 1 :: CHUNK]  # (n, horizon, H, W, 3)
-        goal = torch.as_tensor(np.asarray(self.goal) if not isinstance(self.goal, Tensor) else self.goal)
+        goal = torch.as_tensor(self.goal)
         total = torch.zeros(ends.shape[:2])
         for scale in self.scales:
             size = max(1, goal.shape[0] // scale), max(1, goal.shape[1] // scale)
@@ -214,6 +238,10 @@ class PointGoal:
 
     point: NDArray
     hurry: float = 0.05
+
+    def __post_init__(self):
+        if np.shape(self.point) != (3,) or not np.isfinite(self.point).all():
+            raise ValueError(f"A point goal is three finite numbers, metres, got {self.point}.")
 
     def __call__(self, frames: Tensor, c2w: NDArray) -> NDArray:
         away = np.linalg.norm(c2w[:, CHUNK - 1 :: CHUNK, :3, 3] - self.point, axis=-1)

@@ -6,6 +6,7 @@ Writes docs/benchmarks/explore_curves.json and docs/explore_curves.png: mean and
 """
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -23,7 +24,8 @@ from sanawm_env.world.world import World
 
 SLOTS, BUDGET, SEEDS, EPISODE = 16, 800, 5, 10
 WAYS = {"with snapshots": GoExplore(walk=3), "from the start each time": GoExplore(returns=False)}
-DOCS, RUN = Path(__file__).parent, Path("runs/explore_curves")
+SETTINGS = repr((SLOTS, BUDGET, EPISODE, WAYS))  # runs of other settings are kept apart
+DOCS, RUN = Path(__file__).parent, Path("runs/explore_curves") / sha256(SETTINGS.encode()).hexdigest()[:8]
 
 
 def run(name: str, seed: int) -> dict:
@@ -49,7 +51,8 @@ def main() -> None:
     results = {job: run(*job) for job in track(jobs, "exploring", console=console)}
     table = Table("explorer", "cells", "95 % interval", "archive, MB", title=f"after {BUDGET} steps, {SEEDS} seeds")
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
-    report = {"machine": machine_name(torch.device("cpu")), "steps": steps.tolist(), "explorers": {}}
+    report = {"machine": machine_name(torch.device("cpu")), "settings": SETTINGS, "seeds": SEEDS,
+              "steps": steps.tolist(), "explorers": {}}  # fmt: skip
     for name in WAYS:
         curves = np.array([results[name, seed]["coverage"] for seed in range(SEEDS)])
         mean, half = curves.mean(0), stats.t.ppf(0.975, SEEDS - 1) * stats.sem(curves)
@@ -58,7 +61,9 @@ def main() -> None:
         axes.fill_between(steps, mean - half, mean + half, alpha=0.2)
         interval = f"{mean[-1] - half[-1]:.0f} to {mean[-1] + half[-1]:.0f}"
         table.add_row(name, f"{mean[-1]:.0f}", interval, f"{size / 1e6:.0f}")
-        report["explorers"][name] = {"mean": mean.tolist(), "half": half.tolist(), "archive_bytes": size}
+        moments = [results[name, seed]["moments"] for seed in range(SEEDS)]
+        report["explorers"][name] = {"mean": mean.tolist(), "half": half.tolist(), "curves": curves.tolist(),
+                                     "archive_bytes": size, "archive_moments": moments}  # fmt: skip
     axes.set(xlabel="environment steps", ylabel="viewpoint cells seen")
     axes.legend(frameon=False)
     figure.savefig(DOCS / "explore_curves.png", dpi=120)

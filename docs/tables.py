@@ -3,8 +3,9 @@
 A table is found by its first line. The numbers come from
 `sanawm evaluate --scenes 64 --unknown-scenes 64 --seed 2028 --json nano_evaluate.json`,
 `sanawm study --scenes 12 --seed 2028 --json nano_study.json`,
-`sanawm bench --json nano_bench_{1,2}_threads.json`, where there is one,
-`sanawm bench kernels --threads 1 --json kernels.json`, `python -m tests.rounding kernels_rounding.json` and
+`sanawm bench --json nano_bench_{1,2}_threads.json`, `sanawm bench kernels --threads 1 --json kernels.json`,
+`python -m tests.rounding kernels_rounding.json`,
+`python docs/{fork_cost,plan_image_nav,ppo_explore,explore_curves}.py` and
 `sanawm precision --scenes 24 --seed 2028 --json nano_precision.json`.
 """
 
@@ -128,6 +129,38 @@ def rounding(report: dict) -> str:
     return table(["operands", "3 frames", "30", "120"], rows)
 
 
+def planning(report: dict) -> str:
+    rows = []
+    for name, row in report["policies"].items():
+        interval = f"{row['low']:.0%} to {row['high']:.0%}"
+        rows.append([name, f"{row['rate']:.0%}", interval, str(row["episodes"])])
+    return table(["ImageNav policy", "success", "95 % interval", "episodes"], rows)
+
+
+def learning(report: dict) -> str:
+    rows = []
+    for name, row in report["policies"].items():
+        rows.append([name, f"{row['mean']:.1f}", f"{row['low']:.1f} to {row['high']:.1f}", str(row["episodes"])])
+    return table(["Explore policy", "cells", "95 % interval", "episodes"], rows)
+
+
+def exploring(report: dict) -> str:
+    rows = []
+    for name, curve in report["explorers"].items():
+        mean, half = curve["mean"][-1], curve["half"][-1]
+        rows.append([name, f"{mean:.0f}", f"{mean - half:.0f} to {mean + half:.0f}"])
+    return table([f"explorer, {report['steps'][-1]} steps", "cells", "95 % interval"], rows)
+
+
+def forking(report: dict) -> str:
+    rates = report["futures_per_second"]
+    ways = list(next(iter(rates.values())))
+    rows = [
+        [n, *(f"{row[way]:.1f}" for way in ways), f"{row['forked'] / row['replayed']:.1f}"] for n, row in rates.items()
+    ]
+    return table(["futures", *ways, "forked over replayed"], rows)
+
+
 def operations(bench: dict) -> str:
     rows = [
         ["`env.step`", f"{bench['env_step_ms']:.0f} ms"],
@@ -175,8 +208,11 @@ def nano_tables() -> list[str]:
 def readme_tables() -> list[str]:
     report, benches = read("nano_evaluate"), [read("nano_bench_1_threads"), read("nano_bench_2_threads")]
     tables = [quality(report), unknown(report), scalars(report), speed(benches), operations(benches[0])]
-    tables.append(rounding(read("kernels_rounding")))
-    return [*tables, *([kernels(read("kernels"))] if (NUMBERS / "kernels.json").exists() else [])]
+    tables += [rounding(read("kernels_rounding")), kernels(read("kernels"))]
+    proofs = {
+        "fork_cost": forking, "plan_image_nav": planning, "ppo_explore": learning, "explore_curves": exploring
+    }  # fmt: skip
+    return [*tables, *(make(read(name)) for name, make in proofs.items())]
 
 
 def fill(path: Path, tables: list[str]) -> None:

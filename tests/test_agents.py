@@ -1,5 +1,6 @@
 """Agents on the tiny world: scripted cameras, planners, Go-Explore."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -64,11 +65,26 @@ def test_there_and_back_closes_the_loop():
     assert poses[2 * 16, 2, 3] == pytest.approx(1)
 
 
+def test_a_negative_speed_goes_the_other_way():
+    right, left = (cameras.Orbit(speed=speed).poses(60) for speed in (0.3, -0.3))
+    assert np.allclose(right[:, 0, 3], -left[:, 0, 3]) and right[-1, 0, 3] < 0 < left[-1, 0, 3]
+    assert cameras.ThereAndBack(speed=-0.4).poses(30)[-1, 2, 3] < 0
+
+
 def test_a_spline_goes_through_its_keys():
     keys = np.stack([np.eye(4), cameras.Orbit().poses(40)[-1], cameras.Dolly().poses(60)[-1]])
-    poses = Spline(keys, seconds=2.0).poses(81)
-    assert np.allclose(poses[[0, 32, 64]], keys)
-    assert np.allclose(poses[80], keys[2])
+    poses = Spline(keys, seconds=4.0).poses(145)
+    assert np.allclose(poses[[0, 64, 128]], keys)
+    assert np.allclose(poses[144], keys[2])
+    assert np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1).max() * 16 <= WALK
+
+
+def test_a_spline_that_would_race_is_refused():
+    far, turned = np.stack([np.eye(4)] * 2), np.stack([np.eye(4), cameras.LookAround().poses(60)[-1]])
+    far[1, 2, 3] = 10
+    for keys in (far, turned):
+        with pytest.raises(ValueError, match=r"A camera moves at most 0\.6 m/s and turns at most 12 degrees/s"):
+            Spline(keys, seconds=1.0).poses(5)
 
 
 @pytest.mark.parametrize("mode", ["poses", "twist"])
@@ -79,6 +95,14 @@ def test_a_camera_drives_an_environment(tiny, mode):
         *_, info = env.step(action)
         assert np.abs(info["c2w"][-1] - path[24 * (i + 1)]).max() < (1e-6 if mode == "poses" else 0.02)
     assert i == 2
+
+
+def test_a_camera_drives_an_environment_that_cannot_roll(tiny):
+    env, path = SanaWMEnv(tiny, speed="gentle"), cameras.Dolly(speed=0.3).poses(25)
+    (action,) = cameras.actions(path, env)
+    env.reset(seed=0)
+    *_, info = env.step(action)
+    assert np.allclose(info["c2w"][-1], path[-1], atol=1e-6)
 
 
 def test_cameras_have_names():
@@ -97,11 +121,12 @@ def test_cameras_have_names():
         ("orbit:radius=nan", "radius of a camera must be finite"),
         ("orbit:radius=-1", "radius of a camera must be above zero"),
         ("dolly:speed=9", "A camera moves at most 0.6 m/s"),
+        ("random-walk:seed=-1", "seed of a camera must be above zero"),
     ],
 )
 def test_a_camera_that_cannot_be_is_named(text, says):
     with pytest.raises(ValueError, match=says):
-        parse(text).poses(10)
+        parse(text)
 
 
 def test_bad_paths_are_named(env):
@@ -109,6 +134,8 @@ def test_bad_paths_are_named(env):
         cameras.Dolly().poses(0)
     with pytest.raises(ValueError, match=r"two key poses \(K, 4, 4\) or more"):
         Spline(np.eye(4)[None]).poses(5)
+    with pytest.raises(ValueError, match="pose 0 of the trajectory is not a rigid pose"):
+        Spline(np.stack([2 * np.eye(4) - np.diag([0, 0, 0, 1])] * 2)).poses(5)
     with pytest.raises(ValueError, match='Cameras drive the action modes "poses" and "twist", not \'keys\''):
         next(cameras.actions(cameras.Dolly().poses(30), SanaWMEnv(env.world, action_mode="keys")))
 
@@ -180,13 +207,40 @@ def test_an_image_goal_prefers_the_walk_that_led_to_the_picture(env):
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: CEM(horizon=0), "horizon, candidates and batch of a planner must be above zero"),
-        (lambda: MPPI(axes=(7,)), "axes of a planner are numbers of a twist, 0 to 5"),
+        (lambda: CEM(horizon=0), "horizon of a planner must be above zero, got 0"),
+        (lambda: CEM(iterations=0), "iterations of a planner must be above zero"),
+        (lambda: CEM(candidates=4), "elites must be among the 4 candidates, got 8"),
+        (lambda: MPPI(temperature=0.0), "temperature of a planner must be above zero"),
+        (lambda: MPPI(axes=(7,)), "axes of a planner are numbers of a twist, 0 to 5, each once"),
+        (lambda: MPPI(axes=(0, 0)), "each once"),
+        (lambda: ImageGoal(np.zeros((4, 4))), r"An image goal is a picture \(H, W, 3\), got the shape \(4, 4\)"),
+        (lambda: PointGoal(np.array([0, np.nan, 1])), "A point goal is three finite numbers"),
+        (lambda: GoExplore(walk=0), "walk and capacity must be above zero, got 0 and 500"),
     ],
 )
 def test_a_planner_that_cannot_be_is_named(make, says):
     with pytest.raises(ValueError, match=says):
         make()
+
+
+@pytest.mark.parametrize("scores", [3.0, [1.0], [np.nan] * 4])
+def test_an_objective_that_does_not_score_each_future_is_named(env, scores):
+    planner = RandomShooting(horizon=1, candidates=4)
+    with pytest.raises(ValueError, match="An objective must return 4 finite scores, one per future, got"):
+        planner.plan(env, lambda frames, c2w: scores, np.random.default_rng(0))
+
+
+def test_a_warm_start_is_of_the_same_planner(env):
+    short = CEM(horizon=2, candidates=4, elites=2).plan(env, GOAL, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="go on with a plan of the same planner"):
+        CEM(horizon=3, candidates=4, elites=2).plan(env, GOAL, np.random.default_rng(0), previous=short)
+
+
+def test_planners_act_in_a_wrapped_environment(tiny):
+    env = gym.make("SanaWM/PointNav-v0", world=tiny)
+    env.reset(seed=0)
+    action, _ = RandomShooting(horizon=1, candidates=2).act(env, GOAL, np.random.default_rng(0))
+    assert env.action_space.contains(action)
 
 
 def test_planners_plan_twists(tiny):
@@ -208,7 +262,7 @@ def test_go_explore_keeps_a_moment_of_every_cell_it_stood_in(tiny):
     coverage, archive = explore(tiny)
     assert coverage.shape == (12,) and (np.diff(coverage) >= 0).all()
     assert coverage[-1] >= len(archive.moments) > 8
-    assert archive.nbytes < sum(moment.state.nbytes for moment in archive.moments.values())
+    assert archive.nbytes < sum(moment.nbytes for moment in archive.moments.values())
     env = SanaWMEnv(tiny)
     for cell, moment in list(archive.moments.items())[:3]:
         env.restore(moment)
@@ -227,3 +281,5 @@ def test_the_archive_is_bounded(tiny):
 def test_go_explore_needs_slots_of_its_own(tiny):
     with pytest.raises(ValueError, match='make the environment with autoreset_mode="Disabled"'):
         GoExplore().run(SanaWMVectorEnv(2, world=tiny), 4, seed=0)
+    with pytest.raises(ValueError, match="The budget is a number of steps above zero, got 0"):
+        GoExplore().run(SanaWMVectorEnv(2, world=tiny, autoreset_mode="Disabled"), 0, seed=0)

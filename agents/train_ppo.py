@@ -1,0 +1,282 @@
+"""PPO from pixels, by Stable-Baselines3.
+
+    python -m sanawm_env.agents.train_ppo --task explore --out runs/ppo
+
+The same command goes on where it was stopped, in the middle of episodes: their moments are kept with the policy,
+because states are values. On a CPU a run that was stopped ends bit for bit as one that was not.
+"""
+
+import json
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+import tyro
+from filelock import FileLock, Timeout
+from gymnasium import spaces
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sanawm_env.integrations.sb3 import SB3VecEnv  # first: it says how to install the rest
+
+# isort: split
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
+from stable_baselines3.common.vec_env import VecMonitor
+
+from sanawm_env.envs.snapshot import Snapshot
+
+Task = Literal["explore", "pointnav", "imagenav", "followpath"]
+IDS = {"explore": "Explore", "pointnav": "PointNav", "imagenav": "ImageNav", "followpath": "FollowPath"}
+ObsMode = Literal["rgb", "stack", "dict"]
+LEAST_PIXELS = 36  # a side of the pictures that NatureCNN takes
+COLUMNS = (
+    BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TextColumn("{task.description}"), TimeRemainingColumn()
+)  # fmt: skip
+FREE = ("steps", "threads", "device", "checkpoint_seconds", "out")  # settings that may change when a run goes on
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPPO:
+    """What is trained on what, and for how long. Raises ValueError for settings that cannot be."""
+
+    task: Task = "explore"
+    world: str = "nano"
+    scenes: tuple[Path, ...] = ()
+    """Start images; the world's own by default."""
+    steps: int = 10_000
+    """Environment steps in all, each a chunk of 24 frames."""
+    seed: int = 0
+    num_envs: int = 16
+    max_episode_chunks: int = 8
+    goal_chunks: int | None = None
+    """How many steps away hidden goals are; by default what the task says."""
+    obs_mode: ObsMode | None = None
+    """rgb or stack: pixels alone; dict: pose and goal too. By default rgb for exploring, dict for tasks with goals."""
+    action_mode: str = "discrete"
+    obs_size: tuple[int, int] = (36, 54)
+    """Height and width of the pictures that the policy sees, 36 at least."""
+    n_steps: int = 16
+    """Steps of every episode between two updates."""
+    batch_size: int = 64
+    n_epochs: int = 4
+    learning_rate: float = 5e-4
+    gamma: float = 0.95
+    ent_coef: float = 0.01
+    threads: int = 1
+    device: str = "cpu"
+    checkpoint_seconds: float = 60
+    """A kill loses about so much."""
+    out: Path = Path("runs/ppo")
+    """Folder for the newest checkpoint, policy.zip, progress.json and, if it is installed, TensorBoard's logs."""
+
+    def __post_init__(self):
+        if self.obs_mode is None:
+            object.__setattr__(self, "obs_mode", "rgb" if self.task == "explore" else "dict")
+        for name, known in (("task", get_args(Task)), ("obs_mode", get_args(ObsMode))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
+        if min(self.steps, self.num_envs, self.n_steps, self.batch_size, self.n_epochs, self.threads) < 1:
+            raise ValueError("steps, num_envs, n_steps, batch_size, n_epochs and threads must be above zero.")
+        if min(self.obs_size) < LEAST_PIXELS:
+            raise ValueError(f"obs_size must be {LEAST_PIXELS} pixels at least each way, got {self.obs_size}.")
+
+
+def train_ppo(settings: TrainPPO, console: Console | None = None) -> PPO:
+    """Train, or go on training, until `settings.steps` are done; the policy is kept in `settings.out`.
+
+    Raises ValueError where the folder holds a run of other settings, RuntimeError while another process trains there.
+    """
+    settings.out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(settings.out / "lock", timeout=0):
+            return _train(settings, console or Console(stderr=True))
+    except Timeout:
+        raise RuntimeError(f"Another process trains in {settings.out}: wait for it, or give another --out.") from None
+
+
+def _train(settings: TrainPPO, console: Console) -> PPO:
+    check_run(settings)
+    torch.set_num_threads(settings.threads)
+    envs = VecMonitor(make_envs(settings))
+    newest = checkpoints(settings.out)[-1:]
+    model, history = load(newest[0], envs, settings) if newest else (fresh(settings, envs), [])
+    left = settings.steps - model.num_timesteps
+    if left > 0:
+        with Progress(*COLUMNS, console=console) as progress:
+            keeper = Keeper(settings, envs, history, progress)
+            model.learn(left, callback=keeper, reset_num_timesteps=False, tb_log_name="tensorboard")
+    return model
+
+
+def make_envs(settings: TrainPPO) -> SB3VecEnv:
+    """The batched environment that these settings train on."""
+    return SB3VecEnv(
+        f"SanaWM/{IDS[settings.task]}-v0",
+        num_envs=settings.num_envs,
+        world=settings.world,
+        scenes=list(settings.scenes) or None,
+        max_episode_chunks=settings.max_episode_chunks,
+        obs_mode=settings.obs_mode,
+        action_mode=settings.action_mode,
+        obs_size=settings.obs_size,
+        device=settings.device,
+        task_options={} if settings.goal_chunks is None else {"chunks": settings.goal_chunks},
+    )
+
+
+class Pictures(BaseFeaturesExtractor):
+    """Features of a dict observation: one network looks at all pictures together, one above the other in the channels,
+    so that it can compare what is seen with what is sought; vectors are appended."""
+
+    def __init__(self, space: spaces.Dict, features: int = 256):
+        self.pictures = [name for name, part in space.items() if len(part.shape) == 3]
+        self.vectors = [name for name in space if name not in self.pictures]
+        super().__init__(space, features + sum(int(np.prod(space[name].shape)) for name in self.vectors))
+        channels = sum(space[name].shape[0] for name in self.pictures)  # Stable-Baselines3 puts channels first
+        size = space[self.pictures[0]].shape[1:]
+        self.look = NatureCNN(spaces.Box(0, 255, (channels, *size), np.uint8), features)
+
+    def forward(self, observations: dict[str, torch.Tensor]) -> torch.Tensor:
+        seen = self.look(torch.cat([observations[name] for name in self.pictures], dim=1))
+        return torch.cat([seen, *(observations[name].flatten(1) for name in self.vectors)], dim=1)
+
+
+def fresh(settings: TrainPPO, envs: VecMonitor) -> PPO:
+    """An untrained policy."""
+    several = isinstance(envs.observation_space, spaces.Dict)
+    return PPO(
+        "MultiInputPolicy" if several else "CnnPolicy",
+        envs,
+        learning_rate=settings.learning_rate,
+        n_steps=settings.n_steps,
+        batch_size=settings.batch_size,
+        n_epochs=settings.n_epochs,
+        gamma=settings.gamma,
+        ent_coef=settings.ent_coef,
+        seed=settings.seed,
+        device=settings.device,
+        policy_kwargs={"features_extractor_class": Pictures} if several else None,
+        tensorboard_log=str(settings.out) if find_spec("tensorboard") else None,
+    )
+
+
+# --- checkpoints ---
+
+
+class Keeper(BaseCallback):
+    """Shows the progress, and keeps a checkpoint before a rollout, now and then, and at the end."""
+
+    def __init__(self, settings: TrainPPO, envs: VecMonitor, history: list[dict[str, float]], progress: Progress):
+        super().__init__()
+        self.settings, self.envs, self.history, self.progress = settings, envs, history, progress
+        self.kept = time.monotonic()
+
+    def _on_training_start(self) -> None:
+        self.bar = self.progress.add_task("", total=self.settings.steps, completed=self.num_timesteps)
+
+    def _on_step(self) -> bool:
+        self.progress.update(self.bar, completed=self.num_timesteps)
+        return True
+
+    def _on_rollout_end(self) -> None:
+        episodes = [float(episode["r"]) for episode in self.model.ep_info_buffer]
+        if episodes:
+            mean = sum(episodes) / len(episodes)
+            self.history.append({"steps": self.num_timesteps, "return": mean})
+            self.progress.update(self.bar, description=f"mean return {mean:.2f}")
+
+    def _on_rollout_start(self) -> None:
+        # here and not at the rollout's end: the policy has learnt from the one before
+        if time.monotonic() - self.kept >= self.settings.checkpoint_seconds:
+            self._keep()
+
+    def _on_training_end(self) -> None:
+        self._keep()
+
+    def _keep(self) -> None:
+        keep(self.settings.out, self.model, self.envs, self.history)
+        self.kept = time.monotonic()
+
+
+def checkpoints(out: Path) -> list[Path]:
+    """The folders of checkpoints, the newest last."""
+    return sorted(out.glob("checkpoint_*"), key=lambda folder: int(folder.name.split("_")[1]))
+
+
+def keep(out: Path, model: PPO, envs: VecMonitor, history: list[dict[str, float]]) -> None:
+    """Write a checkpoint, which appears whole or not at all, and delete older ones: the policy and its optimiser, the
+    moment of every episode (6 MB each in the nano world), and what random numbers come next."""
+    folder, partial = out / f"checkpoint_{model.num_timesteps}", out / "partial"
+    if folder.exists():
+        return
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    model.save(partial / "policy.zip")
+    for slot, moment in enumerate(envs.unwrapped.batch.snapshot()):
+        moment.save(partial / f"{slot}.safetensors")
+    kept = {
+        "history": history,
+        "returns": envs.episode_returns.tolist(),
+        "lengths": envs.episode_lengths.tolist(),
+        "torch": torch.get_rng_state().tolist(),
+        "numpy": np.random.get_state(legacy=False),
+    }
+    (partial / "run.json").write_text(json.dumps(kept, default=np.ndarray.tolist))
+    os.replace(partial, folder)
+    for older in checkpoints(out)[:-1]:
+        shutil.rmtree(older)
+    write(out / "progress.json", json.dumps(history).encode())
+    write(out / "policy.zip", (folder / "policy.zip").read_bytes())
+
+
+def load(folder: Path, envs: VecMonitor, settings: TrainPPO) -> tuple[PPO, list[dict[str, float]]]:
+    """The policy of a checkpoint and its history; `envs` are put back to the moments of then. (As every policy file of
+    Stable-Baselines3 it is unpickled: go on only with runs that you trust.)"""
+    kept = json.loads((folder / "run.json").read_text())
+    batch = envs.unwrapped.batch
+    moments = [Snapshot.load(folder / f"{slot}.safetensors", batch.world) for slot in range(batch.num_envs)]
+    model = PPO.load(folder / "policy.zip", envs, device=settings.device, force_reset=False)
+    model.tensorboard_log = str(settings.out) if find_spec("tensorboard") else None
+    batch.restore(moments)
+    envs.episode_returns[:], envs.episode_lengths[:] = kept["returns"], kept["lengths"]
+    torch.set_rng_state(torch.tensor(kept["torch"], dtype=torch.uint8))
+    kept["numpy"]["state"]["key"] = np.array(kept["numpy"]["state"]["key"], np.uint32)
+    np.random.set_state(kept["numpy"])
+    return model, kept["history"]
+
+
+def check_run(settings: TrainPPO) -> None:
+    """Write down what this folder is trained with, or compare: only the settings in FREE may change."""
+    path, own = settings.out / "settings.json", {k: v for k, v in asdict(settings).items() if k not in FREE}
+    text = json.dumps(own, indent=1, default=str) + "\n"
+    if not path.exists():
+        write(path, text.encode())
+    elif path.read_text() != text:
+        raise ValueError(f"{settings.out} holds a run with other settings: give another --out, or delete it.")
+
+
+def write(path: Path, data: bytes) -> None:
+    """A file that appears whole or not at all."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(data)
+    os.replace(partial, path)
+
+
+def main() -> None:
+    console, settings = Console(stderr=True), tyro.cli(TrainPPO, description=__doc__)
+    try:
+        train_ppo(settings, console)
+    except KeyboardInterrupt:
+        console.print(f"Stopped. The same command goes on from the newest checkpoint in {settings.out}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Wrappers around the environment: pixels as small floats, and snapshots that carry what outer wrappers count.
+
+(All frames of an episode as a video: `sanawm_env.recording.chunks.RecordChunks`.)
+"""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector.utils import batch_space
+from gymnasium.wrappers import (
+    Autoreset,
+    DelayObservation,
+    FrameStackObservation,
+    NormalizeReward,
+    OrderEnforcing,
+    PassiveEnvChecker,
+    RecordEpisodeStatistics,
+    StickyAction,
+    TimeAwareObservation,
+    TimeLimit,
+)
+
+from sanawm_env.envs.env import SanaWMEnv
+from sanawm_env.envs.observations import Observation
+from sanawm_env.envs.snapshot import Snapshot
+
+# --- pixels ---
+
+
+class ScalePixels(gym.ObservationWrapper, RecordConstructorArgs):
+    """Pictures as float32 in [0, 1] instead of uint8 to 255; what is no picture stays as it is."""
+
+    def __init__(self, env: gym.Env):
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        self.observation_space = _scaled_space(env.observation_space)
+
+    def observation(self, observation: Observation) -> Observation:
+        return _scaled(observation)
+
+
+class VectorScalePixels(VectorWrapper):
+    """`ScalePixels` of a vector environment, in every autoreset mode: `infos["final_obs"]` is scaled too."""
+
+    def __init__(self, env: VectorEnv):
+        super().__init__(env)
+        self.autoreset_mode = env.metadata.get("autoreset_mode")  # TorchRL looks for it here
+        self.single_observation_space = _scaled_space(env.single_observation_space)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        observations, infos = self.env.reset(seed=seed, options=options)
+        return _scaled(observations), infos
+
+    def step(self, actions: Any) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        observations, *judged, infos = self.env.step(actions)
+        if "final_obs" in infos:
+            final = np.empty(self.num_envs, object)
+            for i in np.flatnonzero(infos["_final_obs"]):
+                final[i] = _scaled(infos["final_obs"][i])
+            infos = infos | {"final_obs": final}
+        return _scaled(observations), *judged, infos
+
+
+def _scaled(observation: Observation) -> Observation:
+    if isinstance(observation, dict):
+        return {name: _scaled(part) for name, part in observation.items()}
+    return observation.astype(np.float32) / 255 if observation.dtype == np.uint8 else observation
+
+
+def _scaled_space(space: spaces.Space) -> spaces.Space:
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({name: _scaled_space(part) for name, part in space.items()})
+    return spaces.Box(0, 1, space.shape, np.float32) if space.dtype == np.uint8 else space
+
+
+# --- snapshots through wrappers ---
+
+# What Gymnasium's wrappers remember of an episode. What they remember beyond it (running means) is not put back.
+EPISODE: dict[type[gym.Wrapper], tuple[str, ...]] = {
+    Autoreset: ("autoreset",),
+    DelayObservation: ("observation_queue",),
+    FrameStackObservation: ("obs_queue", "padding_value"),
+    NormalizeReward: ("discounted_reward",),
+    OrderEnforcing: ("_has_reset",),
+    PassiveEnvChecker: ("_previous_data", "checked_data_reuse"),
+    RecordEpisodeStatistics: ("episode_returns", "episode_lengths", "episode_start_time"),
+    StickyAction: ("last_action", "is_sticky_actions", "num_repeats", "repeats_taken"),
+    TimeAwareObservation: ("timesteps",),
+    TimeLimit: ("_elapsed_steps",),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class WrappedSnapshot:
+    """A moment seen from outside. inner: the environment's own. outer: what each wrapper remembers of the episode, from
+    the outermost inwards. seen: the observation and info that the step or reset returned."""
+
+    inner: Snapshot
+    outer: tuple[tuple[type, dict[str, Any]], ...]
+    seen: tuple[Observation, dict[str, Any]]
+
+
+class Snapshottable(gym.Wrapper, RecordConstructorArgs):
+    """The outermost wrapper: `snapshot` and `restore` that carry the counters of the wrappers between.
+
+    `env.unwrapped.restore` puts back the episode but not, say, the steps that a TimeLimit has counted, nor the older
+    frames of a FrameStackObservation. Here they come along, and `restore` returns what the wrappers made of the moment.
+
+    carry: of wrappers of one's own, the names of the attributes to carry, {MyWrapper: ("count",)}.
+    Raises TypeError around anything but a `SanaWMEnv`.
+    """
+
+    def __init__(self, env: gym.Env, carry: Mapping[type[gym.Wrapper], Sequence[str]] | None = None):
+        RecordConstructorArgs.__init__(self, carry=carry)
+        super().__init__(env)
+        if not isinstance(env.unwrapped, SanaWMEnv):
+            raise TypeError(f"Only a SanaWMEnv has snapshots, not {type(env.unwrapped).__name__}.")
+        self._carried = EPISODE | dict(carry or {})
+        self._seen: tuple[Observation, dict[str, Any]] | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        obs, info = self.env.reset(seed=seed, options=options)
+        self._seen = copy.deepcopy((obs, info))
+        return obs, info
+
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        obs, *judged, info = self.env.step(action)
+        self._seen = copy.deepcopy((obs, info))
+        return obs, *judged, info
+
+    def snapshot(self, device: str | None = None) -> WrappedSnapshot:
+        """This moment with what the wrappers remember. ResetNeeded before the first reset."""
+        inner = self.unwrapped.snapshot(device)
+        outer = tuple((type(wrapper), _remembered(wrapper, names)) for wrapper, names in self._memories())
+        return WrappedSnapshot(inner, outer, self._seen)
+
+    def restore(self, snapshot: WrappedSnapshot, reseed: int | None = None) -> tuple[Observation, dict[str, Any]]:
+        """Go to that moment, in the wrappers too: returns what the step or reset that led there returned.
+
+        reseed: as `SanaWMEnv.restore`. Raises TypeError for anything but a snapshot of this method's kind, ValueError
+        for one of other wrappers, and what `SanaWMEnv.restore` raises; nothing has changed then.
+        """
+        if not isinstance(snapshot, WrappedSnapshot):
+            raise TypeError(
+                f"restore takes a WrappedSnapshot, got {type(snapshot).__name__}: take one with snapshot() here."
+            )
+        memories = list(self._memories())
+        there, here = [kind.__name__ for kind, _ in snapshot.outer], [type(wrapper).__name__ for wrapper, _ in memories]
+        if there != here:
+            raise ValueError(f"This snapshot is of the wrappers {there}, the environment has {here}.")
+        _, now = self.unwrapped.restore(snapshot.inner, reseed)
+        for (wrapper, _), (_, remembered) in zip(memories, snapshot.outer, strict=True):
+            vars(wrapper).update(copy.deepcopy(remembered))
+        obs, info = copy.deepcopy(snapshot.seen)
+        self._seen = obs, info | now
+        return copy.deepcopy(self._seen)
+
+    def _memories(self) -> Iterator[tuple[gym.Wrapper, list[str]]]:
+        """The wrappers that remember something of the episode, from the outermost inwards, and the attributes."""
+        env = self.env
+        while isinstance(env, gym.Wrapper):
+            names = [name for kind, own in self._carried.items() if isinstance(env, kind) for name in own]
+            if names:
+                yield env, names
+            env = env.env
+
+
+def _remembered(wrapper: gym.Wrapper, names: Sequence[str]) -> dict[str, Any]:
+    return {name: copy.deepcopy(getattr(wrapper, name)) for name in names if hasattr(wrapper, name)}

@@ -1,0 +1,45 @@
+"""RLlib: the batched environment for `gym_env_vectorize_mode="vector_entry_point"`.
+
+    from ray.rllib.algorithms.ppo import PPOConfig
+    from sanawm_env.integrations import rllib
+
+    config = (
+        PPOConfig()
+        .environment(rllib.register(), env_config={"id": "SanaWM/Explore-v0", "world": "nano", "obs_size": (42, 42)})
+        .env_runners(num_envs_per_env_runner=16, gym_env_vectorize_mode="vector_entry_point")
+    )
+
+ray[rllib] 2.60 pins gymnasium 1.2.2. That is in our range, but not what `constraints.txt` installs and the tests run
+on, so RLlib lives in an environment of its own: pip install sanawm-env "ray[rllib]" gymnasium==1.2.2.
+
+RLlib's networks take no dict and no uint8, so pictures come alone and as float32 in [0, 1], and its runners reset in
+the next step. Nothing here imports ray before `register` is called.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+import sanawm_env  # noqa: F401  registers the ids, in every worker
+from sanawm_env.envs.wrappers import ScalePixels, VectorScalePixels
+
+
+def register(name: str = "sanawm") -> str:
+    """Make `create` known to RLlib under this name, and return it. ImportError without ray."""
+    try:
+        from ray.tune import register_env
+    except ImportError as error:
+        raise ImportError(f'RLlib is missing: pip install "ray[rllib]" gymnasium==1.2.2 ({error}).') from error
+    register_env(name, create)
+    return name
+
+
+def create(context: Mapping[str, Any]) -> gym.Env | VectorEnv:
+    """The environment of an `env_config`: its "id" (SanaWM/Explore-v0) and the arguments of `SanaWMEnv`. RLlib adds
+    "num_envs" where it wants a batch."""
+    settings = {"id": "SanaWM/Explore-v0", "obs_mode": "rgb"} | dict(context)
+    if settings.get("num_envs") is None:
+        return ScalePixels(gym.make(**settings))
+    return VectorScalePixels(gym.make_vec(**settings, autoreset_mode=AutoresetMode.NEXT_STEP))

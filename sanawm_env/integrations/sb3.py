@@ -1,0 +1,118 @@
+"""Stable-Baselines3: a `VecEnv` around the batched environment.
+
+    envs = SB3VecEnv("SanaWM/Explore-v0", num_envs=16, world="nano", obs_size=(36, 54))
+    PPO("MultiInputPolicy", envs).learn(20_000)
+
+Its own `DummyVecEnv` would step episodes one by one, and `SubprocVecEnv` would hold the weights once per process. The
+habits kept here are those of `DummyVecEnv`.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+try:
+    from stable_baselines3.common.vec_env import VecEnv
+except ImportError as error:
+    raise ImportError(f'Stable-Baselines3 is missing: pip install "sanawm-env[rl]" ({error}).') from error
+
+from sanawm_env.envs.env import SanaWMEnv
+from sanawm_env.envs.observations import Observation
+from sanawm_env.envs.vector import SanaWMVectorEnv
+
+Indices = int | Sequence[int] | None
+
+
+class SB3VecEnv(VecEnv):
+    """One batched forward pass a step, in the habits of Stable-Baselines3.
+
+    Args:
+        envs: the id of an environment, such as "SanaWM/Explore-v0", or a `SanaWMVectorEnv` that resets in the same
+            step.
+        num_envs, settings: of an environment given by id, as `SanaWMVectorEnv` takes them.
+
+    `batch` is the batched environment. Episodes that end are reset at once: `infos[i]["terminal_observation"]` is what
+    they ended with, `infos[i]["TimeLimit.truncated"]` says that they were cut off and not ended by the task.
+    `seed` and `set_options` are for the next `reset`. `env_method` reaches the single environments:
+    `env_method("snapshot")`, `env_method("restore", moment, indices=[0])`; what an algorithm observed last is then old.
+
+    Raises TypeError for settings beside a `SanaWMVectorEnv`, ValueError for one of another autoreset mode.
+    """
+
+    def __init__(self, envs: str | SanaWMVectorEnv, num_envs: int | None = None, **settings: Any):
+        if isinstance(envs, str):
+            envs = gym.make_vec(envs, num_envs=num_envs or 1, autoreset_mode=AutoresetMode.SAME_STEP, **settings)
+        elif num_envs is not None or settings:
+            raise TypeError("num_envs and settings go with the id of an environment; a made one has its own.")
+        if envs.autoreset_mode != AutoresetMode.SAME_STEP:
+            raise ValueError(
+                "Stable-Baselines3 resets an episode in the step that ends it: make the environment with "
+                f'autoreset_mode="SameStep", not {envs.autoreset_mode.value!r}.'
+            )
+        self.batch = envs
+        super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
+        self.metadata = envs.metadata
+
+    def set_options(self, options: Sequence[dict[str, Any]] | dict[str, Any] | None = None) -> None:
+        """Options of the next reset, the same for all slots. ValueError for a list of several."""
+        if not isinstance(options, dict | None) and any(other != options[0] for other in options):
+            raise ValueError("The slots of a batch are reset together: give set_options one dict for all.")
+        super().set_options(options)
+
+    def reset(self) -> Observation:
+        seeds = None if self._seeds[0] is None else self._seeds
+        obs, infos = self.batch.reset(seed=seeds, options=self._options[0])
+        self.reset_infos = self._listed(infos)
+        self._reset_seeds()
+        self._reset_options()
+        return obs
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self.actions = actions
+
+    def step_wait(self) -> tuple[Observation, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        obs, rewards, terminated, truncated, infos = self.batch.step(self.actions)
+        done, listed = terminated | truncated, self._listed(infos)
+        if done.any():
+            final = self._listed(infos["final_info"])
+        for i in np.flatnonzero(done):
+            self.reset_infos[i] = listed[i]
+            listed[i] = final[i] | {"terminal_observation": infos["final_obs"][i]}
+        for info, ended, cut in zip(listed, terminated, truncated, strict=True):
+            info["TimeLimit.truncated"] = bool(cut and not ended)
+        return obs, rewards.astype(np.float32), done, listed
+
+    def close(self) -> None:
+        self.batch.close()
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        if self.render_mode != "rgb_array":
+            warnings.warn(f'Images need render_mode="rgb_array", not {self.render_mode!r}.', stacklevel=2)
+            return [None] * self.num_envs
+        return self.batch.render()
+
+    def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
+        return [getattr(env, attr_name) for env in self._chosen(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
+        for env in self._chosen(indices):
+            setattr(env, attr_name, value)
+
+    def env_method(self, method_name: str, *args: Any, indices: Indices = None, **kwargs: Any) -> list[Any]:
+        return [getattr(env, method_name)(*args, **kwargs) for env in self._chosen(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: Indices = None) -> list[bool]:
+        """Never: the slots are bare."""
+        return [False for _ in self._chosen(indices)]
+
+    def _chosen(self, indices: Indices) -> list[SanaWMEnv]:
+        return [self.batch.envs[i] for i in self._get_indices(indices)]
+
+    def _listed(self, infos: dict[str, Any]) -> list[dict[str, Any]]:
+        """An info per slot, of those keys that it has."""
+        names = [name for name in infos if not name.startswith(("_", "final_"))]
+        return [{name: infos[name][i] for name in names if infos[f"_{name}"][i]} for i in range(self.num_envs)]

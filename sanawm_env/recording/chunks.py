@@ -1,0 +1,85 @@
+"""Every frame of an episode as a video. Gymnasium's RecordVideo keeps one frame a step, which is 1 in 24."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.utils import RecordConstructorArgs
+
+from sanawm_env.envs.env import SanaWMEnv
+from sanawm_env.recording.video import VideoWriter
+
+
+class RecordChunks(gym.Wrapper, RecordConstructorArgs):
+    """Writes an MP4 per episode: the start image and the 24 frames of every step, at full size.
+
+    folder: where the videos go, made if missing: `episode-0000.mp4` and so on, older files of these names are replaced.
+    A video appears when its episode ends, at the next reset or on `close`.
+    episode_trigger: takes the number of an episode, from 0, and says whether to record it; None for all.
+    crf, upscale: see `VideoWriter`.
+
+    After `env.unwrapped.restore` the video goes on with the steps from there; after the end of an episode that is a new
+    video. Raises TypeError around anything but a `SanaWMEnv`, NotADirectoryError or PermissionError for the folder;
+    OSError from a step when the disk is full.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env,
+        folder: str | os.PathLike,
+        episode_trigger: Callable[[int], bool] | None = None,
+        *,
+        crf: int = 18,
+        upscale: int = 1,
+    ):
+        RecordConstructorArgs.__init__(self, folder=folder, episode_trigger=episode_trigger, crf=crf, upscale=upscale)
+        super().__init__(env)
+        if not isinstance(env.unwrapped, SanaWMEnv):
+            raise TypeError(f"Only a SanaWMEnv has chunks to record, not {type(env.unwrapped).__name__}.")
+        self.folder, self.episode = Path(folder), -1
+        if self.folder.exists() and not self.folder.is_dir():
+            raise NotADirectoryError(f"{self.folder} is a file: videos need a folder.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._wanted = episode_trigger or (lambda episode: True)
+        self._how = {"fps": env.metadata["render_fps"], "crf": crf, "upscale": upscale}
+        VideoWriter(self._path(0), **self._how)  # its errors come now and not with the first frame
+        self._video: VideoWriter | None = None
+        self._over = True  # whether the next frames are of another video
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        obs, info = self.env.reset(seed=seed, options=options)
+        self._begin()
+        if self._video is not None:
+            self._video.append(self.unwrapped.clip.frames[-1:])
+        return obs, info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        if self._video is None and self._over:
+            self._begin()
+        if self._video is not None:
+            self._video.append(self.unwrapped.clip.frames)
+        if terminated or truncated:
+            self._end()
+        return obs, reward, terminated, truncated, info
+
+    def close(self) -> None:
+        self._end()
+        self.env.close()
+
+    def _path(self, episode: int) -> Path:
+        return self.folder / f"episode-{episode:04d}.mp4"
+
+    def _begin(self) -> None:
+        self._end()
+        self.episode += 1
+        self._over = False
+        if self._wanted(self.episode):
+            self._video = VideoWriter(self._path(self.episode), **self._how)
+
+    def _end(self) -> None:
+        if self._video is not None:
+            self._video.close()
+        self._video, self._over = None, True

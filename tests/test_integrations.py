@@ -1,0 +1,273 @@
+"""Libraries find their own habits: Stable-Baselines3 in full; RLlib and TorchRL where they are installed."""
+
+import runpy
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from sanawm_env import SanaWMEnv, SanaWMVectorEnv
+from sanawm_env.envs.tasks import Task, Verdict
+from sanawm_env.envs.wrappers import ScalePixels, VectorScalePixels
+from sanawm_env.integrations import rllib
+from tests.test_env import write_world
+
+pytest.importorskip("stable_baselines3")
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_checker import check_env
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+
+from sanawm_env.integrations.sb3 import SB3VecEnv
+
+FORWARD, STAY = np.array([0, 0, 1, 0, 0, 0], np.float32), np.zeros(6, np.float32)
+
+
+@dataclass(frozen=True)
+class Leave(Task):
+    """Ends two metres from the start; pays the step's number."""
+
+    def evaluate(self, transition):
+        gone = np.array([np.linalg.norm(moment.slot.c2w[:3, 3]) > 2 for moment in transition.after])
+        states = [moment.task for moment in transition.before]
+        return Verdict(np.array([float(moment.slot.chunk) for moment in transition.after]), gone, states)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> str:
+    return write_world(tmp_path_factory.mktemp("worlds") / "tiny")
+
+
+def leaving(tiny, **settings):
+    return {"world": tiny, "task": Leave(), "max_episode_chunks": 3} | settings
+
+
+def batched(tiny, n=2, **settings) -> SB3VecEnv:
+    return SB3VecEnv(SanaWMVectorEnv(n, autoreset_mode="SameStep", **leaving(tiny, **settings)))
+
+
+def alike(one, other) -> bool:
+    """Equal values, whatever scalar or array type holds them."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(alike(one[name], other[name]) for name in one)
+    return np.array_equal(one, other)
+
+
+# --- Stable-Baselines3 ---
+
+
+@pytest.mark.parametrize("obs_mode", ["dict", "rgb"])
+def test_the_batch_behaves_as_stable_baselines_own_environment(tiny, obs_mode):
+    ours = batched(tiny, 3, obs_mode=obs_mode, batch_invariant=True)
+    theirs = DummyVecEnv([lambda: SanaWMEnv(obs_mode=obs_mode, **leaving(tiny))] * 3)
+    assert ours.seed(5) == theirs.seed(5) == [5, 6, 7]
+    assert alike(ours.reset(), theirs.reset())
+    assert all(map(alike, ours.reset_infos, theirs.reset_infos))
+    cut = []
+    for _ in range(7):  # the first leaves in its second step, the second never, the third in its last
+        actions = np.stack([FORWARD, STAY, 0.7 * FORWARD])
+        (obs, rewards, done, infos), (obs_, rewards_, done_, infos_) = ours.step(actions), theirs.step(actions)
+        assert alike(obs, obs_)
+        assert np.array_equal(rewards, rewards_) and rewards.dtype == rewards_.dtype
+        assert np.array_equal(done, done_) and done.dtype == done_.dtype
+        assert all(map(alike, infos, infos_))
+        assert all(map(alike, ours.reset_infos, theirs.reset_infos))
+        cut.append([info["TimeLimit.truncated"] for info in infos])
+    assert [any(slot) for slot in zip(*cut, strict=True)] == [False, True, False]
+
+
+def test_the_end_of_an_episode_is_that_of_the_single_environment(tiny):
+    envs, single = batched(tiny, batch_invariant=True), SanaWMEnv(**leaving(tiny))
+    envs.seed(3)
+    envs.reset()
+    single.reset(seed=3)
+    for _ in range(2):
+        seen = envs.step(np.stack([FORWARD, STAY]))
+        last = single.step(FORWARD)
+    obs, _, done, infos = seen
+    assert last[2] and done.tolist() == [True, False]
+    assert alike(infos[0].pop("terminal_observation"), last[0])
+    assert not infos[0].pop("TimeLimit.truncated")
+    assert alike(infos[0], last[4])
+    again = single.reset()
+    assert alike({name: part[0] for name, part in obs.items()}, again[0])
+    assert alike(envs.reset_infos[0], again[1])
+    assert "terminal_observation" not in infos[1]
+
+
+@pytest.mark.parametrize(("obs_mode", "policy"), [("dict", "MultiInputPolicy"), ("rgb", "CnnPolicy")])
+@pytest.mark.parametrize("task", ["Explore", "ImageNav"])
+def test_ppo_trains(tiny, task, obs_mode, policy):
+    envs = VecMonitor(SB3VecEnv(f"SanaWM/{task}-v0", 2, world=tiny, obs_mode=obs_mode, max_episode_chunks=3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = PPO(policy, envs, n_steps=4, batch_size=8, n_epochs=1, device="cpu", seed=0)
+        before = [p.clone() for p in model.policy.parameters()]
+        model.learn(24)
+    assert [episode["l"] for episode in model.ep_info_buffer] == [3] * 8
+    assert not all(p.equal(q) for p, q in zip(before, model.policy.parameters(), strict=True))
+
+
+def test_methods_and_attributes_reach_the_single_environments(tiny):
+    envs = batched(tiny)
+    envs.seed(0)
+    envs.reset()
+    (here,) = envs.env_method("snapshot", indices=0)
+    first = envs.step(np.stack([FORWARD, FORWARD]))[0]["rgb"][0]
+    envs.env_method("restore", here, indices=[0])
+    assert envs.get_attr("info")[0]["chunk"] == 0 and envs.get_attr("info", [1])[0]["chunk"] == 1
+    assert np.abs(envs.step(np.stack([FORWARD, STAY]))[0]["rgb"][0].astype(int) - first).max() <= 1
+    envs.set_attr("max_episode_chunks", 9, indices=[1])
+    assert envs.get_attr("max_episode_chunks") == [3, 9]
+    assert envs.has_attr("task") and not envs.has_attr("tusk")
+    assert envs.env_is_wrapped(gym.wrappers.TimeLimit) == [False, False]
+    envs.close()
+
+
+def test_options_are_for_the_next_reset_alone(tiny):
+    envs = batched(tiny)
+    envs.set_options({"scene": 2, "seed": 8})
+    envs.reset()
+    assert [info["seed"] for info in envs.reset_infos] == [8, 9]
+    envs.reset()
+    assert 8 not in [info["seed"] for info in envs.reset_infos]
+    with pytest.raises(ValueError, match="one dict for all"):
+        envs.set_options([{"scene": 0}, {"scene": 1}])
+
+
+def test_images_are_rendered_and_tiled(tiny):
+    envs = batched(tiny, render_mode="rgb_array")
+    envs.reset()
+    assert [image.shape for image in envs.get_images()] == [(40, 48, 3)] * 2
+    assert envs.render().shape == (80, 48, 3)
+    with pytest.warns(UserWarning, match="render_mode"):
+        assert batched(tiny).get_images() == [None, None]
+
+
+def test_another_autoreset_mode_is_refused(tiny):
+    with pytest.raises(ValueError, match="autoreset_mode=\"SameStep\", not 'NextStep'"):
+        SB3VecEnv(SanaWMVectorEnv(2, world=tiny))
+    with pytest.raises(TypeError, match="go with the id"):
+        SB3VecEnv(SanaWMVectorEnv(2, world=tiny, autoreset_mode="SameStep"), num_envs=2)
+
+
+def test_without_stable_baselines_one_sentence_says_what_to_install():
+    code = "import sys; sys.modules['stable_baselines3'] = None; import sanawm_env.integrations.sb3"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert 'ImportError: Stable-Baselines3 is missing: pip install "sanawm-env[rl]"' in done.stderr
+
+
+# What its checker warns of: these modes are for readers with their own networks.
+EXPECTED = {
+    ("chunk", "twist"): ["unconventional shape"],  # a video (24, h, w, 3)
+    ("latent", "twist"): ["unconventional shape"],  # latents (c, 3, h', w')
+    ("dict", "poses"): ["symmetric and normalized Box action space"],  # metres and matrices are not in [-1, 1]
+}
+MODES = [(obs, "twist") for obs in ("dict", "rgb", "stack", "chunk", "latent")]
+MODES += [("dict", action) for action in ("keys", "discrete", "poses")]
+
+
+@pytest.mark.parametrize(("obs_mode", "action_mode"), MODES)
+def test_its_checker_finds_nothing_unexpected(tiny, obs_mode, action_mode):
+    env = gym.make("SanaWM/Explore-v0", world=tiny, obs_mode=obs_mode, action_mode=action_mode)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_env(env.unwrapped)
+    expected = EXPECTED.get((obs_mode, action_mode), [])
+    assert len(caught) == len(expected), [str(w.message) for w in caught]
+    for warning, text in zip(caught, expected, strict=True):
+        assert text in str(warning.message)
+
+
+# --- RLlib ---
+
+
+def test_rllib_gets_float_pictures_alone_or_in_a_batch(tiny):
+    single, envs = (rllib.create({"world": tiny} | more) for more in ({}, {"num_envs": 2}))
+    assert isinstance(single, ScalePixels) and isinstance(envs, VectorScalePixels)
+    assert single.observation_space == envs.single_observation_space == gym.spaces.Box(0, 1, (40, 48, 3), np.float32)
+    assert envs.metadata["autoreset_mode"] is gym.vector.AutoresetMode.NEXT_STEP
+    assert rllib.create({"id": "SanaWM/PointNav-v0", "world": tiny}).unwrapped.spec.id == "SanaWM/PointNav-v0"
+
+
+def test_without_ray_one_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r'^RLlib is missing: pip install "ray\[rllib\]" gymnasium==1.2.2'):
+        rllib.register()
+
+
+def test_rllib_trains(tiny):
+    ray = pytest.importorskip(
+        "ray", reason="NOT TESTED HERE: ray[rllib] pins gymnasium 1.2.2; run this file where both are installed"
+    )
+    from ray.rllib.algorithms.ppo import PPOConfig
+
+    network = {"conv_filters": [[8, 8, 4], [16, 4, 2]], "head_fcnet_hiddens": [16]}
+    config = (
+        PPOConfig()
+        .environment(rllib.register(), env_config={"world": tiny, "max_episode_chunks": 3, "obs_size": (40, 40)})
+        .env_runners(
+            num_env_runners=0,
+            num_envs_per_env_runner=2,
+            gym_env_vectorize_mode="vector_entry_point",
+            rollout_fragment_length=8,
+        )
+        .training(train_batch_size_per_learner=16, minibatch_size=16, num_epochs=1)
+        .rl_module(model_config=network)
+    )
+    ray.init(num_cpus=1, include_dashboard=False)
+    try:
+        algorithm = config.build_algo()
+        assert isinstance(algorithm.env_runner.env.unwrapped, SanaWMVectorEnv)
+        results = [algorithm.train()["env_runners"] for _ in range(2)]
+        algorithm.stop()
+    finally:
+        ray.shutdown()
+    assert results[-1]["num_env_steps_sampled_lifetime"] >= 32
+    assert results[-1]["num_episodes"] > 0
+
+
+# --- TorchRL ---
+
+
+@pytest.fixture(scope="module")
+def torchrl():
+    reason = "NOT TESTED HERE: torchrl is not among our dependencies; run this file where it is installed"
+    return pytest.importorskip("torchrl.envs", reason=reason)
+
+
+@pytest.mark.parametrize("obs_mode", ["dict", "rgb"])
+@pytest.mark.parametrize("task", ["Explore", "ImageNav"])
+def test_torchrl_finds_its_specs_kept(torchrl, tiny, task, obs_mode):
+    from torchrl.envs.utils import check_env_specs
+
+    env = torchrl.GymWrapper(gym.make(f"SanaWM/{task}-v0", world=tiny, obs_mode=obs_mode, max_episode_chunks=3))
+    check_env_specs(env)
+    assert env.rollout(5).batch_size == (3,)
+
+
+def test_torchrl_resets_the_slots_of_a_batch_itself(torchrl, tiny):
+    """The mode that it prefers. In "SameStep" it cannot read text in the infos of an end (0.14), and ours have some."""
+    from torchrl.envs.utils import check_env_specs
+
+    envs = gym.make_vec("SanaWM/Explore-v0", 2, world=tiny, autoreset_mode="Disabled", max_episode_chunks=3)
+    env = torchrl.GymWrapper(envs)
+    check_env_specs(env)
+    walk = env.rollout(8, break_when_any_done=False)
+    assert walk["next", "truncated"][..., 0].int().tolist() == [[0, 0, 1, 0, 0, 1, 0, 0]] * 2
+
+
+# --- CleanRL ---
+
+
+def test_the_single_file_learns(tiny, capsys):
+    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "ppo_cleanrl.py"))
+    args = example["Args"](world=tiny, num_envs=2, updates=2, num_steps=6, max_episode_chunks=3, obs_size=(36, 36))
+    returns = example["train"](args)
+    assert np.isfinite(returns).all() and len(returns) == 2
+    assert returns == example["train"](args)
+    assert "update 2 of 2: mean return" in capsys.readouterr().out

@@ -1,0 +1,117 @@
+"""PPO on Stable-Baselines3: a run that was stopped, wherever, ends as one that was not."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from filelock import FileLock
+from rich.console import Console
+
+pytest.importorskip("stable_baselines3")
+import sanawm_env.agents.train_ppo as training
+from sanawm_env.agents.train_ppo import TrainPPO, checkpoints, train_ppo
+
+from tests.test_env import write_world
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory) -> TrainPPO:
+    """Four rollouts of two episodes; episodes are longer than rollouts, so that checkpoints fall into them."""
+    folder = tmp_path_factory.mktemp("ppo")
+    small = {"num_envs": 2, "n_steps": 4, "batch_size": 4, "n_epochs": 1, "max_episode_chunks": 6, "steps": 32}
+    world = write_world(folder / "world")
+    return TrainPPO(world=world, out=folder / "whole", obs_size=(36, 36), checkpoint_seconds=0, **small)
+
+
+@pytest.fixture(scope="module")
+def whole(settings):
+    return train_ppo(settings, QUIET)
+
+
+def alike(one, other) -> bool:
+    return all(p.equal(q) for p, q in zip(one.policy.parameters(), other.policy.parameters(), strict=True))
+
+
+def test_a_run_leaves_its_policy_and_its_progress(settings, whole):
+    assert [folder.name for folder in checkpoints(settings.out)] == ["checkpoint_32"]
+    history = json.loads((settings.out / "progress.json").read_text())
+    assert [entry["steps"] for entry in history] == [16, 24, 32]  # the first episodes end in the second rollout
+    assert alike(whole, training.PPO.load(settings.out / "policy.zip"))
+
+
+def test_going_on_is_as_if_it_had_never_stopped(settings, whole, tmp_path):
+    run = replace(settings, out=tmp_path)
+    train_ppo(replace(run, steps=8), QUIET)
+    half = train_ppo(replace(run, steps=16), QUIET)
+    assert not alike(half, whole)
+    assert alike(train_ppo(run, QUIET), whole)
+    for name in ("progress.json", "settings.json"):
+        assert (tmp_path / name).read_text() == (settings.out / name).read_text()
+    assert train_ppo(run, QUIET).num_timesteps == 32  # nothing is left to do
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_a_run_that_breaks_off_goes_on_from_the_checkpoint_before(settings, whole, tmp_path, monkeypatch, error):
+    run, save, calls = replace(settings, out=tmp_path), training.Snapshot.save, []
+
+    def breaks(moment, path):
+        calls.append(path)
+        if len(calls) == 4:  # half way through the second checkpoint
+            raise error
+        save(moment, path)
+
+    monkeypatch.setattr(training.Snapshot, "save", breaks)
+    with pytest.raises(error):
+        train_ppo(run, QUIET)
+    assert len(checkpoints(tmp_path)) == 1
+    assert alike(train_ppo(run, QUIET), whole)
+
+
+@pytest.mark.parametrize("task", ["pointnav", "imagenav", "followpath"])
+def test_tasks_with_goals_show_them_to_the_policy(settings, tmp_path, task):
+    run = replace(settings, task=task, obs_mode=None, goal_chunks=1, steps=8, out=tmp_path)
+    assert run.obs_mode == "dict"
+    model = train_ppo(run, QUIET)
+    seen = set(model.policy.features_extractor.pictures + model.policy.features_extractor.vectors)
+    assert seen == set(model.observation_space) and len(seen) == 3
+
+
+def test_another_run_is_not_written_over(settings, whole):
+    with pytest.raises(ValueError, match="holds a run with other settings"):
+        train_ppo(replace(settings, seed=1), QUIET)
+
+
+def test_two_processes_do_not_train_in_one_folder(settings, whole):
+    with FileLock(settings.out / "lock"), pytest.raises(RuntimeError, match="Another process trains in"):
+        train_ppo(settings, QUIET)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"task": "swim"}, "task must be one of explore, pointnav, imagenav, followpath, got 'swim'"),
+        ({"obs_mode": "latent"}, "obs_mode must be one of rgb, stack, dict"),
+        ({"steps": 0}, "must be above zero"),
+        ({"obs_size": (16, 64)}, "36 pixels at least"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(wrong, says):
+    with pytest.raises(ValueError, match=says):
+        TrainPPO(**wrong)
+
+
+def test_the_command_tells_its_settings():
+    command = [sys.executable, "-m", "sanawm_env.agents.train_ppo", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert "--checkpoint-seconds" in shown.stdout and "goes on" in shown.stdout
+
+
+def test_without_stable_baselines_one_sentence_says_what_to_install():
+    code = "import sys; sys.modules['stable_baselines3'] = None; import sanawm_env.agents.train_ppo"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert 'ImportError: Stable-Baselines3 is missing: pip install "sanawm-env[rl]"' in done.stderr
