@@ -140,8 +140,10 @@ def planning(report: dict) -> str:
 def learning(report: dict) -> str:
     rows = []
     for name, row in report["policies"].items():
-        rows.append([name, f"{row['mean']:.1f}", f"{row['low']:.1f} to {row['high']:.1f}", str(row["episodes"])])
-    return table(["Explore policy", "cells", "95 % interval", "episodes"], rows)
+        cells = row["return"]
+        seeds = ", ".join(f"{mean:.1f}" for mean in cells["seeds"])
+        rows.append([name, f"{cells['mean']:.1f}", f"{cells['low']:.1f} to {cells['high']:.1f}", seeds])
+    return table(["Explore policy", "cells", "95 % interval", "seeds"], rows)
 
 
 def exploring(report: dict) -> str:

@@ -10,11 +10,12 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_python_blocks_run_one_after_the_other():
     blocks = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     names = {}
     exec("\n".join(blocks), names)
-    assert names["obs"]["rgb"].shape == names["obs"]["goal_rgb"].shape == (8, 64, 96, 3)
-    assert names["obs"]["pose"].shape == (8, 7)
+    assert names["obs"]["rgb"].shape == (64, 96, 3)
+    assert names["obs"]["goal"].shape == (3,)
+    assert names["plan"].actions.shape == (2, 6)
     assert names["frames"].shape == (24, 64, 96, 3)
     assert names["clip"].frames.shape == (1, 24, 64, 96, 3)
     assert names["clips"].frames.shape == (8, 24, 64, 96, 3)
