@@ -137,7 +137,8 @@ class SanaWMVectorEnv(VectorEnv):
         self, source: int, slots: Sequence[int] | None = None, reseed: Sequence[int] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Put the moment of slot `source` into `slots` (all others by default): many futures of one moment. Copies no
-        tensor. Slots go on with the noise of the source, or with that of `reseed`, one seed for each.
+        tensor. Slots go on with the noise of the source, or with that of `reseed`, one seed for each. A slot that waits
+        for its reset goes on with the moment instead.
 
         Raises ValueError as `restore`, and for a source whose episode is over.
         """
