@@ -330,17 +330,27 @@ def test_bad_slots_are_named_and_change_nothing(tiny, call, error, says):
     assert all(env.state.slots[0] is slot for env, slot in zip(envs.envs, before, strict=True))
 
 
-def test_a_slot_that_waits_for_its_reset_cannot_be_forked_from_but_into(tiny):
+def test_a_slot_in_the_middle_of_its_reset_is_not_forked_from_nor_into(tiny):
     envs = make(tiny, max_episode_chunks=1)
     envs.reset(seed=0)
     running = envs.snapshot([1])[0]
     envs.step(np.zeros((3, 6), np.float32))
     with pytest.raises(ValueError, match="Slot 0 is waiting for its reset"):
         envs.fork(0)
+    envs.restore([running], [0])  # which calls its reset off
+    with pytest.raises(ValueError, match="Slot 2 is in the middle of its reset: step once more"):
+        envs.fork(0, [2])
+    assert envs.step(np.zeros((3, 6), np.float32))[4]["chunk"].tolist() == [1, 0, 0]
+
+
+def test_without_autoreset_ended_slots_take_a_fork(tiny):
+    envs = make(tiny, max_episode_chunks=1, autoreset_mode="Disabled")
+    envs.reset(seed=0)
+    running = envs.snapshot([1])[0]
+    envs.step(np.zeros((3, 6), np.float32))
     envs.restore([running], [0])
-    assert envs.fork(0, [2])[1]["chunk"][2] == 0
-    # 1 is reset by the next step, 0 and 2 walk on
-    assert envs.step(np.zeros((3, 6), np.float32))[4]["chunk"].tolist() == [1, 0, 1]
+    envs.fork(0)
+    assert envs.step(np.zeros((3, 6), np.float32))[4]["chunk"].tolist() == [1, 1, 1]
 
 
 def test_a_snapshot_of_another_task_is_refused(tiny):

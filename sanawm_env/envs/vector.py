@@ -113,7 +113,8 @@ class SanaWMVectorEnv(VectorEnv):
     def restore(
         self, snapshots: Sequence[Snapshot], indices: Sequence[int] | None = None, reseed: Sequence[int] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Put moments into slots (into all by default), and what those slots showed back. Other slots stay.
+        """Put moments into slots (into all by default), and what those slots showed back. Other slots stay. A slot that
+        waits for its reset goes on with the moment instead.
 
         reseed: an episode seed for each, for other futures. Raises ValueError for slots that are not there, for one
         named twice, for unequal counts; TypeError or ValueError for snapshots as `SanaWMEnv.restore`. Nothing has
@@ -137,15 +138,20 @@ class SanaWMVectorEnv(VectorEnv):
         self, source: int, slots: Sequence[int] | None = None, reseed: Sequence[int] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Put the moment of slot `source` into `slots` (all others by default): many futures of one moment. Copies no
-        tensor. Slots go on with the noise of the source, or with that of `reseed`, one seed for each. A slot that waits
-        for its reset goes on with the moment instead.
+        tensor. Slots go on with the noise of the source, or with that of `reseed`, one seed for each.
 
-        Raises ValueError as `restore`, and for a source whose episode is over.
+        Raises ValueError as `restore`, for a source whose episode is over, and for slots that the next step will reset.
         """
         (source,) = self._indices([source])
         if self._over[source]:
             raise ValueError(f"Slot {source} is waiting for its reset: its episode is over, it has no future to fork.")
-        slots = [i for i in range(self.num_envs) if i != source] if slots is None else slots
+        slots = [i for i in range(self.num_envs) if i != source] if slots is None else self._indices(slots)
+        if self.autoreset_mode == AutoresetMode.NEXT_STEP and self._over[slots].any():
+            waiting = next(i for i in slots if self._over[i])
+            raise ValueError(
+                f"Slot {waiting} is in the middle of its reset: step once more before a fork into it, restore one "
+                'there, or make the environment with autoreset_mode="Disabled".'
+            )
         here = self.envs[source].snapshot()
         return self.restore([here] * len(slots), slots, reseed)
 
