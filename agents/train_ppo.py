@@ -9,6 +9,7 @@ because states are values. On a CPU a run that was stopped ends bit for bit as o
 import json
 import os
 import shutil
+import sys
 import time
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -276,6 +277,10 @@ def main() -> None:
         train_ppo(settings, console)
     except KeyboardInterrupt:
         console.print(f"Stopped. The same command goes on from the newest checkpoint in {settings.out}.")
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        console.print(f"train_ppo: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)
 
 
 if __name__ == "__main__":
