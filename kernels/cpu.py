@@ -13,7 +13,11 @@ from sanawm_env.kernels.inputs import Branch, GDNState, Grid, RayTransform
 from sanawm_env.kernels.reference import DENOMINATOR_EPS, NORM_EPS, wide
 from torch import Tensor
 
-ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+ONEDNN = (
+    torch.backends.mkldnn.is_available()
+    and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # torch's own, and not promised to stay
+)
 WORTH_ONEDNN = 2**20  # multiplications from which on it wins over its longer call
 WORTH_PARTS = 2**16  # scores of a head, likewise for attention in parts
 SCORES = 2**20  # of a head that are held at once: memory does not grow with the square of the tokens
