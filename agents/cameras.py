@@ -5,6 +5,7 @@ identity), OpenCV axes (right, down, forward), metres, at 16 frames per second. 
 an environment's actions, and `parse("orbit:radius=2,degrees=90")` makes a camera from text.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
@@ -21,7 +22,7 @@ WALK, TURN = 0.6, 12.0  # metres and degrees per second: what cameras are bounde
 SPEEDS = {"speed": WALK, "rate": TURN, "turn": TURN}  # parameters that may be negative or zero, and their bounds
 
 
-class Camera:
+class Camera(ABC):
     """A path. Subclasses say where the camera is (F, 3) and how it turns after `seconds` (F,).
 
     Raises ValueError in one sentence for a parameter that is not finite, a size that is not above zero, or a speed
@@ -37,9 +38,9 @@ class Camera:
         c2w[:, :3, :3], c2w[:, :3, 3] = rotations.as_matrix(), positions
         return np.linalg.inv(c2w[0]) @ c2w
 
+    @abstractmethod
     def path(self, seconds: NDArray) -> tuple[NDArray, Rotation]:
         """Positions (F, 3) and rotations (F) after so many seconds."""
-        raise NotImplementedError
 
     def __post_init__(self):
         for name, value in vars(self).items():

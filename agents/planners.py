@@ -5,6 +5,7 @@ model-predictive control: `act` plans from the moment an environment is in and r
 Forks cost nothing, because states are values.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.envs.snapshot import Snapshot
-from sanawm_env.world.images import resize_frames
+from sanawm_env.envs.tasks import likenesses
 
 Objective = Callable[[Tensor, NDArray], NDArray]
 """(frames (n, F, H, W, 3) uint8 on the world's device, c2w (n, F, 4, 4)) -> scores (n,), more is better. F is 24 times
@@ -38,7 +39,7 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planner:
+class Planner(ABC):
     """What planners share.
 
     Attributes:
@@ -59,6 +60,7 @@ class Planner:
         if not self.axes or not set(self.axes) <= set(range(6)) or len(set(self.axes)) < len(self.axes):
             raise ValueError(f"axes of a planner are numbers of a twist, 0 to 5, each once, got {self.axes}.")
 
+    @abstractmethod
     def plan(
         self,
         env: SanaWMEnv,
@@ -71,7 +73,6 @@ class Planner:
 
         previous: the plan of the step before: the search begins where that one, one step on, left off.
         """
-        raise NotImplementedError
 
     def act(
         self, env: SanaWMEnv, objective: Objective, rng: np.random.Generator, previous: Plan | None = None
@@ -221,14 +222,9 @@ class ImageGoal:
     def __call__(self, frames: Tensor, c2w: NDArray) -> NDArray:
         ends = frames[:, CHUNK - 1 :: CHUNK]  # (n, horizon, H, W, 3)
         goal = torch.as_tensor(self.goal)
-        total = torch.zeros(ends.shape[:2])
-        for scale in self.scales:
-            size = max(1, goal.shape[0] // scale), max(1, goal.shape[1] // scale)
-            a = resize_frames(ends.flatten(0, 1), *size).float()
-            b = resize_frames(goal[None].to(ends.device), *size).float()
-            total += (1 - (a - b).square().mean((1, 2, 3)).sqrt() / 255).unflatten(0, ends.shape[:2]).cpu()
+        total = sum(likenesses(ends.flatten(0, 1), goal.to(ends.device), scale).cpu() for scale in self.scales)
         later = self.hurry * np.arange(ends.shape[1])
-        return (total.numpy() / len(self.scales) - later).max(axis=1)
+        return (total.unflatten(0, ends.shape[:2]).numpy() / len(self.scales) - later).max(axis=1)
 
 
 @dataclass(frozen=True, eq=False)

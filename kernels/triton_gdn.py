@@ -452,12 +452,11 @@ def gdn_slots(
     size, branches = channels // heads, 1 if camera is None else 2
     second = main if camera is None else camera
     main, second = _rowwise(main), _rowwise(second)
-    # a pool that is missing is never touched: any tensors stand for it
-    old = _fields(pool) if pool is not None else (decay, decay, decay, q, q)
-    new = _fields(new_pool) if new_pool is not None else (decay, decay, decay, q, q)
-    if not all(t.is_contiguous() for t in new[: 0 if new_pool is None else 5]):
+    if new_pool is not None and not all(t.is_contiguous() for t in _fields(new_pool)):
         raise ValueError("The pool that states are written to must be contiguous: make it with torch.empty.")
-    old = [t.contiguous() for t in old] if pool is not None else old
+    missing = decay, decay, decay, q, q  # a pool that is missing is never touched: any tensors stand for it
+    old = missing if pool is None else [t.contiguous() for t in _fields(pool)]
+    new = missing if new_pool is None else _fields(new_pool)
     padded = triton.next_power_of_2(size)
     splits = 2 if tokens > SPLIT_ABOVE else 1
     gram_mode, scan_mode = (precision, precision) if precision else _modes(q.dtype)
@@ -483,7 +482,7 @@ def gdn_slots(
     )  # fmt: skip
 
     sizes |= dict(H=heads, D=size, DP=padded)
-    grams = torch.empty(2 * branches - 1 + (branches == 1), splits, cells, size, size, **wide)
+    grams = torch.empty(1 + branches, splits, cells, size, size, **wide)
     writes = torch.empty(branches, splits, cells, size, size, **wide)
     z_writes, stretches = torch.empty(splits, cells, size, **wide), torch.empty(splits, cells, **wide)
     _gram[(cells, splits, 1 + branches)](

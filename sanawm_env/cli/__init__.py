@@ -192,8 +192,6 @@ class Bench:
     json: Path | None = None
 
     def run(self) -> None:
-        from sanawm_env.cli.bench import bench
-        from sanawm_env.cli.bench_kernels import bench_kernels, sized
         from sanawm_env.recording.rollout import check_writable
 
         if self.json:
@@ -201,8 +199,12 @@ class Bench:
         batches = _listed(int, self.batches, "--batches takes whole numbers such as 1,4")
         options = self.threads, self.repeats, batches, self.device, console
         if self.what == "kernels":
+            from sanawm_env.cli.bench_kernels import bench_kernels, sized
+
             numbers = bench_kernels(sized(self.size, self.device), *options)
         else:
+            from sanawm_env.cli.bench import bench
+
             numbers = bench(self.world, *options)
         if self.json:
             self.json.write_text(json.dumps(numbers, indent=1) + "\n")

@@ -183,8 +183,7 @@ class SanaWMEnv(gym.Env):
     def snapshot(self, device: str | None = None) -> Snapshot:
         """This moment as a value; copies no tensor unless it goes to another device. ResetNeeded before a reset."""
         rng = json.dumps(self.np_random.bit_generator.state)
-        now = self._moment("take a snapshot").alone()
-        now = replace(now, rng=rng)
+        now = replace(self._moment("take a snapshot").alone(), rng=rng)
         if self.snapshots == "latents":
             now = replace(now, state=now.state.without_tails())
         return now if device is None else now.to(device)
@@ -238,7 +237,7 @@ class SanaWMEnv(gym.Env):
     @property
     def observation(self) -> Observation:
         """What is observed of this moment."""
-        return self._observe.each([self._moment("observe")])[0]
+        return self._observe.one(self._moment("observe"))
 
     @property
     def info(self) -> dict[str, Any]:

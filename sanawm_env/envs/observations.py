@@ -68,11 +68,10 @@ class Observer:
             return self._frames(moments, self.config.chunk_frames)
         return np.concatenate(np.moveaxis(self._frames(moments, STACKED), 1, 0), axis=-1)
 
-    def each(self, moments: Sequence[Snapshot]) -> list[Observation]:
-        """As a call, one observation per moment."""
-        seen = self(moments)
-        rows = range(len(moments))
-        return [{k: v[i] for k, v in seen.items()} if isinstance(seen, dict) else seen[i] for i in rows]
+    def one(self, moment: Snapshot) -> Observation:
+        """As a call, of a single moment and without the leading axis."""
+        seen = self([moment])
+        return {name: value[0] for name, value in seen.items()} if isinstance(seen, dict) else seen[0]
 
     @property
     def _pose_bound(self) -> NDArray:

@@ -78,8 +78,7 @@ class Snapshot:
         """The same moment with its tensors on another device; itself where it is there already."""
         if self.device == torch.device(device):
             return self
-        moved = (tree.map_tensors(lambda t: t.to(device), x) for x in (self.clip, self.task))
-        clip, task = moved
+        clip, task = tree.map_tensors(lambda t: t.to(device), (self.clip, self.task))
         return replace(self, state=self.state.to(device), clip=clip, task=task)
 
     def alone(self) -> "Snapshot":

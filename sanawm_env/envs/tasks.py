@@ -28,7 +28,8 @@ GOAL_CHUNKS, PATH_CHUNKS = 3, 5  # how far hidden goals are and how long hidden 
 class Transition:
     """One step of B episodes.
 
-    before, after: their moments. actions: (B, ...). frames: (B, 24, H, W, 3) uint8, on the world's device.
+    before, after: their moments, both with what the task remembered before. actions: (B, ...).
+    frames: (B, 24, H, W, 3) uint8, on the world's device.
     c2w: (B, 24, 4, 4) float64, the pose of each frame.
     """
 
@@ -188,16 +189,22 @@ class PointNav(Task):
         return self.distance(moment) <= self.radius
 
     def evaluate(self, transition):
-        states = [moment.task for moment in transition.before]
-        after = [replace(moment, task=state) for moment, state in zip(transition.after, states, strict=True)]
-        there = np.array([self.arrived(moment) for moment in after])
-        return Verdict(self.rewards(transition, after, there), there, states)
+        there = np.array([self.arrived(moment) for moment in transition.after])
+        rewards = there.astype(float)
+        if self.dense:
+            pairs = zip(transition.before, transition.after, strict=True)
+            most = self.reward_range[1] - 1
+            rewards += np.clip([self.worth(after) - self.worth(before) for before, after in pairs], -most, most)
+        return Verdict(rewards, there, [moment.task for moment in transition.before])
 
-    def rewards(self, transition: Transition, after: Sequence[Snapshot], there: NDArray) -> NDArray:
-        if not self.shaped:
-            return there.astype(float)
-        closer = [self.distance(a) - self.distance(b) for a, b in zip(transition.before, after, strict=True)]
-        return np.clip(closer, -MOST_METRES, MOST_METRES) + there
+    @property
+    def dense(self) -> bool:
+        """Whether a step pays for what it gains in `worth`, besides arriving."""
+        return self.shaped
+
+    def worth(self, moment: Snapshot) -> float:
+        """How good it is to be there."""
+        return -self.distance(moment)
 
 
 @dataclass(frozen=True)
@@ -250,19 +257,14 @@ class ImageNav(PointNav):
     def arrived(self, moment):
         return super().arrived(moment) and self.turned(moment) <= self.angle
 
-    def rewards(self, transition, after, there):
-        if self.reward == "success":
-            return there.astype(float)
-        worth = self._likeness if self.reward == "image" else self._nearness
-        gained = [worth(b) - worth(a) for a, b in zip(transition.before, after, strict=True)]
-        bound = self.reward_range[1] - 1
-        return np.clip(gained, -bound, bound) + there
+    @property
+    def dense(self):
+        return self.reward != "success"
 
-    def _likeness(self, moment: Snapshot) -> float:
-        return likeness(moment.slot.frame, moment.task.image)
-
-    def _nearness(self, moment: Snapshot) -> float:
-        return -self.distance(moment) - RADIAN_METRES * np.radians(self.turned(moment))
+    def worth(self, moment):
+        if self.reward == "image":
+            return likeness(moment.slot.frame, moment.task.image)
+        return super().worth(moment) - RADIAN_METRES * np.radians(self.turned(moment))
 
 
 @dataclass(frozen=True)
@@ -349,9 +351,14 @@ def make_task(task: "str | Task", options: Mapping[str, Any] | None = None) -> T
 def likeness(frame: Tensor, goal: Tensor) -> float:
     """1 for equal pictures (H, W, 3) uint8, 0 for black against white: 1 - the root of the mean squared difference of
     both at a quarter of the size, which forgives a pixel or two."""
-    h, w = max(1, frame.shape[0] // 4), max(1, frame.shape[1] // 4)
-    a, b = (resize_frames(picture[None], h, w).float() for picture in (frame, goal))
-    return 1 - float((a - b).square().mean().sqrt()) / 255
+    return float(likenesses(frame[None], goal, 4)[0])
+
+
+def likenesses(frames: Tensor, goal: Tensor, smaller: int) -> Tensor:
+    """`likeness` (n,) of pictures (n, H, W, 3) to one, compared at so many times a smaller size."""
+    size = max(1, goal.shape[0] // smaller), max(1, goal.shape[1] // smaller)
+    a, b = (resize_frames(pictures, *size).float() for pictures in (frames, goal[None]))
+    return 1 - (a - b).square().mean((1, 2, 3)).sqrt() / 255
 
 
 def _small(image: Tensor, size: tuple[int, int]) -> NDArray:
