@@ -176,6 +176,12 @@ class SanaWMEnv(gym.Env):
         return self._moment("look at the clip").host_clip(self.world.config.chunk_frames)
 
     @property
+    def lane(self) -> tuple[int, int]:
+        """Row of the last step in the batch it was imagined in, and how many ran there; (0, 1) right after a reset."""
+        clip = self._moment("ask how it was imagined").clip
+        return (0, 1) if clip is None else clip.lanes[0]
+
+    @property
     def state(self) -> WorldState:
         """The world's state, a value. ResetNeeded before the first reset."""
         return self._moment("ask for the state").state
@@ -449,7 +455,7 @@ def _imagine(env: SanaWMEnv, moments: Sequence[Snapshot], plans: Sequence[Plan])
     """The moments after their plans, in one batch; what the task remembers is carried on as it is."""
     state, clip = env.world.advance(stack(plan.state for plan in plans), np.stack([plan.poses for plan in plans]))
     rows = [slice(i, i + 1) for i in range(len(plans))]
-    clips = [Clip(clip.frames[i], clip.c2w[i], clip.latents[i], ((0,),)) for i in rows]
+    clips = [Clip(clip.frames[i], clip.c2w[i], clip.latents[i], clip.lanes[i]) for i in rows]
     return [
         replace(now, state=state[i], clip=own, carry=plan.carry, rng=None)
         for i, (now, plan, own) in enumerate(zip(moments, plans, clips, strict=True))
