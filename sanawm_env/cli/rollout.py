@@ -7,12 +7,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sanawm_env.agents.scripts import read_path
 from sanawm_env.camera.dsl import actions_to_c2w
 from sanawm_env.camera.intrinsics import intrinsics_matrix
-from sanawm_env.camera.trajectory import load_npy, orthonormalize, relative_to_first
+from sanawm_env.camera.trajectory import load_npy, whole_chunks
 from sanawm_env.camera.twist import hold
 from sanawm_env.envs.env import SanaWMEnv
-from sanawm_env.recording.rollout import META, SHEET, TRAJECTORY, VIDEO, RolloutWriter, load_trajectory
+from sanawm_env.recording.rollout import META, SHEET, TRAJECTORY, VIDEO, RolloutWriter
 from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.world import World
 
@@ -100,7 +101,7 @@ def camera_path(options: "CameraPath", config: WorldConfig) -> np.ndarray:
         limit = config.workspace.pitch_limit_deg
         return actions_to_c2w(options.actions, pitch_limit_deg=limit).astype(np.float64)
     if options.trajectory is not None:
-        return relative_to_first(np.stack([orthonormalize(p) for p in load_trajectory(options.trajectory).c2w]))
+        return read_path(options.trajectory)
     if options.chunks < 1:
         raise ValueError(f"--chunks must be at least 1, got {options.chunks}.")
     try:
@@ -109,11 +110,3 @@ def camera_path(options: "CameraPath", config: WorldConfig) -> np.ndarray:
         raise ValueError(f"--twist takes six numbers vx,vy,vz,wx,wy,wz, got {options.twist!r}.") from None
     poses = hold(np.eye(4), twist, config.chunk_frames * options.chunks, config.fps)
     return np.concatenate((np.eye(4)[None], config.workspace.confine(np.eye(4), poses)))
-
-
-def whole_chunks(c2w: np.ndarray, n: int) -> np.ndarray:
-    """The poses after the first, the last one repeated until they fill whole chunks of n frames."""
-    if len(c2w) < 2:
-        raise ValueError("The camera path has a single pose; give at least one frame of movement.")
-    poses = c2w[1:]
-    return np.concatenate((poses, np.repeat(poses[-1:], -len(poses) % n, axis=0)))

@@ -483,15 +483,20 @@ def _address(source: str | os.PathLike | None, world: World) -> str:
     raise TypeError("An environment around a loaded World cannot be pickled: give a name or folder.")
 
 
+def images_in(folder: Path) -> list[Path]:
+    """The image files of a folder, in the order of their names; ValueError without any."""
+    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not images:
+        raise ValueError(f"The folder {folder} holds no images: give a folder of PNG, JPEG or WebP files.")
+    return images
+
+
 def _start_images(scenes: ImageSource | Sequence[ImageSource] | None, world: World) -> list[ImageSource]:
     """Start images as a list; FileNotFoundError or ValueError for paths that are not there."""
     if scenes is None:
         return list(world.starts)
     if isinstance(scenes, str | os.PathLike) and Path(scenes).is_dir():
-        images = sorted(path for path in Path(scenes).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-        if not images:
-            raise ValueError(f"The folder {scenes} holds no images: give a folder of PNG, JPEG or WebP files.")
-        return images
+        return images_in(Path(scenes))
     images = list(scenes) if isinstance(scenes, list | tuple) else [scenes]
     if not images:
         raise ValueError("scenes is an empty list: give at least one image, or None for the world's own.")

@@ -35,7 +35,6 @@ from sanawm_env.recording.rollout import (
 )
 from sanawm_env.recording.video import read_video
 from sanawm_env.world.images import save_start
-from sanawm_env.world.world import World
 
 START, ACTIONS = "start.png", "actions.npz"
 FILES = (START, VIDEO, TRAJECTORY, ACTIONS, META)
@@ -43,7 +42,8 @@ SCHEMA = 1
 MAX_META_BYTES = 64 * 2**20
 _KINDS = {
     "schema": int, "world": str, "weights_hash": str, "env": dict, "seed": int, "prompt": str, "intrinsics": list,
-    "actions": list, "action_dtype": str, "batch": list, "fps": int | float, "num_frames": int, "frames_sha256": str, "versions": dict,
+    "actions": list, "action_dtype": str, "batch": list, "fps": int | float, "num_frames": int, "frames_sha256": str,
+    "versions": dict,
 }  # fmt: skip
 
 
@@ -144,7 +144,7 @@ class Episode:
 
     @classmethod
     def open(cls, folder: str | os.PathLike) -> "Episode":
-        """The episode in a folder. Raises FileNotFoundError where none is, ValueError for a meta.json that is not one."""
+        """The episode in a folder. Raises FileNotFoundError, or ValueError for a meta.json that is none."""
         folder = Path(folder)
         path = folder / META
         if not path.is_file():
@@ -183,20 +183,17 @@ class Episode:
         """Steps."""
         return len(self.meta["actions"])
 
-    def environment(self, world: World | None = None, device: str | None = None) -> SanaWMEnv:
-        """The environment it was recorded in, reset to its beginning. world: one that is loaded already.
+    def environment(self, world: str | None = None, device: str | None = None) -> SanaWMEnv:
+        """The environment it was recorded in, reset to its beginning. world, device: where these are elsewhere by now.
 
         Raises ValueError for a world of other weights, and what loading it, the environment and its reset raise.
         """
         meta = self.meta
-        if world is None:
-            made = SanaWMEnv(meta["world"], device=device or meta.get("device", "cpu"), **meta["env"])
-        else:
-            made = SanaWMEnv(world, **meta["env"])
+        made = SanaWMEnv(world or meta["world"], device=device or meta.get("device", "cpu"), **meta["env"])
         if made.world.weights_hash != meta["weights_hash"]:
             raise ValueError(
-                f"{self.folder} was imagined by other weights ({meta['world']}, {meta['weights_hash'][:12]}) than these "
-                f"({made.world.weights_hash[:12]}): give the world it was recorded in."
+                f"{self.folder} was imagined by other weights ({meta['world']}, {meta['weights_hash'][:12]}) than "
+                f"these ({made.world.weights_hash[:12]}): give the world it was recorded in."
             )
         start = self.folder / START
         image = start if start.is_file() else meta.get("source")
@@ -207,7 +204,7 @@ class Episode:
             raise ValueError(f"The start image {image} is not the one of {self.folder}: put the right one back.")
         return made
 
-    def replay(self, world: World | None = None, device: str | None = None) -> Iterator[Step]:
+    def replay(self, world: str | None = None, device: str | None = None) -> Iterator[Step]:
         """Imagine it again, step by step, in batches of the shapes it was imagined in; errors as `environment`."""
         env = self.environment(world, device)
         for action, (row, size) in zip(self.meta["actions"], self.meta["batch"], strict=True):

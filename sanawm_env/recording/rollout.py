@@ -115,6 +115,15 @@ class RolloutWriter:
     def _poses(self) -> np.ndarray:
         return np.concatenate(self._c2w)[: self.num_frames]
 
+    def close(self) -> None:
+        """Finish the files, as leaving the block does."""
+        self.__exit__(None, None, None)
+
+    def abandon(self) -> None:
+        """Leave nothing of it: the folder goes away."""
+        self._video.discard()
+        shutil.rmtree(self.out_dir, ignore_errors=True)
+
     def __exit__(self, exception_type, *_) -> None:
         self._video.close()
         if not self.num_frames:

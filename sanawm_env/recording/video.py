@@ -12,7 +12,7 @@ from sanawm_env.world.images import MAX_PIXELS
 
 _BT709 = 1
 _LIMITED_RANGE = 1
-_SMALL, _THREADS = 256 * 256, 4  # pixels that one thread encodes; x264's bytes depend on their number, not on the machine
+_SMALL, _THREADS = 256 * 256, 4  # pixels for one thread, threads for more: x264's bytes depend on how many there are
 MAX_DECODED_BYTES = 8 * 2**30
 """What a video may take in memory when it is read: 2.7 GB are a minute at 720p."""
 
@@ -84,7 +84,7 @@ class VideoWriter:
                 self._encode(self._prepare(frame))
                 self.num_frames += 1
         except OSError as error:  # PyAV's errors are OSErrors where the system refused something
-            self._discard()
+            self.discard()
             raise OSError(f"cannot write the video {self.path}: {error.strerror or error}") from error
 
     def close(self) -> None:
@@ -92,7 +92,7 @@ class VideoWriter:
         if self._closed:
             return
         if not self.num_frames:
-            self._discard()
+            self.discard()
             return
         self._closed = True
         try:
@@ -100,7 +100,7 @@ class VideoWriter:
             self._container.close()
             os.replace(self._part, self.path)
         except OSError as error:
-            self._discard()
+            self.discard()
             raise OSError(f"cannot finish the video {self.path}: {error.strerror or error}") from error
 
     def _prepare(self, frame: np.ndarray) -> np.ndarray:
@@ -128,8 +128,8 @@ class VideoWriter:
         codec.color_primaries = codec.color_trc = codec.colorspace = _BT709
         codec.color_range = _LIMITED_RANGE
 
-    def _discard(self) -> None:
-        """Without frames or after a failed write: let go of the container, leave nothing behind."""
+    def discard(self) -> None:
+        """Let go of the container, leave nothing behind: after a failed write, or instead of `close`."""
         self._closed, self.num_frames = True, 0
         try:
             if self._container is not None:
@@ -163,7 +163,8 @@ def iterate_video(path: str | os.PathLike) -> Iterator[np.ndarray]:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             if stream.width * stream.height > MAX_PIXELS:
-                raise ValueError(f"the video {path} is refused: its pictures have {stream.width} x {stream.height} pixels")
+                size = f"{stream.width} x {stream.height}"
+                raise ValueError(f"the video {path} is refused: its pictures have {size} pixels")
             for frame in container.decode(stream):
                 count += 1
                 yield frame.to_ndarray(format="rgb24")
