@@ -38,7 +38,7 @@ from sanawm_env.recording.episode import EpisodeWriter, Step, begin
 from sanawm_env.recording.rollout import RolloutWriter, file_sha256, load_trajectory
 from sanawm_env.training.scenes import sample_starts
 from sanawm_env.world.images import fit_image
-from sanawm_env.world.weights import known_worlds
+from sanawm_env.world.weights import world_address
 from sanawm_env.world.world import World
 
 MAX_CONFIG_BYTES = 2**20
@@ -89,7 +89,7 @@ class Collection:
     action_mode: str = "poses"
     env: Mapping[str, Any] = field(default_factory=dict)
     batch: int = 4
-    crf: int = 18
+    crf: int = 16
     gates: Mapping[str, float] = field(default_factory=dict)
     folder: Path = Path()
 
@@ -142,18 +142,19 @@ class Collection:
     @property
     def settings(self) -> dict[str, Any]:
         """Keywords that make its environments, but for their length."""
-        world = self.world if self.world in known_worlds() else os.path.abspath(self.world)
-        return {"world": world, "device": self.device, "action_mode": self.action_mode, **self.env}
+        return {"world": world_address(self.world), "device": self.device, "action_mode": self.action_mode, **self.env}
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """An episode to be made. id: of all that decides it."""
+    """An episode to be made. id: of all that decides it. draw: what a script that draws is seeded with, of the seed and
+    the start image, so that two scenes do not see the same walk."""
 
     id: str
     start: Start
     script: Script
     seed: int
+    draw: int
     chunks: int
 
 
@@ -189,12 +190,13 @@ def plan(collection: Collection, out: str | os.PathLike) -> Plan:
     jobs, hashes = {}, {}
     for (start, script), seed in itertools.product(pairs, seeds):
         chunks = script.length(collection.chunks, config)
-        _check_path(script, chunks, seed, env)
         if start.image not in hashes:
             hashes[start.image] = file_sha256(start.image)
+        draw = int(hashlib.sha256(f"{seed} {hashes[start.image]}".encode()).hexdigest()[:8], 16)
+        _check_path(script, chunks, draw, env)
         parts = [decided, hashes[start.image], start.prompt, start.intrinsics, start.fov_deg, script.key, seed, chunks]
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:20]
-        jobs[digest] = Job(digest, start, script, seed, chunks)  # what is listed twice is one job
+        jobs[digest] = Job(digest, start, script, seed, draw, chunks)  # what is listed twice is one job
     header = {
         "world": collection.world, "weights_hash": world.weights_hash, "mode": world.mode, "fps": config.fps,
         "height": config.height, "width": config.width, "chunk_frames": config.chunk_frames,
@@ -214,7 +216,7 @@ def collect(
     """Make all episodes of a collection that are not in the folder `out` yet, and return the dataset there.
 
     part: (i, n), every n-th job from the i-th, for many machines that share a disk. run: who does the jobs: `here`,
-    this process, or `collect_ray.on_ray`.
+    this process, or a `collect_ray.Cluster`.
     Raises ValueError or TypeError for what cannot be collected, or a folder that holds something else; RuntimeError
     while another process collects the same part there; OSError when the disk is full: what is finished can be read.
     """
@@ -231,7 +233,8 @@ def collect(
             mine = planned.jobs[index::parts]
             jobs = pending(mine, dataset)
             with closing((run or here)(collection, jobs, dataset)) as events:
-                _follow(mine, jobs, events, console)
+                _follow(mine, jobs, events, planned.world.config.chunk_frames, console)
+            clean(dataset)
     except Timeout:
         raise RuntimeError(f"Another process collects into {out}: wait for it, or give another folder.") from None
     except OSError as error:
@@ -298,7 +301,7 @@ class _Run:
             shard.begin(), self.env, settings, job.seed, facts | {"threads": torch.get_num_threads()},
             sheet=False, crf=collection.crf, keyframes=KEYFRAMES,
         )  # fmt: skip
-        self.actions, self.gates = job.script.actions(self.env, job.chunks, job.seed), collection.gates
+        self.actions, self.gates = job.script.actions(self.env, job.chunks, job.draw), collection.gates
         self.over = False
 
     def next_action(self) -> Any:
@@ -385,30 +388,30 @@ def _trial_rate(planned: Plan) -> float:
         return sum(path.stat().st_size for path in Path(folder).iterdir()) / FPS
 
 
-def _follow(mine: Sequence[Job], jobs: Sequence[Job], events: Iterator[Event], console: Console) -> None:
-    """Show how far it is until it is done."""
-    chunks = {job.id: job.chunks for job in jobs}
-    kept, rejected, steps = 0, 0, 0
+def _follow(
+    mine: Sequence[Job], jobs: Sequence[Job], events: Iterator[Event], frames: int, console: Console
+) -> None:
+    """Show how far it is until it is done. frames: of a step."""
+    chunks, before = {job.id: job.chunks for job in jobs}, len(mine) - len(jobs)
+    total, steps, kept, rejected, begun = sum(chunks.values()), 0, 0, 0, time.monotonic()
     columns = (
         TextColumn("collecting"), BarColumn(), TextColumn("{task.fields[state]}"), TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )  # fmt: skip
-    begun = time.monotonic()
     with Progress(*columns, console=console) as progress:
-        before = len(mine) - len(jobs)
-        task = progress.add_task("", total=sum(chunks.values()), state="", rate="")
+        task = progress.add_task("", total=total, state=f"{before}/{len(mine)} episodes", rate="")
         for event in events:
             if isinstance(event, Row):
                 kept, rejected = kept + bool(event.episode), rejected + (not event.episode)
+                total -= chunks[event.id] - event.chunks  # of what ended early
                 if event.reason:
-                    progress.print(f"rejected {event.camera} from {event.source}: {event.reason}", highlight=False)
-                progress.update(task, advance=0)
+                    said = f"rejected {event.camera} from {Path(event.source).name}: {event.reason}"
+                    progress.console.print(said, highlight=False, markup=False, soft_wrap=True)
             else:
                 steps += event
-                progress.update(task, advance=event)
             state = f"{before + kept + rejected}/{len(mine)} episodes" + f", {rejected} rejected" * bool(rejected)
-            rate = f"{24 * steps / max(1e-9, time.monotonic() - begun):.0f} frames/s"
-            progress.update(task, state=state, rate=rate)
+            rate = f"{frames * steps / max(1e-9, time.monotonic() - begun):.0f} frames/s"
+            progress.update(task, completed=steps, total=total, state=state, rate=rate)
 
 
 def _starts(collection: Collection, world: World, out: Path) -> list[Start]:

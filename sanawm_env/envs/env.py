@@ -28,7 +28,7 @@ from sanawm_env.envs.snapshot import HostClip, Snapshot
 from sanawm_env.envs.tasks import Task, Transition, make_task
 from sanawm_env.world.images import ImageSource
 from sanawm_env.world.state import MAX_SEED, Scene, WorldState, check_seed, stack
-from sanawm_env.world.weights import known_worlds
+from sanawm_env.world.weights import known_worlds, world_address
 from sanawm_env.world.world import Clip, World
 
 RENDER_MODES = ("rgb_array", "rgb_array_list")
@@ -476,7 +476,7 @@ def _own_rewards(reward_fn: Callable[[Transition], Any], transition: Transition)
 def _address(source: str | os.PathLike | None, world: World) -> str:
     """Name or absolute folder to load a world from elsewhere; TypeError for one that was made in no such way."""
     if source is not None:
-        return str(source) if source in known_worlds() else os.path.abspath(source)
+        return world_address(source)
     name = world.config.name
     if name in known_worlds() and World.load(name).weights_hash == world.weights_hash:
         return name

@@ -15,10 +15,9 @@ def drift(frames: np.ndarray) -> float:
 
     frames: (K, H, W, 3) uint8, in order.
     """
-    grey = frames.mean(-1, dtype=np.float64)
+    grey = np.concatenate((frames[:1], frames[-max(1, len(frames) // 4) :])).mean(-1, dtype=np.float32)
     looks = np.stack([grey.mean((1, 2)), grey.std((1, 2)), _sharpness(grey)]) + 1.0  # so that black and flat count
-    late = looks[:, -max(1, len(frames) // 4) :].mean(1)
-    return float(np.abs(np.log2(late / looks[:, 0])).max())
+    return float(np.abs(np.log2(looks[:, 1:].mean(1) / looks[:, 0])).max())
 
 
 def loop_closure(frames: np.ndarray, c2w: np.ndarray) -> float | None:
