@@ -32,7 +32,7 @@ from sanawm_env.world.weights import known_worlds, world_address
 from sanawm_env.world.world import Clip, World
 
 RENDER_MODES = ("rgb_array", "rgb_array_list")
-RESET_OPTIONS = ("scene", "prompt", "intrinsics", "fov_deg", "seed", "task")
+RESET_OPTIONS = ("scene", "prompt", "intrinsics", "fov_deg", "anchor", "seed", "task")
 HORIZONS = ("stop", "reanchor")
 SNAPSHOTS = ("tails", "latents")
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
@@ -140,7 +140,7 @@ class SanaWMEnv(gym.Env):
 
         seed: of the generator that draws scenes and episode seeds from now on.
         options: scene, an image (path, PIL, uint8 array) or the index of one of the environment's; prompt and
-            intrinsics or fov_deg as `World.scene` takes them; seed, of this episode's noise; task, a mapping that the
+            intrinsics or fov_deg, and anchor, as `World.scene` takes them; seed, of this episode's noise; task, a mapping that the
             task reads (a goal, a distance). What is not given is drawn.
         Raises ValueError for an unknown option, FileNotFoundError, TypeError or ValueError for an image.
         """
@@ -311,8 +311,8 @@ class SanaWMEnv(gym.Env):
             if not 0 <= image < len(self._scenes):
                 raise ValueError(f"There is no scene {image}: scenes are 0 to {len(self._scenes) - 1}.")
             image = self._scenes[image]
-        lens = {name: options.get(name) for name in ("intrinsics", "fov_deg")}
-        return self.world.scene(image, prompt=options.get("prompt") or "", **lens)
+        given = {name: options.get(name) for name in ("intrinsics", "fov_deg", "anchor")}
+        return self.world.scene(image, prompt=options.get("prompt") or "", **given)
 
     def _truncated(self, now: Snapshot) -> bool:
         return now.slot.chunk >= self.max_episode_chunks or self._outside(now) or self._out_of_horizon(now)

@@ -37,7 +37,8 @@ from sanawm_env.recording.rollout import (
     replacing,
 )
 from sanawm_env.recording.video import iterate_video, read_video
-from sanawm_env.world.images import save_start
+from sanawm_env.world.anchor import Anchor
+from sanawm_env.world.images import fit_image, save_start
 from sanawm_env.world.weights import world_address
 
 START, ACTIONS = "start.png", "actions.npz"
@@ -103,7 +104,7 @@ class EpisodeWriter(RolloutWriter):
             "prompt": scene.prompt,
             "scene": scene.key,
             "intrinsics": scene.intrinsics,
-            "anchor": None if scene.anchor is None else {"place": scene.anchor.place, "c2w": scene.anchor.c2w},
+            "anchor": None if scene.anchor is None else json.loads(scene.anchor.to_json()),
         }
         said = {name: value for name, value in dict(meta or {}).items() if name not in facts}
         super().__init__(out_dir, world.config.fps, facts | said, **options)
@@ -205,7 +206,15 @@ class Episode:
         image = start if start.is_file() else meta.get("source")
         if not isinstance(image, str | os.PathLike):
             raise FileNotFoundError(f"The start image {start} is gone: put the file back.")
-        begin(made, image, meta["seed"], prompt=meta["prompt"], intrinsics=np.array(meta["intrinsics"], float))
+        config, anchor = made.world.config, meta.get("anchor")
+        begin(
+            made,
+            fit_image(image, config.height, config.width),  # the intrinsics are in its pixels
+            meta["seed"],
+            prompt=meta["prompt"],
+            intrinsics=np.array(meta["intrinsics"], float),
+            anchor=None if anchor is None else Anchor.from_json(json.dumps(anchor)),
+        )
         if made.state.slots[0].scene.key != meta.get("scene"):
             raise ValueError(f"The start image {image} is not the one of {self.folder}: put the right one back.")
         return made

@@ -118,6 +118,8 @@ class World:
         if anchor is None and isinstance(image, str | PathLike):
             anchor = read_anchor(image)
             anchor = anchor if anchor is not None and anchor.place in self.config.places else None
+        if anchor is not None and not isinstance(anchor, Anchor):
+            raise TypeError(f"anchor must be an Anchor, a place and the pose in it, got {type(anchor).__name__}.")
         if anchor is not None and anchor.place not in self.config.places:
             name, places = self.config.name, ", ".join(self.config.places) or "none"
             raise ValueError(f"The {name} world does not know the place {anchor.place!r}; it knows {places}.")
