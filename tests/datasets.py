@@ -1,0 +1,51 @@
+"""Small datasets for tests: episodes of a tiny random world, written as a collector writes them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sanawm_env.envs.env import SanaWMEnv
+from sanawm_env.recording.dataset import Dataset, Shard
+from sanawm_env.recording.episode import EpisodeWriter, Step, begin
+from sanawm_env.world.world import World
+from tests.worlds import TINY, picture, write_tiny_world
+
+SMALL = replace(TINY, height=32, width=48)  # both at least 32: Minari takes smaller arrays for no pictures
+
+
+def small_world(folder: Path) -> World:
+    """A tiny random world whose pictures are 32 x 48."""
+    return World.load(str(write_tiny_world(folder, config=SMALL)))
+
+
+def collect(
+    folder: Path, world: World, chunks: Sequence[int] = (2, 1, 3), meta: Sequence[dict[str, Any]] = (), **settings: Any
+) -> Dataset:
+    """A dataset of episodes with so many chunks each; the rewards tell episode and step. meta: to add to each one's."""
+    settings = {"world": str(folder.parent / "world"), "action_mode": "twist", "max_episode_chunks": 3} | settings
+    env = SanaWMEnv(world, **{name: value for name, value in settings.items() if name != "world"})
+    config = world.config
+    header = {"world": settings["world"], "weights_hash": world.weights_hash, "fps": config.fps, "height": config.height,
+              "width": config.width, "chunk_frames": config.chunk_frames, "action_mode": settings["action_mode"]}  # fmt: skip
+    dataset = Dataset.create(folder, header)
+    env.action_space.seed(0)
+    with Shard(dataset) as shard:
+        for number, count in enumerate(chunks):
+            begin(env, picture(number), seed=number)
+            facts = {"id": f"job-{number}", "camera": f"script {number % 2}"} | (meta[number] if meta else {})
+            video = {"sheet": False, "keyframes": 2}
+            with EpisodeWriter(shard.begin(), env, settings, number, facts, **video) as writer:
+                for step in range(count):
+                    action = env.action_space.sample()
+                    env.step(action)
+                    writer.add(Step.of(env, action, 10 * number + step + 1))
+            shard.note(shard.accept(writer.out_dir))
+    return dataset
+
+
+def rewards(number: int, count: int) -> np.ndarray:
+    """What the steps of the episode of that number were paid in `collect`."""
+    return 10.0 * number + np.arange(1, count + 1)
