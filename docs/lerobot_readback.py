@@ -9,9 +9,9 @@ own; nothing of sanawm-env is imported here:
         gymnasium tqdm termcolor einops deepdiff pillow pyyaml
     python docs/lerobot_readback.py EXPORT DATASET          # writes docs/benchmarks/lerobot_readback.json
 
-EXPORT is what `export_lerobot` made of the native DATASET. The recorded result: six nano episodes of 1 to 5 steps in two
-shards, exported with data_file_mb=0.04, video_file_mb=0.12, files_per_chunk=2, so that rows and frames lie in several
-files and folders. Stops at the first thing that is not as it should be; every number written was measured.
+EXPORT is what `export_lerobot` made of the native DATASET. The recorded result: six nano episodes of 1 to 5 steps in
+two shards, exported with data_file_mb=0.04, video_file_mb=0.12, files_per_chunk=2, so that rows and frames lie in
+several files and folders. Stops at the first thing that is not as it should be; every number written was measured.
 """
 
 import argparse
@@ -34,11 +34,12 @@ from lerobot.datasets.io_utils import load_nested_dataset
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from torch.utils.data import DataLoader
 
+LIBRARIES = ("lerobot", "datasets", "torch", "av", "pyarrow", "numpy")
 CAMERA, BACKEND = "observation.images.camera", "pyav"
 NUMBERS = Path(__file__).parent / "benchmarks" / "lerobot_readback.json"
 
-# What statistics of pictures may differ by, of 255: the FFmpeg 7 of lerobot's PyAV makes RGB by BT.601 whatever the file
-# says, ours is told BT.709 and listens. The YUV frames are the same.
+# What statistics of pictures may differ by, of 255: the FFmpeg 7 of lerobot's PyAV makes RGB by BT.601 whatever the
+# file says, FFmpeg 8 does as it says (BT.709). The YUV frames are the same.
 LEVELS = 10
 
 
@@ -260,7 +261,7 @@ def main() -> None:
         "largest_difference_of_stats": check_stats(data, root, episodes),
         "rows_of_two_copies_merged_by_lerobot": check_aggregate(root, len(data)),
         "codebase_version": data.meta.info.codebase_version,
-        "versions": {name: metadata.version(name) for name in ("lerobot", "datasets", "torch", "av", "pyarrow", "numpy")}
+        "versions": {name: metadata.version(name) for name in LIBRARIES}
         | {"python": platform.python_version(), "sanawm_env": episodes[0]["meta"]["versions"]["sanawm_env"]},
         "decoder": BACKEND,
     }

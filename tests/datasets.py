@@ -28,8 +28,8 @@ def collect(
     settings = {"world": str(folder.parent / "world"), "action_mode": "twist", "max_episode_chunks": 3} | settings
     env = SanaWMEnv(world, **{name: value for name, value in settings.items() if name != "world"})
     config = world.config
-    header = {"world": settings["world"], "weights_hash": world.weights_hash, "fps": config.fps, "height": config.height,
-              "width": config.width, "chunk_frames": config.chunk_frames, "action_mode": settings["action_mode"]}  # fmt: skip
+    header = {name: getattr(config, name) for name in ("fps", "height", "width", "chunk_frames")}
+    header |= {"weights_hash": world.weights_hash} | {name: settings[name] for name in ("world", "action_mode")}
     dataset = Dataset.create(folder, header)
     env.action_space.seed(0)
     with Shard(dataset) as shard:

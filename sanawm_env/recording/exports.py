@@ -68,13 +68,18 @@ def survey(dataset: Dataset) -> tuple[list[Row], Look]:
     return rows, first
 
 
-def camera_path(episode: Episode) -> Trajectory:
-    """The trajectory of an episode, with a pose and a lens for every frame; ValueError where they are missing."""
-    path, frames = episode.trajectory(), episode.meta["num_frames"]
+def camera_path(episode: Episode) -> tuple[Trajectory, int]:
+    """The trajectory of an episode, with a pose and a lens for every frame, and the number of frames of a chunk.
+
+    Raises ValueError unless the frames are the start image and equal chunks, one for each step.
+    """
+    path, frames, chunks = episode.trajectory(), episode.meta["num_frames"], episode.chunks
     if path.intrinsics is None or len(path.c2w) != frames:
         lenses = 0 if path.intrinsics is None else len(path.intrinsics)
         raise ValueError(f"{episode.folder} has {len(path.c2w)} poses and {lenses} lenses for {frames} frames.")
-    return path
+    if not chunks or frames <= chunks or (frames - 1) % chunks:
+        raise ValueError(f"{episode.folder} has {frames} frames, which are not the start and {chunks} equal chunks.")
+    return path, (frames - 1) // chunks
 
 
 def pose_vectors(c2w: np.ndarray) -> np.ndarray:

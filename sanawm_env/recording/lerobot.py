@@ -163,14 +163,11 @@ def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, limits: di
 
 def _columns(episode: Episode, number: int, first: int, task: int, fps: int) -> dict[str, np.ndarray]:
     """The data rows of an episode, (F,) or (F, width) each."""
-    path, arrays = camera_path(episode), episode.arrays()
-    frames, chunks = len(path.c2w), episode.chunks
-    chunk_frames, rest = divmod(frames - 1, chunks)
-    if rest or not chunk_frames:
-        raise ValueError(f"{episode.folder} has {frames} frames, which are not the start and {chunks} equal chunks.")
+    (path, chunk), arrays = camera_path(episode), episode.arrays()
+    frames = len(path.c2w)
     frame = np.arange(frames)
     reward = np.zeros(frames)
-    reward[chunk_frames - 1 : -1 : chunk_frames] = arrays["rewards"]
+    reward[chunk - 1 : -1 : chunk] = arrays["rewards"]
     columns = {
         "observation.state": pose_vectors(path.c2w),
         "action": arrays["twists"],
@@ -178,7 +175,7 @@ def _columns(episode: Episode, number: int, first: int, task: int, fps: int) -> 
         "next.done": frame == frames - 1,
         "sanawm.c2w": path.c2w.reshape(frames, 16),
         "sanawm.intrinsics": path.intrinsics[:, (0, 1, 0, 1), (0, 1, 2, 2)],
-        "sanawm.chunk_index": -(-frame // chunk_frames),
+        "sanawm.chunk_index": -(-frame // chunk),
         "timestamp": frame / fps,
         "frame_index": frame,
         "episode_index": np.full(frames, number),
@@ -439,6 +436,4 @@ def _pyarrow() -> None:
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError as error:
-        raise ImportError(
-            f'Exporting to LeRobot needs pyarrow: pip install "sanawm-env[data]" ({error}).'
-        ) from error
+        raise ImportError(f'Exporting to LeRobot needs pyarrow: pip install "sanawm-env[data]" ({error}).') from error

@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,68 +23,59 @@ from sanawm_env.recording.rollout import VIDEO
 from sanawm_env.recording.video import iterate_video
 
 
-def export_minari(
-    dataset: Dataset, dataset_id: str, out: str | os.PathLike, *, data_format: str = "hdf5", jpeg: bool = False
-) -> Iterator[Row]:
+def export_minari(dataset: Dataset, dataset_id: str, out: str | os.PathLike, *, jpeg: bool = False) -> Iterator[Row]:
     """Write all finished episodes of a dataset to the Minari dataset `dataset_id`, such as "sanawm/nano-v0", under
     `out`; the rows of episodes as they are written.
 
     Nothing is written elsewhere: `minari.load_dataset(dataset_id)` finds it with MINARI_DATASETS_PATH set to `out`,
     `minari.MinariDataset(out / dataset_id / "data")` without. Its folder has another name until the iterator has come
-    to its end. One episode's pictures are held at a time. data_format: "hdf5", "arrow" or "parquet". jpeg: pictures
-    lose what JPEG loses, and take a tenth; else they are kept as decoded.
+    to its end. One episode's pictures are held at a time. jpeg: store pictures as JPEG, smaller, not quite as decoded.
     Actions are in the dtype of the action space, and twists cut to it, as the environment takes them. If one setting
     of the environment made all episodes, `recover_environment()` makes it.
 
-    Raises, at once: ImportError without Minari, ValueError for an id that is none or an unknown format, for no episodes
-    or ones whose videos differ, FileExistsError where the dataset is already. While it runs: FileNotFoundError or
+    Raises, at once: ImportError without Minari, ValueError for an id that is none, for no episodes or ones whose
+    videos differ, FileExistsError where the dataset is already. While it runs: FileNotFoundError or
     ValueError for an episode whose files are gone or do not agree, OSError for a full disk.
     """
-    minari = _minari()
-    known = minari.dataset._storages.get_storage_keys()
-    if data_format not in known:
-        raise ValueError(f"data_format must be one of {', '.join(known)}, got {data_format!r}.")
+    _minari()
+    from minari.dataset.minari_dataset import parse_dataset_id
+
     try:
-        minari.dataset.minari_dataset.parse_dataset_id(dataset_id)
+        parse_dataset_id(dataset_id)
     except (ValueError, TypeError):
         raise ValueError(
             f'An id of a Minari dataset is like "sanawm/nano-v0", with a version at the end, got {dataset_id!r}.'
         ) from None
     rows, look = survey(dataset)
-    folder = Path(out) / dataset_id
-    check_vacant(folder)
-    return _export(dataset, rows, look, folder, dataset_id, {"data_format": data_format, "jpeg_encoding": jpeg})
+    check_vacant(Path(out) / dataset_id)
+    return _export(dataset, rows, look, Path(out), dataset_id, jpeg)
 
 
-def _export(
-    dataset: Dataset, rows: list[Row], look: Look, folder: Path, dataset_id: str, options: dict[str, Any]
-) -> Iterator[Row]:
-    minari = _minari()
-    with appearing(folder) as partial:
-        storage = minari.dataset.minari_storage.MinariStorage.new(
-            partial / "data",
+def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, dataset_id: str, jpeg: bool) -> Iterator[Row]:
+    from minari import __version__
+    from minari.dataset.minari_storage import MinariStorage
+    from minari.namespace import NAMESPACE_METADATA_FILENAME
+
+    with appearing(out / dataset_id) as folder:
+        storage = MinariStorage.new(
+            folder / "data",
             observation_space=observation_space(look.height, look.width),
             action_space=action_space(dataset),
             env_spec=_environment(dataset),
-            **options,
+            jpeg_encoding=jpeg,
         )
-        storage.update_metadata(
-            {
-                "dataset_id": dataset_id,
-                "minari_version": minari.__version__,
-                "description": f"Episodes imagined by the world {dataset.header.get('world')} (sanawm-env).",
-            }
-        )
+        about = f"Episodes imagined by the world {dataset.header.get('world')} (sanawm-env)."
+        storage.update_metadata({"dataset_id": dataset_id, "minari_version": __version__, "description": about})
         for number, row in enumerate(rows):
             episode = Episode.open(dataset.folder / row.episode)
             storage.update_episodes([_buffer(episode, storage.action_space)])
-            facts = {name: str(episode.meta.get(name, "")) for name in ("id", "camera", "source", "prompt")}
-            storage.update_episode_metadata([{f"sanawm_{name}": fact for name, fact in facts.items()}], [number])
+            facts = {f"sanawm_{name}": str(episode.meta.get(name, "")) for name in ("id", "camera", "source", "prompt")}
+            storage.update_episode_metadata([facts], [number])
             yield row
-    for parent in folder.relative_to(folder.parents[dataset_id.count("/")]).parents[:-1]:
-        space = folder.parents[dataset_id.count("/")] / parent / minari.namespace.NAMESPACE_METADATA_FILENAME
-        if not space.exists():
-            space.write_text("{}", encoding="utf-8")
+    for namespace in list(Path(dataset_id).parents)[:-1]:  # Minari's listings look only into folders that hold this
+        about = out / namespace / NAMESPACE_METADATA_FILENAME
+        if not about.exists():
+            about.write_text("{}", encoding="utf-8")
 
 
 def observation_space(height: int, width: int) -> spaces.Dict:
@@ -113,24 +103,23 @@ def _buffer(episode: Episode, space: spaces.Space) -> Any:
     """The episode as Minari's EpisodeBuffer."""
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
-    path, arrays = camera_path(episode), episode.arrays()
-    stride, rest = divmod(len(path.c2w) - 1, episode.chunks)
+    (path, chunk), arrays = camera_path(episode), episode.arrays()
     actions = arrays["actions"].astype(space.dtype)
+    if actions.shape[1:] != space.shape:
+        raise ValueError(f"{episode.folder} has actions of shape {actions.shape[1:]}, its space has {space.shape}.")
     if isinstance(space, spaces.Box):
         actions = actions.clip(space.low, space.high)
-    frames = list(islice(iterate_video(episode.folder / VIDEO), 0, None, stride or 1))
-    if rest or len(frames) != episode.chunks + 1 or actions.shape[1:] != space.shape:
-        raise ValueError(
-            f"{episode.folder} has {len(path.c2w)} poses, {len(frames)} pictures of steps and actions "
-            f"{arrays['actions'].shape}: they do not go together, or with actions of shape {space.shape}."
-        )
+    frames = list(islice(iterate_video(episode.folder / VIDEO), 0, None, chunk))
+    if len(frames) != episode.chunks + 1:
+        raise ValueError(f"The video of {episode.folder} shows the end of {len(frames) - 1} of {episode.chunks} steps.")
     return EpisodeBuffer(
         seed=episode.meta["seed"],
-        observations={"rgb": np.stack(frames), "pose": pose_vectors(path.c2w[::stride])},
+        observations={"rgb": np.stack(frames), "pose": pose_vectors(path.c2w[::chunk])},
         actions=actions,
         rewards=arrays["rewards"],
         terminations=arrays["terminated"],
         truncations=arrays["truncated"],
+        infos={},  # without, Minari 0.5.4 cannot print the episode
     )
 
 
@@ -145,12 +134,9 @@ def _environment(dataset: Dataset) -> EnvSpec | None:
     return EnvSpec("SanaWM/Explore-v0", entry_point="sanawm_env.envs.env:SanaWMEnv", kwargs=first)
 
 
-def _minari() -> ModuleType:
+def _minari() -> None:
     try:
         import h5py  # noqa: F401
-        import minari
-        import minari.dataset._storages
-        import minari.namespace
+        import minari  # noqa: F401
     except ImportError as error:
         raise ImportError(f'Exporting to Minari needs it: pip install "sanawm-env[data]" ({error}).') from error
-    return minari

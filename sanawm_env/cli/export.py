@@ -1,0 +1,38 @@
+"""`sanawm dataset export`: a dataset in the formats of others."""
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from sanawm_env.recording.dataset import Dataset
+from sanawm_env.recording.lerobot import export_lerobot
+from sanawm_env.recording.minari import export_minari
+
+if TYPE_CHECKING:
+    from sanawm_env.cli import Export
+
+
+def export(options: "Export", console: Console) -> None:
+    """Write what the options name; Ctrl-C leaves nothing behind.
+
+    Raises as `export_lerobot` and `export_minari`, and ValueError for an id that is missing or not wanted.
+    """
+    dataset = Dataset.open(options.dataset)
+    if options.format == "lerobot":
+        if options.id is not None:
+            raise ValueError("--id is for Minari: a LeRobot dataset gets its name where it is published.")
+        place, rows = options.out, export_lerobot(dataset, options.out)
+    elif options.id is None:
+        raise ValueError('--format minari needs --id, such as "sanawm/nano-v0".')
+    else:
+        place, rows = options.out / options.id, export_minari(dataset, options.id, options.out)
+    bar = (BarColumn(), MofNCompleteColumn(), TextColumn("episodes"), TimeElapsedColumn(), TimeRemainingColumn())
+    frames = 0
+    with Progress(TextColumn("exporting"), *bar, console=console) as progress:
+        for row in progress.track(rows, total=len(dataset.finished())):
+            frames += row.frames
+    console.print(f"{frames} frames in {place}", highlight=False, soft_wrap=True)
+    if options.format == "minari":
+        console.print(f'MINARI_DATASETS_PATH={options.out}, then minari.load_dataset("{options.id}")', highlight=False,
+                      soft_wrap=True)  # fmt: skip
