@@ -10,26 +10,24 @@ import numpy as np
 from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.recording.dataset import Dataset, Shard
 from sanawm_env.recording.episode import EpisodeWriter, Step, begin
-from sanawm_env.world.world import World
 from tests.worlds import TINY, picture, write_tiny_world
 
 SMALL = replace(TINY, height=32, width=48)  # both at least 32: Minari takes smaller arrays for no pictures
 
 
-def small_world(folder: Path) -> World:
-    """A tiny random world whose pictures are 32 x 48."""
-    return World.load(str(write_tiny_world(folder, config=SMALL)))
+def small_world(folder: Path) -> Path:
+    """The folder of a tiny random world whose pictures are 32 x 48."""
+    return write_tiny_world(folder, config=SMALL)
 
 
 def collect(
-    folder: Path, world: World, chunks: Sequence[int] = (2, 1, 3), meta: Sequence[dict[str, Any]] = (), **settings: Any
+    folder: Path, world: Path, chunks: Sequence[int] = (2, 1, 3), meta: Sequence[dict[str, Any]] = (), **settings: Any
 ) -> Dataset:
     """A dataset of episodes with so many chunks each; the rewards tell episode and step. meta: to add to each one's."""
-    settings = {"world": str(folder.parent / "world"), "action_mode": "twist", "max_episode_chunks": 3} | settings
-    env = SanaWMEnv(world, **{name: value for name, value in settings.items() if name != "world"})
-    config = world.config
-    header = {name: getattr(config, name) for name in ("fps", "height", "width", "chunk_frames")}
-    header |= {"weights_hash": world.weights_hash} | {name: settings[name] for name in ("world", "action_mode")}
+    settings = {"world": str(world), "action_mode": "twist", "max_episode_chunks": 3} | settings
+    env = SanaWMEnv(**settings)
+    header = {name: getattr(env.world.config, name) for name in ("fps", "height", "width", "chunk_frames")}
+    header |= {"weights_hash": env.world.weights_hash} | {name: settings[name] for name in ("world", "action_mode")}
     dataset = Dataset.create(folder, header)
     env.action_space.seed(0)
     with Shard(dataset) as shard:

@@ -1,5 +1,6 @@
 """`sanawm dataset export`: a dataset in the formats of others."""
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -29,10 +30,10 @@ def export(options: "Export", console: Console) -> None:
         place, rows = options.out / options.id, export_minari(dataset, options.id, options.out)
     bar = (BarColumn(), MofNCompleteColumn(), TextColumn("episodes"), TimeElapsedColumn(), TimeRemainingColumn())
     frames = 0
-    with Progress(TextColumn("exporting"), *bar, console=console) as progress:
+    with closing(rows), Progress(TextColumn("exporting"), *bar, console=console) as progress:
         for row in progress.track(rows, total=len(dataset.finished())):
             frames += row.frames
     console.print(f"{frames} frames in {place}", highlight=False, soft_wrap=True)
     if options.format == "minari":
-        console.print(f'MINARI_DATASETS_PATH={options.out}, then minari.load_dataset("{options.id}")', highlight=False,
-                      soft_wrap=True)  # fmt: skip
+        load = f'MINARI_DATASETS_PATH={options.out}, then minari.load_dataset("{options.id}")'
+        console.print(load, highlight=False, soft_wrap=True)
