@@ -22,9 +22,10 @@ from rich.progress import Progress
 from scipy.spatial.transform import Rotation
 
 from sanawm_env.cli.export import export
-from sanawm_env.recording import lerobot
+from sanawm_env.recording import exports, lerobot
 from sanawm_env.recording.dataset import Dataset
 from sanawm_env.recording.episode import Episode
+from sanawm_env.recording.exports import pose_vectors
 from sanawm_env.recording.lerobot import CAMERA, COLUMNS, export_lerobot, pool, vector_stats
 from sanawm_env.recording.video import VideoWriter, read_video
 from tests.datasets import collect, rewards, small_world
@@ -156,6 +157,16 @@ def test_the_action_of_a_row_takes_its_pose_to_the_next(whole):
     assert (actions[done] == 0).all()
 
 
+def test_quaternions_are_the_ones_with_w_above_zero():
+    turns = Rotation.from_rotvec(np.radians(np.arange(0, 360, 10))[:, None] * [0, 1, 0])
+    c2w = np.tile(np.eye(4), (36, 1, 1))
+    c2w[:, :3, :3], c2w[:, :3, 3] = turns.as_matrix(), np.arange(108).reshape(36, 3)
+    vectors = pose_vectors(c2w)
+    assert (vectors[:, 6] >= 0).all()
+    assert (Rotation.from_quat(vectors[:, 3:]) * turns.inv()).magnitude().max() < 1e-6
+    assert (vectors[:, :3] == c2w[:, :3, 3]).all()
+
+
 def test_lenses_are_in_pixels_of_the_video(native, whole):
     for episode, values in each(native, column(whole, "sanawm.intrinsics")):
         lens = episode.trajectory().intrinsics[0]
@@ -274,16 +285,15 @@ def test_statistics_of_pictures_are_those_of_their_colours(native, whole):
 
 
 def test_long_episodes_and_large_pictures_are_sampled(tmp_path):
-    """1000 frames, of which every fifth or so is looked at, and every second pixel of those."""
-    folder = tmp_path / "episode"
-    folder.mkdir()
+    """Of 1000 frames, every second black, some are looked at; and every second column of them: half of those are black."""
     frames = np.zeros((1000, 2, 300, 3), np.uint8)
     frames[::2] = 255
-    with VideoWriter(folder / "video.mp4", crf=0) as video:
+    frames[:, :, 2::4] = 0
+    with VideoWriter(tmp_path / "video.mp4", crf=0) as video:
         video.append(frames)
-    stats = lerobot.picture_stats(Episode(folder, {}), 1000)
+    stats = lerobot.picture_stats(Episode(tmp_path, {}), 1000)
     assert stats["count"] == [int(1000**0.75)]
-    assert 0.3 < stats["mean"].min() < 0.7
+    np.testing.assert_allclose(stats["mean"], 0.25, atol=0.03)
 
 
 def test_memory_is_flat_however_long_an_episode_is(tmp_path):
@@ -365,6 +375,12 @@ def test_a_video_that_is_none_is_refused(copy, tmp_path, content):
     with pytest.raises(ValueError, match="cannot be read as a video"):
         export_lerobot(copy, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_video_with_enormous_pictures_is_refused(native, tmp_path, monkeypatch):
+    monkeypatch.setattr(exports, "MAX_PIXELS", 1000)
+    with pytest.raises(ValueError, match="is refused: its pictures have 48 x 32 pixels"):
+        export_lerobot(native, tmp_path / "out")
 
 
 def fewer_frames(folder):

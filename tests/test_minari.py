@@ -16,6 +16,7 @@ from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.recording.dataset import Dataset
 from sanawm_env.recording.episode import begin
 from sanawm_env.recording.minari import action_space, export_minari
+from sanawm_env.recording.video import VideoWriter
 from tests.datasets import collect, rewards, small_world
 from tests.worlds import picture
 
@@ -167,8 +168,11 @@ def test_nothing_is_written_elsewhere(native, tmp_path, monkeypatch):
 
 
 def test_a_second_dataset_stands_beside_the_first(native, tmp_path, monkeypatch):
+    about = tmp_path / "sanawm" / "namespace_metadata.json"
     for name in (ID, "sanawm/other-v0"):
         list(export_minari(native, name, tmp_path))
+        assert json.loads(about.read_text()) == ({} if name == ID else {"description": "mine"})
+        about.write_text('{"description": "mine"}')
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     assert set(minari.list_local_datasets()) == {ID, "sanawm/other-v0"}
 
@@ -209,6 +213,15 @@ def test_actions_of_another_shape_are_refused(copy, tmp_path):
     arrays = episode.arrays()
     np.savez(episode.folder / "actions.npz", **arrays | {"actions": arrays["actions"][:, :5]})
     with pytest.raises(ValueError, match=re.escape("actions of shape (5,), its space has (6,)")):
+        list(export_minari(copy, ID, tmp_path / "out"))
+
+
+def test_a_video_that_ends_before_the_last_step_is_refused(copy, tmp_path):
+    episode = next(copy.episodes())
+    frames = episode.frames()
+    with VideoWriter(episode.folder / "video.mp4") as video:
+        video.append(frames[:-1])
+    with pytest.raises(ValueError, match="shows the end of 1 of 2 steps"):
         list(export_minari(copy, ID, tmp_path / "out"))
 
 
