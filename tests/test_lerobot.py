@@ -233,6 +233,18 @@ def test_many_episodes_are_noted_some_at_a_time(native, whole, tmp_path, monkeyp
     assert table(tmp_path / "out", "meta/episodes") == table(whole, "meta/episodes")
 
 
+def test_rows_of_episodes_say_in_which_file_they_are(native, tmp_path, monkeypatch):
+    monkeypatch.setattr(lerobot, "_EPISODES_AT_ONCE", 1)
+    list(export_lerobot(native, tmp_path / "out", **LIMITS))
+    files = sorted((tmp_path / "out/meta/episodes").rglob("*.parquet"))
+    assert len(files) == 3
+    for number, path in enumerate(files):
+        (row,) = parquet.read_table(path).to_pylist()
+        place = [row[f"meta/episodes/{name}_index"] for name in ("chunk", "file")]
+        assert [row["episode_index"], *place] == [number, *divmod(number, 2)]
+        assert path == tmp_path / "out" / lerobot.EPISODES.format(chunk_index=place[0], file_index=place[1])
+
+
 def test_videos_of_other_settings_begin_a_file_of_their_own(copy, tmp_path):
     """Their packets cannot be decoded after the header of the first ones."""
     video = copy.folder / copy.finished()[1].episode / "video.mp4"
@@ -285,7 +297,7 @@ def test_statistics_of_pictures_are_those_of_their_colours(native, whole):
 
 
 def test_long_episodes_and_large_pictures_are_sampled(tmp_path):
-    """Of 1000 frames, every second black, some are looked at; and every second column of them: half of those are black."""
+    """Of 1000 frames, half of them black, some are looked at; and every second column of those, half of them black."""
     frames = np.zeros((1000, 2, 300, 3), np.uint8)
     frames[::2] = 255
     frames[:, :, 2::4] = 0

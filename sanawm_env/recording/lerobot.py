@@ -272,19 +272,21 @@ class _Tables:
         if self._writer is not None:
             self._writer.close()
 
-    def place(self, nbytes: int) -> _Place:
-        """Where the next table, of so many bytes, goes."""
-        full = self._path is None or self._path.stat().st_size + nbytes > self._most
-        return _Place.of(self._number + full, self._per_folder)
-
-    def write(self, table: "pyarrow.Table") -> _Place:
+    def write(self, table: "pyarrow.Table", label: str = "") -> _Place:
+        """Append a table; where it went. label: of columns to add that say so."""
+        import pyarrow
         from pyarrow import parquet
 
-        place = self.place(table.nbytes)
-        path = place.path(self._folder, self._pattern)
-        if path != self._path:
+        full = self._path is None or self._path.stat().st_size + table.nbytes > self._most
+        place = _Place.of(self._number + full, self._per_folder)
+        if label:
+            for name, value in place.named(label).items():
+                table = table.append_column(name, pyarrow.array([value] * len(table), pyarrow.int64()))
+        if full:
             self.__exit__()
-            self._writer, self._path, self._number = parquet.ParquetWriter(path, table.schema), path, self._number + 1
+            self._number += 1
+            self._path = place.path(self._folder, self._pattern)
+            self._writer = parquet.ParquetWriter(self._path, table.schema)
         self._writer.write_table(table)
         return place
 
@@ -312,10 +314,7 @@ class _EpisodeRows:
         import pyarrow
 
         if self._rows:
-            table = pyarrow.Table.from_pylist(self._rows)
-            for name, value in self._tables.place(table.nbytes).named("meta/episodes").items():
-                table = table.append_column(name, pyarrow.array([value] * len(table), pyarrow.int64()))
-            self._tables.write(table)
+            self._tables.write(pyarrow.Table.from_pylist(self._rows), "meta/episodes")
             self._rows = []
 
 
