@@ -21,7 +21,7 @@ from sanawm_env.world.world import World
 from tests.worlds import write_tiny_world
 
 ROOT = Path(__file__).parents[1]
-FILES = {"video.mp4", "trajectory.npz", "contact_sheet.png", "meta.json"}
+FILES = {"start.png", "video.mp4", "trajectory.npz", "actions.npz", "contact_sheet.png", "meta.json"}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_rollout_leaves_a_video_and_its_trajectory(tiny, image, tmp_path, capsys
     meta = json.loads((out / "meta.json").read_text())
     assert meta["weights_hash"] == World.load(tiny).weights_hash
     assert (meta["world"], meta["seed"], meta["chunks"]) == (tiny, 3, 4)
-    assert meta["actions"]["actions"] == "w-48,dw-24,none-24"
+    assert meta["camera"] == "w-48,dw-24,none-24"
     assert {"sanawm_env", "torch", "numpy", "python"} <= meta["versions"].keys()
     said = capsys.readouterr().out
     assert all(name in said for name in FILES)

@@ -28,7 +28,7 @@ from sanawm_env.envs.snapshot import HostClip, Snapshot
 from sanawm_env.envs.tasks import Task, Transition, make_task
 from sanawm_env.world.images import ImageSource
 from sanawm_env.world.state import MAX_SEED, Scene, WorldState, check_seed, stack
-from sanawm_env.world.weights import known_worlds
+from sanawm_env.world.weights import known_worlds, world_address
 from sanawm_env.world.world import Clip, World
 
 RENDER_MODES = ("rgb_array", "rgb_array_list")
@@ -476,11 +476,19 @@ def _own_rewards(reward_fn: Callable[[Transition], Any], transition: Transition)
 def _address(source: str | os.PathLike | None, world: World) -> str:
     """Name or absolute folder to load a world from elsewhere; TypeError for one that was made in no such way."""
     if source is not None:
-        return str(source) if source in known_worlds() else os.path.abspath(source)
+        return world_address(source)
     name = world.config.name
     if name in known_worlds() and World.load(name).weights_hash == world.weights_hash:
         return name
     raise TypeError("An environment around a loaded World cannot be pickled: give a name or folder.")
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files of a folder, in the order of their names; ValueError without any."""
+    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not images:
+        raise ValueError(f"The folder {folder} holds no images: give a folder of PNG, JPEG or WebP files.")
+    return images
 
 
 def _start_images(scenes: ImageSource | Sequence[ImageSource] | None, world: World) -> list[ImageSource]:
@@ -488,10 +496,7 @@ def _start_images(scenes: ImageSource | Sequence[ImageSource] | None, world: Wor
     if scenes is None:
         return list(world.starts)
     if isinstance(scenes, str | os.PathLike) and Path(scenes).is_dir():
-        images = sorted(path for path in Path(scenes).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-        if not images:
-            raise ValueError(f"The folder {scenes} holds no images: give a folder of PNG, JPEG or WebP files.")
-        return images
+        return images_in(Path(scenes))
     images = list(scenes) if isinstance(scenes, list | tuple) else [scenes]
     if not images:
         raise ValueError("scenes is an empty list: give at least one image, or None for the world's own.")

@@ -33,8 +33,8 @@ class Row:
     """What the manifest says of an episode.
 
     id: of its job, the same wherever and whenever it is done. episode: its folder, relative to the dataset; "" for one
-    that was rejected, and `reason` says why. camera: the script. source: the start image as it was named. scene: hash of
-    what it shows. measures: what the quality gates measured. Numbers: chunks, frames, bytes on disk.
+    that was rejected, and `reason` says why. camera: the script. source: the start image as it was named. scene: hash
+    of what it shows. measures: what the quality gates measured. Numbers: chunks, frames, bytes on disk.
     """
 
     id: str
@@ -110,7 +110,7 @@ class Dataset:
         return sorted(path for path in self.folder.glob(SHARDS) if path.is_dir())
 
     def rows(self) -> list[Row]:
-        """A row per episode, finished or rejected, in order; what a killed writer finished and did not note is here too.
+        """A row per episode, finished or rejected, in order; what a killed writer finished without noting is here too.
 
         Raises ValueError for a manifest that is none, or names a folder outside its shard.
         """
@@ -314,7 +314,7 @@ def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except FileNotFoundError:
-        raise FileNotFoundError(f"The episode {source.parent} has no {source.name}: `sanawm dataset validate`.") from None
+        raise FileNotFoundError(f"The episode {source.parent} has no {source.name}: put it back.") from None
     except OSError:
         shutil.copyfile(source, target)
 

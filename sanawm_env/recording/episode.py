@@ -14,6 +14,7 @@ import copy
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,19 +24,21 @@ from scipy.spatial.transform import RigidTransform
 
 from sanawm_env.camera.intrinsics import intrinsics_matrix
 from sanawm_env.envs.env import SanaWMEnv, step_together
+from sanawm_env.metrics.image import psnr
 from sanawm_env.recording.rollout import (
     META,
     TRAJECTORY,
     VIDEO,
     RolloutWriter,
     Trajectory,
+    file_sha256,
     load_arrays,
     load_trajectory,
     replacing,
 )
-from sanawm_env.recording.video import read_video
+from sanawm_env.recording.video import iterate_video, read_video
 from sanawm_env.world.images import save_start
-from sanawm_env.world.world import World
+from sanawm_env.world.weights import world_address
 
 START, ACTIONS = "start.png", "actions.npz"
 FILES = (START, VIDEO, TRAJECTORY, ACTIONS, META)
@@ -43,7 +46,8 @@ SCHEMA = 1
 MAX_META_BYTES = 64 * 2**20
 _KINDS = {
     "schema": int, "world": str, "weights_hash": str, "env": dict, "seed": int, "prompt": str, "intrinsics": list,
-    "actions": list, "action_dtype": str, "batch": list, "fps": int | float, "num_frames": int, "frames_sha256": str, "versions": dict,
+    "actions": list, "action_dtype": str, "batch": list, "fps": int | float, "num_frames": int, "frames_sha256": str,
+    "versions": dict,
 }  # fmt: skip
 
 
@@ -69,8 +73,9 @@ class EpisodeWriter(RolloutWriter):
     """Context manager that writes the episode of `env`, which has just been reset, to a folder.
 
     settings: keywords that made the environment, plain values; the world by name or folder. seed: what `begin` got.
-    meta, sheet and the settings of the video: as for `RolloutWriter`. Steps are added from any one thread: nothing of
-    the environment is looked at after this. Leaving the block in any way keeps the steps that are complete.
+    meta: what else is to be said of it. sheet and the settings of the video: as for `RolloutWriter`.
+    Steps are added from any one thread: nothing of the environment is looked at after this. Leaving the block in any
+    way keeps the steps that are complete.
     """
 
     hashed = (START, VIDEO, TRAJECTORY, ACTIONS)
@@ -89,7 +94,7 @@ class EpisodeWriter(RolloutWriter):
         self._steps: list[tuple[Any, ...]] = []
         facts = {
             "schema": SCHEMA,
-            "world": str(settings["world"]),
+            "world": world_address(settings["world"]),
             "weights_hash": world.weights_hash,
             "mode": world.mode,
             "device": world.device.type,
@@ -100,7 +105,8 @@ class EpisodeWriter(RolloutWriter):
             "intrinsics": scene.intrinsics,
             "anchor": None if scene.anchor is None else {"place": scene.anchor.place, "c2w": scene.anchor.c2w},
         }
-        super().__init__(out_dir, world.config.fps, facts | dict(meta or {}), **options)
+        said = {name: value for name, value in dict(meta or {}).items() if name not in facts}
+        super().__init__(out_dir, world.config.fps, facts | said, **options)
 
     @property
     def chunks(self) -> int:
@@ -122,7 +128,7 @@ class EpisodeWriter(RolloutWriter):
                     file, actions=np.stack(actions), rewards=np.array(rewards), terminated=np.array(terminated),
                     truncated=np.array(truncated), twists=body_twists(self._poses(), self.fps),
                 )  # fmt: skip
-            save_start(self._image, self._anchor, self.out_dir / START)
+            save_start(self._image, self._anchor, self.out_dir / START, optimize=False)
             self.meta |= {
                 "chunks": len(self._steps),
                 "return": float(np.sum(rewards)),
@@ -144,7 +150,7 @@ class Episode:
 
     @classmethod
     def open(cls, folder: str | os.PathLike) -> "Episode":
-        """The episode in a folder. Raises FileNotFoundError where none is, ValueError for a meta.json that is not one."""
+        """The episode in a folder. Raises FileNotFoundError, or ValueError for a meta.json that is none."""
         folder = Path(folder)
         path = folder / META
         if not path.is_file():
@@ -183,20 +189,17 @@ class Episode:
         """Steps."""
         return len(self.meta["actions"])
 
-    def environment(self, world: World | None = None, device: str | None = None) -> SanaWMEnv:
-        """The environment it was recorded in, reset to its beginning. world: one that is loaded already.
+    def environment(self, world: str | None = None, device: str | None = None) -> SanaWMEnv:
+        """The environment it was recorded in, reset to its beginning. world, device: where these are elsewhere by now.
 
         Raises ValueError for a world of other weights, and what loading it, the environment and its reset raise.
         """
         meta = self.meta
-        if world is None:
-            made = SanaWMEnv(meta["world"], device=device or meta.get("device", "cpu"), **meta["env"])
-        else:
-            made = SanaWMEnv(world, **meta["env"])
+        made = SanaWMEnv(world or meta["world"], device=device or meta.get("device", "cpu"), **meta["env"])
         if made.world.weights_hash != meta["weights_hash"]:
             raise ValueError(
-                f"{self.folder} was imagined by other weights ({meta['world']}, {meta['weights_hash'][:12]}) than these "
-                f"({made.world.weights_hash[:12]}): give the world it was recorded in."
+                f"{self.folder} was imagined by other weights ({meta['world']}, {meta['weights_hash'][:12]}) than "
+                f"these ({made.world.weights_hash[:12]}): give the world it was recorded in."
             )
         start = self.folder / START
         image = start if start.is_file() else meta.get("source")
@@ -207,15 +210,47 @@ class Episode:
             raise ValueError(f"The start image {image} is not the one of {self.folder}: put the right one back.")
         return made
 
-    def replay(self, world: World | None = None, device: str | None = None) -> Iterator[Step]:
-        """Imagine it again, step by step, in batches of the shapes it was imagined in; errors as `environment`."""
-        env = self.environment(world, device)
-        for action, (row, size) in zip(self.meta["actions"], self.meta["batch"], strict=True):
-            action = np.asarray(action, self.meta["action_dtype"])
-            company = [copy.deepcopy(env) for _ in range(size)]
-            rewards = step_together(company, [action] * size, slots=range(size))
-            env = company[row]
-            yield Step.of(env, action, rewards[row])
+    def replay(
+        self, out_dir: str | os.PathLike | None = None, world: str | None = None, device: str | None = None
+    ) -> Iterator[Step]:
+        """Imagine it again, step by step, in batches of the shapes it was imagined in, and write it anew to `out_dir`,
+        if given. Errors as `environment` and `EpisodeWriter`."""
+        meta, env = self.meta, self.environment(world, device)
+        settings = {"world": meta["world"], **meta["env"]}
+        video = meta.get("video") or {}
+        with nullcontext() if out_dir is None else EpisodeWriter(
+            out_dir, env, settings, meta["seed"], meta, sheet=False, **video
+        ) as writer:
+            for action, (row, size) in zip(meta["actions"], meta["batch"], strict=True):
+                action = np.asarray(action, meta["action_dtype"])
+                company = [copy.deepcopy(env) for _ in range(size)]
+                rewards = step_together(company, [action] * size, slots=range(size))
+                env = company[row]
+                step = Step.of(env, action, rewards[row])
+                if writer is not None:
+                    writer.add(step)
+                yield step
+
+
+def differences(a: Episode, b: Episode) -> list[str]:
+    """What differs between two episodes, a sentence each; none where all files are the same, byte for byte."""
+    changed = [name for name in FILES if file_sha256(a.folder / name) != file_sha256(b.folder / name)]
+    if not changed:
+        return []
+    found = [f"{', '.join(changed)} differ"]
+    if a.meta["frames_sha256"] == b.meta["frames_sha256"]:
+        found.append("all frames are the same")
+    else:
+        with suppress(ValueError):
+            pairs = zip(iterate_video(a.folder / VIDEO), iterate_video(b.folder / VIDEO), strict=True)
+            found.append(f"frames differ; the least alike of the two videos have {min(psnr(*p) for p in pairs):.1f} dB")
+    for name, version in a.meta["versions"].items():
+        if b.meta["versions"].get(name) != version:
+            found.append(f"{name} was {version} and is {b.meta['versions'].get(name)}")
+    for name in ("device", "threads"):
+        if a.meta.get(name) != b.meta.get(name):
+            found.append(f"{name} was {a.meta.get(name)} and is {b.meta.get(name)}")
+    return found
 
 
 def begin(env: SanaWMEnv, image: Any, seed: int, **options: Any) -> None:

@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,15 @@ class RolloutWriter:
     def _poses(self) -> np.ndarray:
         return np.concatenate(self._c2w)[: self.num_frames]
 
+    def close(self) -> None:
+        """Finish the files, as leaving the block does."""
+        self.__exit__(None, None, None)
+
+    def abandon(self) -> None:
+        """Leave nothing of it: the folder goes away."""
+        self._video.discard()
+        shutil.rmtree(self.out_dir, ignore_errors=True)
+
     def __exit__(self, exception_type, *_) -> None:
         self._video.close()
         if not self.num_frames:
@@ -211,6 +221,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions that decide what a rollout looks like; nothing is imported to find them."""
     return {

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from sanawm_env.world.images import MAX_PIXELS
 
 _BT709 = 1
 _LIMITED_RANGE = 1
-_SMALL, _THREADS = 256 * 256, 4  # pixels that one thread encodes; x264's bytes depend on their number, not on the machine
+_SMALL, _THREADS = 256 * 256, 4  # pixels for one thread, threads for more: x264's bytes depend on how many there are
 MAX_DECODED_BYTES = 8 * 2**30
 """What a video may take in memory when it is read: 2.7 GB are a minute at 720p."""
 
@@ -28,7 +29,8 @@ class VideoWriter:
     fps: frames per second. crf: quality of x264, 0 (lossless) to 51, lower is better and larger.
     upscale: every pixel becomes a square of that many pixels, for tiny frames.
     keyframes: distance from one to the next, None for x264's own (250). Small ones are for datasets, whose readers jump
-        to any frame; then no frame depends on a later one, so that such videos can be joined without encoding anew.
+        to any frame; then no frame depends on a later one, so that such videos can be joined without encoding anew, and
+        x264 takes less time over them.
     The same frames and settings give the same bytes.
     H.264 with yuv420p needs even sizes: at an odd height (width) the last row (column) is doubled.
     """
@@ -54,8 +56,10 @@ class VideoWriter:
         self.num_frames = 0
         self._part = self.path.with_name(self.path.name + ".part")
         self._rate = Fraction(fps).limit_denominator(1001)
+        self._time_base = 1 / self._rate
+        self._to_yuv = VideoReformatter()  # one for all frames: making one takes as long as encoding a small picture
         self._upscale = int(upscale)
-        self._options = {"crf": str(crf)} | ({} if keyframes is None else {"g": str(keyframes), "bf": "0"})
+        self._options = {"crf": str(crf)} | ({} if keyframes is None else {"g": str(keyframes), "bf": "0", "preset": "veryfast"})
         self._container = self._stream = self._shape = None
         self._closed = False
 
@@ -84,7 +88,7 @@ class VideoWriter:
                 self._encode(self._prepare(frame))
                 self.num_frames += 1
         except OSError as error:  # PyAV's errors are OSErrors where the system refused something
-            self._discard()
+            self.discard()
             raise OSError(f"cannot write the video {self.path}: {error.strerror or error}") from error
 
     def close(self) -> None:
@@ -92,7 +96,7 @@ class VideoWriter:
         if self._closed:
             return
         if not self.num_frames:
-            self._discard()
+            self.discard()
             return
         self._closed = True
         try:
@@ -100,11 +104,12 @@ class VideoWriter:
             self._container.close()
             os.replace(self._part, self.path)
         except OSError as error:
-            self._discard()
+            self.discard()
             raise OSError(f"cannot finish the video {self.path}: {error.strerror or error}") from error
 
     def _prepare(self, frame: np.ndarray) -> np.ndarray:
-        frame = frame.repeat(self._upscale, axis=0).repeat(self._upscale, axis=1)
+        if self._upscale > 1:
+            frame = frame.repeat(self._upscale, axis=0).repeat(self._upscale, axis=1)
         odd_height, odd_width = frame.shape[0] % 2, frame.shape[1] % 2
         if odd_height or odd_width:
             frame = np.pad(frame, ((0, odd_height), (0, odd_width), (0, 0)), mode="edge")
@@ -114,9 +119,9 @@ class VideoWriter:
         if self._container is None:
             self._open(*frame.shape[:2])
         picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-        picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        picture = self._to_yuv.reformat(picture, format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
         picture.pts = self.num_frames
-        picture.time_base = 1 / self._rate
+        picture.time_base = self._time_base
         self._container.mux(self._stream.encode(picture))
 
     def _open(self, height: int, width: int) -> None:
@@ -128,8 +133,8 @@ class VideoWriter:
         codec.color_primaries = codec.color_trc = codec.colorspace = _BT709
         codec.color_range = _LIMITED_RANGE
 
-    def _discard(self) -> None:
-        """Without frames or after a failed write: let go of the container, leave nothing behind."""
+    def discard(self) -> None:
+        """Let go of the container, leave nothing behind: after a failed write, or instead of `close`."""
         self._closed, self.num_frames = True, 0
         try:
             if self._container is not None:
@@ -163,7 +168,8 @@ def iterate_video(path: str | os.PathLike) -> Iterator[np.ndarray]:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             if stream.width * stream.height > MAX_PIXELS:
-                raise ValueError(f"the video {path} is refused: its pictures have {stream.width} x {stream.height} pixels")
+                size = f"{stream.width} x {stream.height}"
+                raise ValueError(f"the video {path} is refused: its pictures have {size} pixels")
             for frame in container.decode(stream):
                 count += 1
                 yield frame.to_ndarray(format="rgb24")
