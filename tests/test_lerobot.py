@@ -28,7 +28,7 @@ from sanawm_env.recording.episode import Episode
 from sanawm_env.recording.exports import pose_vectors
 from sanawm_env.recording.lerobot import CAMERA, COLUMNS, export_lerobot, pool, vector_stats
 from sanawm_env.recording.video import VideoWriter, read_video
-from tests.datasets import collect, rewards, small_world
+from tests.datasets import collect, rewards, say, small_world
 
 CHUNKS = (2, 1, 3)
 FRAMES = [25 + 24 * (n - 1) for n in CHUNKS]
@@ -39,8 +39,9 @@ NUMBERS = Path(__file__).parents[1] / "docs" / "benchmarks" / "lerobot_readback.
 @pytest.fixture(scope="module")
 def native(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lerobot")
-    meta = [{}, {}, {"prompt": "a hall"}]
-    return collect(folder / "native", small_world(folder / "world"), CHUNKS, meta)
+    dataset = collect(folder / "native", small_world(folder / "world"), CHUNKS)
+    say(list(dataset.episodes())[2], prompt="a hall")
+    return dataset
 
 
 @pytest.fixture(scope="module")
@@ -440,8 +441,7 @@ def test_an_episode_that_does_not_agree_with_itself_leaves_nothing(copy, tmp_pat
 
 
 def test_frames_that_are_not_whole_chunks_are_refused(copy, tmp_path):
-    meta = copy.folder / copy.finished()[0].episode / "meta.json"
-    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"actions": [[0] * 6] * 7}))
+    say(next(copy.episodes()), actions=[[0] * 6] * 7)
     with pytest.raises(ValueError, match="not the start and 7 equal chunks"):
         list(export_lerobot(copy, tmp_path / "out"))
 
@@ -474,7 +474,7 @@ def test_a_full_disk_is_one_sentence(native, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(lerobot, "_table", full)
-    with pytest.raises(OSError, match=r"The disk of .*out is full"):
+    with pytest.raises(OSError, match=r"^The disk of .*out is full"):
         list(export_lerobot(native, tmp_path / "out"))
     assert list(tmp_path.iterdir()) == []
 

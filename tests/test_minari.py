@@ -17,7 +17,7 @@ from sanawm_env.recording.dataset import Dataset
 from sanawm_env.recording.episode import begin
 from sanawm_env.recording.minari import action_space, export_minari
 from sanawm_env.recording.video import VideoWriter
-from tests.datasets import collect, rewards, small_world
+from tests.datasets import collect, rewards, say, small_world
 from tests.worlds import picture
 
 ID = "sanawm/tiny-v0"
@@ -125,9 +125,8 @@ def test_the_environment_is_recovered(world, tmp_path):
 
 
 def test_episodes_of_different_environments_name_none(copy, tmp_path):
-    meta = copy.folder / copy.finished()[1].episode / "meta.json"
-    facts = json.loads(meta.read_text())
-    meta.write_text(json.dumps(facts | {"env": facts["env"] | {"max_episode_chunks": 9}}))
+    episode = next(copy.episodes())
+    say(episode, env=episode.meta["env"] | {"max_episode_chunks": 9})
     list(export_minari(copy, ID, tmp_path / "out"))
     assert read(tmp_path / "out").env_spec is None
 
@@ -223,6 +222,16 @@ def test_a_video_that_ends_before_the_last_step_is_refused(copy, tmp_path):
         video.append(frames[:-1])
     with pytest.raises(ValueError, match="shows the end of 1 of 2 steps"):
         list(export_minari(copy, ID, tmp_path / "out"))
+
+
+def test_a_full_disk_is_one_sentence(native, tmp_path, monkeypatch):
+    rows = export_minari(native, ID, tmp_path / "out")
+    next(rows)
+    free = shutil.disk_usage(tmp_path)._replace(free=2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    with pytest.raises(OSError, match=r"^The disk of .*tiny-v0 is full"):
+        next(rows)
+    assert not (tmp_path / "out" / ID).exists()
 
 
 @pytest.mark.parametrize("missing", ["minari", "h5py"])

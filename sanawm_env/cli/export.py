@@ -4,17 +4,18 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress, TextColumn
 
+from sanawm_env.cli.dataset import COLUMNS
 from sanawm_env.recording.dataset import Dataset
 from sanawm_env.recording.lerobot import export_lerobot
 from sanawm_env.recording.minari import export_minari
 
 if TYPE_CHECKING:
-    from sanawm_env.cli import Export
+    from sanawm_env.cli import DatasetExport
 
 
-def export(options: "Export", console: Console) -> None:
+def export(options: "DatasetExport", console: Console) -> None:
     """Write what the options name; Ctrl-C leaves nothing behind.
 
     Raises as `export_lerobot` and `export_minari`, and ValueError for an id that is missing or not wanted.
@@ -28,9 +29,8 @@ def export(options: "Export", console: Console) -> None:
         raise ValueError('--format minari needs --id, such as "sanawm/nano-v0".')
     else:
         place, rows = options.out / options.id, export_minari(dataset, options.id, options.out)
-    bar = (BarColumn(), MofNCompleteColumn(), TextColumn("episodes"), TimeElapsedColumn(), TimeRemainingColumn())
     frames = 0
-    with closing(rows), Progress(TextColumn("exporting"), *bar, console=console) as progress:
+    with closing(rows), Progress(TextColumn("exporting"), *COLUMNS, console=console, transient=True) as progress:
         for row in progress.track(rows, total=len(dataset.finished())):
             frames += row.frames
     console.print(f"{frames} frames in {place}", highlight=False, soft_wrap=True)

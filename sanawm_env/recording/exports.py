@@ -18,6 +18,8 @@ from sanawm_env.recording.episode import Episode
 from sanawm_env.recording.rollout import VIDEO, Trajectory, check_writable
 from sanawm_env.world.images import MAX_PIXELS
 
+_SPARE_BYTES = 16 * 2**20
+
 
 class Look(NamedTuple):
     """What a video says of itself: pixels, frames per second, codec, pixel format."""
@@ -96,6 +98,13 @@ def check_vacant(out: Path) -> None:
     check_writable(out.parent)
 
 
+def check_room(folder: Path, nbytes: int) -> None:
+    """Raises OSError unless so many bytes, and some, are free on the disk of a folder: HDF5 does not survive a full
+    one."""
+    if shutil.disk_usage(folder).free < nbytes + _SPARE_BYTES:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
 @contextmanager
 def appearing(out: Path) -> Iterator[Path]:
     """`with appearing(out) as folder`: what was made in `folder` becomes `out`; on any exception it goes away."""
@@ -109,7 +118,7 @@ def appearing(out: Path) -> Iterator[Path]:
         partial.rename(out)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise OSError(errno.ENOSPC, f"The disk of {out} is full: make room and export again") from error
+            raise OSError(f"The disk of {out} is full: make room and export again.") from error
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -18,7 +18,7 @@ from gymnasium.envs.registration import EnvSpec
 from sanawm_env.camera.presets import WALKING_TURNS
 from sanawm_env.recording.dataset import Dataset, Row
 from sanawm_env.recording.episode import Episode
-from sanawm_env.recording.exports import Look, appearing, camera_path, check_vacant, pose_vectors, survey
+from sanawm_env.recording.exports import Look, appearing, camera_path, check_room, check_vacant, pose_vectors, survey
 from sanawm_env.recording.rollout import VIDEO
 from sanawm_env.recording.video import iterate_video
 
@@ -68,7 +68,9 @@ def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, dataset_id
         storage.update_metadata({"dataset_id": dataset_id, "minari_version": __version__, "description": about})
         for number, row in enumerate(rows):
             episode = Episode.open(dataset.folder / row.episode)
-            storage.update_episodes([_buffer(episode, storage.action_space)])
+            buffer = _buffer(episode, storage.action_space)
+            check_room(folder, buffer.observations["rgb"].nbytes)
+            storage.update_episodes([buffer])
             facts = {f"sanawm_{name}": str(episode.meta.get(name, "")) for name in ("id", "camera", "source", "prompt")}
             storage.update_episode_metadata([facts], [number])
             yield row
