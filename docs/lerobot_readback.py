@@ -9,9 +9,17 @@ own; nothing of sanawm-env is imported here:
         gymnasium tqdm termcolor einops deepdiff pillow pyyaml
     python docs/lerobot_readback.py EXPORT DATASET          # writes docs/benchmarks/lerobot_readback.json
 
-EXPORT is what `export_lerobot` made of the native DATASET. The recorded result: six nano episodes of 1 to 5 steps in
-two shards, exported with data_file_mb=0.04, video_file_mb=0.12, files_per_chunk=2, so that rows and frames lie in
-several files and folders. Stops at the first thing that is not as it should be; every number written was measured.
+EXPORT is what `export_lerobot` made of the native DATASET. The recorded result is of two shards, and of limits so small
+that rows and frames lie in several files and folders:
+
+    sanawm collect docs/lerobot_readback.yaml --out runs/native --part 0/2
+    sanawm collect docs/lerobot_readback.yaml --out runs/native --part 1/2
+    python -c "from sanawm_env.recording.dataset import Dataset; \\
+        from sanawm_env.recording.lerobot import export_lerobot; \\
+        list(export_lerobot(Dataset.open('runs/native'), 'runs/lerobot', \\
+                            data_file_mb=0.02, video_file_mb=0.12, files_per_chunk=2))"
+
+Stops at the first thing that is not as it should be; every number written was measured.
 """
 
 import argparse
@@ -23,7 +31,8 @@ from importlib import metadata
 from pathlib import Path
 
 # before lerobot's imports: ask no hub, leave the user's caches alone
-os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": tempfile.mkdtemp(prefix="lerobot_readback_")}
+CACHES = tempfile.TemporaryDirectory(prefix="lerobot_readback_")
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": CACHES.name}
 
 import av
 import numpy as np

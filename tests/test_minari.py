@@ -124,11 +124,14 @@ def test_the_environment_is_recovered(world, tmp_path):
     assert made.unwrapped.world.weights_hash == dataset.header["weights_hash"]
 
 
-def test_episodes_of_different_environments_name_none(copy, tmp_path):
+@pytest.mark.parametrize(("changed", "length"), [({"max_episode_chunks": 9}, 9), ({"speed": "brisk"}, None)])
+def test_an_environment_is_named_if_all_episodes_are_of_one(copy, tmp_path, changed, length):
+    """Collectors fit its length to each camera's path; that alone does not make it another."""
     episode = next(copy.episodes())
-    say(episode, env=episode.meta["env"] | {"max_episode_chunks": 9})
+    say(episode, env=episode.meta["env"] | changed)
     list(export_minari(copy, ID, tmp_path / "out"))
-    assert read(tmp_path / "out").env_spec is None
+    spec = read(tmp_path / "out").env_spec
+    assert length == (spec and spec.kwargs["max_episode_chunks"])
 
 
 @pytest.mark.parametrize("mode", ["twist", "keys", "discrete", "poses"])

@@ -30,8 +30,8 @@ def export_minari(dataset: Dataset, dataset_id: str, out: str | os.PathLike, *, 
     Nothing is written elsewhere: `minari.load_dataset(dataset_id)` finds it with MINARI_DATASETS_PATH set to `out`,
     `minari.MinariDataset(out / dataset_id / "data")` without. Its folder has another name until the iterator has come
     to its end. One episode's pictures are held at a time. jpeg: store pictures as JPEG, smaller, not quite as decoded.
-    Actions are in the dtype of the action space, and twists cut to it, as the environment takes them. If one setting
-    of the environment made all episodes, `recover_environment()` makes it.
+    Actions are in the dtype of the action space, and twists cut to it, as the environment takes them. If one
+    environment made all episodes, whatever their length, `recover_environment()` makes it.
 
     Raises, at once: ImportError without Minari, ValueError for an id that is none, for no episodes or ones whose
     videos differ, FileExistsError where the dataset is already. While it runs: FileNotFoundError or
@@ -126,14 +126,16 @@ def _buffer(episode: Episode, space: spaces.Space) -> Any:
 
 
 def _environment(dataset: Dataset) -> EnvSpec | None:
-    """How gymnasium makes the environment of all episodes; None if they are not of one."""
-    first = None
+    """How gymnasium makes the environment of all episodes, as long as the longest; None if they are not of one."""
+    shared, longest = None, 0
     for episode in dataset.episodes():
         made = {"world": episode.meta["world"], **episode.meta["env"]}
-        if first not in (None, made):
+        longest = max(longest, made.pop("max_episode_chunks", episode.chunks))  # collectors fit it to the camera's path
+        if shared not in (None, made):
             return None
-        first = made
-    return EnvSpec("SanaWM/Explore-v0", entry_point="sanawm_env.envs.env:SanaWMEnv", kwargs=first)
+        shared = made
+    settings = {**shared, "max_episode_chunks": longest}
+    return EnvSpec("SanaWM/Explore-v0", entry_point="sanawm_env.envs.env:SanaWMEnv", kwargs=settings)
 
 
 def _minari() -> None:
