@@ -23,16 +23,17 @@ Stops at the first thing that is not as it should be; every number written was m
 """
 
 import argparse
+import atexit
 import json
 import os
 import platform
+import shutil
 import tempfile
 from importlib import metadata
 from pathlib import Path
 
 # before lerobot's imports: ask no hub, leave the user's caches alone
-CACHES = tempfile.TemporaryDirectory(prefix="lerobot_readback_")
-os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": CACHES.name}
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": tempfile.mkdtemp(prefix="lerobot_readback_")}
 
 import av
 import numpy as np
@@ -42,6 +43,8 @@ from lerobot.datasets.compute_stats import aggregate_stats, get_feature_stats, s
 from lerobot.datasets.io_utils import load_nested_dataset
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from torch.utils.data import DataLoader
+
+atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
 LIBRARIES = ("lerobot", "datasets", "torch", "av", "pyarrow", "numpy")
 CAMERA, BACKEND = "observation.images.camera", "pyav"
