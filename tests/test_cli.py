@@ -253,7 +253,8 @@ def test_python_m_is_the_command():
     assert "rollout" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-EXAMPLES = {p.name for p in (ROOT / "examples").glob("*.py")} - {"ppo_cleanrl.py"}  # that one: test_integrations
+ELSEWHERE = {"ppo_cleanrl.py", "webdataset.py"}  # test_integrations, test_webdataset
+EXAMPLES = {p.name for p in (ROOT / "examples").glob("*.py")} - ELSEWHERE
 
 
 @pytest.mark.parametrize("example", sorted(EXAMPLES))
