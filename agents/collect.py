@@ -466,7 +466,7 @@ def _bench(collection: Collection) -> list[tuple[Start, Script]]:
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"Line {number} of {manifest} is not a scene of the benchmark: {error}.") from error
         lens = load_trajectory(camera).intrinsics
-        start = Start(image, prompt, None if lens is None else tuple(lens[0].flatten()))
+        start = Start(image, prompt, None if lens is None else tuple(lens[0][[0, 1, 0, 1], [0, 1, 2, 2]]))
         if not image.is_file():
             raise FileNotFoundError(f"There is no start image at {image}.")
         pairs.append((start, Given(str(row["camera_path"]), read_path(camera))))

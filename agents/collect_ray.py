@@ -39,8 +39,8 @@ class Collector:
 
 @dataclass(frozen=True)
 class Cluster:
-    """How to do jobs on Ray. address: of a running cluster; None starts one here and stops it. workers: actors; None: as
-    many as the cluster has GPUs, or cores for a world on the CPU."""
+    """How to do jobs on Ray. address: of a running cluster; None starts one here and stops it. workers: actors; None:
+    as many as the cluster has GPUs, or cores for a world on the CPU."""
 
     address: str | None = None
     workers: int | None = None
@@ -48,8 +48,8 @@ class Cluster:
     def __call__(
         self, collection: Collection, jobs: Sequence[Job], dataset: Dataset
     ) -> Generator[Event, None, None]:
-        """A `collect.Runner`. Raises ValueError without workers, RuntimeError for a job under which actors die again and
-        again, and what the jobs raise."""
+        """A `collect.Runner`. Raises ValueError without workers, RuntimeError for a job under which actors die again
+        and again, and what the jobs raise."""
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"Collecting on Ray needs at least one worker, got {self.workers}.")
         ours = not ray.is_initialized()
@@ -86,8 +86,8 @@ class Cluster:
                 deaths.update(job.id for job in left)
                 if left and max(deaths[job.id] for job in left) >= MOST_DEATHS:
                     raise RuntimeError(
-                        f"{MOST_DEATHS} workers died at {left[0].script.name} from {left[0].start.image}: look at Ray's "
-                        "logs. What is finished stays; the same command goes on."
+                        f"{MOST_DEATHS} workers died at {left[0].script.name} from {left[0].start.image}: look at "
+                        "Ray's logs. What is finished stays; the same command goes on."
                     ) from None
                 units.extendleft([left] if left else [])
                 idle.append(actor.remote(collection, folder))

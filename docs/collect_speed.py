@@ -7,7 +7,6 @@ bare environment throws its frames away.
 """
 
 import json
-import os
 import shutil
 import statistics
 import tempfile
@@ -43,7 +42,7 @@ def bare(planned) -> None:
 
 def main() -> None:
     rows = []
-    quiet = Console(file=open(os.devnull, "w"))
+    quiet = Console(quiet=True)
     for threads in THREADS:
         torch.set_num_threads(threads)
         for batch in BATCHES:

@@ -107,7 +107,7 @@ def test_a_rollout_says_what_is_wrong_before_any_work(tiny, image, tmp_path, cap
     assert "six numbers" in refused(capsys, *base, "--image", image, "--twist", "fast")
     assert "six finite numbers" in refused(capsys, *base, "--image", image, "--twist", "nan,0,0,0,0,0")
     assert "six finite numbers" in refused(capsys, *base, "--image", image, "--twist", "0,0")
-    assert "no trajectory at" in refused(capsys, *base, "--image", image, "--trajectory", tmp_path / "none.npy")
+    assert "no file at" in refused(capsys, *base, "--image", image, "--trajectory", tmp_path / "none.npy")
     assert "no start image at" in refused(capsys, *base, "--image", tmp_path / "none.png", *script)
     (tmp_path / "text.png").write_text("hello")
     assert "cannot be read as an image" in refused(capsys, *base, "--image", tmp_path / "text.png", *script)

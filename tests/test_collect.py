@@ -18,11 +18,11 @@ import pytest
 import yaml
 from PIL import Image
 from rich.console import Console
-
 from sanawm_env.agents import collect as collecting
 from sanawm_env.agents.cameras import Orbit
 from sanawm_env.agents.collect import Collection, collect, estimate, here, judge, plan
 from sanawm_env.agents.scripts import Given, Policy, read_script
+
 from sanawm_env.cli import main
 from sanawm_env.metrics.lasting import drift, loop_closure
 from sanawm_env.recording.dataset import Dataset, validate
@@ -33,7 +33,7 @@ from tests.test_episode import world  # noqa: F401
 from tests.worlds import picture
 
 ROOT = Path(__file__).parents[1]
-QUIET = Console(file=open(os.devnull, "w"))  # noqa: SIM115
+QUIET = Console(quiet=True)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_the_same_call_does_nothing_twice(small, tmp_path):
 
 def test_jobs_are_told_apart_by_all_that_decides_them(small, tmp_path):
     def ids(**changes):
-        return {job.id for job in plan(small(**changes), tmp_path).jobs}
+        return {job.id for job in plan(small(**{"cameras": ["orbit", "dolly"]} | changes), tmp_path).jobs}
 
     base = ids()
     assert len(base) == 6
@@ -129,9 +129,10 @@ def test_a_stop_by_hand_keeps_what_is_finished(small, tmp_path, monkeypatch):
 
 def test_killed_at_any_moment_it_goes_on(small, world, tmp_path):  # noqa: F811
     config = tmp_path / "c.yaml"
-    config.write_text(yaml.safe_dump({"world": world, "cameras": ["orbit", "w-30"], "chunks": 2, "batch": 3, "seeds": 40}))
+    given = {"world": world, "cameras": ["orbit", "w-30"], "chunks": 2, "batch": 3, "seeds": 20}
+    config.write_text(yaml.safe_dump(given))
     command = [sys.executable, "-m", "sanawm_env", "collect", str(config), "--out", str(tmp_path / "d")]
-    for least in (1, 60):
+    for least in (1, 30):
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while sum(1 for _ in (tmp_path / "d").glob("shard-*/episode-?????")) < least:
             assert process.poll() is None, "it ended before it was killed"
@@ -139,10 +140,10 @@ def test_killed_at_any_moment_it_goes_on(small, world, tmp_path):  # noqa: F811
         process.send_signal(signal.SIGKILL)
         process.wait()
     at_kill = {row.id for row in Dataset.open(tmp_path / "d").rows()}
-    assert 60 <= len(at_kill) < 240
+    assert 30 <= len(at_kill) < 120
     main(["collect", str(config), "--out", str(tmp_path / "d")])
     ids = whole(tmp_path / "d")
-    assert len(ids) == 240 and at_kill <= set(ids)
+    assert len(ids) == 120 and at_kill <= set(ids)
 
 
 def test_two_processes_do_not_collect_the_same(small, tmp_path):
@@ -190,7 +191,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_finished(small, tmp_path, mo
     assert len(whole(tmp_path / "d")) == 30
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="makes a small disk, which takes root on Linux")
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounts a small disk, as root")
 def test_a_disk_that_is_really_full(small, tmp_path, monkeypatch):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -233,7 +234,7 @@ def test_drift_and_closure_measure_what_they_say():
     frames = np.stack([np.roll(scene, int(p[2, 3] * 20), 1) for p in path])
     assert loop_closure(frames, path) == 100
     frames[-1] = 255 - scene
-    assert loop_closure(frames, path) < 50
+    assert loop_closure(frames, path) < 75  # the last of three
     assert loop_closure(frames[:5], there) is None
 
 
@@ -280,7 +281,10 @@ def test_scenes_of_every_kind(world, tmp_path):  # noqa: F811
     assert differences(episode, Episode.open(tmp_path / "again")) == []
 
 
-def write_bench(root, image_path="images/game_001.png", camera_path="benchmark_v2_smooth_60s/sanawm_export_v2/game_001.npz"):
+POSES = "benchmark_v2_smooth_60s/sanawm_export_v2/game_001.npz"
+
+
+def write_bench(root, image_path="images/game_001.png", camera_path=POSES):
     """SANA-WM-Bench with one scene (camera.md 7.1), at a tenth of the length."""
     (root / "images").mkdir(parents=True)
     Image.fromarray(picture(1)).save(root / "images" / "game_001.png")
@@ -297,7 +301,8 @@ def write_bench(root, image_path="images/game_001.png", camera_path="benchmark_v
 def test_the_benchmark_is_a_source_of_scenes_and_cameras(world, tmp_path):  # noqa: F811
     write_bench(tmp_path / "bench")
     bench = {"root": "bench", "split": "simple_60s"}
-    (episode,) = collect(Collection(world=world, bench=bench, folder=tmp_path), tmp_path / "d", console=QUIET).episodes()
+    collection = Collection(world=world, bench=bench, folder=tmp_path)
+    (episode,) = collect(collection, tmp_path / "d", console=QUIET).episodes()
     assert episode.meta["num_frames"] == 97
     np.testing.assert_allclose(episode.trajectory().c2w[[0, -1], 2, 3], [0, 1], atol=1e-12)
     assert episode.meta["camera"].endswith("game_001.npz")
@@ -353,7 +358,7 @@ def test_scripts_are_read_from_text(tmp_path):
         ("folder: /", "there is no setting 'folder'"),
         ("cameras: [orbit, flight]", "no camera 'flight'"),
         ("cameras: ['orbit:radius=fast']", "must be a number"),
-        ("cameras: ['w-2000']", "leaves the workspace"),
+        ("cameras: ['w-3000']\nenv: {horizon: reanchor}", "leaves the workspace"),
         ("chunks: 50\ncameras: [look-around]", "was found good for"),
         ("scenes: [none.png]", "no start image"),
         ("scenes: [{picture: a.png}]", "A scene is an image"),
@@ -401,12 +406,12 @@ def test_the_estimate_is_near_what_it_takes(small, tmp_path):
 
 
 def test_memory_does_not_grow_with_the_list(small, tmp_path):
-    """A stand-in for hours: the second hundred episodes take no more than the first."""
+    """A stand-in for hours: twice the list takes no more."""
     collect(small(chunks=1), tmp_path / "warm", console=QUIET)
     tracemalloc.start()
     peaks, process = [], psutil.Process()
     resident = []
-    for seeds in (range(100, 117), range(200, 217), range(300, 334)):
+    for seeds in (range(100, 108), range(200, 208), range(300, 316)):
         collect(small(chunks=1, seeds=list(seeds)), tmp_path / f"d{seeds.start}", console=QUIET)
         peaks.append(tracemalloc.get_traced_memory()[1])
         resident.append(process.memory_info().rss)
@@ -418,10 +423,11 @@ def test_memory_does_not_grow_with_the_list(small, tmp_path):
 
 def test_the_chain_closes(tmp_path, capsys):
     """A dataset from the nano world trains a nano world, which can be rolled out."""
-    (tmp_path / "c.yaml").write_text("scenes: [{sample: 3}]\ncameras: [random-walk]\nchunks: 3\nbatch: 3\naction_mode: twist\n")
+    given = {"scenes": [{"sample": 3}], "cameras": ["random-walk"], "chunks": 3, "batch": 3, "action_mode": "twist"}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(given))
     main(["collect", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "d")])
     recipe = {
-        "network": {"hidden_size": 32, "num_heads": 1, "depth": 2}, "codec": {"clips": 2, "channels": 16},
+        "network": {"hidden_size": 64, "num_heads": 1, "depth": 2}, "codec": {"clips": 2, "channels": 16},
         "clips": {"chunks": 3}, "train": {"steps": 2, "batch_size": 2, "single_chunk_steps": 1, "max_chunks": 2},
         "validation_scenes": 1,
     }  # fmt: skip

@@ -334,17 +334,35 @@ class DatasetPreview:
         look(self, console)
 
 
+@dataclass(frozen=True)
+class DatasetExport:
+    """Write a dataset in a format of others: LeRobot v3.0, or Minari (a picture and a pose per step)."""
+
+    dataset: tyro.conf.Positional[Path]
+    out: Path
+    """New folder of the LeRobot dataset; for Minari the folder its datasets lie in (MINARI_DATASETS_PATH)."""
+    format: Literal["lerobot", "minari"] = "lerobot"
+    id: str | None = None
+    """Name of the Minari dataset, such as "sanawm/nano-v0"."""
+
+    def run(self) -> None:
+        from sanawm_env.cli.export import export
+
+        export(self, console)
+
+
 DatasetCommand = (
     Annotated[DatasetInfo, tyro.conf.subcommand("info")]
     | Annotated[DatasetValidate, tyro.conf.subcommand("validate")]
     | Annotated[DatasetMerge, tyro.conf.subcommand("merge")]
     | Annotated[DatasetPreview, tyro.conf.subcommand("preview")]
+    | Annotated[DatasetExport, tyro.conf.subcommand("export")]
 )
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Datasets: what is in one, whether it is whole, several brought together, pictures."""
+    """Datasets: what is in one, whether it is whole, several brought together, pictures, other formats."""
 
     command: tyro.conf.OmitSubcommandPrefixes[DatasetCommand]
 

@@ -45,7 +45,8 @@ def train(options, console: Console) -> None:
 
 def clip_folders(data: Path) -> list[Path]:
     """Folders under `data`, itself included, that hold a video and its trajectory; FileNotFoundError without any."""
-    found = sorted(p.parent for p in data.rglob(TRAJECTORY) if (p.parent / VIDEO).exists() and p.parent.suffix != PARTIAL)
+    folders = sorted(path.parent for path in data.rglob(TRAJECTORY))
+    found = [folder for folder in folders if (folder / VIDEO).exists() and folder.suffix != PARTIAL]
     if not found:
         raise FileNotFoundError(f"No clips in {data}: a clip is a folder with {VIDEO} and {TRAJECTORY}.")
     return found

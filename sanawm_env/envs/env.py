@@ -140,8 +140,8 @@ class SanaWMEnv(gym.Env):
 
         seed: of the generator that draws scenes and episode seeds from now on.
         options: scene, an image (path, PIL, uint8 array) or the index of one of the environment's; prompt and
-            intrinsics or fov_deg, and anchor, as `World.scene` takes them; seed, of this episode's noise; task, a mapping that the
-            task reads (a goal, a distance). What is not given is drawn.
+            intrinsics or fov_deg, and anchor, as `World.scene` takes them; seed, of this episode's noise; task, a
+            mapping that the task reads (a goal, a distance). What is not given is drawn.
         Raises ValueError for an unknown option, FileNotFoundError, TypeError or ValueError for an image.
         """
         reset_together([self], [seed], options)

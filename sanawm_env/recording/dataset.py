@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -146,6 +147,7 @@ class Shard:
         return self
 
     def __exit__(self, *exception) -> None:
+        _remove_partials(self.folder)
         self._lock.release()
         if not (self.folder / MANIFEST).exists():
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -179,15 +181,14 @@ class Shard:
 def clean(dataset: Dataset) -> None:
     """Remove what killed writers left unfinished. Shards whose writer lives are left alone."""
     for shard in dataset.shards:
-        partials = list(shard.glob(f"*{PARTIAL}"))
-        if not partials:
-            continue
-        try:
-            with FileLock(shard / "lock", timeout=0):
-                for partial in partials:
-                    shutil.rmtree(partial, ignore_errors=True)
-        except Timeout:
-            pass
+        if any(shard.glob(f"*{PARTIAL}")):
+            with suppress(Timeout), FileLock(shard / "lock", timeout=0):
+                _remove_partials(shard)
+
+
+def _remove_partials(shard: Path) -> None:
+    for partial in shard.glob(f"*{PARTIAL}"):
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def merge(sources: Sequence[str | os.PathLike], out: str | os.PathLike) -> Iterator[Row]:

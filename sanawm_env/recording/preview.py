@@ -19,8 +19,8 @@ LEGEND = 20  # cameras that are told apart
 
 
 def preview(dataset: Dataset, out: Path) -> list[Path]:
-    """Write `preview.png` and `trajectories.png` to a folder. Raises ValueError for a dataset without episodes, and what
-    reading episodes raises."""
+    """Write `preview.png` and `trajectories.png` to a folder. Raises ValueError for a dataset without episodes, and
+    what reading episodes raises."""
     rows = dataset.finished()
     if not rows:
         raise ValueError(f"There is no episode in {dataset.folder} yet: collect some first.")
@@ -48,8 +48,8 @@ def _draw_paths(dataset: Dataset, path: Path) -> None:
         index = names.index(row.camera)
         colour = colours(index % colours.N)
         axes.plot(c2w[:, 0, 3], c2w[:, 2, 3], color=colour, linewidth=1.2, alpha=0.7)
-        ahead = c2w[-1, [0, 2], 2] * 0.12
-        axes.annotate("", c2w[-1, [0, 2], 3] + ahead, c2w[-1, [0, 2], 3], arrowprops={"arrowstyle": "->", "color": colour})
+        end, ahead = c2w[-1, [0, 2], 3], c2w[-1, [0, 2], 2] * 0.12
+        axes.annotate("", end + ahead, end, arrowprops={"arrowstyle": "->", "color": colour})
     for index, name in enumerate(names[:LEGEND]):
         axes.plot([], [], color=colours(index % colours.N), label=_short(name))
     axes.plot(0, 0, "o", color="0.2", markersize=5)

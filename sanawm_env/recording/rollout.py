@@ -10,6 +10,7 @@ import os
 import platform
 import shutil
 import tempfile
+import uuid
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -175,7 +176,7 @@ def load_arrays(path: str | os.PathLike, names: Iterable[str]) -> dict[str, np.n
     `MAX_ARRAY_BYTES`.
     """
     path, names = Path(path), list(names)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"there is no file at {path}")
     try:
         if zipfile.is_zipfile(path):
@@ -295,7 +296,7 @@ class replacing:
     """`with replacing(path) as part`: what was written to `part` becomes `path`, or nothing does."""
 
     def __init__(self, path: Path):
-        self._path, self._part = path, path.with_name(path.name + ".part")
+        self._path, self._part = path, path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")  # nobody else's
 
     def __enter__(self) -> Path:
         return self._part

@@ -59,8 +59,9 @@ class VideoWriter:
         self._time_base = 1 / self._rate
         self._to_yuv = VideoReformatter()  # one for all frames: making one takes as long as encoding a small picture
         self._upscale = int(upscale)
-        # x264's macroblock tree now and then gives other bytes for the same frames
-        self._options = {"crf": str(crf), "mbtree": "0"} | ({} if keyframes is None else {"g": str(keyframes), "bf": "0", "preset": "veryfast"})
+        self._options = {"crf": str(crf), "mbtree": "0"}  # with its tree x264 gives other bytes now and then
+        if keyframes is not None:
+            self._options |= {"g": str(keyframes), "bf": "0", "preset": "veryfast"}
         self._container = self._stream = self._shape = None
         self._closed = False
 

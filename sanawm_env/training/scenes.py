@@ -1,5 +1,6 @@
 """Start images by the number, drawn in the places that a world knows."""
 
+import uuid
 from pathlib import Path
 
 from sanawm_env.training.truth import draw_walk
@@ -18,7 +19,7 @@ def sample_starts(config: WorldConfig, count: int, seed: int, folder: Path) -> l
     for index in range(count):
         walk, path = draw_walk(config, seed, index, 1, role="collect"), folder / f"sample-{seed}-{index:05d}.png"
         if not path.exists():
-            part = path.with_name(f"part-{path.name}")
+            part = path.with_name(f"part-{uuid.uuid4().hex[:8]}-{path.name}")  # others may draw it too
             save_start(walk.first_frame(config), Anchor(walk.place.name, walk.c2w[0]), part)
             part.replace(path)
         paths.append(path)
