@@ -280,6 +280,7 @@ def work(collection: Collection, jobs: Sequence[Job], shard: Shard) -> Generator
             rewards = step_together([r.env for r, _ in asked], [a for _, a in asked], slots=range(len(asked)))
             for (run, action), reward in zip(asked, rewards, strict=True):
                 background.submit(run.writer.add, Step.of(run.env, action, reward))
+                run.over = any(run.env.ended)
             for run in [run for run in running if run.over]:
                 running.remove(run)
                 background.submit(run.finish, shard, rows, unfinished)
@@ -309,7 +310,7 @@ class _Run:
 
     def next_action(self) -> Any:
         """The script's next action; None, and over, where it has none."""
-        action = None if any(self.env.ended) else next(self.actions, None)
+        action = next(self.actions, None)
         self.over = action is None
         return action
 

@@ -441,7 +441,7 @@ def test_an_episode_that_does_not_agree_with_itself_leaves_nothing(copy, tmp_pat
 
 
 def test_frames_that_are_not_whole_chunks_are_refused(copy, tmp_path):
-    say(next(copy.episodes()), actions=[[0] * 6] * 7)
+    say(next(copy.episodes()), actions=[[0] * 6] * 7, batch=[[0, 1]] * 7)
     with pytest.raises(ValueError, match="not the start and 7 equal chunks"):
         list(export_lerobot(copy, tmp_path / "out"))
 
