@@ -9,7 +9,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sanawm_env.agents.collect import Collection, Event, Job, pending, work
+from sanawm_env.agents.collect import Event, work
+from sanawm_env.agents.collection import Collection, Job, pending
 
 from sanawm_env.recording.dataset import Dataset, Row, Shard
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from sanawm_env.agents.collect import Collection, collect, here, plan
+from sanawm_env.agents.collect import collect, here
+from sanawm_env.agents.collection import Collection, plan
 
 from sanawm_env.cli.machine import machine_name
 from sanawm_env.envs.env import SanaWMEnv, step_together

@@ -20,7 +20,8 @@ from PIL import Image
 from rich.console import Console
 from sanawm_env.agents import collect as collecting
 from sanawm_env.agents.cameras import Orbit
-from sanawm_env.agents.collect import Collection, collect, estimate, here, judge, plan
+from sanawm_env.agents.collect import collect, here, judge
+from sanawm_env.agents.collection import Collection, estimate, plan
 from sanawm_env.agents.scripts import Given, Policy, read_script
 
 from sanawm_env.cli import main
@@ -319,6 +320,10 @@ def test_a_benchmark_cannot_lead_out_of_its_folder(world, tmp_path, leads):  # n
     collection = Collection(world=world, bench={"root": "bench", "split": "simple_60s"}, folder=tmp_path)
     with pytest.raises(ValueError, match="leads out of"):
         plan(collection, tmp_path)
+
+
+def test_the_example_is_a_collection(tmp_path):
+    assert len(plan(Collection.load(ROOT / "examples" / "collect.yaml"), tmp_path).jobs) == 64
 
 
 def test_scripts_are_read_from_text(tmp_path):

@@ -7,7 +7,8 @@ import time
 
 import psutil
 import pytest
-from sanawm_env.agents.collect import Collection, collect
+from sanawm_env.agents.collect import collect
+from sanawm_env.agents.collection import Collection
 from sanawm_env.agents.scripts import Policy
 
 from sanawm_env.cli import main

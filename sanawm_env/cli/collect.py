@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sanawm_env.agents.collect import Collection, collect, estimate, plan
+from sanawm_env.agents.collect import collect
+from sanawm_env.agents.collection import Collection, estimate, plan
 from sanawm_env.cli.show import megabytes
 from sanawm_env.recording.dataset import DATASET, Dataset, totals
 from sanawm_env.recording.episode import Episode, differences
