@@ -24,7 +24,8 @@ from sanawm_env.recording.dataset import totals
 from sanawm_env.recording.episode import begin
 
 OUT = Path(__file__).parent / "benchmarks" / "collect_speed.json"
-BATCHES, THREADS, ROUNDS = (1, 4, 16), (1, 2), 5
+CASES = ((1, 1), (1, 4), (1, 16), (2, 1), (2, 4))  # torch threads, batch
+ROUNDS = 3
 EPISODES, CHUNKS = 16, 8
 
 
@@ -44,34 +45,33 @@ def bare(planned) -> None:
 def main() -> None:
     rows = []
     quiet = Console(quiet=True)
-    for threads in THREADS:
+    for threads, batch in CASES:
         torch.set_num_threads(threads)
-        for batch in BATCHES:
-            collection = Collection(
-                scenes=[{"sample": EPISODES}], cameras=["random-walk"], chunks=CHUNKS, action_mode="twist", batch=batch,
-                threads=threads,
-            )  # fmt: skip
-            seconds = {"bare": [], "collect": []}
-            with tempfile.TemporaryDirectory() as folder:
-                planned = plan(collection, folder)
-                bare(planned)  # warm
-                for _ in range(ROUNDS):
-                    begun = time.perf_counter()
-                    bare(planned)
-                    seconds["bare"].append(time.perf_counter() - begun)
-                    out = Path(folder) / "out"
-                    begun = time.perf_counter()
-                    dataset = collect(collection, out, console=quiet, run=here)
-                    seconds["collect"].append(time.perf_counter() - begun)
-                    sums = totals(dataset.rows())
-                    shutil.rmtree(out)
-            frames = EPISODES * CHUNKS * planned.world.config.chunk_frames
-            assert sums["episodes"] == EPISODES and sums["frames"] == frames + EPISODES
-            rates = {name: frames / statistics.median(times) for name, times in seconds.items()}
-            row = {"threads": threads, "batch": batch, **{f"{name}_fps": rate for name, rate in rates.items()}}
-            row |= {"ratio": rates["collect"] / rates["bare"], "bytes_per_frame": sums["bytes"] / sums["frames"]}
-            rows.append(row)
-            print(json.dumps(row))
+        collection = Collection(
+            scenes=[{"sample": EPISODES}], cameras=["random-walk"], chunks=CHUNKS, action_mode="twist", batch=batch,
+            threads=threads,
+        )  # fmt: skip
+        seconds = {"bare": [], "collect": []}
+        with tempfile.TemporaryDirectory() as folder:
+            planned = plan(collection, folder)
+            bare(planned)  # warm
+            for _ in range(ROUNDS):
+                begun = time.perf_counter()
+                bare(planned)
+                seconds["bare"].append(time.perf_counter() - begun)
+                out = Path(folder) / "out"
+                begun = time.perf_counter()
+                dataset = collect(collection, out, console=quiet, run=here)
+                seconds["collect"].append(time.perf_counter() - begun)
+                sums = totals(dataset.rows())
+                shutil.rmtree(out)
+        frames = EPISODES * CHUNKS * planned.world.config.chunk_frames
+        assert sums["episodes"] == EPISODES and sums["frames"] == frames + EPISODES
+        rates = {name: frames / statistics.median(times) for name, times in seconds.items()}
+        row = {"threads": threads, "batch": batch, **{f"{name}_fps": rate for name, rate in rates.items()}}
+        row |= {"ratio": rates["collect"] / rates["bare"], "bytes_per_frame": sums["bytes"] / sums["frames"]}
+        rows.append(row)
+        print(json.dumps(row))
     numbers = {"machine": machine_name(torch.device("cpu")), "torch": torch.__version__, "episodes": EPISODES}
     OUT.write_text(json.dumps(numbers | {"chunks": CHUNKS, "rounds": ROUNDS, "rows": rows}, indent=1) + "\n")
 
