@@ -1,0 +1,306 @@
+"""`sanawm play`: the live viewer, with what the other rooms can do on its stage."""
+
+import io
+import ipaddress
+import itertools
+import json
+import threading
+import webbrowser
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+
+from sanawm_env.agents import cameras
+from sanawm_env.agents.planners import CEM, CHUNK, ImageGoal, Objective, Plan, Planner, PointGoal, RandomShooting
+from sanawm_env.camera.presets import held_keys
+from sanawm_env.camera.trajectory import orthonormalize
+from sanawm_env.envs.env import SanaWMEnv
+from sanawm_env.envs.snapshot import Snapshot
+from sanawm_env.recording.rollout import RolloutWriter, check_writable
+from sanawm_env.recording.video import VideoWriter
+from sanawm_env.viewer.page import Backstage, Page
+from sanawm_env.viewer.playback import Decision, Driver, Imagined, Player
+from sanawm_env.viewer.session import GB, Film, Session, thumbnail
+from sanawm_env.world.world import World
+
+if TYPE_CHECKING:
+    from sanawm_env.cli import Play
+
+VIDEO_WIDTH = 512  # pixels that a video has at least
+FUTURES = 12  # drawn of those a planner has imagined
+ARRIVED_METRES, ARRIVED_DEGREES = 0.35, 20.0
+FORMS = "a camera, explore, image:NODE, point:X,Z or policy:FOLDER"
+
+
+def play(options: "Play", console: Console) -> None:
+    """Load, open the page, wait for Ctrl-C. Raises ValueError, TypeError or OSError in one sentence."""
+    check_writable(options.out)
+    if not options.memory_limit_gb > 0:
+        raise ValueError(f"--memory-limit-gb must be above zero, got {options.memory_limit_gb}.")
+    world = World.load(
+        options.world, options.device, precision=options.precision, refiner=options.refiner,
+        offload=options.offload, text_encoder=options.text_encoder,
+    )  # fmt: skip
+    session = Session(world, options.memory_limit_gb * GB, seed=options.seed)
+    try:
+        if options.session is not None:
+            session.open(options.session)
+        elif options.image is not None or world.starts:
+            image = options.image if options.image is not None else 0
+            session.begin(image, options.prompt, options.fov_deg, options.seed)
+        driver = None if options.driver is None else make_driver(options.driver, session)
+        serve(session, driver, options, console)
+    finally:
+        session.close()
+
+
+def serve(session: Session, driver: Driver | None, options: "Play", console: Console) -> None:
+    """The page of a session, until Ctrl-C."""
+    player = Player(session)
+    page = Page(player, backstage(session, options.out), options.host, options.port)
+    player.start()
+    player.stage(driver)
+    try:
+        if not is_loopback(options.host):
+            console.print(
+                f"[yellow]Whoever reaches {options.host} can drive this session, upload images and write files to "
+                f"{options.out}. A tunnel is safer: ssh -L {page.port}:localhost:{page.port} this-machine[/yellow]"
+            )
+        console.print(f"{page.url}  (Ctrl-C ends it)", highlight=False, soft_wrap=True)
+        if not options.no_browser:
+            webbrowser.open(page.url)
+        threading.Event().wait()
+    finally:
+        page.close()
+        player.close()
+
+
+def backstage(session: Session, out: Path) -> Backstage:
+    """What a page of this session may ask for; files go to the folder `out`."""
+    drivers = ("explore", *cameras.CAMERAS)
+    return Backstage(
+        lambda film, kind: record(film, kind, out), lambda text: make_driver(text, session), drivers, out / "sessions"
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches that address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+# --- writing branches down ---
+
+
+def record(film: Film, kind: str, out: Path) -> Path:
+    """Write a branch to `out`: as "mp4", or as "episode", a folder as `sanawm rollout` leaves it. Errors of those."""
+    if kind not in ("mp4", "episode"):
+        raise ValueError(f'A branch is recorded as "mp4" or "episode", not {kind!r}.')
+    check_writable(out)
+    last, suffix = film.nodes[-1].id, ".mp4" if kind == "mp4" else ""
+    names = (f"{kind if not suffix else 'branch'}_{last}{again}{suffix}" for again in _again())
+    path = next(out / name for name in names if not (out / name).exists())
+    world, upscale = film.session.world, max(1, VIDEO_WIDTH // film.start.image.shape[1])
+    if kind == "mp4":
+        with VideoWriter(path, fps=film.fps, upscale=upscale) as video:
+            video.append(film.start.image[None])
+            for frames in film.chunks():
+                video.append(frames)
+        return path
+    meta = {
+        "title": f"{world.config.name} · {film.nodes[-1].title}",
+        "world": world.config.name,
+        "weights_hash": world.weights_hash,
+        "mode": world.mode,
+        "scene": film.start.key,
+        "anchor": None if film.start.anchor is None else {"place": film.start.anchor.place, "c2w": film.start.anchor.c2w},
+        "chunks": len(film.nodes) - 1,
+        "moves": [[part.text for part in node.parts] for node in film.nodes[1:]],
+        "seeds": [node.seed for node in film.nodes[1:]],
+    }
+    with RolloutWriter(path, film.fps, meta, upscale=upscale) as writer:
+        writer.append(film.start.image[None], np.eye(4)[None], film.intrinsics)
+        for node, frames in zip(film.nodes[1:], film.chunks(), strict=True):
+            writer.append(frames, node.c2w, film.intrinsics)
+    return path
+
+
+def _again():
+    yield ""
+    yield from (f"_{i}" for i in itertools.count(2))
+
+
+# --- drivers ---
+
+
+def make_driver(text: str, session: Session) -> Driver:
+    """Who drives, by text: "orbit:radius=2,degrees=60" or another camera of `agents.cameras`; "explore" (a planner that
+    goes where it has not been), "image:NODE" and "point:X,Z" (planners to what a node shows, to a place), all three
+    with settings such as "explore:horizon=3,candidates=16"; "policy:FOLDER", a training of `agents.train_ppo`.
+
+    ValueError or OSError in one sentence for anything else.
+    """
+    name, _, rest = text.strip().partition(":")
+    if name in cameras.CAMERAS:
+        return CameraDriver(text, cameras.parse(text), session.frames_per_chunk)
+    if name == "policy":
+        return policy(Path(rest), session)
+    values, settings = [], {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if equals:
+            settings[key] = _number(int, value, f"{key} of a planner")
+        else:
+            values.append(part)
+    if unknown := set(settings) - {"horizon", "candidates"}:
+        raise ValueError(f"A planner takes horizon and candidates, not {', '.join(sorted(unknown))}.")
+    env = SanaWMEnv(session.world, obs_mode="rgb", action_mode="twist", horizon="reanchor")
+    if name == "explore" and not values:
+        planner = RandomShooting(**{"horizon": 2, "candidates": 8, "batch": 8, **settings})
+        return PlannerDriver(text, planner, env, Unseen(session), lambda moment: False)
+    planner = CEM(**{"horizon": 2, "candidates": 12, "iterations": 2, "elites": 3, **settings})
+    if name == "image" and len(values) == 1:
+        node = session.tree[_number(int, values[0], "The node to go back to")]
+        goal = ImageGoal(session.moment(node.id).slot.frame)
+        return PlannerDriver(text, planner, env, goal, lambda moment: _near(moment.slot.c2w, node.c2w[-1]))
+    if name == "point" and len(values) == 2:
+        x, z = (_number(float, value, "A place to go to") for value in values)
+        point = np.array([x, 0.0, z])
+        return PlannerDriver(
+            text, planner, env, PointGoal(point),
+            lambda moment: bool(np.linalg.norm(moment.slot.c2w[:3, 3] - point) < ARRIVED_METRES),
+        )  # fmt: skip
+    raise ValueError(f"There is no driver {text!r}: it is {FORMS}; cameras are {', '.join(cameras.CAMERAS)}.")
+
+
+@dataclass
+class CameraDriver:
+    """Follows a scripted path from wherever it is put."""
+
+    name: str
+    camera: cameras.Camera
+    frames: int
+    done: int = 0
+
+    def __call__(self, moment: Snapshot) -> Decision:
+        path = self.camera.poses(self.done + self.frames + 1)[self.done :]
+        self.done += self.frames
+        return Decision(orthonormalize(moment.slot.c2w) @ np.linalg.inv(path[0]) @ path[1:])
+
+
+@dataclass
+class PlannerDriver:
+    """Imagines futures, does the first step of the best, imagines again."""
+
+    name: str
+    planner: Planner
+    env: SanaWMEnv
+    objective: Objective
+    arrived: Callable[[Snapshot], bool]
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    previous: Plan | None = None
+
+    def __call__(self, moment: Snapshot) -> Decision:
+        if self.arrived(moment):
+            return Decision(None)
+        self.env.restore(replace(moment, action_mode="twist", carry=self.env.steering.start()))
+        seen: list[tuple[float, Imagined]] = []
+
+        def watched(frames: torch.Tensor, c2w: NDArray) -> NDArray:
+            scores = self.objective(frames, c2w)
+            ends = frames[:, -1].cpu().numpy()
+            seen.extend((score, Imagined(path, thumbnail(end))) for score, path, end in zip(scores, c2w, ends, strict=True))
+            return scores
+
+        action, self.previous = self.planner.act(self.env, watched, self.rng, self.previous)
+        last = seen[-self.planner.candidates :]  # of the last iteration
+        best = sorted(last, key=lambda scored: -scored[0])[:FUTURES]
+        return Decision(action, tuple(future for _, future in best))
+
+
+@dataclass(frozen=True, eq=False)
+class Unseen:
+    """How far futures lead from all views that a session has had: metres, and half a metre for an opposite direction."""
+
+    session: Session
+
+    def __call__(self, frames: torch.Tensor, c2w: NDArray) -> NDArray:
+        had = np.stack([node.c2w[-1] for node in self.session.tree.nodes.values()])  # (N, 4, 4)
+        ends = c2w[:, CHUNK - 1 :: CHUNK, None]  # (n, horizon, 1, 4, 4)
+        away = np.linalg.norm(ends[..., :3, 3] - had[:, :3, 3], axis=-1)
+        turned = 0.25 * (1 - (ends[..., :3, 2] * had[:, :3, 2]).sum(-1))
+        return (away + turned).min(axis=-1).mean(axis=-1)
+
+
+@dataclass
+class PolicyDriver:
+    """Does what a trained policy would do, by the pictures alone."""
+
+    name: str
+    predict: Callable[[Any], Any]
+    env: SanaWMEnv
+    frames: int
+
+    def __call__(self, moment: Snapshot) -> Decision:
+        self.env.restore(replace(moment, action_mode=self.env.action_mode, carry=self.env.steering.start()))
+        action = self.predict(self.env.observation)
+        if self.env.action_mode == "twist":
+            return Decision(action)
+        held = self.env.steering.table[int(action)] if self.env.action_mode == "discrete" else held_keys(action)
+        return Decision(f"{''.join(held) or 'none'}-{self.frames}")
+
+
+def policy(folder: Path, session: Session) -> PolicyDriver:
+    """The policy in the folder of a training. Its weights are read, nothing in it is unpickled.
+
+    Raises FileNotFoundError for no training, ValueError for one that needs a goal, ImportError without
+    Stable-Baselines3.
+    """
+    from sanawm_env.agents.train_ppo import TrainPPO, fresh, make_envs
+
+    settings_file, policy_file = folder / "settings.json", folder / "policy.zip"
+    if not settings_file.is_file() or not policy_file.is_file():
+        raise FileNotFoundError(f"There is no training in {folder}: it is a folder with settings.json and policy.zip.")
+    try:
+        kept = json.loads(settings_file.read_text())
+        tuples = {name: tuple(kept[name]) for name in ("obs_size", "scenes") if name in kept}
+        settings = TrainPPO(**{**kept, **tuples, "num_envs": 1, "device": str(session.world.device)})
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{settings_file} does not describe a training: {error}.") from error
+    if settings.obs_mode == "dict":
+        raise ValueError(f"The policy in {folder} looks for a goal, and there is none here: train one with pixels alone.")
+    model = fresh(settings, make_envs(settings))
+    try:
+        with zipfile.ZipFile(policy_file) as archive:
+            weights = io.BytesIO(archive.read("policy.pth"))
+        model.policy.load_state_dict(torch.load(weights, map_location=session.world.device, weights_only=True))
+    except (KeyError, RuntimeError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{policy_file} is not the policy of these settings: {error}.") from error
+    env = SanaWMEnv(
+        session.world, obs_mode=settings.obs_mode, action_mode=settings.action_mode, obs_size=settings.obs_size
+    )
+    return PolicyDriver(
+        f"policy:{folder}", lambda seen: model.predict(seen, deterministic=True)[0], env, session.frames_per_chunk
+    )
+
+
+def _near(here: NDArray, there: NDArray) -> bool:
+    """Whether two poses (4, 4) are within 0.35 m and 20 degrees of each other."""
+    turn = np.degrees(np.arccos(np.clip((np.trace(here[:3, :3].T @ there[:3, :3]) - 1) / 2, -1, 1)))
+    return bool(np.linalg.norm(here[:3, 3] - there[:3, 3]) < ARRIVED_METRES and turn < ARRIVED_DEGREES)
+
+
+def _number(kind: type, text: str, what: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{what} must be a number, got {text!r}.") from None
