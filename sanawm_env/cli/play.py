@@ -26,8 +26,9 @@ from sanawm_env.envs.snapshot import Snapshot
 from sanawm_env.recording.rollout import RolloutWriter, check_writable
 from sanawm_env.recording.video import VideoWriter
 from sanawm_env.viewer.page import Backstage, Page
-from sanawm_env.viewer.playback import Decision, Driver, Imagined, Player
+from sanawm_env.viewer.playback import Decision, Driver, Imagined
 from sanawm_env.viewer.session import GB, Film, Session, thumbnail
+from sanawm_env.world.weights import known_worlds
 from sanawm_env.world.world import World
 
 if TYPE_CHECKING:
@@ -44,30 +45,15 @@ def play(options: "Play", console: Console) -> None:
     check_writable(options.out)
     if not options.memory_limit_gb > 0:
         raise ValueError(f"--memory-limit-gb must be above zero, got {options.memory_limit_gb}.")
-    world = World.load(
-        options.world, options.device, precision=options.precision, refiner=options.refiner,
-        offload=options.offload, text_encoder=options.text_encoder,
-    )  # fmt: skip
-    session = Session(world, options.memory_limit_gb * GB, seed=options.seed)
+    session = begin(options.world, options)
     try:
-        if options.session is not None:
-            session.open(options.session)
-        elif options.image is not None or world.starts:
-            image = options.image if options.image is not None else 0
-            session.begin(image, options.prompt, options.fov_deg, options.seed)
         driver = None if options.driver is None else make_driver(options.driver, session)
-        serve(session, driver, options, console)
-    finally:
+        page = Page(session, backstage(options), options.host, options.port)
+    except BaseException:
         session.close()
-
-
-def serve(session: Session, driver: Driver | None, options: "Play", console: Console) -> None:
-    """The page of a session, until Ctrl-C."""
-    player = Player(session)
-    page = Page(player, backstage(session, options.out), options.host, options.port)
-    player.start()
-    player.stage(driver)
+        raise
     try:
+        page.player.stage(driver)
         if not is_loopback(options.host):
             console.print(
                 f"[yellow]Whoever reaches {options.host} can drive this session, upload images and write files to "
@@ -79,14 +65,37 @@ def serve(session: Session, driver: Driver | None, options: "Play", console: Con
         threading.Event().wait()
     finally:
         page.close()
-        player.close()
 
 
-def backstage(session: Session, out: Path) -> Backstage:
-    """What a page of this session may ask for; files go to the folder `out`."""
-    drivers = ("explore", *cameras.CAMERAS)
+def begin(name: str, options: "Play") -> Session:
+    """A session in a world, at its first scene or, for the world that was asked for, where the options say."""
+    world = World.load(
+        name, options.device, precision=options.precision, refiner=options.refiner,
+        offload=options.offload, text_encoder=options.text_encoder,
+    )  # fmt: skip
+    session, asked = Session(world, options.memory_limit_gb * GB, seed=options.seed), name == options.world
+    try:
+        if asked and options.session is not None:
+            session.open(options.session)
+        elif asked and options.image is not None:
+            session.begin(options.image, options.prompt, options.fov_deg, options.seed)
+        elif world.starts:
+            session.begin(0, options.prompt if asked else "", options.fov_deg, options.seed)
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def backstage(options: "Play") -> Backstage:
+    """What a page may ask for; files go to the folder `options.out`."""
     return Backstage(
-        lambda film, kind: record(film, kind, out), lambda text: make_driver(text, session), drivers, out / "sessions"
+        record=lambda film, kind: record(film, kind, options.out),
+        driver=make_driver,
+        drivers=("explore", *cameras.CAMERAS),
+        sessions=options.out / "sessions",
+        session=lambda name: begin(name, options),
+        worlds=sorted({options.world, "streaming", *known_worlds()}),
     )
 
 
@@ -116,13 +125,14 @@ def record(film: Film, kind: str, out: Path) -> Path:
             for frames in film.chunks():
                 video.append(frames)
         return path
+    anchor = film.start.anchor
     meta = {
         "title": f"{world.config.name} · {film.nodes[-1].title}",
         "world": world.config.name,
         "weights_hash": world.weights_hash,
         "mode": world.mode,
         "scene": film.start.key,
-        "anchor": None if film.start.anchor is None else {"place": film.start.anchor.place, "c2w": film.start.anchor.c2w},
+        "anchor": None if anchor is None else {"place": anchor.place, "c2w": anchor.c2w},
         "chunks": len(film.nodes) - 1,
         "moves": [[part.text for part in node.parts] for node in film.nodes[1:]],
         "seeds": [node.seed for node in film.nodes[1:]],
@@ -217,8 +227,8 @@ class PlannerDriver:
 
         def watched(frames: torch.Tensor, c2w: NDArray) -> NDArray:
             scores = self.objective(frames, c2w)
-            ends = frames[:, -1].cpu().numpy()
-            seen.extend((score, Imagined(path, thumbnail(end))) for score, path, end in zip(scores, c2w, ends, strict=True))
+            ends = map(thumbnail, frames[:, -1].cpu().numpy())
+            seen.extend(zip(scores, map(Imagined, c2w, ends), strict=True))
             return scores
 
         action, self.previous = self.planner.act(self.env, watched, self.rng, self.previous)
@@ -229,7 +239,7 @@ class PlannerDriver:
 
 @dataclass(frozen=True, eq=False)
 class Unseen:
-    """How far futures lead from all views that a session has had: metres, and half a metre for an opposite direction."""
+    """How far futures lead from all views that a session has had: metres, and half a metre for looking back."""
 
     session: Session
 
@@ -277,7 +287,7 @@ def policy(folder: Path, session: Session) -> PolicyDriver:
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{settings_file} does not describe a training: {error}.") from error
     if settings.obs_mode == "dict":
-        raise ValueError(f"The policy in {folder} looks for a goal, and there is none here: train one with pixels alone.")
+        raise ValueError(f"The policy in {folder} looks for a goal, and none is set here: train one with obs_mode rgb.")
     model = fresh(settings, make_envs(settings))
     try:
         with zipfile.ZipFile(policy_file) as archive:

@@ -34,7 +34,7 @@ from websockets.http11 import Request, Response
 
 from sanawm_env.viewer.moves import text
 from sanawm_env.viewer.playback import Driver, Imagined, Player, Shown, sentence
-from sanawm_env.viewer.session import MAX_UPLOAD_BYTES, Film
+from sanawm_env.viewer.session import MAX_UPLOAD_BYTES, Film, Session
 from sanawm_env.viewer.tree import Node
 from sanawm_env.world.images import load_image
 
@@ -42,7 +42,7 @@ WEB = Path(__file__).parent / "web"
 KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 REFUSED = b"This page answers to its own address: an IP address, localhost, or what --host says."
 LOSSLESS_PIXELS = 256 * 256  # pictures up to this size travel as PNG, larger ones as JPEG
-GROUP = 8  # frames of one message
+GROUP = 6  # frames of one message: the first are on their way while the others are being encoded
 WAITING = 512  # messages for a browser that does not keep up, before it is let go to come again
 COMPARED_CHUNKS = 6
 MAX_TEXT = 2000
@@ -53,14 +53,17 @@ PATH_STEP = 6  # frames from one point of a drawn path to the next
 class Backstage:
     """What the rooms above can do for a page.
 
-    record: writes a film as "mp4" or "episode" and returns the file or folder. driver: makes one from text such as
-    "orbit:radius=2"; ValueError for others. drivers: such texts, to choose from. sessions: folder of saved sessions.
+    record: writes a film as "mp4" or "episode" and returns the file or folder. driver: makes one for a session from
+    text such as "orbit:radius=2"; ValueError for others. drivers: such texts, to choose from. sessions: folder of saved
+    sessions. session: begins one in another world, one of `worlds`; ValueError where that cannot be loaded.
     """
 
     record: Callable[[Film, str], Path]
-    driver: Callable[[str], Driver]
+    driver: Callable[[str, Session], Driver]
     drivers: Sequence[str]
     sessions: Path
+    session: Callable[[str], Session]
+    worlds: Sequence[str]
 
 
 @dataclass(eq=False)
@@ -73,22 +76,18 @@ class _Browser:
 
 
 class Page:
-    """Serves a player's page on host:port until `close`; port 0 takes a free one. OSError where it is taken."""
+    """Plays a session and serves its page on host:port until `close`; port 0 takes a free one. OSError where it is
+    taken. player: the one that plays; another one once a browser has chosen another world."""
 
-    def __init__(self, player: Player, backstage: Backstage, host: str = "127.0.0.1", port: int = 0):
-        self.player, self.session, self.backstage = player, player.session, backstage
-        self.host, self.port = host, port
+    def __init__(self, session: Session, backstage: Backstage, host: str = "127.0.0.1", port: int = 0):
+        self.backstage, self.host, self.port = backstage, host, port
         self._browsers: set[_Browser] = set()
         self._recorded: dict[str, Path] = {}
         self._files = {f"/{path.name}": path for path in WEB.iterdir() if path.suffix in KINDS}
         self._files["/"] = WEB / "index.html"
         # one thread each: pictures leave in order, and a video that is being written keeps nobody waiting
         self._pictures, self._writer = ThreadPoolExecutor(1, "pictures"), ThreadPoolExecutor(1, "writer")
-        player.on_show = lambda shown: self._pictures.submit(self._send_frames, shown)
-        player.on_tree = self._tree_changed
-        player.on_futures = lambda node, futures: self._pictures.submit(self._send_futures, node, futures)
-        player.on_error = lambda viewer, words: self._soon(self._note, words, "error", viewer)
-        self._memory = self.session.memory
+        self._watch(Player(session))
         self._loop = asyncio.new_event_loop()
         ready: threading.Event = threading.Event()
         self._failure: OSError | None = None
@@ -97,6 +96,7 @@ class Page:
         ready.wait()
         if self._failure is not None:
             raise OSError(f"{host}:{port} cannot be listened on: {self._failure.strerror}.") from self._failure
+        self.player.start()
 
     @property
     def url(self) -> str:
@@ -104,11 +104,21 @@ class Page:
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
 
     def close(self) -> None:
-        """Let the browsers go and end the server."""
+        """Let the browsers go, end the server and the player; the session is deleted."""
         self._soon(self._done.set)
         self._thread.join()
+        self.player.close()
         self._pictures.shutdown(cancel_futures=True)
         self._writer.shutdown(cancel_futures=True)
+        self.session.close()
+
+    def _watch(self, player: Player) -> None:
+        self.player, self.session = player, player.session
+        self._memory = self.session.memory
+        player.on_show = lambda shown: self._pictures.submit(self._send_frames, shown)
+        player.on_tree = self._tree_changed
+        player.on_futures = lambda node, futures: self._pictures.submit(self._send_futures, node, futures)
+        player.on_error = lambda viewer, words: self._soon(self._note, words, "error", viewer)
 
     # --- the server, in a thread of its own ---
 
@@ -208,7 +218,10 @@ class Page:
 
     def _command(self, browser: _Browser, said: Mapping[str, Any]) -> None:
         session, what = self.session, said["what"]
-        if what == "drive":
+        if what == "world":
+            name = _text(said["name"])
+            self._aside(browser, lambda: self._change_world(name))
+        elif what == "drive":
             name = _text(said["driver"])
             self._aside(browser, lambda: self._stage(name))
         elif what == "begin":
@@ -253,8 +266,26 @@ class Page:
         self._writer.submit(carefully)
 
     def _stage(self, name: str) -> None:
-        self.player.stage(self.backstage.driver(name) if name else None)
+        self.player.stage(self.backstage.driver(name, self.session) if name else None)
         self._soon(self._send_tree)
+
+    def _change_world(self, name: str) -> None:
+        """A session in another world for everybody; this one ends. ValueError, and nothing changes, where that world is
+        not here."""
+        if name not in self.backstage.worlds:
+            raise ValueError(f"The worlds to choose from are {', '.join(self.backstage.worlds)}, got {name!r}.")
+        old, new = self.player, Player(self.backstage.session(name))
+        old.close()
+        self._watch(new)
+        self._soon(self._greet_all)
+        new.start()
+        old.session.close()
+
+    def _greet_all(self) -> None:
+        for browser in tuple(self._browsers):
+            browser.nodes = {}
+            self._put(browser, json.dumps(self._hello()))
+        self._send_tree()
 
     def _begin(self, image: int | bytes, said: Mapping[str, Any]) -> Node:
         fov, prompt, name = said.get("fov"), _text(said.get("prompt") or ""), _text(said.get("name") or "")
@@ -276,7 +307,8 @@ class Page:
         config = self.session.world.config
         return {
             "type": "hello",
-            "world": self.session.world.mode,
+            "world": self.session.world.config.name,
+            "worlds": list(self.backstage.worlds),
             "size": [config.height, config.width],
             "fps": config.fps,
             "chunk": config.chunk_frames,

@@ -18,6 +18,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,7 +30,7 @@ from sanawm_env.viewer.moves import Held, Parts, Pushed, cut
 from sanawm_env.viewer.session import Session
 from sanawm_env.viewer.tree import Node
 
-COASTS = 0.3  # share of full speed above which a camera without keys gets another chunk to come to rest
+COASTS = 0.6  # share of full speed above which a camera without keys gets another chunk to come to rest
 MARGIN = 0.04  # seconds, for encoding frames and taking them to the page
 REMEMBERED = 16  # chunks whose time to imagine is looked at
 THINKING = 0.05  # seconds between two looks at what a driver has come up with
@@ -157,6 +158,11 @@ class Player:
                 held.pop(viewer, None)
         self._wake.set()
 
+    @property
+    def resting(self) -> bool:
+        """Whether nothing is being played and nothing waits to be done."""
+        return self._now is None and self._next is None and self._commands.empty()
+
     def stage(self, driver: Driver | None) -> None:
         """Let a driver drive, None to end that; any key does too."""
         self.driver = driver
@@ -170,6 +176,8 @@ class Player:
     # --- the thread ---
 
     def start(self) -> None:
+        """Show where the session is, and play it."""
+        self.do(self.rest)
         self._thread = threading.Thread(target=self._run, name="player", daemon=True)
         self._thread.start()
 
@@ -196,7 +204,7 @@ class Player:
             self.driver = self._thought = self._now = self._next = None
             self.on_error(None, sentence(error))
             with suppress(Exception):
-                self._stop()
+                self.rest()
             return 0.0
 
     def _tick(self) -> float:
@@ -237,7 +245,7 @@ class Player:
         chunk, ahead, ends = self._now, self._next, self._now.starts + self.seconds
         wanted = (Held(frozenset(), self.length),) if hand is None and chunk.by_hand else hand
         if wanted is not None and self.driver is None:
-            at = math.ceil((now + self.lead - chunk.starts) * self.session.fps)
+            at = math.ceil((now + self.answer - chunk.starts) * self.session.fps)
             if at < self.length and _differs(chunk.parts, wanted, at) and self._may_revise(chunk):
                 self._drop_next()
                 self._now = self._revised(chunk, wanted, at)
@@ -255,8 +263,8 @@ class Player:
         present = self.session.tree[chunk.node]
         if self.driver is not None:  # drivers take their time: they are asked as soon as can be
             move, by_hand = self._decided(present), False
-        elif now < ends - 1.5 * self.lead:
-            return ends - 1.5 * self.lead - now
+        elif now < ends - self.lead:
+            return ends - self.lead - now
         else:
             move, by_hand = self._coasting(present) if hand is None and chunk.by_hand else hand, True
         if move is None:
@@ -271,14 +279,18 @@ class Player:
 
     @property
     def lead(self) -> float:
-        """Seconds before its first frame is due that a chunk has to be begun."""
-        return max(self._imagining, default=0.2) * 1.1 + MARGIN
+        """Seconds before its first frame is due that a chunk has to be begun, so as never to be late."""
+        return 1.5 * (max(self._imagining, default=0.2) + MARGIN)
+
+    @property
+    def answer(self) -> float:
+        """Seconds in which a chunk is most likely imagined: should it take longer, some frames of it are left out."""
+        return (median(self._imagining) if self._imagining else 0.2) + MARGIN
 
     def _timed(self, imagine: Callable[[], Node]) -> Node:
         begin = self.clock()
         node = imagine()
         self._imagining.append(self.clock() - begin)
-        self.on_tree()
         return node
 
     def _revised(self, chunk: _Chunk, wanted: Parts, at: int) -> _Chunk:
@@ -297,6 +309,7 @@ class Player:
         self.latencies.extend(due - pressed for pressed in self._asked)
         self._asked = []
         self._hand_out(chunk.node, first, chunk.starts)
+        self.on_tree()
 
     def _hand_out(self, node: int, first: int, starts: float) -> None:
         self.shown = Shown(node, self.session.frames(node)[first:], first, starts, self._answers)
@@ -313,14 +326,14 @@ class Player:
         nodes = self.session.tree.nodes
         gone = any(chunk is not None and chunk.node not in nodes for chunk in (self._now, self._next))
         if self.session.tree.current != before.current or gone:
-            self._stop()
+            self.rest()
         if isinstance(made, Node) and made.parts and made.id in nodes and made.id not in before.nodes:
             self._now = _Chunk(made.id, made.parts, self.clock(), False)
             self._show(self._now, 0)
         self.on_tree()
 
-    def _stop(self) -> None:
-        """Nothing moves; viewers see the last frame of the present."""
+    def rest(self) -> None:
+        """Nothing moves; viewers see the last frame of the present. In the player's thread, as part of `do`."""
         self._drop_next()
         self._now = None
         if self.session.tree.nodes:

@@ -309,9 +309,7 @@ class Session:
 
     # --- inside ---
 
-    def _imagine(
-        self, parent: Node, move: str | ArrayLike | Parts, seed: int | None
-    ) -> tuple[Snapshot, Parts, object]:
+    def _imagine(self, parent: Node, move: str | ArrayLike | Parts, seed: int | None) -> tuple[Snapshot, Parts, object]:
         parts = as_parts(move, self.frames_per_chunk)
         poses, carry = self.steering.move(parts, parent.c2w[-1], parent.carry)
         seed = None if seed is None else check_seed(seed)

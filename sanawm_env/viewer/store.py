@@ -124,9 +124,7 @@ class Store:
         sizes = self._device.nbytes, self._host.nbytes, disk
         return Memory(*sizes, self.limit, len(near), len(host), len(away))
 
-    def _lighten(
-        self, shelf: Shelf, keep: Collection[int], limit: int, move: Callable[[int, Snapshot], None]
-    ) -> None:
+    def _lighten(self, shelf: Shelf, keep: Collection[int], limit: int, move: Callable[[int, Snapshot], None]) -> None:
         for node in [node for node in shelf.moments if node not in keep]:
             if shelf.nbytes <= limit:
                 return

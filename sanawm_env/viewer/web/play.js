@@ -272,6 +272,8 @@ for (const tab of $("tabs").children) tab.onclick = () => {
 
 function greet(message) {
   hello = message;
+  nodes.clear(); map.imagine([]); schedule = [];
+  $("worlds").replaceChildren(...message.worlds.map((name) => new Option(name, name, false, name === message.world)));
   $("world").textContent = message.world;
   $("prompt").disabled = !message.prompts;
   if (!message.prompts) $("prompt").placeholder = "this world reads no text";
@@ -291,6 +293,12 @@ function greet(message) {
     return button;
   }));
 }
+
+$("worlds").onchange = () => {
+  const name = $("worlds").value;
+  $("worlds").value = hello.world;
+  if (confirm(`Go to the ${name} world? This session ends for everybody; save it first to keep it.`)) ask("world", { name });
+};
 
 function lens() { return { prompt: $("prompt").value, fov: $("fov").value ? Number($("fov").value) : null }; }
 
@@ -332,7 +340,7 @@ function note(text, kind = "note", href = null) {
   if (kind === "note") $("notes").prepend(fill(document.createElement("div")));
 }
 
-window.sanawm = { figures, nodes, schedule: () => schedule, shown: () => shown };  // for tests and measurements
+window.sanawm = { figures, nodes, schedule: () => schedule, futures: () => map.futures.length };  // for tests and measurements
 setInterval(tell, 500);
 connect();
 requestAnimationFrame(draw);
