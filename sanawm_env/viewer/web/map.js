@@ -58,7 +58,7 @@ export class CameraMap {
     const cy = Math.cos(this.yaw), sy = Math.sin(this.yaw), cp = Math.cos(this.pitch), sp = Math.sin(this.pitch);
     const right = cy * a - sy * c, ahead = sy * a + cy * c;
     const down = cp * b - sp * ahead;
-    const depth = sp * b + cp * ahead + 2.6 * this.radius / this.zoom;
+    const depth = sp * b + cp * ahead + 2.2 * this.radius / this.zoom;
     if (depth < NEAR) return null;
     const focal = 1.05 * Math.min(this.width, this.height * 1.4);
     return [this.width / 2 + focal * right / depth, this.height / 2 + focal * down / depth, depth];
@@ -77,18 +77,20 @@ export class CameraMap {
     g.clearRect(0, 0, this.width, this.height);
     g.lineJoin = g.lineCap = "round";
     this.grid(g);
-    for (const future of this.futures) this.line(g, future.path, "#ffffff66", 1);
     for (const line of this.lines) this.line(g, line.points, line.color, line.width);
-    for (const camera of this.cameras) this.frustum(g, camera);
-    for (const future of this.futures) {
-      const at = this.project(place(future.pose));
-      if (!at || !future.image.complete || !future.image.naturalWidth) continue;
-      const w = 38, h = 38 / this.aspect;
-      g.globalAlpha = 0.92;
-      g.drawImage(future.image, at[0] - w / 2, at[1] - h / 2, w, h);
-      g.globalAlpha = 1;
-      g.strokeStyle = "#fffa"; g.lineWidth = 1; g.strokeRect(at[0] - w / 2, at[1] - h / 2, w, h);
-    }
+    for (const camera of this.cameras) if (!camera.big) this.frustum(g, camera);
+    for (const future of this.futures) this.line(g, future.path, "#ffffffb0", 1);
+    for (const future of this.futures) this.thumbnail(g, future);
+    for (const camera of this.cameras) if (camera.big) this.frustum(g, camera);
+  }
+
+  thumbnail(g, { pose, image }) {
+    const at = this.project(place(pose));
+    if (!at || !image.complete || !image.naturalWidth) return;
+    const w = 33, h = w / this.aspect;
+    g.drawImage(image, at[0] - w / 2, at[1] - h / 2, w, h);
+    g.strokeStyle = "#ffffffc0"; g.lineWidth = 1;
+    g.strokeRect(at[0] - w / 2, at[1] - h / 2, w, h);
   }
 
   grid(g) {

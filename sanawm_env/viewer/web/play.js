@@ -218,7 +218,6 @@ function describe() {
     return { points: [[p[0][3], p[1][3], p[2][3]], ...n.path], color: color(n.branch), width: n.branch === node.branch ? 3 : 1.8 };
   });
   const cameras = here.map((n) => ({ id: n.id, pose: n.pose, color: color(n.branch), big: n.id === shown }));
-  cameras.sort((a, b) => a.big - b.big);
   map.show(lines, cameras, hello.size[1] / hello.size[0], Math.tan(hello.fov * Math.PI / 360));
   $("where").textContent = `${node.name || node.scene} · chunk ${node.chunk}${node.move ? ` · ${node.move}` : ""}`;
   const [x, y, z] = [node.pose[0][3], node.pose[1][3], node.pose[2][3]];

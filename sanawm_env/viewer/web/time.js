@@ -2,7 +2,7 @@
 
 export const COLORS = ["#7cc4ff", "#ffb454", "#7ddba3", "#d79bff", "#ff8f8f", "#6fe0e0", "#e8d86a", "#ff9bd0", "#a8b8ff", "#b6e07c"];
 export const color = (branch) => COLORS[branch % COLORS.length];
-const STEP = 80, ROW = 54, LEFT = 12, TOP = 9, WIDTH = 62, HEIGHT = 42;
+const STEP = 78, ROW = 48, LEFT = 12, TOP = 5, WIDTH = 60, HEIGHT = 40;
 
 export class TimeTree {
   constructor(box, edges, onPick) {
