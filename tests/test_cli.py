@@ -21,7 +21,7 @@ from sanawm_env.world.world import World
 from tests.worlds import write_tiny_world
 
 ROOT = Path(__file__).parents[1]
-FILES = {"video.mp4", "trajectory.npz", "contact_sheet.png", "meta.json"}
+FILES = {"start.png", "video.mp4", "trajectory.npz", "actions.npz", "contact_sheet.png", "meta.json"}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_rollout_leaves_a_video_and_its_trajectory(tiny, image, tmp_path, capsys
     meta = json.loads((out / "meta.json").read_text())
     assert meta["weights_hash"] == World.load(tiny).weights_hash
     assert (meta["world"], meta["seed"], meta["chunks"]) == (tiny, 3, 4)
-    assert meta["actions"]["actions"] == "w-48,dw-24,none-24"
+    assert meta["camera"] == "w-48,dw-24,none-24"
     assert {"sanawm_env", "torch", "numpy", "python"} <= meta["versions"].keys()
     said = capsys.readouterr().out
     assert all(name in said for name in FILES)
@@ -107,7 +107,7 @@ def test_a_rollout_says_what_is_wrong_before_any_work(tiny, image, tmp_path, cap
     assert "six numbers" in refused(capsys, *base, "--image", image, "--twist", "fast")
     assert "six finite numbers" in refused(capsys, *base, "--image", image, "--twist", "nan,0,0,0,0,0")
     assert "six finite numbers" in refused(capsys, *base, "--image", image, "--twist", "0,0")
-    assert "no trajectory at" in refused(capsys, *base, "--image", image, "--trajectory", tmp_path / "none.npy")
+    assert "no file at" in refused(capsys, *base, "--image", image, "--trajectory", tmp_path / "none.npy")
     assert "no start image at" in refused(capsys, *base, "--image", tmp_path / "none.png", *script)
     (tmp_path / "text.png").write_text("hello")
     assert "cannot be read as an image" in refused(capsys, *base, "--image", tmp_path / "text.png", *script)
@@ -253,7 +253,8 @@ def test_python_m_is_the_command():
     assert "rollout" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-EXAMPLES = {p.name for p in (ROOT / "examples").glob("*.py")} - {"ppo_cleanrl.py"}  # that one: test_integrations
+ELSEWHERE = {"ppo_cleanrl.py", "webdataset.py"}  # test_integrations, test_webdataset
+EXAMPLES = {p.name for p in (ROOT / "examples").glob("*.py")} - ELSEWHERE
 
 
 @pytest.mark.parametrize("example", sorted(EXAMPLES))

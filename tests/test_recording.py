@@ -237,7 +237,7 @@ def test_a_rollout_leaves_four_files_that_agree(tmp_path):
     meta = json.loads((tmp_path / "run/meta.json").read_text())
     assert (meta["world"], meta["seed"], meta["rate"], meta["path"]) == ("nano", 0, 0.5, str(tmp_path))
     assert (meta["num_frames"], meta["fps"], meta["interrupted"]) == (49, 16, False)
-    assert set(meta["versions"]) == {"sanawm_env", "torch", "numpy", "python"}
+    assert set(meta["versions"]) == {"sanawm_env", "torch", "numpy", "av", "python"}
 
 
 def test_meta_can_be_added_to_until_the_end(tmp_path):
@@ -425,9 +425,9 @@ def test_files_that_are_no_trajectory_are_refused(tmp_path):
     whole = (tmp_path / "trajectory.npz").read_bytes()
     for content in (b"", b"hello", whole[: len(whole) // 2]):
         (tmp_path / "t.npz").write_bytes(content)
-        with pytest.raises(ValueError, match="cannot be read as a trajectory"):
+        with pytest.raises(ValueError, match="cannot be read as arrays"):
             load_trajectory(tmp_path / "t.npz")
-    with pytest.raises(FileNotFoundError, match="no trajectory"):
+    with pytest.raises(FileNotFoundError, match="no file"):
         load_trajectory(tmp_path / "none.npy")
     with pytest.raises(ValueError, match="cannot be read"):
         load_trajectory(tmp_path)

@@ -112,7 +112,7 @@ def test_slots_of_different_depth_step_together(world, scene):
     deep, _ = drive(world, world.begin(scene, 1), FORWARD)
     both = stack([deep, world.begin(scene, 2), deep.without_tails()])
     after, (clip,) = drive(world, both, TURN)
-    assert len(clip.lanes) == 3
+    assert clip.lanes == ((0, 1),) * 3
     assert torch.equal(clip.frames[0], clip.frames[2])
     assert [slot.chunk for slot in after.slots] == [2, 1, 2]
 

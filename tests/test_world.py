@@ -138,7 +138,7 @@ def test_fresh_and_running_slots_advance_together(world, start):
     fresh = world.begin(world.scene(picture(1)), seed=8)
     together = stack([running, fresh, running.reseed(3)])
     after, (clip,) = drive(world, together, TURN)
-    assert clip.lanes == ((0, 2), (1,))
+    assert clip.lanes == ((0, 2), (0, 1), (1, 2))
     assert [slot.chunk for slot in after.slots] == [4, 1, 4]
     for i, single in enumerate(together):
         alone, (own,) = drive(world, single, TURN)

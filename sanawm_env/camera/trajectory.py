@@ -60,6 +60,15 @@ def relative_to_first(c2w: np.ndarray) -> np.ndarray:
     return relative
 
 
+def whole_chunks(c2w: np.ndarray, n: int) -> np.ndarray:
+    """The poses after the first, the last one repeated until they fill whole chunks of n frames. ValueError for a
+    single pose, which is no movement."""
+    if len(c2w) < 2:
+        raise ValueError("The camera path has a single pose; give at least one frame of movement.")
+    poses = c2w[1:]
+    return np.concatenate((poses, np.repeat(poses[-1:], -len(poses) % n, axis=0)))
+
+
 def orthonormalize(c2w: np.ndarray) -> np.ndarray:
     """The pose (4, 4) with the nearest rotation; left untouched, bit for bit, while it is one within 1e-12."""
     if np.abs(_gram(c2w) - np.eye(3)).max() <= 1e-12:

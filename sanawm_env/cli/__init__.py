@@ -283,6 +283,142 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Collect:
+    """Collect a dataset: scenes x cameras x seeds from a YAML file. Stop it at any moment: the same command goes on."""
+
+    config: tyro.conf.Positional[Path]
+    """The collection; see examples/collect.yaml."""
+    out: Path | None = None
+    """Folder of the dataset; None: runs/ and the name of the file."""
+    dry_run: bool = False
+    """Show what would be collected and the disk that it takes."""
+    part: str | None = None
+    """i/n: every n-th episode from the i-th (0 is the first), for many machines that share a disk."""
+    ray: bool = False
+    """One worker per GPU, or per core, of a Ray cluster; each writes a shard of its own."""
+    ray_address: str | None = None
+    """Of a running cluster, "auto" for the one of this machine; None starts one here."""
+    workers: int | None = None
+    """How many; None: as many as there are GPUs, or cores for a world on the CPU."""
+
+    def run(self) -> None:
+        from sanawm_env.cli.collect import collect_command
+
+        collect_command(self, console)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Imagine an episode again from what its meta.json says."""
+
+    episode: tyro.conf.Positional[Path]
+    """Its folder, of a dataset or a rollout."""
+    verify: bool = False
+    """Compare every byte to the episode, and keep nothing."""
+    out: Path = Path("runs/replay")
+    """Folder for the new one."""
+    world: str | None = None
+    """The world it was recorded in, if that is elsewhere by now."""
+    device: str | None = None
+    """None: the kind it was recorded on."""
+
+    def run(self) -> None:
+        from sanawm_env.cli.collect import replay_command
+
+        replay_command(self, console)
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is in a dataset."""
+
+    dataset: tyro.conf.Positional[Path]
+
+    def run(self) -> None:
+        from sanawm_env.cli.dataset import info
+
+        info(self, console)
+
+
+@dataclass(frozen=True)
+class DatasetValidate:
+    """Look at every episode: files, hashes, lengths, videos decoded to the end."""
+
+    dataset: tyro.conf.Positional[Path]
+    quick: bool = False
+    """Do not decode the videos."""
+
+    def run(self) -> None:
+        from sanawm_env.cli.dataset import check
+
+        check(self, console)
+
+
+@dataclass(frozen=True)
+class DatasetMerge:
+    """Bring datasets together; an episode that is in several is taken once. Files are linked where the disk can."""
+
+    datasets: tyro.conf.Positional[tuple[Path, ...]]
+    out: Path
+    """Folder of the new dataset, or of one that grows."""
+
+    def run(self) -> None:
+        from sanawm_env.cli.dataset import bring_together
+
+        bring_together(self, console)
+
+
+@dataclass(frozen=True)
+class DatasetPreview:
+    """Draw a sheet of some episodes, and all camera paths from above."""
+
+    dataset: tyro.conf.Positional[Path]
+    out: Path | None = None
+    """Folder for preview.png and trajectories.png; None: the dataset's."""
+
+    def run(self) -> None:
+        from sanawm_env.cli.dataset import look
+
+        look(self, console)
+
+
+@dataclass(frozen=True)
+class DatasetExport:
+    """Write a dataset in a format of others: LeRobot v3.0, or Minari (a picture and a pose per step)."""
+
+    dataset: tyro.conf.Positional[Path]
+    out: Path
+    """New folder of the LeRobot dataset; for Minari the folder its datasets lie in (MINARI_DATASETS_PATH)."""
+    format: Literal["lerobot", "minari"] = "lerobot"
+    id: str | None = None
+    """Name of the Minari dataset, such as "sanawm/nano-v0"."""
+
+    def run(self) -> None:
+        from sanawm_env.cli.export import export
+
+        export(self, console)
+
+
+DatasetCommand = (
+    Annotated[DatasetInfo, tyro.conf.subcommand("info")]
+    | Annotated[DatasetValidate, tyro.conf.subcommand("validate")]
+    | Annotated[DatasetMerge, tyro.conf.subcommand("merge")]
+    | Annotated[DatasetPreview, tyro.conf.subcommand("preview")]
+    | Annotated[DatasetExport, tyro.conf.subcommand("export")]
+)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Datasets: what is in one, whether it is whole, several brought together, pictures, other formats."""
+
+    command: tyro.conf.OmitSubcommandPrefixes[DatasetCommand]
+
+    def run(self) -> None:
+        self.command.run()
+
+
+@dataclass(frozen=True)
 class Fetch:
     """Download official weights: worlds that `World.load` takes, converted once, or the bidirectional pipeline."""
 
@@ -362,6 +498,9 @@ Command = (
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Study, tyro.conf.subcommand("study")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
+    | Annotated[Collect, tyro.conf.subcommand("collect")]
+    | Annotated[Replay, tyro.conf.subcommand("replay")]
+    | Annotated[Dataset, tyro.conf.subcommand("dataset")]
     | Annotated[Fetch, tyro.conf.subcommand("fetch")]
     | Annotated[EncodePrompts, tyro.conf.subcommand("encode-prompts")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]

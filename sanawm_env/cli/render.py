@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from sanawm_env.camera.intrinsics import intrinsics_matrix
-from sanawm_env.camera.trajectory import load_npy
-from sanawm_env.cli.rollout import camera_path, whole_chunks
+from sanawm_env.camera.trajectory import load_npy, whole_chunks
+from sanawm_env.cli.rollout import camera_path
 from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.network.precision import weight_bytes
 from sanawm_env.recording.rollout import META, SHEET, TRAJECTORY, VIDEO, RolloutWriter

@@ -1,18 +1,21 @@
 """`sanawm rollout`: from an image and a camera script to a video."""
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sanawm_env.agents.scripts import read_path
 from sanawm_env.camera.dsl import actions_to_c2w
-from sanawm_env.camera.intrinsics import intrinsics_matrix
-from sanawm_env.camera.trajectory import load_npy, orthonormalize, relative_to_first
+from sanawm_env.camera.trajectory import load_npy, whole_chunks
 from sanawm_env.camera.twist import hold
 from sanawm_env.envs.env import SanaWMEnv
-from sanawm_env.recording.rollout import META, SHEET, TRAJECTORY, VIDEO, RolloutWriter, load_trajectory
+from sanawm_env.recording.episode import ACTIONS, START, EpisodeWriter, Step, begin
+from sanawm_env.recording.rollout import META, SHEET, TRAJECTORY, VIDEO
 from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.world import World
 
@@ -25,14 +28,12 @@ def rollout(options: "Rollout", console: Console) -> None:
 
     Raises ValueError, TypeError or OSError in one sentence.
     """
-    world = World.load(
-        options.world,
-        options.device,
-        precision=options.precision,
-        refiner=options.refiner,
-        offload=options.offload,
-        text_encoder=options.text_encoder,
-    )
+    given = {
+        "precision": options.precision, "refiner": options.refiner, "offload": options.offload,
+        "text_encoder": options.text_encoder,
+    }  # fmt: skip
+    settings = {name: value for name, value in given.items() if value}
+    world = World.load(options.world, options.device, **settings)
     name, n = world.config.name, world.config.chunk_frames
     poses = whole_chunks(camera_path(options, world.config), n)
     limit = world.config.workspace.hard_distance
@@ -48,42 +49,32 @@ def rollout(options: "Rollout", console: Console) -> None:
     image = options.image if options.image is not None else (world.starts[0] if world.starts else None)
     if image is None:
         raise ValueError(f"The {name} world ships no start images; give one with --image.")
-    env = SanaWMEnv(
-        world, scenes=[image], action_mode="poses", max_episode_chunks=len(poses) // n, horizon=options.horizon
-    )
-    start = {"scene": image, "prompt": options.prompt, "intrinsics": intrinsics, "fov_deg": options.fov_deg}
-    env.reset(options={**start, "seed": options.seed})
-    scene = env.state.slots[0].scene
-    lens = intrinsics_matrix(scene.intrinsics)
-    meta = {
-        "title": f"{name} · {options.actions or options.trajectory or options.twist or ''}",
-        "world": options.world,
-        "weights_hash": world.weights_hash,
-        "mode": world.mode,
-        "prompt": options.prompt,
-        "seed": options.seed,
-        "image": str(image),
-        "scene": scene.key,
-        "actions": {"actions": options.actions, "trajectory": options.trajectory, "twist": options.twist},
-        "intrinsics": scene.intrinsics,
-        "anchor": None if scene.anchor is None else {"place": scene.anchor.place, "c2w": scene.anchor.c2w},
+    settings |= {
+        "world": options.world, "device": options.device, "action_mode": "poses", "horizon": options.horizon,
+        "max_episode_chunks": len(poses) // n,
+    }  # fmt: skip
+    env = SanaWMEnv(scenes=[image], **settings)
+    begin(env, image, options.seed, prompt=options.prompt, intrinsics=intrinsics, fov_deg=options.fov_deg)
+    script = str(options.actions or options.trajectory or options.twist)
+    facts = {
+        "title": f"{name} · {script}",
+        "camera": script,
+        "source": str(Path(image).absolute()),
+        "intrinsics_source": env.info["intrinsics_source"],
+        "threads": torch.get_num_threads(),
     }
     columns = (TextColumn("imagining"), BarColumn(), MofNCompleteColumn(), TextColumn("chunks"), TimeRemainingColumn())
     upscale = max(1, 512 // world.config.width)
-    with RolloutWriter(options.out, world.config.fps, meta, upscale=upscale) as writer:
-        writer.append(scene.image[None], np.eye(4)[None], lens)
+    with EpisodeWriter(options.out, env, settings, options.seed, facts, upscale=upscale) as writer:
         seconds, done = 0.0, 0
-        try:
-            with Progress(*columns, console=console) as progress:
-                for chunk in progress.track(poses.reshape(-1, n, 4, 4)):
-                    begin = time.perf_counter()
-                    env.step(chunk)
-                    seconds += time.perf_counter() - begin
-                    done += 1
-                    writer.append(env.clip.frames, env.clip.c2w, lens)
-        finally:
-            writer.meta["chunks"] = done
-    for file in (VIDEO, TRAJECTORY, SHEET, META):
+        with Progress(*columns, console=console) as progress:
+            for chunk in progress.track(poses.reshape(-1, n, 4, 4)):
+                begun = time.perf_counter()
+                _, reward, *_ = env.step(chunk)
+                seconds += time.perf_counter() - begun
+                done += 1
+                writer.add(Step.of(env, chunk, reward))
+    for file in (VIDEO, TRAJECTORY, ACTIONS, SHEET, START, META):
         console.print(options.out / file, highlight=False, soft_wrap=True)
     console.print(f"{done / seconds:.1f} env steps/s, {done * n / seconds:.0f} frames/s")
 
@@ -100,7 +91,7 @@ def camera_path(options: "CameraPath", config: WorldConfig) -> np.ndarray:
         limit = config.workspace.pitch_limit_deg
         return actions_to_c2w(options.actions, pitch_limit_deg=limit).astype(np.float64)
     if options.trajectory is not None:
-        return relative_to_first(np.stack([orthonormalize(p) for p in load_trajectory(options.trajectory).c2w]))
+        return read_path(options.trajectory)
     if options.chunks < 1:
         raise ValueError(f"--chunks must be at least 1, got {options.chunks}.")
     try:
@@ -109,11 +100,3 @@ def camera_path(options: "CameraPath", config: WorldConfig) -> np.ndarray:
         raise ValueError(f"--twist takes six numbers vx,vy,vz,wx,wy,wz, got {options.twist!r}.") from None
     poses = hold(np.eye(4), twist, config.chunk_frames * options.chunks, config.fps)
     return np.concatenate((np.eye(4)[None], config.workspace.confine(np.eye(4), poses)))
-
-
-def whole_chunks(c2w: np.ndarray, n: int) -> np.ndarray:
-    """The poses after the first, the last one repeated until they fill whole chunks of n frames."""
-    if len(c2w) < 2:
-        raise ValueError("The camera path has a single pose; give at least one frame of movement.")
-    poses = c2w[1:]
-    return np.concatenate((poses, np.repeat(poses[-1:], -len(poses) % n, axis=0)))

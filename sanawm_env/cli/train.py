@@ -10,6 +10,7 @@ from rich.console import Console
 
 from sanawm_env.camera.trajectory import relative_to_first
 from sanawm_env.cli.machine import machine_name
+from sanawm_env.recording.dataset import PARTIAL
 from sanawm_env.recording.rollout import TRAJECTORY, VIDEO, check_writable, load_trajectory
 from sanawm_env.recording.video import read_video
 from sanawm_env.training.clips import Footage
@@ -44,7 +45,8 @@ def train(options, console: Console) -> None:
 
 def clip_folders(data: Path) -> list[Path]:
     """Folders under `data`, itself included, that hold a video and its trajectory; FileNotFoundError without any."""
-    found = sorted(path.parent for path in data.rglob(TRAJECTORY) if (path.parent / VIDEO).exists())
+    folders = sorted(path.parent for path in data.rglob(TRAJECTORY))
+    found = [folder for folder in folders if (folder / VIDEO).exists() and folder.suffix != PARTIAL]
     if not found:
         raise FileNotFoundError(f"No clips in {data}: a clip is a folder with {VIDEO} and {TRAJECTORY}.")
     return found

@@ -28,11 +28,11 @@ from sanawm_env.envs.snapshot import HostClip, Snapshot
 from sanawm_env.envs.tasks import Task, Transition, make_task
 from sanawm_env.world.images import ImageSource
 from sanawm_env.world.state import MAX_SEED, Scene, WorldState, check_seed, stack
-from sanawm_env.world.weights import known_worlds
+from sanawm_env.world.weights import known_worlds, world_address
 from sanawm_env.world.world import Clip, World
 
 RENDER_MODES = ("rgb_array", "rgb_array_list")
-RESET_OPTIONS = ("scene", "prompt", "intrinsics", "fov_deg", "seed", "task")
+RESET_OPTIONS = ("scene", "prompt", "intrinsics", "fov_deg", "anchor", "seed", "task")
 HORIZONS = ("stop", "reanchor")
 SNAPSHOTS = ("tails", "latents")
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
@@ -140,8 +140,8 @@ class SanaWMEnv(gym.Env):
 
         seed: of the generator that draws scenes and episode seeds from now on.
         options: scene, an image (path, PIL, uint8 array) or the index of one of the environment's; prompt and
-            intrinsics or fov_deg as `World.scene` takes them; seed, of this episode's noise; task, a mapping that the
-            task reads (a goal, a distance). What is not given is drawn.
+            intrinsics or fov_deg, and anchor, as `World.scene` takes them; seed, of this episode's noise; task, a
+            mapping that the task reads (a goal, a distance). What is not given is drawn.
         Raises ValueError for an unknown option, FileNotFoundError, TypeError or ValueError for an image.
         """
         reset_together([self], [seed], options)
@@ -174,6 +174,12 @@ class SanaWMEnv(gym.Env):
         Copied from the device when asked for. Right after a reset the start image, repeated. ResetNeeded before.
         """
         return self._moment("look at the clip").host_clip(self.world.config.chunk_frames)
+
+    @property
+    def lane(self) -> tuple[int, int]:
+        """Row of the last step in the batch it was imagined in, and how many ran there; (0, 1) right after a reset."""
+        clip = self._moment("ask how it was imagined").clip
+        return (0, 1) if clip is None else clip.lanes[0]
 
     @property
     def state(self) -> WorldState:
@@ -305,8 +311,8 @@ class SanaWMEnv(gym.Env):
             if not 0 <= image < len(self._scenes):
                 raise ValueError(f"There is no scene {image}: scenes are 0 to {len(self._scenes) - 1}.")
             image = self._scenes[image]
-        lens = {name: options.get(name) for name in ("intrinsics", "fov_deg")}
-        return self.world.scene(image, prompt=options.get("prompt") or "", **lens)
+        given = {name: options.get(name) for name in ("intrinsics", "fov_deg", "anchor")}
+        return self.world.scene(image, prompt=options.get("prompt") or "", **given)
 
     def _truncated(self, now: Snapshot) -> bool:
         return now.slot.chunk >= self.max_episode_chunks or self._outside(now) or self._out_of_horizon(now)
@@ -449,7 +455,7 @@ def _imagine(env: SanaWMEnv, moments: Sequence[Snapshot], plans: Sequence[Plan])
     """The moments after their plans, in one batch; what the task remembers is carried on as it is."""
     state, clip = env.world.advance(stack(plan.state for plan in plans), np.stack([plan.poses for plan in plans]))
     rows = [slice(i, i + 1) for i in range(len(plans))]
-    clips = [Clip(clip.frames[i], clip.c2w[i], clip.latents[i], ((0,),)) for i in rows]
+    clips = [Clip(clip.frames[i], clip.c2w[i], clip.latents[i], clip.lanes[i]) for i in rows]
     return [
         replace(now, state=state[i], clip=own, carry=plan.carry, rng=None)
         for i, (now, plan, own) in enumerate(zip(moments, plans, clips, strict=True))
@@ -470,11 +476,19 @@ def _own_rewards(reward_fn: Callable[[Transition], Any], transition: Transition)
 def _address(source: str | os.PathLike | None, world: World) -> str:
     """Name or absolute folder to load a world from elsewhere; TypeError for one that was made in no such way."""
     if source is not None:
-        return str(source) if source in known_worlds() else os.path.abspath(source)
+        return world_address(source)
     name = world.config.name
     if name in known_worlds() and World.load(name).weights_hash == world.weights_hash:
         return name
     raise TypeError("An environment around a loaded World cannot be pickled: give a name or folder.")
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files of a folder, in the order of their names; ValueError without any."""
+    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not images:
+        raise ValueError(f"The folder {folder} holds no images: give a folder of PNG, JPEG or WebP files.")
+    return images
 
 
 def _start_images(scenes: ImageSource | Sequence[ImageSource] | None, world: World) -> list[ImageSource]:
@@ -482,10 +496,7 @@ def _start_images(scenes: ImageSource | Sequence[ImageSource] | None, world: Wor
     if scenes is None:
         return list(world.starts)
     if isinstance(scenes, str | os.PathLike) and Path(scenes).is_dir():
-        images = sorted(path for path in Path(scenes).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-        if not images:
-            raise ValueError(f"The folder {scenes} holds no images: give a folder of PNG, JPEG or WebP files.")
-        return images
+        return images_in(Path(scenes))
     images = list(scenes) if isinstance(scenes, list | tuple) else [scenes]
     if not images:
         raise ValueError("scenes is an empty list: give at least one image, or None for the world's own.")

@@ -1,19 +1,24 @@
-"""The folder a rollout leaves behind, and reading its trajectory back.
+"""What any clip leaves behind, and reading its trajectory back; `episode` adds what makes it repeatable.
 
 `video.mp4`, `trajectory.npz` (keys of SANA-WM-Bench, camera spec section 7.1), `contact_sheet.png` and `meta.json`.
 Frame 0, the start image, is in the video: n chunks give F = 24 n + 1 frames, and frame f was taken at c2w[f].
 """
 
+import hashlib
 import json
 import os
 import platform
 import shutil
 import tempfile
+import uuid
+import zipfile
 import zlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -24,34 +29,46 @@ from sanawm_env.recording.video import VideoWriter
 
 VIDEO, TRAJECTORY, SHEET, META = "video.mp4", "trajectory.npz", "contact_sheet.png", "meta.json"
 
+MAX_ARRAY_BYTES = 256 * 2**20  # a minute of poses is 0.2 MB
 _MIN_FREE_BYTES = 64 * 2**20
 _THUMBNAIL_WIDTH, _MOST_THUMBNAILS = 320, 64
 _SHEET_COLUMNS, _SHEET_ROWS = 5, 3
 
 
 class RolloutWriter:
-    """Context manager that collects frames and poses and leaves the four files in `out_dir`.
+    """Context manager that collects frames and poses and leaves its files in `out_dir`.
 
     Creating one checks that the folder can be written, so that a rollout fails before the work and not after it.
     Memory holds poses and a few thumbnails, however long the rollout. Leaving the block in any way, Ctrl-C included,
     finishes the files with what has been appended; files of an earlier rollout are replaced. Without frames, nothing
     is written.
 
-    out_dir: the folder, made if missing. fps: of the video. crf, upscale: see `VideoWriter`.
+    out_dir: the folder, made if missing. fps: of the video. sheet: whether to draw the contact sheet.
     meta: what goes into `meta.json`; `writer.meta` may be added to until the block ends. Its "title", if any, heads the
-        contact sheet. Added at the end: fps, num_frames, interrupted, versions.
+        contact sheet. Added at the end: fps, num_frames, interrupted, versions, and the SHA-256 of all frames as they
+        were given (`frames_sha256`).
+    video: the settings of `VideoWriter`; they are in the meta too, as `files`, SHA-256 of what was written.
     Raises NotADirectoryError, IsADirectoryError, PermissionError or OSError (no space), one sentence each.
     """
 
+    hashed: tuple[str, ...] = (VIDEO, TRAJECTORY)
+
     def __init__(
-        self, out_dir: str | os.PathLike, fps: float = 16, meta: dict | None = None, *, crf: int = 18, upscale: int = 1
+        self,
+        out_dir: str | os.PathLike,
+        fps: float = 16,
+        meta: Mapping[str, Any] | None = None,
+        *,
+        sheet: bool = True,
+        **video: Any,
     ):
         self.out_dir = Path(out_dir)
         self.fps = fps
-        self.meta = dict(meta or {})
+        self.meta = dict(meta or {}) | {"video": video}
         check_writable(self.out_dir, (VIDEO, TRAJECTORY, SHEET, META))
-        self._upscale = upscale
-        self._video = VideoWriter(self.out_dir / VIDEO, fps=fps, crf=crf, upscale=upscale)
+        self._sheet, self._upscale = sheet, video.get("upscale", 1)
+        self._video = VideoWriter(self.out_dir / VIDEO, fps=fps, **video)
+        self._hash = hashlib.sha256()
         self._c2w: list[np.ndarray] = []
         self._intrinsics: list[np.ndarray] = []
         self._thumbnails = _Thumbnails()
@@ -87,27 +104,50 @@ class RolloutWriter:
             self._c2w.pop(), self._intrinsics.pop()
             raise
         finally:
-            self._thumbnails.add(first, frames[: self._video.num_frames - first])
+            written = frames[: self._video.num_frames - first]
+            self._hash.update(np.ascontiguousarray(written))
+            self._thumbnails.add(first, written)
+
+    def glance(self, most: int = _MOST_THUMBNAILS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Evenly spaced frames so far, the last among them: indices (K,), frames (K, h, w, 3) at most 320 wide, and
+        their c2w (K, 4, 4). ValueError before the first frame."""
+        indices, frames = self._thumbnails.pick(most)
+        return indices, frames, self._poses()[indices]
+
+    def _poses(self) -> np.ndarray:
+        return np.concatenate(self._c2w)[: self.num_frames]
+
+    def close(self) -> None:
+        """Finish the files, as leaving the block does."""
+        self.__exit__(None, None, None)
+
+    def abandon(self) -> None:
+        """Leave nothing of it: the folder goes away."""
+        self._video.discard()
+        shutil.rmtree(self.out_dir, ignore_errors=True)
 
     def __exit__(self, exception_type, *_) -> None:
         self._video.close()
         if not self.num_frames:
             return
-        c2w = np.concatenate(self._c2w)[: self.num_frames]
-        intrinsics = np.concatenate(self._intrinsics)[: self.num_frames]
+        c2w, intrinsics = self._poses(), np.concatenate(self._intrinsics)[: self.num_frames]
         intrinsics[:, :2] *= self._upscale  # pixels of the video
-        with _replacing(self.out_dir / TRAJECTORY) as part, part.open("wb") as file:
+        with replacing(self.out_dir / TRAJECTORY) as part, part.open("wb") as file:
             np.savez_compressed(file, c2w=c2w, intrinsics=intrinsics, fps=self.fps, num_frames=self.num_frames)
         facts = self.meta | {
             "fps": self.fps,
             "num_frames": self.num_frames,
             "interrupted": exception_type is not None,
+            "frames_sha256": self._hash.hexdigest(),
+            "files": {name: file_sha256(self.out_dir / name) for name in self.hashed},
             "versions": versions(),
         }
-        with _replacing(self.out_dir / META) as part:
-            part.write_text(json.dumps(facts, indent=2, default=_plain) + "\n", encoding="utf-8")
+        with replacing(self.out_dir / META) as part:
+            part.write_text(to_json(facts), encoding="utf-8")
+        if not self._sheet:
+            return
         indices, thumbnails = self._thumbnails.pick(_SHEET_COLUMNS * _SHEET_ROWS)
-        with _replacing(self.out_dir / SHEET) as part:
+        with replacing(self.out_dir / SHEET) as part:
             contact_sheet(
                 thumbnails,
                 part,
@@ -129,24 +169,42 @@ class Trajectory:
     fps: float | None = None
 
 
+def load_arrays(path: str | os.PathLike, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Those of the named arrays that an `.npz` holds; a `.npy` is the first name's. Plain numbers only.
+
+    Never unpickles. Raises FileNotFoundError for a missing file, ValueError for anything else, or more than
+    `MAX_ARRAY_BYTES`.
+    """
+    path, names = Path(path), list(names)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file at {path}")
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                size = sum(member.file_size for member in archive.infolist())
+        else:
+            size = path.stat().st_size
+        if size > MAX_ARRAY_BYTES:
+            raise ValueError(f"it takes {size / 2**20:.0f} MB, more than {MAX_ARRAY_BYTES >> 20}")
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {names[0]: loaded}
+        with loaded:
+            return {name: loaded[name] for name in names if name in loaded}
+    except (OSError, ValueError, EOFError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read as arrays (.npz or .npy, plain numbers): {error}") from error
+
+
 def load_trajectory(path: str | os.PathLike) -> Trajectory:
     """Read a `trajectory.npz`, an npz of SANA-WM-Bench, or a `.npy` holding c2w (F, 4, 4); poses are checked.
 
     Never unpickles. Raises FileNotFoundError for a missing file, ValueError for any content that is not a trajectory.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no trajectory at {path}")
+    fields = load_arrays(path, ("c2w", "intrinsics", "fps"))
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            fields = {"c2w": loaded}
-        else:
-            with loaded:
-                fields = {key: loaded[key] for key in ("c2w", "intrinsics", "fps") if key in loaded}
         fields = {key: np.asarray(value, dtype=np.float64) for key, value in fields.items()}
-    except (OSError, ValueError, EOFError, TypeError, BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read as a trajectory (.npz or .npy with plain numbers): {error}") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as a trajectory: {error}") from error
     if "c2w" not in fields:
         raise ValueError(f"the trajectory {path} has no array named c2w")
     c2w = check_trajectory(fields["c2w"])
@@ -158,12 +216,20 @@ def load_trajectory(path: str | os.PathLike) -> Trajectory:
     return Trajectory(c2w, intrinsics, None if fps is None else float(fps))
 
 
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
 def versions() -> dict[str, str]:
     """Versions that decide what a rollout looks like; nothing is imported to find them."""
     return {
         "sanawm_env": metadata.version("sanawm-env"),
         "torch": metadata.version("torch"),
         "numpy": np.__version__,
+        "av": metadata.version("av"),
         "python": platform.python_version(),
     }
 
@@ -226,11 +292,11 @@ def check_writable(out_dir: Path, names: tuple[str, ...] = ()) -> None:
         raise OSError(f"cannot write to {out_dir}: less than {_MIN_FREE_BYTES >> 20} MB are free on its disk")
 
 
-class _replacing:
-    """`with _replacing(path) as part`: what was written to `part` becomes `path`, or nothing does."""
+class replacing:
+    """`with replacing(path) as part`: what was written to `part` becomes `path`, or nothing does."""
 
     def __init__(self, path: Path):
-        self._path, self._part = path, path.with_name(path.name + ".part")
+        self._path, self._part = path, path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")  # nobody else's
 
     def __enter__(self) -> Path:
         return self._part
@@ -242,6 +308,12 @@ class _replacing:
         self._part.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise OSError(f"cannot write {self._path}: {error.strerror or error}") from error
+
+
+def to_json(facts: Mapping[str, Any]) -> str:
+    """JSON with a line for each fact: long lists do not make it unreadable."""
+    lines = [f"  {json.dumps(str(name))}: {json.dumps(value, default=_plain)}" for name, value in facts.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _plain(value) -> object:

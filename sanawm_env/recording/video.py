@@ -1,14 +1,21 @@
 """MP4 files that play everywhere: H.264, yuv420p, BT.709, index at the front."""
 
 import os
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from sanawm_env.world.images import MAX_PIXELS
 
 _BT709 = 1
 _LIMITED_RANGE = 1
+_SMALL, _THREADS = 256 * 256, 4  # pixels for one thread, threads for more: x264's bytes depend on how many there are
+MAX_DECODED_BYTES = 8 * 2**30
+"""What a video may take in memory when it is read: 2.7 GB are a minute at 720p."""
 
 
 class VideoWriter:
@@ -21,21 +28,40 @@ class VideoWriter:
     path: where the video goes; an older file there is replaced.
     fps: frames per second. crf: quality of x264, 0 (lossless) to 51, lower is better and larger.
     upscale: every pixel becomes a square of that many pixels, for tiny frames.
+    keyframes: distance from one to the next, None for x264's own (250). Small ones are for datasets, whose readers jump
+        to any frame; then no frame depends on a later one, so that such videos can be joined without encoding anew, and
+        x264 takes less time over them.
+    The same frames and settings give the same bytes.
     H.264 with yuv420p needs even sizes: at an odd height (width) the last row (column) is doubled.
     """
 
-    def __init__(self, path: str | os.PathLike, *, fps: float = 16, crf: int = 18, upscale: int = 1):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        fps: float = 16,
+        crf: int = 18,
+        upscale: int = 1,
+        keyframes: int | None = None,
+    ):
         if not fps > 0:
             raise ValueError(f"fps must be positive, got {fps}")
         if not 0 <= crf <= 51:
             raise ValueError(f"crf must lie between 0 (lossless) and 51, got {crf}")
         if upscale != int(upscale) or upscale < 1:
             raise ValueError(f"upscale must be a positive whole number, got {upscale}")
+        if keyframes is not None and keyframes < 1:
+            raise ValueError(f"keyframes must be at least 1 apart, got {keyframes}")
         self.path = Path(path)
         self.num_frames = 0
         self._part = self.path.with_name(self.path.name + ".part")
         self._rate = Fraction(fps).limit_denominator(1001)
-        self._crf, self._upscale = crf, int(upscale)
+        self._time_base = 1 / self._rate
+        self._to_yuv = VideoReformatter()  # one for all frames: making one takes as long as encoding a small picture
+        self._upscale = int(upscale)
+        self._options = {"crf": str(crf), "mbtree": "0"}  # with its tree x264 gives other bytes now and then
+        if keyframes is not None:
+            self._options |= {"g": str(keyframes), "bf": "0", "preset": "veryfast"}
         self._container = self._stream = self._shape = None
         self._closed = False
 
@@ -64,7 +90,7 @@ class VideoWriter:
                 self._encode(self._prepare(frame))
                 self.num_frames += 1
         except OSError as error:  # PyAV's errors are OSErrors where the system refused something
-            self._discard()
+            self.discard()
             raise OSError(f"cannot write the video {self.path}: {error.strerror or error}") from error
 
     def close(self) -> None:
@@ -72,7 +98,7 @@ class VideoWriter:
         if self._closed:
             return
         if not self.num_frames:
-            self._discard()
+            self.discard()
             return
         self._closed = True
         try:
@@ -80,11 +106,12 @@ class VideoWriter:
             self._container.close()
             os.replace(self._part, self.path)
         except OSError as error:
-            self._discard()
+            self.discard()
             raise OSError(f"cannot finish the video {self.path}: {error.strerror or error}") from error
 
     def _prepare(self, frame: np.ndarray) -> np.ndarray:
-        frame = frame.repeat(self._upscale, axis=0).repeat(self._upscale, axis=1)
+        if self._upscale > 1:
+            frame = frame.repeat(self._upscale, axis=0).repeat(self._upscale, axis=1)
         odd_height, odd_width = frame.shape[0] % 2, frame.shape[1] % 2
         if odd_height or odd_width:
             frame = np.pad(frame, ((0, odd_height), (0, odd_width), (0, 0)), mode="edge")
@@ -94,21 +121,22 @@ class VideoWriter:
         if self._container is None:
             self._open(*frame.shape[:2])
         picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-        picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        picture = self._to_yuv.reformat(picture, format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
         picture.pts = self.num_frames
-        picture.time_base = 1 / self._rate
+        picture.time_base = self._time_base
         self._container.mux(self._stream.encode(picture))
 
     def _open(self, height: int, width: int) -> None:
         self._container = av.open(str(self._part), "w", format="mp4", options={"movflags": "+faststart"})
-        self._stream = self._container.add_stream("libx264", rate=self._rate, options={"crf": str(self._crf)})
+        self._stream = self._container.add_stream("libx264", rate=self._rate, options=self._options)
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
         codec = self._stream.codec_context
+        codec.thread_count = 1 if height * width <= _SMALL else _THREADS
         codec.color_primaries = codec.color_trc = codec.colorspace = _BT709
         codec.color_range = _LIMITED_RANGE
 
-    def _discard(self) -> None:
-        """Without frames or after a failed write: let go of the container, leave nothing behind."""
+    def discard(self) -> None:
+        """Let go of the container, leave nothing behind: after a failed write, or instead of `close`."""
         self._closed, self.num_frames = True, 0
         try:
             if self._container is not None:
@@ -118,15 +146,38 @@ class VideoWriter:
         self._part.unlink(missing_ok=True)
 
 
-def read_video(path: str | os.PathLike) -> np.ndarray:
-    """All frames of a video, uint8 (F, H, W, 3), in memory at once. Raises FileNotFoundError, ValueError."""
+def read_video(path: str | os.PathLike, most_bytes: int = MAX_DECODED_BYTES) -> np.ndarray:
+    """All frames of a video, uint8 (F, H, W, 3), in memory at once.
+
+    Raises FileNotFoundError; ValueError for anything that is not a video, or one that would take over `most_bytes`.
+    """
+    frames, taken = [], 0
+    for frame in iterate_video(path):
+        taken += frame.nbytes
+        if taken > most_bytes:
+            raise ValueError(f"the video {path} is refused: its frames take more than {most_bytes / 2**30:.3g} GiB")
+        frames.append(frame)
+    return np.stack(frames)
+
+
+def iterate_video(path: str | os.PathLike) -> Iterator[np.ndarray]:
+    """The frames (H, W, 3) uint8 of a video, one by one.
+
+    Raises FileNotFoundError; ValueError for anything that is not a video, or pictures larger than images may be.
+    """
+    count = 0
     try:
         with av.open(str(path)) as container:
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+            stream = container.streams.video[0]
+            if stream.width * stream.height > MAX_PIXELS:
+                size = f"{stream.width} x {stream.height}"
+                raise ValueError(f"the video {path} is refused: its pictures have {size} pixels")
+            for frame in container.decode(stream):
+                count += 1
+                yield frame.to_ndarray(format="rgb24")
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no video at {path}") from None
     except (av.error.FFmpegError, IndexError) as error:
         raise ValueError(f"{path} cannot be read as a video") from error
-    if not frames:
+    if not count:
         raise ValueError(f"the video {path} has no frames")
-    return np.stack(frames)

@@ -26,7 +26,7 @@ from sanawm_env.training.raycast import intrinsics, render
 from sanawm_env.training.walks import CHUNK, sample_path, sample_start
 from sanawm_env.world.state import save_whole
 
-ROLES = {"train": 1, "validation": 2, "evaluate": 3}
+ROLES = {"train": 1, "validation": 2, "evaluate": 3, "collect": 4}
 
 
 def random_stream(role: str, seed: int, index: int) -> np.random.Generator:

@@ -82,8 +82,8 @@ def read_anchor(path: str | PathLike) -> Anchor | None:
         raise ValueError(f"the {ANCHOR_CHUNK} text of {path} is {error}") from error
 
 
-def save_start(image: ImageSource, anchor: Anchor | None, path: str | PathLike) -> None:
-    """Write a start image as PNG, with the pose where it was taken if an anchor is given.
+def save_start(image: ImageSource, anchor: Anchor | None, path: str | PathLike, optimize: bool = True) -> None:
+    """Write a start image as PNG, with the pose where it was taken if an anchor is given. optimize: small and slow.
 
     Raises ValueError for a name that does not end in .png (no other format keeps the anchor).
     """
@@ -93,7 +93,7 @@ def save_start(image: ImageSource, anchor: Anchor | None, path: str | PathLike) 
     chunks = PngImagePlugin.PngInfo()
     if anchor is not None:
         chunks.add_text(ANCHOR_CHUNK, anchor.to_json())
-    load_image(image).save(path, format="PNG", pnginfo=chunks, optimize=True)
+    load_image(image).save(path, format="PNG", pnginfo=chunks, optimize=optimize)
 
 
 def _open(path: Path) -> Image.Image:

@@ -42,7 +42,7 @@ class Scene:
     intrinsics: (4,) float64 fx, fy, cx, cy in pixels of `image`. image_latent: (1, c, 1, h, w).
     text: (1, L, caption_channels); text_mask: (1, L) or None. anchor: pose of frame 0 in a known place, or None.
     intrinsics_source: "given", "fov", "estimated" or "default". refiner_text: features (1, L, C) and mask (1, L) for
-        the refiner, None without one.
+        the refiner, None without one. prompt: the text as it was given.
     """
 
     key: str
@@ -55,6 +55,7 @@ class Scene:
     anchor: Anchor | None = None
     intrinsics_source: str = "default"
     refiner_text: tuple[Tensor, Tensor] | None = None
+    prompt: str = ""
 
 
 @dataclass(frozen=True, eq=False)

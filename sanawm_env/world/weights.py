@@ -109,6 +109,11 @@ def shipped_worlds() -> list[str]:
     return sorted(folder.parent.name for folder in SHIPPED.glob("*/config.json"))
 
 
+def world_address(world: str | os.PathLike) -> str:
+    """The name of a world, or its folder made absolute, so that it is found from elsewhere."""
+    return str(world) if world in known_worlds() else os.path.abspath(world)
+
+
 def known_worlds() -> list[str]:
     """Names that `World.load` takes here and now besides folders: shipped and fetched worlds."""
     return sorted({*shipped_worlds(), *(folder.parent.name for folder in home().glob("worlds/*/config.json"))})

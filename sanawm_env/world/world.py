@@ -39,14 +39,15 @@ class Clip:
     """What one `advance` shows.
 
     frames: (B, 24, H, W, 3) uint8 on the world's device. c2w: (B, 24, 4, 4) float64, the poses they were asked for.
-    latents: (B, c, T, h, w) of the new latent frames. lanes: the slots that ran together, in the order they ran;
-        episodes with different amounts of memory (just begun, say) cannot share a batch.
+    latents: (B, c, T, h, w) of the new latent frames. lanes: for each slot its row in the batch it ran in and how many
+        ran there: episodes with different amounts of memory (just begun, say) cannot share one. Pictures are the same
+        bit for bit where weights, state, poses and this pair are.
     """
 
     frames: Tensor
     c2w: np.ndarray
     latents: Tensor
-    lanes: tuple[tuple[int, ...], ...]
+    lanes: tuple[tuple[int, int], ...]
 
 
 class World:
@@ -117,6 +118,8 @@ class World:
         if anchor is None and isinstance(image, str | PathLike):
             anchor = read_anchor(image)
             anchor = anchor if anchor is not None and anchor.place in self.config.places else None
+        if anchor is not None and not isinstance(anchor, Anchor):
+            raise TypeError(f"anchor must be an Anchor, a place and the pose in it, got {type(anchor).__name__}.")
         if anchor is not None and anchor.place not in self.config.places:
             name, places = self.config.name, ", ".join(self.config.places) or "none"
             raise ValueError(f"The {name} world does not know the place {anchor.place!r}; it knows {places}.")
@@ -131,8 +134,9 @@ class World:
             words = self.engine.encode_prompt(prompt, anchor)
             latent = self.engine.encode(frame)
             self._scenes[key] = Scene(
-                key, self.weights_hash, frame, lens, latent, words.text, words.text_mask, anchor, source, words.refiner
-            )
+                key, self.weights_hash, frame, lens, latent,
+                words.text, words.text_mask, anchor, source, words.refiner, prompt,
+            )  # fmt: skip
         scene = self._scenes[key]
         # how the lens became known is not content: the same numbers are the same scene
         return scene if scene.intrinsics_source == source else replace(scene, intrinsics_source=source)
@@ -184,6 +188,7 @@ class World:
             lanes.setdefault(_layout(slot), []).append(i)
         slots: list[Slot] = list(state.slots)
         frames: list[Tensor] = [torch.empty(0)] * len(slots)
+        places = {i: (row, len(lane)) for lane in lanes.values() for row, i in enumerate(lane)}
         self._check_horizon(state)
         for lane in lanes.values():
             members = [state.slots[i] for i in lane]
@@ -207,7 +212,7 @@ class World:
             frames=pictures if len(lanes) == 1 else torch.stack(frames),
             c2w=poses,
             latents=torch.cat([slot.latents for slot in slots]),
-            lanes=tuple(tuple(lane) for lane in lanes.values()),
+            lanes=tuple(places[i] for i in range(len(slots))),
         )
         return replace(state, slots=tuple(slots)), clip
 

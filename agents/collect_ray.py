@@ -1,0 +1,103 @@
+"""Collecting on a Ray cluster: an actor per GPU, or per core, each with a batch of episodes and a shard of its own.
+
+Jobs go out, rows come back: pictures stay on the shared disk. An actor that dies is replaced, and what it had not
+finished is done again; what it had finished is on the disk, and is not.
+"""
+
+from collections import Counter, deque
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sanawm_env.agents.collect import Collection, Event, Job, pending, work
+
+from sanawm_env.recording.dataset import Dataset, Row, Shard
+
+try:
+    import ray
+except ImportError as error:
+    raise ImportError(f'Collecting on Ray needs it: pip install "sanawm-env[ray]" ({error}).') from error
+
+ROUNDS = 2  # batches that an actor gets at a time: few are lost with it, and it seldom waits
+MOST_DEATHS = 3  # of actors under one job: then it is the job
+
+
+class Collector:
+    """Runs in an actor: does jobs into its shard."""
+
+    def __init__(self, collection: Collection, folder: Path):
+        self.collection = collection
+        self.shard = Shard(Dataset.open(folder)).__enter__()
+
+    def work(self, jobs: Sequence[Job]) -> list[Row]:
+        """The rows of the episodes that these jobs became."""
+        return [event for event in work(self.collection, jobs, self.shard) if isinstance(event, Row)]
+
+    def close(self) -> None:
+        self.shard.__exit__()
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """How to do jobs on Ray. address: of a running cluster; None starts one here and stops it. workers: actors; None:
+    as many as the cluster has GPUs, or cores for a world on the CPU."""
+
+    address: str | None = None
+    workers: int | None = None
+
+    def __call__(
+        self, collection: Collection, jobs: Sequence[Job], dataset: Dataset
+    ) -> Generator[Event, None, None]:
+        """A `collect.Runner`. Raises ValueError without workers, RuntimeError for a job under which actors die again
+        and again, and what the jobs raise."""
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"Collecting on Ray needs at least one worker, got {self.workers}.")
+        ours = not ray.is_initialized()
+        if ours:
+            ray.init(address=self.address, include_dashboard=False, log_to_driver=False, logging_level="warning")
+        try:
+            yield from self._run(collection, jobs, dataset)
+        finally:
+            if ours:
+                ray.shutdown()
+
+    def _run(self, collection: Collection, jobs: Sequence[Job], dataset: Dataset) -> Generator[Event, None, None]:
+        on_gpu = collection.device != "cpu"
+        count = self.workers or int(ray.cluster_resources().get("GPU" if on_gpu else "CPU", 0))
+        if not count:
+            raise ValueError(f"The Ray cluster has no GPU for the device {collection.device!r}: add a node with one.")
+        size = ROUNDS * collection.batch
+        units = deque(list(jobs[i : i + size]) for i in range(0, len(jobs), size))
+        actor = ray.remote(num_cpus=1, num_gpus=int(on_gpu))(Collector)
+        folder = dataset.folder.absolute()
+        idle = [actor.remote(collection, folder) for _ in range(min(count, len(units)))]
+        busy, deaths, known = {}, Counter(), {row.id for row in dataset.rows()}
+        while units or busy:
+            while idle and units:
+                collector, unit = idle.pop(), units.popleft()
+                busy[collector.work.remote(unit)] = collector, unit
+            (done,), _ = ray.wait(list(busy))
+            collector, unit = busy.pop(done)
+            try:
+                rows = ray.get(done)
+                idle.append(collector)
+            except ray.exceptions.RayActorError:
+                left = pending(unit, dataset)
+                deaths.update(job.id for job in left)
+                if left and max(deaths[job.id] for job in left) >= MOST_DEATHS:
+                    raise RuntimeError(
+                        f"{MOST_DEATHS} workers died at {left[0].script.name} from {left[0].start.image}: look at "
+                        "Ray's logs. What is finished stays; the same command goes on."
+                    ) from None
+                units.extendleft([left] if left else [])
+                idle.append(actor.remote(collection, folder))
+                rows = [row for row in dataset.rows() if row.id in {job.id for job in unit}]
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+            for row in rows:
+                if row.id not in known:
+                    known.add(row.id)
+                    yield row.chunks
+                    yield row
+        ray.get([collector.close.remote() for collector in idle])
+

@@ -1,0 +1,332 @@
+"""A dataset: a folder of episodes in shards, with a row for each in a manifest.
+
+    dataset.json                        what all episodes share: world and hash of its weights, settings, picture size
+    shard-0000/manifest.jsonl           a row per episode, finished or rejected
+    shard-0000/episode-00000/           an episode, see `episode`
+
+A shard has one writer and the next one makes a shard of its own, so that any number of processes and machines can fill
+a dataset. An episode has another name (`episode-00000.partial`) until it is whole, so whatever bears the final name is.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from sanawm_env.recording.episode import FILES, Episode, read_json
+from sanawm_env.recording.rollout import VIDEO, check_writable, file_sha256, replacing, to_json
+from sanawm_env.recording.video import iterate_video
+
+DATASET, MANIFEST, SHARDS, PARTIAL = "dataset.json", "manifest.jsonl", "shard-*", ".partial"
+SCHEMA = 1
+MAX_HEADER_BYTES, MAX_ROW_BYTES = 2**20, 2**20
+_WHOLE = ("weights_hash", "fps", "height", "width", "chunk_frames", "action_mode")  # equal in all that is merged
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the manifest says of an episode.
+
+    id: of its job, the same wherever and whenever it is done. episode: its folder, relative to the dataset; "" for one
+    that was rejected, and `reason` says why. camera: the script. source: the start image as it was named. scene: hash
+    of what it shows. measures: what the quality gates measured. Numbers: chunks, frames, bytes on disk.
+    """
+
+    id: str
+    episode: str = ""
+    camera: str = ""
+    source: str = ""
+    scene: str = ""
+    seed: int = 0
+    chunks: int = 0
+    frames: int = 0
+    bytes: int = 0
+    measures: Mapping[str, float | None] = field(default_factory=dict)
+    reason: str = ""
+
+    @classmethod
+    def of(cls, episode: Episode, name: str) -> "Row":
+        """The row of a finished episode, from what it says of itself."""
+        meta = episode.meta
+        size = sum(path.stat().st_size for path in episode.folder.iterdir())
+        text = {key: str(meta.get(key, "")) for key in ("id", "camera", "source", "scene")}
+        return cls(
+            **text, episode=name, seed=meta["seed"], chunks=episode.chunks, frames=meta["num_frames"], bytes=size
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A dataset on disk. header: as in `dataset.json`."""
+
+    folder: Path
+    header: dict[str, Any]
+
+    @classmethod
+    def create(cls, folder: str | os.PathLike, header: Mapping[str, Any]) -> "Dataset":
+        """The dataset in a folder, made if there is none.
+
+        Raises ValueError where one was made with another header, and what an unwritable folder raises.
+        """
+        folder, header = Path(folder), json.loads(to_json({"schema": SCHEMA, **header}))
+        check_writable(folder)
+        if not (folder / DATASET).exists():
+            with replacing(folder / DATASET) as part:
+                part.write_text(to_json(header), encoding="utf-8")
+        made = cls.open(folder)
+        for name in sorted(header.keys() | made.header.keys()):
+            if made.header.get(name) != header.get(name):
+                raise ValueError(
+                    f"{folder} was collected with {name} {made.header.get(name)!r}, not {header.get(name)!r}: "
+                    "use another folder."
+                )
+        return made
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike) -> "Dataset":
+        """The dataset in a folder. Raises FileNotFoundError, or ValueError for a `dataset.json` that is not one."""
+        folder = Path(folder)
+        path = folder / DATASET
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no dataset in {folder}: `sanawm collect` makes one, with a {DATASET}.")
+        try:
+            header = read_json(path, MAX_HEADER_BYTES)
+            if header.get("schema") != SCHEMA:
+                raise ValueError(f"it has schema {header.get('schema')}, this version reads {SCHEMA}")
+            if missing := [name for name in _WHOLE if name not in header]:
+                raise ValueError(f"it has no {missing[0]}")
+        except ValueError as error:
+            raise ValueError(f"{path} does not describe a dataset: {error}.") from error
+        return cls(folder, header)
+
+    @property
+    def shards(self) -> list[Path]:
+        """Folders of the shards, in order."""
+        return sorted(path for path in self.folder.glob(SHARDS) if path.is_dir())
+
+    def rows(self) -> list[Row]:
+        """A row per episode, finished or rejected, in order; what a killed writer finished without noting is here too.
+
+        Raises ValueError for a manifest that is none, or names a folder outside its shard.
+        """
+        return [row for shard in self.shards for row in _shard_rows(shard)]
+
+    def finished(self) -> list[Row]:
+        """The rows of the episodes that are there, each once."""
+        once = {row.id: row for row in reversed(self.rows()) if row.episode}
+        return [row for row in self.rows() if row.episode and once[row.id] == row]
+
+    def episodes(self) -> Iterator[Episode]:
+        """The episodes, in order, each once. Raises as `rows` and `Episode.open`."""
+        return (Episode.open(self.folder / row.episode) for row in self.finished())
+
+
+class Shard:
+    """Where one writer puts its episodes; a context manager. An empty one goes away."""
+
+    def __init__(self, dataset: Dataset):
+        number = 0
+        while True:
+            self.folder = dataset.folder / f"shard-{number:04d}"
+            try:
+                self.folder.mkdir()  # one writer gets it, whoever else tries
+                break
+            except FileExistsError:
+                number += 1
+        self._lock = FileLock(self.folder / "lock")
+        self._episodes = 0
+
+    def __enter__(self) -> "Shard":
+        self._lock.acquire()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        _remove_partials(self.folder)
+        self._lock.release()
+        if not (self.folder / MANIFEST).exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def begin(self) -> Path:
+        """The folder to write the next episode to."""
+        self._episodes += 1
+        return self.folder / f"episode-{self._episodes - 1:05d}{PARTIAL}"
+
+    def accept(self, partial: Path) -> Row:
+        """The episode in a folder of `begin` is whole: it gets its name and a row."""
+        final = partial.with_name(partial.name.removesuffix(PARTIAL))
+        os.rename(partial, final)
+        return Row.of(Episode.open(final), f"{self.folder.name}/{final.name}")
+
+    def reject(self, partial: Path, reason: str) -> Row:
+        """The episode in a folder of `begin` is not wanted: it goes, and its row says why."""
+        row = replace(Row.of(Episode.open(partial), ""), bytes=0, reason=reason)
+        shutil.rmtree(partial)
+        return row
+
+    def note(self, row: Row) -> None:
+        """Write a row."""
+        line = json.dumps(asdict(replace(row, episode=PurePosixPath(row.episode).name))) + "\n"
+        with (self.folder / MANIFEST).open("a", encoding="utf-8") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def clean(dataset: Dataset) -> None:
+    """Remove what killed writers left unfinished. Shards whose writer lives are left alone."""
+    for shard in dataset.shards:
+        if any(shard.glob(f"*{PARTIAL}")):
+            with suppress(Timeout), FileLock(shard / "lock", timeout=0):
+                _remove_partials(shard)
+
+
+def _remove_partials(shard: Path) -> None:
+    for partial in shard.glob(f"*{PARTIAL}"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def merge(sources: Sequence[str | os.PathLike], out: str | os.PathLike) -> Iterator[Row]:
+    """Bring datasets together in the folder `out`: rows as they are copied. Episodes that are there already, by their
+    ids, are not copied again, so a merge that was stopped goes on.
+
+    Files are linked where the disk can, and copied where not. Raises FileNotFoundError or ValueError, before anything
+    is written, for folders that are no datasets or datasets that do not go together.
+    """
+    datasets = [Dataset.open(source) for source in sources]
+    if not datasets:
+        raise ValueError("Give at least one dataset to merge.")
+    if any(Path(out).resolve() == dataset.folder.resolve() for dataset in datasets):
+        raise ValueError(f"{out} is one of the datasets to merge: give a new folder.")
+    lead = datasets[0]
+    for other in datasets[1:]:
+        for name in _WHOLE:
+            if other.header[name] != lead.header[name]:
+                raise ValueError(
+                    f"{other.folder} does not go with {lead.folder}: its {name} is {other.header[name]!r}, not "
+                    f"{lead.header[name]!r}."
+                )
+    pairs = [(dataset, row) for dataset in datasets for row in dataset.rows()]
+    check_writable(Path(out))
+    target = Dataset.open(out) if (Path(out) / DATASET).exists() else Dataset.create(out, _without_schema(lead.header))
+    if any(target.header[name] != lead.header[name] for name in _WHOLE):
+        raise ValueError(f"{out} holds a dataset that does not go with {lead.folder}: give a new folder.")
+    clean(target)
+    known = {row.id for row in target.rows()}
+    with Shard(target) as shard:
+        for dataset, row in pairs:
+            if row.id in known:
+                continue
+            known.add(row.id)
+            if row.episode:
+                partial = shard.begin()
+                partial.mkdir()
+                for name in FILES:
+                    _link(dataset.folder / row.episode / name, partial / name)
+                accepted = shard.accept(partial)
+                row = replace(row, episode=accepted.episode)
+            shard.note(row)
+            yield row
+
+
+def validate(dataset: Dataset, thorough: bool = True) -> Iterator[tuple[str, list[str]]]:
+    """Look at every episode: its folder, and what is wrong with it, a sentence each (none: it is good).
+
+    thorough: decode videos to the end, too. Raises ValueError for manifests that cannot be read.
+    """
+    seen: dict[str, str] = {}
+    for row in dataset.rows():
+        if not row.episode:
+            continue
+        problems = []
+        if row.id in seen:
+            problems.append(f"it is the same episode as {seen[row.id]}")
+        seen[row.id] = row.episode
+        try:
+            problems += _problems(dataset, row, thorough)
+        except (OSError, ValueError) as error:
+            problems.append(str(error))
+        yield row.episode, problems
+
+
+def _problems(dataset: Dataset, row: Row, thorough: bool) -> Iterator[str]:
+    episode = Episode.open(dataset.folder / row.episode)
+    meta, frames = episode.meta, episode.meta["num_frames"]
+    missing = [name for name in FILES if not (episode.folder / name).is_file()]
+    if missing:
+        yield f"it has no {', '.join(missing)}"
+        return
+    if meta["weights_hash"] != dataset.header["weights_hash"]:
+        yield "it was imagined by other weights than the rest"
+    if meta.get("id") != row.id:
+        yield "its id is not the one in the manifest"
+    for name, digest in meta.get("files", {}).items():
+        if name in FILES and file_sha256(episode.folder / name) != digest:
+            yield f"{name} has changed since it was written"
+    if frames != 1 + episode.chunks * dataset.header["chunk_frames"]:
+        yield f"{frames} frames are not the start and {episode.chunks} chunks"
+    if len(episode.trajectory().c2w) != frames:
+        yield f"its trajectory has {len(episode.trajectory().c2w)} poses for {frames} frames"
+    episode.arrays()
+    if thorough:
+        shown = sum(1 for _ in iterate_video(episode.folder / VIDEO))
+        if shown != frames:
+            yield f"its video has {shown} frames, not {frames}"
+
+
+def _shard_rows(shard: Path) -> Iterator[Row]:
+    noted = set()
+    kinds = {f.name: Mapping if f.name == "measures" else f.type for f in fields(Row)}
+    manifest = shard / MANIFEST
+    lines = manifest.read_text(encoding="utf-8").splitlines() if manifest.exists() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            value = json.loads(line[:MAX_ROW_BYTES])
+            row = Row(**{name: value[name] for name in kinds.keys() & value.keys()})
+            if not all(isinstance(getattr(row, name), kind) for name, kind in kinds.items()):
+                raise TypeError(line)
+        except (ValueError, TypeError, AttributeError) as error:
+            if number == len(lines):
+                break  # its writer was killed while it wrote: the episode, if there is one, is found below
+            raise ValueError(f"Line {number} of {manifest} is not a row: restore it, or remove the line.") from error
+        if row.episode and (not _is_name(row.episode) or (shard / row.episode).is_symlink()):
+            raise ValueError(f"Line {number} of {manifest} names {row.episode!r}, which does not lie in its shard.")
+        noted.add(row.episode)
+        yield replace(row, episode=row.episode and f"{shard.name}/{row.episode}")
+    for folder in sorted(shard.glob("episode-*")):
+        if folder.suffix != PARTIAL and folder.name not in noted and folder.is_dir() and not folder.is_symlink():
+            yield Row.of(Episode.open(folder), f"{shard.name}/{folder.name}")
+
+
+def _is_name(text: Any) -> bool:
+    """Whether a text is the name of a folder right here."""
+    return isinstance(text, str) and text not in ("", ".", "..") and not set(text) & set("/\\\0")
+
+
+def _link(source: Path, target: Path) -> None:
+    """The file under another name, or a copy of it; ValueError for what is not a file of its own."""
+    if source.is_symlink():
+        raise ValueError(f"{source} is a link to elsewhere: put the file itself there.")
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"The episode {source.parent} has no {source.name}: put it back.") from None
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _without_schema(header: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in header.items() if name != "schema"}
+
+
+def totals(rows: Iterable[Row]) -> dict[str, int]:
+    """Sums over rows: episodes, rejected, chunks, frames, bytes."""
+    rows = list(rows)
+    kept = [row for row in rows if row.episode]
+    sums = {name: sum(getattr(row, name) for row in kept) for name in ("chunks", "frames", "bytes")}
+    return {"episodes": len(kept), "rejected": len(rows) - len(kept), **sums}

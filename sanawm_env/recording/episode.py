@@ -1,0 +1,288 @@
+"""An episode as a folder that can be watched, learned from, and imagined again to the last bit.
+
+    start.png         the start image, as the world's picture; with the pose where it was taken, if that is known
+    video.mp4         F = 24 n + 1 frames: the start image and n chunks
+    trajectory.npz    c2w (F, 4, 4), intrinsics (F, 3, 3) in pixels of the video, fps, num_frames
+    actions.npz       actions (n, ...), rewards (n,), terminated (n,), truncated (n,); twists (F, 6) float32
+    meta.json         all that decides it: world and hash of its weights, settings, seed, prompt, actions, versions
+
+`meta.json` alone says how to imagine it again. twists[f] is the body twist (right, down, forward m/s; then rad/s about
+the same axes) that takes frame f to frame f + 1; the last one, after which there is nothing, is zero.
+"""
+
+import copy
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.spatial.transform import RigidTransform
+
+from sanawm_env.camera.intrinsics import intrinsics_matrix
+from sanawm_env.envs.env import SanaWMEnv, step_together
+from sanawm_env.metrics.image import psnr
+from sanawm_env.recording.rollout import (
+    META,
+    TRAJECTORY,
+    VIDEO,
+    RolloutWriter,
+    Trajectory,
+    file_sha256,
+    load_arrays,
+    load_trajectory,
+    replacing,
+)
+from sanawm_env.recording.video import iterate_video, read_video
+from sanawm_env.world.anchor import Anchor
+from sanawm_env.world.images import fit_image, save_start
+from sanawm_env.world.weights import world_address
+
+START, ACTIONS = "start.png", "actions.npz"
+FILES = (START, VIDEO, TRAJECTORY, ACTIONS, META)
+SCHEMA = 1
+MAX_META_BYTES = 64 * 2**20
+_KINDS = {
+    "schema": int, "world": str, "weights_hash": str, "env": dict, "seed": int, "prompt": str, "intrinsics": list,
+    "actions": list, "action_dtype": str, "batch": list, "fps": int | float, "num_frames": int, "frames_sha256": str,
+    "versions": dict,
+}  # fmt: skip
+
+
+class Step(NamedTuple):
+    """What one step of an environment leaves. frames: (24, H, W, 3) uint8. c2w: (24, 4, 4). lane: row in the batch it
+    was imagined in, and how many ran there."""
+
+    frames: np.ndarray
+    c2w: np.ndarray
+    action: np.ndarray
+    reward: float
+    terminated: bool
+    truncated: bool
+    lane: tuple[int, int]
+
+    @classmethod
+    def of(cls, env: SanaWMEnv, action: Any, reward: float) -> "Step":
+        """The step that `env` has just taken."""
+        return cls(*env.clip, np.asarray(action), float(reward), *env.ended, env.lane)
+
+
+class EpisodeWriter(RolloutWriter):
+    """Context manager that writes the episode of `env`, which has just been reset, to a folder.
+
+    settings: keywords that made the environment, plain values; the world by name or folder. seed: what `begin` got.
+    meta: what else is to be said of it. sheet and the settings of the video: as for `RolloutWriter`.
+    Steps are added from any one thread: nothing of the environment is looked at after this. Leaving the block in any
+    way keeps the steps that are complete.
+    """
+
+    hashed = (START, VIDEO, TRAJECTORY, ACTIONS)
+
+    def __init__(
+        self,
+        out_dir: str | os.PathLike,
+        env: SanaWMEnv,
+        settings: Mapping[str, Any],
+        seed: int,
+        meta: Mapping[str, Any] | None = None,
+        **options: Any,
+    ):
+        world, scene = env.world, env.state.slots[0].scene
+        self._image, self._anchor, self._lens = scene.image, scene.anchor, intrinsics_matrix(scene.intrinsics)
+        self._steps: list[tuple[Any, ...]] = []
+        facts = {
+            "schema": SCHEMA,
+            "world": world_address(settings["world"]),
+            "weights_hash": world.weights_hash,
+            "mode": world.mode,
+            "device": world.device.type,
+            "env": {name: value for name, value in settings.items() if name not in ("world", "device")},
+            "seed": seed,
+            "prompt": scene.prompt,
+            "scene": scene.key,
+            "intrinsics": scene.intrinsics,
+            "anchor": None if scene.anchor is None else json.loads(scene.anchor.to_json()),
+        }
+        said = {name: value for name, value in dict(meta or {}).items() if name not in facts}
+        super().__init__(out_dir, world.config.fps, facts | said, **options)
+
+    @property
+    def chunks(self) -> int:
+        """Steps so far."""
+        return len(self._steps)
+
+    def add(self, step: Step) -> None:
+        """Append a step. Raises as `RolloutWriter.append`."""
+        if not self._steps:
+            self.append(self._image[None], np.eye(4)[None], self._lens)
+        self.append(step.frames, step.c2w, self._lens)
+        self._steps.append((step.action, step.reward, step.terminated, step.truncated, step.lane))
+
+    def __exit__(self, *exception) -> None:
+        if self._steps:
+            actions, rewards, terminated, truncated, lanes = (list(column) for column in zip(*self._steps, strict=True))
+            with replacing(self.out_dir / ACTIONS) as part, part.open("wb") as file:
+                np.savez_compressed(
+                    file, actions=np.stack(actions), rewards=np.array(rewards), terminated=np.array(terminated),
+                    truncated=np.array(truncated), twists=body_twists(self._poses(), self.fps),
+                )  # fmt: skip
+            save_start(self._image, self._anchor, self.out_dir / START, optimize=False)
+            self.meta |= {
+                "chunks": len(self._steps),
+                "return": float(np.sum(rewards)),
+                "terminated": terminated[-1],
+                "truncated": truncated[-1],
+                "actions": np.stack(actions),
+                "action_dtype": np.stack(actions).dtype.name,
+                "batch": lanes,
+            }
+        super().__exit__(*exception)
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """An episode on disk; what it holds is read when asked for. meta: as in `meta.json`."""
+
+    folder: Path
+    meta: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike) -> "Episode":
+        """The episode in a folder. Raises FileNotFoundError, or ValueError for a meta.json that is none."""
+        folder = Path(folder)
+        path = folder / META
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no episode in {folder}: an episode is a folder with {', '.join(FILES)}.")
+        try:
+            meta = read_json(path, MAX_META_BYTES)
+            for name, kind in _KINDS.items():
+                if not isinstance(meta.get(name), kind):
+                    raise ValueError(f"{name!r} is missing or not what it should be")
+            if meta["schema"] != SCHEMA:
+                raise ValueError(f"it has schema {meta['schema']}, this version reads {SCHEMA}")
+        except ValueError as error:
+            raise ValueError(f"{path} does not describe an episode: {error}.") from error
+        return cls(folder, meta)
+
+    def frames(self) -> np.ndarray:
+        """(F, H, W, 3) uint8, decoded. Raises FileNotFoundError, ValueError."""
+        return read_video(self.folder / VIDEO)
+
+    def trajectory(self) -> Trajectory:
+        """Raises FileNotFoundError, ValueError."""
+        return load_trajectory(self.folder / TRAJECTORY)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Those of `actions.npz`. Raises FileNotFoundError; ValueError for anything else, or unequal lengths."""
+        names = {"actions": self.chunks, "rewards": self.chunks, "terminated": self.chunks, "truncated": self.chunks,
+                 "twists": self.meta["num_frames"]}  # fmt: skip
+        arrays = load_arrays(self.folder / ACTIONS, names)
+        for name, length in names.items():
+            if name not in arrays or arrays[name].ndim < 1 or len(arrays[name]) != length:
+                raise ValueError(f"{self.folder / ACTIONS} must hold {length} {name}.")
+        return arrays
+
+    @property
+    def chunks(self) -> int:
+        """Steps."""
+        return len(self.meta["actions"])
+
+    def environment(self, world: str | None = None, device: str | None = None) -> SanaWMEnv:
+        """The environment it was recorded in, reset to its beginning. world, device: where these are elsewhere by now.
+
+        Raises ValueError for a world of other weights, and what loading it, the environment and its reset raise.
+        """
+        meta = self.meta
+        made = SanaWMEnv(world or meta["world"], device=device or meta.get("device", "cpu"), **meta["env"])
+        if made.world.weights_hash != meta["weights_hash"]:
+            raise ValueError(
+                f"{self.folder} was imagined by other weights ({meta['world']}, {meta['weights_hash'][:12]}) than "
+                f"these ({made.world.weights_hash[:12]}): give the world it was recorded in."
+            )
+        start = self.folder / START
+        image = start if start.is_file() else meta.get("source")
+        if not isinstance(image, str | os.PathLike):
+            raise FileNotFoundError(f"The start image {start} is gone: put the file back.")
+        config, anchor = made.world.config, meta.get("anchor")
+        begin(
+            made,
+            fit_image(image, config.height, config.width),  # the intrinsics are in its pixels
+            meta["seed"],
+            prompt=meta["prompt"],
+            intrinsics=np.array(meta["intrinsics"], float),
+            anchor=None if anchor is None else Anchor.from_json(json.dumps(anchor)),
+        )
+        if made.state.slots[0].scene.key != meta.get("scene"):
+            raise ValueError(f"The start image {image} is not the one of {self.folder}: put the right one back.")
+        return made
+
+    def replay(
+        self, out_dir: str | os.PathLike | None = None, world: str | None = None, device: str | None = None
+    ) -> Iterator[Step]:
+        """Imagine it again, step by step, in batches of the shapes it was imagined in, and write it anew to `out_dir`,
+        if given. Errors as `environment` and `EpisodeWriter`."""
+        meta, env = self.meta, self.environment(world, device)
+        settings = {"world": meta["world"], **meta["env"]}
+        video = meta.get("video") or {}
+        with nullcontext() if out_dir is None else EpisodeWriter(
+            out_dir, env, settings, meta["seed"], meta, sheet=False, **video
+        ) as writer:
+            for action, (row, size) in zip(meta["actions"], meta["batch"], strict=True):
+                action = np.asarray(action, meta["action_dtype"])
+                company = [copy.deepcopy(env) for _ in range(size)]
+                rewards = step_together(company, [action] * size, slots=range(size))
+                env = company[row]
+                step = Step.of(env, action, rewards[row])
+                if writer is not None:
+                    writer.add(step)
+                yield step
+
+
+def differences(a: Episode, b: Episode) -> list[str]:
+    """What differs between two episodes, a sentence each; none where all files are the same, byte for byte."""
+    changed = [name for name in FILES if file_sha256(a.folder / name) != file_sha256(b.folder / name)]
+    if not changed:
+        return []
+    found = [f"{', '.join(changed)} differ"]
+    if a.meta["frames_sha256"] == b.meta["frames_sha256"]:
+        found.append("all frames are the same")
+    else:
+        with suppress(ValueError):
+            pairs = zip(iterate_video(a.folder / VIDEO), iterate_video(b.folder / VIDEO), strict=True)
+            found.append(f"frames differ; the least alike of the two videos have {min(psnr(*p) for p in pairs):.1f} dB")
+    for name, version in a.meta["versions"].items():
+        if b.meta["versions"].get(name) != version:
+            found.append(f"{name} was {version} and is {b.meta['versions'].get(name)}")
+    for name in ("device", "threads"):
+        if a.meta.get(name) != b.meta.get(name):
+            found.append(f"{name} was {a.meta.get(name)} and is {b.meta.get(name)}")
+    return found
+
+
+def begin(env: SanaWMEnv, image: Any, seed: int, **options: Any) -> None:
+    """Reset an environment to an image, so that one seed decides the rest: the noise and what the task draws. options:
+    those of `SanaWMEnv.reset`. Errors as there."""
+    env.reset(seed=seed, options={"scene": image, "seed": seed} | options)
+
+
+def body_twists(c2w: np.ndarray, fps: float) -> np.ndarray:
+    """(F, 6) float32, metres and radians per second: the constant body twist (v, w) from each pose (F, 4, 4) to the
+    next; zero for the last."""
+    steps = RigidTransform.from_matrix(np.linalg.inv(c2w[:-1]) @ c2w[1:]).as_exp_coords()  # rotation first
+    return np.concatenate((np.roll(steps, 3, axis=-1) * fps, np.zeros((1, 6)))).astype(np.float32)
+
+
+def read_json(path: Path, most_bytes: int) -> dict[str, Any]:
+    """A JSON object of at most so many bytes; ValueError for anything else."""
+    if path.stat().st_size > most_bytes:
+        raise ValueError(f"it is larger than {most_bytes >> 20} MB")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ValueError("it is not a JSON object")
+    return value

@@ -1,0 +1,433 @@
+"""A dataset as a LeRobotDataset v3.0, the format of `lerobot`, read by it and by much of the embodied-AI field.
+
+    meta/info.json                                        features, counts, how the files are named
+    meta/stats.json, meta/tasks.parquet                   of the whole dataset
+    meta/episodes/chunk-000/file-000.parquet              a row per episode: where its rows and frames lie, its stats
+    data/chunk-000/file-000.parquet                       a row per frame
+    videos/observation.images.camera/chunk-000/...mp4     the frames of many episodes
+
+A row is a frame f, F = 24 n + 1 to an episode: frame 0 is the start image, frame 24 k ends step k.
+
+    observation.images.camera   the frame
+    observation.state           (7,) camera-to-world pose relative to frame 0: x y z in metres, quaternion x y z w
+    action                      (6,) body twist, m/s and rad/s, that takes frame f to f + 1; zero on the last row
+    next.reward                 of step k on row 24 k - 1, whose action completes it; zero elsewhere
+    next.done                   true on the last row
+    sanawm.c2w                  (16,) the pose as a matrix, row by row
+    sanawm.intrinsics           (4,) fx fy cx cy in pixels of the video
+    sanawm.chunk_index          0 for the start image, k for the frames of step k
+
+Axes are OpenCV's: x right, y down, z forward. The task of an episode is its prompt, or else its camera script.
+
+Videos are joined by copying packets; nothing is encoded anew. Written from the format's description and what lerobot
+0.6.1 does with it (docs/lerobot_readback.py reads an export back with the real one); lerobot itself is not needed.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import av
+import numpy as np
+
+from sanawm_env.recording.dataset import Dataset, Row
+from sanawm_env.recording.episode import Episode
+from sanawm_env.recording.exports import Look, appearing, camera_path, check_vacant, pose_vectors, survey
+from sanawm_env.recording.rollout import VIDEO
+from sanawm_env.recording.video import iterate_video
+
+if TYPE_CHECKING:
+    import pyarrow
+
+CODEBASE_VERSION = "v3.0"
+CAMERA = "observation.images.camera"
+QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
+FILE = "chunk-{chunk_index:03d}/file-{file_index:03d}"
+DATA, VIDEOS = f"data/{FILE}.parquet", f"videos/{{video_key}}/{FILE}.mp4"
+TASKS, EPISODES = "meta/tasks.parquet", f"meta/episodes/{FILE}.parquet"
+MB = 2**20
+_EPISODES_AT_ONCE = 100  # rows of meta/episodes that are written together
+_AXES = ("x", "y", "z")
+Stats = dict[str, np.ndarray]
+
+
+class Column(NamedTuple):
+    """A column of the data files. names: of its components; None for a single number."""
+
+    dtype: str
+    names: tuple[str, ...] | None = None
+
+    @property
+    def width(self) -> int:
+        return len(self.names) if self.names else 1
+
+    @property
+    def feature(self) -> dict[str, Any]:
+        """As info.json describes it."""
+        return {"dtype": self.dtype, "shape": [self.width], "names": list(self.names) if self.names else None}
+
+
+COLUMNS = {
+    "observation.state": Column("float32", (*_AXES, *(f"q{axis}" for axis in (*_AXES, "w")))),
+    "action": Column("float32", (*(f"v{axis}" for axis in _AXES), *(f"w{axis}" for axis in _AXES))),
+    "next.reward": Column("float32"),
+    "next.done": Column("bool"),
+    "sanawm.c2w": Column("float32", tuple(f"m{row}{column}" for row in range(4) for column in range(4))),
+    "sanawm.intrinsics": Column("float32", ("fx", "fy", "cx", "cy")),
+    "sanawm.chunk_index": Column("int64"),
+    "timestamp": Column("float32"),
+    "frame_index": Column("int64"),
+    "episode_index": Column("int64"),
+    "index": Column("int64"),
+    "task_index": Column("int64"),
+}
+
+
+def export_lerobot(
+    dataset: Dataset,
+    out: str | os.PathLike,
+    *,
+    data_file_mb: float = 100,
+    video_file_mb: float = 200,
+    files_per_chunk: int = 1000,
+) -> Iterator[Row]:
+    """Write all finished episodes of a dataset to the new folder `out`; the rows of episodes as they are written.
+
+    The folder has another name (`out.partial`) until the iterator has come to its end. One episode at a time is held,
+    and one frame of it. data_file_mb, video_file_mb: files are begun anew before they grow larger (one episode always
+    fits). files_per_chunk: files in a folder.
+
+    Raises, at once: ImportError without pyarrow, FileExistsError where `out` holds something, ValueError for settings
+    that are not above zero, no episodes, or episodes whose videos differ in size or frame rate. While it runs:
+    FileNotFoundError or ValueError for an episode whose files are gone or do not agree, OSError for a full disk.
+    """
+    _pyarrow()
+    if not min(data_file_mb, video_file_mb) > 0 or files_per_chunk < 1:
+        raise ValueError(
+            "data_file_mb, video_file_mb and files_per_chunk must be above zero, got "
+            f"{data_file_mb}, {video_file_mb} and {files_per_chunk}."
+        )
+    rows, look = survey(dataset)
+    if look.fps.denominator != 1:
+        raise ValueError(f"LeRobot counts whole frames per second, {dataset.folder} has {float(look.fps):g}.")
+    out = Path(out)
+    check_vacant(out)
+    limits = {
+        "chunks_size": files_per_chunk,
+        "data_files_size_in_mb": data_file_mb,
+        "video_files_size_in_mb": video_file_mb,
+    }
+    return _export(dataset, rows, look, out, limits)
+
+
+def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, limits: dict[str, Any]) -> Iterator[Row]:
+    with appearing(out) as folder:
+        tasks: dict[str, int] = {}
+        totals: dict[str, Stats] = {}
+        first, per_folder = 0, limits["chunks_size"]
+        with ExitStack() as files:
+            data = files.enter_context(_Tables(folder, DATA, limits["data_files_size_in_mb"] * MB, per_folder))
+            meta = files.enter_context(_EpisodeRows(folder, limits["data_files_size_in_mb"] * MB, per_folder))
+            videos = files.enter_context(_Videos(folder, limits["video_files_size_in_mb"] * MB, per_folder))
+            for number, row in enumerate(rows):
+                episode = Episode.open(dataset.folder / row.episode)
+                task = episode.meta["prompt"] or str(episode.meta.get("camera", ""))
+                columns = _columns(episode, number, first, tasks.setdefault(task, len(tasks)), int(look.fps))
+                frames = len(columns["index"])
+                place = data.write(_table(columns))
+                shown = videos.write(episode.folder / VIDEO, frames)
+                stats = {CAMERA: picture_stats(episode, frames)}
+                stats |= {name: vector_stats(values) for name, values in columns.items()}
+                totals = {name: pool(totals[name], new) if totals else new for name, new in stats.items()}
+                meta.write(
+                    {"episode_index": number, "tasks": [task], "length": frames}
+                    | place.named("data")
+                    | {"dataset_from_index": first, "dataset_to_index": first + frames}
+                    | shown
+                    | {f"stats/{name}/{key}": value for name, values in stats.items() for key, value in values.items()}
+                )
+                first += frames
+                yield row
+        _write_tasks(folder / TASKS, list(tasks))
+        _write_json(folder / "meta/stats.json", {name: _listed(stats) for name, stats in totals.items()})
+        counts = {"total_episodes": len(rows), "total_frames": first, "total_tasks": len(tasks)}
+        _write_json(folder / "meta/info.json", _info(look, counts, limits))
+
+
+# ---- what a row holds
+
+
+def _columns(episode: Episode, number: int, first: int, task: int, fps: int) -> dict[str, np.ndarray]:
+    """The data rows of an episode, (F,) or (F, width) each."""
+    (path, chunk), arrays = camera_path(episode), episode.arrays()
+    frames = len(path.c2w)
+    frame = np.arange(frames)
+    reward = np.zeros(frames)
+    reward[chunk - 1 : -1 : chunk] = arrays["rewards"]
+    columns = {
+        "observation.state": pose_vectors(path.c2w),
+        "action": arrays["twists"],
+        "next.reward": reward,
+        "next.done": frame == frames - 1,
+        "sanawm.c2w": path.c2w.reshape(frames, 16),
+        "sanawm.intrinsics": path.intrinsics[:, (0, 1, 0, 1), (0, 1, 2, 2)],
+        "sanawm.chunk_index": -(-frame // chunk),
+        "timestamp": frame / fps,
+        "frame_index": frame,
+        "episode_index": np.full(frames, number),
+        "index": first + frame,
+        "task_index": np.full(frames, task),
+    }
+    return {name: np.asarray(columns[name], column.dtype) for name, column in COLUMNS.items()}
+
+
+def vector_stats(values: np.ndarray) -> Stats:
+    """Statistics over the rows of (F,) or (F, width), each (width,) float64, and their count (1,)."""
+    values = values.reshape(len(values), -1).astype(np.float64)
+    stats = {"min": values.min(0), "max": values.max(0), "mean": values.mean(0), "std": values.std(0)}
+    quantiles = np.quantile(values, list(QUANTILES.values()), axis=0)
+    return stats | {"count": np.array([len(values)])} | dict(zip(QUANTILES, quantiles, strict=True))
+
+
+def picture_stats(episode: Episode, frames: int) -> Stats:
+    """Statistics of the colours, (3, 1, 1) each, black 0 and white 1, from evenly spaced frames of the video.
+
+    How many frames, and which of their pixels, as lerobot has it; their colours are counted, so that one frame at a
+    time is held. ValueError if the video has not so many frames.
+    """
+    most = max(min(frames, 100), min(int(frames**0.75), 10_000))
+    chosen = set(np.linspace(0, frames - 1, most).round().astype(int).tolist())
+    counts, shown = np.zeros((3, 256), np.int64), 0
+    for index, frame in enumerate(iterate_video(episode.folder / VIDEO)):
+        shown += 1
+        if index in chosen:
+            stride = max(1, max(frame.shape[:2]) // 150) if max(frame.shape[:2]) >= 300 else 1
+            sample = frame[::stride, ::stride]
+            counts += [np.bincount(sample[..., channel].ravel(), minlength=256) for channel in range(3)]
+    if shown != frames:
+        raise ValueError(f"The video of {episode.folder} has {shown} frames, not {frames}.")
+    level, total = np.arange(256) / 255, counts.sum(1)
+    mean = counts @ level / total
+    below = np.cumsum(counts, axis=1)
+    stats = {
+        "min": level[(counts > 0).argmax(1)],
+        "max": level[255 - (counts[:, ::-1] > 0).argmax(1)],
+        "mean": mean,
+        "std": np.sqrt((counts * (level - mean[:, None]) ** 2).sum(1) / total),
+        **{name: level[(below >= share * total[:, None]).argmax(1)] for name, share in QUANTILES.items()},
+    }
+    return {name: value.reshape(3, 1, 1) for name, value in stats.items()} | {"count": np.array([len(chosen)])}
+
+
+def pool(a: Stats, b: Stats) -> Stats:
+    """Statistics of two sets of rows together. Quantiles become means, weighted by the counts, as in lerobot."""
+    count = a["count"] + b["count"]
+    share = b["count"] / count
+    pooled = {name: a[name] + share * (b[name] - a[name]) for name in ("mean", *QUANTILES)}
+    variance = (1 - share) * a["std"] ** 2 + share * b["std"] ** 2 + share * (1 - share) * (b["mean"] - a["mean"]) ** 2
+    extremes = {"min": np.minimum(a["min"], b["min"]), "max": np.maximum(a["max"], b["max"])}
+    return extremes | pooled | {"std": np.sqrt(variance), "count": count}
+
+
+# ---- files
+
+
+class _Place(NamedTuple):
+    """Where something lies: folder and file in it, both counted."""
+
+    chunk: int
+    file: int
+
+    @classmethod
+    def of(cls, number: int, per_folder: int) -> "_Place":
+        """Of the file of that number."""
+        return cls(*divmod(number, per_folder))
+
+    def path(self, folder: Path, pattern: str) -> Path:
+        """Its path; the folder is made."""
+        path = folder / pattern.format(video_key=CAMERA, chunk_index=self.chunk, file_index=self.file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def named(self, prefix: str) -> dict[str, int]:
+        """As the rows of meta/episodes have it."""
+        return {f"{prefix}/chunk_index": self.chunk, f"{prefix}/file_index": self.file}
+
+
+class _Tables:
+    """Context manager: Parquet files of at most so many bytes, as many as it takes; a row group for each table."""
+
+    def __init__(self, folder: Path, pattern: str, most_bytes: float, per_folder: int):
+        self._folder, self._pattern, self._most, self._per_folder = folder, pattern, most_bytes, per_folder
+        self._writer, self._path, self._number = None, None, -1
+
+    def __enter__(self) -> "_Tables":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def write(self, table: "pyarrow.Table", label: str = "") -> _Place:
+        """Append a table; where it went. label: of columns to add that say so."""
+        import pyarrow
+        from pyarrow import parquet
+
+        full = self._path is None or self._path.stat().st_size + table.nbytes > self._most
+        place = _Place.of(self._number + full, self._per_folder)
+        if label:
+            for name, value in place.named(label).items():
+                table = table.append_column(name, pyarrow.array([value] * len(table), pyarrow.int64()))
+        if full:
+            self.__exit__()
+            self._number += 1
+            self._path = place.path(self._folder, self._pattern)
+            self._writer = parquet.ParquetWriter(self._path, table.schema)
+        self._writer.write_table(table)
+        return place
+
+
+class _EpisodeRows:
+    """Context manager: the rows of meta/episodes, written some at a time."""
+
+    def __init__(self, folder: Path, most_bytes: float, per_folder: int):
+        self._tables = _Tables(folder, EPISODES, most_bytes, per_folder)
+        self._rows: list[dict[str, Any]] = []
+
+    def __enter__(self) -> "_EpisodeRows":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        with self._tables:
+            self._flush()
+
+    def write(self, row: dict[str, Any]) -> None:
+        self._rows.append(_listed(row))
+        if len(self._rows) == _EPISODES_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow
+
+        if self._rows:
+            self._tables.write(pyarrow.Table.from_pylist(self._rows), "meta/episodes")
+            self._rows = []
+
+
+class _Videos:
+    """Context manager: videos of at most so many bytes, joined from those of episodes, as many as it takes."""
+
+    def __init__(self, folder: Path, most_bytes: float, per_folder: int):
+        self._folder, self._most, self._per_folder = folder, most_bytes, per_folder
+        self._container = self._stream = self._header = None
+        self._number, self._bytes, self._frames = -1, 0, 0
+
+    def __enter__(self) -> "_Videos":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._container is not None:
+            self._container.close()
+
+    def write(self, path: Path, frames: int) -> dict[str, Any]:
+        """Append a video of so many frames; what meta/episodes says of it."""
+        size = path.stat().st_size
+        with av.open(str(path)) as source:
+            stream = source.streams.video[0]
+            # what decoders read once at the front of a file: where it differs, packets cannot follow on each other
+            header = stream.codec_context.extradata
+            if self._container is None or self._bytes + size > self._most or header != self._header:
+                self._begin(stream)
+            rate = stream.average_rate
+            shift = round(Fraction(self._frames) / rate / stream.time_base) - (stream.start_time or 0)
+            for packet in source.demux(stream):
+                if packet.dts is None:
+                    continue  # the mark of the end
+                packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, self._stream
+                self._container.mux(packet)
+        start, self._frames, self._bytes = self._frames, self._frames + frames, self._bytes + size
+        times = {"from_timestamp": float(start / rate), "to_timestamp": float(self._frames / rate)}
+        place = _Place.of(self._number, self._per_folder).named(f"videos/{CAMERA}")
+        return place | {f"videos/{CAMERA}/{name}": value for name, value in times.items()}
+
+    def _begin(self, like: av.VideoStream) -> None:
+        self.__exit__()
+        self._number, self._bytes, self._frames = self._number + 1, 0, 0
+        path = _Place.of(self._number, self._per_folder).path(self._folder, VIDEOS)
+        self._container = av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
+        self._stream = self._container.add_stream_from_template(like)
+        self._stream.time_base = like.time_base
+        self._header = like.codec_context.extradata
+
+
+def _table(columns: Mapping[str, np.ndarray]) -> "pyarrow.Table":
+    import pyarrow
+
+    arrays = {}
+    for name, values in columns.items():
+        flat = pyarrow.array(values.ravel())
+        width = COLUMNS[name].width
+        arrays[name] = flat if width == 1 else pyarrow.FixedSizeListArray.from_arrays(flat, width)
+    return pyarrow.table(arrays)
+
+
+def _write_tasks(path: Path, tasks: list[str]) -> None:
+    """The texts of tasks in the order of their numbers; they are the index of a table that pandas reads."""
+    import pyarrow
+    from pyarrow import parquet
+
+    kinds = {"task_index": "int64", "task": "object"}
+    columns = [{"name": name, "field_name": name, "pandas_type": "unicode" if kind == "object" else kind,
+                "numpy_type": kind, "metadata": None} for name, kind in kinds.items()]  # fmt: skip
+    pandas = {"index_columns": ["task"], "column_indexes": [], "columns": columns, "pandas_version": "2.0.0"}
+    table = pyarrow.table({"task_index": np.arange(len(tasks), dtype=np.int64), "task": tasks})
+    parquet.write_table(table.replace_schema_metadata({"pandas": json.dumps(pandas)}), path)
+
+
+def _info(look: Look, counts: dict[str, int], limits: dict[str, Any]) -> dict[str, Any]:
+    video = {
+        "video.height": look.height,
+        "video.width": look.width,
+        "video.codec": look.codec,
+        "video.pix_fmt": look.pix_fmt,
+        "video.fps": int(look.fps),
+        "video.channels": 3,
+        "has_audio": False,
+        "is_depth_map": False,
+    }
+    camera = {
+        "dtype": "video",
+        "shape": [look.height, look.width, 3],
+        "names": ["height", "width", "channels"],
+        "info": video,
+    }
+    return {
+        "codebase_version": CODEBASE_VERSION,
+        "robot_type": "sanawm_camera",
+        **counts,
+        **limits,
+        "fps": int(look.fps),
+        "splits": {"train": f"0:{counts['total_episodes']}"},
+        "data_path": DATA,
+        "video_path": VIDEOS,
+        "features": {CAMERA: camera} | {name: column.feature for name, column in COLUMNS.items()},
+    }
+
+
+def _listed(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=4) + "\n", encoding="utf-8")
+
+
+def _pyarrow() -> None:
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f'Exporting to LeRobot needs pyarrow: pip install "sanawm-env[data]" ({error}).') from error

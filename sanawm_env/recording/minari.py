@@ -1,0 +1,146 @@
+"""A dataset as a Minari dataset, for offline reinforcement learning: a picture and a pose per step, not 24 frames.
+
+An observation is a Dict: rgb (H, W, 3) uint8, the start image and then the last frame of each chunk, decoded from the
+video; pose (7,) float32 relative to frame 0, position in metres and quaternion x, y, z, w. Actions, rewards,
+terminations and truncations are the environment's own, one per step.
+"""
+
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+
+from sanawm_env.camera.presets import WALKING_TURNS
+from sanawm_env.recording.dataset import Dataset, Row
+from sanawm_env.recording.episode import Episode
+from sanawm_env.recording.exports import Look, appearing, camera_path, check_room, check_vacant, pose_vectors, survey
+from sanawm_env.recording.rollout import VIDEO
+from sanawm_env.recording.video import iterate_video
+
+
+def export_minari(dataset: Dataset, dataset_id: str, out: str | os.PathLike, *, jpeg: bool = False) -> Iterator[Row]:
+    """Write all finished episodes of a dataset to the Minari dataset `dataset_id`, such as "sanawm/nano-v0", under
+    `out`; the rows of episodes as they are written.
+
+    Nothing is written elsewhere: `minari.load_dataset(dataset_id)` finds it with MINARI_DATASETS_PATH set to `out`,
+    `minari.MinariDataset(out / dataset_id / "data")` without. Its folder has another name until the iterator has come
+    to its end. One episode's pictures are held at a time. jpeg: store pictures as JPEG, smaller, not quite as decoded.
+    Actions are in the dtype of the action space, and twists cut to it, as the environment takes them. If one
+    environment made all episodes, whatever their length, `recover_environment()` makes it.
+
+    Raises, at once: ImportError without Minari, ValueError for an id that is none, for no episodes or ones whose
+    videos differ, FileExistsError where the dataset is already. While it runs: FileNotFoundError or
+    ValueError for an episode whose files are gone or do not agree, OSError for a full disk.
+    """
+    _minari()
+    from minari.dataset.minari_dataset import parse_dataset_id
+
+    try:
+        parse_dataset_id(dataset_id)
+    except (ValueError, TypeError):
+        raise ValueError(
+            f'An id of a Minari dataset is like "sanawm/nano-v0", with a version at the end, got {dataset_id!r}.'
+        ) from None
+    rows, look = survey(dataset)
+    check_vacant(Path(out) / dataset_id)
+    return _export(dataset, rows, look, Path(out), dataset_id, jpeg)
+
+
+def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, dataset_id: str, jpeg: bool) -> Iterator[Row]:
+    from minari import __version__
+    from minari.dataset.minari_storage import MinariStorage
+    from minari.namespace import NAMESPACE_METADATA_FILENAME
+
+    with appearing(out / dataset_id) as folder:
+        storage = MinariStorage.new(
+            folder / "data",
+            observation_space=observation_space(look.height, look.width),
+            action_space=action_space(dataset),
+            env_spec=_environment(dataset),
+            jpeg_encoding=jpeg,
+        )
+        about = f"Episodes imagined by the world {dataset.header.get('world')} (sanawm-env)."
+        storage.update_metadata({"dataset_id": dataset_id, "minari_version": __version__, "description": about})
+        for number, row in enumerate(rows):
+            episode = Episode.open(dataset.folder / row.episode)
+            buffer = _buffer(episode, storage.action_space)
+            check_room(folder, buffer.observations["rgb"].nbytes)
+            storage.update_episodes([buffer])
+            facts = {f"sanawm_{name}": str(episode.meta.get(name, "")) for name in ("id", "camera", "source", "prompt")}
+            storage.update_episode_metadata([facts], [number])
+            yield row
+    for namespace in list(Path(dataset_id).parents)[:-1]:  # Minari's listings look only into folders that hold this
+        about = out / namespace / NAMESPACE_METADATA_FILENAME
+        if not about.exists():
+            about.write_text("{}", encoding="utf-8")
+
+
+def observation_space(height: int, width: int) -> spaces.Dict:
+    """Of every dataset that is exported; height and width of the video."""
+    bound = np.array([np.inf] * 3 + [1] * 4, np.float32)
+    picture = spaces.Box(0, 255, (height, width, 3), np.uint8)
+    return spaces.Dict(rgb=picture, pose=spaces.Box(-bound, bound, dtype=np.float32))
+
+
+def action_space(dataset: Dataset) -> spaces.Space:
+    """Of the environment a dataset was collected in, by its action mode. ValueError for one that is not known."""
+    mode, frames = dataset.header["action_mode"], dataset.header["chunk_frames"]
+    if mode == "twist":
+        return spaces.Box(-1, 1, (6,), np.float32)
+    if mode == "keys":
+        return spaces.MultiBinary(8)
+    if mode == "discrete":
+        return spaces.Discrete(len(WALKING_TURNS))
+    if mode == "poses":
+        return spaces.Box(-np.inf, np.inf, (frames, 4, 4), np.float32)
+    raise ValueError(f"{dataset.folder} has the unknown action_mode {mode!r}.")
+
+
+def _buffer(episode: Episode, space: spaces.Space) -> Any:
+    """The episode as Minari's EpisodeBuffer."""
+    from minari.data_collector.episode_buffer import EpisodeBuffer
+
+    (path, chunk), arrays = camera_path(episode), episode.arrays()
+    actions = arrays["actions"].astype(space.dtype)
+    if actions.shape[1:] != space.shape:
+        raise ValueError(f"{episode.folder} has actions of shape {actions.shape[1:]}, its space has {space.shape}.")
+    if isinstance(space, spaces.Box):
+        actions = actions.clip(space.low, space.high)
+    frames = list(islice(iterate_video(episode.folder / VIDEO), 0, None, chunk))
+    if len(frames) != episode.chunks + 1:
+        raise ValueError(f"The video of {episode.folder} shows the end of {len(frames) - 1} of {episode.chunks} steps.")
+    return EpisodeBuffer(
+        seed=episode.meta["seed"],
+        observations={"rgb": np.stack(frames), "pose": pose_vectors(path.c2w[::chunk])},
+        actions=actions,
+        rewards=arrays["rewards"],
+        terminations=arrays["terminated"],
+        truncations=arrays["truncated"],
+        infos={},  # without, Minari 0.5.4 cannot print the episode
+    )
+
+
+def _environment(dataset: Dataset) -> EnvSpec | None:
+    """How gymnasium makes the environment of all episodes, as long as the longest; None if they are not of one."""
+    shared, longest = None, 0
+    for episode in dataset.episodes():
+        made = {"world": episode.meta["world"], **episode.meta["env"]}
+        longest = max(longest, made.pop("max_episode_chunks", episode.chunks))  # collectors fit it to the camera's path
+        if shared not in (None, made):
+            return None
+        shared = made
+    settings = {**shared, "max_episode_chunks": longest}
+    return EnvSpec("SanaWM/Explore-v0", entry_point="sanawm_env.envs.env:SanaWMEnv", kwargs=settings)
+
+
+def _minari() -> None:
+    try:
+        import h5py  # noqa: F401
+        import minari  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f'Exporting to Minari needs it: pip install "sanawm-env[data]" ({error}).') from error

@@ -1,0 +1,63 @@
+"""A dataset at a glance: a sheet of some episodes, and all camera paths from above."""
+
+from itertools import islice
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from sanawm_env.recording.dataset import Dataset
+from sanawm_env.recording.episode import Episode
+from sanawm_env.recording.rollout import VIDEO
+from sanawm_env.recording.sheet import contact_sheet, evenly_spaced
+from sanawm_env.recording.video import iterate_video
+
+SHEET, PATHS = "preview.png", "trajectories.png"
+COLUMNS, ROWS = 5, 8  # moments of an episode, episodes
+LEGEND = 20  # cameras that are told apart
+
+
+def preview(dataset: Dataset, out: Path) -> list[Path]:
+    """Write `preview.png` and `trajectories.png` to a folder. Raises ValueError for a dataset without episodes, and
+    what reading episodes raises."""
+    rows = dataset.finished()
+    if not rows:
+        raise ValueError(f"There is no episode in {dataset.folder} yet: collect some first.")
+    shown = [rows[i] for i in evenly_spaced(len(rows), ROWS)]
+    frames, labels = [], []
+    for row in shown:
+        indices = set(evenly_spaced(row.frames, COLUMNS))
+        video = iterate_video(dataset.folder / row.episode / VIDEO)
+        frames += [frame for i, frame in enumerate(islice(video, row.frames)) if i in indices]
+        labels += [f"{_short(row.camera)}  ·  {i / dataset.header['fps']:.1f} s" for i in sorted(indices)]
+    title = f"{dataset.folder.name}: {len(rows)} episodes, {sum(row.frames for row in rows)} frames"
+    contact_sheet(np.stack(frames), out / SHEET, columns=COLUMNS, rows=ROWS, labels=labels, title=title)
+    _draw_paths(dataset, out / PATHS)
+    return [out / SHEET, out / PATHS]
+
+
+def _draw_paths(dataset: Dataset, path: Path) -> None:
+    rows = dataset.finished()
+    names = list(dict.fromkeys(row.camera for row in rows))
+    colours = matplotlib.colormaps["tab20" if len(names) > 10 else "tab10"]
+    figure = Figure((8, 6.5), layout="constrained")
+    axes = figure.add_subplot(aspect="equal", xlabel="right, m", ylabel="forward, m")
+    for row in rows:
+        c2w = Episode.open(dataset.folder / row.episode).trajectory().c2w
+        index = names.index(row.camera)
+        colour = colours(index % colours.N)
+        axes.plot(c2w[:, 0, 3], c2w[:, 2, 3], color=colour, linewidth=1.2, alpha=0.7)
+        end, ahead = c2w[-1, [0, 2], 3], c2w[-1, [0, 2], 2] * 0.12
+        axes.annotate("", end + ahead, end, arrowprops={"arrowstyle": "->", "color": colour})
+    for index, name in enumerate(names[:LEGEND]):
+        axes.plot([], [], color=colours(index % colours.N), label=_short(name))
+    axes.plot(0, 0, "o", color="0.2", markersize=5)
+    axes.set_title(f"Camera paths of {len(rows)} episodes from above, from their first frame", fontsize=11)
+    axes.grid(color="0.92")
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def _short(name: str, most: int = 30) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"

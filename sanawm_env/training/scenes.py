@@ -1,0 +1,26 @@
+"""Start images by the number, drawn in the places that a world knows."""
+
+import uuid
+from pathlib import Path
+
+from sanawm_env.training.truth import draw_walk
+from sanawm_env.world.anchor import Anchor
+from sanawm_env.world.config import WorldConfig
+from sanawm_env.world.images import save_start
+
+
+def sample_starts(config: WorldConfig, count: int, seed: int, folder: Path) -> list[Path]:
+    """Paths of `count` PNGs in a folder, made if missing: pictures from where no training or measurement ever stood,
+    each with the pose where it was taken. The same seed gives the same files.
+
+    Raises ValueError for a world without known places."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for index in range(count):
+        walk, path = draw_walk(config, seed, index, 1, role="collect"), folder / f"sample-{seed}-{index:05d}.png"
+        if not path.exists():
+            part = path.with_name(f"part-{uuid.uuid4().hex[:8]}-{path.name}")  # others may draw it too
+            save_start(walk.first_frame(config), Anchor(walk.place.name, walk.c2w[0]), part)
+            part.replace(path)
+        paths.append(path)
+    return paths

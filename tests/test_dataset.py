@@ -1,0 +1,216 @@
+"""Datasets: whole or absent, whatever was killed; brought together, looked at, and closed to what leads elsewhere."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sanawm_env.recording.dataset import Dataset, Row, Shard, clean, merge, totals, validate
+from sanawm_env.recording.episode import FILES
+from sanawm_env.recording.preview import preview
+from tests.test_episode import image, record, world  # noqa: F401
+
+HEADER = {
+    "world": "tiny", "weights_hash": "", "mode": "tiny", "fps": 16, "height": 24, "width": 32, "chunk_frames": 24,
+    "action_mode": "twist",
+}  # fmt: skip
+
+
+@pytest.fixture
+def make(world, image, tmp_path):  # noqa: F811
+    """Makes a dataset of so many episodes with these ids."""
+    from sanawm_env.world.world import World
+
+    header = HEADER | {"weights_hash": World.load(world).weights_hash}
+    number = iter(range(100))
+
+    def make(*ids: str, **changes) -> Dataset:
+        dataset = Dataset.create(tmp_path / f"d{next(number)}", header | changes)
+        with Shard(dataset) as shard:
+            for name in ids:
+                partial = shard.begin()
+                (folder,) = record(tmp_path / "made", world, image, chunks=1, company=1)
+                meta = json.loads((folder / "meta.json").read_text()) | {"id": name, "camera": "orbit"}
+                (folder / "meta.json").write_text(json.dumps(meta))
+                folder.rename(partial)
+                shard.note(shard.accept(partial))
+        return dataset
+
+    return make
+
+
+def test_what_was_written_is_there(make):
+    dataset = make("a", "b")
+    rows = Dataset.open(dataset.folder).rows()
+    assert [(row.id, row.episode) for row in rows] == [
+        ("a", "shard-0000/episode-00000"), ("b", "shard-0000/episode-00001")
+    ]  # fmt: skip
+    assert [episode.meta["id"] for episode in dataset.episodes()] == ["a", "b"]
+    assert totals(rows)["frames"] == 50
+    assert list(validate(dataset)) == [(row.episode, []) for row in rows]
+
+
+def test_every_writer_gets_a_shard_and_empty_ones_go_away(make):
+    dataset = make("a")
+    with Shard(dataset) as one, Shard(dataset) as two:
+        assert [one.folder.name, two.folder.name] == ["shard-0001", "shard-0002"]
+    assert [path.name for path in dataset.shards] == ["shard-0000"]
+
+
+def test_what_a_killed_writer_left_is_sorted_out(make):
+    dataset = make("a", "b", "c")
+    shard = dataset.shards[0]
+    lines = (shard / "manifest.jsonl").read_text().splitlines()
+    (shard / "manifest.jsonl").write_text("\n".join(lines[:2]) + "\n" + lines[2][:30])  # torn while it was written
+    shutil.copytree(shard / "episode-00000", shard / "episode-00003.partial")
+    assert [row.id for row in dataset.rows()] == ["a", "b", "c"]
+    clean(dataset)
+    assert not list(shard.glob("*.partial"))
+    assert [row.id for row in dataset.rows()] == ["a", "b", "c"]
+
+
+def test_a_living_writer_is_left_alone(make):
+    dataset = make("a")
+    with Shard(dataset) as shard:
+        partial = shard.begin()
+        partial.mkdir()
+        clean(dataset)
+        assert partial.exists()
+    clean(dataset)
+    assert not partial.exists()
+
+
+def test_a_rejected_episode_leaves_its_reason(make, world, image, tmp_path):  # noqa: F811
+    dataset = make("a")
+    with Shard(dataset) as shard:
+        partial = shard.begin()
+        (folder,) = record(tmp_path / "made", world, image, chunks=1, company=1)
+        folder.rename(partial)
+        shard.note(shard.reject(partial, "drift is 3"))
+        assert not partial.exists()
+    (row,) = [row for row in dataset.rows() if not row.episode]
+    assert (row.reason, row.chunks, row.bytes) == ("drift is 3", 1, 0)
+    assert totals(dataset.rows())["rejected"] == 1
+    assert [row.id for row in dataset.finished()] == ["a"]
+
+
+def test_merging_takes_each_episode_once_and_goes_on(make, tmp_path):
+    one, two = make("a", "b"), make("b", "c")
+    copying = merge([one.folder, two.folder], tmp_path / "all")
+    next(copying)
+    copying.close()
+    assert [row.id for row in Dataset.open(tmp_path / "all").rows()] == ["a"]
+    assert [row.id for row in merge([one.folder, two.folder], tmp_path / "all")] == ["b", "c"]
+    both = Dataset.open(tmp_path / "all")
+    assert [row.id for row in both.rows()] == ["a", "b", "c"]
+    assert all(not problems for _, problems in validate(both))
+    for row in both.rows():
+        assert {path.name for path in (both.folder / row.episode).iterdir()} == set(FILES)
+    assert list(merge([one.folder], tmp_path / "all")) == []
+
+
+def test_datasets_that_do_not_go_together_are_refused(make, tmp_path):
+    one, two = make("a"), make("b", fps=8)
+    with pytest.raises(ValueError, match="its fps is 8, not 16"):
+        list(merge([one.folder, two.folder], tmp_path / "all"))
+    assert not (tmp_path / "all").exists()
+    with pytest.raises(ValueError, match="one of the datasets"):
+        list(merge([one.folder], one.folder))
+    with pytest.raises(ValueError, match="at least one"):
+        list(merge([], tmp_path / "all"))
+    with pytest.raises(FileNotFoundError, match="There is no dataset"):
+        list(merge([tmp_path / "none"], tmp_path / "all"))
+    list(merge([one.folder], tmp_path / "all"))
+    with pytest.raises(ValueError, match="does not go with"):
+        list(merge([two.folder], tmp_path / "all"))
+
+
+def test_another_header_needs_another_folder(make):
+    dataset = make("a")
+    with pytest.raises(ValueError, match="was collected with fps 16, not 8"):
+        Dataset.create(dataset.folder, {name: v for name, v in dataset.header.items() if name != "schema"} | {"fps": 8})
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda folder: (folder / "start.png").unlink(), "it has no start.png"),
+        (lambda folder: (folder / "video.mp4").write_bytes(b"no"), "video.mp4 has changed"),
+        (lambda folder: shutil.rmtree(folder), "no episode in"),
+        (lambda folder: np.savez(folder / "actions.npz", actions=np.zeros(9)), "actions.npz has changed"),
+    ],
+)
+def test_damage_is_found(make, damage, says):
+    dataset = make("a", "b")
+    damage(dataset.folder / "shard-0000" / "episode-00001")
+    (good, bad) = validate(dataset)
+    assert good[1] == []
+    assert any(says in problem for problem in bad[1])
+
+
+def test_doubles_are_found_and_counted_once(make):
+    dataset = make("a", "a", "b")
+    assert [len(problems) for _, problems in validate(dataset)] == [0, 1, 0]
+    assert [row.id for row in dataset.finished()] == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "/etc", "a/b", "..", "episode-00000/..", "a\\b", "\0"])
+def test_a_manifest_cannot_lead_out_of_its_shard(make, name):
+    dataset = make("a")
+    manifest = dataset.shards[0] / "manifest.jsonl"
+    row = json.loads(manifest.read_text()) | {"episode": name}
+    manifest.write_text(json.dumps(row) + "\n")
+    with pytest.raises(ValueError, match="does not lie in its shard"):
+        dataset.rows()
+
+
+def test_links_are_not_followed(make, tmp_path):
+    dataset = make("a", "b")
+    (tmp_path / "secret").mkdir()
+    folder = dataset.shards[0] / "episode-00001"
+    shutil.move(folder, tmp_path / "secret" / "e")
+    folder.symlink_to(tmp_path / "secret" / "e")
+    with pytest.raises(ValueError, match="does not lie in its shard"):
+        dataset.rows()
+    folder.unlink()
+    shutil.move(tmp_path / "secret" / "e", folder)
+    (folder / "video.mp4").unlink()
+    (folder / "video.mp4").symlink_to("/etc/hostname")
+    with pytest.raises(ValueError, match="is a link to elsewhere"):
+        list(merge([dataset.folder], tmp_path / "all"))
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"id": 3}', '{"id": "x", "chunks": "many"}'])
+def test_a_manifest_that_is_none_is_refused(make, line):
+    dataset = make("a")
+    manifest = dataset.shards[0] / "manifest.jsonl"
+    manifest.write_text(line + "\n" + manifest.read_text())
+    with pytest.raises(ValueError, match="Line 1 of"):
+        dataset.rows()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"schema": 7}', '{"schema": 1, "fps": 16}'])
+def test_a_folder_that_is_no_dataset_is_refused(tmp_path, text):
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(ValueError, match="does not describe a dataset"):
+        Dataset.open(tmp_path)
+
+
+def test_the_preview_shows_frames_and_paths(make):
+    dataset = make("a", "b")
+    sheet, paths = preview(dataset, dataset.folder)
+    assert Image.open(sheet).width > 1000
+    picture = np.asarray(Image.open(paths).convert("RGB"))
+    assert (picture.std(axis=2) > 20).sum() > 50  # coloured lines
+    with pytest.raises(ValueError, match="no episode"):
+        preview(make(), dataset.folder)
+
+
+def test_rows_survive_the_file(make):
+    dataset = make("a")
+    (row,) = dataset.rows()
+    assert isinstance(row, Row)
+    assert row.bytes == sum(os.path.getsize(p) for p in (dataset.folder / row.episode).iterdir())
