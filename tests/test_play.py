@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from sanawm_env.cli import Play, main
-from sanawm_env.cli.play import backstage, is_loopback, make_driver
-from sanawm_env.recording.rollout import load_trajectory
+from sanawm_env.cli.play import backstage, is_loopback, make_driver, record
+from sanawm_env.recording.episode import Episode
 from sanawm_env.recording.video import read_video
 from sanawm_env.viewer.page import Page
 from sanawm_env.viewer.session import Session
@@ -50,7 +50,7 @@ def folder(tmp_path_factory) -> str:
 def served(folder, tmp_path):
     """A page of a session in the tiny world, with its files in tmp_path."""
     options = Play(world=folder, out=tmp_path / "play")
-    session = Session(World.load(folder))
+    session = Session(World.load(folder), name=folder)
     session.begin(0, seed=1)
     page = Page(session, backstage(options))
     yield page
@@ -235,9 +235,10 @@ def test_a_recorded_branch_is_a_video_and_an_episode(tab, served):
     tab.click("#episode")
     told(tab, "Recorded")
     tab.wait_for_selector(f"#notes >> text=episode_{last}")
-    episode = path.parent / f"episode_{last}"
-    assert np.allclose(load_trajectory(episode / "trajectory.npz").c2w, session.film(last).c2w)
-    assert json.loads((episode / "meta.json").read_text())["chunks"] == 2
+    episode = Episode.open(path.parent / f"episode_{last}")
+    assert np.allclose(episode.trajectory().c2w, session.film(last).c2w)
+    again = np.concatenate([step.frames for step in episode.replay()])
+    assert np.array_equal(again, np.concatenate(film[1:]))  # it can be imagined anew, bit for bit
 
 
 @needs_browser
@@ -489,6 +490,20 @@ def test_options_that_cannot_be_are_refused(folder, tmp_path, capsys):
 def test_drivers_that_cannot_be_are_refused(served, text, match):
     with pytest.raises((ValueError, FileNotFoundError), match=match):
         make_driver(text, served.session)
+
+
+def test_what_no_episode_can_say_is_not_recorded_as_one(served, tmp_path):
+    session = served.session
+    with pytest.raises(ValueError, match="at least one chunk"):
+        record(session.film(0), "episode", tmp_path)
+    session.reseed(session.drive("w-24").id)
+    with pytest.raises(ValueError, match="dreamt again on its way"):
+        record(session.film(session.current.id), "episode", tmp_path)
+    with pytest.raises(ValueError, match='"mp4" or "episode"'):
+        record(session.film(0), "gif", tmp_path)
+    assert list(tmp_path.glob("episode*")) == []
+    paths = [record(session.film(session.current.id), "mp4", tmp_path) for _ in range(2)]
+    assert [path.name for path in paths] == ["branch_2.mp4", "branch_2_2.mp4"]
 
 
 def test_scripted_cameras_follow_their_path_from_anywhere(served):

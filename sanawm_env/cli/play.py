@@ -8,7 +8,7 @@ import threading
 import webbrowser
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +23,13 @@ from sanawm_env.camera.presets import held_keys
 from sanawm_env.camera.trajectory import orthonormalize
 from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.envs.snapshot import Snapshot
-from sanawm_env.recording.rollout import RolloutWriter, check_writable
+from sanawm_env.recording.episode import EpisodeWriter, Step
+from sanawm_env.recording.rollout import check_writable
 from sanawm_env.recording.video import VideoWriter
 from sanawm_env.viewer.page import Backstage, Page
 from sanawm_env.viewer.playback import Decision, Driver, Imagined
 from sanawm_env.viewer.session import GB, Film, Session, thumbnail
+from sanawm_env.world.engine import LoadOptions
 from sanawm_env.world.weights import known_worlds
 from sanawm_env.world.world import World
 
@@ -73,7 +75,8 @@ def begin(name: str, options: "Play") -> Session:
         name, options.device, precision=options.precision, refiner=options.refiner,
         offload=options.offload, text_encoder=options.text_encoder,
     )  # fmt: skip
-    session, asked = Session(world, options.memory_limit_gb * GB, seed=options.seed), name == options.world
+    session = Session(world, options.memory_limit_gb * GB, seed=options.seed, name=name)
+    asked = name == options.world
     try:
         if asked and options.session is not None:
             session.open(options.session)
@@ -111,37 +114,44 @@ def is_loopback(host: str) -> bool:
 
 
 def record(film: Film, kind: str, out: Path) -> Path:
-    """Write a branch to `out`: as "mp4", or as "episode", a folder as `sanawm rollout` leaves it. Errors of those."""
+    """Write a branch to `out`: as "mp4", or as "episode", a folder of `recording.episode`. Errors of those."""
     if kind not in ("mp4", "episode"):
         raise ValueError(f'A branch is recorded as "mp4" or "episode", not {kind!r}.')
     check_writable(out)
     last, suffix = film.nodes[-1].id, ".mp4" if kind == "mp4" else ""
     names = (f"{kind if not suffix else 'branch'}_{last}{again}{suffix}" for again in _again())
     path = next(out / name for name in names if not (out / name).exists())
-    world, upscale = film.session.world, max(1, VIDEO_WIDTH // film.start.image.shape[1])
+    upscale = max(1, VIDEO_WIDTH // film.start.image.shape[1])
     if kind == "mp4":
         with VideoWriter(path, fps=film.fps, upscale=upscale) as video:
             video.append(film.start.image[None])
             for frames in film.chunks():
                 video.append(frames)
         return path
-    anchor = film.start.anchor
-    meta = {
-        "title": f"{world.config.name} · {film.nodes[-1].title}",
-        "world": world.config.name,
-        "weights_hash": world.weights_hash,
-        "mode": world.mode,
-        "scene": film.start.key,
-        "anchor": None if anchor is None else {"place": anchor.place, "c2w": anchor.c2w},
-        "chunks": len(film.nodes) - 1,
-        "moves": [[part.text for part in node.parts] for node in film.nodes[1:]],
-        "seeds": [node.seed for node in film.nodes[1:]],
-    }
-    with RolloutWriter(path, film.fps, meta, upscale=upscale) as writer:
-        writer.append(film.start.image[None], np.eye(4)[None], film.intrinsics)
+    with episode_writer(film, path, upscale) as writer:
         for node, frames in zip(film.nodes[1:], film.chunks(), strict=True):
-            writer.append(frames, node.c2w, film.intrinsics)
+            lane = film.session.moment(node.id).clip.lanes[0]
+            writer.add(Step(frames, node.c2w, node.c2w, 0.0, False, node is film.nodes[-1], lane))
     return path
+
+
+def episode_writer(film: Film, path: Path, upscale: int) -> EpisodeWriter:
+    """For a branch as an episode that can be imagined again: its actions are the poses. ValueError for one that cannot,
+    because other noise was drawn on the way, or that has no chunk."""
+    seeds = {node.seed for node in film.nodes}
+    if len(seeds) > 1:
+        raise ValueError("This branch was dreamt again on its way, and an episode has one seed: record it as mp4.")
+    if len(film.nodes) < 2:
+        raise ValueError("An episode has at least one chunk: drive on before you record it.")
+    world, loaded = film.session.world, asdict(film.session.world.options)
+    settings = {name: value for name, value in loaded.items() if value != asdict(LoadOptions())[name]}
+    settings |= {"action_mode": "poses", "max_episode_chunks": len(film.nodes) - 1, "horizon": "reanchor"}
+    env = SanaWMEnv(world, action_mode="poses", max_episode_chunks=len(film.nodes) - 1, horizon="reanchor")
+    env.restore(film.session.moment(film.nodes[0].id))
+    meta = {"title": f"{film.session.name} · {film.nodes[-1].title}", "moves": [node.title for node in film.nodes[1:]]}
+    return EpisodeWriter(
+        path, env, {"world": film.session.name, **settings}, film.nodes[0].seed, meta, upscale=upscale
+    )  # fmt: skip
 
 
 def _again():

@@ -94,7 +94,7 @@ class Session:
     memory_limit: bytes of moments that stay in the world's memory; older ones that are not pinned move to the host's
         memory, where the world is elsewhere, and from there (same limit) to disk. They come back when they are needed.
     folder: for those; None for a temporary one. speed: a speed preset's name, None for the world's own.
-    seed: of the seeds that are drawn.
+    seed: of the seeds that are drawn. name: name or folder by which `World.load` found the world.
 
     What cannot be done raises ValueError or TypeError in one sentence (MemoryError where the device is full, OSError
     where the disk is), and changes nothing.
@@ -107,7 +107,9 @@ class Session:
         folder: str | PathLike | None = None,
         speed: str | None = None,
         seed: int = 0,
+        name: str | None = None,
     ):
+        self.name = name or world.config.name
         self.world, self.steering = world, Steering.of(world.config, speed)
         self.frames_per_chunk, self.fps = world.config.chunk_frames, world.config.fps
         self._env = SanaWMEnv(
