@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sanawm_env.camera.dsl import KeyState
 from sanawm_env.camera.trajectory import check_trajectory
+from sanawm_env.envs.snapshot import Snapshot
 from sanawm_env.viewer.moves import Followed, Held, Pushed
 from sanawm_env.viewer.store import Store, link
 from sanawm_env.viewer.tree import Node, Tree
@@ -32,8 +33,8 @@ MAX_HEADER_BYTES = 64 * 2**20
 _TYPES = {t.__name__: t for t in (Node, Held, Pushed, Followed, KeyState)}
 
 
-def save(folder: Path, tree: Tree, store: Store, world: World) -> Path:
-    """As `Session.save`."""
+def save(folder: Path, tree: Tree, moments: Mapping[int, Snapshot | Path], world: World) -> Path:
+    """As `Session.save`; of each moment itself, or the file in which it lies."""
     if folder.exists() and not (folder / HEADER).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there and holds no session: choose another name.")
     try:
@@ -54,7 +55,8 @@ def save(folder: Path, tree: Tree, store: Store, world: World) -> Path:
         }
         save_whole(tensors, partial / ARRAYS)
         for node in tree.nodes:
-            store.write(node, _moment_file(partial, node))
+            moment, path = moments[node], _moment_file(partial, node)
+            moment.save(path) if isinstance(moment, Snapshot) else link(moment, path)
         header["sha256"] = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
         (partial / HEADER).write_text(json.dumps(header) + "\n")
         partial.chmod(0o755)  # the library makes it private

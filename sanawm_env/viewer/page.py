@@ -18,6 +18,7 @@ import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -145,7 +146,7 @@ class Page:
 
     def _soon(self, call: Callable[..., Any], *arguments: Any) -> None:
         """Have it called in the server's thread; nothing once that has ended."""
-        if not self._loop.is_closed():
+        with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(call, *arguments)
 
     def _answer(self, connection: ServerConnection, request: Request) -> Response | None:

@@ -27,6 +27,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from sanawm_env.camera.dsl import KeyState
 from sanawm_env.camera.intrinsics import intrinsics_matrix
 from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.envs.snapshot import Snapshot
@@ -95,6 +96,8 @@ class Session:
         memory, where the world is elsewhere, and from there (same limit) to disk. They come back when they are needed.
     folder: for those; None for a temporary one. speed: a speed preset's name, None for the world's own.
     seed: of the seeds that are drawn. name: name or folder by which `World.load` found the world.
+
+    `close()` deletes what lies in the folder; so does the end of the process.
 
     What cannot be done raises ValueError or TypeError in one sentence (MemoryError where the device is full, OSError
     where the disk is), and changes nothing.
@@ -268,18 +271,16 @@ class Session:
 
     def compare(self, left: int, right: int, most_chunks: int | None = None) -> Comparison:
         """The branches that end in two nodes, side by side from where they part; at most so many chunks of each."""
-        with self._lock:
-            lines = [self._tree.line(node) for node in (left, right)]
-            common = [a for a, b in zip(*lines, strict=False) if a.id == b.id]
-            parted = [line[len(common) :][:most_chunks] or line[-1:] for line in lines]
-            films = [np.concatenate([self.frames(node.id) for node in line]) for line in parted]
-            length = max(map(len, films))
-            sides = [np.concatenate([f, np.repeat(f[-1:], length - len(f), axis=0)]) for f in films]
-            if sides[0].shape != sides[1].shape:
-                raise ValueError("Branches of pictures of one size can be compared.")
-            likeness = np.array([psnr(a, b) for a, b in zip(*sides, strict=True)])
-            ends = (line[-1] for line in lines)
-            return Comparison(common[-1] if common else None, *ends, np.concatenate(sides, axis=2), likeness)
+        tree = self._tree
+        lines = [tree.line(node) for node in (left, right)]
+        common = [a for a, b in zip(*lines, strict=False) if a.id == b.id]
+        parted = [line[len(common) :][:most_chunks] or line[-1:] for line in lines]
+        films = [np.concatenate([self.frames(node.id) for node in line]) for line in parted]
+        length = max(map(len, films))
+        sides = [np.concatenate([film, np.repeat(film[-1:], length - len(film), axis=0)]) for film in films]
+        likeness = np.array([psnr(a, b) for a, b in zip(*sides, strict=True)])
+        ends = (line[-1] for line in lines)
+        return Comparison(common[-1] if common else None, *ends, np.concatenate(sides, axis=2), likeness)
 
     def film(self, node: int) -> Film:
         """The branch that ends in a node, from its start image on."""
@@ -293,8 +294,10 @@ class Session:
         """Write the whole session to a folder, which appears whole or not at all: session.json, arrays.safetensors and
         a safetensors file for each moment. An older session there is replaced. OSError where it cannot be written."""
         with self._lock:
-            self.current  # noqa: B018  there must be something to save
-            return files.save(Path(folder), self._tree, self._store, self.world)
+            tree, moments = self._tree, self._store.view()
+        if not tree.nodes:
+            raise ValueError("There is no scene yet, and nothing to save: begin one.")
+        return files.save(Path(folder), tree, moments, self.world)
 
     def open(self, folder: str | PathLike) -> Node:
         """Go on with a saved session in place of this one. Every file is verified first; moments are read when they are
@@ -311,7 +314,9 @@ class Session:
 
     # --- inside ---
 
-    def _imagine(self, parent: Node, move: str | ArrayLike | Parts, seed: int | None) -> tuple[Snapshot, Parts, object]:
+    def _imagine(
+        self, parent: Node, move: str | ArrayLike | Parts, seed: int | None
+    ) -> tuple[Snapshot, Parts, KeyState | None]:
         parts = as_parts(move, self.frames_per_chunk)
         poses, carry = self.steering.move(parts, parent.c2w[-1], parent.carry)
         seed = None if seed is None else check_seed(seed)
@@ -335,7 +340,7 @@ class Session:
         parent: Node | None,
         scene: str,
         parts: Parts,
-        carry: object,
+        carry: KeyState | None,
         branch: int | None = None,
     ) -> Node:
         tree = self._tree

@@ -108,13 +108,9 @@ class Store:
         self._lighten(self._device, keep, limit, self._to_host if far else self._to_disk)
         self._lighten(self._host, keep, self.limit, self._to_disk)
 
-    def write(self, node: int, path: Path) -> None:
-        """The moment as a file of its own under `path`; what lies on disk already is linked or copied."""
-        if node in self._files:
-            link(self._files[node], path)
-        else:
-            shelf = self._device if node in self._device.moments else self._host
-            shelf.moments[node].save(path)
+    def view(self) -> dict[int, Snapshot | Path]:
+        """Every moment, wherever it is, or the file in which it lies."""
+        return {**self._device.moments, **self._host.moments, **self._files}
 
     @property
     def memory(self) -> Memory:
