@@ -1,5 +1,6 @@
 """The session of the live viewer, without a screen: a tree of moments to go back to, to keep and to open again."""
 
+import hashlib
 import io
 import json
 import shutil
@@ -121,8 +122,11 @@ def test_a_revised_chunk_replaces_the_one_before_and_keeps_its_beginning(session
     assert (new.branch, new.seed, session.current.id) == (old.branch, old.seed, new.id)
     assert np.array_equal(new.c2w[:9], old.c2w[:9])
     assert not np.allclose(new.c2w[9:], old.c2w[9:])
+    assert session.memory.on_device == len(session.tree.nodes) == 3
     again = session.drive("w-9,wa-15", at=start.id)
     assert same(tensors(session, again.id), tensors(session, new.id))
+    dreamt = session.reseed(again.id)
+    assert session.revise(dreamt.id, "a-24").seed == dreamt.seed != new.seed
 
 
 def test_what_is_kept_is_not_revised(session):
@@ -284,6 +288,16 @@ def test_pinned_moments_stay_and_the_oldest_go_first(world):
     session.close()
 
 
+def test_what_was_looked_at_last_stays(world):
+    session = Session(world)
+    nodes = [session.begin(0), *(session.drive("w-24") for _ in range(3))]
+    session.frames(nodes[0].id)
+    session._store.limit = session.memory.device - 1  # one has to go
+    session.restore(nodes[3].id)
+    assert list(session._store._device.moments) == [nodes[2].id, nodes[0].id, nodes[3].id]
+    session.close()
+
+
 def test_a_full_disk_loses_nothing(world, monkeypatch):
     session = Session(world, memory_limit=1)
     session.begin(0)
@@ -435,6 +449,12 @@ def edit(folder: Path, **changes) -> None:
     (folder / "session.json").write_text(json.dumps(header | changes))
 
 
+def lead_out(folder: Path) -> None:
+    (folder.parent / "x").write_bytes(b"")
+    sums = json.loads((folder / "session.json").read_text())["sha256"]
+    edit(folder, sha256={**sums, "../x": hashlib.sha256(b"").hexdigest()})
+
+
 def cut_off(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
 
@@ -449,7 +469,7 @@ BROKEN = {
     "a foreign class": (lambda f: edit(f, nodes=[{"type": "Popen", "fields": {}}]), "not a complete session"),
     "a present that is not there": (lambda f: edit(f, current=77), "not a complete session"),
     "no sums": (lambda f: edit(f, sha256={}), "not a complete session"),
-    "a path that leads out": (lambda f: edit(f, sha256={"../x": "0"}), "not a complete session"),
+    "a path that leads out": (lead_out, "../x is missing"),
     "a moment cut off": (lambda f: cut_off(f / "2.safetensors"), "2.safetensors is damaged"),
     "a moment gone": (lambda f: (f / "1.safetensors").unlink(), "1.safetensors is missing"),
     "arrays cut off": (lambda f: cut_off(f / "arrays.safetensors"), "arrays.safetensors is damaged"),
