@@ -176,13 +176,17 @@ def operations(bench: dict) -> str:
 
 
 def playing(report: dict) -> str:
-    delay = report["latency_ms"]
+    delay, seam = report["latency_ms"], report["seam_db"]
     rows = [
         ["from a key to the first frame that follows it, p50", f"{delay['p50']:.0f} ms"],
         ["the same, p95", f"{delay['p95']:.0f} ms"],
         [f"longest stall (a chunk lasts {report['chunk_ms']:.0f} ms)", f"{report['longest_stall_ms']:.0f} ms"],
         ["a chunk, imagined", f"{report['imagining_ms']:.0f} ms"],
         ["frames drawn per second", f"{report['frames_per_s']:.1f}"],
+        [
+            f"last frame before a change of keys, as shown and as kept ({seam['changes']} changes)",
+            f"{seam['mean']:.1f} dB, least {seam['least']:.1f}",
+        ],
         ["cores: player, browser", f"{report['cores']['player']:.2f}, {report['cores']['browser']:.2f}"],
     ]
     return table([f"a driven minute, {report['presses']} keys", "in the browser"], rows)
