@@ -22,7 +22,6 @@ from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from filelock import FileLock, Timeout
 from rich.console import Console
@@ -38,6 +37,7 @@ from sanawm_env.recording.episode import EpisodeWriter, Step, begin
 from sanawm_env.recording.rollout import RolloutWriter, file_sha256, load_trajectory
 from sanawm_env.training.scenes import sample_starts
 from sanawm_env.world.images import fit_image
+from sanawm_env.world.threads import torch_threads, with_torch_threads
 from sanawm_env.world.weights import world_address
 from sanawm_env.world.world import World
 
@@ -72,7 +72,8 @@ class Collection:
     seeds: how many, 0 and up, or which. chunks: of an episode, 24 frames each; None: all of a path, 8 of cameras that
         have no end.
     action_mode: "poses" follows cameras exactly; "twist" holds for each chunk the twist that ends it where they do.
-    batch: episodes that are imagined together. crf: quality of the videos, lower is better and larger.
+    batch: episodes that are imagined together. threads: that torch works with; None: as many as it would take, but one
+        core is left for encoding. crf: quality of the videos, lower is better and larger.
     gates: {"drift": most, "closure": least} of `metrics.lasting`; what is out of bounds is thrown away and noted.
     folder: where relative files are looked for.
 
@@ -89,6 +90,7 @@ class Collection:
     action_mode: str = "poses"
     env: Mapping[str, Any] = field(default_factory=dict)
     batch: int = 4
+    threads: int | None = None
     crf: int = 16
     gates: Mapping[str, float] = field(default_factory=dict)
     folder: Path = Path()
@@ -97,9 +99,9 @@ class Collection:
         for name, default in (("scenes", [STARTS]), ("cameras", ["orbit"])):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, default if self.bench is None else [])
-        for name in ("batch", "chunks"):
+        for name in ("batch", "chunks", "threads"):
             value = getattr(self, name)
-            if not (name == "chunks" and value is None) and not (_whole(value) and value > 0):
+            if not (name != "batch" and value is None) and not (_whole(value) and value > 0):
                 raise ValueError(f"{name} of a collection must be a whole number above zero, got {value!r}.")
         if not (_whole(self.crf) and 0 <= self.crf <= 51):
             raise ValueError(f"crf of a collection must be a whole number from 0 to 51, got {self.crf!r}.")
@@ -217,7 +219,7 @@ def collect(
 
     part: (i, n), every n-th job from the i-th, for many machines that share a disk. run: who does the jobs: `here`,
     this process, or a `collect_ray.Cluster`.
-    Raises ValueError or TypeError for what cannot be collected, or a folder that holds something else; RuntimeError
+    Raises ValueError or TypeError for what cannot be collected, or a folder that holds something else; BlockingIOError
     while another process collects the same part there; OSError when the disk is full: what is finished can be read.
     """
     if not isinstance(collection, Collection):
@@ -236,7 +238,7 @@ def collect(
                 _follow(mine, jobs, events, planned.world.config.chunk_frames, console)
             clean(dataset)
     except Timeout:
-        raise RuntimeError(f"Another process collects into {out}: wait for it, or give another folder.") from None
+        raise BlockingIOError(f"Another process collects into {out}: wait for it, or give another folder.") from None
     except OSError as error:
         done = len(dataset.finished())
         raise OSError(f"{error}. {done} episodes in {out} are finished and whole; the same command goes on.") from error
@@ -256,9 +258,12 @@ Runner = Callable[[Collection, Sequence[Job], Dataset], Generator[Event, None, N
 
 def here(collection: Collection, jobs: Sequence[Job], dataset: Dataset) -> Generator[Event, None, None]:
     """Do jobs in this process."""
-    if jobs:
-        with Shard(dataset) as shard:
-            yield from work(collection, jobs, shard)
+    if not jobs:
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = collection.threads or max(1, min(torch_threads(), cores - 1))
+    with with_torch_threads(threads), Shard(dataset) as shard:
+        yield from work(collection, jobs, shard)
 
 
 def work(collection: Collection, jobs: Sequence[Job], shard: Shard) -> Generator[Event, None, None]:
@@ -297,10 +302,8 @@ class _Run:
         lens = None if start.intrinsics is None else np.array(start.intrinsics)
         begin(self.env, start.image, job.seed, prompt=start.prompt, intrinsics=lens, fov_deg=start.fov_deg)
         facts = {"id": job.id, "camera": job.script.name, "source": str(start.image)}
-        self.writer = EpisodeWriter(
-            shard.begin(), self.env, settings, job.seed, facts | {"threads": torch.get_num_threads()},
-            sheet=False, crf=collection.crf, keyframes=KEYFRAMES,
-        )  # fmt: skip
+        how = {"sheet": False, "crf": collection.crf, "keyframes": KEYFRAMES}
+        self.writer = EpisodeWriter(shard.begin(), self.env, settings, job.seed, facts, **how)
         self.actions, self.gates = job.script.actions(self.env, job.chunks, job.draw), collection.gates
         self.over = False
 

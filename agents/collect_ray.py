@@ -48,8 +48,8 @@ class Cluster:
     def __call__(
         self, collection: Collection, jobs: Sequence[Job], dataset: Dataset
     ) -> Generator[Event, None, None]:
-        """A `collect.Runner`. Raises ValueError without workers, RuntimeError for a job under which actors die again
-        and again, and what the jobs raise."""
+        """A `collect.Runner`. Raises ValueError without workers, ChildProcessError for a job under which actors die
+        again and again, and what the jobs raise."""
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"Collecting on Ray needs at least one worker, got {self.workers}.")
         ours = not ray.is_initialized()
@@ -85,7 +85,7 @@ class Cluster:
                 left = pending(unit, dataset)
                 deaths.update(job.id for job in left)
                 if left and max(deaths[job.id] for job in left) >= MOST_DEATHS:
-                    raise RuntimeError(
+                    raise ChildProcessError(
                         f"{MOST_DEATHS} workers died at {left[0].script.name} from {left[0].start.image}: look at "
                         "Ray's logs. What is finished stays; the same command goes on."
                     ) from None

@@ -47,8 +47,9 @@ def main() -> None:
         torch.set_num_threads(threads)
         for batch in BATCHES:
             collection = Collection(
-                scenes=[{"sample": EPISODES}], cameras=["random-walk"], chunks=CHUNKS, action_mode="twist", batch=batch
-            )
+                scenes=[{"sample": EPISODES}], cameras=["random-walk"], chunks=CHUNKS, action_mode="twist", batch=batch,
+                threads=threads,
+            )  # fmt: skip
             seconds = {"bare": [], "collect": []}
             with tempfile.TemporaryDirectory() as folder:
                 planned = plan(collection, folder)

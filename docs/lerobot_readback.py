@@ -52,7 +52,7 @@ NUMBERS = Path(__file__).parent / "benchmarks" / "lerobot_readback.json"
 
 # What statistics of pictures may differ by, of 255: the FFmpeg 7 of lerobot's PyAV makes RGB by BT.601 whatever the
 # file says, FFmpeg 8 does as it says (BT.709). The YUV frames are the same.
-LEVELS = 10
+LEVELS = 16
 
 
 def native(dataset: Path) -> list[dict]:

@@ -1,11 +1,11 @@
-"""Puts the numbers of docs/benchmarks into the tables of README.md, nano.md and precision.md: `python docs/tables.py`.
+"""Puts the numbers of docs/benchmarks into the tables of the README and of pages here: `python docs/tables.py`.
 
 A table is found by its first line. The numbers come from
 `sanawm evaluate --scenes 64 --unknown-scenes 64 --seed 2028 --json nano_evaluate.json`,
 `sanawm study --scenes 12 --seed 2028 --json nano_study.json`,
 `sanawm bench --json nano_bench_{1,2}_threads.json`, `sanawm bench kernels --threads 1 --json kernels.json`,
 `python -m tests.rounding kernels_rounding.json`,
-`python docs/{fork_cost,plan_image_nav,ppo_explore,explore_curves,play_latency}.py` and
+`python docs/{fork_cost,plan_image_nav,ppo_explore,explore_curves,collect_speed,play_latency}.py` and
 `sanawm precision --scenes 24 --seed 2028 --json nano_precision.json`.
 """
 
@@ -163,6 +163,23 @@ def forking(report: dict) -> str:
     return table(["futures", *ways, "forked over replayed"], rows)
 
 
+def collecting(report: dict) -> str:
+    rows = []
+    for row in report["rows"]:
+        rates = (f"{row[name]:.0f}" for name in ("bare_fps", "collect_fps"))
+        rows.append([str(row["threads"]), str(row["batch"]), *rates, f"{row['ratio']:.0%}"])
+    return table(["torch threads", "batch", "bare frames/s", "collected frames/s", "collected over bare"], rows)
+
+
+def yields(report: dict, fps: int = 16) -> str:
+    rows = []
+    for row in report["rows"]:
+        frames = row["collect_fps"] * 3600
+        cells = (f"{frames / 1e6:.2f}", f"{frames / fps / 3600:.0f}", f"{frames * row['bytes_per_frame'] / 1e9:.2f}")
+        rows.append([str(row["threads"]), str(row["batch"]), *cells])
+    return table(["torch threads", "batch", "million frames an hour", "hours of video", "GB"], rows)
+
+
 def operations(bench: dict) -> str:
     rows = [
         ["`env.step`", f"{bench['env_step_ms']:.0f} ms"],
@@ -227,11 +244,16 @@ def nano_tables() -> list[str]:
 def readme_tables() -> list[str]:
     report, benches = read("nano_evaluate"), [read("nano_bench_1_threads"), read("nano_bench_2_threads")]
     tables = [quality(report), unknown(report), scalars(report), speed(benches), operations(benches[0])]
-    tables += [rounding(read("kernels_rounding")), kernels(read("kernels")), playing(read("play_latency"))]
+    tables += [rounding(read("kernels_rounding")), kernels(read("kernels")), collecting(read("collect_speed"))]
+    tables.append(playing(read("play_latency")))
     proofs = {
         "fork_cost": forking, "plan_image_nav": planning, "ppo_explore": learning, "explore_curves": exploring
     }  # fmt: skip
     return [*tables, *(make(read(name)) for name, make in proofs.items())]
+
+
+def collect_tables() -> list[str]:
+    return [yields(read("collect_speed"))]
 
 
 def fill(path: Path, tables: list[str]) -> None:
@@ -253,3 +275,4 @@ if __name__ == "__main__":
     fill(docs.parent / "README.md", readme_tables())
     fill(docs / "nano.md", nano_tables())
     fill(docs / "precision.md", precision_tables())
+    fill(docs / "collect.md", collect_tables())

@@ -150,7 +150,7 @@ def test_two_processes_do_not_collect_the_same(small, tmp_path):
     seen = []
 
     def other(collection, jobs, dataset):
-        with pytest.raises(RuntimeError, match="Another process collects"):
+        with pytest.raises(BlockingIOError, match="Another process collects"):
             collect(small(), tmp_path / "d", console=QUIET)
         seen.append(True)
         yield from here(collection, jobs, dataset)

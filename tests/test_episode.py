@@ -123,6 +123,9 @@ def test_other_weights_and_another_image_are_refused(world, image, tmp_path):
         (lambda meta: meta.pop("seed"), "'seed' is missing"),
         (lambda meta: meta.update(schema=9), "schema 9"),
         (lambda meta: meta.update(actions="none"), "'actions' is missing or not"),
+        (lambda meta: meta.update(batch=[[0, 1]] * 2), "a row and a size for each action"),
+        (lambda meta: meta.update(batch=[[2, 2]]), "a row and a size for each action"),
+        (lambda meta: meta.update(batch=[[0, 1e9]]), "more than 4096"),
     ],
 )
 def test_a_meta_that_describes_no_episode_is_refused(world, image, tmp_path, change, says):

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import minari
@@ -244,8 +245,9 @@ def test_without_minari_the_extra_is_named(native, tmp_path, monkeypatch, missin
         export_minari(native, ID, tmp_path / "out")
 
 
-def test_the_command_exports_and_says_how_to_load(native, tmp_path):
+def test_the_command_exports_and_says_how_to_load(native, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     console = Console(record=True, width=200)
-    export(SimpleNamespace(dataset=native.folder, format="minari", out=tmp_path / "out", id=ID), console)
-    assert f'MINARI_DATASETS_PATH={tmp_path / "out"}, then minari.load_dataset("{ID}")' in console.export_text()
+    export(SimpleNamespace(dataset=native.folder, format="minari", out=Path("out"), id=ID), console)
+    assert f'MINARI_DATASETS_PATH=out, then minari.load_dataset("{ID}")' in console.export_text()
     assert read(tmp_path / "out").total_steps == sum(CHUNKS)

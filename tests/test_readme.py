@@ -25,10 +25,9 @@ def test_the_python_blocks_run_one_after_the_other():
 
 def test_the_tables_are_the_committed_numbers():
     tables = runpy.run_path(str(ROOT / "docs" / "tables.py"))
-    nano, precision = ((ROOT / "docs" / name).read_text() for name in ("nano.md", "precision.md"))
-    for text, made in (
-        (README, tables["readme_tables"]()), (nano, tables["nano_tables"]()), (precision, tables["precision_tables"]())
-    ):  # fmt: skip
+    for name in ("readme", "nano", "precision", "collect"):
+        text = README if name == "readme" else (ROOT / "docs" / f"{name}.md").read_text()
+        made = tables[f"{name}_tables"]()
         assert made
         for table in made:
             assert table in text

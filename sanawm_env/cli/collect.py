@@ -5,7 +5,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -97,7 +96,6 @@ def replay_command(options: "Replay", console: Console) -> None:
 
 
 def _replay(episode: Episode, out: Path, options: "Replay", console: Console) -> None:
-    torch.set_num_threads(episode.meta.get("threads") or torch.get_num_threads())
     columns = (TextColumn("imagining"), BarColumn(), MofNCompleteColumn(), TextColumn("chunks"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         steps = episode.replay(out, options.world, options.device)

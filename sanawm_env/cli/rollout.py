@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -61,7 +60,6 @@ def rollout(options: "Rollout", console: Console) -> None:
         "camera": script,
         "source": str(Path(image).absolute()),
         "intrinsics_source": env.info["intrinsics_source"],
-        "threads": torch.get_num_threads(),
     }
     columns = (TextColumn("imagining"), BarColumn(), MofNCompleteColumn(), TextColumn("chunks"), TimeRemainingColumn())
     upscale = max(1, 512 // world.config.width)

@@ -14,7 +14,7 @@ import copy
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,12 +39,13 @@ from sanawm_env.recording.rollout import (
 from sanawm_env.recording.video import iterate_video, read_video
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.images import fit_image, save_start
+from sanawm_env.world.threads import torch_threads, with_torch_threads
 from sanawm_env.world.weights import world_address
 
 START, ACTIONS = "start.png", "actions.npz"
 FILES = (START, VIDEO, TRAJECTORY, ACTIONS, META)
 SCHEMA = 1
-MAX_META_BYTES = 64 * 2**20
+MAX_META_BYTES, MAX_BATCH = 64 * 2**20, 4096
 _KINDS = {
     "schema": int, "world": str, "weights_hash": str, "env": dict, "seed": int, "prompt": str, "intrinsics": list,
     "actions": list, "action_dtype": str, "batch": list, "fps": int | float, "num_frames": int, "frames_sha256": str,
@@ -99,6 +100,7 @@ class EpisodeWriter(RolloutWriter):
             "weights_hash": world.weights_hash,
             "mode": world.mode,
             "device": world.device.type,
+            "threads": torch_threads(),
             "env": {name: value for name, value in settings.items() if name not in ("world", "device")},
             "seed": seed,
             "prompt": scene.prompt,
@@ -163,6 +165,11 @@ class Episode:
                     raise ValueError(f"{name!r} is missing or not what it should be")
             if meta["schema"] != SCHEMA:
                 raise ValueError(f"it has schema {meta['schema']}, this version reads {SCHEMA}")
+            lanes = np.array(meta["batch"])
+            if lanes.shape != (len(meta["actions"]), 2) or (lanes < 0).any() or (lanes[:, 0] >= lanes[:, 1]).any():
+                raise ValueError("'batch' must be a row and a size for each action")
+            if lanes[:, 1].max() > MAX_BATCH:
+                raise ValueError(f"a batch of {lanes[:, 1].max()} is more than {MAX_BATCH}")
         except ValueError as error:
             raise ValueError(f"{path} does not describe an episode: {error}.") from error
         return cls(folder, meta)
@@ -222,14 +229,15 @@ class Episode:
     def replay(
         self, out_dir: str | os.PathLike | None = None, world: str | None = None, device: str | None = None
     ) -> Iterator[Step]:
-        """Imagine it again, step by step, in batches of the shapes it was imagined in, and write it anew to `out_dir`,
-        if given. Errors as `environment` and `EpisodeWriter`."""
-        meta, env = self.meta, self.environment(world, device)
-        settings = {"world": meta["world"], **meta["env"]}
-        video = meta.get("video") or {}
-        with nullcontext() if out_dir is None else EpisodeWriter(
-            out_dir, env, settings, meta["seed"], meta, sheet=False, **video
-        ) as writer:
+        """Imagine it again, step by step, in batches of the shapes it was imagined in and with as many threads, and
+        write it anew to `out_dir`, if given. Errors as `environment` and `EpisodeWriter`."""
+        meta = self.meta
+        settings, how = {"world": meta["world"], **meta["env"]}, {"sheet": False, **(meta.get("video") or {})}
+        with ExitStack() as stack:
+            stack.enter_context(with_torch_threads(meta.get("threads")))
+            env, writer = self.environment(world, device), None
+            if out_dir is not None:
+                writer = stack.enter_context(EpisodeWriter(out_dir, env, settings, meta["seed"], meta, **how))
             for action, (row, size) in zip(meta["actions"], meta["batch"], strict=True):
                 action = np.asarray(action, meta["action_dtype"])
                 company = [copy.deepcopy(env) for _ in range(size)]

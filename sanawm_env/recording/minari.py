@@ -48,7 +48,7 @@ def export_minari(dataset: Dataset, dataset_id: str, out: str | os.PathLike, *, 
         ) from None
     rows, look = survey(dataset)
     check_vacant(Path(out) / dataset_id)
-    return _export(dataset, rows, look, Path(out), dataset_id, jpeg)
+    return _export(dataset, rows, look, Path(out).absolute(), dataset_id, jpeg)  # Minari joins relative ones twice
 
 
 def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, dataset_id: str, jpeg: bool) -> Iterator[Row]:

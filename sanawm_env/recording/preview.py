@@ -41,7 +41,7 @@ def _draw_paths(dataset: Dataset, path: Path) -> None:
     rows = dataset.finished()
     names = list(dict.fromkeys(row.camera for row in rows))
     colours = matplotlib.colormaps["tab20" if len(names) > 10 else "tab10"]
-    figure = Figure((8, 6.5), layout="constrained")
+    figure = Figure((8, 6), layout="constrained")
     axes = figure.add_subplot(aspect="equal", xlabel="right, m", ylabel="forward, m")
     for row in rows:
         c2w = Episode.open(dataset.folder / row.episode).trajectory().c2w

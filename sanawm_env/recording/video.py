@@ -147,7 +147,7 @@ class VideoWriter:
 
 
 def read_video(path: str | os.PathLike, most_bytes: int = MAX_DECODED_BYTES) -> np.ndarray:
-    """All frames of a video, uint8 (F, H, W, 3), in memory at once.
+    """All frames of an MP4, uint8 (F, H, W, 3), in memory at once.
 
     Raises FileNotFoundError; ValueError for anything that is not a video, or one that would take over `most_bytes`.
     """
@@ -161,13 +161,13 @@ def read_video(path: str | os.PathLike, most_bytes: int = MAX_DECODED_BYTES) -> 
 
 
 def iterate_video(path: str | os.PathLike) -> Iterator[np.ndarray]:
-    """The frames (H, W, 3) uint8 of a video, one by one.
+    """The frames (H, W, 3) uint8 of an MP4, one by one.
 
     Raises FileNotFoundError; ValueError for anything that is not a video, or pictures larger than images may be.
     """
     count = 0
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), format="mp4") as container:  # and not a playlist that leads elsewhere
             stream = container.streams.video[0]
             if stream.width * stream.height > MAX_PIXELS:
                 size = f"{stream.width} x {stream.height}"
