@@ -13,7 +13,7 @@ from sanawm_env.viewer.session import Session
 from sanawm_env.world.world import World
 from tests.worlds import with_starts, write_tiny_world
 
-FPS, CHUNK = 16, 1.5
+FPS, CHUNK, LATENT = 16, 1.5, 8  # frames a second, seconds, frames
 W, A, NONE = frozenset("w"), frozenset("a"), frozenset()
 
 
@@ -120,16 +120,16 @@ def test_a_world_slower_than_its_film_is_late_by_the_difference(world):
 
 def test_a_key_in_the_middle_of_a_chunk_is_answered_within_it(stage):
     stage.press(W)
-    stage.after(0.7)
+    stage.after(0.6)
     pressed, old = stage.now, stage.shown[-1]
     stage.press(W | A, number=2)
     stage.after(0.3)
     new = stage.shown[-1]
     assert new.answers == {"me": 2}
     assert new.starts == old.starts
-    assert 0 < new.first < 24
+    assert new.first == 16  # where a latent begins
     delay = new.starts + new.first / FPS - pressed
-    assert delay <= stage.cost + MARGIN + 1 / FPS + 1e-6
+    assert stage.cost + MARGIN <= delay <= stage.cost + MARGIN + LATENT / FPS
     assert stage.player.latencies[-1] == pytest.approx(delay)
     assert stage.titles == [f"w-{new.first},wa-{24 - new.first}"]
     assert np.array_equal(new.frames, stage.session.frames(new.node)[new.first :])
@@ -150,9 +150,12 @@ def test_what_was_shown_before_an_answer_has_the_poses_it_was_shown_with(stage):
 def test_a_key_that_is_let_go_lets_the_camera_come_to_rest(stage):
     stage.press(W)
     stage.after(0.4)
+    released = stage.now
     stage.press(NONE)
     stage.after(10)
     (title,) = stage.titles
+    shown = stage.shown[-1]  # from any frame on
+    assert shown.starts + shown.first / FPS - released <= stage.cost + MARGIN + 1 / FPS + 1e-6
     held = int(title.split("-")[1].split(",")[0])
     assert title == f"w-{held},none-{24 - held}"
     steps = np.diff(stage.session.current.c2w[:, 2, 3])
@@ -167,6 +170,17 @@ def test_a_tap_between_two_looks_is_not_lost(stage):
     assert len(stage.titles) == 1
     assert stage.titles[0].startswith("w-")
     assert stage.session.current.c2w[-1, 2, 3] > 0
+
+
+def test_a_tap_that_ends_before_its_latent_begins_is_not_lost(stage):
+    stage.press(W)
+    stage.after(0.6)
+    stage.press(W | A)
+    stage.after(0.15)
+    stage.press(W)
+    stage.after(1.2)
+    assert stage.titles[0] == "w-16,wa-2,w-6"
+    assert stage.titles[1] == "w-24"
 
 
 def test_a_key_too_late_for_its_chunk_changes_the_next_one(stage):
@@ -373,7 +387,8 @@ def test_any_key_takes_over_within_the_chunk(stage):
     shown = stage.shown[-1]
     assert stage.player.driver is None
     assert (shown.starts, shown.answers) == (playing.starts, {"me": 9})
-    assert shown.starts + shown.first / FPS - pressed <= stage.cost + MARGIN + 1 / FPS + 1e-6
+    assert shown.first % LATENT == 0
+    assert shown.starts + shown.first / FPS - pressed <= stage.cost + MARGIN + LATENT / FPS + 1e-6
     assert stage.titles[-1] == f"twist-{shown.first},a-{24 - shown.first}"
 
 

@@ -3,7 +3,9 @@
 A chunk shows 24 frames; the one after it is imagined just before it is needed, so that keys are read as late as
 possible. A key that changes in the middle of a chunk does not wait for its end: because states are values, the chunk is
 imagined again from the moment before it, with the same noise and the same poses up to the frames that will have been
-shown by then, and its new rest replaces the old one. So a key is answered within the time one chunk takes to imagine.
+shown by then, and its new rest replaces the old one. What is pressed anew begins with a latent (8 frames): within one,
+frames that have been shown would change too much (a jump of 24 dB on nano; at a latent's border it is 27 to 33, as from
+one latent to the next anyway). What is let go only eases off, and does so from any frame.
 
 `Player.tick` does one piece of work and says when it wants to be called again; a thread calls it (`start`), tests call
 it with a clock of their own.
@@ -32,6 +34,7 @@ from sanawm_env.viewer.tree import Node
 
 COASTS = 0.6  # share of full speed above which a camera without keys gets another chunk to come to rest
 MARGIN = 0.04  # seconds, for encoding frames and taking them to the page
+TAP = 2  # frames that a key is held at least
 REMEMBERED = 16  # chunks whose time to imagine is looked at
 THINKING = 0.05  # seconds between two looks at what a driver has come up with
 KNOWN = frozenset(KEY_ORDER)
@@ -106,6 +109,7 @@ class Player:
         self.on_show, self.on_tree, self.on_futures, self.on_error = on_show, on_tree, on_futures, on_error
         self.length = session.frames_per_chunk
         self.seconds = self.length / session.fps
+        self.stride = session.world.config.temporal_stride
         self.shown: Shown | None = None  # the newest, for viewers who come later
         self.driver: Driver | None = None
         self.latencies: deque[float] = deque(maxlen=4096)  # seconds from an input to the first frame that follows it
@@ -246,17 +250,18 @@ class Player:
         wanted = (Held(frozenset(), self.length),) if hand is None and chunk.by_hand else hand
         if wanted is not None and self.driver is None:
             at = math.ceil((now + self.answer - chunk.starts) * self.session.fps)
-            if at < self.length and _differs(chunk.parts, wanted, at) and self._may_revise(chunk):
+            here, differs = self._from(chunk.parts, wanted, at), _differs(chunk.parts, wanted)
+            if differs and here < self.length and self._may_revise(chunk):
                 self._drop_next()
-                self._now = self._revised(chunk, wanted, at)
+                self._now = self._revised(chunk, wanted, here)
                 return 0.0
-            late = max(at - self.length, 0)
-            if at >= self.length and ahead is not None and _differs(ahead.parts, wanted, late):
+            if ahead is not None and (not differs or here >= self.length) and _differs(ahead.parts, wanted):
                 if hand is None and self._coasting(self.session.tree[chunk.node]) is None:
                     self._drop_next()
                     return 0.0
                 if self._may_revise(ahead):
-                    self._next = self._revised(ahead, wanted, late)
+                    there = max(self._from(ahead.parts, wanted, at - self.length, chunk.parts), 0)
+                    self._next = self._revised(ahead, wanted, there)
                     return 0.0
         if ahead is not None:
             return max(ahead.starts - now, 0.0)
@@ -348,6 +353,18 @@ class Player:
             self.session.delete(ahead.node)
             self.on_tree()
 
+    def _from(self, parts: Parts, wanted: Parts, at: int, before: Parts = ()) -> int:
+        """The frame, `at` or later, from which a chunk of these parts can do what is wanted instead: anything new
+        begins with a latent, letting go does not have to. A key that is let go before it has begun is still held for
+        a moment, so that a tap is not lost. before: the parts of the chunk before it."""
+        last, goal = parts[-1], wanted[0]
+        if not (isinstance(last, Held) and isinstance(goal, Held) and goal.keys <= last.keys):
+            return math.ceil(at / self.stride) * self.stride
+        earlier = (*before, *parts[:-1])[-1:]
+        old = earlier[0].keys if earlier and isinstance(earlier[0], Held) else frozenset()
+        tapped = last.keys - old - goal.keys
+        return max(at, self.length - last.frames + TAP) if tapped else at
+
     def _may_revise(self, chunk: _Chunk) -> bool:
         """Whether nobody has kept this chunk; one that was imagined ahead of it, and never shown, can go."""
         tree, ahead = self.session.tree, self._next
@@ -415,17 +432,9 @@ def sentence(error: Exception) -> str:
     return f"Something went wrong: {type(error).__name__}{': ' + text[0] if text else ''}."
 
 
-def _differs(parts: Parts, wanted: Parts, at: int) -> bool:
-    """Whether what parts hold from frame `at` on is anything else than the one thing that is wanted."""
-    rest, passed = [], 0
-    for part in parts:
-        passed += part.frames
-        if passed > at:
-            rest.append(part)
-    goal = wanted[0]
-    return any(
-        type(part) is not type(goal)
-        or (isinstance(part, Held) and part.keys != goal.keys)
-        or (isinstance(part, Pushed) and part.twist != goal.twist)
-        for part in rest
-    )
+def _differs(parts: Parts, wanted: Parts) -> bool:
+    """Whether what parts end with is anything else than the one thing that is wanted."""
+    last, goal = parts[-1], wanted[0]
+    if isinstance(last, Held) and isinstance(goal, Held):
+        return last.keys != goal.keys
+    return not (isinstance(last, Pushed) and isinstance(goal, Pushed) and last.twist == goal.twist)
