@@ -90,7 +90,7 @@ class Page:
         self._pictures, self._writer = ThreadPoolExecutor(1, "pictures"), ThreadPoolExecutor(1, "writer")
         self._watch(Player(session))
         self._loop = asyncio.new_event_loop()
-        ready: threading.Event = threading.Event()
+        ready = threading.Event()
         self._failure: OSError | None = None
         self._thread = threading.Thread(target=self._serve, args=(ready,), name="page", daemon=True)
         self._thread.start()
@@ -160,8 +160,9 @@ class Page:
             file = self._files[path]
             return _response(HTTPStatus.OK, file.read_bytes(), f"{KINDS[file.suffix]}; charset=utf-8")
         kind, _, name = path.lstrip("/").partition("/")
-        if kind == "scenes" and name.isdigit() and int(name) < len(self.session.scenes):
-            picture = np.asarray(load_image(self.session.scenes[int(name)]).resize((96, 64)))
+        scenes = {str(i): scene for i, scene in enumerate(self.session.scenes)}
+        if kind == "scenes" and name in scenes:
+            picture = np.asarray(load_image(scenes[name]).resize((96, 64)))
             return _response(HTTPStatus.OK, encoded(picture, "JPEG"), "image/jpeg")
         if kind == "files" and name in self._recorded:
             return _response(HTTPStatus.OK, self._recorded[name].read_bytes(), "video/mp4")
@@ -180,7 +181,7 @@ class Page:
             async for message in connection:
                 try:
                     self._hear(browser, message)
-                except (ValueError, TypeError, KeyError, RecursionError) as error:
+                except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
                     self._note(sentence(error), "error", browser)
         except ConnectionClosed:
             pass  # it comes again by itself
