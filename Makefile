@@ -9,7 +9,7 @@ PYTHON ?= $(firstword $(foreach candidate,python3 python3.11 python3.12 python3.
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: setup demo test lint clean
+.PHONY: setup browser demo test lint clean
 
 setup: $(INSTALLED)
 
@@ -25,7 +25,12 @@ demo: setup
 	$(BIN)/sanawm rollout --image sanawm_env/assets/nano/starts/gallery_10.png --actions "w-48,dw-24,none-24" \
 		--world nano --seed 0 --out runs/demo
 
-test: setup
+# The viewer's tests drive Debian's Chromium. Where it cannot be installed they are skipped, and say so.
+browser:
+	@command -v chromium >/dev/null || { timeout 300 apt-get update -qq && DEBIAN_FRONTEND=noninteractive timeout 600 \
+		apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 || true
+
+test: setup browser
 	$(BIN)/python -m pytest
 
 lint: setup

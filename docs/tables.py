@@ -5,7 +5,7 @@ A table is found by its first line. The numbers come from
 `sanawm study --scenes 12 --seed 2028 --json nano_study.json`,
 `sanawm bench --json nano_bench_{1,2}_threads.json`, `sanawm bench kernels --threads 1 --json kernels.json`,
 `python -m tests.rounding kernels_rounding.json`,
-`python docs/{fork_cost,plan_image_nav,ppo_explore,explore_curves,collect_speed}.py` and
+`python docs/{fork_cost,plan_image_nav,ppo_explore,explore_curves,collect_speed,play_latency}.py` and
 `sanawm precision --scenes 24 --seed 2028 --json nano_precision.json`.
 """
 
@@ -192,6 +192,23 @@ def operations(bench: dict) -> str:
     return table(["what", "cost"], rows)
 
 
+def playing(report: dict) -> str:
+    delay, seam = report["latency_ms"], report["seam_db"]
+    rows = [
+        ["from a key to the first frame that follows it, p50", f"{delay['p50']:.0f} ms"],
+        ["the same, p95", f"{delay['p95']:.0f} ms"],
+        [f"longest stall (a chunk lasts {report['chunk_ms']:.0f} ms)", f"{report['longest_stall_ms']:.0f} ms"],
+        ["a chunk, imagined", f"{report['imagining_ms']:.0f} ms"],
+        ["frames drawn per second", f"{report['frames_per_s']:.1f}"],
+        [
+            f"last frame before a change of keys, as shown and as kept ({seam['changes']} changes)",
+            f"{seam['mean']:.1f} dB, least {seam['least']:.1f}",
+        ],
+        ["cores: player, browser", f"{report['cores']['player']:.2f}, {report['cores']['browser']:.2f}"],
+    ]
+    return table([f"a driven minute, {report['presses']} keys", "in the browser"], rows)
+
+
 def fidelity(report: dict) -> str:
     """PSNR of every chunk against the rollout in bfloat16."""
     others = {name: row["psnr_against_bf16"] for name, row in report["precisions"].items() if name != "bf16"}
@@ -228,6 +245,7 @@ def readme_tables() -> list[str]:
     report, benches = read("nano_evaluate"), [read("nano_bench_1_threads"), read("nano_bench_2_threads")]
     tables = [quality(report), unknown(report), scalars(report), speed(benches), operations(benches[0])]
     tables += [rounding(read("kernels_rounding")), kernels(read("kernels")), collecting(read("collect_speed"))]
+    tables.append(playing(read("play_latency")))
     proofs = {
         "fork_cost": forking, "plan_image_nav": planning, "ppo_explore": learning, "explore_curves": exploring
     }  # fmt: skip

@@ -41,7 +41,7 @@ UNKNOWN = {
     "camera": ENVIRONMENT_LIBRARIES | {"safetensors", "huggingface_hub"},
     "kernels": ENVIRONMENT_LIBRARIES | {"safetensors", "huggingface_hub"},
     "metrics": ENVIRONMENT_LIBRARIES | {"safetensors", "huggingface_hub"},
-    "training": ENVIRONMENT_LIBRARIES | {"viser"},
+    "training": ENVIRONMENT_LIBRARIES | {"websockets"},
 }
 
 
@@ -148,7 +148,7 @@ def run_python(code, *flags, cwd):
 
 
 def test_importing_the_package_is_light(tmp_path):
-    heavy = {"torch", "fla", "triton", "matplotlib", "PIL", "av", "scipy", "diffusers", "transformers", "viser"}
+    heavy = {"torch", "fla", "triton", "matplotlib", "PIL", "av", "scipy", "diffusers", "transformers", "websockets"}
     loaded = run_python(
         "import sys, json, sanawm_env; print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))", cwd=tmp_path
     )
@@ -225,6 +225,7 @@ def test_the_wheel_installs_every_module_and_asset(installed):
     expected = {Path(*name.split(".")).with_suffix(".py") for name in MODULES if name.startswith("sanawm_env.")}
     assets = ROOT / "sanawm_env" / "assets"
     expected |= {path.relative_to(ROOT) for path in assets.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    expected |= {path.relative_to(ROOT) for path in (ROOT / "sanawm_env" / "viewer" / "web").iterdir()}
     files = {path.relative_to(installed) for path in installed.rglob("*") if path.is_file()}
     assert expected - files == set()
     assert any(path.parts[:2] == ("sanawm_env", "assets") for path in expected)

@@ -11,6 +11,7 @@ import sanawm_env  # noqa: F401
 from sanawm_env.camera.twist import hold
 from sanawm_env.cli import main
 from sanawm_env.envs.env import SanaWMEnv
+from sanawm_env.viewer.session import Session
 from sanawm_env.world import tree
 from sanawm_env.world.state import WorldState, stack
 from sanawm_env.world.world import World
@@ -176,6 +177,21 @@ def test_unknown_load_options_are_named():
         World.load("nano", precision="int3")
     with pytest.raises(ValueError, match="no refiner"):
         World.load("nano", refiner=True)
+
+
+def test_a_live_session_takes_a_prompt_and_its_moments_come_back_from_disk(world):
+    session = Session(world, memory_limit=1)
+    session.begin(picture(), prompt="a quiet street")
+    first = session.drive("w-24")
+    second = session.drive("d-12,none-12")
+    expected = session.frames(second.id).copy()
+    assert session.memory.on_disk == 2
+    assert np.array_equal(session.frames(session.drive("d-12,none-12", at=first.id).id), expected)
+    before = session.tree
+    with pytest.raises(ValueError, match="sanawm encode-prompts"):
+        session.begin(picture(), prompt="something else")
+    assert session.tree is before
+    session.close()
 
 
 def test_the_command_line_rolls_out_from_a_prompt(hub, tmp_path, capsys):

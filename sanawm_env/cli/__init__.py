@@ -102,6 +102,54 @@ class Render(CameraPath):
         render(self, console)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Play:
+    """Walk through a world in the browser: drive, go back, branch, record."""
+
+    world: str = "nano"
+    """Name or folder of the world."""
+    image: Path | None = None
+    """Start image, any format; None takes the world's first own one."""
+    prompt: str = ""
+    """What the scene is, for worlds with text; encode it first (sanawm encode-prompts) or give --text-encoder."""
+    text_encoder: bool = False
+    """Load the text encoder for prompts that are not in the world's cache."""
+    fov_deg: float | None = None
+    """Horizontal field of view of the picture, degrees; None for the world's own lens."""
+    seed: int = 0
+    session: Path | None = None
+    """A saved session to go on with instead of an image."""
+    driver: str | None = None
+    """Who drives at first: a camera ("orbit:radius=2,degrees=60"), explore, image:NODE, point:X,Z or policy:FOLDER."""
+    port: int = 8123
+    """0 takes a free one."""
+    host: str = "127.0.0.1"
+    """Address to listen on; any other than this machine's own lets others drive."""
+    no_browser: bool = False
+    """Open no browser, for remote machines."""
+    memory_limit_gb: float = 4.0
+    """Of moments on the device; older ones move to the host's memory and then to disk."""
+    precision: Literal["bf16", "fp8", "nvfp4", "fp8-dynamic", "nvfp4-dynamic"] | None = None
+    """Of the network; None as the world is configured."""
+    refiner: bool = False
+    """Run the second stage on every chunk."""
+    offload: bool = False
+    """Keep codec and refiner in the host's memory while they are not in use."""
+    device: str = "cpu"
+    out: Path = Path("runs/play")
+    """Folder for recordings and saved sessions; made if missing."""
+
+    def run(self) -> None:
+        try:
+            from sanawm_env.cli.play import play
+        except ModuleNotFoundError as error:
+            if error.name != "websockets":
+                raise
+            raise ImportError('The viewer needs websockets: pip install "sanawm-env[viewer]".') from error
+
+        play(self, console)
+
+
 @dataclass(frozen=True)
 class Evaluate:
     """Measure a nano world against the ray-traced truth, on places and paths drawn from a seed."""
@@ -446,6 +494,7 @@ class Precision:
 Command = (
     Annotated[Rollout, tyro.conf.subcommand("rollout")]
     | Annotated[Render, tyro.conf.subcommand("render")]
+    | Annotated[Play, tyro.conf.subcommand("play")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Study, tyro.conf.subcommand("study")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]

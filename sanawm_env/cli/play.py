@@ -1,0 +1,326 @@
+"""`sanawm play`: the live viewer, with what the other rooms can do on its stage."""
+
+import io
+import ipaddress
+import itertools
+import json
+import threading
+import webbrowser
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+
+from sanawm_env.agents import cameras
+from sanawm_env.agents.planners import CEM, CHUNK, ImageGoal, Objective, Plan, Planner, PointGoal, RandomShooting
+from sanawm_env.camera.presets import held_keys
+from sanawm_env.camera.trajectory import orthonormalize
+from sanawm_env.envs.env import SanaWMEnv
+from sanawm_env.envs.snapshot import Snapshot
+from sanawm_env.recording.episode import EpisodeWriter, Step
+from sanawm_env.recording.rollout import check_writable
+from sanawm_env.recording.video import VideoWriter
+from sanawm_env.viewer.page import Backstage, Page
+from sanawm_env.viewer.playback import Decision, Driver, Imagined
+from sanawm_env.viewer.session import GB, Film, Session, thumbnail
+from sanawm_env.world.engine import LoadOptions
+from sanawm_env.world.weights import known_worlds
+from sanawm_env.world.world import World
+
+if TYPE_CHECKING:
+    from sanawm_env.cli import Play
+
+VIDEO_WIDTH = 512  # pixels that a video has at least
+FUTURES = 12  # drawn of those a planner has imagined
+ARRIVED_METRES, ARRIVED_DEGREES = 0.35, 20.0
+FORMS = "a camera, explore, image:NODE, point:X,Z or policy:FOLDER"
+
+
+def play(options: "Play", console: Console) -> None:
+    """Load, open the page, wait for Ctrl-C. Raises ValueError, TypeError or OSError in one sentence."""
+    check_writable(options.out)
+    if not options.memory_limit_gb > 0:
+        raise ValueError(f"--memory-limit-gb must be above zero, got {options.memory_limit_gb}.")
+    session = begin(options.world, options)
+    try:
+        driver = None if options.driver is None else make_driver(options.driver, session)
+        page = Page(session, backstage(options), options.host, options.port)
+    except BaseException:
+        session.close()
+        raise
+    try:
+        page.player.stage(driver)
+        if not is_loopback(options.host):
+            console.print(
+                f"[yellow]Whoever reaches {options.host} can drive this session, upload images and write files to "
+                f"{options.out}. A tunnel is safer: ssh -L {page.port}:localhost:{page.port} this-machine[/yellow]"
+            )
+        console.print(f"{page.url}  (Ctrl-C ends it)", highlight=False, soft_wrap=True)
+        if not options.no_browser:
+            webbrowser.open(page.url)
+        threading.Event().wait()
+    finally:
+        page.close()
+
+
+def begin(name: str, options: "Play") -> Session:
+    """A session in a world, at its first scene or, for the world that was asked for, where the options say."""
+    world = World.load(
+        name, options.device, precision=options.precision, refiner=options.refiner,
+        offload=options.offload, text_encoder=options.text_encoder,
+    )  # fmt: skip
+    session = Session(world, options.memory_limit_gb * GB, seed=options.seed, name=name)
+    asked = name == options.world
+    try:
+        if asked and options.session is not None:
+            session.open(options.session)
+        elif asked and options.image is not None:
+            session.begin(options.image, options.prompt, options.fov_deg, options.seed)
+        elif world.starts:
+            session.begin(0, options.prompt if asked else "", options.fov_deg, options.seed)
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def backstage(options: "Play") -> Backstage:
+    """What a page may ask for; files go to the folder `options.out`."""
+    return Backstage(
+        record=lambda film, kind: record(film, kind, options.out),
+        driver=make_driver,
+        drivers=("explore", *cameras.CAMERAS),
+        sessions=options.out / "sessions",
+        session=lambda name: begin(name, options),
+        worlds=sorted({options.world, "streaming", *known_worlds()}),
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches that address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+# --- writing branches down ---
+
+
+def record(film: Film, kind: str, out: Path) -> Path:
+    """Write a branch to `out`: as "mp4", or as "episode", a folder of `recording.episode`. Errors of those."""
+    if kind not in ("mp4", "episode"):
+        raise ValueError(f'A branch is recorded as "mp4" or "episode", not {kind!r}.')
+    check_writable(out)
+    last, suffix = film.nodes[-1].id, ".mp4" if kind == "mp4" else ""
+    names = (f"{kind if not suffix else 'branch'}_{last}{again}{suffix}" for again in _again())
+    path = next(out / name for name in names if not (out / name).exists())
+    upscale = max(1, VIDEO_WIDTH // film.start.image.shape[1])
+    if kind == "mp4":
+        with VideoWriter(path, fps=film.fps, upscale=upscale) as video:
+            video.append(film.start.image[None])
+            for frames in film.chunks():
+                video.append(frames)
+        return path
+    with episode_writer(film, path, upscale) as writer:
+        for node, frames in zip(film.nodes[1:], film.chunks(), strict=True):
+            lane = film.session.moment(node.id).clip.lanes[0]
+            writer.add(Step(frames, node.c2w, node.c2w, 0.0, False, node is film.nodes[-1], lane))
+    return path
+
+
+def episode_writer(film: Film, path: Path, upscale: int) -> EpisodeWriter:
+    """For a branch as an episode that can be imagined again: its actions are the poses. ValueError for one that cannot,
+    because other noise was drawn on the way, or that has no chunk."""
+    seeds = {node.seed for node in film.nodes}
+    if len(seeds) > 1:
+        raise ValueError("This branch was dreamt again on its way, and an episode has one seed: record it as mp4.")
+    if len(film.nodes) < 2:
+        raise ValueError("An episode has at least one chunk: drive on before you record it.")
+    world, loaded = film.session.world, asdict(film.session.world.options)
+    settings = {name: value for name, value in loaded.items() if value != asdict(LoadOptions())[name]}
+    settings |= {"action_mode": "poses", "max_episode_chunks": len(film.nodes) - 1, "horizon": "reanchor"}
+    env = SanaWMEnv(world, action_mode="poses", max_episode_chunks=len(film.nodes) - 1, horizon="reanchor")
+    env.restore(film.session.moment(film.nodes[0].id))
+    meta = {"title": f"{film.session.name} · {film.nodes[-1].title}", "moves": [node.title for node in film.nodes[1:]]}
+    return EpisodeWriter(
+        path, env, {"world": film.session.name, **settings}, film.nodes[0].seed, meta, upscale=upscale
+    )  # fmt: skip
+
+
+def _again():
+    yield ""
+    yield from (f"_{i}" for i in itertools.count(2))
+
+
+# --- drivers ---
+
+
+def make_driver(text: str, session: Session) -> Driver:
+    """Who drives, by text: "orbit:radius=2,degrees=60" or another camera of `agents.cameras`; "explore" (a planner that
+    goes where it has not been), "image:NODE" and "point:X,Z" (planners to what a node shows, to a place), all three
+    with settings such as "explore:horizon=3,candidates=16"; "policy:FOLDER", a training of `agents.train_ppo`.
+
+    ValueError or OSError in one sentence for anything else.
+    """
+    name, _, rest = text.strip().partition(":")
+    if name in cameras.CAMERAS:
+        return CameraDriver(text, cameras.parse(text), session.frames_per_chunk)
+    if name == "policy":
+        return policy(Path(rest), session)
+    values, settings = [], {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if equals:
+            settings[key] = _number(int, value, f"{key} of a planner")
+        else:
+            values.append(part)
+    if unknown := set(settings) - {"horizon", "candidates"}:
+        raise ValueError(f"A planner takes horizon and candidates, not {', '.join(sorted(unknown))}.")
+    env = SanaWMEnv(session.world, obs_mode="rgb", action_mode="twist", horizon="reanchor")
+    if name == "explore" and not values:
+        planner = RandomShooting(**{"horizon": 2, "candidates": 8, "batch": 8, **settings})
+        return PlannerDriver(text, planner, env, Unseen(session), lambda moment: False)
+    planner = CEM(**{"horizon": 2, "candidates": 12, "iterations": 2, "elites": 3, **settings})
+    if name == "image" and len(values) == 1:
+        node = session.tree[_number(int, values[0], "The node to go back to")]
+        goal = ImageGoal(session.moment(node.id).slot.frame)
+        return PlannerDriver(text, planner, env, goal, lambda moment: _near(moment.slot.c2w, node.c2w[-1]))
+    if name == "point" and len(values) == 2:
+        x, z = (_number(float, value, "A place to go to") for value in values)
+        point = np.array([x, 0.0, z])
+        return PlannerDriver(
+            text, planner, env, PointGoal(point),
+            lambda moment: bool(np.linalg.norm(moment.slot.c2w[:3, 3] - point) < ARRIVED_METRES),
+        )  # fmt: skip
+    raise ValueError(f"There is no driver {text!r}: it is {FORMS}; cameras are {', '.join(cameras.CAMERAS)}.")
+
+
+@dataclass
+class CameraDriver:
+    """Follows a scripted path from wherever it is put."""
+
+    name: str
+    camera: cameras.Camera
+    frames: int
+    done: int = 0
+
+    def __call__(self, moment: Snapshot) -> Decision:
+        path = self.camera.poses(self.done + self.frames + 1)[self.done :]
+        self.done += self.frames
+        return Decision(orthonormalize(moment.slot.c2w) @ np.linalg.inv(path[0]) @ path[1:])
+
+
+@dataclass
+class PlannerDriver:
+    """Imagines futures, does the first step of the best, imagines again."""
+
+    name: str
+    planner: Planner
+    env: SanaWMEnv
+    objective: Objective
+    arrived: Callable[[Snapshot], bool]
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    previous: Plan | None = None
+
+    def __call__(self, moment: Snapshot) -> Decision:
+        if self.arrived(moment):
+            return Decision(None)
+        self.env.restore(replace(moment, action_mode="twist", carry=self.env.steering.start()))
+        seen: list[tuple[float, Imagined]] = []
+
+        def watched(frames: torch.Tensor, c2w: NDArray) -> NDArray:
+            scores = self.objective(frames, c2w)
+            ends = map(thumbnail, frames[:, -1].cpu().numpy())
+            seen.extend(zip(scores, map(Imagined, c2w, ends), strict=True))
+            return scores
+
+        action, self.previous = self.planner.act(self.env, watched, self.rng, self.previous)
+        last = seen[-self.planner.candidates :]  # of the last iteration
+        best = sorted(last, key=lambda scored: -scored[0])[:FUTURES]
+        return Decision(action, tuple(future for _, future in best))
+
+
+@dataclass(frozen=True, eq=False)
+class Unseen:
+    """How far futures lead from all views that a session has had: metres, and half a metre for looking back."""
+
+    session: Session
+
+    def __call__(self, frames: torch.Tensor, c2w: NDArray) -> NDArray:
+        had = np.stack([node.c2w[-1] for node in self.session.tree.nodes.values()])  # (N, 4, 4)
+        ends = c2w[:, CHUNK - 1 :: CHUNK, None]  # (n, horizon, 1, 4, 4)
+        away = np.linalg.norm(ends[..., :3, 3] - had[:, :3, 3], axis=-1)
+        turned = 0.25 * (1 - (ends[..., :3, 2] * had[:, :3, 2]).sum(-1))
+        return (away + turned).min(axis=-1).mean(axis=-1)
+
+
+@dataclass
+class PolicyDriver:
+    """Does what a trained policy would do, by the pictures alone."""
+
+    name: str
+    predict: Callable[[Any], Any]
+    env: SanaWMEnv
+    frames: int
+
+    def __call__(self, moment: Snapshot) -> Decision:
+        self.env.restore(replace(moment, action_mode=self.env.action_mode, carry=self.env.steering.start()))
+        action = self.predict(self.env.observation)
+        if self.env.action_mode == "twist":
+            return Decision(action)
+        held = self.env.steering.table[int(action)] if self.env.action_mode == "discrete" else held_keys(action)
+        return Decision(f"{''.join(held) or 'none'}-{self.frames}")
+
+
+def policy(folder: Path, session: Session) -> PolicyDriver:
+    """The policy in the folder of a training. Its weights are read, nothing in it is unpickled.
+
+    Raises FileNotFoundError for no training, ValueError for one that needs a goal, ImportError without
+    Stable-Baselines3.
+    """
+    from sanawm_env.agents.train_ppo import TrainPPO, fresh, make_envs
+
+    settings_file, policy_file = folder / "settings.json", folder / "policy.zip"
+    if not settings_file.is_file() or not policy_file.is_file():
+        raise FileNotFoundError(f"There is no training in {folder}: it is a folder with settings.json and policy.zip.")
+    try:
+        kept = json.loads(settings_file.read_text())
+        tuples = {name: tuple(kept[name]) for name in ("obs_size", "scenes") if name in kept}
+        settings = TrainPPO(**{**kept, **tuples, "num_envs": 1, "device": str(session.world.device)})
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{settings_file} does not describe a training: {error}.") from error
+    if settings.obs_mode == "dict":
+        raise ValueError(f"The policy in {folder} looks for a goal, and none is set here: train one with obs_mode rgb.")
+    model = fresh(settings, make_envs(settings))
+    try:
+        with zipfile.ZipFile(policy_file) as archive:
+            weights = io.BytesIO(archive.read("policy.pth"))
+        model.policy.load_state_dict(torch.load(weights, map_location=session.world.device, weights_only=True))
+    except (KeyError, RuntimeError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{policy_file} is not the policy of these settings: {error}.") from error
+    env = SanaWMEnv(
+        session.world, obs_mode=settings.obs_mode, action_mode=settings.action_mode, obs_size=settings.obs_size
+    )
+    return PolicyDriver(
+        f"policy:{folder}", lambda seen: model.predict(seen, deterministic=True)[0], env, session.frames_per_chunk
+    )
+
+
+def _near(here: NDArray, there: NDArray) -> bool:
+    """Whether two poses (4, 4) are within 0.35 m and 20 degrees of each other."""
+    turn = np.degrees(np.arccos(np.clip((np.trace(here[:3, :3].T @ there[:3, :3]) - 1) / 2, -1, 1)))
+    return bool(np.linalg.norm(here[:3, 3] - there[:3, 3]) < ARRIVED_METRES and turn < ARRIVED_DEGREES)
+
+
+def _number(kind: type, text: str, what: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{what} must be a number, got {text!r}.") from None

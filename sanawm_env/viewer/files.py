@@ -1,0 +1,155 @@
+"""A session in a folder: what it holds, written whole and read with distrust.
+
+    session.json          all that is not numbers: schema, weights, nodes, and the SHA-256 of every other file
+    arrays.safetensors    poses, thumbnails and what keys carry on, of all nodes
+    ID.safetensors        the moment after each node, as `Snapshot.save` writes it
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from sanawm_env.camera.dsl import KeyState
+from sanawm_env.camera.trajectory import check_trajectory
+from sanawm_env.envs.snapshot import Snapshot
+from sanawm_env.viewer.moves import Followed, Held, Pushed
+from sanawm_env.viewer.store import Store, link
+from sanawm_env.viewer.tree import Node, Tree
+from sanawm_env.world import tree as plain
+from sanawm_env.world.state import save_whole
+from sanawm_env.world.world import World
+
+SCHEMA = 1
+HEADER, ARRAYS = "session.json", "arrays.safetensors"
+MAX_HEADER_BYTES = 64 * 2**20
+_TYPES = {t.__name__: t for t in (Node, Held, Pushed, Followed, KeyState)}
+
+
+def save(folder: Path, tree: Tree, moments: Mapping[int, Snapshot | Path], world: World) -> Path:
+    """As `Session.save`; of each moment itself, or the file in which it lies."""
+    if folder.exists() and not (folder / HEADER).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is there and holds no session: choose another name.")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise OSError(f"The session cannot be written to {folder}: {error.strerror or error}.") from error
+    try:
+        tensors: dict[str, Tensor] = {}
+        header = {
+            "schema": SCHEMA,
+            "world": world.config.name,
+            "weights_hash": world.weights_hash,
+            "current": tree.current,
+            "next_id": tree.next_id,
+            "next_branch": tree.next_branch,
+            "nodes": plain.dump(tuple(tree.nodes.values()), tensors, "nodes"),
+        }
+        save_whole(tensors, partial / ARRAYS)
+        for node in tree.nodes:
+            moment, path = moments[node], _moment_file(partial, node)
+            moment.save(path) if isinstance(moment, Snapshot) else link(moment, path)
+        header["sha256"] = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
+        (partial / HEADER).write_text(json.dumps(header) + "\n")
+        partial.chmod(0o755)  # the library makes it private
+        older = partial.with_name(f"{partial.name}.older")
+        if folder.exists():
+            os.replace(folder, older)
+        os.replace(partial, folder)
+        shutil.rmtree(older, ignore_errors=True)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise OSError(f"The session cannot be written to {folder}: {error.strerror or error}.") from error
+    return folder
+
+
+def read(folder: Path, world: World) -> tuple[Tree, dict[int, Path]]:
+    """The tree of a saved session and the file of each moment. Errors as in `Session.open`."""
+    path = folder / HEADER
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no session in {folder}: a session is a folder with a {HEADER}.")
+    header = _header(path)
+    if header.get("schema") != SCHEMA:
+        raise ValueError(f"{folder} has schema {header.get('schema')}, this version reads {SCHEMA}: save it anew.")
+    if header.get("weights_hash") != world.weights_hash:
+        raise ValueError(
+            f"{folder} was made by other weights ({header.get('world')}, {str(header.get('weights_hash'))[:12]}) than "
+            f"this world's ({world.config.name}, {world.weights_hash[:12]}): open it with the world it was made with."
+        )
+    try:
+        sums = dict(header["sha256"])
+        for name, expected in sums.items():
+            if Path(name).name != name or not (folder / name).is_file():
+                raise ValueError(f"{name} is missing")
+            if _sha256(folder / name) != expected:
+                raise ValueError(f"{name} is damaged or was cut off")
+        if ARRAYS not in sums:
+            raise ValueError(f"{ARRAYS} is missing")
+        tree = _tree(header, _arrays(folder / ARRAYS), world.config.chunk_frames)
+        moments = {node: _moment_file(folder, node) for node in tree.nodes}
+        if missing := [file.name for file in moments.values() if file.name not in sums]:
+            raise ValueError(f"{missing[0]} is missing")
+    except (AttributeError, KeyError, OSError, SafetensorError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder} is not a complete session: {error}.") from error
+    return tree, moments
+
+
+def adopt(moments: Mapping[int, Path], store: Store) -> Store:
+    """The store with moments that lie in files of others: under names of its own, so that those may go."""
+    for node, path in moments.items():
+        own = _moment_file(store.folder, node)
+        link(path, own)
+        store.adopt(node, own)
+    return store
+
+
+def _header(path: Path) -> dict:
+    try:
+        if path.stat().st_size > MAX_HEADER_BYTES:
+            raise ValueError("it is too large")
+        header = json.loads(path.read_bytes())
+        if not isinstance(header, dict):
+            raise ValueError("it holds no JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} does not describe a session: {error}.") from error
+    return header
+
+
+def _arrays(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def _tree(header: dict, tensors: Mapping[str, Tensor], frames: int) -> Tree:
+    """The tree that the header describes; ValueError, TypeError or KeyError where it is none."""
+    nodes = plain.restore(header["nodes"], tensors, _TYPES)
+    tree = Tree({node.id: node for node in nodes}, header["current"], header["next_id"], header["next_branch"])
+    for node in nodes:
+        if not isinstance(node, Node) or type(node.id) is not int or node.id >= tree.next_id:
+            raise ValueError("a node is not one")
+        if node.parent is not None and not (node.parent in tree.nodes and node.parent < node.id):
+            raise ValueError(f"node {node.id} has no parent")
+        if node.branch >= tree.next_branch or node.c2w.shape != (1 if node.parent is None else frames, 4, 4):
+            raise ValueError(f"node {node.id} is not one of this world")
+        check_trajectory(node.c2w)
+        if node.thumbnail.dtype != np.uint8 or node.thumbnail.ndim != 3 or node.thumbnail.shape[2] != 3:
+            raise ValueError(f"node {node.id} has no thumbnail")
+    tree[tree.current]
+    return tree
+
+
+def _moment_file(folder: Path, node: int) -> Path:
+    return folder / f"{node}.safetensors"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

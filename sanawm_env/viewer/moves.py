@@ -1,0 +1,150 @@
+"""How a chunk is driven: parts, one after the other, that together last a chunk.
+
+Keys are held for some frames, then perhaps others ("w-10,wd-14" in the grammar of action strings), or a body twist is
+held, or poses are followed. Because a chunk is a list of parts it can be cut at any frame and continued in another way,
+which is how a key that is pressed in the middle of a chunk is answered at once.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sanawm_env.camera import twist
+from sanawm_env.camera.dsl import KeyState, hold_keys, parse_actions
+from sanawm_env.camera.presets import KEY_ORDER, Workspace, pitch_of
+from sanawm_env.envs.actions import Keys, Poses, Twist, steering
+from sanawm_env.world.config import WorldConfig
+
+
+@dataclass(frozen=True)
+class Held:
+    """Keys (of wasdijkl, possibly none) held for some frames."""
+
+    keys: frozenset[str]
+    frames: int
+
+    @property
+    def text(self) -> str:
+        return f"{''.join(key for key in KEY_ORDER if key in self.keys) or 'none'}-{self.frames}"
+
+    def cut(self, frames: int) -> "Held":
+        return replace(self, frames=frames)
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """A body twist, six numbers in [-1, 1] as an environment takes them, held for some frames."""
+
+    twist: tuple[float, ...]
+    frames: int
+
+    @property
+    def text(self) -> str:
+        return f"twist-{self.frames}"
+
+    def cut(self, frames: int) -> "Pushed":
+        return replace(self, frames=frames)
+
+
+@dataclass(frozen=True, eq=False)
+class Followed:
+    """Camera-to-world poses (F, 4, 4) relative to the scene's frame 0, followed as they are."""
+
+    c2w: NDArray
+
+    @property
+    def frames(self) -> int:
+        return len(self.c2w)
+
+    @property
+    def text(self) -> str:
+        return f"path-{self.frames}"
+
+    def cut(self, frames: int) -> "Followed":
+        return Followed(self.c2w[:frames])
+
+
+Part = Held | Pushed | Followed
+Parts = tuple[Part, ...]
+
+
+def as_parts(move: str | ArrayLike | Parts, frames: int) -> Parts:
+    """A move as parts that last `frames` frames: an action string of that length, a twist (6,) in [-1, 1], poses
+    (frames, 4, 4), or parts. ValueError or TypeError in one sentence for anything else."""
+    if isinstance(move, str):
+        parts = tuple(Held(keys, length) for keys, length in parse_actions(move))
+    elif isinstance(move, tuple) and move and all(isinstance(part, Part) for part in move):
+        parts = move
+    else:
+        array = np.asarray(move)
+        if array.dtype.kind not in "fiu":
+            raise TypeError(f"A move is an action string, a twist, poses or parts, got {type(move).__name__}.")
+        if array.shape == (6,):
+            parts = (Pushed(tuple(array.astype(float).tolist()), frames),)
+        elif array.shape == (frames, 4, 4):
+            parts = (Followed(array.astype(np.float64)),)
+        else:
+            raise ValueError(f"A move is six numbers or poses ({frames}, 4, 4), got the shape {array.shape}.")
+    total = sum(part.frames for part in parts)
+    if total != frames:
+        raise ValueError(f"A move lasts {frames} frames, got {total}: write for example 'w-{frames}'.")
+    return parts
+
+
+def cut(parts: Parts, frames: int) -> Parts:
+    """The first `frames` frames of parts."""
+    kept = []
+    for part in parts:
+        if frames <= 0:
+            break
+        kept.append(part if part.frames <= frames else part.cut(frames))
+        frames -= part.frames
+    return tuple(kept)
+
+
+def text(parts: Parts) -> str:
+    """Parts for people to read, such as "w-10,wd-14"."""
+    return ",".join(part.text for part in parts)
+
+
+@dataclass(frozen=True)
+class Steering:
+    """What parts mean in a world: the modes of `envs.actions`, which own speeds and limits."""
+
+    keys: Keys
+    twist: Twist
+    poses: Poses
+
+    @classmethod
+    def of(cls, config: WorldConfig, speed: str | None = None) -> "Steering":
+        """For a world. speed: a preset's name, None for the world's own; ValueError for an unknown one."""
+        workspace = config.workspace
+        return cls(*(steering(mode, config, speed, "hold", workspace) for mode in ("keys", "twist", "poses")))
+
+    @property
+    def workspace(self) -> Workspace:
+        return self.poses.workspace
+
+    def move(self, parts: Parts, c2w: NDArray, carry: KeyState | None) -> tuple[NDArray, KeyState | None]:
+        """Poses (F, 4, 4) of parts that set out from c2w (4, 4), and what held keys carry on (None after others).
+
+        Raises ValueError or TypeError for numbers that are no twist, or poses that are not rigid or too far away.
+        """
+        path = []
+        for part in parts:
+            if isinstance(part, Held):
+                state = carry if carry is not None else KeyState(c2w, float(pitch_of(c2w)))
+                carry, poses = hold_keys(state, part.keys, part.frames, self.keys.dynamics)
+            elif isinstance(part, Pushed):
+                carry, poses = None, self._push(part, c2w)
+            else:
+                carry, poses = None, part.c2w
+            c2w = poses[-1]
+            path.append(poses)
+        _, checked = self.poses.move(None, c2w, np.concatenate(path))
+        return checked, carry
+
+    def _push(self, part: Pushed, c2w: NDArray) -> NDArray:
+        wanted, _ = self.twist.move(self.twist.start(), c2w, part.twist)
+        return self.workspace.confine(c2w, twist.hold(c2w, wanted, part.frames, fps=self.twist.fps))

@@ -1,0 +1,480 @@
+"""The page: one small web server that shows a player to any number of browsers.
+
+The page is ours (`web/`) and not viser's, because of what viser 1.1.1 did in Debian's Chromium: its hotkeys know
+presses alone, and a system repeats only the newest key, so W ended when D was pressed too, and a tap could not be told
+from half a second of holding; 16 pictures a second through its WebGL scene took 1.7 cores where there is no GPU
+(`docs/play_latency.py` says what ours takes); and it wants an older rich than the one we use.
+
+Browser to server, JSON: keys and push (what hands hold), do (something done to the session); a dropped image is one
+binary message. Server to browser, JSON: hello, tree (what has changed in it), futures, note; frames are binary: the
+length of a JSON head in four bytes, the head, pictures.
+"""
+
+import asyncio
+import base64
+import io
+import ipaddress
+import json
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from sanawm_env.viewer.moves import text
+from sanawm_env.viewer.playback import Driver, Imagined, Player, Shown, sentence
+from sanawm_env.viewer.session import MAX_UPLOAD_BYTES, Film, Session
+from sanawm_env.viewer.tree import Node
+from sanawm_env.world.images import load_image
+
+WEB = Path(__file__).parent / "web"
+KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
+REFUSED = b"This page answers to its own address: an IP address, localhost, or what --host says."
+LOSSLESS_PIXELS = 256 * 256  # pictures up to this size travel as PNG, larger ones as JPEG
+GROUP = 6  # frames of one message: the first are on their way while the others are being encoded
+WAITING = 512  # messages for a browser that does not keep up, before it is let go to come again
+COMPARED_CHUNKS = 6
+MAX_TEXT = 2000
+PATH_STEP = 6  # frames from one point of a drawn path to the next
+
+
+@dataclass(frozen=True)
+class Backstage:
+    """What the rooms above can do for a page.
+
+    record: writes a film as "mp4" or "episode" and returns the file or folder. driver: makes one for a session from
+    text such as "orbit:radius=2"; ValueError for others. drivers: such texts, to choose from. sessions: folder of saved
+    sessions. session: begins one in another world, one of `worlds`; ValueError where that cannot be loaded.
+    """
+
+    record: Callable[[Film, str], Path]
+    driver: Callable[[str, Session], Driver]
+    drivers: Sequence[str]
+    sessions: Path
+    session: Callable[[str], Session]
+    worlds: Sequence[str]
+
+
+@dataclass(eq=False)
+class _Browser:
+    """A browser that is connected, and the nodes it knows."""
+
+    connection: ServerConnection
+    messages: asyncio.Queue[str | bytes]
+    nodes: Mapping[int, Node] = field(default_factory=dict)
+
+
+class Page:
+    """Plays a session and serves its page on host:port until `close`; port 0 takes a free one. OSError where it is
+    taken. player: the one that plays; another one once a browser has chosen another world."""
+
+    def __init__(self, session: Session, backstage: Backstage, host: str = "127.0.0.1", port: int = 0):
+        self.backstage, self.host, self.port = backstage, host, port
+        self._browsers: set[_Browser] = set()
+        self._recorded: dict[str, Path] = {}
+        self._files = {f"/{path.name}": path for path in WEB.iterdir() if path.suffix in KINDS}
+        self._files["/"] = WEB / "index.html"
+        # one thread each: pictures leave in order, and a video that is being written keeps nobody waiting
+        self._pictures, self._writer = ThreadPoolExecutor(1, "pictures"), ThreadPoolExecutor(1, "writer")
+        self._watch(Player(session))
+        self._loop = asyncio.new_event_loop()
+        ready = threading.Event()
+        self._failure: OSError | None = None
+        self._thread = threading.Thread(target=self._serve, args=(ready,), name="page", daemon=True)
+        self._thread.start()
+        ready.wait()
+        if self._failure is not None:
+            raise OSError(f"{host}:{port} cannot be listened on: {self._failure.strerror}.") from self._failure
+        self.player.start()
+
+    @property
+    def url(self) -> str:
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
+
+    def close(self) -> None:
+        """Let the browsers go, end the server and the player; the session is deleted."""
+        self._soon(self._done.set)
+        self._thread.join()
+        self.player.close()
+        self._pictures.shutdown(cancel_futures=True)
+        self._writer.shutdown(cancel_futures=True)
+        self.session.close()
+
+    def _watch(self, player: Player) -> None:
+        self.player, self.session = player, player.session
+        self._memory = self.session.memory
+        player.on_show = lambda shown: self._pictures.submit(self._send_frames, shown)
+        player.on_tree = self._tree_changed
+        player.on_futures = lambda node, futures: self._pictures.submit(self._send_futures, node, futures)
+        player.on_error = lambda viewer, words: self._soon(self._note, words, "error", viewer)
+
+    # --- the server, in a thread of its own ---
+
+    def _serve(self, ready: threading.Event) -> None:
+        async def run() -> None:
+            self._done = asyncio.Event()
+            try:
+                server = await serve(
+                    self._meet, self.host, self.port, process_request=self._answer, max_size=MAX_UPLOAD_BYTES + 2**16,
+                    compression=None,
+                )  # fmt: skip
+            except OSError as error:
+                self._failure = error
+                return
+            self.port = server.sockets[0].getsockname()[1]
+            ready.set()
+            await self._done.wait()
+            server.close()
+            await server.wait_closed()
+
+        self._loop.run_until_complete(run())
+        ready.set()
+        self._loop.close()
+
+    def _soon(self, call: Callable[..., Any], *arguments: Any) -> None:
+        """Have it called in the server's thread; nothing once that has ended."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(call, *arguments)
+
+    def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
+        """Files for a browser; None for what shall become the live connection."""
+        if not _is_ours(request, self.host):
+            return _response(HTTPStatus.FORBIDDEN, REFUSED)
+        path = unquote(urlsplit(request.path).path)
+        if path == "/live":
+            return None
+        if path in self._files:
+            file = self._files[path]
+            return _response(HTTPStatus.OK, file.read_bytes(), f"{KINDS[file.suffix]}; charset=utf-8")
+        kind, _, name = path.lstrip("/").partition("/")
+        scenes = {str(i): scene for i, scene in enumerate(self.session.scenes)}
+        if kind == "scenes" and name in scenes:
+            picture = np.asarray(load_image(scenes[name]).resize((96, 64)))
+            return _response(HTTPStatus.OK, encoded(picture, "JPEG"), "image/jpeg")
+        if kind == "files" and name in self._recorded:
+            return _response(HTTPStatus.OK, self._recorded[name].read_bytes(), "video/mp4")
+        return _response(HTTPStatus.NOT_FOUND, b"There is no such page.")
+
+    async def _meet(self, connection: ServerConnection) -> None:
+        """One browser, from its arrival until it leaves."""
+        browser = _Browser(connection, asyncio.Queue(WAITING))
+        self._browsers.add(browser)
+        sender = asyncio.create_task(self._send(connection, browser))
+        try:
+            self._put(browser, json.dumps(self._hello()))
+            self._send_tree()
+            if self.player.shown is not None:
+                self._pictures.submit(self._send_frames, self.player.shown, browser)
+            async for message in connection:
+                try:
+                    self._hear(browser, message)
+                except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+                    self._note(sentence(error), "error", browser)
+        except ConnectionClosed:
+            pass  # it comes again by itself
+        finally:
+            self._browsers.discard(browser)
+            sender.cancel()
+            self.player.forget(browser)
+            self._send_tree()
+
+    async def _send(self, connection: ServerConnection, browser: _Browser) -> None:
+        try:
+            while True:
+                await connection.send(await browser.messages.get())
+        except ConnectionClosed:
+            pass
+
+    # --- what browsers say ---
+
+    def _hear(self, browser: _Browser, message: str | bytes) -> None:
+        """Take a message; ValueError, TypeError or KeyError for one that is none."""
+        if isinstance(message, bytes):
+            length = int.from_bytes(message[:4], "big")
+            head = _object(message[4 : 4 + length])
+            image = message[4 + length :]
+            self._do(browser, lambda: self._begin(image, head))
+            return
+        said = _object(message)
+        if said["type"] == "keys":
+            self.player.press(browser, frozenset(_text(said["held"])), int(said["number"]))
+        elif said["type"] == "push":
+            self.player.push(browser, said["twist"], int(said["number"]))
+        elif said["type"] == "do":
+            self._command(browser, said)
+        else:
+            raise ValueError(f"The page does not know the message {said['type']!r}.")
+
+    def _command(self, browser: _Browser, said: Mapping[str, Any]) -> None:
+        session, what = self.session, said["what"]
+        if what == "world":
+            name = _text(said["name"])
+            self._aside(browser, lambda: self._change_world(name))
+        elif what == "drive":
+            name = _text(said["driver"])
+            self._aside(browser, lambda: self._stage(name))
+        elif what == "begin":
+            self._do(browser, lambda: self._begin(int(said["scene"]), said))
+        elif what == "compare":
+            left, right = int(said["left"]), int(said["right"])
+            self._aside(browser, lambda: self._compare(browser, left, right))
+        elif what == "record":
+            node, kind = int(said["node"]), _text(said["kind"])
+            self._aside(browser, lambda: self._record(browser, node, kind))
+        elif what in ("save", "open"):
+            folder = self.backstage.sessions / _file_name(said["name"])
+            if what == "save":
+                self._aside(browser, lambda: self._save(browser, folder))
+            else:
+                self._do(browser, lambda: session.open(folder))
+        else:
+            node = int(said["node"])
+            commands: dict[str, Callable[[], Any]] = {
+                "restore": lambda: session.restore(node),
+                "reseed": lambda: session.reseed(node),
+                "rename": lambda: session.rename(node, said["name"]),
+                "pin": lambda: session.pin(node, said["on"]),
+                "delete": lambda: session.delete(node),
+            }
+            if what not in commands:
+                raise ValueError(f"The page cannot do {what!r}.")
+            self._do(browser, commands[what])
+
+    def _do(self, browser: _Browser, command: Callable[[], Any]) -> None:
+        self.player.do(command, browser)
+
+    def _aside(self, browser: _Browser, work: Callable[[], Any]) -> None:
+        """Have something done that takes its time, while the player plays on."""
+
+        def carefully() -> None:
+            try:
+                work()
+            except Exception as error:  # whatever it was, it is said on the page
+                self._soon(self._note, sentence(error), "error", browser)
+
+        self._writer.submit(carefully)
+
+    def _stage(self, name: str) -> None:
+        self.player.stage(self.backstage.driver(name, self.session) if name else None)
+        self._soon(self._send_tree)
+
+    def _change_world(self, name: str) -> None:
+        """A session in another world for everybody; this one ends. ValueError, and nothing changes, where that world is
+        not here."""
+        if name not in self.backstage.worlds:
+            raise ValueError(f"The worlds to choose from are {', '.join(self.backstage.worlds)}, got {name!r}.")
+        old, new = self.player, Player(self.backstage.session(name))
+        old.close()
+        self._watch(new)
+        self._soon(self._greet_all)
+        new.start()
+        old.session.close()
+
+    def _greet_all(self) -> None:
+        for browser in tuple(self._browsers):
+            browser.nodes = {}
+            self._put(browser, json.dumps(self._hello()))
+        self._send_tree()
+
+    def _begin(self, image: int | bytes, said: Mapping[str, Any]) -> Node:
+        fov, prompt, name = said.get("fov"), _text(said.get("prompt") or ""), _text(said.get("name") or "")
+        return self.session.begin(image, prompt, None if fov is None else float(fov), name=name or None)
+
+    def _save(self, browser: _Browser, folder: Path) -> None:
+        self._soon(self._note, f"Saved as {self.session.save(folder)}.", "note", browser)
+
+    def _record(self, browser: _Browser, node: int, kind: str) -> None:
+        path = self.backstage.record(self.session.film(node), kind)
+        link = None
+        if path.is_file():
+            self._recorded[path.name], link = path, f"/files/{path.name}"
+        self._soon(self._note, f"Recorded {path}.", "note", browser, link)
+
+    # --- what browsers are told ---
+
+    def _hello(self) -> dict[str, Any]:
+        config = self.session.world.config
+        return {
+            "type": "hello",
+            "world": self.session.world.config.name,
+            "worlds": list(self.backstage.worlds),
+            "size": [config.height, config.width],
+            "fps": config.fps,
+            "chunk": config.chunk_frames,
+            "fov": config.horizontal_fov,
+            "prompts": getattr(self.session.world.engine, "prompts", None) is not None,
+            "scenes": [path.stem for path in self.session.scenes],
+            "drivers": list(self.backstage.drivers),
+            "upload": MAX_UPLOAD_BYTES,
+        }
+
+    def _tree_changed(self) -> None:
+        """In the player's thread, which may wait for the session."""
+        self._memory = self.session.memory
+        self._soon(self._send_tree)
+
+    def _send_tree(self) -> None:
+        """What has changed in the tree since a browser was last told."""
+        nodes, memory = self.session.tree.nodes, self._memory
+        state = {
+            "type": "tree",
+            "current": self.session.tree.current,
+            "driver": None if self.player.driver is None else self.player.driver.name,
+            "viewers": len(self._browsers),
+            "memory": {"here": memory.device + memory.host, "disk": memory.disk, "limit": memory.limit,
+                       "away": memory.on_disk, "count": len(nodes)},
+        }  # fmt: skip
+        for browser in tuple(self._browsers):
+            known, browser.nodes = browser.nodes, nodes
+            changed = [_described(node, known.get(i)) for i, node in nodes.items() if known.get(i) is not node]
+            gone = [i for i in known if i not in nodes]
+            self._put(browser, json.dumps({**state, "nodes": changed, "gone": gone}))
+
+    def _send_frames(self, shown: Shown, to: _Browser | None = None) -> None:
+        """In the pictures' thread: frames to all browsers, or to one that has just come."""
+        for first in range(0, len(shown.frames), GROUP):
+            pictures = [encoded(frame) for frame in shown.frames[first : first + GROUP]]
+            head = {
+                "type": "frames",
+                "node": shown.node,
+                "first": shown.first + first,
+                "more": first > 0,
+                "starts": shown.starts,
+            }
+            self._soon(self._put_frames, head, pictures, shown.answers, to)
+
+    def _put_frames(
+        self, head: dict[str, Any], pictures: list[bytes], answers: Mapping[Any, int], to: _Browser | None
+    ) -> None:
+        for browser in tuple(self._browsers) if to is None else (to,):
+            own = {**head, "now": self.player.clock(), "answers": answers.get(browser, 0)}
+            self._put(browser, packed(own, pictures))
+
+    def _send_futures(self, node: int, futures: Sequence[Imagined]) -> None:
+        drawn = [
+            {"path": _path(future.c2w), "pose": future.c2w[-1].tolist(), "end": _inline(future.end)}
+            for future in futures
+        ]
+        words = json.dumps({"type": "futures", "node": node, "futures": drawn})
+        self._soon(lambda: [self._put(browser, words) for browser in tuple(self._browsers)])
+
+    def _compare(self, browser: _Browser, left: int, right: int) -> None:
+        found = self.session.compare(left, right, COMPARED_CHUNKS)
+        head = {
+            "type": "compare",
+            "left": found.left.title,
+            "right": found.right.title,
+            "common": None if found.common is None else found.common.id,
+            "psnr": [round(float(x), 1) for x in found.psnr],
+        }
+        message = packed(head, [encoded(frame) for frame in found.frames])
+        self._soon(self._put, browser, message)
+
+    def _note(self, words: str, kind: str, viewer: Any = None, link: str | None = None) -> None:
+        message = json.dumps({"type": "note", "kind": kind, "text": words, "link": link})
+        for browser in tuple(self._browsers) if viewer is None else (viewer,):
+            self._put(browser, message)
+
+    def _put(self, browser: _Browser, message: str | bytes) -> None:
+        """Queue a message. One who does not keep up loses what waits and is told all anew when it comes again."""
+        if browser not in self._browsers:
+            return
+        if browser.messages.full():
+            self._browsers.discard(browser)
+            self._closing = asyncio.ensure_future(browser.connection.close())
+            return
+        browser.messages.put_nowait(message)
+
+
+def encoded(picture: NDArray, kind: str | None = None) -> bytes:
+    """A picture (H, W, 3) uint8 as PNG if it is small, as JPEG otherwise."""
+    buffer = io.BytesIO()
+    if (kind or ("PNG" if picture.shape[0] * picture.shape[1] <= 2 * LOSSLESS_PIXELS else "JPEG")) == "PNG":
+        Image.fromarray(picture).save(buffer, "PNG", compress_level=1)
+    else:
+        Image.fromarray(picture).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def packed(head: Mapping[str, Any], pictures: Iterable[bytes]) -> bytes:
+    """A head and pictures as one binary message."""
+    pictures = list(pictures)
+    text = json.dumps({**head, "sizes": [len(picture) for picture in pictures]}).encode()
+    return b"".join((len(text).to_bytes(4, "big"), text, *pictures))
+
+
+def _described(node: Node, known: Node | None) -> dict[str, Any]:
+    """A node for the page; its picture and path only if the page has not got them."""
+    plain = {"id": node.id, "parent": node.parent, "branch": node.branch, "scene": node.scene, "chunk": node.chunk,
+             "name": node.name, "pinned": node.pinned, "move": text(node.parts), "seed": str(node.seed)}  # fmt: skip
+    if known is None or known.thumbnail is not node.thumbnail:
+        plain |= {"thumbnail": _inline(node.thumbnail), "path": _path(node.c2w), "pose": node.c2w[-1].tolist()}
+    return plain
+
+
+def _path(c2w: NDArray) -> list[list[float]]:
+    """Every sixth position of a path, and the last."""
+    return c2w[PATH_STEP - 1 :: PATH_STEP, :3, 3].round(4).tolist() if len(c2w) >= PATH_STEP else c2w[:, :3, 3].tolist()
+
+
+def _inline(picture: NDArray) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(encoded(picture, "JPEG")).decode()
+
+
+def _object(text: str | bytes) -> dict[str, Any]:
+    said = json.loads(text)
+    if not isinstance(said, dict):
+        raise ValueError("A message is a JSON object.")
+    return said
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > MAX_TEXT:
+        raise ValueError(f"Texts have at most {MAX_TEXT} characters.")
+    return value
+
+
+def _file_name(name: Any) -> str:
+    """A name for a folder of ours; ValueError for one that would lead elsewhere."""
+    if not isinstance(name, str) or not 0 < len(name) <= 80 or Path(name).name != name or name.startswith("."):
+        raise ValueError("A session's name is a file name of at most 80 characters that does not begin with a dot.")
+    return name
+
+
+def _is_ours(request: Request, host: str) -> bool:
+    """Whether the browser was sent here by this page itself: no other site may drive a session, neither by a script on
+    its pages (`Origin`) nor by a name of its own for our address (`Host`)."""
+    asked = request.headers.get("Host", "")
+    name = urlsplit(f"//{asked}").hostname or ""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        if name not in ("localhost", host):
+            return False
+    origin = request.headers.get("Origin")
+    return origin is None or urlsplit(origin).netloc == asked
+
+
+def _response(status: HTTPStatus, body: bytes, kind: str = "text/plain; charset=utf-8") -> Response:
+    headers = Headers({
+        "Content-Type": kind,
+        "Content-Length": str(len(body)),
+        "Connection": "close",
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; connect-src 'self' ws: wss:",
+    })  # fmt: skip
+    return Response(status.value, status.phrase, headers, body)

@@ -1,0 +1,402 @@
+"""A session: one world, walked through by one or many, with everything that happened kept as a tree. It has no screen.
+
+    session = Session(World.load("nano"))
+    start = session.begin(0)                # the first shipped scene
+    node = session.drive("w-24")            # a chunk: 24 frames, 1.5 s
+    session.drive("d-24")
+    session.restore(node.id)                # back, in no time and at no cost: states are values
+    session.drive("a-24")                   # another branch
+
+The frames of a node lie in its moment (`Snapshot.clip`), on disk like in memory, so branches are compared, recorded and
+saved exactly as they were seen and nothing is imagined twice.
+"""
+
+import hashlib
+import io
+import shutil
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from sanawm_env.camera.dsl import KeyState
+from sanawm_env.camera.intrinsics import intrinsics_matrix
+from sanawm_env.envs.env import SanaWMEnv
+from sanawm_env.envs.snapshot import Snapshot
+from sanawm_env.metrics.image import psnr
+from sanawm_env.viewer import files
+from sanawm_env.viewer.moves import Parts, Steering, as_parts
+from sanawm_env.viewer.store import Memory, Store
+from sanawm_env.viewer.tree import Node, Tree
+from sanawm_env.world.images import ImageSource
+from sanawm_env.world.state import MAX_SEED, Scene, check_seed
+from sanawm_env.world.world import World
+
+GB = 10**9
+MAX_UPLOAD_BYTES = 16 * 2**20
+UPLOAD_FORMATS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
+MAX_NAME = 80
+THUMBNAIL_WIDTH = 96
+ENDLESS = 2**62  # chunks: a session goes on from the last frame where a world's horizon ends
+
+
+@dataclass(frozen=True, eq=False)
+class Film:
+    """A branch, for whoever writes it down: its start and the chunks after it.
+
+    start: the scene it began in. nodes: from the start to the last one. intrinsics: (3, 3) in pixels. chunks() yields
+    the frames (24, H, W, 3) uint8 of each node but the first, one after the other.
+    """
+
+    session: "Session"
+    start: Scene
+    nodes: tuple[Node, ...]
+    fps: int
+
+    @property
+    def c2w(self) -> NDArray:
+        """(F, 4, 4) pose of every frame, the start image's first."""
+        return np.concatenate([node.c2w for node in self.nodes])
+
+    @property
+    def intrinsics(self) -> NDArray:
+        return intrinsics_matrix(self.start.intrinsics)
+
+    def chunks(self) -> Iterator[NDArray]:
+        for node in self.nodes[1:]:
+            yield self.session.frames(node.id)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Two branches side by side after their last common node (None: they have none).
+
+    frames: (F, H, 2 W, 3) uint8, the shorter branch standing still at its end. psnr: (F,) dB between the two.
+    """
+
+    common: Node | None
+    left: Node
+    right: Node
+    frames: NDArray
+    psnr: NDArray
+
+
+class Session:
+    """A world and the tree of what was done in it. Every method may be called from any thread.
+
+    memory_limit: bytes of moments that stay in the world's memory; older ones that are not pinned move to the host's
+        memory, where the world is elsewhere, and from there (same limit) to disk. They come back when they are needed.
+    folder: for those; None for a temporary one. speed: a speed preset's name, None for the world's own.
+    seed: of the seeds that are drawn. name: name or folder by which `World.load` found the world.
+
+    `close()` deletes what lies in the folder; so does the end of the process.
+
+    What cannot be done raises ValueError or TypeError in one sentence (MemoryError where the device is full, OSError
+    where the disk is), and changes nothing.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        memory_limit: float = 4 * GB,
+        folder: str | PathLike | None = None,
+        speed: str | None = None,
+        seed: int = 0,
+        name: str | None = None,
+    ):
+        self.name = name or world.config.name
+        self.world, self.steering = world, Steering.of(world.config, speed)
+        self.frames_per_chunk, self.fps = world.config.chunk_frames, world.config.fps
+        self._env = SanaWMEnv(
+            world, obs_mode="rgb", action_mode="poses", max_episode_chunks=ENDLESS, horizon="reanchor", speed=speed
+        )
+        self.folder = Path(tempfile.mkdtemp(prefix="sanawm-play-", dir=folder))
+        self.close = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self._store = Store(world, self.folder, memory_limit)
+        self._tree, self._lock = Tree(), threading.RLock()
+        self._rng = np.random.default_rng(check_seed(seed))
+
+    # --- what there is ---
+
+    @property
+    def tree(self) -> Tree:
+        """All nodes as they are now, a value."""
+        return self._tree
+
+    @property
+    def current(self) -> Node:
+        """The present. ValueError before the first scene."""
+        if self._tree.current < 0:
+            raise ValueError("There is no scene yet: begin one.")
+        return self._tree[self._tree.current]
+
+    @property
+    def memory(self) -> Memory:
+        with self._lock:
+            return self._store.memory
+
+    @property
+    def scenes(self) -> tuple[Path, ...]:
+        """Start images that the world ships."""
+        return self.world.starts
+
+    def moment(self, node: int) -> Snapshot:
+        """The moment after a node, to imagine from elsewhere; brought back if it was moved away."""
+        with self._lock:
+            return self._moment(self._tree[node].id)
+
+    def frames(self, node: int) -> NDArray:
+        """(24, H, W, 3) uint8 frames of a node, read-only; (1, H, W, 3) of a start."""
+        with self._lock:
+            count = len(self._tree[node].c2w)
+            frames = self._moment(node).host_clip(count).frames
+            self._trim()
+            return frames
+
+    # --- going on and back ---
+
+    def begin(
+        self,
+        image: ImageSource | int | bytes = 0,
+        prompt: str = "",
+        fov_deg: float | None = None,
+        seed: int | None = None,
+        name: str | None = None,
+    ) -> Node:
+        """A new scene, which becomes the present.
+
+        image: index of a shipped scene, a path, an array, or the bytes of a PNG, JPEG or WebP file of at most 16 MB.
+        prompt: for worlds with text. fov_deg: horizontal field of view of the world's picture, None for its own lens.
+        seed: of the noise, None to draw one. name: how the scene is called.
+        """
+        with self._lock:
+            label = name or (Path(image).stem if isinstance(image, str | PathLike) else "an image")
+            if isinstance(image, bytes):
+                image = self._keep_upload(image)
+            elif isinstance(image, int):
+                label = name or (self.scenes[image].stem if 0 <= image < len(self.scenes) else "")
+            seed = self._draw() if seed is None else check_seed(seed)
+            self._env.reset(options={"scene": image, "prompt": prompt, "fov_deg": fov_deg, "seed": seed})
+            return self._add(self._env.snapshot(), None, label[:MAX_NAME], (), None)
+
+    def drive(self, move: str | ArrayLike | Parts, at: int | None = None, seed: int | None = None) -> Node:
+        """Imagine the chunk after a node (None: the present) under a move; it becomes the present.
+
+        move: keys held for 24 frames in all ("w-24", "w-10,wd-14"), a body twist (6,) in [-1, 1], poses (24, 4, 4)
+        relative to the start, or parts (`moves`). seed: of the noise from here on, None to go on with the node's.
+        """
+        with self._lock:
+            parent = self.current if at is None else self._tree[at]
+            moment, parts, carry = self._imagine(parent, move, seed)
+            return self._add(moment, parent, parent.scene, parts, carry)
+
+    def revise(self, node: int, move: str | ArrayLike | Parts) -> Node:
+        """Imagine another chunk in place of the present one, which nobody has named, pinned or driven on from: the
+        same moment before it, the same noise, another move."""
+        with self._lock:
+            old = self._tree[node]
+            if old.parent is None or not self.plain(node):
+                raise ValueError(f"Node {node} is kept: it is a start, has a name or a pin, or was driven on from.")
+            moment, parts, carry = self._imagine(self._tree[old.parent], move, old.seed)
+            self._tree = self._tree.without([node], old.parent)
+            self._store.drop(node)
+            return self._add(moment, self._tree[old.parent], old.scene, parts, carry, branch=old.branch)
+
+    def plain(self, node: int) -> bool:
+        """Whether nothing would be lost with a node but its own chunk: no name, no pin, no children."""
+        found = self._tree[node]
+        return not (found.name or found.pinned or self._tree.children(node))
+
+    def restore(self, node: int) -> Node:
+        """Make a node the present: the same moment, bit for bit, and the same future under the same moves."""
+        with self._lock:
+            found = self._tree[node]
+            self._moment(node)
+            self._tree = replace(self._tree, current=node)
+            self._trim()
+            return found
+
+    def reseed(self, node: int, seed: int | None = None) -> Node:
+        """Another future of the same moment: the chunk of this node imagined again, from the moment before it under the
+        same move, with other noise (None: drawn). It becomes the present, a branch beside the node."""
+        with self._lock:
+            found = self._tree[node]
+            if found.parent is None:
+                raise ValueError(f"Node {node} is a start image, which no noise made: reseed a chunk after it.")
+            return self.drive(found.parts, found.parent, self._draw() if seed is None else check_seed(seed))
+
+    # --- looking after the tree ---
+
+    def rename(self, node: int, name: str) -> Node:
+        """Give a node a name of at most 80 characters; an empty one takes it away."""
+        if not isinstance(name, str) or len(name) > MAX_NAME:
+            raise ValueError(f"A name is a text of at most {MAX_NAME} characters.")
+        with self._lock:
+            return self._change(replace(self._tree[node], name=" ".join(name.split())))
+
+    def pin(self, node: int, pinned: bool = True) -> Node:
+        """A pinned node is not deleted and stays in the world's memory."""
+        with self._lock:
+            return self._change(replace(self._tree[node], pinned=bool(pinned)))
+
+    def delete(self, node: int) -> list[int]:
+        """Delete a node and all that was driven from it; the present moves to what remains. The numbers that went.
+
+        ValueError where one of them is pinned, or where nothing would remain.
+        """
+        with self._lock:
+            gone = [below.id for below in self._tree.below(node)]
+            pinned = [i for i in gone if self._tree[i].pinned]
+            if pinned:
+                raise ValueError(f"Node {pinned[0]} on this branch is pinned: take the pin out before you delete it.")
+            left = [i for i in self._tree.nodes if i not in gone]
+            if not left:
+                raise ValueError("This is the only scene: begin another one before you delete it.")
+            current, parent = self._tree.current, self._tree[node].parent
+            if current in gone:
+                current = left[-1] if parent is None else parent
+                self._moment(current)
+            self._tree = self._tree.without(gone, current)
+            for i in gone:
+                self._store.drop(i)
+            return gone
+
+    def compare(self, left: int, right: int, most_chunks: int | None = None) -> Comparison:
+        """The branches that end in two nodes, side by side from where they part; at most so many chunks of each."""
+        tree = self._tree
+        lines = [tree.line(node) for node in (left, right)]
+        common = [a for a, b in zip(*lines, strict=False) if a.id == b.id]
+        parted = [line[len(common) :][:most_chunks] or line[-1:] for line in lines]
+        films = [np.concatenate([self.frames(node.id) for node in line]) for line in parted]
+        length = max(map(len, films))
+        sides = [np.concatenate([film, np.repeat(film[-1:], length - len(film), axis=0)]) for film in films]
+        likeness = np.array([psnr(a, b) for a, b in zip(*sides, strict=True)])
+        ends = (line[-1] for line in lines)
+        return Comparison(common[-1] if common else None, *ends, np.concatenate(sides, axis=2), likeness)
+
+    def film(self, node: int) -> Film:
+        """The branch that ends in a node, from its start image on."""
+        with self._lock:
+            line = tuple(self._tree.line(node))
+            return Film(self, self._moment(line[0].id).slot.scene, line, self.fps)
+
+    # --- files ---
+
+    def save(self, folder: str | PathLike) -> Path:
+        """Write the whole session to a folder, which appears whole or not at all: session.json, arrays.safetensors and
+        a safetensors file for each moment. An older session there is replaced. OSError where it cannot be written."""
+        with self._lock:
+            tree, moments = self._tree, self._store.view()
+        if not tree.nodes:
+            raise ValueError("There is no scene yet, and nothing to save: begin one.")
+        return files.save(Path(folder), tree, moments, self.world)
+
+    def open(self, folder: str | PathLike) -> Node:
+        """Go on with a saved session in place of this one. Every file is verified first; moments are read when they are
+        visited. FileNotFoundError or ValueError in one sentence for what is no session of this world."""
+        with self._lock:
+            tree, moments = files.read(Path(folder), self.world)
+            fresh = Path(tempfile.mkdtemp(prefix="opened-", dir=self.folder))
+            store = files.adopt(moments, Store(self.world, fresh, self._store.limit))
+            store.get(tree.current)
+            for node in self._tree.nodes:
+                self._store.drop(node)
+            self._tree, self._store = tree, store
+            return self.current
+
+    # --- inside ---
+
+    def _imagine(
+        self, parent: Node, move: str | ArrayLike | Parts, seed: int | None
+    ) -> tuple[Snapshot, Parts, KeyState | None]:
+        parts = as_parts(move, self.frames_per_chunk)
+        poses, carry = self.steering.move(parts, parent.c2w[-1], parent.carry)
+        seed = None if seed is None else check_seed(seed)
+        before = self._moment(parent.id)
+        for attempt in range(2):
+            try:
+                self._env.restore(before, seed)
+                self._env.step(poses)
+                return self._env.snapshot(), parts, carry
+            except torch.OutOfMemoryError as error:
+                if attempt:
+                    raise MemoryError(
+                        f"{self.world.device} is out of memory: delete branches, or start with a lower memory limit."
+                    ) from error
+                self._store.trim({parent.id}, limit=0)
+        raise AssertionError("unreachable")
+
+    def _add(
+        self,
+        moment: Snapshot,
+        parent: Node | None,
+        scene: str,
+        parts: Parts,
+        carry: KeyState | None,
+        branch: int | None = None,
+    ) -> Node:
+        tree = self._tree
+        if branch is None:
+            straight_on = parent is not None and not tree.children(parent.id)
+            branch = parent.branch if straight_on else tree.next_branch
+        c2w = moment.poses(1 if parent is None else self.frames_per_chunk).copy()
+        c2w.setflags(write=False)
+        node = Node(
+            tree.next_id, None if parent is None else parent.id, branch, scene, moment.slot.chunk, moment.slot.seed,
+            c2w, thumbnail(moment.slot.frame.cpu().numpy()), parts, carry,
+        )  # fmt: skip
+        self._store.put(node.id, moment)
+        self._tree = tree.add(node)
+        self._trim()
+        return node
+
+    def _change(self, node: Node) -> Node:
+        self._tree = self._tree.change(node)
+        return node
+
+    def _moment(self, node: int) -> Snapshot:
+        try:
+            return self._store.get(node)
+        except torch.OutOfMemoryError:
+            self._store.trim({self._tree.current}, limit=0)
+            return self._store.get(node)
+
+    def _trim(self) -> None:
+        self._store.trim({self._tree.current} | {node.id for node in self._tree.nodes.values() if node.pinned})
+
+    def _draw(self) -> int:
+        return int(self._rng.integers(MAX_SEED))
+
+    def _keep_upload(self, data: bytes) -> Path:
+        """The file of an uploaded image, so that it is read as any other is, its anchor included."""
+        if len(data) > MAX_UPLOAD_BYTES:
+            raise ValueError(
+                f"The image takes {len(data) / 2**20:.1f} MB, {MAX_UPLOAD_BYTES >> 20} are accepted: make it smaller."
+            )
+        try:
+            with Image.open(io.BytesIO(data), formats=list(UPLOAD_FORMATS)) as image:
+                suffix = UPLOAD_FORMATS[image.format]
+        except Image.DecompressionBombError as error:
+            raise ValueError("The image has too many pixels: make it smaller.") from error
+        except Exception as error:  # decoders raise many types for damaged files
+            raise ValueError("This file is not a PNG, JPEG or WebP image: drop one of these.") from error
+        path = self.folder / f"{hashlib.sha256(data).hexdigest()}{suffix}"
+        path.write_bytes(data)
+        return path
+
+
+def thumbnail(frame: NDArray) -> NDArray:
+    """The frame (H, W, 3) uint8 at most 96 pixels wide."""
+    height, width = frame.shape[:2]
+    if width <= THUMBNAIL_WIDTH:
+        return frame.copy()
+    size = (THUMBNAIL_WIDTH, max(1, round(height * THUMBNAIL_WIDTH / width)))
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS, reducing_gap=2))
