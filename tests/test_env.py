@@ -709,7 +709,7 @@ def test_a_step_after_the_end_is_refused(tiny):
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
-        ({"sceen": 1}, ValueError, "scene, prompt, intrinsics, fov_deg, seed, task, not sceen"),
+        ({"sceen": 1}, ValueError, "scene, prompt, intrinsics, fov_deg, anchor, seed, task, not sceen"),
         ({"scene": "missing.png"}, FileNotFoundError, "missing.png"),
         ({"scene": 3}, ValueError, "scenes are 0 to 2"),
         ({"scene": -1}, ValueError, "scenes are 0 to 2"),

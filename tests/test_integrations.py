@@ -201,9 +201,12 @@ def test_without_ray_one_sentence_says_what_to_install(monkeypatch):
 
 
 def test_rllib_trains(tiny):
-    ray = pytest.importorskip(
-        "ray", reason="NOT TESTED HERE: ray[rllib] pins gymnasium 1.2.2; run this file where both are installed"
+    pytest.importorskip(
+        "ray.rllib.algorithms.ppo",
+        reason="NOT TESTED HERE: ray[rllib] pins gymnasium 1.2.2; run this file where both are installed",
+        exc_type=ImportError,
     )
+    import ray
     from ray.rllib.algorithms.ppo import PPOConfig
 
     network = {"conv_filters": [[8, 8, 4], [16, 4, 2]], "head_fcnet_hiddens": [16]}

@@ -4,7 +4,7 @@ import io
 import ipaddress
 import itertools
 import json
-import threading
+import time
 import webbrowser
 import zipfile
 from collections.abc import Callable
@@ -64,7 +64,8 @@ def play(options: "Play", console: Console) -> None:
         console.print(f"{page.url}  (Ctrl-C ends it)", highlight=False, soft_wrap=True)
         if not options.no_browser:
             webbrowser.open(page.url)
-        threading.Event().wait()
+        while True:  # not for ever at once: a Ctrl-C that comes just before a wait begins would be slept through
+            time.sleep(1)
     finally:
         page.close()
 
