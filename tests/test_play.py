@@ -470,6 +470,7 @@ def refused(capsys, *args: object) -> str:
 def test_options_that_cannot_be_are_refused(folder, tmp_path, capsys):
     where = ("--world", folder, "--out", tmp_path, "--no-browser", "--port", 0)
     assert "must be above zero" in refused(capsys, *where, "--memory-limit-gb", 0)
+    assert "from 0 (a free one) to 65535" in refused(capsys, *where, "--port", 99999)
     assert "There is no driver 'by magic'" in refused(capsys, *where, "--driver", "by magic")
     assert "no session in" in refused(capsys, *where, "--session", tmp_path / "none")
     assert "no image at" in refused(capsys, *where, "--image", tmp_path / "none.png")

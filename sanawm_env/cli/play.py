@@ -47,6 +47,8 @@ def play(options: "Play", console: Console) -> None:
     check_writable(options.out)
     if not options.memory_limit_gb > 0:
         raise ValueError(f"--memory-limit-gb must be above zero, got {options.memory_limit_gb}.")
+    if not 0 <= options.port <= 65535:
+        raise ValueError(f"--port must be from 0 (a free one) to 65535, got {options.port}.")
     session = begin(options.world, options)
     try:
         driver = None if options.driver is None else make_driver(options.driver, session)
