@@ -557,8 +557,9 @@ def test_the_command_serves_until_it_is_stopped_and_warns_of_other_hosts(folder,
     command = [sys.executable, "-m", "sanawm_env", "play", "--world", folder, "--out", tmp_path, "--no-browser",
                "--port", 0, "--host", host, "--driver", "dolly"]  # fmt: skip
     process = subprocess.Popen(
-        [str(part) for part in command], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
-    )
+        [str(part) for part in command], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background may ignore it
+    )  # fmt: skip
     try:
         said = ""
         while (url := re.search(r"http://127\.0\.0\.1:\d+/", said)) is None:
