@@ -156,6 +156,14 @@ def test_importing_the_package_is_light(tmp_path):
     assert heavy & set(loaded) == set()
 
 
+def test_videos_and_trajectories_are_read_without_torch(tmp_path):
+    loaded = run_python(
+        "import sys, json, sanawm_env.recording.rollout\nprint(json.dumps(sorted(sys.modules)))", cwd=tmp_path
+    )
+    assert "sanawm_env.recording.video" in loaded
+    assert "torch" not in loaded
+
+
 def test_networks_and_worlds_load_neither_triton_nor_fla(tmp_path):
     loaded = run_python(
         "import sys, json, sanawm_env, sanawm_env.kernels.dispatch, sanawm_env.network.model, sanawm_env.world.world\n"

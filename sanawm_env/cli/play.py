@@ -28,8 +28,9 @@ from sanawm_env.recording.rollout import check_writable
 from sanawm_env.recording.video import VideoWriter
 from sanawm_env.viewer.page import Backstage, Page
 from sanawm_env.viewer.playback import Decision, Driver, Imagined
-from sanawm_env.viewer.session import GB, Film, Session, thumbnail
+from sanawm_env.viewer.session import GB, Film, Session
 from sanawm_env.world.engine import LoadOptions
+from sanawm_env.world.thumbnails import thumbnail
 from sanawm_env.world.weights import known_worlds
 from sanawm_env.world.world import World
 

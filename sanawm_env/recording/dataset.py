@@ -19,9 +19,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from sanawm_env.recording.episode import FILES, Episode, read_json
-from sanawm_env.recording.rollout import VIDEO, check_writable, file_sha256, replacing, to_json
+from sanawm_env.recording.episode import FILES, Episode
+from sanawm_env.recording.rollout import VIDEO, check_writable, replacing, to_json
 from sanawm_env.recording.video import iterate_video
+from sanawm_env.world.files import file_sha256, link, read_json
 
 DATASET, MANIFEST, SHARDS, PARTIAL = "dataset.json", "manifest.jsonl", "shard-*", ".partial"
 SCHEMA = 1
@@ -313,11 +314,9 @@ def _link(source: Path, target: Path) -> None:
     if source.is_symlink():
         raise ValueError(f"{source} is a link to elsewhere: put the file itself there.")
     try:
-        os.link(source, target)
+        link(source, target)
     except FileNotFoundError:
         raise FileNotFoundError(f"The episode {source.parent} has no {source.name}: put it back.") from None
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _without_schema(header: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,13 +31,13 @@ from sanawm_env.recording.rollout import (
     VIDEO,
     RolloutWriter,
     Trajectory,
-    file_sha256,
     load_arrays,
     load_trajectory,
     replacing,
 )
 from sanawm_env.recording.video import iterate_video, read_video
 from sanawm_env.world.anchor import Anchor
+from sanawm_env.world.files import file_sha256, read_json
 from sanawm_env.world.images import fit_image, save_start
 from sanawm_env.world.threads import torch_threads, with_torch_threads
 from sanawm_env.world.weights import world_address
@@ -281,16 +281,3 @@ def body_twists(c2w: np.ndarray, fps: float) -> np.ndarray:
     next; zero for the last."""
     steps = RigidTransform.from_matrix(np.linalg.inv(c2w[:-1]) @ c2w[1:]).as_exp_coords()  # rotation first
     return np.concatenate((np.roll(steps, 3, axis=-1) * fps, np.zeros((1, 6)))).astype(np.float32)
-
-
-def read_json(path: Path, most_bytes: int) -> dict[str, Any]:
-    """A JSON object of at most so many bytes; ValueError for anything else."""
-    if path.stat().st_size > most_bytes:
-        raise ValueError(f"it is larger than {most_bytes >> 20} MB")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"it is not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise ValueError("it is not a JSON object")
-    return value

@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from sanawm_env.recording.dataset import PARTIAL, Dataset, Row
 from sanawm_env.recording.episode import Episode
 from sanawm_env.recording.rollout import VIDEO, Trajectory, check_writable
-from sanawm_env.world.images import MAX_PIXELS
+from sanawm_env.world.files import MAX_PIXELS
 
 _SPARE_BYTES = 16 * 2**20
 

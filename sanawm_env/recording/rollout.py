@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from sanawm_env.camera.trajectory import check_trajectory
 from sanawm_env.recording.sheet import contact_sheet, evenly_spaced
 from sanawm_env.recording.video import VideoWriter
+from sanawm_env.world.files import file_sha256
+from sanawm_env.world.thumbnails import thumbnail
 
 VIDEO, TRAJECTORY, SHEET, META = "video.mp4", "trajectory.npz", "contact_sheet.png", "meta.json"
 
@@ -216,12 +217,6 @@ def load_trajectory(path: str | os.PathLike) -> Trajectory:
     return Trajectory(c2w, intrinsics, None if fps is None else float(fps))
 
 
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 @cache
 def versions() -> dict[str, str]:
     """Versions that decide what a rollout looks like; nothing is imported to find them."""
@@ -245,12 +240,12 @@ class _Thumbnails:
     def add(self, first: int, frames: np.ndarray) -> None:
         for index, frame in enumerate(frames, start=first):
             if index % self._stride == 0:
-                self._kept.append((index, _thumbnail(frame)))
+                self._kept.append((index, thumbnail(frame, _THUMBNAIL_WIDTH)))
             if len(self._kept) > _MOST_THUMBNAILS:  # too many: keep every second from now on
                 self._stride *= 2
                 self._kept = [(kept, image) for kept, image in self._kept if kept % self._stride == 0]
         if len(frames):
-            self._last = (first + len(frames) - 1, _thumbnail(frames[-1]))
+            self._last = (first + len(frames) - 1, thumbnail(frames[-1], _THUMBNAIL_WIDTH))
 
     def pick(self, most: int) -> tuple[np.ndarray, np.ndarray]:
         """At most `most` of them: indices (K,) and frames (K, h, w, 3)."""
@@ -259,14 +254,6 @@ class _Thumbnails:
             kept = [*kept, self._last]
         chosen = [kept[place] for place in evenly_spaced(len(kept), most)]
         return np.array([index for index, _ in chosen]), np.stack([image for _, image in chosen])
-
-
-def _thumbnail(frame: np.ndarray) -> np.ndarray:
-    height, width = frame.shape[:2]
-    if width <= _THUMBNAIL_WIDTH:
-        return frame.copy()
-    size = (_THUMBNAIL_WIDTH, max(1, round(height * _THUMBNAIL_WIDTH / width)))
-    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS, reducing_gap=2))
 
 
 def check_writable(out_dir: Path, names: tuple[str, ...] = ()) -> None:

@@ -9,7 +9,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from sanawm_env.world.images import MAX_PIXELS
+from sanawm_env.world.files import MAX_PIXELS
 
 _BT709 = 1
 _LIMITED_RANGE = 1

@@ -5,7 +5,6 @@
     ID.safetensors        the moment after each node, as `Snapshot.save` writes it
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -21,9 +20,10 @@ from sanawm_env.camera.dsl import KeyState
 from sanawm_env.camera.trajectory import check_trajectory
 from sanawm_env.envs.snapshot import Snapshot
 from sanawm_env.viewer.moves import Followed, Held, Pushed
-from sanawm_env.viewer.store import Store, link
+from sanawm_env.viewer.store import Store
 from sanawm_env.viewer.tree import Node, Tree
 from sanawm_env.world import tree as plain
+from sanawm_env.world.files import file_sha256, link, read_json
 from sanawm_env.world.state import save_whole
 from sanawm_env.world.world import World
 
@@ -57,7 +57,7 @@ def save(folder: Path, tree: Tree, moments: Mapping[int, Snapshot | Path], world
         for node in tree.nodes:
             moment, path = moments[node], _moment_file(partial, node)
             moment.save(path) if isinstance(moment, Snapshot) else link(moment, path)
-        header["sha256"] = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
+        header["sha256"] = {path.name: file_sha256(path) for path in sorted(partial.iterdir())}
         (partial / HEADER).write_text(json.dumps(header) + "\n")
         partial.chmod(0o755)  # the library makes it private
         older = partial.with_name(f"{partial.name}.older")
@@ -89,7 +89,7 @@ def read(folder: Path, world: World) -> tuple[Tree, dict[int, Path]]:
         for name, expected in sums.items():
             if Path(name).name != name or not (folder / name).is_file():
                 raise ValueError(f"{name} is missing")
-            if _sha256(folder / name) != expected:
+            if file_sha256(folder / name) != expected:
                 raise ValueError(f"{name} is damaged or was cut off")
         if ARRAYS not in sums:
             raise ValueError(f"{ARRAYS} is missing")
@@ -113,14 +113,9 @@ def adopt(moments: Mapping[int, Path], store: Store) -> Store:
 
 def _header(path: Path) -> dict:
     try:
-        if path.stat().st_size > MAX_HEADER_BYTES:
-            raise ValueError("it is too large")
-        header = json.loads(path.read_bytes())
-        if not isinstance(header, dict):
-            raise ValueError("it holds no JSON object")
-    except (OSError, ValueError, RecursionError) as error:
+        return read_json(path, MAX_HEADER_BYTES)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} does not describe a session: {error}.") from error
-    return header
 
 
 def _arrays(path: Path) -> dict[str, Tensor]:
@@ -148,8 +143,3 @@ def _tree(header: dict, tensors: Mapping[str, Tensor], frames: int) -> Tree:
 
 def _moment_file(folder: Path, node: int) -> Path:
     return folder / f"{node}.safetensors"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

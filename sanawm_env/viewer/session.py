@@ -38,13 +38,13 @@ from sanawm_env.viewer.store import Memory, Store
 from sanawm_env.viewer.tree import Node, Tree
 from sanawm_env.world.images import ImageSource
 from sanawm_env.world.state import MAX_SEED, Scene, check_seed
+from sanawm_env.world.thumbnails import thumbnail
 from sanawm_env.world.world import World
 
 GB = 10**9
 MAX_UPLOAD_BYTES = 16 * 2**20
 UPLOAD_FORMATS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 MAX_NAME = 80
-THUMBNAIL_WIDTH = 96
 ENDLESS = 2**62  # chunks: a session goes on from the last frame where a world's horizon ends
 
 
@@ -391,12 +391,3 @@ class Session:
         path = self.folder / f"{hashlib.sha256(data).hexdigest()}{suffix}"
         path.write_bytes(data)
         return path
-
-
-def thumbnail(frame: NDArray) -> NDArray:
-    """The frame (H, W, 3) uint8 at most 96 pixels wide."""
-    height, width = frame.shape[:2]
-    if width <= THUMBNAIL_WIDTH:
-        return frame.copy()
-    size = (THUMBNAIL_WIDTH, max(1, round(height * THUMBNAIL_WIDTH / width)))
-    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS, reducing_gap=2))

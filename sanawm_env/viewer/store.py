@@ -4,8 +4,6 @@ A moment never changes, so a file that was written once stays good: bringing the
 writes nothing. What comes back is bit for bit what went.
 """
 
-import os
-import shutil
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -135,14 +133,6 @@ class Store:
             path = self.folder / f"{node}.safetensors"
             moment.save(path)
             self.adopt(node, path)
-
-
-def link(source: Path, target: Path) -> None:
-    """The same file under another name: a hard link, or a copy where there can be none."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _storages(moment: Snapshot) -> dict[int, int]:

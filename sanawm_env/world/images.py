@@ -20,11 +20,9 @@ from torch import Tensor
 
 from sanawm_env.camera.intrinsics import resize_and_center_crop
 from sanawm_env.world.anchor import Anchor
+from sanawm_env.world.files import MAX_PIXELS
 
 ANCHOR_CHUNK = "sanawm:anchor"
-MAX_PIXELS = 89_478_485
-"""Larger images are refused as decompression bombs (Pillow's own limit; 8000x8000 is 64 million pixels)."""
-
 ImageSource = str | PathLike | Image.Image | np.ndarray
 
 
