@@ -120,8 +120,11 @@ class Dataset:
 
     def finished(self) -> list[Row]:
         """The rows of the episodes that are there, each once."""
-        once = {row.id: row for row in reversed(self.rows()) if row.episode}
-        return [row for row in self.rows() if row.episode and once[row.id] == row]
+        first: dict[str, Row] = {}
+        for row in self.rows():
+            if row.episode:
+                first.setdefault(row.id, row)
+        return list(first.values())
 
     def episodes(self) -> Iterator[Episode]:
         """The episodes, in order, each once. Raises as `rows` and `Episode.open`."""
@@ -214,7 +217,7 @@ def merge(sources: Sequence[str | os.PathLike], out: str | os.PathLike) -> Itera
                 )
     pairs = [(dataset, row) for dataset in datasets for row in dataset.rows()]
     check_writable(Path(out))
-    target = Dataset.open(out) if (Path(out) / DATASET).exists() else Dataset.create(out, _without_schema(lead.header))
+    target = Dataset.open(out) if (Path(out) / DATASET).exists() else Dataset.create(out, lead.header)
     if any(target.header[name] != lead.header[name] for name in _WHOLE):
         raise ValueError(f"{out} holds a dataset that does not go with {lead.folder}: give a new folder.")
     clean(target)
@@ -271,8 +274,9 @@ def _problems(dataset: Dataset, row: Row, thorough: bool) -> Iterator[str]:
             yield f"{name} has changed since it was written"
     if frames != 1 + episode.chunks * dataset.header["chunk_frames"]:
         yield f"{frames} frames are not the start and {episode.chunks} chunks"
-    if len(episode.trajectory().c2w) != frames:
-        yield f"its trajectory has {len(episode.trajectory().c2w)} poses for {frames} frames"
+    poses = len(episode.trajectory().c2w)
+    if poses != frames:
+        yield f"its trajectory has {poses} poses for {frames} frames"
     episode.arrays()
     if thorough:
         shown = sum(1 for _ in iterate_video(episode.folder / VIDEO))
@@ -317,10 +321,6 @@ def _link(source: Path, target: Path) -> None:
         link(source, target)
     except FileNotFoundError:
         raise FileNotFoundError(f"The episode {source.parent} has no {source.name}: put it back.") from None
-
-
-def _without_schema(header: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in header.items() if name != "schema"}
 
 
 def totals(rows: Iterable[Row]) -> dict[str, int]:

@@ -125,20 +125,21 @@ class EpisodeWriter(RolloutWriter):
 
     def __exit__(self, *exception) -> None:
         if self._steps:
-            actions, rewards, terminated, truncated, lanes = (list(column) for column in zip(*self._steps, strict=True))
+            *columns, lanes = zip(*self._steps, strict=True)
+            actions, rewards, terminated, truncated = map(np.array, columns)
             with replacing(self.out_dir / ACTIONS) as part, part.open("wb") as file:
                 np.savez_compressed(
-                    file, actions=np.stack(actions), rewards=np.array(rewards), terminated=np.array(terminated),
-                    truncated=np.array(truncated), twists=body_twists(self._poses(), self.fps),
+                    file, actions=actions, rewards=rewards, terminated=terminated, truncated=truncated,
+                    twists=body_twists(self._poses(), self.fps),
                 )  # fmt: skip
             save_start(self._image, self._anchor, self.out_dir / START, optimize=False)
             self.meta |= {
                 "chunks": len(self._steps),
-                "return": float(np.sum(rewards)),
+                "return": rewards.sum(),
                 "terminated": terminated[-1],
                 "truncated": truncated[-1],
-                "actions": np.stack(actions),
-                "action_dtype": np.stack(actions).dtype.name,
+                "actions": actions,
+                "action_dtype": actions.dtype.name,
                 "batch": lanes,
             }
         super().__exit__(*exception)

@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from sanawm_env.recording.dataset import Dataset
+from sanawm_env.recording.dataset import Dataset, Row
 from sanawm_env.recording.episode import Episode
 from sanawm_env.recording.rollout import VIDEO
 from sanawm_env.recording.sheet import contact_sheet, evenly_spaced
@@ -33,12 +33,11 @@ def preview(dataset: Dataset, out: Path) -> list[Path]:
         labels += [f"{_short(row.camera)}  ·  {i / dataset.header['fps']:.1f} s" for i in sorted(indices)]
     title = f"{dataset.folder.name}: {len(rows)} episodes, {sum(row.frames for row in rows)} frames"
     contact_sheet(np.stack(frames), out / SHEET, columns=COLUMNS, rows=ROWS, labels=labels, title=title)
-    _draw_paths(dataset, out / PATHS)
+    _draw_paths(dataset, rows, out / PATHS)
     return [out / SHEET, out / PATHS]
 
 
-def _draw_paths(dataset: Dataset, path: Path) -> None:
-    rows = dataset.finished()
+def _draw_paths(dataset: Dataset, rows: list[Row], path: Path) -> None:
     names = list(dict.fromkeys(row.camera for row in rows))
     colours = matplotlib.colormaps["tab20" if len(names) > 10 else "tab10"]
     figure = Figure((8, 6), layout="constrained")
