@@ -22,7 +22,7 @@ from rich.progress import Progress
 from scipy.spatial.transform import Rotation
 
 from sanawm_env.cli.export import export
-from sanawm_env.recording import exports, lerobot
+from sanawm_env.recording import lerobot
 from sanawm_env.recording.dataset import Dataset
 from sanawm_env.recording.episode import Episode
 from sanawm_env.recording.exports import pose_vectors
@@ -391,7 +391,7 @@ def test_a_video_that_is_none_is_refused(copy, tmp_path, content):
 
 
 def test_a_video_with_enormous_pictures_is_refused(native, tmp_path, monkeypatch):
-    monkeypatch.setattr(exports, "MAX_PIXELS", 1000)
+    monkeypatch.setattr("sanawm_env.recording.video.MAX_PIXELS", 1000)
     with pytest.raises(ValueError, match="is refused: its pictures have 48 x 32 pixels"):
         export_lerobot(native, tmp_path / "out")
 

@@ -9,14 +9,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
-import av
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from sanawm_env.recording.dataset import PARTIAL, Dataset, Row
 from sanawm_env.recording.episode import Episode
 from sanawm_env.recording.rollout import VIDEO, Trajectory, check_writable
-from sanawm_env.world.files import MAX_PIXELS
+from sanawm_env.recording.video import open_video
 
 _SPARE_BYTES = 16 * 2**20
 
@@ -32,19 +31,10 @@ class Look(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> "Look":
-        """Nothing is decoded. Raises FileNotFoundError; ValueError for anything that is not a video, or too large."""
-        try:
-            with av.open(str(path), format="mp4") as container:  # and not a playlist that leads elsewhere
-                stream = container.streams.video[0]
-                codec = stream.codec_context
-                look = cls(stream.height, stream.width, stream.average_rate, codec.name, codec.pix_fmt)
-        except FileNotFoundError:
-            raise FileNotFoundError(f"There is no video at {path}.") from None
-        except (av.error.FFmpegError, IndexError) as error:
-            raise ValueError(f"{path} cannot be read as a video.") from error
-        if look.height * look.width > MAX_PIXELS:
-            raise ValueError(f"The video {path} is refused: its pictures have {look.width} x {look.height} pixels.")
-        return look
+        """Raises as `open_video`."""
+        with open_video(path) as stream:
+            codec = stream.codec_context
+            return cls(stream.height, stream.width, stream.average_rate, codec.name, codec.pix_fmt)
 
     def __str__(self) -> str:
         return f"{self.width} x {self.height} pixels at {float(self.fps):g} fps ({self.codec}, {self.pix_fmt})"

@@ -38,7 +38,7 @@ from sanawm_env.recording.dataset import Dataset, Row
 from sanawm_env.recording.episode import Episode
 from sanawm_env.recording.exports import Look, appearing, camera_path, check_vacant, pose_vectors, survey
 from sanawm_env.recording.rollout import VIDEO
-from sanawm_env.recording.video import iterate_video
+from sanawm_env.recording.video import iterate_video, open_video
 
 if TYPE_CHECKING:
     import pyarrow
@@ -336,15 +336,14 @@ class _Videos:
     def write(self, path: Path, frames: int) -> dict[str, Any]:
         """Append a video of so many frames; what meta/episodes says of it."""
         size = path.stat().st_size
-        with av.open(str(path)) as source:
-            stream = source.streams.video[0]
+        with open_video(path) as stream:
             # what decoders read once at the front of a file: where it differs, packets cannot follow on each other
             header = stream.codec_context.extradata
             if self._container is None or self._bytes + size > self._most or header != self._header:
                 self._begin(stream)
             rate = stream.average_rate
             shift = round(Fraction(self._frames) / rate / stream.time_base) - (stream.start_time or 0)
-            for packet in source.demux(stream):
+            for packet in stream.container.demux(stream):
                 if packet.dts is None:
                     continue  # the mark of the end
                 packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, self._stream

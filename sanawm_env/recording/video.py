@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -161,23 +162,35 @@ def read_video(path: str | os.PathLike, most_bytes: int = MAX_DECODED_BYTES) -> 
 
 
 def iterate_video(path: str | os.PathLike) -> Iterator[np.ndarray]:
-    """The frames (H, W, 3) uint8 of an MP4, one by one.
+    """The frames (H, W, 3) uint8 of an MP4, one by one. Raises as `open_video`; ValueError for one without frames, or
+    where decoding fails."""
+    count = 0
+    with open_video(path) as stream:
+        try:
+            for frame in stream.container.decode(stream):
+                count += 1
+                yield frame.to_ndarray(format="rgb24")
+        except av.error.FFmpegError as error:
+            raise ValueError(f"{path} cannot be read as a video") from error
+    if not count:
+        raise ValueError(f"the video {path} has no frames")
+
+
+@contextmanager
+def open_video(path: str | os.PathLike) -> Iterator[av.VideoStream]:
+    """The stream of pictures of an MP4, with its container; nothing is decoded yet.
 
     Raises FileNotFoundError; ValueError for anything that is not a video, or pictures larger than images may be.
     """
-    count = 0
-    try:
-        with av.open(str(path), format="mp4") as container:  # and not a playlist that leads elsewhere
+    with ExitStack() as stack:
+        try:
+            container = stack.enter_context(av.open(str(path), format="mp4"))  # and not a playlist that leads elsewhere
             stream = container.streams.video[0]
-            if stream.width * stream.height > MAX_PIXELS:
-                size = f"{stream.width} x {stream.height}"
-                raise ValueError(f"the video {path} is refused: its pictures have {size} pixels")
-            for frame in container.decode(stream):
-                count += 1
-                yield frame.to_ndarray(format="rgb24")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no video at {path}") from None
-    except (av.error.FFmpegError, IndexError) as error:
-        raise ValueError(f"{path} cannot be read as a video") from error
-    if not count:
-        raise ValueError(f"the video {path} has no frames")
+        except FileNotFoundError:
+            raise FileNotFoundError(f"there is no video at {path}") from None
+        except (av.error.FFmpegError, IndexError) as error:
+            raise ValueError(f"{path} cannot be read as a video") from error
+        if stream.width * stream.height > MAX_PIXELS:
+            size = f"{stream.width} x {stream.height}"
+            raise ValueError(f"the video {path} is refused: its pictures have {size} pixels")
+        yield stream
