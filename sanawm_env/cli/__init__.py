@@ -37,7 +37,8 @@ class CameraPath:
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout(CameraPath):
-    """Imagine what a camera sees that starts at an image: video.mp4, trajectory.npz, contact_sheet.png, meta.json."""
+    """Imagine what a camera sees that starts at an image, and leave it as an episode: video.mp4, trajectory.npz,
+    actions.npz, start.png, meta.json and a contact sheet."""
 
     image: Path | None = None
     """Start image, any format; None takes the world's first own one."""
@@ -72,7 +73,8 @@ class Rollout(CameraPath):
 
 @dataclass(frozen=True, kw_only=True)
 class Render(CameraPath):
-    """Make one whole clip with the bidirectional model, offline, by diffusers' SanaWMPipeline. The same four files."""
+    """Make one whole clip with the bidirectional model, offline, by diffusers' SanaWMPipeline. Leaves video.mp4,
+    trajectory.npz, contact_sheet.png and meta.json."""
 
     image: Path
     """Start image, any format."""

@@ -1,6 +1,5 @@
 """`sanawm collect` and `sanawm replay`: datasets from a YAML file, and an episode of one imagined again."""
 
-import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from rich.table import Table
 
 from sanawm_env.agents.collect import collect
 from sanawm_env.agents.collection import Collection, estimate, plan
+from sanawm_env.cli.machine import disk_usage
 from sanawm_env.cli.show import megabytes
 from sanawm_env.recording.dataset import DATASET, Dataset, totals
 from sanawm_env.recording.episode import Episode, differences
@@ -68,17 +68,11 @@ def _show_plan(collection: Collection, out: Path, console: Console) -> None:
     table.add_row("chunks", str(numbers["chunks"]))
     table.add_row("frames", f"{numbers['frames']}, {numbers['hours']:.2f} hours at {planned.header['fps']} a second")
     table.add_row("disk still needed, about", megabytes(numbers["bytes"]))
-    table.add_row("disk that is free", megabytes(free_bytes(out)))
+    free = disk_usage(out).free
+    table.add_row("disk that is free", megabytes(free))
     console.print(table)
-    if numbers["bytes"] > free_bytes(out):
+    if numbers["bytes"] > free:
         console.print("The disk will be full before it is done.", style="red")
-
-
-def free_bytes(folder: Path) -> int:
-    """Free bytes on the disk of a folder that may not be there yet."""
-    while not folder.exists():
-        folder = folder.absolute().parent
-    return shutil.disk_usage(folder).free
 
 
 def replay_command(options: "Replay", console: Console) -> None:

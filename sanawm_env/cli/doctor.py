@@ -1,6 +1,5 @@
 """`sanawm doctor`: what is installed and downloaded, what this machine has, and which worlds will fit it."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import metadata
@@ -15,7 +14,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from sanawm_env.cli.machine import machine_name
+from sanawm_env.cli.machine import disk_usage, machine_name
 from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.network.precision import CAPABILITY
 from sanawm_env.world.config import WorldConfig
@@ -82,10 +81,7 @@ def _libraries() -> Table:
 
 def _machine(gpu: bool) -> Table:
     table = Table(title="this machine", show_header=False)
-    memory, folder = psutil.virtual_memory(), home()
-    while not folder.exists():
-        folder = folder.parent
-    disk = shutil.disk_usage(folder)
+    memory, disk = psutil.virtual_memory(), disk_usage(home())
     table.add_row("processor", f"{machine_name(torch.device('cpu'))}, {psutil.cpu_count()} threads", "", "")
     table.add_row("memory", "", f"{memory.available / GB:.1f} GB free", f"of {memory.total / GB:.1f}")
     table.add_row("disk", str(home()), f"{disk.free / GB:.1f} GB free", f"of {disk.total / GB:.1f}")

@@ -1,6 +1,9 @@
-"""What this machine is called, for tables of measurements."""
+"""What this machine is called, for tables of measurements, and what its disk has left."""
 
 import platform
+import shutil
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,3 +17,11 @@ def machine_name(device: torch.device) -> str:
             return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def disk_usage(folder: Path) -> Any:
+    """As `shutil.disk_usage`, of the disk of a folder that may not be there yet."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder)
