@@ -12,9 +12,11 @@ import time
 import tracemalloc
 from pathlib import Path
 
+import av
 import numpy as np
 import psutil
 import pytest
+import torch
 import yaml
 from PIL import Image
 from rich.console import Console
@@ -69,6 +71,19 @@ def test_every_scene_with_every_camera_and_every_seed(small, tmp_path):
     assert episode.meta["env"]["max_episode_chunks"] == 2
     np.testing.assert_allclose(episode.trajectory().c2w, Orbit().poses(49), atol=1e-12)
     assert episode.arrays()["truncated"].tolist() == [False, True]
+
+
+def test_a_core_is_left_for_encoding_and_readers_can_jump_to_any_frame(small, tmp_path):
+    before = torch.get_num_threads()
+    episode = next(collect(small(), tmp_path / "d", console=QUIET).episodes())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert episode.meta["threads"] == max(1, min(before, cores - 1))
+    own = next(collect(small(threads=before + 1), tmp_path / "own", console=QUIET).episodes())
+    assert own.meta["threads"] == before + 1
+    assert torch.get_num_threads() == before
+    with av.open(str(episode.folder / "video.mp4")) as container:
+        keys = [packet.is_keyframe for packet in container.demux(video=0) if packet.size]
+    assert keys == [i % 2 == 0 for i in range(49)]
 
 
 @pytest.mark.parametrize("mode", ["poses", "twist"])
