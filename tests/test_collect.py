@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import tracemalloc
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -83,7 +84,8 @@ def test_a_core_is_left_for_encoding_and_readers_can_jump_to_any_frame(small, tm
     assert torch.get_num_threads() == before
     with av.open(str(episode.folder / "video.mp4")) as container:
         keys = [packet.is_keyframe for packet in container.demux(video=0) if packet.size]
-    assert keys == [i % 2 == 0 for i in range(49)]
+    assert len(keys) == 49 and keys[0]
+    assert all(a or b for a, b in pairwise(keys))  # x264 adds some where a picture is all new
 
 
 @pytest.mark.parametrize("mode", ["poses", "twist"])
