@@ -1,37 +1,108 @@
-"""Files that somebody else may have written or changed: how large they may be, what they hash to, other names for one.
+"""Files and numbers that somebody else may have written or changed: only regular files are read, and only so much of
+one; only so much is counted, and only so much of what was given is said again.
 
-Nothing here imports torch, so that who only reads files does not wait for it.
+Nothing here imports torch, so that who only reads files does not wait for it. The ValueErrors of what reads a file
+begin with "it": whoever asked says which file, and what it should have been.
 """
 
 import hashlib
 import json
+import math
 import os
+import reprlib
 import shutil
+import stat
+from collections.abc import Mapping
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 MAX_PIXELS = 89_478_485
 """Larger pictures, of images and of videos, are refused as decompression bombs (Pillow's own limit; 8000x8000 is 64
 million pixels)."""
+MAX_JSON_DEPTH = 100
+_KINDS = {
+    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}  # fmt: skip
 
 
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+# --- files ---
 
 
-def read_json(path: Path, most_bytes: int) -> dict[str, Any]:
-    """A JSON object of at most so many bytes; ValueError for anything else, OSError for what cannot be read."""
-    if path.stat().st_size > most_bytes:
-        raise ValueError(f"it is larger than {most_bytes >> 20} MB")
+def check_file(path: str | os.PathLike, most_bytes: int | None = None) -> Path:
+    """The path of a regular file (links are followed) of at most so many bytes, for libraries that open it themselves.
+
+    Raises FileNotFoundError and what else the system says, ValueError for folders, pipes, sockets, devices and files
+    that are larger; nothing is opened.
+    """
+    path = Path(path)
+    _check(path.stat(), most_bytes)
+    return path
+
+
+def open_file(path: str | os.PathLike, most_bytes: int | None = None) -> BinaryIO:
+    """A regular file, opened to read its bytes; errors as `check_file`. Nothing can make this wait."""
+    check_file(path, most_bytes)  # devices may do something when they are opened
+    file = open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")  # noqa: SIM115
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"it is not JSON ({error})") from error
+        _check(os.fstat(file.fileno()), most_bytes)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def read_bytes(path: str | os.PathLike, most_bytes: int) -> bytes:
+    """All bytes of a regular file; errors as `check_file`."""
+    with open_file(path, most_bytes) as file:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:  # it has grown
+        raise ValueError(_too_large(most_bytes))
+    return data
+
+
+def read_text(path: str | os.PathLike, most_bytes: int) -> str:
+    """A text in UTF-8, with or without a byte order mark, lines ending in newlines alone; errors as `check_file`, and
+    ValueError for other encodings."""
+    data = read_bytes(path, most_bytes)
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError("it is text in UTF-16: save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not text in UTF-8 (byte {error.start})") from error
+
+
+def read_json(path: str | os.PathLike, most_bytes: int) -> dict[str, Any]:
+    """A JSON object of at most so many bytes; errors as `read_text` and `parse_json`, ValueError for other values."""
+    value = parse_json(read_text(path, most_bytes))
     if not isinstance(value, dict):
         raise ValueError("it is not a JSON object")
     return value
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text; ValueError for anything else, or values within values more than a hundred deep."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"it is not JSON ({error})") from error
+    except RecursionError:
+        raise ValueError("it is not JSON that can be read: it is nested too deeply") from None
+    level, depth = [value], 0
+    while level := [v for v in level if isinstance(v, dict | list)]:
+        depth += 1
+        if depth > MAX_JSON_DEPTH:
+            raise ValueError("it is not JSON that can be read: it is nested too deeply")
+        level = [inner for v in level for inner in (v.values() if isinstance(v, dict) else v)]
+    return value
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a regular file's bytes; errors as `check_file`."""
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def link(source: Path, target: Path) -> None:
@@ -40,3 +111,71 @@ def link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def _check(found: os.stat_result, most_bytes: int | None) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"it is {_KINDS.get(stat.S_IFMT(found.st_mode), 'something else')}, not a file")
+    if most_bytes is not None and found.st_size > most_bytes:
+        raise ValueError(_too_large(most_bytes))
+
+
+def _too_large(most_bytes: int) -> str:
+    return f"it is larger than {most_bytes / 2**20:.3g} MB"
+
+
+# --- values ---
+
+
+def check_count(name: str, value: Any, least: int, most: int) -> int:
+    """A whole number from `least` to `most` as a Python int; ValueError that begins with the name for anything else
+    (bools, fractions and text among them)."""
+    if isinstance(value, Integral) and not isinstance(value, bool) and least <= value <= most:
+        return int(value)
+    raise ValueError(f"{name} must be a whole number from {least:,} to {most:,}, got {brief(value)}.")
+
+
+def check_number(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
+    """A finite number from `least` to `most` as a Python float; ValueError that begins with the name for anything else
+    (bools and text among them)."""
+    if isinstance(value, Real) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if math.isfinite(number) and least <= number <= most:
+            return number
+    bounds = "" if math.isinf(least) and math.isinf(most) else f" of at least {least:g}"
+    if math.isfinite(most):
+        bounds = f" from {least:g} to {most:g}" if math.isfinite(least) else f" of at most {most:g}"
+    raise ValueError(f"{name} must be a finite number{bounds}, got {brief(value)}.")
+
+
+def brief(value: Any, most: int = 80) -> str:
+    """The repr of a value in at most so many characters, made without writing out more of it than that takes: nothing
+    in a message is as long as what a stranger put into a file."""
+    text = _BRIEF.repr(value)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+class _Brief(reprlib.Repr):
+    def __init__(self):
+        super().__init__()
+        self.maxlevel = 3
+        self.maxtuple = self.maxlist = self.maxdict = self.maxset = self.maxfrozenset = self.maxarray = 6
+        self.maxstring = self.maxother = 78
+
+    def repr1(self, x: Any, level: int) -> str:
+        if isinstance(x, int) and x.bit_length() > 256:  # Python refuses to write out very long ones
+            return f"a number of some {int(x.bit_length() * math.log10(2)) + 1} digits"
+        if isinstance(x, bytes | bytearray):
+            return repr(bytes(x[:24])) + "..." * (len(x) > 24)
+        if isinstance(shape := getattr(x, "shape", None), tuple) and shape:
+            return f"{type(x).__name__} of shape {tuple(shape)}"
+        for kind, write in ((Mapping, self.repr_dict), (tuple, self.repr_tuple), (list, self.repr_list)):
+            if isinstance(x, kind):
+                return write(x, level)
+        return super().repr1(x, level)
+
+
+_BRIEF = _Brief()
