@@ -19,12 +19,12 @@ from sanawm_env.agents.cameras import RandomWalk
 from sanawm_env.agents.scripts import Given, PathScript, Script, read_path, read_script
 
 from sanawm_env.camera.dsl import FPS
-from sanawm_env.envs.env import SanaWMEnv, images_in
+from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.recording.dataset import Dataset
 from sanawm_env.recording.rollout import RolloutWriter, load_trajectory
 from sanawm_env.training.scenes import sample_starts
 from sanawm_env.world.files import file_sha256
-from sanawm_env.world.images import fit_image
+from sanawm_env.world.images import fit_image, images_in
 from sanawm_env.world.weights import world_address
 from sanawm_env.world.world import World
 

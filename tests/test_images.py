@@ -1,6 +1,7 @@
 """Any image becomes a start image: upright, RGB, the size of the frame; what is none is refused in one sentence."""
 
 import io
+import os
 import struct
 import zlib
 
@@ -10,7 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from sanawm_env.camera.intrinsics import crop_geometry
 from sanawm_env.world.anchor import Anchor
-from sanawm_env.world.images import MAX_PIXELS, fit_image, load_image, read_anchor, save_start
+from sanawm_env.world.images import MAX_PIXELS, fit_image, images_in, load_image, read_anchor, save_start
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -298,3 +299,74 @@ def test_an_anchor_is_a_value():
 def test_an_anchor_needs_a_rigid_pose(flip):
     with pytest.raises(ValueError, match="pose of an anchor"):
         Anchor("x", flip)
+
+
+# ---- EXIF beside the pixels, folders as they come
+
+FAITHFUL = {
+    "webp": {"lossless": True}, "jpg": {"quality": 95, "subsampling": 0},
+    "avif": {"quality": 100, "subsampling": "4:4:4"},
+}  # fmt: skip
+BROKEN_EXIF = {
+    "cut off": b"\x00\x08\x00\x02\x01\x12\x00\x03",
+    "noise": b"Exif\0\0" + bytes(range(200, 240)),
+    "an offset into nowhere": b"Exif\0\0II*\0\xff\xff\xff\xff",
+    "an orientation in words": b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x05\0\0\0\x50",
+    "an orientation of 77": b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x4d\0\0\0\0\0\0",
+}
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Truncated File")
+@pytest.mark.parametrize("suffix", ["png", "webp", "jpg"])
+@pytest.mark.parametrize("kind", BROKEN_EXIF)
+def test_broken_exif_keeps_no_picture_from_being_read(tmp_path, suffix, kind):
+    corners().save(tmp_path / f"a.{suffix}", exif=BROKEN_EXIF[kind], **FAITHFUL.get(suffix, {}))
+    assert near(load_image(tmp_path / f"a.{suffix}"), corners(), 30)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Truncated File")
+@pytest.mark.parametrize("suffix", ["png", "webp", "jpg", "avif", "tiff"])
+def test_an_orientation_is_heard_beside_exif_that_is_broken(tmp_path, suffix):
+    """One valid entry, orientation 6, and one that points behind the end."""
+    exif = b"MM\0*\0\0\0\x08\0\x02\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\x87\x69\0\x04\0\0\0\x01\0\0\xff\xff\0\0\0\0"
+    if suffix == "tiff":
+        corners().save(tmp_path / "a.tiff", tiffinfo={274: 6, 34665: 65535})
+    else:
+        corners().save(tmp_path / f"a.{suffix}", exif=b"Exif\0\0" + exif, **FAITHFUL.get(suffix, {}))
+    assert near(load_image(tmp_path / f"a.{suffix}"), corners().transpose(Image.Transpose.ROTATE_270), 40)
+
+
+def test_a_truncated_picture_is_refused_whatever_its_exif_says(tmp_path):
+    path = tmp_path / "a.jpg"
+    Image.effect_noise((160, 120), 90).save(path, exif=BROKEN_EXIF["cut off"])
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(ValueError, match="truncated"):
+        load_image(path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [(".jfif", "JPEG"), (".jpe", "JPEG"), (".JPG", "JPEG"), (".avif", "AVIF"), (".jp2", "JPEG2000"), (".ppm", "PPM"),
+     (".apng", "PNG"), (".tga", "TGA"), (".ico", "ICO"), (".mpo", "MPO")],
+)  # fmt: skip
+def test_a_folder_holds_what_can_be_read_alone(tmp_path, suffix, kind):
+    corners().save(tmp_path / f"a{suffix}", kind)
+    load_image(tmp_path / f"a{suffix}")
+    assert images_in(tmp_path) == [tmp_path / f"a{suffix}"]
+
+
+def test_what_systems_leave_in_folders_is_no_image(tmp_path):
+    corners().save(tmp_path / "b.png")
+    left = "._b.png .DS_Store Thumbs.db .hidden.png notes.txt film.mpg data.h5 page.pdf drawing.eps"
+    for name in left.split():
+        (tmp_path / name).write_bytes(b"x")
+    assert images_in(tmp_path) == [tmp_path / "b.png"]
+
+
+def test_special_files_are_no_images(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "endless.png").symlink_to("/dev/zero")
+    for name, says in (("pipe.png", "a pipe"), ("endless.png", "a device"), (".", "a folder")):
+        for read in (load_image, read_anchor):
+            with pytest.raises(ValueError, match=says):
+                read(tmp_path / name)

@@ -26,7 +26,7 @@ from sanawm_env.envs.actions import Keys, steering
 from sanawm_env.envs.observations import Observation, observer
 from sanawm_env.envs.snapshot import HostClip, Snapshot
 from sanawm_env.envs.tasks import Task, Transition, make_task
-from sanawm_env.world.images import ImageSource
+from sanawm_env.world.images import ImageSource, images_in
 from sanawm_env.world.state import MAX_SEED, Scene, WorldState, check_seed, stack
 from sanawm_env.world.weights import known_worlds, world_address
 from sanawm_env.world.world import Clip, World
@@ -35,7 +35,6 @@ RENDER_MODES = ("rgb_array", "rgb_array_list")
 RESET_OPTIONS = ("scene", "prompt", "intrinsics", "fov_deg", "anchor", "seed", "task")
 HORIZONS = ("stop", "reanchor")
 SNAPSHOTS = ("tails", "latents")
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
 
 class SanaWMEnv(gym.Env):
@@ -481,14 +480,6 @@ def _address(source: str | os.PathLike | None, world: World) -> str:
     if name in known_worlds() and World.load(name).weights_hash == world.weights_hash:
         return name
     raise TypeError("An environment around a loaded World cannot be pickled: give a name or folder.")
-
-
-def images_in(folder: Path) -> list[Path]:
-    """The image files of a folder, in the order of their names; ValueError without any."""
-    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not images:
-        raise ValueError(f"The folder {folder} holds no images: give a folder of PNG, JPEG or WebP files.")
-    return images
 
 
 def _start_images(scenes: ImageSource | Sequence[ImageSource] | None, world: World) -> list[ImageSource]:

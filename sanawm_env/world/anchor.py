@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sanawm_env.camera.trajectory import check_trajectory
+from sanawm_env.world.files import brief, parse_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +28,7 @@ class Anchor:
 
     def __post_init__(self):
         if not isinstance(self.place, str) or not self.place:
-            raise ValueError(f"the place of an anchor must be a non-empty string, got {self.place!r}")
+            raise ValueError(f"the place of an anchor must be a non-empty string, got {brief(self.place)}")
         try:
             c2w = check_trajectory(np.asarray(self.c2w)[None])[0]  # a float64 copy
         except (TypeError, ValueError) as error:
@@ -43,9 +44,9 @@ class Anchor:
     def from_json(cls, text: str) -> "Anchor":
         """The anchor in `text`; ValueError when it is not what `to_json` writes."""
         try:
-            fields = json.loads(text)
+            fields = parse_json(text)
             return cls(place=fields["place"], c2w=fields["c2w"])
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
                 f'not an anchor (expected JSON {{"place": name, "c2w": 4x4 matrix}}): {_reason(error)}'
             ) from error

@@ -5,24 +5,31 @@ of the camera spec, section 4.2 (`fit_image`), so that the intrinsics transforme
 A PNG may carry the pose where it was taken (`save_start`, `read_anchor`) as the text chunk `sanawm:anchor`.
 
 Colour habits are those of diffusers' `load_image`: the EXIF orientation is applied, then everything becomes RGB and an
-alpha channel is dropped, not blended with a background colour. 16-bit grey is scaled to 8 bits; of an animation the
-first picture counts.
+alpha channel is dropped, not blended with a background colour. EXIF that cannot be read keeps no picture from being
+read, as in browsers. 16-bit grey is scaled to 8 bits; of an animation the first picture counts.
 """
 
 import warnings
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin
 from torch import Tensor
 
 from sanawm_env.camera.intrinsics import resize_and_center_crop
 from sanawm_env.world.anchor import Anchor
-from sanawm_env.world.files import MAX_PIXELS
+from sanawm_env.world.files import MAX_PIXELS, check_file
 
 ANCHOR_CHUNK = "sanawm:anchor"
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+"""What makes a picture upright, by the orientation that its EXIF tells."""
 ImageSource = str | PathLike | Image.Image | np.ndarray
 
 
@@ -41,6 +48,29 @@ def load_image(source: ImageSource) -> Image.Image:
         with _open(Path(source)) as image:
             return _to_rgb(image, str(source))
     raise TypeError(f"an image must be a path, a PIL image or a uint8 array, got {type(source).__name__}")
+
+
+def images_in(folder: str | PathLike) -> list[Path]:
+    """The image files of a folder, in the order of their names, told by their suffixes: all that Pillow reads, with the
+    plugins that are registered. Hidden files, such as the `._photo.jpg` that macOS leaves, are none.
+
+    Raises ValueError without any.
+    """
+    folder, suffixes = Path(folder), image_suffixes()
+    images = sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith("."))
+    if not images:
+        raise ValueError(f"The folder {folder} holds no images: give a folder of PNG, JPEG, WebP or AVIF files.")
+    return images
+
+
+def image_suffixes() -> set[str]:
+    """Suffixes (".png", ...) of the formats that Pillow reads and that are images by their media type."""
+    suffixes = Image.registered_extensions().items()
+    return {suffix for suffix, kind in suffixes if _is_read(kind) and Image.MIME.get(kind, "").startswith("image/")}
+
+
+def _is_read(kind: str) -> bool:
+    return kind in Image.OPEN or kind == "MPO"  # several JPEGs in one file: opened as JPEG
 
 
 def fit_image(image: ImageSource, height: int, width: int) -> np.ndarray:
@@ -98,8 +128,10 @@ def _open(path: Path) -> Image.Image:
     """The opened file, header read, pixels not yet."""
     if not path.exists():
         raise FileNotFoundError(f"there is no image at {path}")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, not an image")
+    try:
+        check_file(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is no image: {error}") from None
     try:
         with warnings.catch_warnings():
             # Pillow warns between one and two times its limit; `_to_rgb` refuses there already.
@@ -107,7 +139,7 @@ def _open(path: Path) -> Image.Image:
             return Image.open(path)
     except Image.DecompressionBombError as error:
         raise ValueError(_too_large(str(path))) from error
-    except PermissionError:
+    except (PermissionError, MemoryError):
         raise
     except Exception as error:  # decoders raise many types for damaged files
         raise ValueError(f"{path} cannot be read as an image (PNG, JPEG, WebP and whatever Pillow reads)") from error
@@ -121,12 +153,29 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "F":
         raise ValueError(f"{name} holds floating-point pixels, which say not what is white: convert it to 8 bits")
     try:
-        upright = ImageOps.exif_transpose(image)
+        _load_pixels(image)
+        upright = _upright(image)
         if upright.mode == "I" or upright.mode.startswith("I;16"):
             upright = _grey16_to_grey8(upright)
         return upright.convert("RGB")
+    except MemoryError:
+        raise
     except Exception as error:  # decoders raise many types for damaged files
         raise ValueError(f"{name} cannot be read as an image, it may be truncated: {error}") from error
+
+
+def _load_pixels(image: Image.Image) -> None:
+    try:
+        image.load()
+    except Exception:
+        if getattr(image, "tile", ["none"]):  # what has been decoded has none left: its EXIF is what is broken
+            raise
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    with suppress(Exception):  # EXIF is damaged in as many ways as there are cameras
+        return image.transpose(_UPRIGHT[image.getexif()[ExifTags.Base.Orientation]])
+    return image
 
 
 def _grey16_to_grey8(image: Image.Image) -> Image.Image:
