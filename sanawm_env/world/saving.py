@@ -1,0 +1,385 @@
+"""The one way in which results are written: whole or not at all, and no two writers meet.
+
+    with replacing("numbers.json") as part: part.write_text(...)                one file
+    with replacing_folder("runs/session") as part: ...                          a folder, made inside `part`
+    with replacing_files("runs/rollout", ("video.mp4", "meta.json")) as part: ...   a set of files, those first
+
+What is being written lies in a work folder beside its target (`numbers.json.part`) under its own name and takes the
+target's place by renaming. The work folder is locked while its writer lives, so a second writer takes another one
+(`numbers.json.2.part`) or, where one writer is all that makes sense (`alone`), is refused before its work. What a
+killed process has left is removed by the next writer of the same target. Links are never followed when something is
+removed. Nothing is synchronised with the disk: a kill loses nothing, a power cut may.
+
+A target that is a link is written where it leads, as `open` does, and keeps its permissions; what is not a regular file
+(a folder, FIFO, device) is refused. Errors of the system are raised as their own type with one sentence, "cannot write
+PATH: reason", and keep their errno.
+"""
+
+import ctypes
+import errno
+import hashlib
+import itertools
+import os
+import shutil
+import stat
+import sys
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Self
+
+from filelock import FileLock, Timeout
+
+PART = ".part"
+_LOCK, _OLD, _MODE = ".sanawm-lock", ".sanawm-old", ".sanawm-mode"
+_NUMBERS = range(1, 17)  # of the work folders that the next writer looks for
+_MOST_NAME = 255 - len(f".{uuid.uuid4().hex}{PART}")  # bytes
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of fcntl.h, stdio.h
+
+
+class _Saving:
+    """Context manager around a work folder. target: what is replaced. alone: refuse a second writer."""
+
+    _folder = False
+
+    def __init__(self, target: str | os.PathLike, *, alone: bool = False):
+        self.target = Path(target)
+        self._alone, self._work = alone, None
+
+    def __enter__(self) -> Path:
+        """Where to write. Raises BlockingIOError, or what the system says of the target."""
+        try:
+            check_target(self.target, folder=self._folder)
+            self._place = Path(os.path.realpath(self.target)) if self.target.is_symlink() else self.target.absolute()
+            if self._folder:
+                self._place.parent.mkdir(parents=True, exist_ok=True)
+            self._work = _Work(self._place, self._alone)
+            return self._begin()
+        except BaseException as error:
+            self.discard()
+            if isinstance(error, OSError):
+                raise self._said(error) from error
+            raise
+
+    def __exit__(self, exception_type, error, _) -> None:
+        try:
+            if exception_type is None and self._work is not None:
+                self._finish()
+            elif isinstance(error, OSError) and (said := self._said(error)) is not error:
+                raise said from error
+        except OSError as error:
+            raise self._said(error) from error
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Leave nothing of it; does no harm where nothing is left or all is done."""
+        work, self._work = self._work, None
+        if work is not None:
+            work.remove()
+
+    def _begin(self) -> Path:
+        return self._work.folder / self._place.name
+
+    def _finish(self) -> None:
+        raise NotImplementedError
+
+    def _said(self, error: OSError) -> OSError:
+        """The error as a sentence that names the target; what is about other places stays as it is."""
+        ours = self._work is None or str(self._work.folder) in str(error)
+        if str(error).startswith("cannot write ") and (self._work is None or not ours):
+            return error
+        raw = error.errno is not None and error.filename is None
+        if not (ours or raw or type(self) is replacing):
+            return error
+        reason = error.strerror or (os.strerror(error.errno) if error.errno else error)
+        return _with_sentence(error, f"cannot write {self.target}: {reason}")
+
+
+class replacing(_Saving):
+    """`with replacing(path) as part`: the file that was written to `part` becomes `path`, or nothing does."""
+
+    def _finish(self) -> None:
+        part = self._begin()
+        check_target(self.target)
+        like = self._place
+        if not like.exists():
+            like = self._work.folder / _MODE
+            like.touch()  # with the mode of any new file; some libraries make theirs private
+        mode = stat.S_IMODE(like.stat().st_mode)
+        if stat.S_IMODE(part.stat().st_mode) != mode:
+            part.chmod(mode)
+        os.replace(part, self._place)
+
+
+class replacing_folder(_Saving):
+    """`with replacing_folder(folder) as part`: the new folder `part` becomes `folder`, or nothing does; an older one
+    goes with all that is in it. anew: there must be none, or an empty one; FileExistsError otherwise."""
+
+    _folder = True
+
+    def __init__(self, target: str | os.PathLike, *, alone: bool = False, anew: bool = False):
+        super().__init__(target, alone=alone)
+        self._anew = anew
+
+    def _begin(self) -> Path:
+        if self._anew and self._place.exists() and any(self._place.iterdir()):
+            raise self._occupied()
+        part = super()._begin()
+        part.mkdir()
+        return part
+
+    def _occupied(self) -> FileExistsError:
+        return FileExistsError(f"cannot write {self.target}: it exists already, give another place or remove it")
+
+    def _finish(self) -> None:
+        part = self._work.folder / self._place.name
+        if not self._anew:
+            return _exchange(part, self._place, self._work.folder / _OLD)
+        try:
+            os.rename(part, self._place)
+        except OSError as error:
+            if self._place.is_dir() and any(self._place.iterdir()):
+                raise self._occupied() from error
+            raise
+
+
+class replacing_files(_Saving):
+    """`with replacing_files(folder, names) as part`: the files `names` that were written to the folder `part` take the
+    places of all files of these names in `folder`, together; other files there stay. The last name is the one that
+    says the others are whole: it goes first and comes last. One writer at a time."""
+
+    def __init__(self, folder: str | os.PathLike, names: Sequence[str]):
+        super().__init__(Path(folder) / names[0], alone=True)
+        self._target_folder, self._names = Path(folder), names
+
+    def _begin(self) -> Path:
+        for name in self._names:
+            check_target(self._target_folder / name)
+        return self._work.folder
+
+    def _finish(self) -> None:
+        new, old, place = self._work.folder, self._work.folder / _OLD, self._target_folder
+        old.mkdir()
+        done: list[tuple[Path, Path]] = []
+
+        def move(source: Path, target: Path) -> None:
+            os.replace(source, target)
+            done.append((source, target))
+
+        try:
+            for name in reversed(self._names):
+                if os.path.lexists(place / name):
+                    move(place / name, old / name)
+            for name in self._names:
+                if os.path.lexists(new / name):
+                    move(new / name, place / name)
+        except BaseException:
+            for source, target in reversed(done):
+                os.replace(target, source)
+            raise
+
+
+def only_writer(folder: str | os.PathLike, name: str = "lock") -> "_Claim":
+    """`with only_writer(folder)`: no other process or thread writes there meanwhile; BlockingIOError where one does.
+
+    name: of the file that is locked in the folder, for parts of the work that do not disturb each other.
+    """
+    return _Claim(Path(folder), name)
+
+
+class _Claim:
+    def __init__(self, folder: Path, name: str):
+        self._folder, self._name, self._lock = folder, name, None
+
+    def __enter__(self) -> None:
+        path = self._folder / self._name
+        try:
+            self._lock = _acquire(path)
+        except Timeout:
+            raise BlockingIOError(f"cannot write to {self._folder}: another process does, wait for it or give another "
+                                  "folder") from None  # fmt: skip
+        except NotImplementedError:
+            pass  # this disk has no locks
+        except OSError as error:
+            raise _with_sentence(error, f"cannot write {path}: {error.strerror or error}") from error
+
+    def __exit__(self, *exception) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+
+def check_target(path: str | os.PathLike, *, folder: bool = False) -> None:
+    """Raises IsADirectoryError, NotADirectoryError or OSError, a sentence each, where something stands at `path` that
+    is not a regular file (a folder, if that is wanted)."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _with_sentence(error, f"cannot write {path}: {error.strerror}") from error
+    if folder and not stat.S_ISDIR(mode):
+        raise NotADirectoryError(f"cannot write {path}: a file stands where a folder is needed")
+    if not folder and stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"cannot write {path}: a folder of that name is in the way")
+    if not folder and not stat.S_ISREG(mode):
+        raise OSError(f"cannot write {path}: a device, pipe or socket is no place for results, give a file")
+
+
+def remove(path: Path) -> None:
+    """A file, or a folder with all that is in it; of a link only itself. Does not mind what cannot be removed."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+
+
+def is_part(path: Path) -> bool:
+    """Whether a path lies in what is being written, or was when its writer was killed."""
+    return any(part.endswith(PART) for part in path.parts)
+
+
+class _Work:
+    """The work folder of one writer."""
+
+    def __init__(self, target: Path, alone: bool):
+        for number in itertools.count(1):
+            self.folder = _work_folder(target, str(number))
+            try:
+                if self._take():
+                    break
+            except Timeout:
+                if alone:
+                    raise BlockingIOError(
+                        f"cannot write {target}: another process writes there, wait for it or give another place"
+                    ) from None
+            except NotImplementedError:  # this disk has no locks: a name that nobody else has
+                remove(self.folder)
+                self.folder, self._held = _work_folder(target, uuid.uuid4().hex), None
+                self.folder.mkdir()
+                return
+        _clear(self.folder)
+        for number in _NUMBERS:
+            other = _work_folder(target, str(number))
+            if other != self.folder and _is_work(other):
+                with suppress(OSError, NotImplementedError):
+                    self._of(other).remove()
+
+    @classmethod
+    def _of(cls, folder: Path) -> Self:
+        """That of a writer who is gone. Raises Timeout where it lives."""
+        work = cls.__new__(cls)
+        work.folder = folder
+        work._take()
+        return work
+
+    def _take(self) -> bool:
+        """Lock the folder, made if missing; False where something else has its name. Raises Timeout if it is in use."""
+        for _ in range(100):  # another writer may remove it while we look
+            with suppress(FileExistsError):
+                self.folder.mkdir()
+            if not _is_work(self.folder):
+                if os.path.lexists(self.folder):
+                    return False
+                continue
+            try:
+                self._held = _acquire(self.folder / _LOCK)
+            except FileNotFoundError:
+                continue
+            except PermissionError:  # that of another user
+                raise Timeout(str(self.folder)) from None
+            if (self.folder / _LOCK).exists():
+                return True
+            self._held.release()
+        raise Timeout(str(self.folder))
+
+    def remove(self) -> None:
+        """The folder, then the hold on it."""
+        with suppress(OSError):
+            _clear(self.folder)
+            (self.folder / _LOCK).unlink(missing_ok=True)
+            self.folder.rmdir()
+        if self._held is not None:
+            self._held.release()
+
+
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.name != _LOCK:
+            remove(path)
+
+
+def _acquire(path: Path) -> FileLock:
+    """Lock a file, made if missing, at once or not at all (Timeout); another thread may release it. Raises
+    NotImplementedError on a disk without locks."""
+    lock = FileLock(path, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise NotImplementedError from error
+        raise
+    return lock
+
+
+def _work_folder(target: Path, number: str) -> Path:
+    name = target.name
+    if len(os.fsencode(name)) > _MOST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return target.with_name(f"{name}{PART}" if number == "1" else f"{name}.{number}{PART}")
+
+
+def _is_work(folder: Path) -> bool:
+    """Whether that is a work folder, or one that was to become one; a link is not."""
+    try:
+        if not stat.S_ISDIR(folder.lstat().st_mode):
+            return False
+        return os.path.lexists(folder / _LOCK) or not any(folder.iterdir())
+    except OSError:
+        return False
+
+
+def _exchange(new: Path, place: Path, aside: Path) -> None:
+    """`new` becomes the folder `place`; what was there comes to lie in the work folder. At no time is there none, where
+    the system can do that."""
+    for _ in range(100):  # another writer may be as far
+        try:
+            return os.rename(new, place)  # to nothing, or to an empty folder
+        except OSError:
+            if not place.is_dir():
+                raise
+        if _swap(new, place):
+            return None
+        with suppress(FileNotFoundError):
+            os.rename(place, aside)
+            try:
+                return os.rename(new, place)
+            except OSError:
+                with suppress(OSError):
+                    os.rename(aside, place)
+    raise BlockingIOError(f"cannot write {place}: other processes write there all the time")
+
+
+def _swap(a: Path, b: Path) -> bool:
+    """Each takes the other's name, at once; False where the system cannot."""
+    exchange = _renameat2()
+    paths = os.fsencode(a), os.fsencode(b)
+    return exchange is not None and not exchange(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE)
+
+
+@cache
+def _renameat2():
+    if sys.platform != "linux":
+        return None
+    return getattr(ctypes.CDLL(None), "renameat2", None)
+
+
+def _with_sentence(error: OSError, sentence: str) -> OSError:
+    """An error of the same type and errno that says this."""
+    kind = type(error) if type(error).__module__ == "builtins" else OSError
+    said = kind(sentence)
+    said.errno = error.errno
+    return said
