@@ -20,8 +20,9 @@ from sanawm_env.agents.scripts import Given, PathScript, Script, read_path, read
 
 from sanawm_env.camera.dsl import FPS
 from sanawm_env.envs.env import SanaWMEnv
+from sanawm_env.recording.arrays import load_trajectory
 from sanawm_env.recording.dataset import Dataset
-from sanawm_env.recording.rollout import RolloutWriter, load_trajectory
+from sanawm_env.recording.rollout import RolloutWriter
 from sanawm_env.training.scenes import sample_starts
 from sanawm_env.world.files import file_sha256
 from sanawm_env.world.images import fit_image, images_in

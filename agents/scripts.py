@@ -7,6 +7,7 @@
 """
 
 import hashlib
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
@@ -17,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sanawm_env.agents import cameras
 
-from sanawm_env.camera.dsl import actions_to_c2w
+from sanawm_env.camera.dsl import FPS, actions_to_c2w
 from sanawm_env.camera.trajectory import orthonormalize, relative_to_first, whole_chunks
 from sanawm_env.envs.env import SanaWMEnv
-from sanawm_env.recording.rollout import load_trajectory
+from sanawm_env.recording.arrays import load_trajectory
 from sanawm_env.world.config import WorldConfig
 
 CHUNKS = 8  # 12 seconds
@@ -123,7 +124,7 @@ def read_script(text: str, folder: Path, pitch_limit_deg: float) -> Script:
         camera = cameras.parse(text)
         seeded = "seed" in [field.name for field in fields(camera)] and "seed=" not in text
         return Filmed(text, camera, seeded)
-    if text.endswith((".npz", ".npy")):
+    if Path(text).suffix.lower() in (".npz", ".npy") or (Path(text).suffix and (folder / text).is_file()):
         return Given(text, read_path(folder / text))
     try:
         return Given(text, actions_to_c2w(text, pitch_limit_deg=pitch_limit_deg).astype(np.float64))
@@ -136,5 +137,13 @@ def read_script(text: str, folder: Path, pitch_limit_deg: float) -> Script:
 
 
 def read_path(path: Path) -> NDArray:
-    """Poses (F, 4, 4) float64 of a trajectory file, relative to the first. Errors of `load_trajectory`."""
-    return relative_to_first(np.stack([orthonormalize(pose) for pose in load_trajectory(path).c2w]))
+    """Poses (F, 4, 4) float64 of a trajectory file, relative to the first, 16 a second: a file that says another rate
+    is brought to it, and that is logged. Errors of `load_trajectory`."""
+    given = load_trajectory(path)
+    taken = given.at(FPS)
+    if taken is not given:
+        logging.getLogger(__name__).warning(
+            "%s has %g poses a second: its %d are brought to %d, %d a second.",
+            path, given.fps, len(given.c2w), len(taken.c2w), FPS,
+        )  # fmt: skip
+    return relative_to_first(np.stack([orthonormalize(pose) for pose in taken.c2w]))

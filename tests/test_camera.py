@@ -36,7 +36,6 @@ from sanawm_env.camera.rays import (
 from sanawm_env.camera.trajectory import (
     check_trajectory,
     inverse,
-    load_npy,
     orthonormalize,
     relative_to_first,
 )
@@ -314,24 +313,6 @@ def spoilt(**changes) -> np.ndarray:
 def test_a_bad_trajectory_is_refused_with_the_reason(c2w, error, message):
     with pytest.raises(error, match=message):
         check_trajectory(c2w)
-
-
-def test_arrays_are_read_from_npy_files(tmp_path):
-    np.save(tmp_path / "good.npy", walk(1))
-    assert np.array_equal(load_npy(tmp_path / "good.npy"), walk(1))
-
-
-def test_unreadable_npy_files_are_refused_in_one_sentence(tmp_path):
-    np.save(tmp_path / "pickle.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    (tmp_path / "text.npy").write_text("not an array")
-    (tmp_path / "empty.npy").write_bytes(b"")
-    np.savez(tmp_path / "archive.npy.npz", c2w=walk(1))
-    for name in ("pickle.npy", "text.npy", "empty.npy", "archive.npy.npz"):
-        with pytest.raises(ValueError, match=name) as caught:
-            load_npy(tmp_path / name)
-        assert "\n" not in str(caught.value)
-    with pytest.raises(FileNotFoundError, match="no file"):
-        load_npy(tmp_path / "missing.npy")
 
 
 # intrinsics

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from sanawm_env.recording import rollout as rollout_module
-from sanawm_env.recording.rollout import RolloutWriter, load_trajectory
+from sanawm_env.recording.arrays import load_trajectory
+from sanawm_env.recording.rollout import RolloutWriter
 from sanawm_env.recording.sheet import contact_sheet, evenly_spaced
 from sanawm_env.recording.video import VideoWriter, read_video
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from sanawm_env.cli import main
 from sanawm_env.cli.render import load_pipeline, one_step, predict_render_memory, show
-from sanawm_env.recording.rollout import load_trajectory
+from sanawm_env.recording.arrays import load_trajectory
 from sanawm_env.recording.video import read_video
 from sanawm_env.world.weights import fetch, official_folder, world_folder
 from tests.standin_hub import fetched

@@ -1,12 +1,14 @@
-"""Trajectories given as poses: checked, read from a file, made relative, and cut into frames and chunks.
+"""Trajectories given as poses: checked, brought to another rate, made relative, and cut into frames and chunks.
 
 Camera reference, sections 1, 3 and 6. Poses are camera-to-world (..., 4, 4), OpenCV axes, metres.
 """
 
-from pathlib import Path
+import math
 
 import numpy as np
+from scipy.spatial.transform import Rotation, Slerp
 
+MAX_POSES = 1_000_000  # 17 hours at 16 a second
 ROTATION_TOLERANCE = 1e-3  # float32 trajectories that were integrated for a minute stay well inside
 
 
@@ -30,20 +32,6 @@ def check_trajectory(c2w: np.ndarray) -> np.ndarray:
     return c2w
 
 
-def load_npy(path: str | Path) -> np.ndarray:
-    """One array from a `.npy` file, never unpickling; FileNotFoundError or ValueError in one sentence otherwise."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {str(path)!r}; give the path of a .npy file")
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read as a .npy file of numbers; save it with numpy.save") from error
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise ValueError(f"{str(path)!r} is an archive of several arrays; save the one array with numpy.save")
-    return array
-
-
 def inverse(c2w: np.ndarray) -> np.ndarray:
     """Rigid inverse `[R^T | -R^T t]` of poses (..., 4, 4), same dtype."""
     result = np.zeros_like(c2w)
@@ -58,6 +46,29 @@ def relative_to_first(c2w: np.ndarray) -> np.ndarray:
     relative = inverse(c2w[0]) @ c2w
     relative[0] = np.eye(4)
     return relative
+
+
+def resample(c2w: np.ndarray, fps: float, target: float) -> tuple[np.ndarray, np.ndarray]:
+    """The same movement at another rate: poses (F, 4, 4) that follow each other `fps` times a second become poses
+    (G, 4, 4) at `target` a second, and where each lies among the given ones (G,), between 0 and F - 1.
+
+    Positions are interpolated linearly, rotations along the shortest way. The first and the last pose are kept; the
+    last step may be a shorter one. Raises ValueError for what would be more than `MAX_POSES`.
+    """
+    steps = (len(c2w) - 1) * target / fps
+    if not 0 <= steps < MAX_POSES:
+        raise ValueError(
+            f"{len(c2w)} poses at {fps:g} a second last for {(len(c2w) - 1) / fps:.3g} s, which are over {MAX_POSES:,} "
+            f"poses at {target:g} a second"
+        )
+    where = np.minimum(np.arange(math.ceil(steps - 1e-6) + 1) * fps / target, len(c2w) - 1)
+    if len(c2w) == 1:
+        return c2w, where
+    here = np.arange(len(c2w))
+    result = np.tile(np.eye(4), (len(where), 1, 1))
+    result[:, :3, :3] = Slerp(here, Rotation.from_matrix(c2w[:, :3, :3]))(where).as_matrix()
+    result[:, :3, 3] = np.stack([np.interp(where, here, column) for column in c2w[:, :3, 3].T], axis=-1)
+    return result, where
 
 
 def whole_chunks(c2w: np.ndarray, n: int) -> np.ndarray:

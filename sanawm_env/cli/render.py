@@ -15,10 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from sanawm_env.camera.intrinsics import intrinsics_matrix
-from sanawm_env.camera.trajectory import load_npy, whole_chunks
+from sanawm_env.camera.trajectory import whole_chunks
 from sanawm_env.cli.rollout import camera_path
 from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.network.precision import weight_bytes
+from sanawm_env.recording.arrays import load_array
 from sanawm_env.recording.rollout import META, SHEET, TRAJECTORY, VIDEO, RolloutWriter
 from sanawm_env.world.images import fit_image, load_image
 from sanawm_env.world.lens import fit_lens
@@ -41,7 +42,7 @@ def render(options: "Render", console: Console) -> None:
     path = whole_chunks(camera_path(options, config), config.temporal_stride)
     poses = np.concatenate((np.eye(4)[None], path))
     picture = load_image(options.image)
-    intrinsics = None if options.intrinsics is None else load_npy(options.intrinsics)
+    intrinsics = None if options.intrinsics is None else load_array(options.intrinsics)
     lens, source = fit_lens(picture, config, intrinsics, options.fov_deg)
     folder = options.pipeline or official_folder("bidirectional") / "pipeline"
     meta = {

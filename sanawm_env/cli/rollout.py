@@ -10,9 +10,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sanawm_env.agents.scripts import read_path
 from sanawm_env.camera.dsl import actions_to_c2w
-from sanawm_env.camera.trajectory import load_npy, whole_chunks
+from sanawm_env.camera.trajectory import whole_chunks
 from sanawm_env.camera.twist import hold
 from sanawm_env.envs.env import SanaWMEnv
+from sanawm_env.recording.arrays import load_array
 from sanawm_env.recording.episode import ACTIONS, START, EpisodeWriter, Step, begin
 from sanawm_env.recording.rollout import META, SHEET, TRAJECTORY, VIDEO
 from sanawm_env.world.config import WorldConfig
@@ -44,7 +45,7 @@ def rollout(options: "Rollout", console: Console) -> None:
             f"The camera path takes {len(poses) // n} chunks, {name} was found good for {longest}: shorten it, or go "
             "on from the last frame with --horizon reanchor."
         )
-    intrinsics = None if options.intrinsics is None else load_npy(options.intrinsics)
+    intrinsics = None if options.intrinsics is None else load_array(options.intrinsics)
     image = options.image if options.image is not None else (world.starts[0] if world.starts else None)
     if image is None:
         raise ValueError(f"The {name} world ships no start images; give one with --image.")

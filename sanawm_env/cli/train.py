@@ -10,8 +10,9 @@ from rich.console import Console
 
 from sanawm_env.camera.trajectory import relative_to_first
 from sanawm_env.cli.machine import machine_name
+from sanawm_env.recording.arrays import load_trajectory
 from sanawm_env.recording.dataset import PARTIAL
-from sanawm_env.recording.rollout import TRAJECTORY, VIDEO, check_writable, load_trajectory
+from sanawm_env.recording.rollout import TRAJECTORY, VIDEO, check_writable
 from sanawm_env.recording.video import read_video
 from sanawm_env.training.clips import Footage
 from sanawm_env.training.nano import NANO

@@ -25,14 +25,12 @@ from scipy.spatial.transform import RigidTransform
 from sanawm_env.camera.intrinsics import intrinsics_matrix
 from sanawm_env.envs.env import SanaWMEnv, step_together
 from sanawm_env.metrics.image import psnr
+from sanawm_env.recording.arrays import Trajectory, load_arrays, load_trajectory
 from sanawm_env.recording.rollout import (
     META,
     TRAJECTORY,
     VIDEO,
     RolloutWriter,
-    Trajectory,
-    load_arrays,
-    load_trajectory,
     replacing,
 )
 from sanawm_env.recording.video import iterate_video, read_video

@@ -12,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from sanawm_env.recording.arrays import Trajectory
 from sanawm_env.recording.dataset import PARTIAL, Dataset, Row
 from sanawm_env.recording.episode import Episode
-from sanawm_env.recording.rollout import VIDEO, Trajectory, check_writable
+from sanawm_env.recording.rollout import VIDEO, check_writable
 from sanawm_env.recording.video import open_video
 
 _SPARE_BYTES = 16 * 2**20

@@ -1,4 +1,4 @@
-"""What any clip leaves behind, and reading its trajectory back; `episode` adds what makes it repeatable.
+"""What any clip leaves behind (`arrays` reads its trajectory back); `episode` adds what makes it repeatable.
 
 `video.mp4`, `trajectory.npz` (keys of SANA-WM-Bench, camera spec section 7.1), `contact_sheet.png` and `meta.json`.
 Frame 0, the start image, is in the video: n chunks give F = 24 n + 1 frames, and frame f was taken at c2w[f].
@@ -11,10 +11,7 @@ import platform
 import shutil
 import tempfile
 import uuid
-import zipfile
-import zlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -22,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from sanawm_env.camera.trajectory import check_trajectory
 from sanawm_env.recording.sheet import contact_sheet, evenly_spaced
 from sanawm_env.recording.video import VideoWriter
 from sanawm_env.world.files import file_sha256
@@ -30,7 +26,6 @@ from sanawm_env.world.thumbnails import thumbnail
 
 VIDEO, TRAJECTORY, SHEET, META = "video.mp4", "trajectory.npz", "contact_sheet.png", "meta.json"
 
-MAX_ARRAY_BYTES = 256 * 2**20  # a minute of poses is 0.2 MB
 _MIN_FREE_BYTES = 64 * 2**20
 _THUMBNAIL_WIDTH, _MOST_THUMBNAILS = 320, 64
 _SHEET_COLUMNS, _SHEET_ROWS = 5, 3
@@ -159,62 +154,6 @@ class RolloutWriter:
                 fps=self.fps,
                 title=str(self.meta.get("title", "")),
             )
-
-
-@dataclass(frozen=True, eq=False)
-class Trajectory:
-    """A camera path. c2w: (F, 4, 4) float64. intrinsics: (F, 3, 3) float64 in pixels, or None. fps: None if unknown."""
-
-    c2w: np.ndarray
-    intrinsics: np.ndarray | None = None
-    fps: float | None = None
-
-
-def load_arrays(path: str | os.PathLike, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Those of the named arrays that an `.npz` holds; a `.npy` is the first name's. Plain numbers only.
-
-    Never unpickles. Raises FileNotFoundError for a missing file, ValueError for anything else, or more than
-    `MAX_ARRAY_BYTES`.
-    """
-    path, names = Path(path), list(names)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file at {path}")
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                size = sum(member.file_size for member in archive.infolist())
-        else:
-            size = path.stat().st_size
-        if size > MAX_ARRAY_BYTES:
-            raise ValueError(f"it takes {size / 2**20:.0f} MB, more than {MAX_ARRAY_BYTES >> 20}")
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {names[0]: loaded}
-        with loaded:
-            return {name: loaded[name] for name in names if name in loaded}
-    except (OSError, ValueError, EOFError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read as arrays (.npz or .npy, plain numbers): {error}") from error
-
-
-def load_trajectory(path: str | os.PathLike) -> Trajectory:
-    """Read a `trajectory.npz`, an npz of SANA-WM-Bench, or a `.npy` holding c2w (F, 4, 4); poses are checked.
-
-    Never unpickles. Raises FileNotFoundError for a missing file, ValueError for any content that is not a trajectory.
-    """
-    fields = load_arrays(path, ("c2w", "intrinsics", "fps"))
-    try:
-        fields = {key: np.asarray(value, dtype=np.float64) for key, value in fields.items()}
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a trajectory: {error}") from error
-    if "c2w" not in fields:
-        raise ValueError(f"the trajectory {path} has no array named c2w")
-    c2w = check_trajectory(fields["c2w"])
-    intrinsics, fps = fields.get("intrinsics"), fields.get("fps")
-    if intrinsics is not None and (intrinsics.shape != (len(c2w), 3, 3) or not np.isfinite(intrinsics).all()):
-        raise ValueError(f"intrinsics in {path} must be finite ({len(c2w)}, 3, 3), got {intrinsics.shape}")
-    if fps is not None and not (fps.shape == () and 0 < fps < np.inf):
-        raise ValueError(f"fps in {path} must be one positive number, got {fps}")
-    return Trajectory(c2w, intrinsics, None if fps is None else float(fps))
 
 
 @cache

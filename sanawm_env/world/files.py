@@ -158,6 +158,12 @@ def brief(value: Any, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+def reason(error: Any, most: int = 200) -> str:
+    """What an error says, in one line without a full stop and in at most so many characters, for use in a sentence."""
+    text = " ".join(str(error).split()).rstrip(".")
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 class _Brief(reprlib.Repr):
     def __init__(self):
         super().__init__()
