@@ -1,27 +1,35 @@
 # make demo    imagine a walk and leave a video in runs/demo
 # make test    the whole suite
-# Both install what they need into .venv first (make setup); to begin afresh: rm -rf .venv
+# Both install what they need into .venv first: the demo the core alone, the tests every extra too (make setup).
+# To begin afresh: rm -rf .venv
 
 # The first Python of 3.11 or newer that can make virtual environments.
 SUITS := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(firstword $(foreach candidate,python3 python3.11 python3.12 python3.13 python3.14 python,\
 	$(shell $(candidate) -c '$(SUITS)' 2>/dev/null && echo $(candidate))))
 BIN := .venv/bin
+CORE := .venv/core
 INSTALLED := .venv/installed
+# Modules are compiled when they are first imported: torch has thousands that nothing here imports.
+INSTALL := $(BIN)/python -m pip install --no-compile --constraint constraints.txt
 
 .PHONY: setup browser demo test lint clean
 
 setup: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(CORE): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" && $(PYTHON) -c '$(SUITS)' || { echo "sanawm-env needs Python 3.11 or newer with its venv" \
 		"module: install one, or name it, as in: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools
-	$(BIN)/python -m pip install --constraint constraints.txt --no-build-isolation --editable ".[dev]"
+	$(INSTALL) --quiet setuptools
+	$(INSTALL) --no-build-isolation --editable .
 	touch $@
 
-demo: setup
+$(INSTALLED): $(CORE)
+	$(INSTALL) --no-build-isolation --editable ".[dev]"
+	touch $@
+
+demo: $(CORE)
 	$(BIN)/sanawm rollout --image sanawm_env/assets/nano/starts/gallery_10.png --actions "w-48,dw-24,none-24" \
 		--world nano --seed 0 --out runs/demo
 

@@ -208,11 +208,13 @@ class Study:
     """Folder for drift.png."""
 
     def run(self) -> None:
+        from sanawm_env.metrics.figures import figure_class
         from sanawm_env.recording.rollout import check_writable
         from sanawm_env.training.study import plot_drift, print_findings, study
 
         for folder in (self.out, *([self.json.parent] if self.json else [])):
             check_writable(folder)
+        figure_class()  # what the end needs is looked for before the work
         findings = study(self.world, self.scenes, self.seed, self.chunks, self.role)
         print_findings(findings, console)
         plot_drift(findings, self.out / "drift.png")

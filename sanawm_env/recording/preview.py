@@ -2,16 +2,19 @@
 
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
+from sanawm_env.metrics.figures import figure_class
 from sanawm_env.recording.dataset import Dataset, Row
 from sanawm_env.recording.episode import Episode
 from sanawm_env.recording.rollout import VIDEO
 from sanawm_env.recording.sheet import contact_sheet, evenly_spaced
 from sanawm_env.recording.video import iterate_video
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHEET, PATHS = "preview.png", "trajectories.png"
 COLUMNS, ROWS = 5, 8  # moments of an episode, episodes
@@ -19,8 +22,9 @@ LEGEND = 20  # cameras that are told apart
 
 
 def preview(dataset: Dataset, out: Path) -> list[Path]:
-    """Write `preview.png` and `trajectories.png` to a folder. Raises ValueError for a dataset without episodes, and
-    what reading episodes raises."""
+    """Write `preview.png` and `trajectories.png` to a folder. Raises ValueError for a dataset without episodes,
+    ImportError without matplotlib, and what reading episodes raises."""
+    figure = figure_class()((8, 6), layout="constrained")
     rows = dataset.finished()
     if not rows:
         raise ValueError(f"There is no episode in {dataset.folder} yet: collect some first.")
@@ -33,14 +37,15 @@ def preview(dataset: Dataset, out: Path) -> list[Path]:
         labels += [f"{_short(row.camera)}  ·  {i / dataset.header['fps']:.1f} s" for i in sorted(indices)]
     title = f"{dataset.folder.name}: {len(rows)} episodes, {sum(row.frames for row in rows)} frames"
     contact_sheet(np.stack(frames), out / SHEET, columns=COLUMNS, rows=ROWS, labels=labels, title=title)
-    _draw_paths(dataset, rows, out / PATHS)
+    _draw_paths(figure, dataset, rows, out / PATHS)
     return [out / SHEET, out / PATHS]
 
 
-def _draw_paths(dataset: Dataset, rows: list[Row], path: Path) -> None:
+def _draw_paths(figure: "Figure", dataset: Dataset, rows: list[Row], path: Path) -> None:
+    from matplotlib import colormaps
+
     names = list(dict.fromkeys(row.camera for row in rows))
-    colours = matplotlib.colormaps["tab20" if len(names) > 10 else "tab10"]
-    figure = Figure((8, 6), layout="constrained")
+    colours = colormaps["tab20" if len(names) > 10 else "tab10"]
     axes = figure.add_subplot(aspect="equal", xlabel="right, m", ylabel="forward, m")
     for row in rows:
         c2w = Episode.open(dataset.folder / row.episode).trajectory().c2w

@@ -26,6 +26,7 @@ from torch import Tensor
 from sanawm_env.camera.trajectory import chunk_boundaries
 from sanawm_env.codec.patch_pca import LATENT_STD, PatchPCACodec
 from sanawm_env.kernels.inputs import Grid
+from sanawm_env.metrics.figures import figure_class
 from sanawm_env.network.model import SanaWM
 from sanawm_env.network.place_map import PlaceMap
 from sanawm_env.training.clips import codec_hash, load, made_with
@@ -149,8 +150,10 @@ def train_network(
     the seed, the step and the number of processes alone. On a CPU, `processes` processes of one thread each take a
     batch of their own and average gradients: one per core is faster than threads for a network this small.
 
-    Raises FileNotFoundError without clips, ValueError for clips of another codec or a checkpoint of another run.
+    Raises FileNotFoundError without clips, ValueError for clips of another codec or a checkpoint of another run,
+    ImportError without matplotlib.
     """
+    figure_class()  # what the end needs is looked for before the work
     settings = made_with(data)
     if settings["codec"] != codec_hash(codec):
         raise ValueError(f"The clips in {data} were encoded with another codec: use that one, or make them anew.")
@@ -336,15 +339,10 @@ def draw(
 
 
 def _plot(history: list[float], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     window = max(1, len(history) // 200)
     smooth = [sum(history[i : i + window]) / window for i in range(0, len(history) - window + 1, window)]
-    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+    figure = figure_class()((6, 3), layout="constrained")
+    axes = figure.add_subplot()
     axes.semilogy([window * (i + 1) for i in range(len(smooth))], smooth)
     axes.set(xlabel="step", ylabel="loss", title="nano network")
     figure.savefig(path, dpi=120)
-    plt.close(figure)

@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from sanawm_env.metrics.figures import figure_class
 from sanawm_env.training.evaluate import evaluate, with_timesteps
 from sanawm_env.training.probes import (
     CameraErrors,
@@ -129,14 +130,10 @@ def print_findings(findings: Findings, console: Console | None = None) -> None:
 
 
 def plot_drift(findings: Findings, path: str | PathLike) -> None:
-    """PNG: what becomes of pictures and of the recurrent state on a long walk."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    """PNG: what becomes of pictures and of the recurrent state on a long walk. ImportError without matplotlib."""
     chunks = [row.chunk for row in findings.drift]
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3), layout="constrained")
+    figure = figure_class()((12, 3), layout="constrained")
+    axes = figure.subplots(1, 3)
     for panel, names, title in (
         (axes[0], ("psnr",), "PSNR against the truth, dB"),
         (axes[1], ("brightness", "contrast", "gradient"), "of the pictures, over the truth's"),
@@ -149,4 +146,3 @@ def plot_drift(findings: Findings, path: str | PathLike) -> None:
         if len(names) > 1:
             panel.legend()
     figure.savefig(path, dpi=110)
-    plt.close(figure)

@@ -1,6 +1,7 @@
 """Reads the official vectors into the project's types: files, configuration, cache slots."""
 
 import json
+from collections.abc import Callable
 from functools import cache
 
 from safetensors.torch import load_file
@@ -58,9 +59,11 @@ def _model(window: int, sink: bool) -> SanaWM:
 
 
 def numbered(tensors: dict[str, Tensor], prefix: str) -> list[int]:
-    """The numbers n for which some key starts with f"{prefix}{n}."."""
-    found = {key[len(prefix) :].split(".")[0] for key in tensors if key.startswith(prefix)}
-    return sorted(int(n) for n in found if n.isdigit())
+    """The numbers n for which some key starts with f"{prefix}{n}.": at least one, or a loop would compare nothing."""
+    found = {name.split(".")[0] for name in recorded(tensors, prefix)}
+    numbers = sorted(int(n) for n in found if n.isdigit())
+    assert numbers, f"the file holds no {prefix}N"
+    return numbers
 
 
 def unfold_tail(slot: Tensor, batch: int) -> Tensor:
@@ -112,6 +115,32 @@ def worst(actual: Tensor, expected: Tensor) -> float:
     """Largest absolute difference; shapes must agree."""
     assert actual.shape == expected.shape, (tuple(actual.shape), tuple(expected.shape))
     return (actual.double() - expected.double()).abs().max().item()
+
+
+def recorded(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """What a file holds under a prefix, by the rest of its name."""
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+
+def check_inner(
+    got: dict[str, Tensor], expected: dict[str, Tensor], check: Callable[[Tensor, Tensor, str], None]
+) -> None:
+    """Check every inner value that a file recorded against ours of that name: files may hold any number of them. One
+    that we do not compute is an error, for it would not be compared."""
+    assert expected.keys() <= got.keys(), f"not computed here: {sorted(expected.keys() - got.keys())}"
+    for name, tensor in expected.items():
+        check(got[name], tensor, name)
+
+
+def within(tolerance: float) -> Callable[[Tensor, Tensor, str], None]:
+    """A check for `check_inner`: the largest absolute difference is below a tolerance that is meant for values up to
+    5, as outputs are; larger ones have it scaled with them."""
+
+    def check(got: Tensor, expected: Tensor, name: str) -> None:
+        scale = max(1.0, expected.abs().max().item() / 5)
+        assert worst(got.reshape(expected.shape), expected) < tolerance * scale, name
+
+    return check
 
 
 def same_rows(tensor: Tensor, batch: int) -> Tensor:
