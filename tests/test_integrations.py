@@ -20,7 +20,9 @@ from tests.test_env import write_world
 pytest.importorskip("stable_baselines3")
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env
-from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize, VecTransposeImage
 
 from sanawm_env.integrations.sb3 import SB3VecEnv
 
@@ -146,6 +148,55 @@ def test_images_are_rendered_and_tiled(tiny):
     assert envs.render().shape == (80, 48, 3)
     with pytest.warns(UserWarning, match="render_mode"):
         assert batched(tiny).get_images() == [None, None]
+
+
+def test_only_a_batch_is_wrapped(tiny):
+    """`make_vec_env(id, vec_env_cls=SB3VecEnv)` hands over functions."""
+    with pytest.raises(TypeError, match=r"VecMonitor\(SB3VecEnv\(id, num_envs=4\)\)"):
+        make_vec_env("SanaWM/Explore-v0", n_envs=2, env_kwargs={"world": tiny}, vec_env_cls=SB3VecEnv)
+    with pytest.raises(TypeError, match="it is called num_envs"):
+        SB3VecEnv("SanaWM/Explore-v0", n_envs=2, world=tiny)
+    with pytest.raises(ValueError, match="above zero, got 0"):
+        SB3VecEnv("SanaWM/Explore-v0", 0, world=tiny)
+
+
+def test_its_own_maker_makes_what_an_id_names(tiny, tmp_path):
+    made = make_vec_env("SanaWM/PointNav-v0", 2, seed=3, env_kwargs={"world": tiny}, monitor_dir=str(tmp_path))
+    assert isinstance(made, DummyVecEnv) and made.reset()["rgb"].shape == (2, 40, 48, 3)
+    assert made.get_images()[0].shape == (40, 48, 3)
+    made.close()
+    assert '"env_id": "SanaWM/PointNav-v0"' in (tmp_path / "0.monitor.csv").read_text()
+
+
+def test_monitor_files_say_which_environment_it_was(tiny, tmp_path):
+    envs = VecMonitor(SB3VecEnv("SanaWM/PointNav-v0", 2, world=tiny), str(tmp_path / "walks"))
+    envs.close()
+    assert '"env_id": "SanaWM/PointNav-v0"' in (tmp_path / "walks.monitor.csv").read_text()
+    assert batched(tiny).spec is None
+
+
+@pytest.mark.parametrize("obs_mode", ["chunk", "latent"])
+def test_chunks_and_latents_are_no_pictures(tiny, obs_mode):
+    envs = SB3VecEnv("SanaWM/Explore-v0", 2, world=tiny, obs_mode=obs_mode, max_episode_chunks=2)
+    assert not is_image_space(envs.observation_space)
+    model = PPO("MlpPolicy", envs, n_steps=2, batch_size=4, n_epochs=1, device="cpu", policy_kwargs={"net_arch": [4]})
+    assert model.learn(4).num_timesteps == 4
+    with pytest.raises(AssertionError, match="only with images"):
+        PPO("CnnPolicy", envs, device="cpu")
+
+
+@pytest.mark.parametrize("obs_mode", ["rgb", "stack", "dict"])
+def test_what_stable_baselines_wraps_around_pictures(tiny, obs_mode, tmp_path):
+    envs = SB3VecEnv("SanaWM/PointNav-v0", 2, world=tiny, obs_mode=obs_mode, max_episode_chunks=2)
+    stacked = VecTransposeImage(VecFrameStack(VecMonitor(envs), 3))
+    pictures = stacked.reset()["rgb"] if obs_mode == "dict" else stacked.reset()
+    assert pictures.shape == (2, 36 if obs_mode == "stack" else 9, 40, 48) and pictures.dtype == np.uint8
+    normal = VecNormalize(envs, norm_obs=obs_mode == "dict", norm_obs_keys=["pose"] if obs_mode == "dict" else None)
+    normal.reset()
+    rewards = [normal.step(np.stack([FORWARD, STAY]))[1] for _ in range(3)][-1]
+    assert np.isfinite(rewards).all()
+    normal.save(tmp_path / "normal.pkl")
+    assert VecNormalize.load(tmp_path / "normal.pkl", envs).training
 
 
 def test_another_autoreset_mode_is_refused(tiny):

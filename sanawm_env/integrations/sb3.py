@@ -13,6 +13,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode
 
 try:
@@ -39,15 +40,29 @@ class SB3VecEnv(VecEnv):
     they ended with, `infos[i]["TimeLimit.truncated"]` says that they were cut off and not ended by the task.
     `seed` and `set_options` are for the next `reset`. `env_method` reaches the single environments:
     `env_method("snapshot")`, `env_method("restore", moment, indices=[0])`; what an algorithm observed last is then old.
+    `spec` is that of the id, for monitor files; None for a batch that was not made by id.
 
-    Raises TypeError for settings beside a `SanaWMVectorEnv`, ValueError for one of another autoreset mode.
+    Only "rgb", "stack" and the pictures of "dict" are pictures to SB3's networks; chunks and latents are no image
+    space to it, and need a features extractor of one's own.
+
+    Raises TypeError for anything else than these two, functions that make environments among them, and for settings
+    beside a `SanaWMVectorEnv`; ValueError for one of another autoreset mode.
     """
 
     def __init__(self, envs: str | SanaWMVectorEnv, num_envs: int | None = None, **settings: Any):
+        if "n_envs" in settings:
+            raise TypeError("SB3VecEnv got an unexpected keyword argument 'n_envs': it is called num_envs here.")
         if isinstance(envs, str):
-            envs = gym.make_vec(envs, num_envs=num_envs or 1, autoreset_mode=AutoresetMode.SAME_STEP, **settings)
+            num_envs = 1 if num_envs is None else num_envs
+            envs = gym.make_vec(envs, num_envs=num_envs, autoreset_mode=AutoresetMode.SAME_STEP, **settings)
         elif num_envs is not None or settings:
             raise TypeError("num_envs and settings go with the id of an environment; a made one has its own.")
+        elif not isinstance(envs, SanaWMVectorEnv):
+            raise TypeError(
+                "SB3VecEnv steps one batch and takes an id or a SanaWMVectorEnv, not functions or single environments "
+                f"(got {type(envs).__name__}). In place of make_vec_env(id, n_envs=4, vec_env_cls=SB3VecEnv): "
+                "VecMonitor(SB3VecEnv(id, num_envs=4))."
+            )
         if envs.autoreset_mode != AutoresetMode.SAME_STEP:
             raise ValueError(
                 "Stable-Baselines3 resets an episode in the step that ends it: make the environment with "
@@ -57,6 +72,11 @@ class SB3VecEnv(VecEnv):
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
         self.metadata = envs.metadata
 
+    @property
+    def spec(self) -> EnvSpec | None:
+        """Of the environment's id."""
+        return self.batch.spec
+
     def set_options(self, options: Sequence[dict[str, Any]] | dict[str, Any] | None = None) -> None:
         """Options of the next reset, the same for all slots. ValueError for a list of several."""
         if not isinstance(options, dict | None) and any(other != options[0] for other in options):
@@ -64,8 +84,7 @@ class SB3VecEnv(VecEnv):
         super().set_options(options)
 
     def reset(self) -> Observation:
-        seeds = None if self._seeds[0] is None else self._seeds
-        obs, infos = self.batch.reset(seed=seeds, options=self._options[0])
+        obs, infos = self.batch.reset(seed=self._seeds, options=self._options[0])
         self.reset_infos = self._listed(infos)
         self._reset_seeds()
         self._reset_options()
