@@ -17,6 +17,7 @@ import av
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
+import yaml
 from rich.console import Console
 from rich.progress import Progress
 from scipy.spatial.transform import Rotation
@@ -110,9 +111,31 @@ def test_info_says_what_is_there(native, whole):
 def test_files_are_named_as_info_says_and_nothing_else_is_there(whole):
     names = {path.relative_to(whole).as_posix() for path in whole.rglob("*") if path.is_file()}
     assert names == {
-        "meta/info.json", "meta/stats.json", "meta/tasks.parquet", "meta/episodes/chunk-000/file-000.parquet",
-        "data/chunk-000/file-000.parquet", f"videos/{CAMERA}/chunk-000/file-000.mp4",
+        "README.md", "meta/info.json", "meta/stats.json", "meta/tasks.parquet",
+        "meta/episodes/chunk-000/file-000.parquet", "data/chunk-000/file-000.parquet",
+        f"videos/{CAMERA}/chunk-000/file-000.mp4",
     }  # fmt: skip
+
+
+def test_a_card_names_the_rows_and_nothing_of_meta(native, split):
+    """`datasets.load_dataset(folder)` reads the patterns of `configs`; without, it mixes the tables."""
+    _, front, text = (split / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    card = yaml.safe_load(front)
+    assert "LeRobot" in card["tags"] and card["license"] == "unknown"
+    ((config,),) = [card["configs"]]
+    assert config["config_name"] == "default"
+    ((rows,),) = [config["data_files"]]
+    assert rows["split"] == "train"
+    named = sorted(path.relative_to(split).as_posix() for path in split.glob(rows["path"]))
+    files = [path.relative_to(split).as_posix() for path in split.rglob("*.parquet")]
+    assert named == sorted(name for name in files if name.startswith("data/")) and 1 < len(named) < len(files)
+    assert f"{sum(FRAMES)} frames" in text and json.dumps(native.header["world"]) in text
+
+
+def test_datasets_reads_the_rows(whole, tmp_path):
+    datasets = pytest.importorskip("datasets", reason="NOT TESTED HERE: datasets is not among our dependencies")
+    rows = datasets.load_dataset(str(whole), cache_dir=str(tmp_path))["train"]
+    assert len(rows) == sum(FRAMES) and set(rows.column_names) == set(COLUMNS)
 
 
 def test_tasks_are_prompts_or_else_scripts(native, whole):

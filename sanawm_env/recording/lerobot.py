@@ -5,6 +5,7 @@
     meta/episodes/chunk-000/file-000.parquet              a row per episode: where its rows and frames lie, its stats
     data/chunk-000/file-000.parquet                       a row per frame
     videos/observation.images.camera/chunk-000/...mp4     the frames of many episodes
+    README.md                                             a dataset card; it names the rows for `datasets.load_dataset`
 
 A row is a frame f, F = 24 n + 1 to an episode: frame 0 is the start image, frame 24 k ends step k.
 
@@ -49,6 +50,7 @@ QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 FILE = "chunk-{chunk_index:03d}/file-{file_index:03d}"
 DATA, VIDEOS = f"data/{FILE}.parquet", f"videos/{{video_key}}/{FILE}.mp4"
 TASKS, EPISODES = "meta/tasks.parquet", f"meta/episodes/{FILE}.parquet"
+CARD = "README.md"
 MB = 2**20
 _EPISODES_AT_ONCE = 100  # rows of meta/episodes that are written together
 _AXES = ("x", "y", "z")
@@ -156,6 +158,7 @@ def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, limits: di
         _write_json(folder / "meta/stats.json", {name: _listed(stats) for name, stats in totals.items()})
         counts = {"total_episodes": len(rows), "total_frames": first, "total_tasks": len(tasks)}
         _write_json(folder / "meta/info.json", _info(look, counts, limits))
+        (folder / CARD).write_text(_card(dataset, look, counts), encoding="utf-8")
 
 
 # ---- what a row holds
@@ -415,6 +418,39 @@ def _info(look: Look, counts: dict[str, int], limits: dict[str, Any]) -> dict[st
         "video_path": VIDEOS,
         "features": {CAMERA: camera} | {name: column.feature for name, column in COLUMNS.items()},
     }
+
+
+def _card(dataset: Dataset, look: Look, counts: dict[str, int]) -> str:
+    """A card as dataset hubs read it. Without `configs`, `datasets` would take the tables of meta/ for rows too."""
+    world = json.dumps({name: dataset.header.get(name) for name in ("world", "weights_hash")})
+    return f"""---
+license: unknown
+task_categories:
+- robotics
+tags:
+- LeRobot
+- sanawm-env
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/**/*.parquet
+---
+
+# Walks imagined by a world model
+
+{counts["total_episodes"]} episodes, {counts["total_frames"]} frames: {look}. A LeRobotDataset {CODEBASE_VERSION}
+written by sanawm-env. No licence was chosen for it: name yours above before you share it. The frames were made by:
+
+    {world}
+
+A row is a frame; `meta/info.json` has the features. `action` is the body twist to the next frame in m/s and rad/s,
+`observation.state` the camera-to-world pose relative to frame 0 (metres; quaternion x y z w), axes OpenCV's. The
+pictures are in `videos/{CAMERA}`.
+
+    LeRobotDataset("name", root="this folder")          # lerobot: rows with their pictures
+    datasets.load_dataset("this folder")                # datasets: the rows alone
+"""
 
 
 def _listed(values: Mapping[str, Any]) -> dict[str, Any]:
