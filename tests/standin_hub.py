@@ -1,8 +1,16 @@
-"""A hub that holds tiny random weights in exactly the official layout: folders, file names, key names, file kinds."""
+"""A hub that holds tiny random weights in exactly the official layout: folders, file names, key names, file kinds. And
+a server that speaks as the hub does, for its own client library."""
 
+import copy
+import hashlib
+import json
+import shutil
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 import torch
@@ -46,6 +54,25 @@ def network_weights(seed: int = 0) -> dict[str, torch.Tensor]:
     }
 
 
+def training_checkpoint(weights: Mapping[str, torch.Tensor], dtype: torch.dtype = torch.bfloat16) -> dict:
+    """A training's whole state, as `model.pt` holds it: generator, critic, and two moments of every weight of both."""
+    generator = {f"model.{name}": t.to(dtype) for name, t in weights.items()}
+    optimizer = {
+        "state": {
+            i: {"step": torch.tensor(7.0), "exp_avg": t.float(), "exp_avg_sq": t.float().square()}
+            for i, t in enumerate(weights.values())
+        },
+        "param_groups": [{"lr": 1e-5, "betas": (0.0, 0.999), "params": list(range(len(weights)))}],
+    }
+    return {
+        "generator": generator,
+        "critic": {f"model.{name}": t.flip(0).contiguous() for name, t in weights.items()},
+        "generator_optimizer": optimizer,
+        "critic_optimizer": copy.deepcopy(optimizer),
+        "step": 7,
+    }
+
+
 def write_hub(folder: Path, seed: int = 0) -> Path:
     """Write owner/repository/... below `folder` and return it."""
     from diffusers import AutoencoderKLLTX2Video, SanaWMLTX2RefinerTransformer3DModel
@@ -54,11 +81,7 @@ def write_hub(folder: Path, seed: int = 0) -> Path:
     streaming = folder / OWNER / "SANA-WM_streaming"
     (streaming / "sana_dit").mkdir(parents=True)
     weights = network_weights(seed)
-    critic = {"model.x_embedder.proj.bias": torch.zeros(3)}
-    torch.save(
-        {"generator": {f"model.{k}": v for k, v in weights.items()}, "critic": critic, "step": 7},
-        streaming / "sana_dit" / "model.pt",
-    )
+    torch.save(training_checkpoint(weights), streaming / "sana_dit" / "model.pt")
     AutoencoderKLLTX2Video(**VAE).save_pretrained(streaming / "ltx2_causal_vae")
     SanaWMLTX2RefinerTransformer3DModel(**REFINER).save_pretrained(streaming / "refiner_diffusers" / "transformer")
     write_gemma3(streaming)
@@ -66,6 +89,8 @@ def write_hub(folder: Path, seed: int = 0) -> Path:
     causal = folder / OWNER / "SANA-WM_chunk_causal" / "dit"
     causal.mkdir(parents=True)
     save_file(weights, causal / "sana_wm_chunk_causal_1600m_720p.safetensors")
+    bidirectional = folder / OWNER / "SANA-WM_bidirectional"
+    AutoencoderKLLTX2Video(**VAE | {"decoder_causal": False}).save_pretrained(bidirectional / "vae")
     write_gemma2(folder / OWNER / "gemma-2-2b-it")
     write_pipeline(folder / OWNER / "SANA-WM_bidirectional-diffusers")
     return folder
@@ -131,6 +156,7 @@ def write_gemma2(folder: Path) -> None:
 
     Gemma2ForCausalLM(Gemma2Config(**TEXT, query_pre_attn_scalar=16)).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
+    shutil.copyfile(folder / "model.safetensors", folder / "gemma-2-2b-it.safetensors")  # the same once more
 
 
 def write_gemma3(streaming: Path) -> None:
@@ -161,3 +187,127 @@ def write_gemma3(streaming: Path) -> None:
         rope_double_precision=True,
         causal_temporal_positioning=False,
     ).save_pretrained(streaming / "refiner_diffusers" / "connectors")
+
+
+class Hub(ThreadingHTTPServer):
+    """A hub over HTTP on this machine, as far as its client library asks.
+
+    folder: owner/repository/files. main: the commit that the branch of that name stands for; any other commit is
+    itself. gone: commits that are not there any more. left: bytes of files that it still sends before it fails, None
+    for all. sent: (path, first byte, bytes) of every file that was sent.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path):
+        super().__init__(("127.0.0.1", 0), _Answers)
+        self.folder = folder
+        self.left: int | None = None
+        self.main, self.gone = "a" * 40, set()
+        self.sent: list[tuple[str, int, int]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def commit(self, revision: str) -> str | None:
+        known = len(revision) == 40 and set(revision) <= set("0123456789abcdef")
+        commit = revision if known else self.main if revision == "main" else None
+        return None if commit in self.gone else commit
+
+    def handle_error(self, request, client_address) -> None:
+        """Clients that hang up are no news."""
+
+
+@contextmanager
+def serving(folder: Path, cache: Path) -> Iterator[Hub]:
+    """A hub on this machine that huggingface_hub asks, with a cache of its own."""
+    from huggingface_hub import constants, file_download
+
+    server = Hub(folder)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "ENDPOINT", server.url)
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}")
+        patch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        patch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**16)
+        patch.setattr(file_download.time, "sleep", lambda seconds: None)
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            server.server_close()
+
+
+class _Answers(BaseHTTPRequestHandler):
+    """Repositories, their trees and their files."""
+
+    server: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.do_GET(body=False)
+
+    def do_GET(self, body: bool = True) -> None:
+        path = unquote(urlsplit(self.path).path).strip("/").split("/")
+        if path[:2] == ["api", "models"]:
+            return self._describe(path[2:])
+        owner, repository, _, revision, *names = path
+        commit, file = self.server.commit(revision), self.server.folder.joinpath(owner, repository, *names)
+        if commit is None or not file.is_file():
+            return self._refuse(404, "RevisionNotFound" if commit is None else "EntryNotFound")
+        if body and self.server.left == 0:
+            return self._refuse(503, "Overloaded")
+        data = file.read_bytes()
+        first = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
+        self.send_response(206 if first else 200)
+        self.send_header("X-Repo-Commit", commit)
+        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+        self.send_header("Content-Length", str(len(data) - first))
+        if first:
+            self.send_header("Content-Range", f"bytes {first}-{len(data) - 1}/{len(data)}")
+        self.end_headers()
+        if body:
+            part = data[first : None if self.server.left is None else first + self.server.left]
+            if self.server.left is not None:
+                self.server.left -= len(part)
+            self.server.sent.append(("/".join(names), first, len(part)))
+            self.wfile.write(part)
+            if len(part) < len(data) - first:
+                self.close_connection = True
+
+    def _describe(self, path: list[str]) -> None:
+        owner, repository, *rest = path
+        folder = self.server.folder / owner / repository
+        revision = rest[1] if len(rest) > 1 else "main"
+        commit = self.server.commit(revision)
+        if not folder.is_dir() or commit is None:
+            return self._refuse(404, "RepoNotFound" if commit else "RevisionNotFound")
+        files = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+        siblings = [
+            {"rfilename": name, "size": size, "blobId": name}
+            | ({"lfs": {"size": size, "sha256": _sha256(folder / name), "pointerSize": 1}} if size > 10**6 else {})
+            for name, size in files.items()
+        ]
+        answer: object = {"id": f"{owner}/{repository}", "sha": commit, "siblings": siblings}
+        if rest[:1] == ["tree"]:
+            answer = [{"type": "file", "oid": name, "size": size, "path": name} for name, size in files.items()]
+        data = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _refuse(self, status: int, code: str) -> None:
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

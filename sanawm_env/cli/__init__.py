@@ -430,7 +430,13 @@ class Fetch:
     parts: str = "dit,codec,text"
     """Which of dit, codec, text and, for those that can be stepped, refiner."""
     revision: str | None = None
-    """Commit of the network's repository; None for its newest, or the network's own for parts that are added."""
+    """Commit, branch or tag of the network's repository; None for the pinned commit, or the network's own for parts
+    that are added."""
+    dit: Path | None = None
+    """A file with the network's weights instead of the official one: somebody's conversion or training, safetensors or
+    .pt, bfloat16 or float32, with any prefix before its names."""
+    keep_source: bool = False
+    """Keep the training checkpoint after its conversion, instead of giving its disk back."""
     source: Path | None = None
     """A local folder laid out as the hub (owner/repository/...) instead of the hub."""
     height: int = 704

@@ -4,17 +4,21 @@ import sys
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.prompt import Confirm
 from rich.table import Table
 
-from sanawm_env.world.weights import OFFICIAL, OFFLINE, OWNER, fetch
+from sanawm_env.world.checkpoint import open_checkpoint
+from sanawm_env.world.official import OFFICIAL, OFFLINE, OWNER, PI3X, PINS, REPORTS
+from sanawm_env.world.weights import disk_free, fetch, home, network_size
 
 if TYPE_CHECKING:
     from sanawm_env.cli import Fetch
 
 NOTICE = (
-    "None of these files belong to this project. Their terms are given as far as we know them and are disputed in "
-    "places: read the card and the licence of each repository at the revision you fetch before you use them."
+    "None of these files belong to this project, and nobody here has seen them. What is said of their terms, by whom "
+    "and when, stands above; the sources disagree in places: read the card and the licence of each repository at the "
+    "revision you fetch before you use them."
 )
 
 
@@ -23,12 +27,10 @@ def fetch_command(options: "Fetch", console: Console) -> None:
     parts = tuple(part.strip() for part in options.parts.split(","))
     if unknown := [part for part in parts if part not in OFFICIAL[options.name]]:
         raise ValueError(f"--parts takes some of {', '.join(OFFICIAL[options.name])}, not {', '.join(unknown)}.")
-    table = Table("part", "repository", "GB", "terms, as far as known", title=f"the {options.name} world")
-    for part in parts:
-        entry = OFFICIAL[options.name][part]
-        table.add_row(part, f"https://huggingface.co/{OWNER}/{entry.repository}", f"{entry.gigabytes:g}", entry.licence)
-    console.print(table)
-    console.print(NOTICE)
+    if options.dit is not None:
+        with open_checkpoint(options.dit) as checkpoint:
+            network_size(checkpoint)
+    _show(options, parts, console)
     if not options.yes:
         if not sys.stdin.isatty():
             raise ValueError("Fetching needs your consent to these terms: add --yes.")
@@ -40,8 +42,39 @@ def fetch_command(options: "Fetch", console: Console) -> None:
         parts,
         revision=options.revision,
         source=options.source,
+        dit=options.dit,
+        keep_source=options.keep_source,
         height=options.height,
         width=options.width,
     )
     then = "sanawm render --help" if options.name in OFFLINE else f"sanawm encode-prompts FILE --world {options.name}"
-    console.print(f"world {folder} (next: {then})", soft_wrap=True)
+    console.print(f"world {escape(str(folder))} (next: {then})", soft_wrap=True)
+
+
+def _show(options: "Fetch", parts: tuple[str, ...], console: Console) -> None:
+    """The table of parts, what their files take, and the notices."""
+    table = Table("part", "from", "GB", "terms (who says so, when)", title=f"the {options.name} world")
+    network = OFFICIAL[options.name]["dit"].repository
+    download = converted = given_back = 0.0
+    for part in parts:
+        entry = OFFICIAL[options.name][part]
+        revision = (options.revision if entry.repository == network else None) or PINS.get(entry.repository)
+        place = f"https://huggingface.co/{OWNER}/{entry.repository}/tree/{revision or 'main'}"
+        size = entry.gigabytes
+        if part == "dit" and options.dit is not None:
+            place, size = str(options.dit), 0.0
+        terms = "\n".join(map(str, entry.notices))
+        table.add_row(part, escape(place), f"{size:g}", escape(terms), end_section=True)
+        download, converted = download + size, converted + entry.converted
+        given_back += size if entry.converted and not options.keep_source else 0.0
+    console.print(table)
+    console.print(NOTICE)
+    console.print(f"Further: {PI3X}. Sizes and revisions: {REPORTS}.", highlight=False)
+    sentence = f"To download: {download:.1f} GB"
+    if converted:
+        sentence += f"; converted beside it: {converted:.1f} GB"
+    sentence += f"; stays: {download + converted - given_back:.1f} GB"
+    if given_back:
+        sentence += f" ({given_back:.1f} GB are given back after the conversion; --keep-source keeps them)"
+    free = f"Free at {home()}: {disk_free(home()) / 1e9:.1f} GB."
+    console.print(escape(f"{sentence}. {free}"), highlight=False, soft_wrap=True)

@@ -2,96 +2,33 @@
 
 A world folder holds `config.json`, `network.safetensors`, the codec (`codec.safetensors` or `codec/`) and, where the
 world has them, `text/`, `refiner/`, `prompts/` and `manifest.json` (which parts came from where). Fetched worlds lie
-under `$SANAWM_HOME` (by default ~/.cache/sanawm-env). Files and names: codec_text_refiner.md section (e), dit.md 1.1.
+under `$SANAWM_HOME`/worlds (by default ~/.cache/sanawm-env), what was downloaded for them under `$SANAWM_HOME`/hub.
+Files and names: codec_text_refiner.md section (e), dit.md 1.1, `official`.
 """
 
+import errno
 import hashlib
 import json
 import os
-import pickle
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
-
 from sanawm_env.network.config import SanaWMConfig
-from sanawm_env.network.model import SanaWM
+from sanawm_env.world.checkpoint import Checkpoint, check_entries, network_config, open_checkpoint, write_network
 from sanawm_env.world.config import WorldConfig
+from sanawm_env.world.files import file_sha256
+from sanawm_env.world.hub import Listing, cached, download, in_cache, list_files, missing_bytes
+from sanawm_env.world.official import OFFICIAL, OFFLINE, OWNER, PINS, Part
 from sanawm_env.world.sampler import SamplerConfig, shifted_timesteps
-from sanawm_env.world.state import save_whole
+from sanawm_env.world.saving import only_writer, replacing, replacing_files
 
 SHIPPED = Path(__file__).parent.parent / "assets"
-OWNER = "Efficient-Large-Model"
-INERT = ("recall_gate", "y_embedder.y_embedding", "raymap_embedder.")
-"""Entries of the network that nothing reads; a checkpoint may lack them (dit.md 1.1)."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Where one part of a world comes from.
-
-    repository: on the hub, without its owner. patterns: files to download. folders: world folder -> folder in the
-    repository; none for a network, which is converted instead. gigabytes: to download. licence: under which terms, as
-    far as known.
-    """
-
-    repository: str
-    patterns: tuple[str, ...]
-    gigabytes: float
-    licence: str
-    folders: tuple[tuple[str, str], ...] = ()
-
-
-LTX_TERMS = "derived from Lightricks' LTX-2, whose own terms can apply beside the card's: disputed"
-GEMMA_TERMS = "Google's Gemma terms"
-CARD_TERMS = "the card is reported to say Apache-2.0; not verified, and disputed"
-PIPELINE, WHOLE = "SANA-WM_bidirectional-diffusers", (("pipeline", "."),)
-CODEC = Part("SANA-WM_streaming", ("ltx2_causal_vae/*",), 2.4, LTX_TERMS, (("codec", "ltx2_causal_vae"),))
-TEXT = Part(
-    "gemma-2-2b-it",
-    ("config.json", "generation_config.json", "model*.safetensors*", "tokenizer*", "special_tokens_map.json"),
-    5.2,
-    GEMMA_TERMS,
-    (("text", "."),),
-)
-REFINER = Part(
-    "SANA-WM_streaming",
-    ("refiner_diffusers/*", "gemma3_12b/*"),
-    62.0,
-    f"{LTX_TERMS}; its text encoder: {GEMMA_TERMS}",
-    (
-        ("refiner/transformer", "refiner_diffusers/transformer"),
-        ("refiner/connectors", "refiner_diffusers/connectors"),
-        ("refiner/text", "gemma3_12b"),
-    ),
-)
-OFFICIAL: dict[str, dict[str, Part]] = {
-    "streaming": {
-        "dit": Part("SANA-WM_streaming", ("sana_dit/model.pt",), 10.6, CARD_TERMS),
-        "codec": CODEC,
-        "text": TEXT,
-        "refiner": REFINER,
-    },
-    "chunk-causal": {
-        "dit": Part("SANA-WM_chunk_causal", ("dit/*.safetensors",), 10.6, "card not seen: read it before use"),
-        "codec": CODEC,
-        "text": TEXT,
-        "refiner": REFINER,
-    },
-    "bidirectional": {
-        "dit": Part(PIPELINE, ("transformer/*", "scheduler/*", "model_index.json"), 10.6, CARD_TERMS, WHOLE),
-        "codec": Part(PIPELINE, ("vae/*",), 2.4, LTX_TERMS, WHOLE),
-        "text": Part(PIPELINE, ("text_encoder/*", "tokenizer/*"), 5.2, GEMMA_TERMS, WHOLE),
-    },
-}
-OFFLINE = ("bidirectional",)
-"""Those that make whole clips and cannot be stepped: diffusers runs them (`sanawm render`)."""
+NETWORK, MANIFEST, CONFIG = "network.safetensors", "manifest.json", "config.json"
+GB = 1e9
+SLACK, SPARE = 1.01, 0.2 * GB  # of a disk, for what is not counted
 
 
 def home() -> Path:
@@ -143,7 +80,7 @@ def world_folder(name: str | os.PathLike) -> Path:
 def read_manifest(folder: Path) -> dict:
     """What `fetch` wrote about a world folder, {} for other worlds."""
     with suppress(OSError, ValueError):
-        return dict(json.loads((folder / "manifest.json").read_text()))
+        return dict(json.loads((folder / MANIFEST).read_text()))
     return {}
 
 
@@ -152,128 +89,135 @@ def recorded_sha256(folder: Path) -> str | None:
     return read_manifest(folder).get("sha256")
 
 
-def network_config(weights: Mapping[str, Tensor]) -> SanaWMConfig:
-    """The sizes of the network these weights belong to; ValueError naming the entry that is missing."""
-    try:
-        hidden, latent = weights["x_embedder.proj.weight"].shape[:2]
-        depth = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
-        softmax = [i for i in range(depth) if f"blocks.{i}.attn.conv_k.weight" not in weights]
-        heads = weights["blocks.0.attn.beta_proj.weight"].shape[0]
-        captions = weights["y_embedder.y_proj.fc1.weight"].shape[1]
-        embedding = weights.get("y_embedder.y_embedding")
-        return SanaWMConfig(
-            latent_channels=latent,
-            hidden_size=hidden,
-            depth=depth,
-            num_heads=heads,
-            head_dim=hidden // heads,
-            mlp_ratio=weights["blocks.0.mlp.point_conv.conv.weight"].shape[1] / hidden,
-            caption_channels=captions,
-            text_len=SanaWMConfig.text_len if embedding is None else embedding.shape[0],
-            plucker_channels=weights["plucker_embedder.proj.weight"].shape[1],
-            softmax_every_n=softmax[0] + 1 if softmax else depth + 1,
-            conv_kernel_size=weights["blocks.0.attn.conv_k.weight"].shape[-1],
-        )
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"These are not the weights of a SANA-WM network: {error} is missing.") from error
-
-
-def read_official_dit(path: Path) -> dict[str, Tensor]:
-    """State dict of an official network file, `pos_embed` left out (dit.md 1.1).
-
-    A pickle is read with `weights_only=True`, memory-mapped: nothing in it is run. Raises ValueError in one sentence
-    for a file that is damaged, holds more than tensors, or holds no weights.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            weights = load_file(path)
-        else:
-            weights = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-            weights = weights.get("generator", weights)
-            weights = weights.get("state_dict", weights)
-    except (FileNotFoundError, PermissionError):
-        raise
-    except (pickle.UnpicklingError, RuntimeError, SafetensorError, OSError, EOFError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"{path} is damaged, or holds more than tensors, which is never loaded: download it again ({reason})."
-        ) from error
-    weights = {name.removeprefix("model."): t for name, t in weights.items() if isinstance(t, Tensor)}
-    weights.pop("pos_embed", None)
-    return weights
-
-
-def strict_weights(weights: Mapping[str, Tensor], config: SanaWMConfig) -> dict[str, Tensor]:
-    """The weights in bfloat16, exactly the entries of a network of this size; inert ones that lack are zeros.
-
-    Raises ValueError that lists what is missing, unexpected or has another shape.
-    """
-    with torch.device("meta"):
-        expected = SanaWM(config).state_dict()
-    expected.pop("pos_embed")
-    inert = {name for name in expected if any(part in name for part in INERT)}
-    wrong = {
-        "missing": sorted(set(expected) - inert - set(weights)),
-        "unexpected": sorted(set(weights) - set(expected)),
-        "of another shape": sorted(n for n in expected if n in weights and weights[n].shape != expected[n].shape),
-    }
-    if any(wrong.values()):
-        told = "; ".join(f"{len(names)} {what}: {', '.join(names)}" for what, names in wrong.items() if names)
-        raise ValueError(f"The weights do not fit the network: {told}.")
-    return {
-        name: weights[name].to(torch.bfloat16).contiguous()
-        if name in weights
-        else torch.zeros(meta.shape, dtype=torch.bfloat16)
-        for name, meta in expected.items()
-    }
-
-
 def fetch(
     name: str,
     parts: Sequence[str] = ("dit", "codec", "text"),
     *,
     revision: str | None = None,
     source: Path | None = None,
+    dit: Path | None = None,
+    keep_source: bool = False,
     height: int = 704,
     width: int = 1280,
 ) -> Path:
     """Download parts of an official world and make its folder; what is there already is left alone.
 
     Args:
-        name: one of `OFFICIAL`. parts: some of those it has. revision: of the network's repository; None for its
-            newest, or for the network's own where other parts of its repository are added to it.
+        name: one of `OFFICIAL`. parts: some of those it has. revision: of the network's repository, a commit, branch or
+            tag; None for the pinned one (`official.PINS`), or for the network's own where other parts of its repository
+            are added to it. Other repositories are taken at their pins.
         source: a folder laid out as the hub (owner/repository/files), instead of the hub.
+        dit: a file with the network's weights, somebody's conversion, instead of the official one
+            (`checkpoint.open_checkpoint`).
+        keep_source: keep what was downloaded to be converted, in `home()`/hub, instead of giving its disk back.
         height, width: of the world's picture, multiples of 32.
 
-    Returns the world's folder. Raises ValueError or OSError in one sentence; nothing half-made is left in the folder.
+    Before anything is downloaded, the disk is looked at. Returns the world's folder. Raises ValueError or OSError in
+    one sentence; nothing half-made is left, an older network stays until the new one is whole, and what was downloaded
+    is there for the next call.
     """
     if name not in OFFICIAL:
         raise ValueError(f"There is no official world {name!r}: fetch one of {', '.join(OFFICIAL)}.")
     if unknown := [part for part in parts if part not in OFFICIAL[name]]:
         raise ValueError(f"The {name} world has the parts {', '.join(OFFICIAL[name])}, not {', '.join(unknown)}.")
+    if dit is not None and (name in OFFLINE or "dit" not in parts):
+        raise ValueError("A file for the dit goes with a world that can be stepped, and with the part dit.")
     check_picture_size(height, width)
-    folder, config = official_folder(name), None
-    folder.mkdir(parents=True, exist_ok=True)
-    manifest = {"parts": {}, **read_manifest(folder)}
-    network = OFFICIAL[name]["dit"].repository
-    if revision is None and source is None and "dit" not in parts:
-        revision = manifest["parts"].get("dit", {}).get("revision")
-    for part in parts:
-        entry = OFFICIAL[name][part]
-        files, commit = _files(name, part, entry, revision if entry.repository == network else None, source)
-        if not entry.folders:
-            # config.json is written last: a world without it is not a world
-            (folder / "config.json").unlink(missing_ok=True)
-            config = _convert_network(name, files, folder, height, width)
-        for inside, outside in entry.folders:
-            _link(files / outside, folder / inside)
-        manifest["parts"][part] = {"repository": f"{OWNER}/{entry.repository}", "revision": commit}
-    if name not in OFFLINE and {"dit", "codec"} & set(parts):
-        manifest["sha256"] = _sha256(folder)
-    _write_text(folder / "manifest.json", json.dumps(manifest, indent=1))
-    if config is not None:
-        _write_text(folder / "config.json", config.to_json())
+    folder = official_folder(name)
+    with ExitStack() as stack:
+        given = None if dit is None else stack.enter_context(open_checkpoint(dit))
+        if given is not None:
+            network_size(given)
+        folder.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(only_writer(folder))
+        manifest = {"parts": {}, **read_manifest(folder)}
+        plans = _plans(name, parts, folder, manifest, revision, source, given, keep_source)
+        check_disk(name, plans)
+        for plan in plans:
+            if not plan.here:
+                manifest.pop("sha256", None)
+            if plan.entry.converted:
+                _make_network(name, plan, folder, manifest, height, width)
+            elif not plan.here:
+                files = plan.get()
+                for inside, outside in plan.entry.folders:
+                    _link(files / outside, folder / inside)
+                manifest["parts"][plan.part] = plan.record
+                _write_json(folder / MANIFEST, manifest)
+        if "sha256" not in manifest and name not in OFFLINE and {"dit", "codec"} <= set(manifest["parts"]):
+            manifest["sha256"] = _sha256(folder)
+            _write_json(folder / MANIFEST, manifest)
     return folder
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done for one part.
+
+    record: what the manifest will say. command: that does it. here: whether nothing is left to do. files: the folder
+    where its files are or will be. listing: of what is to be downloaded into it. download: bytes of that which are not
+    there yet. given_back: whether they go after the conversion. converted: bytes written beside. given: a file that is
+    converted instead.
+    """
+
+    part: str
+    entry: Part
+    record: dict[str, str | None]
+    command: str
+    here: bool = False
+    files: Path | None = None
+    listing: Listing | None = None
+    download: int = 0
+    given_back: bool = False
+    converted: int = 0
+    given: Checkpoint | None = None
+
+    def get(self) -> Path:
+        """The folder of the files, downloaded if need be. OSError with the command that goes on."""
+        if self.listing is not None:
+            try:
+                download(self.listing, self.files)
+            except Exception as error:  # the library raises many types for networks and disks
+                raise _stopped(error, self) from error
+        return self.files
+
+    def give_back(self) -> None:
+        """Remove what was downloaded to be converted."""
+        for name in self.listing.sizes:
+            (self.files / name).unlink(missing_ok=True)
+
+
+def disk_need(plans: Iterable[Plan]) -> tuple[int, int]:
+    """The most bytes that are taken at a time while parts are fetched one after the other, and those that stay."""
+    now = most = 0
+    for plan in plans:
+        if not plan.here:
+            now += plan.download + plan.converted
+            most = max(most, now)
+            now -= plan.download if plan.given_back else 0
+    return most, now
+
+
+def check_disk(name: str, plans: Sequence[Plan]) -> None:
+    """OSError in one sentence where the disk is too small for what will be downloaded and converted."""
+    (most, stays), free = disk_need(plans), disk_free(home())
+    if free < most * SLACK + SPARE:
+        loaded, converted = (sum(getattr(p, what) for p in plans) / GB for what in ("download", "converted"))
+        error = OSError(
+            f"{home()} has {free / GB:.1f} GB free, fetching the {name} world takes {most / GB:.1f} GB at most "
+            f"({loaded:.1f} GB to download, {converted:.1f} GB converted beside; {stays / GB:.1f} GB stay): make room, "
+            "fetch fewer --parts, or set SANAWM_HOME to a folder on another disk."
+        )
+        error.errno = errno.ENOSPC
+        raise error
+
+
+def disk_free(folder: Path) -> int:
+    """Bytes that are free on the disk of a folder, which may not be there yet."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 def check_picture_size(height: int, width: int) -> None:
@@ -301,44 +245,148 @@ def world_config(name: str, network: SanaWMConfig, height: int, width: int) -> W
     )
 
 
-def _convert_network(name: str, files: Path, folder: Path, height: int, width: int) -> WorldConfig:
-    """Write network.safetensors from what was downloaded; the configuration that goes with it."""
-    (pattern,) = OFFICIAL[name]["dit"].patterns
-    found = sorted(files.glob(pattern))
-    if len(found) != 1:
-        raise FileNotFoundError(f"{files} holds {len(found)} files {pattern}, expected one: run `sanawm fetch {name}`.")
-    weights = read_official_dit(found[0])
-    network = network_config(weights)
-    needed = 2 * sum(t.numel() for t in weights.values())
-    free = shutil.disk_usage(folder).free
-    if free < needed * 1.01:
-        raise OSError(f"{folder} has {free / 1e9:.1f} GB free, the converted network takes {needed / 1e9:.1f} GB.")
-    save_whole(strict_weights(weights, network), folder / "network.safetensors")
-    return world_config(name, network, height, width)
+def network_size(checkpoint: Checkpoint) -> SanaWMConfig:
+    """The network in a file: of the official size where it is as wide, else of the size that its shapes say.
+
+    Raises ValueError in one sentence that names what is missing or too much.
+    """
+    try:
+        network = network_config(checkpoint.shapes)
+        if network.hidden_size == SanaWMConfig().hidden_size:
+            network = SanaWMConfig()
+        check_entries(checkpoint.shapes, network)
+    except ValueError as error:
+        raise ValueError(f"{checkpoint.path}: {error}") from error
+    return network
 
 
-def _files(name: str, part: str, entry: Part, revision: str | None, source: Path | None) -> tuple[Path, str | None]:
-    """Folder with the files of a part, and the commit they are of, as far as known."""
-    command = f"sanawm fetch {name} --parts {part}"
-    if source is not None:
-        folder = Path(source) / OWNER / entry.repository
-        if missing := [pattern for pattern in entry.patterns[:1] if not any(folder.glob(pattern))]:
-            raise FileNotFoundError(f"{folder} has no {missing[0]}, which the {part} of {name} needs.")
-        return folder.resolve(), revision
+def _plans(
+    name: str,
+    parts: Sequence[str],
+    folder: Path,
+    manifest: dict,
+    revision: str | None,
+    source: Path | None,
+    given: Checkpoint | None,
+    keep_source: bool,
+) -> list[Plan]:
+    """What is to be done for every part; asks the hub for commits and sizes, and downloads nothing."""
+    network = OFFICIAL[name]["dit"].repository
+    done, plans = manifest["parts"], []
+    for part in parts:
+        entry = OFFICIAL[name][part]
+        command = f"sanawm fetch {name} --parts {part}" + f" --revision {revision}" * (revision is not None)
+        record = {"repository": f"{OWNER}/{entry.repository}", "revision": None}
+        plan = Plan(part, entry, record, command)
+        if part == "dit" and given is not None:
+            file = str(given.path.absolute())
+            converted = min(int(entry.converted * GB), given.path.stat().st_size)
+            plan = replace(
+                plan, given=given, converted=converted, record={"repository": None, "revision": None, "file": file}
+            )
+        elif source is not None:
+            files = Path(source) / OWNER / entry.repository
+            if missing := [pattern for pattern in entry.patterns[:1] if not any(files.glob(pattern))]:
+                raise FileNotFoundError(f"{files} has no {missing[0]}, which the {part} of {name} needs.")
+            sizes = [path.stat().st_size for pattern in entry.patterns for path in files.glob(pattern)]
+            converted = min(int(entry.converted * GB), sum(sizes))
+            plan = replace(plan, files=files.resolve(), converted=converted, record={**record, "revision": revision})
+        else:
+            wanted = PINS.get(entry.repository)
+            if entry.repository == network:
+                added = done.get("dit", {}).get("revision") if "dit" not in parts else None
+                wanted = revision or added or wanted
+            here = {**record, "revision": wanted} == done.get(part) and wanted is not None and _is_here(folder, entry)
+            plan = replace(plan, here=True, record=done[part]) if here else _ask(plan, wanted, keep_source)
+            if plan.record == done.get(part) and _is_here(folder, entry):
+                plan = replace(plan, here=True)
+        plans.append(plan)
+    return plans
+
+
+def _is_here(folder: Path, entry: Part) -> bool:
+    """Whether the files that a part becomes are there."""
+    if entry.converted:
+        return (folder / NETWORK).is_file() and (folder / CONFIG).is_file()
+    return all((folder / inside).is_dir() for inside, _ in entry.folders)
+
+
+def _ask(plan: Plan, revision: str | None, keep_source: bool) -> Plan:
+    """The plan with what the hub says: the commit that a revision is now, the files and their sizes."""
+    repository, patterns = plan.record["repository"], plan.entry.patterns
     try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise ImportError('Fetching needs huggingface_hub: pip install "sanawm-env[official]".') from error
-    try:
-        got = Path(
-            snapshot_download(f"{OWNER}/{entry.repository}", revision=revision, allow_patterns=list(entry.patterns))
-        )
-    except Exception as error:  # the library raises many types for networks and missing repositories
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise OSError(
-            f"The {part} of {name} could not be downloaded ({reason}); go on where it stopped with: {command}."
-        ) from error
-    return got, got.name
+        listing = list_files(repository, revision, patterns)
+    except (ValueError, FileNotFoundError, ImportError):
+        raise
+    except Exception as error:  # the library raises many types for networks
+        files = cached(repository, revision, patterns)
+        if files is None:
+            raise _stopped(error, plan) from error
+        size = sum(path.stat().st_size for pattern in patterns for path in files.glob(pattern))
+        converted = min(int(plan.entry.converted * GB), size)
+        return replace(plan, files=files, converted=converted, record={**plan.record, "revision": files.name})
+    record = {"repository": repository, "revision": listing.commit}
+    converted = min(int(plan.entry.converted * GB), sum(listing.sizes.values()))
+    theirs = in_cache(listing)
+    if theirs is not None:  # what others have put there stays
+        return replace(plan, files=theirs, converted=converted, record=record)
+    files = home() / "hub" / repository / listing.commit
+    return replace(
+        plan,
+        files=files,
+        listing=listing,
+        record=record,
+        download=missing_bytes(listing, files),
+        given_back=bool(converted) and not keep_source,
+        converted=converted,
+    )
+
+
+def _stopped(error: BaseException, plan: Plan) -> OSError:
+    """What stopped a download, as a sentence with the command that goes on."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    chain: BaseException | None = error
+    while chain is not None and getattr(chain, "errno", None) != errno.ENOSPC:
+        chain = chain.__cause__ or chain.__context__
+    full = chain is not None
+    told = OSError(
+        f"The {plan.part} could not be downloaded ({'the disk is full: ' * full}{reason}); "
+        f"{'make room and ' * full}go on where it stopped with: {plan.command}"
+    )
+    told.errno = errno.ENOSPC if full else None
+    return told
+
+
+def _make_network(name: str, plan: Plan, folder: Path, manifest: dict, height: int, width: int) -> None:
+    """Convert what was downloaded; network, manifest and configuration appear together, and the download is gone then
+    unless it is to be kept. Where the network is here already, only the picture's size is set."""
+    if plan.here:
+        config = WorldConfig.load(folder / CONFIG)
+        if (config.height, config.width) != (height, width):
+            _write_json(folder / CONFIG, json.loads(replace(config, height=height, width=width).to_json()))
+        return
+    with ExitStack() as stack:
+        checkpoint = plan.given
+        if checkpoint is None:
+            files, (pattern,) = plan.get(), plan.entry.patterns
+            found = sorted(files.glob(pattern))
+            if len(found) != 1:
+                raise FileNotFoundError(f"{files} holds {len(found)} files {pattern}, expected one: {plan.command}")
+            checkpoint = stack.enter_context(open_checkpoint(found[0]))
+        network = network_size(checkpoint)
+        manifest["parts"]["dit"] = plan.record
+        try:
+            with replacing_files(folder, (NETWORK, MANIFEST, CONFIG)) as part:
+                with open(part / NETWORK, "wb") as file:
+                    write_network(checkpoint, network, file)
+                (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+                (part / CONFIG).write_text(world_config(name, network, height, width).to_json() + "\n")
+        except OSError as error:
+            told = OSError(f"{error}; what was downloaded is kept, make room and go on with: {plan.command}")
+            told.errno = error.errno
+            raise told from error
+    if plan.given_back:
+        plan.give_back()
 
 
 def _link(target: Path, link: Path) -> None:
@@ -360,15 +408,13 @@ def _link(target: Path, link: Path) -> None:
 
 def _sha256(folder: Path) -> str:
     digest = hashlib.sha256()
-    for path in (folder / "network.safetensors", *sorted((folder / "codec").glob("*"))):
+    for path in (folder / NETWORK, *sorted((folder / "codec").glob("*"))):
         if path.is_file():
             digest.update(path.name.encode())
-            with open(path, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(bytes.fromhex(file_sha256(path)))
     return digest.hexdigest()
 
 
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text + "\n")
-    os.replace(partial, path)
+def _write_json(path: Path, value: dict) -> None:
+    with replacing(path) as part:
+        part.write_text(json.dumps(value, indent=1) + "\n")

@@ -1,0 +1,128 @@
+"""Files of a repository on the Hugging Face hub, downloaded so that a stop loses nothing.
+
+The hub's own library keeps no part of a file that was interrupted; the network's checkpoint is one file of 32 GB. So
+the library is asked what there is and does the transfer, and the parts lie here: FILE.incomplete, until it is whole and
+has the hash that the hub gives. Every other tool's copy in the library's cache is used where it is whole.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sanawm_env.world.files import file_sha256
+from sanawm_env.world.saving import only_writer
+
+INCOMPLETE = ".incomplete"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Files of a repository at a commit. sizes: bytes of each. hashes: SHA-256, of those that the hub gives it for."""
+
+    repository: str
+    commit: str
+    sizes: Mapping[str, int]
+    hashes: Mapping[str, str]
+
+
+def list_files(repository: str, revision: str | None, patterns: Sequence[str]) -> Listing:
+    """What the hub has. revision: a commit, branch or tag; None for the newest.
+
+    Raises ImportError without the library, ValueError for a revision or repository that is not there, FileNotFoundError
+    where nothing fits the first pattern, and what the library raises where the hub cannot be reached.
+    """
+    try:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+        from huggingface_hub.utils import filter_repo_objects
+    except ImportError as error:
+        raise ImportError('Fetching needs huggingface_hub: pip install "sanawm-env[official]".') from error
+    try:
+        info = HfApi().model_info(repository, revision=revision, files_metadata=True)
+    except RevisionNotFoundError as error:
+        raise ValueError(
+            f"{repository} has no revision {revision} (any more): name another with --revision; main is the newest."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ValueError(
+            f"{repository} is not on the hub for you: it has moved, or needs a login (hf auth login)."
+        ) from error
+    found = {file.rfilename: file for file in info.siblings or []}
+    wanted = list(filter_repo_objects(found, allow_patterns=list(patterns)))
+    if not any(filter_repo_objects(wanted, allow_patterns=list(patterns[:1]))):
+        raise FileNotFoundError(f"{repository} has no {patterns[0]} at {info.sha[:12]}: the hub's layout has changed.")
+    return Listing(
+        repository,
+        info.sha,
+        {name: found[name].size or 0 for name in wanted},
+        {name: found[name].lfs.sha256 for name in wanted if found[name].lfs is not None},
+    )
+
+
+def in_cache(listing: Listing) -> Path | None:
+    """The folder in the library's cache that holds all these files, None where one lacks."""
+    from huggingface_hub import try_to_load_from_cache
+
+    folders = set()
+    for name in listing.sizes:
+        path = try_to_load_from_cache(listing.repository, name, revision=listing.commit)
+        if not isinstance(path, str):
+            return None
+        folders.add(path.removesuffix(name))
+    return Path(folders.pop()) if len(folders) == 1 else None
+
+
+def cached(repository: str, revision: str | None, patterns: Sequence[str]) -> Path | None:
+    """For who cannot ask the hub: the folder of that revision in the library's cache, as far as it is there."""
+    from huggingface_hub import snapshot_download
+
+    with suppress(Exception):  # the library raises many types for what is not there
+        folder = Path(
+            snapshot_download(repository, revision=revision, allow_patterns=list(patterns), local_files_only=True)
+        )
+        return folder if any(folder.glob(patterns[0])) else None
+    return None
+
+
+def missing_bytes(listing: Listing, folder: Path) -> int:
+    """What is still to be downloaded into a folder; of files that were interrupted, the rest."""
+    have = {name: _size(folder / name) or _size(_incomplete(folder / name)) for name in listing.sizes}
+    return sum(max(0, size - have[name]) for name, size in listing.sizes.items())
+
+
+def download(listing: Listing, folder: Path) -> None:
+    """Bring the files into a folder; what is there already stays, what was interrupted goes on.
+
+    Raises what the library raises for networks, OSError of the disk, ValueError for a file whose hash is another than
+    the hub says (it begins anew then), BlockingIOError where another process downloads into this folder.
+    """
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with only_writer(folder):
+        for name, size in listing.sizes.items():
+            target = folder / name
+            if target.is_file() and target.stat().st_size == size:
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = _incomplete(target)
+            if _size(part) > size:
+                part.unlink()
+            url = hf_hub_url(listing.repository, name, revision=listing.commit)
+            with open(part, "ab") as file:
+                http_get(url, file, resume_size=file.tell(), headers=build_hf_headers(), expected_size=size)
+            if name in listing.hashes and file_sha256(part) != listing.hashes[name]:
+                part.unlink()
+                raise ValueError(f"{name} of {listing.repository} did not arrive as it is on the hub: fetch it again.")
+            part.replace(target)
+
+
+def _incomplete(path: Path) -> Path:
+    return path.with_name(path.name + INCOMPLETE)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
