@@ -1,7 +1,5 @@
 """The official layout from hub to frames, end to end: fetch, load, step, fork, refine, guide, on tiny weights."""
 
-from dataclasses import replace
-
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -11,8 +9,10 @@ import sanawm_env  # noqa: F401
 from sanawm_env.camera.twist import hold
 from sanawm_env.cli import main
 from sanawm_env.envs.env import SanaWMEnv
+from sanawm_env.recording.episode import Episode
 from sanawm_env.viewer.session import Session
 from sanawm_env.world import tree
+from sanawm_env.world.sampler import shifted_timesteps
 from sanawm_env.world.state import WorldState, stack
 from sanawm_env.world.world import World
 from tests.standin_hub import fetched
@@ -119,10 +119,8 @@ def test_slots_of_different_depth_step_together(world, scene):
 
 
 def test_guided_worlds_carry_both_memories(hub):
-    world = World.load("chunk-causal")
-    engine = world.engine
+    world = World.load("chunk-causal", timesteps=[1000, 500])
     assert world.config.sampler.guidance_scale > 1 and world.config.network.window == -1
-    engine.config = replace(engine.config, sampler=replace(engine.config.sampler, timesteps=(1000.0, 500.0)))
     state = world.begin(world.scene(picture(), "a quiet street"))
     deep, clips = drive(world, state, FORWARD, TURN)
     assert len(deep.slots[0].memory) == 2
@@ -132,6 +130,84 @@ def test_guided_worlds_carry_both_memories(hub):
     _, (pair,) = drive(world, stack([deep, deep]), FORWARD)
     _, (single,) = drive(world, deep, FORWARD)
     torch.testing.assert_close(pair.latents[:1].float(), single.latents.float(), atol=0.1, rtol=0.05)
+
+
+def test_the_teacher_runs_its_own_sampler_and_the_decoder_of_whole_clips(hub):
+    world = World.load("chunk-causal")
+    sampler = world.config.sampler
+    assert (sampler.name, sampler.flow_shift, len(sampler.timesteps)) == ("chunk_flow_euler", 9.8, 60)
+    assert sampler.timesteps == pytest.approx(shifted_timesteps(60, 9.8))
+    codec = world.engine.codec
+    assert not codec.causal and not codec.vae.config.decoder_causal
+    latents = torch.randn(2, 4, 4 + 3 * 6, 2, 3, generator=torch.Generator().manual_seed(0))
+    state, shown = None, []
+    for chunk in latents.split([4] + [3] * 6, dim=2):
+        frames, state = codec.decode_video(chunk, state, first=state is None)
+        shown.append(frames)
+    # each chunk is the end of a clip that ends there; of a long one, of its last 13 latents, 97 frames
+    for n, (end, frames) in enumerate(zip(range(4, 23, 3), shown, strict=True)):
+        part = codec._raw(latents[:, :, max(0, end - 13) : end])
+        whole = codec.vae.decode(part, causal=False).sample
+        assert frames.shape[2] == 24 + (n == 0)
+        assert torch.equal(frames, whole[:, :, -frames.shape[2] :])
+    assert state.history.shape[2] == codec.replay_frames == 10
+
+
+RECIPE = [1000, 967, 908, 764]
+
+
+def test_other_steps_are_another_world(world, scene):
+    other = World.load("streaming", timesteps=RECIPE, flow_shift=10)
+    assert other.config.sampler.timesteps == (1000, 967, 908, 764)
+    assert other is World.load("streaming", timesteps=tuple(RECIPE), flow_shift=10.0)
+    assert other.weights_hash == World.load("streaming", timesteps=RECIPE).weights_hash  # the list decides
+    assert other.weights_hash != world.weights_hash
+    state, (clip,) = drive(other, other.begin(other.scene(picture(), "a quiet street")), FORWARD)
+    _, (as_trained,) = drive(world, world.begin(scene), FORWARD)
+    assert not torch.equal(clip.frames, as_trained.frames)
+    with pytest.raises(ValueError, match="timesteps and flow_shift"):
+        world.check_state(state)
+
+
+def test_a_shift_makes_a_list_of_as_many_steps(world):
+    assert World.load("streaming", flow_shift=8).weights_hash == world.weights_hash  # its own
+    assert World.load("streaming", flow_shift=10).config.sampler.timesteps == (1000, 968, 909, 769)
+    teacher = World.load("chunk-causal", flow_shift=9.95).config.sampler
+    assert teacher.timesteps == pytest.approx(shifted_timesteps(60, 9.95)) and teacher.flow_shift == 9.95
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "told"),
+    [
+        ({"timesteps": [967, 1000]}, ValueError, "decrease"),
+        ({"timesteps": []}, ValueError, "decrease"),
+        ({"timesteps": [1200]}, ValueError, "1000"),
+        ({"timesteps": [float("nan")]}, ValueError, "decrease"),
+        ({"timesteps": "1000,967"}, TypeError, "numbers"),
+        ({"timesteps": ["1000"]}, TypeError, "numbers"),
+        ({"timesteps": 1000}, TypeError, "numbers"),
+        ({"timesteps": [1000 - i / 10 for i in range(2000)]}, ValueError, "1000"),
+        ({"flow_shift": 0}, ValueError, "flow_shift"),
+        ({"flow_shift": float("inf")}, ValueError, "flow_shift"),
+        ({"flow_shift": "8"}, ValueError, "flow_shift"),
+    ],
+)
+def test_steps_that_are_none_are_a_sentence(options, error, told):
+    with pytest.raises(error, match=told) as raised:
+        World.load("nano", **options)
+    assert len(str(raised.value)) < 300
+
+
+def test_other_steps_are_flags_and_travel_in_episodes(tmp_path):
+    common = ["rollout", "--twist", "0,0,0.3,0,0,0", "--chunks", "1", "--out", str(tmp_path)]
+    main([*common, "--timesteps", "1000,600"])
+    meta = Episode.open(tmp_path).meta
+    assert meta["env"]["timesteps"] == [1000, 600]
+    assert meta["weights_hash"] == World.load("nano", timesteps=[1000, 600]).weights_hash
+    main(["replay", str(tmp_path), "--verify"])
+    with pytest.raises(SystemExit) as stopped:
+        main([*common, "--timesteps", "1000,x"])
+    assert stopped.value.code == 2
 
 
 def test_the_refiner_changes_the_picture_and_not_the_memory(hub, world, scene):

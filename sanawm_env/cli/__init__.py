@@ -36,7 +36,34 @@ class CameraPath:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rollout(CameraPath):
+class Loading:
+    """How a world is loaded."""
+
+    text_encoder: bool = False
+    """Load the text encoder for prompts that are not in the world's cache."""
+    precision: Literal["bf16", "fp8", "nvfp4", "fp8-dynamic", "nvfp4-dynamic"] | None = None
+    """Of the network; None as the world is configured."""
+    refiner: bool = False
+    """Run the second stage on every chunk."""
+    offload: bool = False
+    """Keep codec and refiner in the host's memory while they are not in use."""
+    timesteps: str | None = None
+    """Another list of noise levels, such as "1000,967,908,764", for weights that were trained to it."""
+    flow_shift: float | None = None
+    """Make the list with another shift instead; with --timesteps, which are shifted already, it is noted."""
+
+    @property
+    def load_options(self) -> dict[str, object]:
+        """The keywords of `World.load` that were given; ValueError for a list that is none."""
+        names = ("text_encoder", "precision", "refiner", "offload", "flow_shift")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) not in (None, False)}
+        if self.timesteps is not None:
+            given["timesteps"] = _listed(float, self.timesteps, "--timesteps takes numbers such as 1000,967,908,764")
+        return given
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout(CameraPath, Loading):
     """Imagine what a camera sees that starts at an image, and leave it as an episode: video.mp4, trajectory.npz,
     actions.npz, start.png, meta.json and a contact sheet."""
 
@@ -51,14 +78,6 @@ class Rollout(CameraPath):
     """Horizontal field of view of the world's picture instead, degrees."""
     prompt: str = ""
     """What the scene is, for worlds with text; encode it first (sanawm encode-prompts) or give --text-encoder."""
-    text_encoder: bool = False
-    """Load the text encoder for a prompt that is not in the world's cache."""
-    precision: Literal["bf16", "fp8", "nvfp4", "fp8-dynamic", "nvfp4-dynamic"] | None = None
-    """Of the network; None as the world is configured."""
-    refiner: bool = False
-    """Run the second stage on every chunk."""
-    offload: bool = False
-    """Keep codec and refiner in the host's memory while they are not in use."""
     horizon: Literal["stop", "reanchor"] = "stop"
     """For paths longer than the world was validated to: refuse, or go on from the last frame as a new start."""
     device: str = "cpu"
@@ -105,7 +124,7 @@ class Render(CameraPath):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Play:
+class Play(Loading):
     """Walk through a world in the browser: drive, go back, branch, record."""
 
     world: str = "nano"
@@ -114,8 +133,6 @@ class Play:
     """Start image, any format; None takes the world's first own one."""
     prompt: str = ""
     """What the scene is, for worlds with text; encode it first (sanawm encode-prompts) or give --text-encoder."""
-    text_encoder: bool = False
-    """Load the text encoder for prompts that are not in the world's cache."""
     fov_deg: float | None = None
     """Horizontal field of view of the picture, degrees; None for the world's own lens."""
     seed: int = 0
@@ -131,12 +148,6 @@ class Play:
     """Open no browser, for remote machines."""
     memory_limit_gb: float = 4.0
     """Of moments on the device; older ones move to the host's memory and then to disk."""
-    precision: Literal["bf16", "fp8", "nvfp4", "fp8-dynamic", "nvfp4-dynamic"] | None = None
-    """Of the network; None as the world is configured."""
-    refiner: bool = False
-    """Run the second stage on every chunk."""
-    offload: bool = False
-    """Keep codec and refiner in the host's memory while they are not in use."""
     device: str = "cpu"
     out: Path = Path("runs/play")
     """Folder for recordings and saved sessions; made if missing."""

@@ -75,10 +75,7 @@ def play(options: "Play", console: Console) -> None:
 
 def begin(name: str, options: "Play") -> Session:
     """A session in a world, at its first scene or, for the world that was asked for, where the options say."""
-    world = World.load(
-        name, options.device, precision=options.precision, refiner=options.refiner,
-        offload=options.offload, text_encoder=options.text_encoder,
-    )  # fmt: skip
+    world = World.load(name, options.device, **options.load_options)
     session = Session(world, options.memory_limit_gb * GB, seed=options.seed, name=name)
     asked = name == options.world
     try:

@@ -28,11 +28,7 @@ def rollout(options: "Rollout", console: Console) -> None:
 
     Raises ValueError, TypeError or OSError in one sentence.
     """
-    given = {
-        "precision": options.precision, "refiner": options.refiner, "offload": options.offload,
-        "text_encoder": options.text_encoder,
-    }  # fmt: skip
-    settings = {name: value for name, value in given.items() if value}
+    settings = options.load_options
     world = World.load(options.world, options.device, **settings)
     name, n = world.config.name, world.config.chunk_frames
     poses = whole_chunks(camera_path(options, world.config), n)

@@ -3,6 +3,10 @@
 The network is diffusers' `AutoencoderKLLTX2Video`, which decodes whole clips only. Two small subclasses give its
 decoder a memory between calls, and one latent frame goes through it per call, so that how latents are cut into chunks
 does not matter. Formulas and sizes: codec_text_refiner.md section (a).
+
+The bidirectional model's decoder is not causal: what a frame looks like depends on the latents after it, which an
+episode does not have yet. Its frames are then the last ones of a clip that ends here, decoded in one piece with as many
+latents before them as the official pipeline decodes in one (a tile of 96 frames).
 """
 
 import inspect
@@ -18,21 +22,24 @@ from torch import Tensor, nn
 
 from sanawm_env.codec.state import LTX2State
 
-TIME_STRIDE, SPACE_STRIDE = 8, 32
+TIME_STRIDE, SPACE_STRIDE, CHUNK = 8, 32, 3
+TILE_FRAMES, TILE_STRIDE = 96, 64
+"""Frames that the official pipeline of whole clips decodes at a time, and from where to where it goes on."""
 
 
 class LTX2Codec:
-    """Frames <-> latents of diffusers' `AutoencoderKLLTX2Video` in its causal configuration.
+    """Frames <-> latents of diffusers' `AutoencoderKLLTX2Video`.
 
-    vae: the model; its decoder is changed so that only this class may call it. Use `LTX2Codec.load`.
+    vae: the model; a causal decoder is changed so that only this class may call it. causal: whether its decoder is.
+    Use `LTX2Codec.load`.
     """
 
-    def __init__(self, vae: nn.Module):
+    def __init__(self, vae: nn.Module, causal: bool = True):
         library = _library()
-        self.vae = vae.eval().requires_grad_(False)
+        self.vae, self.causal = vae.eval().requires_grad_(False), causal
         self._convs: list[Any] = []
         self._upsamplers: list[Any] = []
-        for module in vae.decoder.modules():
+        for module in vae.decoder.modules() if causal else ():
             if type(module) is library.conv:
                 module.__class__ = library.streaming_conv
                 self._convs.append(module)
@@ -43,9 +50,12 @@ class LTX2Codec:
 
     @staticmethod
     def load(
-        folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.bfloat16
+        folder: str | Path,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.bfloat16,
+        causal: bool = True,
     ) -> "LTX2Codec":
-        """From a folder in diffusers' layout.
+        """From a folder in diffusers' layout. causal: whether its decoder was trained to be, whatever its config says.
 
         Raises FileNotFoundError where there is none, ValueError in one sentence for files that do not fit, ImportError
         without diffusers.
@@ -55,17 +65,17 @@ class LTX2Codec:
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"The codec in {folder} has no {name}; get it with: sanawm fetch streaming.")
         try:
-            vae = _on_meta(folder)
+            vae = _on_meta(folder, causal)
             weights = _read(folder / "diffusion_pytorch_model.safetensors")
             vae.load_state_dict(weights, strict=True, assign=True)
         except (OSError, ValueError, TypeError, RuntimeError) as error:
             raise ValueError(f"{folder} does not hold a codec that fits its config.json: {error}") from error
-        return LTX2Codec(nn.Module.to(vae, device, dtype))
+        return LTX2Codec(nn.Module.to(vae, device, dtype), causal)
 
     @staticmethod
-    def on_meta(folder: Path | None = None, dtype: torch.dtype = torch.bfloat16) -> "LTX2Codec":
+    def on_meta(folder: Path | None = None, dtype: torch.dtype = torch.bfloat16, causal: bool = True) -> "LTX2Codec":
         """Shapes without weights, on the meta device: of the codec in a folder, or of LTX-2's own."""
-        return LTX2Codec(nn.Module.to(_on_meta(folder), dtype))
+        return LTX2Codec(nn.Module.to(_on_meta(folder, causal), dtype), causal)
 
     def to(self, device: str | torch.device) -> "LTX2Codec":
         """Itself, moved."""
@@ -78,7 +88,10 @@ class LTX2Codec:
 
     @property
     def replay_frames(self) -> int:
-        """How many latent frames the decoder sees back: replaying so many gives its caches again, bit for bit."""
+        """How many latent frames the decoder sees back: replaying so many gives its caches again, bit for bit. Of one
+        that is not causal, how many are decoded anew with every chunk."""
+        if not self.causal:
+            return TILE_FRAMES // TIME_STRIDE - CHUNK + 1
         config = self.vae.config  # which lists the blocks from the pixels inwards
         return receptive_frames(config.decoder_layers_per_block[::-1], config.decoder_spatio_temporal_scaling[::-1])
 
@@ -124,6 +137,12 @@ class LTX2Codec:
             raise ValueError("The first latents of a stream come without a decoder state, all others with one.")
         if state is not None and state.history.shape[0] != latents.shape[0]:
             raise ValueError(f"The decoder state holds {state.history.shape[0]} streams, got {latents.shape[0]}.")
+        if not self.causal:
+            past = latents[:, :, :0] if state is None else state.history
+            history = torch.cat((past, latents), dim=2)
+            video = self.vae.decoder(self._raw(history), None, causal=False)
+            new = TIME_STRIDE * latents.shape[2] - (TIME_STRIDE - 1) * first
+            return video[:, :, -new:], LTX2State(history[:, :, -self.replay_frames :].clone(), None)
         try:
             if state is None:
                 history = latents
@@ -141,10 +160,13 @@ class LTX2Codec:
 
     def _frames(self, latents: Tensor) -> Iterator[Tensor]:
         """The decoder's output for one latent frame after the other."""
-        mean, std, scale = self._statistics()
-        raw = (latents.to(mean.device, mean.dtype) * std / scale + mean).to(self.vae.dtype)
-        for frame in raw.split(1, dim=2):
+        for frame in self._raw(latents).split(1, dim=2):
             yield self.vae.decoder(frame, None, causal=True)
+
+    def _raw(self, latents: Tensor) -> Tensor:
+        """Latents as the decoder takes them, from normalised ones."""
+        mean, std, scale = self._statistics()
+        return (latents.to(mean.device, mean.dtype) * std / scale + mean).to(self.vae.dtype)
 
     def _statistics(self) -> tuple[Tensor, Tensor, float]:
         """Mean and standard deviation (1, c, 1, 1, 1) in the codec's dtype, and the scaling factor."""
@@ -182,11 +204,11 @@ def receptive_frames(layers: Sequence[int], scaling: Sequence[bool]) -> int:
     return math.ceil(back + 2 / rate)  # conv_out
 
 
-def _on_meta(folder: Path | None) -> nn.Module:
+def _on_meta(folder: Path | None, causal: bool) -> nn.Module:
     """diffusers' model on the meta device, by a folder's config.json or by the class defaults, which are LTX-2's."""
     library = _library()
     settings = {"encoder_causal": True} if folder is None else library.vae.load_config(folder)
-    settings = {**settings, "decoder_causal": True}
+    settings = {**settings, "decoder_causal": causal}
     # upstream names the list in the order of its decoder blocks reversed (section a.1)
     upsample_type = settings.pop("decoder_upsample_type", None)
     if upsample_type is not None:

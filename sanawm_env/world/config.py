@@ -10,6 +10,8 @@ from sanawm_env.camera.presets import Workspace
 from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.world.sampler import SamplerConfig
 
+CODECS = ("patch_pca", "ltx2", "ltx2_bidirectional")
+
 
 @dataclass(frozen=True)
 class WorldConfig:
@@ -25,7 +27,8 @@ class WorldConfig:
         workspace: where the camera may go, relative to frame 0.
         places: places the world was trained in and can be anchored to, and of each the lower and the upper corner of
             its bounding box (x, y, z, x, y, z), metres; empty for worlds without.
-        codec: "patch_pca" (`codec.safetensors`) or "ltx2" (folder `codec/`, which carries state between chunks).
+        codec: "patch_pca" (`codec.safetensors`), or LTX-2's of the folder `codec/`, which carries state between chunks:
+            "ltx2", whose decoder is causal, or "ltx2_bidirectional", whose decoder is not.
         dtype: of the network's weights and latents, "float32" or "bfloat16".
         horizon_chunks: how far the world was found good. The official model: 40 chunks, one minute, the longest that
             was validated (camera.md 7.4); its rotary positions end at latent frame 1024.
@@ -50,8 +53,8 @@ class WorldConfig:
     horizon_chunks: int = 40
 
     def __post_init__(self):
-        if self.codec not in ("patch_pca", "ltx2"):
-            raise ValueError(f'codec must be "patch_pca" or "ltx2", got {self.codec!r}')
+        if self.codec not in CODECS:
+            raise ValueError(f"codec must be {' or '.join(CODECS)}, got {self.codec!r}")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f'dtype must be "float32" or "bfloat16", got {self.dtype!r}')
         for name, box in self.places.items():

@@ -29,9 +29,10 @@ from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.conditions import camera_inputs, place_token
 from sanawm_env.world.config import WorldConfig
+from sanawm_env.world.files import check_number
 from sanawm_env.world.graphs import CudaRecorder, Graphs
 from sanawm_env.world.prompts import PromptFeatures, Prompts
-from sanawm_env.world.sampler import sample_chunk
+from sanawm_env.world.sampler import MAX_SHIFT, check_timesteps, sample_chunk
 from sanawm_env.world.state import Display, Slot
 
 
@@ -45,8 +46,11 @@ class LoadOptions:
         offload: keep codec and refiner in the host's memory while they are not in use.
         text_encoder: encode prompts that are not in the world's cache, loading the encoder for it.
         softcap: read prompts that were encoded with soft-capped attention scores (`GemmaEncoder.load`).
-    backend: form of the network's operators, one of `sanawm_env.kernels.dispatch.BACKENDS`; None for what suits the
-        device. graphs: replay chunks as CUDA graphs.
+        backend: form of the network's operators, one of `sanawm_env.kernels.dispatch.BACKENDS`; None for what suits the
+            device. graphs: replay chunks as CUDA graphs.
+        timesteps: noise levels as the network sees them, such as (1000, 967, 908, 764), instead of the world's own: for
+            weights that were trained to others. flow_shift: makes a list of as many steps as the world has; given with
+            timesteps, these stand as they are (a list is shifted already), and the shift is noted.
     """
 
     precision: str | None = None
@@ -57,8 +61,14 @@ class LoadOptions:
     softcap: bool = False
     backend: str | None = None
     graphs: bool = False
+    timesteps: tuple[float, ...] | None = None
+    flow_shift: float | None = None
 
     def __post_init__(self):
+        if self.timesteps is not None:
+            object.__setattr__(self, "timesteps", check_timesteps(self.timesteps))
+        if self.flow_shift is not None:
+            object.__setattr__(self, "flow_shift", check_number("flow_shift", self.flow_shift, 1, MAX_SHIFT))
         if self.backend is not None:
             check_backend(self.backend)
         for name in ("precision", "refiner_precision"):
@@ -145,7 +155,7 @@ class SanaEngine:
         if config.codec == "patch_pca":
             codec = PatchPCACodec.load(folder / "codec.safetensors")
         else:
-            codec = LTX2Codec.load(folder / "codec", dtype=dtype)
+            codec = LTX2Codec.load(folder / "codec", dtype=dtype, causal=config.codec == "ltx2")
         prompts = refiner = None
         if not config.places and config.network.text_len > 1:
             prompts = Prompts(

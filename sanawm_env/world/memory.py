@@ -124,8 +124,8 @@ def _outline(config: WorldConfig, folder: Path | None, refiner: bool) -> tuple[S
         # the forms in torch that run without gradients: reference forms would take more than any device does
         network = SanaWM(config.network, "cpu").to(dtype)
         codec: Any = PatchPCACodec(config.network.latent_channels)
-    if config.codec == "ltx2":
-        codec = LTX2Codec.on_meta(_part(folder, "codec"), dtype)
+    if config.codec != "patch_pca":
+        codec = LTX2Codec.on_meta(_part(folder, "codec"), dtype, causal=config.codec == "ltx2")
     return network, codec, Refiner.on_meta(_part(folder, "refiner"), dtype) if refiner else None
 
 

@@ -1,35 +1,79 @@
 """The few-step sampler (dit.md 12): plain Euler steps along the flow, then one clean pass that writes the state.
 
 Self-forcing as in the official streaming pipeline: no re-noising and no shift of the step list. Latent frame 0 of an
-episode is the start image: it is always fed with timestep 0 and never moves.
+episode is the start image: it is always fed with timestep 0 and never moves. The official `chunk_flow_euler` of the
+teacher is the same with many steps, chunk after chunk; it can also begin a chunk before the one before it is done,
+which an environment cannot, as the actions are not known yet.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import islice
+from numbers import Real
 
 import torch
 from torch import Tensor
 
 from sanawm_env.network.model import Context, SanaWM
 from sanawm_env.network.state import NetworkState
+from sanawm_env.world.files import brief
 
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """timesteps: noise levels in 1..1000, decreasing; the end point 0 is implied. guidance_scale: classifier-free
-    guidance, 1 for none; above 1 every batch is [unconditional, conditional]."""
+    """timesteps: noise levels in 1..1000 as the network sees them, decreasing; the end point 0 is implied.
+    guidance_scale: classifier-free guidance, 1 for none; above 1 every batch is [unconditional, conditional].
+    name: of the official sampler, "self_forcing_flow_euler" or "chunk_flow_euler", which make lists differently.
+    flow_shift: that the list was made with, for the record."""
 
     timesteps: tuple[float, ...] = (1000, 960, 889, 727)
     guidance_scale: float = 1.0
+    name: str = "self_forcing_flow_euler"
+    flow_shift: float | None = None
 
     def __post_init__(self):
         t = self.timesteps
         if not t or any(not 0 < b < a for a, b in zip((1001, *t), t, strict=False)):
             raise ValueError(f"timesteps must decrease strictly within 1000..1, got {t}.")
+        if self.name not in SAMPLERS:
+            raise ValueError(f"The sampler must be {' or '.join(SAMPLERS)}, got {self.name!r}.")
+
+    def with_steps(self, timesteps: tuple[float, ...] | None, flow_shift: float | None) -> "SamplerConfig":
+        """The same with another list: as it is given, or as many steps as here with another shift; given both, the list
+        stands, as it is shifted already, and the shift is noted."""
+        if timesteps is None and flow_shift is not None:
+            timesteps = SAMPLERS[self.name](len(self.timesteps), flow_shift)
+        if timesteps is None or (timesteps == self.timesteps and flow_shift is None):
+            return self
+        return replace(self, timesteps=timesteps, flow_shift=flow_shift)
 
     @property
     def sigmas(self) -> tuple[float, ...]:
         """Noise levels in 0..1 with the closing 0."""
         return tuple(t / 1000 for t in (*self.timesteps, 0))
+
+
+MAX_STEPS, MAX_SHIFT = 1000, 100
+
+
+def check_timesteps(timesteps: Iterable[float]) -> tuple[float, ...]:
+    """A step list as a tuple; ValueError or TypeError in one sentence for what is none."""
+    said = "timesteps must be numbers that decrease strictly within 1000..1, such as [1000, 967, 908, 764]"
+    if isinstance(timesteps, str | bytes) or not isinstance(timesteps, Iterable):
+        raise TypeError(f"{said}, got {brief(timesteps)}.")
+    steps = tuple(islice(timesteps, MAX_STEPS + 1))
+    if any(isinstance(t, bool) or not isinstance(t, Real) for t in steps):
+        raise TypeError(f"{said}, got {brief(steps)}.")
+    if not 0 < len(steps) <= MAX_STEPS or any(not 0 < b < a for a, b in zip((1000.5, *steps), steps, strict=False)):
+        raise ValueError(f"{said}, got {brief(steps)}.")
+    return tuple(int(t) if float(t).is_integer() else float(t) for t in steps)
+
+
+def spaced_timesteps(steps: int, shift: float) -> tuple[float, ...]:
+    """The list of a distilled model: even levels, shifted and rounded to whole numbers as the official 1000, 960, 889,
+    727 (shift 8, dit.md 12)."""
+    even = [1 - i / steps for i in range(steps)]
+    return tuple(round(1000 * shift * u / (1 + (shift - 1) * u)) for u in even)
 
 
 def shifted_timesteps(steps: int, shift: float) -> tuple[float, ...]:
@@ -41,6 +85,10 @@ def shifted_timesteps(steps: int, shift: float) -> tuple[float, ...]:
 
     low = warp(torch.tensor(1 / 1000, dtype=torch.float64))
     return tuple((warp(torch.linspace(1, low.item(), steps, dtype=torch.float64)) * 1000).tolist())
+
+
+SAMPLERS = {"self_forcing_flow_euler": spaced_timesteps, "chunk_flow_euler": shifted_timesteps}
+"""Official samplers, and how each makes its list from a number of steps and a shift."""
 
 
 @torch.inference_mode()

@@ -28,6 +28,7 @@ from sanawm_env.world.saving import only_writer, replacing, replacing_files
 SHIPPED = Path(__file__).parent.parent / "assets"
 NETWORK, MANIFEST, CONFIG = "network.safetensors", "manifest.json", "config.json"
 GB = 1e9
+CHUNK_CAUSAL_SHIFT = 9.8  # inference_flow_shift of its configuration; 9.95 in training
 SLACK, SPARE = 1.01, 0.2 * GB  # of a disk, for what is not counted
 
 
@@ -232,7 +233,8 @@ def world_config(name: str, network: SanaWMConfig, height: int, width: int) -> W
     if name == "chunk-causal":
         # the teacher sees all chunks before, takes the many steps of the official script and is guided (dit.md 13)
         network = SanaWMConfig(**{**asdict(network), "window": -1})
-        sampler = SamplerConfig(timesteps=shifted_timesteps(60, 8.0), guidance_scale=5.0)
+        steps = shifted_timesteps(60, CHUNK_CAUSAL_SHIFT)
+        sampler = SamplerConfig(steps, 5.0, "chunk_flow_euler", CHUNK_CAUSAL_SHIFT)
     return WorldConfig(
         name=name,
         network=network,
@@ -240,7 +242,7 @@ def world_config(name: str, network: SanaWMConfig, height: int, width: int) -> W
         height=height,
         width=width,
         horizontal_fov=90.0,  # codec_text_refiner.md section (f)
-        codec="ltx2",
+        codec="ltx2_bidirectional" if name == "chunk-causal" else "ltx2",  # its decoder is the bidirectional model's
         dtype="bfloat16",
     )
 

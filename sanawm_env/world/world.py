@@ -66,7 +66,7 @@ class World:
     def load(name: str | PathLike = "nano", device: str | torch.device = "cpu", **options: Any) -> "World":
         """The world of that name, or in that folder (`config.json` and weights); one per process, name, device and
         options, which are the fields of `LoadOptions`: precision, refiner, refiner_precision, offload,
-        text_encoder, softcap, backend, graphs.
+        text_encoder, softcap, backend, graphs, timesteps, flow_shift.
 
         Raises ValueError for an unknown name (naming the known ones), files that do not fit, or a device that is not
         there; FileNotFoundError for missing weights.
@@ -253,7 +253,8 @@ class World:
         if (state.engine, state.weights_hash) != (self.config.engine, self.weights_hash):
             raise ValueError(
                 f"This state belongs to other weights ({state.engine} {state.weights_hash[:12]}) than this world "
-                f"({self.config.engine} {self.weights_hash[:12]}): load the world it was made with."
+                f"({self.config.engine} {self.weights_hash[:12]}): load the world it was made with, with the same "
+                "precision, refiner, refiner_precision, timesteps and flow_shift."
             )
 
     def _check_poses(self, poses: np.ndarray, batch: int) -> np.ndarray:
@@ -274,6 +275,8 @@ def _load(folder: Path, device: torch.device, options: LoadOptions) -> World:
     if config.engine not in ENGINES:
         known = ", ".join(sorted(ENGINES))
         raise ValueError(f"{folder} needs the engine {config.engine!r}; known engines are {known}.")
+    as_trained = config.sampler
+    config = replace(config, sampler=as_trained.with_steps(options.timesteps, options.flow_shift))
     engine = ENGINES[config.engine](folder, config, device, options)
     digest = hashlib.sha256()
     digest.update((folder / "config.json").name.encode())
@@ -289,6 +292,8 @@ def _load(folder: Path, device: torch.device, options: LoadOptions) -> World:
     changes = (options.precision, options.refiner, options.refiner_precision)
     if any(changes):
         digest.update(repr(changes).encode())
+    if config.sampler.timesteps != as_trained.timesteps:
+        digest.update(repr(tuple(map(float, config.sampler.timesteps))).encode())
     return World(engine, digest.hexdigest(), sorted((folder / "starts").glob("*.png")), options)
 
 
