@@ -6,15 +6,17 @@ import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 from sanawm_env import SanaWMEnv, SanaWMVectorEnv
 from sanawm_env.envs.tasks import Task, Verdict
 from sanawm_env.envs.wrappers import ScalePixels, VectorScalePixels
-from sanawm_env.integrations import rllib
+from sanawm_env.integrations import lerobot, rllib
 from tests.test_env import write_world
 
 pytest.importorskip("stable_baselines3")
@@ -283,6 +285,87 @@ def test_rllib_trains(tiny):
         ray.shutdown()
     assert results[-1]["num_env_steps_sampled_lifetime"] >= 32
     assert results[-1]["num_episodes"] > 0
+
+
+# --- LeRobot ---
+
+
+def rolled_out(envs, seeds) -> dict[str, np.ndarray]:
+    """What lerobot's rollout asks of an environment, call by call: 0.6.1 where versions differ, and 0.4.4's envs."""
+    obs, infos = envs.reset(seed=seeds, options={"lerobot_new_rollout": True})
+    done, got = np.zeros(envs.num_envs, bool), {"reward": [], "success": [], "done": []}
+    longest = envs.call("_max_episode_steps")[0]
+    assert all(isinstance(text, str) for text in (*envs.get_attr("task"), *envs.get_attr("task_description")))
+    assert envs.envs[0].task_description == envs.call("task_description")[0]
+    for step in range(longest):
+        pixels = obs["pixels"] if isinstance(obs["pixels"], dict) else {"": obs["pixels"]}
+        for picture in map(torch.from_numpy, pixels.values()):
+            n, h, w, c = picture.shape
+            assert n == envs.num_envs and c < h and c < w and picture.dtype == torch.uint8
+        for name in ("environment_state", "agent_pos"):
+            assert torch.from_numpy(obs[name]).float().ndim == 2
+        assert len(list(envs.call("task_description"))) == envs.num_envs
+        action = torch.tensor([[0, 0, 0.5, 0, 0.3, 0]] * envs.num_envs).to("cpu").numpy()
+        obs, reward, terminated, truncated, infos = envs.step(action)
+        successes = (infos["final_info"]["is_success"] if "final_info" in infos else infos["is_success"]).tolist()
+        done = terminated | truncated | done | (step + 1 == longest)
+        for name, values in (("reward", reward), ("success", successes), ("done", done)):
+            got[name].append(torch.as_tensor(values))
+        if done.all():
+            break
+    assert envs.unwrapped.metadata["render_fps"] == 16
+    return {name: torch.stack(values, 1).numpy() for name, values in got.items()}
+
+
+def test_lerobots_rollout_reads_the_batch(tiny):
+    envs = lerobot.make_env(n_envs=2, use_async_envs=True, world=tiny, max_episode_chunks=3)
+    assert isinstance(envs, gym.vector.VectorEnv) and envs.spec.id == "SanaWM/PointNav-v0"
+    got = rolled_out(envs, [3, 4])
+    assert got["done"][:, -1].all() and not got["success"].any()
+    obs, _ = envs.reset(seed=3)
+    assert obs in envs.observation_space
+    assert np.array_equal(obs["environment_state"][:, :7], obs["agent_pos"])
+    single, _ = gym.make("SanaWM/PointNav-v0", world=tiny).reset(seed=3)
+    assert np.array_equal(obs["pixels"][0], single["rgb"]) and np.array_equal(obs["agent_pos"][0], single["pose"])
+    assert np.array_equal(obs["environment_state"][0, 7:], single["goal"])
+    envs.close()
+
+
+@pytest.mark.parametrize(
+    ("task", "pictures", "numbers"),
+    [("Explore", None, 7), ("ImageNav", {"camera", "goal"}, 7), ("FollowPath", None, 19)],
+)
+def test_every_task_speaks_lerobots_words(tiny, task, pictures, numbers):
+    envs = lerobot.make_env(2, cfg=SimpleNamespace(task=f"{task}-v0"), world=tiny)
+    obs, infos = envs.reset(seed=0)
+    assert obs in envs.observation_space and obs["environment_state"].shape == (2, numbers)
+    assert pictures == (set(obs["pixels"]) if isinstance(obs["pixels"], dict) else None)
+    assert envs.call("task") == (task.lower(),) * 2 and envs.call("task_description")[0].endswith(".")
+    assert infos["is_success"].tolist() == [False, False]
+
+
+def test_lerobots_words_may_be_ones_own(tiny):
+    envs = lerobot.make_env(id="SanaWM/Explore-v0", world=tiny, camera="camera", task_description="Look for the door.")
+    assert set(envs.reset()[0]["pixels"]) == {"camera"}  # observation.images.camera, as export_lerobot calls it
+    assert envs.call("task_description") == ("Look for the door.",)
+    with pytest.warns(UserWarning, match="weather"):
+        _, infos = envs.reset(options={"weather": "rain", "seed": 7})
+    assert infos["seed"].tolist() == [7]
+
+
+def test_what_lerobot_cannot_read_is_one_sentence(tiny):
+    with pytest.raises(ValueError, match="act by vectors"):
+        lerobot.make_env(world=tiny, action_mode="discrete")
+    with pytest.raises(ValueError, match='obs_mode="dict"'):
+        lerobot.LeRobotVectorEnv(SanaWMVectorEnv(2, world=tiny, obs_mode="rgb"))
+    with pytest.raises(ValueError, match='autoreset_mode="NextStep"'):
+        lerobot.LeRobotVectorEnv(SanaWMVectorEnv(2, world=tiny, autoreset_mode="SameStep"))
+
+
+def test_the_one_file_of_an_envhub_makes_it():
+    hub = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "lerobot_envhub" / "env.py"))
+    envs = hub["make_env"](n_envs=2, use_async_envs=False)
+    assert envs.num_envs == 2 and envs.call("_max_episode_steps") == (10, 10)
 
 
 # --- TorchRL ---

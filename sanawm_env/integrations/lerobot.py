@@ -1,0 +1,154 @@
+"""LeRobot: the batched environment as its evaluation reads one, and the `make_env` of an EnvHub repository.
+
+    from sanawm_env.integrations.lerobot import make_env
+
+    envs = make_env(n_envs=4, id="SanaWM/PointNav-v0", world="nano")
+    obs, infos = envs.reset(seed=[0, 1, 2, 3])          # pixels, agent_pos, environment_state
+    envs.call("task_description")                       # a sentence for each slot
+
+A repository whose `env.py` is examples/lerobot_envhub/env.py is what `lerobot.envs.make_env("USER/REPO", n_envs=4,
+trust_remote_code=True)` makes. Written from what lerobot 0.4.4 and 0.6.1 ask an environment; nothing of lerobot is
+imported.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector.utils import batch_space
+
+import sanawm_env  # noqa: F401  registers the ids
+from sanawm_env.envs.env import RESET_OPTIONS
+
+NEW_ROLLOUT = "lerobot_new_rollout"  # the option with which lerobot marks resets of its own
+DESCRIPTIONS = {
+    "explore": "Explore: see the place from as many new viewpoints as possible.",
+    "pointnav": "Go to the goal point.",
+    "imagenav": "Go to where the goal picture was taken.",
+    "followpath": "Follow the path to its end.",
+    "none": "Walk around.",
+}
+
+Arrays = tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
+
+
+def make_env(
+    n_envs: int = 1,
+    use_async_envs: bool = False,
+    cfg: Any = None,
+    *,
+    id: str = "SanaWM/PointNav-v0",
+    camera: str | None = None,
+    task_description: str | None = None,
+    **settings: Any,
+) -> "LeRobotVectorEnv":
+    """The environments of an id in LeRobot's words: `n_envs` episodes in one batch.
+
+    use_async_envs: makes no difference. The slots share one forward pass; processes would each load the weights.
+    cfg: the environment config that LeRobot hands to a hub's `make_env`, if any; its `task` is an id ("PointNav-v0" or
+        "SanaWM/PointNav-v0") that takes the place of `id`.
+    camera, task_description: see `LeRobotVectorEnv`.
+    settings: as `SanaWMVectorEnv` takes them. The observation mode is "dict"; slots whose episode is over are reset in
+        the next step, which pays nothing, so that LeRobot's sums, which run one step on, are those of the episode.
+
+    Raises what `gym.make_vec` raises, and as `LeRobotVectorEnv`.
+    """
+    if name := getattr(cfg, "task", None):
+        id = name if "/" in name else f"SanaWM/{name}"
+    settings = {"render_mode": "rgb_array"} | settings
+    envs = gym.make_vec(id, num_envs=n_envs, obs_mode="dict", autoreset_mode=AutoresetMode.NEXT_STEP, **settings)
+    return LeRobotVectorEnv(envs, camera, task_description)
+
+
+class LeRobotVectorEnv(VectorWrapper):
+    """A `SanaWMVectorEnv` of dict observations, as LeRobot's `rollout` reads environments.
+
+    Observations: pixels, the last frame (n, h, w, 3) uint8, or a dict of pictures if the task has one too (`goal`) or
+    `camera` gives it a name: "camera" is what the videos of `export_lerobot` are called. agent_pos (n, 7) float32, the
+    pose. environment_state (n, k) float32, the pose and what else the task observes as numbers: the goal in the axes of
+    the camera, the waypoints.
+
+    infos: is_success (n,) bool in every step, also for tasks without success; final_info where an episode has ended.
+    `call` and `get_attr` know `task` (its name), `task_description` (a sentence: the one given or that of the task) and
+    `_max_episode_steps` of every slot, and what else the slots have. Options of a reset that the environment does not
+    know are left out, with a warning; lerobot's own mark of a new rollout without.
+
+    Raises ValueError for other observations than "dict", for actions that are no vectors, and unless slots are reset in
+    the next step.
+    """
+
+    def __init__(self, env: VectorEnv, camera: str | None = None, task_description: str | None = None):
+        super().__init__(env)
+        single, actions = env.single_observation_space, env.single_action_space
+        if not isinstance(single, spaces.Dict):
+            raise ValueError('LeRobot reads pictures and poses: make the environment with obs_mode="dict".')
+        if not isinstance(actions, spaces.Box) or len(actions.shape) != 1:
+            raise ValueError(f'LeRobot\'s policies act by vectors, not in {actions}: use action_mode="twist".')
+        if env.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
+            raise ValueError('LeRobotVectorEnv wraps environments of autoreset_mode="NextStep".')
+        pictures = [name for name, part in single.items() if part.dtype == np.uint8 and len(part.shape) == 3]
+        self._pictures = {name: camera or "camera" if name == "rgb" else name.removesuffix("_rgb") for name in pictures}
+        self._alone = len(pictures) == 1 and camera is None
+        self._numbers = ["pose", *(name for name in single if name not in ("pose", *pictures))]
+        seen = {self._pictures[name]: single[name] for name in pictures}
+        count = sum(int(np.prod(single[name].shape)) for name in self._numbers)
+        self.single_observation_space = spaces.Dict(
+            pixels=single["rgb"] if self._alone else spaces.Dict(seen),
+            agent_pos=single["pose"],
+            environment_state=spaces.Box(-np.inf, np.inf, (count,), np.float32),
+        )
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        task = type(self.unwrapped.envs[0].task).__name__
+        task = "none" if task == "Task" else task
+        described = DESCRIPTIONS.get(task.lower(), task) if task_description is None else task_description
+        length = self.unwrapped.envs[0].max_episode_chunks
+        self._said = {"task": task.lower(), "task_description": described, "_max_episode_steps": length}
+        for slot in self.envs:
+            slot.task_description = described  # lerobot before 0.5 looks for it there
+
+    @property
+    def envs(self) -> Sequence[gym.Env]:
+        """The single environments."""
+        return self.unwrapped.envs
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """What the attribute or method of that name gives in every slot."""
+        return (self._said[name],) * self.num_envs if name in self._said else self.env.call(name, *args, **kwargs)
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """An attribute of every slot."""
+        return self.call(name)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        known = {name: value for name, value in (options or {}).items() if name in (*RESET_OPTIONS, "reset_mask")}
+        if unknown := [str(name) for name in options or {} if name not in (*known, NEW_ROLLOUT)]:
+            gym.logger.warn(f"Left out of the reset's options, as they are not known here: {', '.join(unknown)}.")
+        obs, infos = self.env.reset(seed=seed, options=known)
+        return self._observations(obs), infos | self._success(infos)
+
+    def step(self, actions: Any) -> Arrays:
+        obs, rewards, terminated, truncated, infos = self.env.step(actions)
+        over, infos = terminated | truncated, infos | self._success(infos)
+        if over.any():
+            final = {"is_success": infos["is_success"] & over, "_is_success": over}
+            infos |= {"final_info": final, "_final_info": over}
+        return self._observations(obs), rewards, terminated, truncated, infos
+
+    def _success(self, infos: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        success = infos.get("is_success", np.zeros(self.num_envs, bool))
+        return {"is_success": success, "_is_success": infos.get("_is_success", np.ones(self.num_envs, bool))}
+
+    def _observations(self, obs: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        pictures = {name: obs[ours] for ours, name in self._pictures.items()}
+        numbers = [obs[name].reshape(self.num_envs, -1) for name in self._numbers]
+        state = np.concatenate(numbers, axis=1, dtype=np.float32)
+        return {
+            "pixels": obs["rgb"] if self._alone else pictures,
+            "agent_pos": obs["pose"],
+            "environment_state": state,
+        }
