@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from sanawm_env.cli import main
-from sanawm_env.cli.render import load_pipeline, one_step, predict_render_memory, show
+from sanawm_env.cli.render import check_layout, dtypes, load_pipeline, one_step, predict_render_memory, show
 from sanawm_env.recording.arrays import load_trajectory
 from sanawm_env.recording.video import read_video
 from sanawm_env.world.weights import fetch, official_folder, world_folder
@@ -86,6 +86,50 @@ def test_a_damaged_pipeline_is_a_sentence(folder, start, tmp_path, capsys):
     assert "cannot be loaded" in capsys.readouterr().err
 
 
+def test_the_codec_works_in_tiles_of_time_and_in_float32(folder, monkeypatch):
+    pipeline = load_pipeline(folder / "pipeline", "cpu", False)
+    vae = pipeline.vae
+    assert vae.use_framewise_encoding and vae.use_framewise_decoding and vae.use_tiling
+    assert (vae.tile_sample_min_num_frames, vae.tile_sample_stride_num_frames) == (96, 64)
+    on_a_gpu = type(pipeline).from_pretrained(folder / "pipeline", dtype=dtypes("cuda"), local_files_only=True)
+    kinds = on_a_gpu.vae.dtype, on_a_gpu.transformer.dtype, on_a_gpu.text_encoder.dtype
+    assert kinds == (torch.float32, torch.bfloat16, torch.bfloat16)
+    lengths, decoder = [], vae.decoder.forward
+    monkeypatch.setattr(vae.decoder, "forward", lambda z, *a, **k: lengths.append(z.shape[2]) or decoder(z, *a, **k))
+    assert show(pipeline, torch.zeros(1, 4, 15, 2, 3)).shape[1] == 8 * 14 + 1
+    assert lengths == [13, 7]
+
+
+def relaid(folder, to, index=None, drop=()):
+    """A copy of a pipeline's folder, of links, with another index."""
+    to.mkdir()
+    for path in (folder / "pipeline").iterdir():
+        if path.name not in drop:
+            (to / path.name).symlink_to(path)
+    if index is not None:
+        (to / "model_index.json").unlink()
+        (to / "model_index.json").write_text(json.dumps(index))
+    return to
+
+
+def test_a_refiner_may_lie_inside_the_pipeline_or_apart(folder, start, tmp_path, capsys):
+    index = json.loads((folder / "pipeline" / "model_index.json").read_text())
+    inside = relaid(folder, tmp_path / "inside", index | {"refiner": ["diffusers", "SanaWMLTX2Refiner"]})
+    (inside / "refiner").mkdir()
+    common = ["render", "--image", start, *SIZE, "--actions", "w-8"]
+    main([*common, "--pipeline", str(inside), "--out", str(tmp_path / "out")])
+    assert "refiner beside this pipeline is not run" in capsys.readouterr().out
+    assert not check_layout(folder / "pipeline") and check_layout(inside)
+    apart = relaid(folder, tmp_path / "x-refiner", {"_class_name": "SanaWMLTX2Refiner", "vae": [None, None]})
+    lacks = relaid(folder, tmp_path / "lacks", index, drop=("vae",))
+    other = relaid(folder, tmp_path / "other", {"_class_name": "SanaPipeline"})
+    for place, told in (apart, "without -refiner"), (lacks, "lacks vae"), (other, "SanaPipeline"):
+        with pytest.raises(SystemExit) as stopped:
+            main([*common, "--pipeline", str(place), "--out", str(tmp_path / "none")])
+        assert stopped.value.code == 2 and told in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 def test_it_is_no_world_to_step_in(folder):
     assert json.loads((folder / "manifest.json").read_text())["parts"].keys() == {"dit", "codec", "text"}
     with pytest.raises(ValueError, match="sanawm render"):
@@ -107,9 +151,9 @@ def test_memory_is_predicted_from_shapes(folder):
         stored = {t.data_ptr(): t.nbytes for t in (*module.parameters(), *module.buffers())}
         assert network.weights[part] == sum(stored.values())
     torch.nn.Module.to(pipeline.vae, torch.bfloat16)
-    codec = predict_render_memory(folder / "pipeline", *size)
+    codec = predict_render_memory(folder / "pipeline", *size, vae_dtype=torch.bfloat16)
     measured = allocated(lambda: show(pipeline, torch.zeros(1, 4, 5, 4, 6, dtype=torch.bfloat16)))
     assert codec.working["codec"] == pytest.approx(measured, rel=0.1)
-    offloaded = predict_render_memory(folder / "pipeline", *size, offload=True)
+    offloaded = predict_render_memory(folder / "pipeline", *size, offload=True, vae_dtype=torch.bfloat16)
     parts = [size + offloaded.working.get(part, 0) for part, size in offloaded.weights.items()]
     assert offloaded.peak == max(parts) < codec.peak

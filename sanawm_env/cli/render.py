@@ -17,10 +17,12 @@ from torch import nn
 from sanawm_env.camera.intrinsics import intrinsics_matrix
 from sanawm_env.camera.trajectory import whole_chunks
 from sanawm_env.cli.rollout import camera_path
+from sanawm_env.codec.ltx2 import TILE_FRAMES, TILE_STRIDE
 from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.network.precision import weight_bytes
 from sanawm_env.recording.arrays import load_array
 from sanawm_env.recording.rollout import META, SHEET, TRAJECTORY, VIDEO, RolloutWriter
+from sanawm_env.world.files import brief, read_json
 from sanawm_env.world.images import fit_image, load_image
 from sanawm_env.world.lens import fit_lens
 from sanawm_env.world.memory import META_DEVICE, LiveBytes, MemoryPrediction, fused_attention
@@ -28,6 +30,9 @@ from sanawm_env.world.weights import check_picture_size, official_folder, world_
 
 if TYPE_CHECKING:
     from sanawm_env.cli import Render
+
+INDEX, PIPELINE, REFINER = "model_index.json", "SanaWMPipeline", "SanaWMLTX2Refiner"
+PARTS = ("tokenizer", "text_encoder", "vae", "transformer", "scheduler")
 
 
 def render(options: "Render", console: Console) -> None:
@@ -59,6 +64,8 @@ def render(options: "Render", console: Console) -> None:
         "intrinsics": lens,
         "intrinsics_source": source,
     }
+    if check_layout(folder):
+        console.print("The refiner beside this pipeline is not run: this is its first stage.")
     with RolloutWriter(options.out, config.fps, meta, upscale=max(1, 512 // config.width)) as writer:
         pipeline = load_pipeline(folder, options.device, options.offload)
         columns = (TextColumn("rendering"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"))
@@ -92,14 +99,13 @@ def render(options: "Render", console: Console) -> None:
 
 
 def load_pipeline(folder: Path, device: str, offload: bool) -> Any:
-    """diffusers' `SanaWMPipeline` from a folder in its layout, its codec tiled as upstream's; in bfloat16, which its
-    network refuses on a CPU (float32 there).
+    """diffusers' `SanaWMPipeline` from a folder in its layout, its codec tiled as upstream's; its dtypes are `dtypes`.
 
-    Raises FileNotFoundError naming the command to run, ValueError for files that do not fit or a device that is not
+    The folder may hold the five parts alone or a refiner too, which is not run. Raises FileNotFoundError naming the
+    command to run, ValueError for files that do not fit, for a refiner without a pipeline, or for a device that is not
     there, ImportError without diffusers.
     """
-    if not (folder / "model_index.json").is_file():
-        raise FileNotFoundError(f"There is no pipeline in {folder}: run `sanawm fetch bidirectional`.")
+    check_layout(folder)
     if offload and device == "cpu":
         raise ValueError("--offload needs a GPU: give --device cuda, or leave it out.")
     try:
@@ -109,7 +115,7 @@ def load_pipeline(folder: Path, device: str, offload: bool) -> Any:
     try:
         pipeline = SanaWMPipeline.from_pretrained(
             folder,
-            dtype=torch.float32 if device == "cpu" else torch.bfloat16,
+            dtype=dtypes(device),
             local_files_only=True,
             use_safetensors=True,
         )
@@ -117,7 +123,7 @@ def load_pipeline(folder: Path, device: str, offload: bool) -> Any:
         reason = str(error).splitlines()[0]
         raise ValueError(f"The pipeline in {folder} cannot be loaded ({reason}): fetch it again.") from error
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.vae.enable_tiling()
+    tile(pipeline.vae)
     try:
         if offload:
             pipeline.enable_model_cpu_offload(device=device)
@@ -127,6 +133,42 @@ def load_pipeline(folder: Path, device: str, offload: bool) -> Any:
         raise ValueError(f"The device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
+def check_layout(folder: Path) -> bool:
+    """Whether a folder in diffusers' layout holds a refiner beside the pipeline's five parts.
+
+    Raises FileNotFoundError naming the command to run, or ValueError in one sentence for what is not such a folder.
+    """
+    if not (folder / INDEX).is_file():
+        raise FileNotFoundError(f"There is no pipeline in {folder}: run `sanawm fetch bidirectional`.")
+    try:
+        index = read_json(folder / INDEX, 2**20)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"The pipeline in {folder} cannot be loaded ({INDEX}: {error}): fetch it again.") from error
+    kind = index.get("_class_name")
+    if kind == REFINER:
+        raise ValueError(
+            f"{folder} is the refiner, split off from its pipeline: give the pipeline's own folder (without -refiner); "
+            "`sanawm render` runs the first stage alone."
+        )
+    if kind != PIPELINE:
+        raise ValueError(f"{folder} holds {brief(kind)}, not a {PIPELINE}: run `sanawm fetch bidirectional`.")
+    if missing := [part for part in PARTS if part not in index or not (folder / part).is_dir()]:
+        raise ValueError(f"The pipeline in {folder} lacks {', '.join(missing)}: run `sanawm fetch bidirectional`.")
+    return "refiner" in index
+
+
+def dtypes(device: str) -> dict[str, torch.dtype]:
+    """Of the parts: the codec in float32, as upstream runs it; the others in bfloat16, which the network refuses on a
+    CPU (float32 there)."""
+    return {"default": torch.float32 if device == "cpu" else torch.bfloat16, "vae": torch.float32}
+
+
+def tile(vae: nn.Module) -> None:
+    """Have the codec work as upstream's does: in tiles of 512 pixels and 96 frames, going on every 448 and 64."""
+    vae.enable_tiling(tile_sample_min_num_frames=TILE_FRAMES, tile_sample_stride_num_frames=TILE_STRIDE)
+    vae.use_framewise_encoding = vae.use_framewise_decoding = True
+
+
 def predict_render_memory(
     folder: Path | None,
     height: int = 704,
@@ -134,15 +176,18 @@ def predict_render_memory(
     frames: int = 161,
     offload: bool = False,
     dtype: torch.dtype = torch.bfloat16,
+    vae_dtype: torch.dtype = torch.float32,
 ) -> MemoryPrediction:
     """What rendering a clip of so many frames takes with guidance, from shapes alone: of the pipeline in a folder, or
     of the official one."""
-    prediction = _rehearse(folder, height, width, frames, dtype)
+    prediction = _rehearse(folder, height, width, frames, dtype, vae_dtype)
     return replace(prediction, resident=frozenset()) if offload else prediction
 
 
 @cache
-def _rehearse(folder: Path | None, height: int, width: int, frames: int, dtype: torch.dtype) -> MemoryPrediction:
+def _rehearse(
+    folder: Path | None, height: int, width: int, frames: int, dtype: torch.dtype, vae_dtype: torch.dtype
+) -> MemoryPrediction:
     """The prediction with every part on the device."""
     from diffusers import AutoencoderKLLTX2Video, SanaWMPipeline, SanaWMTransformer3DModel
     from transformers import Gemma2Config, Gemma2ForCausalLM
@@ -160,9 +205,9 @@ def _rehearse(folder: Path | None, height: int, width: int, frames: int, dtype: 
         text_encoder = Gemma2ForCausalLM(text_config)
     modules = {"text": text_encoder, "network": transformer, "codec": vae}
     for module in modules.values():
-        nn.Module.to(module, dtype)  # the library's own warns
+        nn.Module.to(module, vae_dtype if module is vae else dtype)  # the library's own warns
     weights = {part: weight_bytes(module, None) for part, module in modules.items()}
-    vae.enable_tiling()
+    tile(vae)
     pipeline = SanaWMPipeline(None, None, vae, transformer, None)
     live = LiveBytes([transformer, vae])
     # autocast knows no meta device, and the network only ever switches it off
