@@ -1,15 +1,24 @@
-"""`sanawm play` in a real browser: Debian's Chromium, headless, by playwright."""
+"""`sanawm play` in a real browser: Debian's Chromium, headless, by playwright.
+
+Session and tab share a clock that the tests drive: it stands still until a test lets time pass, and a test lets it pass
+once player and tab have done all that was due by then. However slow a machine is, nothing comes late.
+"""
 
 import io
 import json
+import math
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +30,7 @@ from sanawm_env.cli.play import backstage, is_loopback, make_driver, record
 from sanawm_env.recording.episode import Episode
 from sanawm_env.recording.video import read_video
 from sanawm_env.viewer.page import Page
+from sanawm_env.viewer.playback import Player
 from sanawm_env.viewer.session import Session
 from sanawm_env.world.world import World
 from tests.worlds import picture, with_starts, write_tiny_world
@@ -28,7 +38,7 @@ from tests.worlds import picture, with_starts, write_tiny_world
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+    "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP *.example.org 127.0.0.1",
 ]  # fmt: skip
 PIXELS = """(id) => {
     const canvas = document.getElementById(id), {width, height} = canvas;
@@ -36,9 +46,34 @@ PIXELS = """(id) => {
     const {node, frame} = canvas.dataset;
     return {node: Number(node), frame: Number(frame), width, height, rgba: Array.from(rgba)};
 }"""
+NEWEST = """([node, frame]) => {
+    const {node: n, frame: f} = document.getElementById('view').dataset, entry = sanawm.schedule().at(-1);
+    return (entry?.node ?? Number(n)) === node && (entry?.index ?? Number(f)) === frame;
+}"""
+PATIENCE = 100  # seconds until what a test waits for is believed never to come
 needs_browser = pytest.mark.skipif(
     CHROMIUM is None, reason="THE VIEWER'S PAGE IS NOT TESTED: Chromium is not here (apt-get install chromium)"
 )
+
+
+class Clock:
+    """Seconds, as many as a test says."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Watched(Player):
+    """A player that counts how often it has found nothing to do."""
+
+    looks = 0
+
+    def tick(self) -> float:
+        wait = super().tick()
+        self.looks += wait > 0
+        return wait
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +82,13 @@ def folder(tmp_path_factory) -> str:
 
 
 @pytest.fixture
-def served(folder, tmp_path):
+def served(folder, tmp_path, monkeypatch):
     """A page of a session in the tiny world, with its files in tmp_path."""
+    monkeypatch.setattr("sanawm_env.viewer.page.Player", Watched)
     options = Play(world=folder, out=tmp_path / "play")
     session = Session(World.load(folder), name=folder)
     session.begin(0, seed=1)
-    page = Page(session, backstage(options))
+    page = Page(session, backstage(options), names=["Hub.example.org"], clock=Clock())
     yield page
     page.close()
 
@@ -66,19 +102,128 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture
-def tab(chromium, served):
-    """The page in a tab, connected, with a picture; a script that fails fails the test."""
-    opened = chromium.new_page(viewport={"width": 1280, "height": 800}, bypass_csp=True)  # playwright waits by eval
-    opened.set_default_timeout(15_000)
+@contextmanager
+def opened(chromium, url: str, clock: bool = True, **options):
+    """A tab at an address, connected, its clock standing still; a script that fails fails the test."""
+    options = {"viewport": {"width": 1280, "height": 800}, "bypass_csp": True, **options}  # playwright waits by eval
+    opened = chromium.new_page(**options)
+    opened.set_default_timeout(1000 * PATIENCE)
     failures = []
     opened.on("pageerror", lambda error: failures.append(error))
-    opened.goto(served.url)
+    if clock:
+        opened.clock.install(time=0)
+        opened.clock.pause_at(1000)
+    opened.goto(url)
     opened.wait_for_selector("#link.on")
-    opened.wait_for_selector("#view[data-node]")
     yield opened
     opened.close()
     assert failures == []
+
+
+@pytest.fixture
+def tab(chromium, served):
+    with opened(chromium, served.url) as made:
+        yield made
+
+
+def until(tab, happens, what: str) -> None:
+    """Wait for what comes by itself."""
+    for _ in range(100 * PATIENCE):
+        if happens():
+            return
+        tab.wait_for_timeout(10)
+    raise AssertionError(f"It never happened that {what}.")
+
+
+class Film:
+    """A tab and the clock that it shares with the player. STEP: seconds, less than a frame takes, and as many pictures as
+    the tab draws."""
+
+    STEP = 0.048
+
+    def __init__(self, tab, page: Page):
+        self.tab, self.page = tab, page
+        tab.wait_for_function("sanawm.schedule().length > 0")
+        page.clock.now += 0.05
+        tab.clock.run_for(50)
+
+    @property
+    def player(self) -> Player:
+        return self.page.player
+
+    @property
+    def session(self) -> Session:
+        return self.page.session
+
+    @property
+    def shown(self) -> tuple[int, int]:
+        """Node and frame that are on the screen."""
+        seen = self.tab.evaluate("(({node, frame}) => [node, frame])(document.getElementById('view').dataset)")
+        return int(seen[0]), int(seen[1])
+
+    @property
+    def moves(self) -> str:
+        """How the camera came to where it is."""
+        return ",".join(node.title for node in self.session.tree.line(self.session.current.id)[1:])
+
+    def settle(self) -> None:
+        """Wait until the player has done what is due, and the tab has all its frames."""
+        for _ in range(2):  # one look may have been under way
+            player, looks = self.player, self.player.looks
+            player._wake.set()
+            until(self.tab, lambda: player.looks > looks, "the player has looked")  # noqa: B023
+        newest = self.player.shown
+        self.tab.wait_for_function(NEWEST, arg=[newest.node, newest.first + len(newest.frames) - 1])
+
+    def step(self, seconds: float = STEP) -> None:
+        self.page.clock.now += seconds
+        self.settle()
+        self.tab.clock.run_for(round(1000 * seconds))
+
+    def after(self, seconds: float) -> None:
+        for _ in range(math.ceil(seconds / 0.25)):
+            self.step(0.25)
+
+    def holding(self, keys: str) -> None:
+        """Wait until the player knows that these keys are down, and no others."""
+        held = self.player._held
+        until(self.tab, lambda: frozenset().union(*list(held.values())) == set(keys), f"the keys {keys!r} are held")
+        self.settle()
+
+    def press(self, keys: str, seconds: float = 0.5) -> None:
+        for key in keys:
+            self.tab.keyboard.down(key)
+        self.holding(keys)
+        self.after(seconds)
+        for key in keys:
+            self.tab.keyboard.up(key)
+        self.holding("")
+
+    def rest(self) -> int:
+        """Let time pass until the film has ended and its last frame is on the screen: the node."""
+        self.settle()
+        while not self.player.resting:
+            self.step(0.25)
+        node = self.session.current
+        while self.shown != (node.id, len(node.c2w) - 1):
+            self.step()
+        return node.id
+
+    def drive(self, keys: str) -> int:
+        """Hold keys for half a second and wait until the camera rests: the node it has come to."""
+        self.press(keys)
+        return self.rest()
+
+    def at(self, node: int) -> None:
+        """Wait until a node is on the screen, at its end."""
+        self.tab.wait_for_function(NEWEST, arg=[node, len(self.session.tree[node].c2w) - 1])
+        self.tab.clock.run_for(50)
+        assert self.shown[0] == node
+
+
+@pytest.fixture
+def film(tab, served) -> Film:
+    return Film(tab, served)
 
 
 def pixels(tab, canvas: str = "view") -> tuple[int, int, np.ndarray]:
@@ -86,32 +231,6 @@ def pixels(tab, canvas: str = "view") -> tuple[int, int, np.ndarray]:
     seen = tab.evaluate(PIXELS, canvas)
     picture = np.array(seen["rgba"], np.uint8).reshape(seen["height"], seen["width"], 4)[..., :3]
     return seen["node"], seen["frame"], picture
-
-
-def hold(tab, keys: str, milliseconds: int) -> None:
-    for key in keys:
-        tab.keyboard.down(key)
-    tab.wait_for_timeout(milliseconds)
-    for key in keys:
-        tab.keyboard.up(key)
-
-
-def rest(tab, page: Page) -> int:
-    """Wait until the film has ended and its last frame is in the tab: the node that is shown."""
-    while not page.player.resting:
-        tab.wait_for_timeout(50)
-    node = page.session.current
-    shown = f"dataset.node === '{node.id}' && document.getElementById('view').dataset.frame === '{len(node.c2w) - 1}'"
-    tab.wait_for_function(f"document.getElementById('view').{shown}")
-    return node.id
-
-
-def drive(tab, page: Page, keys: str, milliseconds: int = 300) -> int:
-    """Hold keys for a moment and wait until the camera rests: the node it has come to."""
-    before = page.session.current.id
-    hold(tab, keys, milliseconds)
-    tab.wait_for_function(f"document.getElementById('view').dataset.node !== '{before}'")
-    return rest(tab, page)
 
 
 def told(tab, words: str) -> None:
@@ -122,51 +241,49 @@ def told(tab, words: str) -> None:
 
 
 @needs_browser
-def test_what_the_page_shows_while_driving_are_the_frames_of_the_session(tab, served):
-    session, seen = served.session, set()
-    _, _, start = pixels(tab)
-    assert np.array_equal(start, session.frames(0)[0])
+def test_what_the_page_shows_while_driving_are_the_frames_of_the_session(film):
+    tab, session, seen = film.tab, film.session, [film.shown]
+    assert np.array_equal(pixels(tab)[2], session.frames(0)[0])
     tab.keyboard.down("w")
-    for _ in range(30):
-        tab.wait_for_timeout(70)
+    film.holding("w")
+    for _ in range(68):  # two chunks, and some of the third
+        film.step()
         node, frame, shown = pixels(tab)
-        if node in session.tree.nodes and node:
-            assert np.array_equal(shown, session.frames(node)[frame]), (node, frame)
-            seen.add((node, frame))
+        assert np.array_equal(shown, session.frames(node)[frame]), (node, frame)
+        seen.append((node, frame))
     tab.keyboard.up("w")
-    assert len({node for node, _ in seen}) >= 2
-    assert len(seen) >= 15
-    node = rest(tab, served)
+    film.holding("")
+    order = [seen[0]] + [new for old, new in pairwise(seen) if new != old]
+    assert order[: 1 + 48 + 2] == [(0, 0), *((node, i) for node in (1, 2) for i in range(24)), (3, 0), (3, 1)]
+    node = film.rest()
     assert np.array_equal(pixels(tab)[2], session.frames(node)[-1])
     assert session.current.c2w[-1, 2, 3] > 0.5
 
 
 @needs_browser
-def test_two_held_keys_and_letting_go_are_seen(tab, served):
-    tab.keyboard.down("w")
-    tab.wait_for_timeout(400)
-    tab.keyboard.down("ArrowUp")
-    tab.wait_for_timeout(400)
-    tab.keyboard.up("w")
-    tab.wait_for_timeout(300)
-    tab.keyboard.up("ArrowUp")
-    rest(tab, served)
-    moves = "".join(node.title + "," for node in served.session.tree.line(served.session.current.id)[1:])
-    assert re.match(r"w-\d+,(w-\d+,)?wi-\d+,(wi-\d+,)?i-\d+", moves)
-    tab.wait_for_function("document.getElementById('latency').textContent.includes('ms')")
+def test_two_held_keys_and_letting_go_are_seen(film):
+    tab = film.tab
+    for change, key, held in (("down", "w", "w"), ("down", "ArrowUp", "wi"), ("up", "w", "i"), ("up", "ArrowUp", "")):
+        getattr(tab.keyboard, change)(key)
+        film.holding(held)
+        film.after(0.5)
+    film.rest()
+    assert re.match(r"w-\d+,(w-\d+,)?wi-\d+,(wi-\d+,)?i-\d+", film.moves)
+    assert "ms" in tab.text_content("#latency")
 
 
 @needs_browser
-def test_a_click_goes_back_and_driving_on_branches(tab, served):
-    session = served.session
-    first, second = drive(tab, served, "w"), drive(tab, served, "d")
+def test_a_click_goes_back_and_driving_on_branches(film):
+    tab, session = film.tab, film.session
+    first, second = film.drive("w"), film.drive("d")
     tab.click(f'.node[data-node="{first}"]')
-    tab.wait_for_function(f"document.getElementById('view').dataset.node === '{first}'")
+    film.at(first)
     assert np.array_equal(pixels(tab)[2], session.frames(first)[-1])
     assert session.current.id == first
-    branch = drive(tab, served, "a")
-    assert [child.id for child in session.tree.children(first)] == [second, branch]
-    boxes = [tab.locator(f'.node[data-node="{node}"]').bounding_box() for node in (second, branch)]
+    branch = film.drive("a")
+    children = session.tree.children(first)
+    assert [node in session.tree.line(end) for node, end in zip(children, (second, branch), strict=True)] == [True] * 2
+    boxes = [tab.locator(f'.node[data-node="{node.id}"]').bounding_box() for node in children]
     assert boxes[0]["x"] == boxes[1]["x"]
     assert boxes[0]["y"] != boxes[1]["y"]
     found = [tab.locator(f'.node[data-node="{node}"]') for node in (first, second, branch)]
@@ -176,13 +293,15 @@ def test_a_click_goes_back_and_driving_on_branches(tab, served):
     for color in (colors[0], colors[2]):  # both paths are in the map
         assert (np.abs(drawn - [int(c) for c in re.findall(r"\d+", color)]).max(axis=1) < 12).sum() > 20
     tab.keyboard.press("Backspace")
-    tab.wait_for_function(f"document.getElementById('view').dataset.node === '{first}'")
+    film.at(session.tree[branch].parent)
 
 
 @needs_browser
-def test_naming_pinning_dreaming_again_and_deleting(tab, served):
-    session = served.session
-    node = drive(tab, served, "w")
+def test_naming_pinning_dreaming_again_and_deleting(film):
+    tab, session = film.tab, film.session
+    node = session.drive("w-24").id
+    film.player.do(film.player.rest)
+    film.at(node)
     tab.fill("#name", "by the door")
     tab.press("#name", "Enter")
     tab.click("#pin")
@@ -192,7 +311,7 @@ def test_naming_pinning_dreaming_again_and_deleting(tab, served):
     told(tab, "take the pin out")
     tab.click("#reseed")
     tab.wait_for_function("sanawm.nodes.size === 3")
-    dreamt = rest(tab, served)
+    dreamt = film.rest()
     assert session.tree[dreamt].parent == 0
     assert np.array_equal(session.tree[dreamt].c2w, session.tree[node].c2w)
     tab.click("#delete")
@@ -201,24 +320,28 @@ def test_naming_pinning_dreaming_again_and_deleting(tab, served):
 
 
 @needs_browser
-def test_two_branches_side_by_side(tab, served):
-    session = served.session
-    left = drive(tab, served, "a")
-    tab.click('.node[data-node="0"]')
-    right = drive(tab, served, "d")
+def test_two_branches_side_by_side(film):
+    tab, session = film.tab, film.session
+    left, right = (session.drive(move, at=0).id for move in ("a-24", "d-24"))
+    film.player.do(film.player.rest)
+    film.at(right)
     tab.click("#compare")
     tab.click(f'.node[data-node="{left}"]')
-    tab.wait_for_selector("#comparison[open] #both[data-frame]")
+    tab.wait_for_selector("#comparison[open]")
+    tab.clock.run_for(400)
     _, frame, shown = pixels(tab, "both")
+    assert frame > 0
     assert np.array_equal(shown, session.compare(right, left).frames[frame])
     tab.click("#comparison button")
 
 
 @needs_browser
-def test_a_recorded_branch_is_a_video_and_an_episode(tab, served):
-    session = served.session
-    drive(tab, served, "w")
-    last = drive(tab, served, "d")
+def test_a_recorded_branch_is_a_video_and_an_episode(film, served):
+    tab, session = film.tab, film.session
+    session.drive("w-24")
+    last = session.drive("d-24").id
+    film.player.do(film.player.rest)
+    film.at(last)
     tab.click("[data-tab=keep]")
     tab.click("#mp4")
     link = tab.get_attribute("#notes a", "href")
@@ -242,22 +365,25 @@ def test_a_recorded_branch_is_a_video_and_an_episode(tab, served):
 
 
 @needs_browser
-def test_a_session_is_saved_and_opened(tab, served):
-    session = served.session
-    node = drive(tab, served, "w")
+def test_a_session_is_saved_and_opened(film):
+    tab, session = film.tab, film.session
+    node = session.drive("w-24").id
     frames = session.frames(node)
     tab.click("[data-tab=keep]")
-    tab.fill("#sessionname", "walk")
+    tab.fill("#sessionname", "walk: $1 [2] 🚪")
     tab.click("#save")
     told(tab, "Saved as")
-    drive(tab, served, "a")
+    session.drive("a-24")
     tab.click("#open")
-    tab.wait_for_function("sanawm.nodes.size === 2")
-    tab.wait_for_function(f"document.getElementById('view').dataset.node === '{node}'")
+    film.at(node)
+    assert len(session.tree.nodes) == 2
     assert np.array_equal(pixels(tab)[2], frames[-1])
-    tab.fill("#sessionname", "../walk")
-    tab.click("#open")
-    told(tab, "a file name of at most 80 characters")
+    for name in ("../walk", "..", "a/b", ".hidden", ""):
+        tab.fill("#sessionname", name)
+        tab.click("#open")
+        told(tab, "a file name of at most 80 characters")
+        tab.clock.run_for(10_000)  # and it goes away
+        assert tab.locator("#toasts div").count() == 0
     tab.fill("#sessionname", "nothing")
     tab.click("#open")
     told(tab, "There is no session in")
@@ -281,61 +407,54 @@ def test_scenes_are_chosen_and_dropped_in_and_bad_images_are_said(tab, served, t
     (tmp_path / "script.png").write_text("#!/bin/sh")
     tab.set_input_files("#image", tmp_path / "script.png")
     told(tab, "not a PNG, JPEG or WebP image")
+    (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    tab.clock.run_for(10_000)
+    tab.set_input_files("#image", tmp_path / "photo.heic")
+    told(tab, "not a PNG, JPEG or WebP image")
     assert session.tree is before
     assert tab.is_disabled("#prompt")
 
 
 @needs_browser
-def test_a_world_that_is_not_here_is_said_and_one_that_is_can_be_gone_to(tab, served):
+def test_a_world_that_is_not_here_is_said_and_one_that_is_can_be_gone_to(film, served):
+    tab, before = film.tab, film.session
     tab.on("dialog", lambda dialog: dialog.accept())
     tab.click("[data-tab=scene]")
     tab.select_option("#worlds", "streaming")
     told(tab, "sanawm fetch streaming")
-    before = served.session
     tab.select_option("#worlds", "nano")
-    tab.wait_for_selector("#world >> text=nano", timeout=60_000)
-    tab.wait_for_function("document.getElementById('view').width === 96")
+    tab.wait_for_selector("#world >> text=nano")
+    tab.wait_for_function("sanawm.schedule().length > 0")
+    tab.clock.run_for(50)
     assert served.session is not before
     assert not before.folder.exists()
     assert np.array_equal(pixels(tab)[2], served.session.frames(0)[0])
 
 
 @needs_browser
-def test_a_full_device_is_said(tab, served, monkeypatch):
+def test_a_full_device_is_said(film, monkeypatch):
     def full(*_):
         raise MemoryError("cpu is out of memory: delete branches, or start with a lower memory limit.")
 
-    monkeypatch.setattr(served.session, "drive", full)
-    hold(tab, "w", 300)
-    told(tab, "cpu is out of memory")
+    monkeypatch.setattr(film.session, "drive", full)
+    film.tab.keyboard.down("w")
+    told(film.tab, "cpu is out of memory")
 
 
 @needs_browser
-def test_a_lost_connection_comes_back_and_goes_on(tab, served):
-    session = served.session
-    drive(tab, served, "w")
-    for browser in tuple(served._browsers):
-        served._soon(browser.connection.transport.abort)
-    tab.wait_for_selector("#link.off")
-    tab.wait_for_selector("#link.on")
-    tab.wait_for_function("sanawm.nodes.size === 2")
-    node = drive(tab, served, "a")
-    assert session.tree[node].chunk == 2
-
-
-@needs_browser
-def test_a_driver_drives_until_a_key_takes_over(tab, served):
-    session = served.session
+def test_a_driver_drives_until_a_key_takes_over(film):
+    tab, player = film.tab, film.player
     tab.click("[data-tab=agent]")
     tab.fill("#driver", "explore:candidates=4,horizon=1")
     tab.click("#drive")
     tab.wait_for_selector("#driving >> text=explore")
     tab.wait_for_function("sanawm.futures() === 4")
-    tab.wait_for_function("sanawm.nodes.size >= 3")
+    while len(film.session.tree.nodes) < 3:  # it thinks in a thread of its own
+        film.step(0.25)
     tab.click("#view")
-    node = drive(tab, served, "a")
-    assert "a-" in session.tree[node].title
-    assert served.player.driver is None
+    film.drive("a")
+    assert re.match(r"(twist-\d+,)+a-\d+", film.moves)
+    assert player.driver is None
     tab.wait_for_selector("#driving", state="hidden")
     tab.fill("#driver", "by magic")
     tab.click("#drive")
@@ -343,60 +462,381 @@ def test_a_driver_drives_until_a_key_takes_over(tab, served):
 
 
 @needs_browser
-def test_buttons_sliders_and_dragging_drive_too(tab, served):
-    session = served.session
+def test_buttons_sliders_and_dragging_drive_too(film):
+    tab = film.tab
     box = tab.locator('#pad [data-key="d"]').bounding_box()
     tab.mouse.move(box["x"] + 9, box["y"] + 9)
     tab.mouse.down()
-    tab.wait_for_timeout(250)
+    film.holding("d")
     tab.mouse.up()
-    before = rest(tab, served)
-    assert session.current.title.startswith("d-")
+    film.holding("")
+    film.rest()
+    assert film.moves.startswith("d-")
+    tab.focus('#pad [data-key="i"]')  # and by the keyboard alone
+    tab.keyboard.down("Space")
+    film.holding("i")
+    tab.keyboard.up("Space")
+    film.holding("")
+    before = film.rest()
     tab.check("#stay")
     tab.locator('#sliders [data-axis="1"]').fill("-1")
-    tab.wait_for_function(f"document.getElementById('view').dataset.node !== '{before}'")
+    until(tab, lambda: film.session.current.title == "twist-24", "a slider drives")
     tab.uncheck("#stay")
-    node = rest(tab, served)
-    assert session.tree[node].title.startswith("twist-")
-    assert session.tree[node].c2w[-1, 1, 3] < 0  # up
+    until(tab, lambda: not any(map(any, film.player._pushed.values())), "sliders are back")
+    film.rest()
+    node = film.session.current
+    assert node.c2w[-1, 1, 3] < film.session.tree[before].c2w[-1, 1, 3]  # up
     box = tab.locator("#view").bounding_box()
     tab.mouse.move(box["x"] + 300, box["y"] + 200)
     tab.mouse.down()
-    tab.mouse.move(box["x"] + 460, box["y"] + 200, steps=4)
-    tab.wait_for_timeout(300)
+    tab.clock.run_for(100)
+    tab.mouse.move(box["x"] + 460, box["y"] + 200)
+    until(tab, lambda: film.session.current.id != node.id, "dragging drives")
     tab.mouse.up()
-    rest(tab, served)
-    looked = session.current
+    film.rest()
+    looked = film.session.current
     assert looked.title.startswith("twist-")
-    assert looked.c2w[-1, 0, 2] > session.tree[node].c2w[-1, 0, 2]  # to the right
+    assert looked.c2w[-1, 0, 2] > node.c2w[-1, 0, 2]  # to the right
 
 
 @needs_browser
-def test_several_viewers_see_and_steer_one_session(tab, served, chromium):
-    other = chromium.new_page()
-    other.goto(served.url)
-    other.wait_for_selector("#viewers >> text=2 viewers")
-    tab.keyboard.down("w")
-    tab.wait_for_timeout(300)
-    other.keyboard.down("d")
-    other.wait_for_timeout(300)
-    other.close()  # and whatever it held is let go
+def test_several_viewers_see_and_steer_one_session(film, served, chromium):
+    tab = film.tab
+    with opened(chromium, served.url) as other:
+        tab.wait_for_selector("#viewers >> text=2 viewers")
+        tab.keyboard.down("w")
+        film.holding("w")
+        other.keyboard.down("d")
+        film.holding("wd")
+        assert "wd-" in film.moves
+    film.holding("w")  # what the other one held is let go
     tab.keyboard.up("w")
-    node = rest(tab, served)
-    assert re.search(r"wd-\d+", served.session.tree[node].title)
-    assert served.session.tree[node].title.split(",")[-1].startswith("none")
+    film.holding("")
+    node = film.rest()
+    assert film.moves.split(",")[-1].startswith("none")
+    assert np.array_equal(pixels(tab)[2], film.session.frames(node)[-1])
     tab.wait_for_selector("#viewers", state="hidden")
 
 
 @needs_browser
-@pytest.mark.parametrize("width", [1280, 480])
-def test_the_page_fits_its_window(tab, served, width):
-    tab.set_viewport_size({"width": width, "height": 800})
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844), (640, 400)])
+def test_the_page_fits_its_window(tab, width, height):
+    tab.set_viewport_size({"width": width, "height": height})
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     view = tab.locator("#view").bounding_box()
     assert view["width"] >= 0.55 * width
     if width == 1280:  # all of it without scrolling
-        assert tab.evaluate("document.documentElement.scrollHeight") <= 800
+        assert tab.evaluate("document.documentElement.scrollHeight") <= height
+
+
+# --- keys ---
+
+LAYOUTS = {  # key and code of what goes down -> what is driven
+    "US": [("w", "KeyW", "w"), ("W", "KeyW", "w"), ("d", "KeyD", "d"), ("e", "KeyE", "")],
+    "Russian": [
+        ("ц", "KeyW", "w"),
+        ("Ц", "KeyW", "w"),
+        ("ф", "KeyA", "a"),
+        ("ы", "KeyS", "s"),
+        ("х", "BracketLeft", ""),
+    ],
+    "Greek": [("ς", "KeyW", "w"), ("α", "KeyA", "a"), (";", "KeyQ", "")],
+    "Hebrew": [("'", "KeyW", "w"), ("ש", "KeyA", "a"), ("ד", "KeyS", "s"), (",", "Quote", "")],
+    "Korean": [("ㅈ", "KeyW", "w"), ("ㅉ", "KeyW", "w"), ("ㅁ", "KeyA", "a")],
+    "Arabic": [("ص", "KeyW", "w"), ("ش", "KeyA", "a"), ("لا", "KeyB", "")],
+    "kana": [("て", "KeyW", "w"), ("ｗ", "KeyW", "w")],
+    "AZERTY": [("z", "KeyW", ""), ("w", "KeyZ", "w"), ("q", "KeyA", ""), ("a", "KeyQ", "a")],
+    "Dvorak": [("w", "Comma", "w"), ("o", "KeyS", ""), ("s", "Semicolon", "s"), ("l", "KeyP", "l")],
+    "Turkish": [("ı", "KeyI", "i"), ("I", "KeyI", "i"), ("i", "Quote", "i"), ("İ", "Quote", "i")],
+    "BÉPO": [("é", "KeyW", ""), ("w", "BracketRight", "w")],
+    "dead keys and input methods": [("Dead", "KeyW", "w"), ("Process", "KeyA", "a"), ("Unidentified", "KeyD", "d")],
+    "other keys": [("Enter", "Enter", ""), ("F1", "F1", ""), ("Tab", "KeyW", ""), ("2", "Digit2", ""), ("", "", "")],
+    "arrows": [("ArrowUp", "ArrowUp", "i"), ("ArrowLeft", "Numpad4", "j")],
+}
+DOWN = "[...document.querySelectorAll('#pad .down')].map((button) => button.dataset.key).join('')"
+
+
+@needs_browser
+def test_letters_count_on_latin_layouts_and_places_on_others(tab):
+    typed = """([key, code]) => {
+        const send = (kind) => window.dispatchEvent(new KeyboardEvent(kind, {key, code, bubbles: true}));
+        send('keydown');
+        const down = DOWN;
+        send('keyup');
+        return [down, DOWN];
+    }""".replace("DOWN", DOWN)
+    for layout, keys in LAYOUTS.items():
+        for key, code, driven in keys:
+            assert tab.evaluate(typed, [key, code]) == [driven, ""], (layout, key, code)
+
+
+ENDS = {
+    "the keyboard goes elsewhere": "window.dispatchEvent(new Event('blur'))",
+    "a menu opens": "document.getElementById('view').dispatchEvent(new Event('contextmenu', {bubbles: true}))",
+    "the page is left": "window.dispatchEvent(new Event('pagehide'))",
+    "the tab is hidden": "HIDE(true)",
+    "Meta goes down": "KEY('keydown', 'Meta', 'MetaLeft', {metaKey: true})",
+    "Meta was down": "KEY('keyup', 'Meta', 'MetaLeft')",
+    "a file is dragged in": "window.dispatchEvent(new DragEvent('dragenter', {cancelable: true}))",
+}
+SCRIPT = """
+const KEY = (kind, key, code, more = {}, target = document.body) => {
+    const event = new KeyboardEvent(kind, {key, code, bubbles: true, cancelable: true, ...more});
+    target.dispatchEvent(event);
+    return event.defaultPrevented;
+};
+const HIDE = (hidden) => {
+    Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});
+    document.dispatchEvent(new Event('visibilitychange'));
+};
+"""
+
+
+@needs_browser
+def test_no_key_stays_down_that_was_let_go_unseen(tab):
+    for reason, happens in ENDS.items():
+        down = tab.evaluate(f"() => {{ {SCRIPT} KEY('keydown', 'w', 'KeyW'); const down = {DOWN}; {happens}; "
+                            f"HIDE(false); return [down, {DOWN}]; }}")  # fmt: skip
+        assert down == ["w", ""], reason
+    box = tab.locator('#pad [data-key="s"]').bounding_box()
+    for kind in ("pointercancel", "lostpointercapture"):
+        tab.mouse.move(box["x"] + 9, box["y"] + 9)
+        tab.mouse.down()
+        assert tab.evaluate(DOWN) == "s"
+        tab.evaluate(
+            f"document.querySelector('[data-key=s]').dispatchEvent(new PointerEvent('{kind}', {{pointerId: 1}}))"
+        )
+        assert tab.evaluate(DOWN) == "", kind
+        tab.mouse.up()
+
+
+@needs_browser
+def test_shortcuts_and_typing_do_not_drive(tab):
+    for more in ("ctrlKey", "metaKey", "altKey", "modifierAltGraph", "isComposing"):
+        kept = tab.evaluate(f"() => {{ {SCRIPT} const kept = KEY('keydown', 'w', 'KeyW', {{{more}: true}}); "
+                            f"return [kept, {DOWN}]; }}")  # fmt: skip
+        assert kept == [False, ""], more
+    for panel, field in (("scene", "#fov"), ("agent", "#driver"), ("keep", "#sessionname"), ("scene", "#worlds")):
+        tab.click(f"[data-tab={panel}]")
+        tab.focus(field)
+        tab.keyboard.down("w")
+        assert tab.evaluate(DOWN) == "", field
+        tab.keyboard.up("w")
+    tab.click("[data-tab=move]")
+    tab.focus("#sliders [data-axis='0']")
+    tab.keyboard.press("ArrowRight")  # moves the slider
+    assert tab.evaluate(DOWN) == ""
+    tab.keyboard.down("w")  # there is nothing to type
+    assert tab.evaluate(DOWN) == "w"
+    tab.keyboard.up("w")
+
+
+# --- tabs that do not look, connections that break, proxies ---
+
+
+@needs_browser
+def test_a_hidden_tab_gets_no_frames_and_shows_the_present_when_it_is_back(film, served):
+    tab = film.tab
+    (browser,) = served._browsers
+    tab.evaluate(f"() => {{ {SCRIPT} HIDE(true); }}")
+    until(tab, lambda: not browser.looks, "the server knows that nobody looks")
+    for move in ("w-24", "d-24"):
+        film.player.do(lambda move=move: film.session.drive(move))
+    tab.wait_for_function("sanawm.nodes.size === 3")  # but it knows of what happens
+    assert film.shown == (0, 0)
+    assert tab.evaluate("sanawm.schedule().length") == 0
+    tab.evaluate(f"() => {{ {SCRIPT} HIDE(false); }}")
+    assert film.rest() == 2
+    assert np.array_equal(pixels(tab)[2], film.session.frames(2)[-1])
+
+
+@needs_browser
+def test_frames_that_nobody_draws_are_not_kept(film):
+    tab = film.tab
+    tab.evaluate(
+        "() => { window.freed = 0; const close = ImageBitmap.prototype.close; "
+        "ImageBitmap.prototype.close = function () { window.freed += 1; close.call(this); }; }"
+    )
+    for chunk in range(1, 5):
+        film.player.do(lambda: film.session.drive("w-24"))
+        film.page.clock.now += 1.6
+        film.settle()
+        tab.clock.fast_forward(1600)  # as a tab in the background, where nothing is drawn
+        kept = tab.evaluate("sanawm.schedule().length")
+        assert kept <= 48
+        assert tab.evaluate("window.freed") >= 24 * chunk - kept - 24
+    film.rest()
+    assert tab.evaluate("sanawm.schedule().length") == 0
+
+
+@needs_browser
+def test_a_lost_connection_comes_back_and_goes_on(film, served):
+    tab = film.tab
+    film.drive("w")
+    nodes = len(film.session.tree.nodes)
+    for browser in tuple(served._browsers):
+        served._soon(browser.connection.transport.abort)
+    tab.wait_for_selector("#link.off")
+    tab.click("#reseed")
+    told(tab, "There is no connection")
+    tab.clock.run_for(1100)
+    tab.wait_for_selector("#link.on")
+    tab.wait_for_function(f"sanawm.nodes.size === {nodes}")
+    tab.click("#view")
+    film.drive("a")
+    assert "a-" in film.moves
+
+
+class Proxy:
+    """Passes requests to a page on as proxies do. prefix: path under which it is reached. strip: whether it takes that
+    out. host: what it writes into `Host`; None to keep it. frozen: passes nothing on any more, and says nothing."""
+
+    def __init__(self, port: int, prefix: str = "", strip: bool = True, host: str | None = None):
+        self.target, self.prefix, self.strip, self.host, self.frozen = port, prefix, strip, host, False
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.sockets = []
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.serve, args=(client,), daemon=True).start()
+
+    def serve(self, client: socket.socket) -> None:
+        server = socket.create_connection(("127.0.0.1", self.target))
+        self.sockets += client, server
+        head = b""
+        while b"\r\n\r\n" not in head:
+            if not (data := client.recv(65536)):
+                return
+            head += data
+        method, path, rest = head.split(b" ", 2)
+        if self.strip:
+            path = path.removeprefix(self.prefix.encode()) or b"/"
+        head = b" ".join((method, path, rest))
+        if self.host is not None:
+            head = re.sub(rb"(?i)\r\nHost: [^\r]*", b"\r\nHost: " + self.host.encode(), head)
+        server.sendall(head)
+        threading.Thread(target=self.pipe, args=(client, server), daemon=True).start()
+        self.pipe(server, client)
+
+    def pipe(self, source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                if not self.frozen:
+                    target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        for each in (self.listener, *self.sockets):
+            each.close()
+
+
+@pytest.fixture
+def proxy(request, served):
+    made = []
+
+    def make(**options) -> Proxy:
+        made.append(Proxy(served.port, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+PREFIX = "/user/me/proxy/8123"
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    ("path", "options"),
+    [
+        (f"{PREFIX}/", {"prefix": PREFIX, "strip": True}),  # JupyterHub, code-server
+        (PREFIX, {"prefix": PREFIX, "strip": True, "host": "127.0.0.1:8123"}),  # no slash, `Host` rewritten
+        (f"{PREFIX}/index.html", {"prefix": PREFIX, "strip": False}),  # nginx that leaves the path in
+    ],
+)
+def test_the_page_works_under_the_path_of_a_proxy(served, chromium, proxy, path, options):
+    port = proxy(**options).port
+    session = served.session
+    session.drive("w-24")
+    with opened(chromium, f"http://hub.example.org:{port}{path}", clock=False, bypass_csp=False) as tab:
+        tab.click("[data-tab=scene]")
+        tab.wait_for_selector("#scenes img")
+        tab.evaluate("() => Promise.all([...document.querySelectorAll('#scenes img')].map((image) => image.decode()))")
+        tab.click("[data-tab=keep]")
+        tab.click("#mp4")
+        with tab.expect_download() as download:
+            tab.click("#notes a")
+        recorded = served.backstage.sessions.parent / download.value.suggested_filename
+        assert Path(download.value.path()).read_bytes() == recorded.read_bytes()
+        styles = tab.evaluate("getComputedStyle(document.body).display")
+        assert styles == "flex"
+
+
+@needs_browser
+def test_a_name_that_was_not_allowed_is_said_on_a_page_that_cannot_connect(served, chromium, proxy):
+    port = proxy(host="127.0.0.1:8123").port
+    tab = chromium.new_page(bypass_csp=True)
+    tab.clock.install(time=0)
+    tab.goto(f"http://other.example.org:{port}/")
+    for _ in range(3):
+        tab.wait_for_function("sanawm.quiet() === null")
+        tab.clock.run_for(1100)
+    told(tab, "--allow-host other.example.org")
+    tab.close()
+
+
+@needs_browser
+def test_a_connection_that_says_nothing_any_more_is_made_anew(served, chromium, proxy):
+    link = proxy()
+    with opened(chromium, f"http://127.0.0.1:{link.port}/") as tab:
+        for _ in range(8):
+            tab.clock.run_for(5000)
+            tab.wait_for_function("sanawm.quiet() === 0")
+        assert tab.locator("#link.on").count() == 1
+        link.frozen = True
+        until(tab, lambda: tab.clock.run_for(1000) or tab.locator("#link.off").count(), "it is noticed")
+        link.frozen = False
+        until(tab, lambda: tab.clock.run_for(1000) or tab.locator("#link.on").count(), "it is back")
+
+
+STRINGS = [
+    '<img src=x onerror="window.hacked=1">', "a & b", "$x^2$ [red]", "\"quotes\" 'and' `ticks`", "שלום עולם",
+    "🚪🏽" * 20, "w" * 80,
+]  # fmt: skip
+
+
+@needs_browser
+def test_names_are_shown_as_they_are(film):
+    tab = film.tab
+    for text in STRINGS:
+        tab.fill("#name", text)
+        tab.press("#name", "Enter")
+        until(tab, lambda: film.session.tree[0].name == text, f"{text} is kept")  # noqa: B023
+        tab.wait_for_function("(text) => document.querySelector('.node span').textContent === text", arg=text)
+        assert tab.evaluate("document.getElementById('where').textContent").startswith(text)
+    assert tab.evaluate("window.hacked") is None
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 1280
+
+
+@needs_browser
+def test_a_browser_without_websockets_is_told_so(served, chromium):
+    tab = chromium.new_page()
+    tab.add_init_script("delete window.WebSocket; delete window.localStorage")
+    failures = []
+    tab.on("pageerror", lambda error: failures.append(error))
+    tab.goto(served.url)
+    tab.wait_for_selector("#link >> text=no WebSocket")
+    tab.close()
+    assert failures == []
 
 
 # --- without a browser ---

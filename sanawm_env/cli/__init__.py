@@ -144,6 +144,9 @@ class Play(Loading):
     """0 takes a free one."""
     host: str = "127.0.0.1"
     """Address to listen on; any other than this machine's own lets others drive."""
+    allow_host: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Name by which browsers reach the page through a proxy, such as hub.example.org; may be given several times.
+    Requests under other names are refused."""
     no_browser: bool = False
     """Open no browser, for remote machines."""
     memory_limit_gb: float = 4.0

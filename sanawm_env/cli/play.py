@@ -4,6 +4,7 @@ import io
 import ipaddress
 import itertools
 import json
+import re
 import time
 import webbrowser
 import zipfile
@@ -30,6 +31,7 @@ from sanawm_env.viewer.page import Backstage, Page
 from sanawm_env.viewer.playback import Decision, Driver, Imagined
 from sanawm_env.viewer.session import GB, Film, Session
 from sanawm_env.world.engine import LoadOptions
+from sanawm_env.world.files import brief
 from sanawm_env.world.thumbnails import thumbnail
 from sanawm_env.world.weights import known_worlds
 from sanawm_env.world.world import World
@@ -50,10 +52,13 @@ def play(options: "Play", console: Console) -> None:
         raise ValueError(f"--memory-limit-gb must be above zero, got {options.memory_limit_gb}.")
     if not 0 <= options.port <= 65535:
         raise ValueError(f"--port must be from 0 (a free one) to 65535, got {options.port}.")
+    for name in options.allow_host:
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise ValueError(f"--allow-host takes a host name such as hub.example.org, got {brief(name)}.")
     session = begin(options.world, options)
     try:
         driver = None if options.driver is None else make_driver(options.driver, session)
-        page = Page(session, backstage(options), options.host, options.port)
+        page = Page(session, backstage(options), options.host, options.port, options.allow_host)
     except BaseException:
         session.close()
         raise

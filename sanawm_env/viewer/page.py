@@ -5,46 +5,60 @@ presses alone, and a system repeats only the newest key, so W ended when D was p
 from half a second of holding; 16 pictures a second through its WebGL scene took 1.7 cores where there is no GPU
 (`docs/play_latency.py` says what ours takes); and it wants an older rich than the one we use.
 
-Browser to server, JSON: keys and push (what hands hold), do (something done to the session); a dropped image is one
-binary message. Server to browser, JSON: hello, tree (what has changed in it), futures, note; frames are binary: the
-length of a JSON head in four bytes, the head, pictures.
+All its addresses are relative, so it may be served under any path of a proxy, which may leave that path in its requests
+or take it out.
+
+Browser to server, JSON: keys and push (what hands hold), do (something done to the session), look (whether the page is
+visible), here (asks for a sign of life); a dropped image is one binary message. Server to browser, JSON: hello, tree
+(what has changed in it), futures, note, here; frames are binary: the length of a JSON head in four bytes, the head,
+pictures. Frames that are not sent before their time is over are left out, so a slow browser costs little.
 """
 
 import asyncio
 import base64
+import hashlib
 import io
 import ipaddress
 import json
+import logging
+import re
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidMessage
 from websockets.http11 import Request, Response
 
 from sanawm_env.viewer.moves import text
 from sanawm_env.viewer.playback import Driver, Imagined, Player, Shown, sentence
-from sanawm_env.viewer.session import MAX_UPLOAD_BYTES, Film, Session
+from sanawm_env.viewer.session import MAX_NAME, MAX_UPLOAD_BYTES, Film, Session
 from sanawm_env.viewer.tree import Node
+from sanawm_env.world.files import brief
 from sanawm_env.world.images import load_image
 
 WEB = Path(__file__).parent / "web"
 KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
-REFUSED = b"This page answers to its own address: an IP address, localhost, or what --host says."
+REFUSED = (
+    b"This page answers to its own address: an IP address, localhost, or what --host says. "
+    b"Behind a proxy, start it with --allow-host and the name that the browser shows."
+)
 LOSSLESS_PIXELS = 256 * 256  # pictures up to this size travel as PNG, larger ones as JPEG
 GROUP = 6  # frames of one message: the first are on their way while the others are being encoded
-WAITING = 512  # messages for a browser that does not keep up, before it is let go to come again
+WAITING, WAITING_BYTES = 512, 2**26  # messages for a browser that reads none, before it is let go to come again
+ASKED = 8  # things that a browser may ask for before the first of them is done
 COMPARED_CHUNKS = 6
 MAX_TEXT = 2000
 PATH_STEP = 6  # frames from one point of a drawn path to the next
@@ -67,28 +81,79 @@ class Backstage:
     worlds: Sequence[str]
 
 
+class _Message(NamedTuple):
+    """What waits for a browser. shown: when its first frame is due and when its last one is over; None for other
+    messages than frames."""
+
+    data: str | bytes
+    shown: tuple[float, float] | None = None
+
+
 @dataclass(eq=False)
 class _Browser:
-    """A browser that is connected, and the nodes it knows."""
+    """A browser that is connected: the nodes it knows, whether its page is visible, how much it has asked for that is
+    not done yet, and what waits to be sent to it."""
 
     connection: ServerConnection
-    messages: asyncio.Queue[str | bytes]
     nodes: Mapping[int, Node] = field(default_factory=dict)
+    looks: bool = True
+    asked: int = 0
+    messages: deque[_Message] = field(default_factory=deque)
+    any: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def put(self, message: _Message, now: float) -> bool:
+        """Queue a message; False for a browser that has stopped reading. Frames take the place of those that wait and
+        are over, or are due no earlier than they are."""
+        if message.shown is not None:
+            begins = message.shown[0]
+            kept = (m for m in self.messages if m.shown is None or (m.shown[0] < begins and m.shown[1] > now))
+            self.messages = deque(kept)
+        self.messages.append(message)
+        self.any.set()
+        return len(self.messages) <= WAITING and sum(len(m.data) for m in self.messages) <= WAITING_BYTES
+
+    async def get(self) -> str | bytes:
+        while not self.messages:
+            self.any.clear()
+            await self.any.wait()
+        return self.messages.popleft().data
+
+
+class _Connection(ServerConnection):
+    """One that answers what is no HTTP request with 400, where the library hangs up."""
+
+    def send_data(self) -> None:
+        if self.request is None and isinstance(self.protocol.handshake_exc, InvalidMessage):
+            self.transport.write(_response(HTTPStatus.BAD_REQUEST, b"This is no request.").serialize())
+        super().send_data()
 
 
 class Page:
     """Plays a session and serves its page on host:port until `close`; port 0 takes a free one. OSError where it is
-    taken. player: the one that plays; another one once a browser has chosen another world."""
+    taken. player: the one that plays; another one once a browser has chosen another world.
 
-    def __init__(self, session: Session, backstage: Backstage, host: str = "127.0.0.1", port: int = 0):
-        self.backstage, self.host, self.port = backstage, host, port
+    names: host names by which browsers reach the page beside its own address, such as that of a proxy; requests under
+    other names are refused. clock: of the player, seconds.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        backstage: Backstage,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        names: Iterable[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.backstage, self.host, self.port, self.clock = backstage, host, port, clock
+        self.names = frozenset(name.lower() for name in names)
         self._browsers: set[_Browser] = set()
         self._recorded: dict[str, Path] = {}
-        self._files = {f"/{path.name}": path for path in WEB.iterdir() if path.suffix in KINDS}
-        self._files["/"] = WEB / "index.html"
+        self._files = {path.name: path for path in WEB.iterdir() if path.suffix in KINDS}
+        self._files[""] = WEB / "index.html"
         # one thread each: pictures leave in order, and a video that is being written keeps nobody waiting
         self._pictures, self._writer = ThreadPoolExecutor(1, "pictures"), ThreadPoolExecutor(1, "writer")
-        self._watch(Player(session))
+        self._watch(Player(session, clock))
         self._loop = asyncio.new_event_loop()
         ready = threading.Event()
         self._failure: OSError | None = None
@@ -101,7 +166,7 @@ class Page:
 
     @property
     def url(self) -> str:
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
 
     def close(self) -> None:
@@ -116,7 +181,7 @@ class Page:
     def _watch(self, player: Player) -> None:
         self.player, self.session = player, player.session
         self._memory = self.session.memory
-        player.on_show = lambda shown: self._pictures.submit(self._send_frames, shown)
+        player.on_show = lambda shown: self._pictures.submit(self._send_frames, player, shown)
         player.on_tree = self._tree_changed
         player.on_futures = lambda node, futures: self._pictures.submit(self._send_futures, node, futures)
         player.on_error = lambda viewer, words: self._soon(self._note, words, "error", viewer)
@@ -129,7 +194,7 @@ class Page:
             try:
                 server = await serve(
                     self._meet, self.host, self.port, process_request=self._answer, max_size=MAX_UPLOAD_BYTES + 2**16,
-                    compression=None,
+                    max_queue=2, compression=None, create_connection=_Connection, logger=_silent(),
                 )  # fmt: skip
             except OSError as error:
                 self._failure = error
@@ -149,39 +214,49 @@ class Page:
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(call, *arguments)
 
-    def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Files for a browser; None for what shall become the live connection."""
-        if not _is_ours(request, self.host):
+    async def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
+        """Files for a browser; None for what shall become the live connection. Paths count from their end: what a proxy
+        has left in front of them does not matter."""
+        if getattr(request, "method", "GET") != "GET":
+            return _response(HTTPStatus.METHOD_NOT_ALLOWED, b"This page is read by GET.", Allow="GET")
+        folder, name = ["", *map(unquote, request.path.partition("?")[0].split("/"))][-2:]
+        script = name.endswith(tuple(KINDS)) and name in self._files  # those can at least say what is wrong
+        if not _is_ours(request.headers, self.host, self.names, any_origin=script):
             return _response(HTTPStatus.FORBIDDEN, REFUSED)
-        path = unquote(urlsplit(request.path).path)
-        if path == "/live":
+        if name == "live":
             return None
-        if path in self._files:
-            file = self._files[path]
-            return _response(HTTPStatus.OK, file.read_bytes(), f"{KINDS[file.suffix]}; charset=utf-8")
-        kind, _, name = path.lstrip("/").partition("/")
-        scenes = {str(i): scene for i, scene in enumerate(self.session.scenes)}
-        if kind == "scenes" and name in scenes:
-            picture = np.asarray(load_image(scenes[name]).resize((96, 64)))
-            return _response(HTTPStatus.OK, encoded(picture, "JPEG"), "image/jpeg")
-        if kind == "files" and name in self._recorded:
-            return _response(HTTPStatus.OK, self._recorded[name].read_bytes(), "video/mp4")
+        try:
+            if found := await asyncio.to_thread(self._read, folder, name):
+                return _response(HTTPStatus.OK, *found)
+        except (OSError, ValueError):  # it was here, and is no longer
+            pass
         return _response(HTTPStatus.NOT_FOUND, b"There is no such page.")
+
+    def _read(self, folder: str, name: str) -> tuple[bytes, str] | None:
+        """A file of ours and what kind it is; None for all others."""
+        scenes = {str(i): scene for i, scene in enumerate(self.session.scenes)}
+        if folder == "scenes" and name in scenes:
+            return encoded(np.asarray(load_image(scenes[name]).resize((96, 64))), "JPEG"), "image/jpeg"
+        if folder == "files" and name in self._recorded:
+            return self._recorded[name].read_bytes(), "video/mp4"
+        if name in self._files:
+            file = self._files[name]
+            return file.read_bytes(), f"{KINDS[file.suffix]}; charset=utf-8"
+        return None
 
     async def _meet(self, connection: ServerConnection) -> None:
         """One browser, from its arrival until it leaves."""
-        browser = _Browser(connection, asyncio.Queue(WAITING))
+        browser = _Browser(connection)
         self._browsers.add(browser)
-        sender = asyncio.create_task(self._send(connection, browser))
+        sender = asyncio.create_task(self._send(browser))
         try:
             self._put(browser, json.dumps(self._hello()))
             self._send_tree()
-            if self.player.shown is not None:
-                self._pictures.submit(self._send_frames, self.player.shown, browser)
+            self._show_present(browser)
             async for message in connection:
                 try:
                     self._hear(browser, message)
-                except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+                except Exception as error:  # whatever they send, it is answered
                     self._note(sentence(error), "error", browser)
         except ConnectionClosed:
             pass  # it comes again by itself
@@ -191,10 +266,10 @@ class Page:
             self.player.forget(browser)
             self._send_tree()
 
-    async def _send(self, connection: ServerConnection, browser: _Browser) -> None:
+    async def _send(self, browser: _Browser) -> None:
         try:
             while True:
-                await connection.send(await browser.messages.get())
+                await browser.connection.send(await browser.get())
         except ConnectionClosed:
             pass
 
@@ -215,8 +290,14 @@ class Page:
             self.player.push(browser, said["twist"], int(said["number"]))
         elif said["type"] == "do":
             self._command(browser, said)
+        elif said["type"] == "look":
+            before, browser.looks = browser.looks, bool(said["on"])
+            if browser.looks and not before:
+                self._show_present(browser)
+        elif said["type"] == "here":
+            self._put(browser, json.dumps({"type": "here"}))
         else:
-            raise ValueError(f"The page does not know the message {said['type']!r}.")
+            raise ValueError(f"The page does not know the message {brief(said['type'])}.")
 
     def _command(self, browser: _Browser, said: Mapping[str, Any]) -> None:
         session, what = self.session, said["what"]
@@ -250,14 +331,16 @@ class Page:
                 "delete": lambda: session.delete(node),
             }
             if what not in commands:
-                raise ValueError(f"The page cannot do {what!r}.")
+                raise ValueError(f"The page cannot do {brief(what)}.")
             self._do(browser, commands[what])
 
     def _do(self, browser: _Browser, command: Callable[[], Any]) -> None:
-        self.player.do(command, browser)
+        """Have something done between two chunks."""
+        self.player.do(self._counted(browser, command), browser)
 
     def _aside(self, browser: _Browser, work: Callable[[], Any]) -> None:
         """Have something done that takes its time, while the player plays on."""
+        work = self._counted(browser, work)
 
         def carefully() -> None:
             try:
@@ -267,6 +350,23 @@ class Page:
 
         self._writer.submit(carefully)
 
+    def _counted(self, browser: _Browser, work: Callable[[], Any]) -> Callable[[], Any]:
+        """The same work, one of few that a browser may wait for; ValueError for one too many."""
+        if browser.asked >= ASKED:
+            raise ValueError("Too much at once: wait until what was asked for is done.")
+        browser.asked += 1
+
+        def done() -> None:
+            browser.asked -= 1
+
+        def counted() -> Any:
+            try:
+                return work()
+            finally:
+                self._soon(done)
+
+        return counted
+
     def _stage(self, name: str) -> None:
         self.player.stage(self.backstage.driver(name, self.session) if name else None)
         self._soon(self._send_tree)
@@ -275,8 +375,8 @@ class Page:
         """A session in another world for everybody; this one ends. ValueError, and nothing changes, where that world is
         not here."""
         if name not in self.backstage.worlds:
-            raise ValueError(f"The worlds to choose from are {', '.join(self.backstage.worlds)}, got {name!r}.")
-        old, new = self.player, Player(self.backstage.session(name))
+            raise ValueError(f"The worlds to choose from are {', '.join(self.backstage.worlds)}, got {brief(name)}.")
+        old, new = self.player, Player(self.backstage.session(name), self.clock)
         old.close()
         self._watch(new)
         self._soon(self._greet_all)
@@ -300,7 +400,7 @@ class Page:
         path = self.backstage.record(self.session.film(node), kind)
         link = None
         if path.is_file():
-            self._recorded[path.name], link = path, f"/files/{path.name}"
+            self._recorded[path.name], link = path, f"files/{quote(path.name)}"
         self._soon(self._note, f"Recorded {path}.", "note", browser, link)
 
     # --- what browsers are told ---
@@ -343,25 +443,36 @@ class Page:
             gone = [i for i in known if i not in nodes]
             self._put(browser, json.dumps({**state, "nodes": changed, "gone": gone}))
 
-    def _send_frames(self, shown: Shown, to: _Browser | None = None) -> None:
-        """In the pictures' thread: frames to all browsers, or to one that has just come."""
+    def _show_present(self, browser: _Browser) -> None:
+        if self.player.shown is not None:
+            self._pictures.submit(self._send_frames, self.player, self.player.shown, browser)
+
+    def _send_frames(self, player: Player, shown: Shown, to: _Browser | None = None) -> None:
+        """In the pictures' thread: frames to all browsers whose page is visible, or to one."""
         for first in range(0, len(shown.frames), GROUP):
-            pictures = [encoded(frame) for frame in shown.frames[first : first + GROUP]]
-            head = {
-                "type": "frames",
-                "node": shown.node,
-                "first": shown.first + first,
-                "more": first > 0,
-                "starts": shown.starts,
-            }
-            self._soon(self._put_frames, head, pictures, shown.answers, to)
+            frames = shown.frames[first : first + GROUP]
+            browsers = {to} if to is not None else {browser for browser in tuple(self._browsers) if browser.looks}
+            times = tuple(shown.starts + (shown.first + i) / player.session.fps for i in (first, first + len(frames)))
+            over = times[1] <= player.clock() and first + GROUP < len(shown.frames)
+            if browsers and not over:  # what nobody sees any more is not worth the work
+                head = {"type": "frames", "node": shown.node, "first": shown.first + first, "starts": shown.starts}
+                pictures = [encoded(frame) for frame in frames]
+                self._soon(self._put_frames, player, head, pictures, shown.answers, times, browsers)
 
     def _put_frames(
-        self, head: dict[str, Any], pictures: list[bytes], answers: Mapping[Any, int], to: _Browser | None
+        self,
+        player: Player,
+        head: dict[str, Any],
+        pictures: list[bytes],
+        answers: Mapping[Any, int],
+        times: tuple[float, float],
+        browsers: set[_Browser],
     ) -> None:
-        for browser in tuple(self._browsers) if to is None else (to,):
-            own = {**head, "now": self.player.clock(), "answers": answers.get(browser, 0)}
-            self._put(browser, packed(own, pictures))
+        if player is not self.player:  # frames of another world
+            return
+        for browser in browsers:
+            own = {**head, "now": player.clock(), "answers": answers.get(browser, 0)}
+            self._put(browser, packed(own, pictures), times)
 
     def _send_futures(self, node: int, futures: Sequence[Imagined]) -> None:
         drawn = [
@@ -388,15 +499,12 @@ class Page:
         for browser in tuple(self._browsers) if viewer is None else (viewer,):
             self._put(browser, message)
 
-    def _put(self, browser: _Browser, message: str | bytes) -> None:
-        """Queue a message. One who does not keep up loses what waits and is told all anew when it comes again."""
-        if browser not in self._browsers:
-            return
-        if browser.messages.full():
+    def _put(self, browser: _Browser, data: str | bytes, shown: tuple[float, float] | None = None) -> None:
+        """Queue a message. One who has stopped reading loses what waits, and is told all anew when it comes again."""
+        if browser in self._browsers and not browser.put(_Message(data, shown), self.player.clock()):
             self._browsers.discard(browser)
-            self._closing = asyncio.ensure_future(browser.connection.close())
-            return
-        browser.messages.put_nowait(message)
+            browser.messages.clear()
+            browser.connection.transport.abort()
 
 
 def encoded(picture: NDArray, kind: str | None = None) -> bytes:
@@ -448,33 +556,65 @@ def _text(value: Any) -> str:
 
 
 def _file_name(name: Any) -> str:
-    """A name for a folder of ours; ValueError for one that would lead elsewhere."""
-    if not isinstance(name, str) or not 0 < len(name) <= 80 or Path(name).name != name or name.startswith("."):
-        raise ValueError("A session's name is a file name of at most 80 characters that does not begin with a dot.")
-    return name
+    """A name for a folder of ours; ValueError for one that would lead elsewhere, or that no file system takes."""
+    given = name if isinstance(name, str) else ""
+    strange = re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", given)
+    if not 0 < len(given) <= MAX_NAME or strange or Path(given).name != given or given.startswith("."):
+        raise ValueError(
+            f"A session's name is a file name of at most {MAX_NAME} characters that does not begin with a dot."
+        )
+    return given
 
 
-def _is_ours(request: Request, host: str) -> bool:
+def _is_ours(headers: Headers, host: str, names: Collection[str], any_origin: bool = False) -> bool:
     """Whether the browser was sent here by this page itself: no other site may drive a session, neither by a script on
-    its pages (`Origin`) nor by a name of its own for our address (`Host`)."""
-    asked = request.headers.get("Host", "")
-    name = urlsplit(f"//{asked}").hostname or ""
+    its pages (`Origin`) nor by a name of its own for our address (`Host`). What proxies add is not trusted; they may
+    rewrite `Host`, so a page of an allowed name is ours whatever it asked for."""
+    asked, origins = headers.get_all("Host"), headers.get_all("Origin")
+    if len(asked) != 1 or len(origins) > 1:
+        return False
+    name = _host_name(f"//{asked[0]}")
+    if not (_is_address(name) or (name and name in {"localhost", host.lower(), *names})):
+        return False
+    if any_origin or not origins:
+        return True
+    return origins[0].lower().partition("://")[2] == asked[0].lower() or _host_name(origins[0]) in names
+
+
+def _host_name(url: str) -> str:
+    """The host of an address in small letters, empty where there is none."""
+    try:
+        return (urlsplit(url).hostname or "").removesuffix(".")
+    except ValueError:
+        return ""
+
+
+def _is_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name)
     except ValueError:
-        if name not in ("localhost", host):
-            return False
-    origin = request.headers.get("Origin")
-    return origin is None or urlsplit(origin).netloc == asked
+        return False
+    return True
 
 
-def _response(status: HTTPStatus, body: bytes, kind: str = "text/plain; charset=utf-8") -> Response:
+def _silent() -> logging.Logger:
+    """For what strangers send to a port, which is nothing to read about in the terminal."""
+    logger = logging.Logger("sanawm page")
+    logger.addHandler(logging.NullHandler())
+    return logger
+
+
+def _response(status: HTTPStatus, body: bytes, kind: str = "text/plain; charset=utf-8", **more: str) -> Response:
+    scripts = re.findall(rb"<script>(.*?)</script>", body, re.DOTALL) if kind.startswith("text/html") else []
+    hashes = "".join(f" 'sha256-{base64.b64encode(hashlib.sha256(it).digest()).decode()}'" for it in scripts)
     headers = Headers({
         "Content-Type": kind,
         "Content-Length": str(len(body)),
         "Connection": "close",
         "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff",
-        "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; connect-src 'self' ws: wss:",
+        "Content-Security-Policy": f"default-src 'self'; script-src 'self'{hashes}; "
+        "img-src 'self' data: blob:; connect-src 'self' ws: wss:; base-uri 'self'",
+        **more,
     })  # fmt: skip
     return Response(status.value, status.phrase, headers, body)

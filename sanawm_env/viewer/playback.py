@@ -31,12 +31,14 @@ from sanawm_env.envs.snapshot import Snapshot
 from sanawm_env.viewer.moves import Held, Parts, Pushed, cut
 from sanawm_env.viewer.session import Session
 from sanawm_env.viewer.tree import Node
+from sanawm_env.world.files import brief
 
 COASTS = 0.6  # share of full speed above which a camera without keys gets another chunk to come to rest
 MARGIN = 0.04  # seconds, for encoding frames and taking them to the page
 TAP = 2  # frames that a key is held at least
 REMEMBERED = 16  # chunks whose time to imagine is looked at
 THINKING = 0.05  # seconds between two looks at what a driver has come up with
+MAX_SENTENCE = 500  # characters
 KNOWN = frozenset(KEY_ORDER)
 Viewer = Hashable
 
@@ -136,7 +138,7 @@ class Player:
     def press(self, viewer: Viewer, keys: frozenset[str], number: int = 0) -> None:
         """These keys, of wasdijkl, are down now. number: of this input, comes back in `Shown.answers`."""
         if not keys <= KNOWN:
-            raise ValueError(f"Keys are {KEY_ORDER}, got {''.join(sorted(keys))!r}.")
+            raise ValueError(f"Keys are {KEY_ORDER}, got {brief(''.join(sorted(keys)))}.")
         with self._input:
             fresh = keys - self._held.get(viewer, frozenset())
             if fresh:
@@ -149,7 +151,7 @@ class Player:
         """The body twist (6,) in [-1, 1] of this viewer's sliders. ValueError for anything else."""
         array = np.asarray(twist, np.float64)
         if array.shape != (6,) or not np.isfinite(array).all():
-            raise ValueError(f"A twist is six finite numbers, got {twist!r}.")
+            raise ValueError(f"A twist is six finite numbers, got {brief(twist)}.")
         with self._input:
             self._pushed[viewer] = tuple(np.clip(array, -1, 1).tolist())
             self._numbers[viewer] = number
@@ -424,12 +426,14 @@ class Player:
 
 def sentence(error: Exception) -> str:
     """What went wrong, for the page."""
-    text = str(error).strip().splitlines()
-    if isinstance(error, ValueError | TypeError | OSError | MemoryError | ImportError) and text:
-        return text[0]
-    if "memory" in str(error).lower() and "alloc" in str(error).lower():
+    said = str(error).strip()
+    first = said.splitlines()[0] if said else ""
+    first = first if len(first) <= MAX_SENTENCE else f"{first[: MAX_SENTENCE - 1]}…"
+    if isinstance(error, ValueError | TypeError | OSError | MemoryError | ImportError) and first:
+        return first
+    if "memory" in said.lower() and "alloc" in said.lower():
         return "Out of memory: delete branches, or start with a lower memory limit."
-    return f"Something went wrong: {type(error).__name__}{': ' + text[0] if text else ''}."
+    return f"Something went wrong: {type(error).__name__}{': ' + first if first else ''}."
 
 
 def _differs(parts: Parts, wanted: Parts) -> bool:

@@ -20,7 +20,8 @@ export class CameraMap {
       this.pitch = Math.min(1.55, Math.max(-0.2, this.pitch + dy * TURN));
       last = [e.clientX, e.clientY]; this.dirty = true;
     });
-    canvas.addEventListener("pointerup", (e) => { last = null; if (moved < 5) this.pick(e.offsetX, e.offsetY); });
+    canvas.addEventListener("pointerup", (e) => { if (last && moved < 5) this.pick(e.offsetX, e.offsetY); last = null; });
+    for (const end of ["pointercancel", "lostpointercapture"]) canvas.addEventListener(end, () => { last = null; });
     canvas.addEventListener("wheel", (e) => {
       e.preventDefault();
       this.zoom = Math.min(8, Math.max(0.2, this.zoom * Math.exp(-e.deltaY * 0.001)));

@@ -1,35 +1,79 @@
 // The page of `sanawm play`: hands to the server, frames from it. What can be done is in session.py and playback.py.
 
-import { CameraMap } from "/map.js";
-import { TimeTree, color } from "/time.js";
+import { CameraMap } from "./map.js";
+import { TimeTree, color } from "./time.js";
 
 const $ = (id) => document.getElementById(id);
-const KEYS = { ArrowUp: "i", ArrowDown: "k", ArrowLeft: "j", ArrowRight: "l" };
+const KEYS = { ArrowUp: "i", ArrowDown: "k", ArrowLeft: "j", ArrowRight: "l", ı: "i", İ: "i" };
 const AXES = [["right", 0], ["down", 1], ["forward", 2], ["look up", 3], ["turn", 4], ["roll", 5]];
 const LOOK = 160;  // pixels of a drag that turn at full speed
 const AGAIN = 1000;  // milliseconds until a lost connection is tried again
+const BEAT = 5000;  // milliseconds between two signs of life
+const OPEN = 1;  // state of a WebSocket
+const QUIET = 3;  // beats without an answer after which a connection is lost
 const FRAME = 1000 / 16;
+const MOST = 120;  // frames that wait to be drawn
+const JUMP = 2000;  // milliseconds by which clocks do not drift apart
+const TOASTS = 4, NOTES = 40;
 
 const nodes = new Map();
 let hello = null, socket = null, shown = null, number = 0, comparing = false, driver = null;
 
 // --- the connection ---
 
+const live = new URL("live", document.baseURI);
+live.protocol = live.protocol === "https:" ? "wss:" : "ws:";
+let quiet = 0, again = null, failures = 0;
+
 function connect() {
-  const live = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/live`);
-  live.binaryType = "arraybuffer";
-  live.onopen = () => { socket = live; nodes.clear(); link("connected", "on"); number += 1; hands(); };
-  live.onmessage = ({ data }) => (typeof data === "string" ? hear(JSON.parse(data)) : look(data));
-  live.onclose = () => {
-    if (socket === live || socket === null) link("connection lost, trying again", "off");
-    socket = null;
-    setTimeout(connect, AGAIN);
+  clearTimeout(again);
+  if (socket) return;
+  const mine = socket = new WebSocket(live);
+  quiet = 0;
+  mine.binaryType = "arraybuffer";
+  mine.onopen = () => {
+    failures = 0; nodes.clear(); offsets.length = 0;
+    link("connected", "on");
+    number += 1; hands(); look();
   };
+  mine.onmessage = ({ data }) => { quiet = 0; if (typeof data === "string") hear(JSON.parse(data)); else receive(data); };
+  mine.onclose = () => lost(mine);
 }
 
+function lost(mine) {
+  if (socket !== mine) return;
+  socket = mine.onopen = mine.onmessage = null;
+  mine.close();
+  link("connection lost, trying again", "off");
+  failures += 1;
+  if (failures === 3 && !hello && !/^(localhost|[\d.]+|\[.*\])$/.test(location.hostname)) note(`No connection. Behind a proxy, start the page with: sanawm play --allow-host ${location.hostname}`, "error");
+  again = setTimeout(connect, AGAIN);
+}
+
+// A connection that sleep or a network has cut says nothing: one that does not answer for some beats is given up.
+function beat() {
+  if (!socket) return;
+  if (quiet >= QUIET) { lost(socket); return; }
+  quiet += 1;
+  say({ type: "here" });
+}
+
+function look() { say({ type: "look", on: !document.hidden }); }
 function link(text, kind) { $("link").textContent = text; $("link").className = `chip ${kind}`; }
-function say(message) { if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message)); }
-function ask(what, more = {}) { say({ type: "do", what, ...more }); }
+function say(message) {
+  if (socket?.readyState !== OPEN) return false;
+  socket.send(message instanceof Uint8Array ? message : JSON.stringify(message));
+  return true;
+}
+function ask(what, more = {}) { if (!say({ type: "do", what, ...more })) note("There is no connection: try again when it is back.", "error"); }
+
+window.addEventListener("online", connect);
+window.addEventListener("pageshow", (event) => { if (event.persisted) connect(); });
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) letGo();
+  offsets.length = 0; lastDrawn = null;  // clocks may have slept
+  look();
+});
 
 function hear(message) {
   if (message.type === "hello") greet(message);
@@ -57,28 +101,41 @@ function unpack(data) {
   return [head, pictures];
 }
 
-function look(data) {
+function receive(data) {
   const [head, pictures] = unpack(data);
   if (head.type === "compare") { Promise.all(pictures).then((frames) => compare(head, frames)); return; }
-  offsets.push(performance.now() - 1000 * head.now);
+  const offset = performance.now() - 1000 * head.now;
+  if (offset - Math.min(...offsets) > JUMP) offsets.length = 0;
+  offsets.push(offset);
   if (offsets.length > 40) offsets.shift();
   decoding = decoding.then(() => Promise.all(pictures)).then((frames) => {
-    const starts = 1000 * head.starts + Math.min(...offsets);
+    const starts = 1000 * head.starts + Math.min(...offsets, offset);
     const due = (i) => starts + (head.first + i) * FRAME;
-    schedule = schedule.filter((entry) => entry.due < (head.more ? Infinity : due(0) - 1));
+    drop(schedule.filter((entry) => entry.due >= due(0) - 1));
+    schedule = schedule.filter((entry) => entry.due < due(0) - 1);
     frames.forEach((frame, i) => schedule.push({
       due: due(i), frame, node: head.node, index: head.first + i, answers: head.answers,
     }));
-  });
+    tidy();
+  }).catch(() => {});  // a picture that cannot be read is none
+}
+
+function drop(entries) { for (const { frame } of entries) frame.close(); }
+
+// Nobody draws in a page that is hidden: what is over, but for the newest, goes, and so does what is too much.
+function tidy() {
+  const now = performance.now(), late = schedule.filter((entry) => entry.due <= now).length - 1;
+  drop(schedule.splice(0, Math.max(0, late, schedule.length - MOST)));
 }
 
 function draw() {
   const now = performance.now();
-  let entry = null;
-  while (schedule.length && schedule[0].due <= now) entry = schedule.shift();
+  tidy();
+  const entry = schedule[0]?.due <= now ? schedule.shift() : null;
   if (entry) {
     if (view.width !== entry.frame.width) { view.width = entry.frame.width; view.height = entry.frame.height; }
     pen.drawImage(entry.frame, 0, 0);
+    entry.frame.close();
     measure(entry, now);
     lastDrawn = { at: now, node: entry.node, index: entry.index, held: held().size > 0 };
     view.dataset.node = entry.node; view.dataset.frame = entry.index;
@@ -130,28 +187,52 @@ function down(source, key, when) {
   hands();
 }
 
-function up(source) {
-  if (!pressed.delete(source)) return;
+function up(...sources) {
+  if (!sources.filter((source) => pressed.delete(source)).length) return;
   number += 1;
   if ([...held()].sort().join("") !== sent) hands();
 }
 
-const typing = (event) => event.target.matches?.("input, textarea, select") && event.target.type !== "range" && event.target.type !== "checkbox";
+// Whatever is held: nobody may tell us any more that it is let go.
+function letGo() { up(...pressed.keys()); release(); }
+
+// A letter counts by what it is on layouts that have Latin letters, wherever it lies; on others (Cyrillic, Greek, Hebrew,
+// Korean), for dead keys and input methods, the place of the key counts.
+function keyOf({ key = "", code = "" }) {
+  const typed = key.normalize("NFKC"), placed = /^Key([A-Z])$/.exec(code)?.[1] ?? "";
+  const named = /^[A-Z][A-Za-z0-9]+$/.test(key) && !["Dead", "Process", "Unidentified"].includes(key);
+  const letter = KEYS[key] ?? (named ? "" : /^\p{Script=Latin}$/u.test(typed) ? typed : placed).toLowerCase();
+  return /^[wasdijkl]$/.test(letter) ? letter : null;
+}
+
+const source = (event) => event.code || event.key?.toLowerCase();
+const range = (target) => target.type === "range";
+const typing = ({ target }) => target.isContentEditable
+  || (target.matches?.("input, textarea, select") && !range(target) && target.type !== "checkbox");
 
 window.addEventListener("keydown", (event) => {
-  if (typing(event) || event.ctrlKey || event.metaKey || event.altKey || $("comparison").open) return;
+  if (event.metaKey || event.key === "Meta") { letGo(); return; }  // macOS tells of no key that is let go meanwhile
+  if (event.defaultPrevented || event.isComposing || typing(event) || $("comparison").open) return;
+  if (event.ctrlKey || event.altKey || event.getModifierState?.("AltGraph")) return;
+  if (range(event.target) && event.key?.startsWith("Arrow")) return;
   if (event.key === "Backspace") { event.preventDefault(); if (!event.repeat) back(); return; }
-  const key = KEYS[event.key] ?? event.key.toLowerCase();
-  if (!"wsadikjl".includes(key) || key.length !== 1) return;
+  const chosen = event.key === " " || event.key === "Enter" ? event.target.dataset?.key : null;  // a button of the pad
+  const key = chosen ?? keyOf(event);
+  if (!key) return;
   event.preventDefault();
-  if (!event.repeat) down(event.code, key, performance.now());
+  if (!event.repeat) down(source(event), key, performance.now());
 });
-window.addEventListener("keyup", (event) => up(event.code));
-window.addEventListener("blur", () => { for (const source of [...pressed.keys()]) up(source); release(); });
+window.addEventListener("keyup", (event) => { if (event.key === "Meta") letGo(); else up(source(event)); });
+for (const kind of ["blur", "pagehide", "dragenter"]) window.addEventListener(kind, letGo);
+window.addEventListener("contextmenu", (event) => { if (!event.defaultPrevented) letGo(); });
 
 for (const button of $("pad").children) {
-  button.addEventListener("pointerdown", (event) => { button.setPointerCapture(event.pointerId); down(event.pointerId, button.dataset.key, performance.now()); });
-  for (const end of ["pointerup", "pointercancel"]) button.addEventListener(end, (event) => up(event.pointerId));
+  button.addEventListener("pointerdown", (event) => {
+    if (event.button) return;
+    button.setPointerCapture(event.pointerId);
+    down(event.pointerId, button.dataset.key, performance.now());
+  });
+  for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) button.addEventListener(end, (event) => up(event.pointerId));
   button.addEventListener("contextmenu", (event) => event.preventDefault());
 }
 
@@ -176,15 +257,20 @@ function push() {
 
 let grip = null, lastPush = 0;
 function release() { if (grip) { grip = null; look6 = [0, 0]; push(); } }
-view.addEventListener("pointerdown", (event) => { view.focus(); grip = [event.clientX, event.clientY]; view.setPointerCapture(event.pointerId); });
+view.addEventListener("pointerdown", (event) => {
+  if (grip || event.button) return;
+  view.focus();
+  grip = [event.clientX, event.clientY, event.pointerId];
+  view.setPointerCapture(event.pointerId);
+});
 view.addEventListener("pointermove", (event) => {
-  if (!grip || performance.now() - lastPush < 60) return;
+  if (event.pointerId !== grip?.[2] || performance.now() - lastPush < 60) return;
   lastPush = performance.now();
   const quarter = (v) => Math.round(4 * Math.min(1, Math.max(-1, v))) / 4;  // few steps: every change is imagined anew
   const wanted = [quarter((event.clientX - grip[0]) / LOOK), quarter((grip[1] - event.clientY) / LOOK)];
   if (wanted[0] !== look6[0] || wanted[1] !== look6[1]) { look6 = wanted; map.imagine([]); push(); }
 });
-for (const end of ["pointerup", "pointercancel"]) view.addEventListener(end, release);
+for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) view.addEventListener(end, (event) => { if (event.pointerId === grip?.[2]) release(); });
 
 // --- time and space ---
 
@@ -252,7 +338,7 @@ function compare(head, frames) {
   $("left").textContent = head.left; $("right").textContent = head.right;
   $("comparison").showModal();
   (function step() {
-    if (!$("comparison").open) return;
+    if (!$("comparison").open) { for (const frame of frames) frame.close(); return; }
     const i = Math.floor((performance.now() - begin) / FRAME) % frames.length;
     g.drawImage(frames[i], 0, 0);
     both.dataset.frame = i;
@@ -271,7 +357,7 @@ for (const tab of $("tabs").children) tab.onclick = () => {
 
 function greet(message) {
   hello = message;
-  nodes.clear(); map.imagine([]); schedule = [];
+  nodes.clear(); map.imagine([]); drop(schedule); schedule = [];
   $("worlds").replaceChildren(...message.worlds.map((name) => new Option(name, name, false, name === message.world)));
   $("world").textContent = message.world;
   $("prompt").disabled = !message.prompts;
@@ -280,7 +366,7 @@ function greet(message) {
   $("scenes").replaceChildren(...message.scenes.map((name, i) => {
     const button = document.createElement("button"), image = document.createElement("img");
     button.type = "button"; button.title = name; button.dataset.scene = i;
-    image.loading = "lazy"; image.alt = name; image.src = `/scenes/${i}`;
+    image.loading = "lazy"; image.alt = name; image.src = `scenes/${i}`;
     button.append(image);
     button.onclick = () => ask("begin", { scene: i, ...lens() });
     return button;
@@ -295,6 +381,7 @@ function greet(message) {
 
 $("worlds").onchange = () => {
   const name = $("worlds").value;
+  letGo();
   $("worlds").value = hello.world;
   if (confirm(`Go to the ${name} world? This session ends for everybody; save it first to keep it.`)) ask("world", { name });
 };
@@ -305,11 +392,13 @@ async function upload(file) {
   if (!file) return;
   if (!["image/png", "image/jpeg", "image/webp"].includes(file.type)) { note("This file is not a PNG, JPEG or WebP image: drop one of these.", "error"); return; }
   if (file.size > hello.upload) { note(`The image takes ${(file.size / 2 ** 20).toFixed(1)} MB, ${hello.upload / 2 ** 20} are accepted: make it smaller.`, "error"); return; }
-  const head = new TextEncoder().encode(JSON.stringify({ name: file.name.slice(0, 80), ...lens() }));
-  const message = new Uint8Array(4 + head.length + file.size);
+  const head = new TextEncoder().encode(JSON.stringify({ name: [...file.name].slice(0, 80).join(""), ...lens() }));
+  let data = null;
+  try { data = new Uint8Array(await file.arrayBuffer()); } catch { note("This file cannot be read.", "error"); return; }
+  const message = new Uint8Array(4 + head.length + data.length);
   new DataView(message.buffer).setUint32(0, head.length);
-  message.set(head, 4); message.set(new Uint8Array(await file.arrayBuffer()), 4 + head.length);
-  if (socket?.readyState === WebSocket.OPEN) socket.send(message);
+  message.set(head, 4); message.set(data, 4 + head.length);
+  if (!say(message)) note("There is no connection: try again when it is back.", "error");
 }
 
 $("image").onchange = () => { upload($("image").files[0]); $("image").value = ""; };
@@ -330,16 +419,21 @@ $("open").onclick = () => ask("open", { name: $("sessionname").value.trim() });
 function note(text, kind = "note", href = null) {
   const fill = (box) => {
     box.textContent = text + " ";
-    if (href) box.append(Object.assign(document.createElement("a"), { href, textContent: "Download", download: "" }));
+    if (href) box.append(Object.assign(document.createElement("a"), { href: new URL(href, document.baseURI).pathname, textContent: "Download", download: "" }));
     return box;
   };
   const toast = fill(Object.assign(document.createElement("div"), { className: kind }));
   $("toasts").append(toast);
+  while ($("toasts").children.length > TOASTS) $("toasts").firstChild.remove();
   setTimeout(() => toast.remove(), kind === "error" ? 9000 : 5000);
   if (kind === "note") $("notes").prepend(fill(document.createElement("div")));
+  while ($("notes").children.length > NOTES) $("notes").lastChild.remove();
 }
 
-window.sanawm = { figures, nodes, schedule: () => schedule, futures: () => map.futures.length };  // for tests and measurements
-setInterval(tell, 500);
-connect();
+window.sanawm = { figures, nodes, schedule: () => schedule, quiet: () => (socket ? quiet : null), futures: () => map.futures.length };  // for tests and measurements
 requestAnimationFrame(draw);
+if (window.WebSocket && window.createImageBitmap) {
+  connect();
+  setInterval(tell, 500);
+  setInterval(beat, BEAT);
+} else link("this browser is too old for the page: it has no WebSocket", "off");

@@ -33,11 +33,14 @@ export class TimeTree {
       if (parent) {
         const px = LEFT + STEP * parent.chunk + WIDTH, py = TOP + ROW * rows.get(parent.branch) + HEIGHT / 2;
         const cy = y + HEIGHT / 2;
-        lines.push(`<path d="M${px} ${py} C${px + 9} ${py} ${px + 9} ${cy} ${x} ${cy}" stroke="${color(node.branch)}"/>`);
+        const line = document.createElementNS("http://www.w3.org/2000/svg", "path");
+        line.setAttribute("d", `M${px} ${py} C${px + 9} ${py} ${px + 9} ${cy} ${x} ${cy}`);
+        line.setAttribute("stroke", color(node.branch));
+        lines.push(line);
       }
     }
     this.edges.setAttribute("width", width); this.edges.setAttribute("height", height);
-    this.edges.innerHTML = lines.join("");
+    this.edges.replaceChildren(...lines);
     if (current !== this.current) { this.current = current; this.buttons.get(current)?.scrollIntoView({ block: "nearest", inline: "nearest" }); }
   }
 
