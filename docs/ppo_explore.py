@@ -78,7 +78,7 @@ class Experiment:
             while going.any():
                 obs, rewards, done, infos = envs.step(policy(obs))
                 total += rewards * going
-                reached |= going & [info.get("success", False) for info in infos]
+                reached |= going & [info.get("is_success", False) for info in infos]
                 going &= ~done
             returns.extend(total)
             successes.extend(reached)

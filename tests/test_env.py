@@ -7,14 +7,18 @@ import json
 import pickle
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env, data_equivalence
+from gymnasium.vector.utils import batch_space
+from gymnasium.wrappers import NumpyToTorch, TimeAwareObservation
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -28,6 +32,7 @@ from sanawm_env.camera.twist import hold, ramp
 from sanawm_env.envs.actions import ACTION_MODES
 from sanawm_env.envs.env import RENDER_MODES
 from sanawm_env.envs.observations import OBS_MODES
+from sanawm_env.envs.tasks import TASKS
 from sanawm_env.world import tree
 from sanawm_env.world.weights import known_worlds
 from tests.worlds import TINY, picture, with_starts, write_tiny_world
@@ -78,10 +83,73 @@ def test_the_package_gives_its_main_names_lazily():
 
 def test_the_id_is_a_string_that_travels_as_json(tiny):
     env = gym.make(f"sanawm_env:{ID}", world=tiny, obs_mode="rgb", action_mode="discrete")
-    assert env.spec.max_episode_steps is None
+    assert env.spec.max_episode_steps == 10
     twin = gym.make(EnvSpec.from_json(env.spec.to_json()))
     assert twin.unwrapped.observation_space == env.unwrapped.observation_space
     assert twin.unwrapped.action_space == env.unwrapped.action_space
+
+
+def test_a_spec_with_paths_travels_as_json(tiny):
+    settings = {"world": Path(tiny), "scenes": [Path(tiny) / "starts" / "0.png"], "workspace": Workspace()}
+    settings["scenes"] = sorted((Path(tiny) / "starts").iterdir())[:1]
+    env = gym.make(ID, **settings, obs_size=[8, 8])
+    assert f"id={ID}" in env.spec.pprint(disable_print=True, print_all=True)
+    twin, again = gym.make(EnvSpec.from_json(env.spec.to_json())), gym.make(env.spec)
+    assert same(twin.reset(seed=1), env.reset(seed=1))
+    assert twin.spec.kwargs == again.spec.kwargs == env.spec.kwargs
+    assert copy.deepcopy(env).spec == pickle.loads(pickle.dumps(env)).spec == env.spec
+
+
+@pytest.mark.parametrize(
+    ("keyword", "meant"), [("frameskip", ""), ("obsmode", "obs_mode"), ("max_episode_steps", "max_episode_chunks")]
+)
+def test_an_unknown_keyword_is_named_in_pythons_words_and_then_the_right_one(keyword, meant):
+    says = f"unexpected keyword argument '{keyword}'" + (rf" \(did you mean {meant}\?\)" if meant else "")
+    direct, single, vector = (lambda: SanaWMEnv(**{keyword: 4})), gym.make, gym.make_vec
+    with pytest.raises(TypeError, match=rf"^SanaWMEnv.__init__\(\) got an {says}: it takes world, scenes, .*precision"):
+        direct()
+    for make in (single, vector) if keyword != "max_episode_steps" else ():
+        with pytest.raises(TypeError, match=rf"__init__\(\) got an {says}: it takes .*max_episode_chunks"):
+            make(ID, **{keyword: 4})
+
+
+def test_wrappers_find_how_long_an_episode_is(tiny):
+    env = TimeAwareObservation(gym.make(ID, world=tiny, max_episode_chunks=2), flatten=False, normalize_time=True)
+    times = [env.reset(seed=0)[0]["time"]]
+    for truncated in (False, True):
+        obs, _, _, cut, _ = env.step(TURN)
+        times.append(obs["time"])
+        assert cut is truncated
+    assert np.array_equal(times, [[0], [0.5], [1]])
+    shorter = gym.make(ID, world=tiny, max_episode_steps=1)
+    shorter.reset(seed=0)
+    assert shorter.step(TURN)[3] is True
+    assert shorter.spec.max_episode_steps == 1
+
+
+def test_what_info_says_is_numbers_that_wrappers_carry(tiny):
+    for task in TASKS:
+        env = SanaWMEnv(tiny, task=task)
+        (obs, info), stepped = env.reset(seed=0), env.step(TURN)
+        for each in (info, stepped[-1]):
+            values = [np.asarray(value) for value in each.values()]
+            assert {value.dtype.kind for value in values} <= set("biuf")
+            assert not each.keys() & obs.keys()  # one name, one meaning
+        twin = NumpyToTorch(SanaWMEnv(tiny, task=task))
+        carried = (twin.reset(seed=0), twin.step(torch.tensor(TURN)))
+        assert all(isinstance(value, torch.Tensor) for value in carried[1][4].values())
+        assert np.array_equal(carried[1][4]["c2w"], stepped[4]["c2w"])
+    assert env.scene.key.startswith(f"{info['scene']:015x}")
+    assert (env.scene.intrinsics_source, env.world.mode) == ("default", "tiny")
+
+
+def test_an_id_alone_gives_pixels_and_a_number():
+    env = gym.make("SanaWM/ExplorePixels-v0")
+    assert env.observation_space == spaces.Box(0, 255, (84, 84, 3), np.uint8)
+    assert env.action_space == spaces.Discrete(15)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(env.unwrapped, skip_render_check=True)
 
 
 def test_every_shipped_world_runs():
@@ -362,6 +430,56 @@ def test_samples_of_the_pose_space_are_poses(tiny):
     assert not np.array_equal(space.sample(), one)
 
 
+def test_samples_of_a_batch_of_pose_spaces_are_poses_that_a_step_takes(tiny):
+    env = SanaWMEnv(tiny, action_mode="poses", workspace={"hard_distance": 0.2})
+    batch = batch_space(env.action_space, 3)
+    batch.seed(0)
+    paths = batch.sample()
+    assert paths.shape == batch.shape == (3, 24, 4, 4) and batch.contains(paths)
+    assert not batch.contains(paths * 0.5)
+    assert not np.array_equal(paths[0], paths[1])
+    for path in [*paths, env.action_space.sample()]:
+        assert env.action_space.contains(path)
+        env.reset(seed=0)
+        env.step(path)
+    far = paths[0].copy()
+    far[:, :3, 3] = 0.15  # inside the box, outside the sphere
+    assert not env.action_space.contains(far)
+
+
+ALIKE = {
+    "twist": [TURN, TURN.tolist(), torch.tensor(TURN), torch.tensor(TURN, requires_grad=True), TURN.astype(float)],
+    "keys": [multi_binary("wd"), multi_binary("wd") > 0, torch.tensor(multi_binary("wd")), [1, 0, 0, 1, 0, 0, 0, 0]],
+    "discrete": [3, np.int64(3), np.uint8(3), np.array(3), np.array([3]), [3], torch.tensor(3), torch.tensor([3])],
+    "poses": [hold(np.eye(4), np.zeros(6)), torch.tensor(hold(np.eye(4), np.zeros(6)), requires_grad=True)],
+}
+
+
+@pytest.mark.parametrize("action_mode", ACTION_MODES)
+def test_an_action_may_be_an_array_a_list_a_number_or_a_tensor(tiny, action_mode):
+    seen = []
+    env = SanaWMEnv(tiny, action_mode=action_mode, reward_fn=lambda t: seen.append(t.actions.shape) or np.zeros(1))
+    steps = [env.reset(seed=0) and env.step(action) for action in ALIKE[action_mode]]
+    assert all(same(step, steps[0]) for step in steps)
+    assert set(seen) == {(1, *env.action_space.shape)}
+
+
+def test_half_precision_is_an_action_too(tiny):
+    env = SanaWMEnv(tiny)
+    for dtype in (torch.float16, torch.bfloat16):
+        env.reset(seed=0)
+        assert np.array_equal(env.step(torch.full((6,), 0.5, dtype=dtype))[4]["c2w"], env.clip.c2w)
+
+
+def test_no_key_is_an_action(tiny):
+    """`gymnasium.utils.play` steps with 0 while no key is down."""
+    for action_mode in ("keys", "discrete"):
+        env, other = (SanaWMEnv(tiny, action_mode=action_mode) for _ in "ab")
+        env.reset(seed=0), other.reset(seed=0)
+        assert same(env.step(0), other.step(np.zeros(8, np.int8) if action_mode == "keys" else 0))
+        assert np.array_equal(env.clip.c2w[-1], np.eye(4))
+
+
 def test_the_keyboard_table_plays(tiny):
     discrete, keys = SanaWMEnv(tiny, action_mode="discrete"), SanaWMEnv(tiny, action_mode="keys")
     assert discrete.get_keys_to_action()[("w", "a")] == WALKING_TURNS.index("wa")
@@ -637,6 +755,20 @@ def test_a_world_without_start_images_asks_for_one(tmp_path):
         ({"obs_size": 64}, ValueError, "obs_size"),
         ({"max_episode_chunks": 0}, ValueError, "max_episode_chunks"),
         ({"max_episode_chunks": 1.5}, ValueError, "max_episode_chunks"),
+        ({"max_episode_chunks": "5"}, ValueError, "max_episode_chunks must be a whole number .*, got '5'"),
+        ({"max_episode_chunks": True}, ValueError, "max_episode_chunks"),
+        ({"obs_size": (10**6, 10**6)}, ValueError, r"obs_size \(height, width\) .*from 1 to 4,096, got 1000000"),
+        ({"obs_size": ("64", "96")}, ValueError, "obs_size"),
+        ({"speed": ["gentle"]}, ValueError, "speed must be one of"),
+        ({"task": ["explore"]}, ValueError, "task must be one of"),
+        ({"task": "explore", "task_options": 5}, TypeError, "task_options must be a mapping, got int"),
+        ({"scenes": 5}, TypeError, "scenes must be an image .*, got 5"),
+        ({"scenes": [None]}, TypeError, "scenes must be an image"),
+        ({"scenes": ["."]}, ValueError, "is a folder"),
+        ({"workspace": 5}, TypeError, "workspace must be a mapping"),
+        ({"workspace": {"hard_dist": 5}}, TypeError, "argument 'hard_dist' .did you mean hard_distance"),
+        ({"workspace": {"hard_distance": "5"}}, TypeError, "hard_distance of a workspace must be a number, got str"),
+        ({"workspace": {"hard_distance": np.nan}}, ValueError, "hard_distance of a workspace must be finite"),
         ({"render_mode": "human"}, ValueError, "render_mode"),
     ],
 )
@@ -656,13 +788,14 @@ BAD_ACTIONS = {
         (np.full(6, np.nan), ValueError), (np.array([0, 0, np.inf, 0, 0, 0]), ValueError), (np.zeros(5), ValueError),
         (np.zeros((1, 6)), ValueError), (0.0, ValueError), ([[1, 2], [3]], ValueError), (None, TypeError),
         ("forward", TypeError), (np.zeros(6, complex), TypeError), ([None] * 6, TypeError), ({}, TypeError),
+        (torch.zeros(6, device="meta"), TypeError), (torch.full((6,), torch.nan), ValueError),
     ],
     "keys": [
         (np.full(8, 2), ValueError), (np.full(8, 0.5), ValueError), (np.zeros(7), ValueError), ("w", TypeError),
         (np.full(8, np.nan), ValueError), (None, TypeError), (list(KEY_ORDER), TypeError),
     ],
     "discrete": [
-        (15, ValueError), (-1, ValueError), (1.0, TypeError), (np.nan, ValueError), (np.array([1]), ValueError),
+        (15, ValueError), (-1, ValueError), (1.0, TypeError), (np.nan, ValueError), (np.array([1, 2]), ValueError),
         (None, TypeError), ("w", TypeError), (True, TypeError),
     ],
     "poses": [
@@ -719,6 +852,8 @@ def test_a_step_after_the_end_is_refused(tiny):
         ({"scene": 0, "intrinsics": [1, 2]}, ValueError, "intrinsics"),
         ({"seed": -1}, ValueError, "seed"),
         ({"seed": "1"}, TypeError, "seed"),
+        ({"prompt": 5}, TypeError, 'options\\["prompt"\\] must be text, got int'),
+        (5, TypeError, "options of a reset must be a mapping, got int"),
     ],
 )
 def test_a_wrong_reset_option_changes_nothing(env, options, error, says):
@@ -727,6 +862,59 @@ def test_a_wrong_reset_option_changes_nothing(env, options, error, says):
     with pytest.raises(error, match=says):
         env.reset(seed=1, options=options)
     assert moment(env) == before
+
+
+@pytest.mark.parametrize(
+    ("seed", "error"), [(-1, ValueError), (1.0, TypeError), ("1", TypeError), (True, TypeError), ([1], TypeError)]
+)
+def test_a_wrong_seed_changes_nothing(env, seed, error):
+    env.reset(seed=0)
+    before = moment(env)
+    with pytest.raises(error, match="The seed of a reset must"):
+        env.reset(seed=seed)
+    assert moment(env) == before
+
+
+def test_numpys_whole_numbers_are_seeds(env):
+    assert same(env.reset(seed=np.int64(7)), env.reset(seed=7))
+    env.reset(seed=10**30)
+    assert env.np_random_seed == 10**30
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError, UserWarning])
+def test_whatever_stops_a_step_leaves_the_moment(tiny, failure):
+    def stop(transition):
+        raise failure
+
+    env = SanaWMEnv(tiny, reward_fn=stop)
+    env.reset(seed=0)
+    before = moment(env)
+    with pytest.raises(failure):
+        env.step(TURN)
+    assert moment(env) == before
+
+
+def test_a_generator_of_ones_own_goes_on_in_snapshots(tiny):
+    env, own = SanaWMEnv(tiny), np.random.Generator(np.random.MT19937(3))
+    env.np_random = own
+    env.reset()
+    assert env.np_random is own
+    here = env.snapshot()
+    following = env.reset()
+    env.restore(here)
+    assert same(env.reset(), following)
+    other = SanaWMEnv(tiny)
+    other.restore(here)
+    assert same(other.reset(), following)
+    with pytest.raises(ValueError, match="does not hold the state of a random generator"):
+        other.restore(replace(here, rng='{"bit_generator": "seed"}'))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", 5.0])
+def test_a_device_that_is_not_there_is_named(env, device):
+    env.reset(seed=0)
+    with pytest.raises((ValueError, TypeError), match="device"):
+        env.snapshot(device)
 
 
 def test_an_unreadable_start_image_is_named(tiny, tmp_path):

@@ -51,8 +51,8 @@ def test_gym_make_runs_the_official_layout(hub):
     env = gym.make("SanaWM/Explore-v0", world="streaming", scenes=[picture()], max_episode_chunks=2)
     obs, info = env.reset(seed=0, options={"prompt": "a quiet street"})
     assert env.observation_space.contains(obs)
-    assert info["intrinsics_source"] == "default"
-    assert info["mode"] == "streaming"
+    assert env.unwrapped.scene.intrinsics_source == "default"
+    assert env.unwrapped.world.mode == "streaming"
     np.testing.assert_allclose(info["intrinsics"], [48, 48, 48, 32], atol=1e-4)  # 90 degrees across 96 pixels
     for _ in range(2):
         obs, _, terminated, truncated, info = env.step(env.action_space.sample())

@@ -89,7 +89,7 @@ def test_rewards_stay_within_the_bounds_that_are_stated(tiny, task):
 def test_without_a_task_nothing_is_rewarded_and_nothing_ends(tiny):
     rewards, info, terminated = episode(SanaWMEnv(tiny, max_episode_chunks=3), random_policy, 0)
     assert (rewards, terminated) == ([0.0, 0.0, 0.0], False)
-    assert "success" not in info
+    assert "is_success" not in info
 
 
 # --- policies ---
@@ -110,7 +110,7 @@ def test_a_scripted_policy_reaches_the_points_that_a_random_one_misses(tiny):
     env = SanaWMEnv(tiny, task="pointnav")
     reached = [episode(env, to_point, seed) for seed in range(12)]
     assert sum(terminated for *_, terminated in reached) >= 11
-    assert all(info["success"] == terminated for _, info, terminated in reached)
+    assert all(info["is_success"] == terminated for _, info, terminated in reached)
     assert all(info["distance"] <= 0.35 for _, info, terminated in reached if terminated)
     assert sum(episode(env, random_policy, seed)[2] for seed in range(12)) <= 3
 
@@ -142,7 +142,7 @@ def test_the_hidden_walk_finds_the_picture_and_a_random_one_does_not(tiny):
         env = SanaWMEnv(tiny, task="imagenav", task_options={"reward": reward})
         for seed in range(3):
             rewards, info, terminated = episode(env, Replay(env, seed, 3), seed)
-            assert terminated and info["success"] and len(rewards) <= 3
+            assert terminated and info["is_success"] and len(rewards) <= 3
             assert info["distance"] <= 0.35 and info["angle"] <= 20
             assert rewards[-1] >= 1
     assert sum(episode(env, random_policy, seed)[2] for seed in range(8)) <= 2
@@ -213,6 +213,9 @@ def test_a_goal_can_be_given(tiny):
     obs, info = env.reset(seed=0, options={"task": {"goal": goal}})
     assert obs["goal"] == pytest.approx([0.4, 0, 1.2])
     assert info["distance"] == pytest.approx(np.hypot(0.4, 1.2))
+    for task in ({"goal_c2w": info["goal_c2w"]}, {"goal": obs["goal"]}):
+        again, _ = env.reset(seed=5, options={"task": task})
+        assert again["goal"] == pytest.approx(obs["goal"])
 
 
 def test_a_reward_of_ones_own_sees_the_batch(tiny):
@@ -314,8 +317,13 @@ FAR[2, 3] = 1e4
         ("pointnav", {"goal": FAR}, ValueError, "A goal must lie within the workspace"),
         ("pointnav", {"goal": np.ones((4, 4))}, ValueError, "rotation|rigid|last row|trajectory"),
         ("pointnav", {"goal": np.eye(3)}, ValueError, "4"),
+        ("pointnav", {"goal": "there"}, TypeError, "A goal is given in numbers, got 'there'"),
+        ("pointnav", {"goal_c2w": np.zeros(3)}, ValueError, r"A goal is a camera-to-world pose \(4, 4\)"),
+        ("pointnav", {"goal": [0, np.nan, 1]}, ValueError, "not finite"),
+        ("pointnav", {"goal": np.zeros(3), "goal_c2w": np.eye(4)}, ValueError, "Give one goal"),
+        ("followpath", {"path": [["a"]]}, TypeError, "A path is given in numbers"),
         ("pointnav", {"chunks": 99}, ValueError, "A goal 99 steps away cannot be reached in an episode of 10"),
-        ("pointnav", {"chunks": 0}, ValueError, "chunks of a task must be a whole number above zero, got 0"),
+        ("pointnav", {"chunks": 0}, ValueError, "chunks of a task must be a whole number from 1 to .*, got 0"),
         ("imagenav", {"goal": np.eye(4)}, ValueError, "takes the options chunks, not goal"),
         ("followpath", {"path": np.stack([np.eye(4), FAR])}, ValueError, "must lie within the workspace"),
         ("followpath", {"path": np.eye(4)[None]}, ValueError, "A path needs at least two poses, got 1"),
@@ -340,6 +348,16 @@ def test_impossible_goals_are_refused_and_change_nothing(tiny, name, options, er
         ({"task": "pointnav", "task_options": {"speed": 1}}, TypeError, "does not take these task_options"),
         ({"task": PointNav(), "task_options": {"radius": 1}}, TypeError, "task_options go with the name of a task"),
         ({"task": "imagenav", "task_options": {"reward": "fame"}}, ValueError, "reward must be"),
+        *(
+            ({"task": task, "task_options": {name: value}}, ValueError, f"{name} of a task must be")
+            for task, name, values in (
+                ("explore", "cell", (0, np.nan, -1, "0.5", True, 1e-300)), ("explore", "sector", (0, 1e9, "30")),
+                ("pointnav", "radius", (np.nan, np.inf, 0, -1, "1")), ("pointnav", "chunks", (0, -2, 1.5, "3", True)),
+                ("pointnav", "shaped", ("no", 2)), ("imagenav", "angle", (-1, np.nan)), ("imagenav", "radius", (0,)),
+                ("followpath", "width", (0, None)), ("followpath", "chunks", (0, 10**30)),
+            )
+            for value in values
+        ),
         ({"reward_fn": 3}, TypeError, "reward_fn must be a function of a Transition, got int"),
     ],
 )

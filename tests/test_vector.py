@@ -1,15 +1,19 @@
 """Many episodes in one batch: Gymnasium's promises of vector environments, and that a slot is a single environment."""
 
 import copy
+import dataclasses
 import gc
 import pickle
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import data_equivalence
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers.vector import DictInfoToList, NumpyToTorch
 
 import sanawm_env
 from sanawm_env import SanaWMEnv, SanaWMVectorEnv, Snapshot
@@ -185,6 +189,99 @@ def test_termination_resets_too(tiny):
     assert envs.step(envs.action_space.sample())[4]["chunk"].tolist() == [0, 0]
 
 
+# --- the habits of Gymnasium's own vector environments ---
+
+
+def test_slots_are_reached_as_in_gymnasiums_own(tiny):
+    own = SyncVectorEnv([lambda: gym.make("SanaWM/Explore-v0", world=tiny)] * 2)
+    envs = gym.make_vec("SanaWM/Explore-v0", num_envs=2, world=tiny)
+    for each in (own, envs):
+        each.reset(seed=3)
+    assert envs.np_random_seed == own.np_random_seed == (3, 4)
+    assert [r.bit_generator.state for r in envs.np_random] == [r.bit_generator.state for r in own.np_random]
+    assert envs.get_attr("max_episode_chunks") == own.get_attr("max_episode_chunks") == (10, 10)
+    assert data_equivalence(envs.call("clone_state")[1].poses(24), own.call("clone_state")[1].poses(24))
+    for each in (own, envs):
+        each.set_attr("max_episode_chunks", [1, 2])
+        with pytest.raises(ValueError, match="equal to the number of environments"):
+            each.set_attr("max_episode_chunks", [1, 2, 3])
+        with pytest.raises(AttributeError):
+            each.get_attr("smell")
+        assert each.step(np.zeros((2, 6), np.float32))[3].tolist() == [True, False]
+        each.close(), each.close()
+        assert each.closed
+
+
+def test_a_wrong_attribute_changes_no_slot(tiny):
+    envs = make(tiny)
+    with pytest.raises(ValueError, match="max_episode_chunks must be a whole number"):
+        envs.set_attr("max_episode_chunks", [5, 6, -1])
+    with pytest.raises(ValueError, match="All slots share their reward_fn"):
+        envs.set_attr("reward_fn", [None, None, len])
+    assert envs.get_attr("max_episode_chunks") == (10, 10, 10)
+
+
+def test_generators_can_be_set(tiny):
+    envs = make(tiny)
+    for given in (np.random.default_rng(1), [np.random.default_rng(i) for i in range(3)]):
+        envs.np_random = given
+        assert envs.np_random_seed == (-1, -1, -1)
+        assert len(set(envs.reset()[1]["seed"])) == 3
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_length_in_gymnasiums_name(tiny, mode):
+    envs = gym.make_vec("SanaWM/PointNav-v0", num_envs=2, world=tiny, max_episode_steps=2, autoreset_mode=mode)
+    assert envs.spec.max_episode_steps == envs.get_attr("spec")[1].max_episode_steps == 2
+    twin = gym.make_vec(EnvSpec.from_json(envs.spec.to_json()))
+    assert (twin.autoreset_mode, twin.num_envs) == (envs.autoreset_mode, 2)
+    for each in (envs, twin):
+        each.reset(seed=0)
+        ends = [each.step(np.zeros((2, 6), np.float32))[3].tolist() for _ in range(2)]
+        assert ends == [[False, False], [True, True]]
+    assert gym.make(envs.get_attr("spec")[0]).unwrapped.max_episode_chunks == 2
+    lengths = {"max_episode_steps": 20, "max_episode_chunks": 3}
+    assert SanaWMVectorEnv(world=tiny, **lengths).get_attr("max_episode_chunks") == (3,)
+    assert SanaWMVectorEnv(world=tiny, max_episode_steps=20).get_attr("max_episode_chunks") == (20,)
+    assert SanaWMVectorEnv(world=tiny, max_episode_steps=-1).get_attr("max_episode_chunks") == (10,)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_infos_are_numbers_that_vector_wrappers_carry(tiny, task):
+    settings = {"num_envs": 2, "world": tiny, "max_episode_steps": 1}
+    plain = gym.make_vec(f"SanaWM/{task}-v0", **settings)
+    envs = NumpyToTorch(gym.make_vec(f"SanaWM/{task}-v0", **settings))
+    assert torch.equal(envs.reset(seed=0)[1]["c2w"], torch.tensor(plain.reset(seed=0)[1]["c2w"]))
+    infos = envs.step(torch.zeros(2, 6))[4]
+    assert all(isinstance(value, torch.Tensor) for value in infos.values())
+    assert ("is_success" in infos) == (task != "Explore")
+    same_step = gym.make_vec(f"SanaWM/{task}-v0", **settings, autoreset_mode="SameStep")
+    same_step.reset(seed=0)
+    final = same_step.step(np.zeros((2, 6), np.float32))[4]["final_info"]
+    assert {value.dtype.kind for value in final.values()} <= set("biuf")
+    listed = DictInfoToList(gym.make_vec(f"SanaWM/{task}-v0", **settings))
+    assert listed.reset(seed=0)[1][1]["seed"] == plain.reset(seed=0)[1]["seed"][1]
+
+
+def test_batches_of_poses_are_sampled_and_stepped(tiny):
+    envs = gym.make_vec("SanaWM/Explore-v0", num_envs=2, world=tiny, action_mode="poses")
+    envs.reset(seed=0)
+    actions = envs.action_space.sample()
+    assert np.allclose(envs.step(actions)[4]["c2w"], actions, atol=1e-6)
+
+
+def test_tensors_are_actions_of_a_batch(tiny):
+    envs, twin = make(tiny, 2), make(tiny, 2)
+    actions = actions_for(envs, 1)[0]
+    for each in (envs, twin):
+        each.reset(seed=0)
+    stepped = envs.step(torch.tensor(actions, requires_grad=True))
+    assert data_equivalence(stepped, twin.step(actions))
+    discrete = make(tiny, 2, action_mode="discrete")
+    discrete.reset(seed=0)
+    discrete.step(np.array([[3], [4]]))
+
+
 # --- snapshots and forks ---
 
 
@@ -288,7 +385,7 @@ def test_memory_is_flat(tiny):
     [
         (lambda a: np.where(np.arange(3)[:, None] == 1, np.nan, a), ValueError, "Slot 1: .*not finite"),
         (lambda a: a[:2], ValueError, "step takes 3 actions, one for each slot, got 2"),
-        (lambda a: 7, TypeError, "step takes a batch of 3 actions, got int"),
+        (lambda a: 7, TypeError, "step takes a batch of 3 actions, got 7"),
         (lambda a: a[:, :5], ValueError, "Slot 0: a twist action is six"),
     ],
 )
@@ -319,6 +416,22 @@ def test_a_bad_action_names_its_slot_and_no_slot_moves(tiny, spoil, error, says)
         (lambda e: e.reset(options={"reset_mask": np.zeros(3, bool)}), ValueError, "and name a slot"),
         (lambda e: e.reset(options={"reset_mask": np.ones(2, bool)}), ValueError, r"the shape \(3,\)"),
         (lambda e: e.reset(options={"sceen": 1}), ValueError, "not sceen"),
+        (lambda e: e.reset(options=5), TypeError, "options of a reset must be a mapping"),
+        (lambda e: e.fork(0, [1, 2], reseed=[5, -1]), ValueError, "A seed must lie"),
+        (lambda e: e.fork(0, [1, 2], reseed=[5, 2**63]), ValueError, "A seed must lie"),
+        (lambda e: e.fork(0, [1, 2], reseed=5), TypeError, "reseed takes a seed for each slot, got 5"),
+        (lambda e: e.fork(0, 1), TypeError, "slots are given in a list, got 1"),
+        (lambda e: e.restore(e.snapshot([2, 1, 0]), None, [1, 2, 1.5]), TypeError, "A seed must be a whole number"),
+        (lambda e: e.restore([*e.snapshot([2, 1]), None]), TypeError, "restore takes a Snapshot, got NoneType"),
+        (lambda e: e.restore([*e.snapshot([2, 1]), spoilt(e)]), ValueError, "state of a random generator"),
+        (lambda e: e.restore(e.snapshot()[0]), TypeError, "restore takes a list of snapshots"),
+        (lambda e: e.reset(seed=[1, 2, -3]), ValueError, "The seed of a reset must not be negative"),
+        (lambda e: e.reset(seed=[1, 2, 3.0]), TypeError, "The seed of a reset must be a whole number"),
+        (lambda e: e.reset(seed=-2), ValueError, "The seed of a reset must not be negative"),
+        (lambda e: e.reset(seed=1.5), TypeError, "reset takes one seed or one for each slot, got 1.5"),
+        (lambda e: e.reset(seed="012"), TypeError, "reset takes one seed or one for each slot"),
+        (lambda e: e.reset(seed=True), TypeError, "reset takes one seed or one for each slot"),
+        (lambda e: e.reset(seed=[1, 2, 3], options={"scene": "no.png"}), FileNotFoundError, "no.png"),
     ],
 )
 def test_bad_slots_are_named_and_change_nothing(tiny, call, error, says):
@@ -328,6 +441,26 @@ def test_bad_slots_are_named_and_change_nothing(tiny, call, error, says):
     with pytest.raises(error, match=says):
         call(envs)
     assert all(env.state.slots[0] is slot for env, slot in zip(envs.envs, before, strict=True))
+
+
+def spoilt(envs):
+    return dataclasses.replace(envs.snapshot([0])[0], rng="[]")
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_a_reset_that_fails_in_a_step_leaves_every_slot(tiny, mode, monkeypatch):
+    envs = make(tiny, max_episode_chunks=3, autoreset_mode=mode)
+    staggered(envs)
+    action = np.zeros((3, 6), np.float32)
+    if mode == "NextStep":
+        envs.step(action)
+    before = [(env.now, env.np_random.bit_generator.state) for env in envs.envs]
+    with monkeypatch.context() as patched:
+        patched.setattr(SanaWMEnv, "_scene", lambda *_: (_ for _ in ()).throw(OSError("the disk is gone")))
+        with pytest.raises(OSError, match="the disk is gone"):
+            envs.step(action)
+    assert [(env.now, env.np_random.bit_generator.state) for env in envs.envs] == before
+    assert envs.step(action)[4]["chunk"].tolist() == ([0, 3, 2] if mode == "NextStep" else [0, 2, 1])
 
 
 def test_a_slot_in_the_middle_of_its_reset_is_not_forked_from_nor_into(tiny):
@@ -364,7 +497,7 @@ def test_a_snapshot_of_another_task_is_refused(tiny):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"num_envs": 0}, "num_envs must be a whole number above zero, got 0"),
+        ({"num_envs": 0}, "num_envs must be a whole number from 1 to 65,536, got 0"),
         ({"num_envs": 2, "autoreset_mode": "later"}, "autoreset_mode must be one of 'NextStep', 'SameStep'"),
         ({"num_envs": 2, "obs_mode": "sound"}, "obs_mode must be one of"),
     ],

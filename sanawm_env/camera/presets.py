@@ -6,6 +6,7 @@ Camera reference, sections 8.3 and 8.4. A preset and a workspace are values, eac
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -60,6 +61,8 @@ class Workspace:
 
     def __post_init__(self):
         for name, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise TypeError(f"{name} of a workspace must be a number, got {type(value).__name__}.")
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} of a workspace must be finite and above zero, got {value!r}")
 

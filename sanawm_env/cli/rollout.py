@@ -56,7 +56,7 @@ def rollout(options: "Rollout", console: Console) -> None:
         "title": f"{name} · {script}",
         "camera": script,
         "source": str(Path(image).absolute()),
-        "intrinsics_source": env.info["intrinsics_source"],
+        "intrinsics_source": env.scene.intrinsics_source,
     }
     columns = (TextColumn("imagining"), BarColumn(), MofNCompleteColumn(), TextColumn("chunks"), TimeRemainingColumn())
     upscale = max(1, 512 // world.config.width)

@@ -1,17 +1,22 @@
 """What an action means: each mode turns an action into the 24 camera poses of the next chunk.
 
-A mode is a value with an action `space`, a `start()` (what steering carries from step to step, at the beginning) and
+A mode is a value with an action `space`, a `start()` (what steering carries from step to step, at the beginning),
+`read(action)`, the action as an array of the space's shape (lists, numbers and tensors are read too), and
 `move(carry, c2w, action) -> (carry, poses)`: c2w (4, 4) is the pose reached and poses (F, 4, 4) float64 follow it.
-`move` raises ValueError or TypeError in one sentence for what is not an action, and changes nothing it was given.
+Both raise ValueError or TypeError in one sentence for what is not an action, and change nothing they were given.
 `stroll(rng, chunks)` makes actions of a walk from frame 0, forwards with turns: where hidden goals lie.
 Camera reference, section 8.
 """
 
+import math
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
+from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike
 
 from sanawm_env.camera import twist
@@ -28,6 +33,7 @@ from sanawm_env.camera.presets import (
 )
 from sanawm_env.camera.trajectory import check_trajectory
 from sanawm_env.world.config import WorldConfig
+from sanawm_env.world.files import brief
 
 ACTION_MODES = ("twist", "keys", "discrete", "poses")
 SMOOTHINGS = ("hold", "ramp")
@@ -57,8 +63,11 @@ class Twist:
     def start(self) -> np.ndarray:
         return np.zeros(6)
 
+    def read(self, action: ArrayLike) -> np.ndarray:
+        return _numbers(action, (6,), "a twist action is six finite numbers in [-1, 1]")
+
     def move(self, previous: np.ndarray, c2w: np.ndarray, action: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        wanted = self.speed.scale(_numbers(action, (6,), "a twist action is six finite numbers in [-1, 1]"))
+        wanted = self.speed.scale(self.read(action))
         wanted = self.workspace.limit_rotation(wanted, self.frames / self.fps, self.horizontal_fov)
         if self.ramp:
             poses = twist.ramp(c2w, wanted, previous, self.frames, fps=self.fps)
@@ -76,7 +85,8 @@ class Twist:
 class Keys:
     """Keys held for the chunk, with the velocity model of the action strings: the same keys give the same poses.
 
-    Without a `table`, `MultiBinary(8)` in the order w s a d i k j l; with one, `Discrete`: an index into its key sets.
+    Without a `table`, `MultiBinary(8)` in the order w s a d i k j l, or 0 for no key, as Gymnasium's `play` sends it;
+    with one, `Discrete`: an index into its key sets, a number or an array of one.
     """
 
     dynamics: KeyDynamics
@@ -90,8 +100,27 @@ class Keys:
     def start(self) -> KeyState:
         return KeyState()
 
+    def read(self, action: ArrayLike) -> np.ndarray:
+        if self.table is None:
+            says = "a key action is eight zeros and ones, the keys w s a d i k j l"
+            if isinstance(action, int | np.integer) and action == 0:
+                return multi_binary("")
+            keys = _numbers(action, (8,), says)
+            if not np.isin(keys, (0, 1)).all():
+                raise ValueError(f"{says}, got {keys.tolist()}.")
+            return keys
+        says = f"a discrete action is a whole number from 0 to {len(self.table) - 1}"
+        index = _numbers(action, (), says)
+        if index.dtype.kind not in "iu":
+            raise TypeError(f"{says}, got {brief(action)}.")
+        if not 0 <= index < len(self.table):
+            raise ValueError(f"{says}, got {brief(action)}.")
+        return index
+
     def move(self, state: KeyState, c2w: np.ndarray, action: ArrayLike) -> tuple[KeyState, np.ndarray]:
-        return hold_keys(state, self._held(action), self.frames, self.dynamics)
+        action = self.read(action)
+        held = held_keys(action) if self.table is None else frozenset(self.table[int(action)])
+        return hold_keys(state, held, self.frames, self.dynamics)
 
     def stroll(self, rng: np.random.Generator, chunks: int) -> np.ndarray:
         held = rng.choice(["w", "wa", "wd", "a", "d"], chunks)
@@ -104,17 +133,6 @@ class Keys:
         """Actions by the keys to press for them, as `gymnasium.utils.play` wants them."""
         table = self.table or WALKING_TURNS
         return {tuple(keys): multi_binary(keys) if self.table is None else i for i, keys in enumerate(table) if keys}
-
-    def _held(self, action: ArrayLike) -> frozenset[str]:
-        if self.table is None:
-            return held_keys(_numbers(action, (8,), "a key action is eight zeros and ones, the keys w s a d i k j l"))
-        says = f"a discrete action is a whole number from 0 to {len(self.table) - 1}"
-        index = _numbers(action, (), says)
-        if index.dtype.kind not in "iu":
-            raise TypeError(f"{says}, got {action!r}.")
-        if not 0 <= index < len(self.table):
-            raise ValueError(f"{says}, got {action!r}.")
-        return frozenset(self.table[int(index)])
 
 
 @dataclass(frozen=True)
@@ -134,9 +152,12 @@ class Poses:
     def start(self) -> None:
         return None
 
-    def move(self, carry: None, c2w: np.ndarray, action: ArrayLike) -> tuple[None, np.ndarray]:
+    def read(self, action: ArrayLike) -> np.ndarray:
         shape = (self.frames, 4, 4)
-        poses = check_trajectory(_numbers(action, shape, f"a pose action is {shape} camera-to-world matrices"))
+        return _numbers(action, shape, f"a pose action is {shape} camera-to-world matrices")
+
+    def move(self, carry: None, c2w: np.ndarray, action: ArrayLike) -> tuple[None, np.ndarray]:
+        poses = check_trajectory(self.read(action))
         if self.workspace.too_far(poses):
             limit, reached = self.workspace.hard_distance, distance(poses)
             raise ValueError(f"poses must stay within {limit:g} m of frame 0, got one {reached:.1f} m away.")
@@ -151,29 +172,48 @@ class Poses:
 
 
 class PoseSpace(spaces.Box):
-    """Rigid camera-to-world poses (frames, 4, 4) float32 within `reach` metres of frame 0.
-
-    A sample is a smooth path that sets out from frame 0. (A batch of this space, as vector environments make one, is a
-    plain Box: its samples are not poses.)
+    """Rigid camera-to-world poses (frames, 4, 4) float32 within `reach` metres of frame 0; `lead` are the axes before
+    them where several are batched. A sample is a smooth path that sets out from frame 0.
     """
 
-    def __init__(self, frames: int, reach: float, seed: int | np.random.Generator | None = None):
-        high = np.ones((frames, 4, 4), np.float32)
-        high[:, :3, 3] = reach
+    def __init__(
+        self,
+        frames: int,
+        reach: float,
+        seed: int | np.random.Generator | None = None,
+        lead: tuple[int, ...] = (),
+    ):
+        high = np.ones((*lead, frames, 4, 4), np.float32)
+        high[..., :3, 3] = reach
+        self.frames, self.reach, self.lead = frames, reach, lead
         super().__init__(-high, high, dtype=np.float32, seed=seed)
 
     def sample(self, mask: None = None, probability: None = None) -> np.ndarray:
-        motion = STANDARD.scale(self.np_random.uniform(-1, 1, 6))
-        return twist.hold(np.eye(4), motion, self.shape[0]).astype(np.float32)
+        paths = [self._path() for _ in range(math.prod(self.lead))]
+        return np.reshape(paths, self.shape).astype(np.float32)
 
     def contains(self, x: Any) -> bool:
         if not isinstance(x, np.ndarray) or not super().contains(x):
             return False
+        poses = x.reshape(-1, 4, 4)
         try:
-            check_trajectory(x)
+            check_trajectory(poses)
         except ValueError:
             return False
-        return True
+        return distance(poses) <= self.reach
+
+    def _path(self) -> np.ndarray:
+        motion = STANDARD.scale(self.np_random.uniform(-1, 1, 6))
+        path = twist.hold(np.eye(4), motion, self.frames)
+        if distance(path) > self.reach:  # a position grows with the speed
+            motion[:3] *= 0.99 * self.reach / distance(path)
+            path = twist.hold(np.eye(4), motion, self.frames)
+        return path
+
+
+@batch_space.register(PoseSpace)
+def _batch_poses(space: PoseSpace, n: int = 1) -> PoseSpace:
+    return PoseSpace(space.frames, space.reach, deepcopy(space.np_random), (n, *space.lead))
 
 
 def steering(
@@ -184,8 +224,8 @@ def steering(
     for what, value, known in (
         ("action_mode", mode, ACTION_MODES), ("speed", speed, PRESETS), ("smoothing", smoothing, SMOOTHINGS)
     ):  # fmt: skip
-        if value not in known:
-            raise ValueError(f"{what} must be one of {', '.join(known)}, got {value!r}.")
+        if not isinstance(value, str) or value not in known:
+            raise ValueError(f"{what} must be one of {', '.join(known)}, got {brief(value)}.")
     preset, frames = PRESETS[speed], config.chunk_frames
     if mode == "twist":
         return Twist(preset, workspace, frames, config.fps, config.horizontal_fov, smoothing == "ramp")
@@ -195,14 +235,34 @@ def steering(
     return Keys(dynamics, frames, WALKING_TURNS if mode == "discrete" else None)
 
 
-def _numbers(action: ArrayLike, shape: tuple[int, ...], says: str) -> np.ndarray:
-    """The action as an array of finite numbers of that shape; `says` begins the sentence of the error."""
+def host(action: Any) -> Any:
+    """NumPy's array of a tensor, on whatever device and with or without a gradient; anything else as it is. TypeError
+    for a tensor without values."""
+    if not isinstance(action, torch.Tensor):
+        return action
+    try:
+        action = action.detach().cpu().resolve_conj().resolve_neg()
+        return (action.float() if action.dtype is torch.bfloat16 else action).numpy()
+    except (RuntimeError, TypeError) as error:
+        raise TypeError(
+            f"This tensor on {action.device} cannot be read as an action: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _numbers(action: Any, shape: tuple[int, ...], says: str) -> np.ndarray:
+    """The action as an array of finite numbers of that shape (a number may be an array of one); `says` begins the
+    sentence of the error."""
+    action = host(action)
     try:
         array = np.asarray(action)
-    except ValueError:
-        raise ValueError(f"{says}, got lists of unequal length.") from None
+    except (RuntimeError, TypeError, ValueError) as error:
+        ragged = isinstance(error, ValueError)
+        kind = ValueError if ragged else TypeError
+        raise kind(f"{says}, got {'lists of unequal length' if ragged else brief(action)}.") from None
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{says}, got {type(action).__name__} of dtype {array.dtype}.")
+    if shape == () and array.shape == (1,):
+        array = array[0]
     if array.shape != shape:
         raise ValueError(f"{says}, got the shape {array.shape}.")
     if not np.isfinite(array).all():

@@ -19,22 +19,30 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
+from gymnasium.utils import seeding
+from PIL import Image
 
 from sanawm_env.camera.presets import Workspace
 from sanawm_env.envs.actions import Keys, steering
+from sanawm_env.envs.making import LOAD_OPTIONS, check_keywords, described, keywords
 from sanawm_env.envs.observations import Observation, observer
 from sanawm_env.envs.snapshot import HostClip, Snapshot
 from sanawm_env.envs.tasks import Task, Transition, make_task
+from sanawm_env.world.files import brief, check_count
 from sanawm_env.world.images import ImageSource, images_in
 from sanawm_env.world.state import MAX_SEED, Scene, WorldState, check_seed, stack
 from sanawm_env.world.weights import known_worlds, world_address
-from sanawm_env.world.world import Clip, World
+from sanawm_env.world.world import Clip, World, usable_device
 
 RENDER_MODES = ("rgb_array", "rgb_array_list")
 RESET_OPTIONS = ("scene", "prompt", "intrinsics", "fov_deg", "anchor", "seed", "task")
 HORIZONS = ("stop", "reanchor")
 SNAPSHOTS = ("tails", "latents")
+BIT_GENERATORS = {kind.__name__: kind for kind in (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937,
+                                                   np.random.Philox, np.random.SFC64)}  # fmt: skip
+MOST_CHUNKS = 2**31 - 1
 
 
 class SanaWMEnv(gym.Env):
@@ -45,8 +53,9 @@ class SanaWMEnv(gym.Env):
         scenes: start images: a path, a folder of images, or a list of paths; None for the world's own.
         obs_mode: "dict", "rgb", "stack", "chunk" or "latent", see `observations.Observer`.
         action_mode: "twist", "keys", "discrete" or "poses", see `actions`.
-        max_episode_chunks: steps until `truncated`. The environment counts itself: add no TimeLimit, it would not be
-            restored with a snapshot.
+        max_episode_chunks: steps until `truncated`. The environment counts itself, and a snapshot carries the count; a
+            TimeLimit around it (`max_episode_steps` of `gymnasium.make`) can only cut episodes shorter, and its count
+            is restored by `wrappers.Snapshottable` alone.
         device: of the world's weights and states. Weights are loaded once per process and device.
         speed: preset of `sanawm_env.camera.presets`; None for the world's own.
         smoothing: "hold" a twist from the first frame on, or "ramp" to it within 8 frames.
@@ -66,15 +75,17 @@ class SanaWMEnv(gym.Env):
         world_options: how the world is loaded: precision, refiner, refiner_precision, offload, text_encoder, see
             `sanawm_env.world.engine.LoadOptions`.
 
-    Actions outside the box are clipped; anything that is not an action raises ValueError or TypeError and changes
-    nothing. An episode terminates when its task says so. It is truncated after `max_episode_chunks` steps, when the
-    camera has left the workspace (`info["out_of_workspace"]`) or at the horizon (`info["out_of_horizon"]`).
+    Any other keyword raises TypeError. Actions outside the box are clipped; anything that is not an action raises
+    ValueError or TypeError and changes nothing. An episode terminates when its task says so. It is truncated after
+    `max_episode_chunks` steps, when the camera has left the workspace (`info["out_of_workspace"]`) or at the horizon
+    (`info["out_of_horizon"]`).
 
-    `info` of reset and step: c2w (24, 4, 4) float64, the camera-to-world pose of each frame relative to frame 0 (after
-    a reset the identity, repeated); chunk, steps so far; scene, content hash of the start; seed of the episode's noise;
-    out_of_workspace; out_of_horizon; segment_start, the chunk after which the last re-anchoring took place (0: none);
-    intrinsics (4,) float64, fx, fy, cx, cy in pixels of the world's picture, and intrinsics_source; mode, which world
-    and which stages made the frames; and what the task says.
+    `info` of reset and step, numbers and arrays that every wrapper can carry: c2w (24, 4, 4) float64, the
+    camera-to-world pose of each frame relative to frame 0 (after a reset the identity, repeated); chunk, steps so far;
+    scene, the first 60 bits of the start's content hash; seed of the episode's noise; out_of_workspace; out_of_horizon;
+    segment_start, the chunk after which the last re-anchoring took place (0: none); intrinsics (4,) float64, fx, fy,
+    cx, cy in pixels of the world's picture; and what the task says. Text is elsewhere: the whole hash, the prompt and
+    where the intrinsics come from in `scene`, which world and which stages make the frames in `world.mode`.
 
     An episode is a function of its start image, its seed and its actions. `copy.deepcopy` forks it and shares the
     weights; pickling carries the state and loads the weights anew.
@@ -102,15 +113,15 @@ class SanaWMEnv(gym.Env):
         reward_fn: Callable[[Transition], Any] | None = None,
         **world_options: Any,
     ):
+        check_keywords("SanaWMEnv.__init__", world_options, KEYWORDS, LOAD_OPTIONS)
         for name, value, known in (("horizon", horizon, HORIZONS), ("snapshots", snapshots, SNAPSHOTS)):
             if value not in known:
-                raise ValueError(f"{name} must be {' or '.join(map(repr, known))}, got {value!r}.")
+                raise ValueError(f"{name} must be {' or '.join(map(repr, known))}, got {brief(value)}.")
         if render_mode is not None and render_mode not in RENDER_MODES:
-            raise ValueError(f"render_mode must be None, {' or '.join(RENDER_MODES)}, got {render_mode!r}.")
-        if not isinstance(max_episode_chunks, int | np.integer) or max_episode_chunks < 1:
-            raise ValueError(f"max_episode_chunks must be a whole number above zero, got {max_episode_chunks!r}.")
+            raise ValueError(f"render_mode must be None, {' or '.join(RENDER_MODES)}, got {brief(render_mode)}.")
         if reward_fn is not None and not callable(reward_fn):
             raise TypeError(f"reward_fn must be a function of a Transition, got {type(reward_fn).__name__}.")
+        self.max_episode_chunks = max_episode_chunks
         self.task, self.reward_fn = make_task(task, task_options), reward_fn
         if isinstance(world, World) and world_options:
             raise TypeError(f"A loaded World takes no {', '.join(world_options)}: load it with them.")
@@ -118,8 +129,7 @@ class SanaWMEnv(gym.Env):
         self.horizon, self.snapshots = horizon, snapshots
         if workspace is None:
             workspace = self.world.config.workspace
-        self.workspace = workspace if isinstance(workspace, Workspace) else Workspace(**workspace)
-        self.max_episode_chunks = int(max_episode_chunks)
+        self.workspace = workspace if isinstance(workspace, Workspace) else _workspace(workspace)
         self.obs_mode, self.action_mode, self.render_mode = obs_mode, action_mode, render_mode
         config = self.world.config
         self.metadata = type(self).metadata | {"render_fps": config.fps}
@@ -130,6 +140,7 @@ class SanaWMEnv(gym.Env):
         self.action_space = self.steering.space
         self.observation_space = self._observe.space
         self._now: Snapshot | None = None
+        self._spec: EnvSpec | None = None
         self._warned = False
 
     def reset(
@@ -141,10 +152,13 @@ class SanaWMEnv(gym.Env):
         options: scene, an image (path, PIL, uint8 array) or the index of one of the environment's; prompt and
             intrinsics or fov_deg, and anchor, as `World.scene` takes them; seed, of this episode's noise; task, a
             mapping that the task reads (a goal, a distance). What is not given is drawn.
-        Raises ValueError for an unknown option, FileNotFoundError, TypeError or ValueError for an image.
+        Raises ValueError for an unknown option or a negative seed, TypeError for a seed that is no whole number,
+        FileNotFoundError, TypeError or ValueError for an image; nothing has changed then.
         """
-        reset_together([self], [seed], options)
-        return self.observation, self.info
+        (move,) = begun([self], [seed], options)
+        seen = move.seen
+        move.go()
+        return seen
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Imagine the next chunk under `action` and judge it by the task.
@@ -152,8 +166,11 @@ class SanaWMEnv(gym.Env):
         Raises ValueError or TypeError for what is not an action of the action space (values outside a twist's box are
         clipped), gymnasium's ResetNeeded before the first reset and after the end; the state is then unchanged.
         """
-        (reward,) = step_together([self], [action])
-        return self.observation, reward, *self.ended, self.info
+        (move,) = stepped([self], [action])
+        obs, info = move.seen
+        ended = move.ended
+        move.go()
+        return obs, move.reward, *ended, info
 
     def render(self) -> np.ndarray | list[np.ndarray] | None:
         """The last frame (H, W, 3) uint8 or the list of the last step's frames, by `render_mode`; at full size."""
@@ -181,17 +198,42 @@ class SanaWMEnv(gym.Env):
         return (0, 1) if clip is None else clip.lanes[0]
 
     @property
+    def max_episode_chunks(self) -> int:
+        """Steps until an episode is truncated. May be set, to a whole number above zero."""
+        return self._max_episode_chunks
+
+    @max_episode_chunks.setter
+    def max_episode_chunks(self, chunks: int) -> None:
+        self._max_episode_chunks = check_count("max_episode_chunks", chunks, 1, MOST_CHUNKS)
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """How `gymnasium.make` made it, in plain values, with the length of an episode as `max_episode_steps`."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = described(spec, self.max_episode_chunks)
+
+    @property
+    def scene(self) -> Scene:
+        """The start of this episode: image, content hash (key), prompt, intrinsics and their source. ResetNeeded before
+        the first reset."""
+        return self._moment("ask for its scene").slot.scene
+
+    @property
     def state(self) -> WorldState:
         """The world's state, a value. ResetNeeded before the first reset."""
         return self._moment("ask for the state").state
 
     def snapshot(self, device: str | None = None) -> Snapshot:
-        """This moment as a value; copies no tensor unless it goes to another device. ResetNeeded before a reset."""
-        rng = json.dumps(self.np_random.bit_generator.state)
-        now = replace(self._moment("take a snapshot").alone(), rng=rng)
+        """This moment as a value; copies no tensor unless it goes to another device. ResetNeeded before a reset,
+        ValueError for a device that is not there."""
+        now = self._moment("take a snapshot").alone()
+        now = replace(now, rng=json.dumps(self.np_random.bit_generator.state, default=np.ndarray.tolist))
         if self.snapshots == "latents":
             now = replace(now, state=now.state.without_tails())
-        return now if device is None else now.to(device)
+        return now if device is None else now.to(usable_device(device))
 
     def restore(self, snapshot: Snapshot, reseed: int | None = None) -> tuple[Observation, dict[str, Any]]:
         """Go to the moment of `snapshot`: what the step or reset that led there returned, and the same future.
@@ -199,9 +241,10 @@ class SanaWMEnv(gym.Env):
         reseed: an episode seed for another future. A snapshot without `rng` (see `clone_state`) gets a drawn one.
         Raises TypeError for anything but a snapshot, ValueError for one of another world or action mode.
         """
-        self.check_snapshot(snapshot)
-        self.put(snapshot, None if reseed is None else check_seed(reseed))
-        return self.observation, self.info
+        move = self.restored(snapshot, reseed)
+        seen = move.seen
+        move.go()
+        return seen
 
     def check_snapshot(self, snapshot: Snapshot) -> None:
         """The errors of `restore`."""
@@ -219,14 +262,17 @@ class SanaWMEnv(gym.Env):
                 "the task it was taken in."
             )
 
-    def put(self, snapshot: Snapshot, reseed: int | None = None) -> None:
-        """`restore` of a snapshot that has been checked, without looking."""
+    def restored(self, snapshot: Snapshot, reseed: int | None = None) -> "Move":
+        """`restore`, worked out but not done; its errors."""
+        self.check_snapshot(snapshot)
+        rng = None
         if snapshot.rng is not None:
-            self.np_random.bit_generator.state = json.loads(snapshot.rng)
+            rng = _generator(snapshot.rng)
         elif reseed is None:
-            reseed = int(self.np_random.integers(MAX_SEED))
+            rng = copy.deepcopy(self.np_random)
+            reseed = int(rng.integers(MAX_SEED))
         now = snapshot.to(self.world.device)
-        self._now = now if reseed is None else replace(now, state=now.state.reseed(reseed))
+        return Move(self, now if reseed is None else replace(now, state=now.state.reseed(reseed)), rng)
 
     @property
     def fresh(self) -> bool:
@@ -236,8 +282,16 @@ class SanaWMEnv(gym.Env):
     @property
     def ended(self) -> tuple[bool, bool]:
         """Whether this moment is terminated, whether it is truncated."""
-        now = self._moment("ask whether it has ended")
-        return now.terminated, self._truncated(now)
+        return Move(self, self._moment("ask whether it has ended")).ended
+
+    @property
+    def now(self) -> Snapshot:
+        """This moment, without the generator: `snapshot` is what can be kept. ResetNeeded before the first reset."""
+        return self._moment("look at it")
+
+    def observe(self, moments: Sequence[Snapshot]) -> Observation:
+        """What moments of environments of this kind show, with a leading axis."""
+        return self._observe(moments)
 
     @property
     def observation(self) -> Observation:
@@ -248,11 +302,6 @@ class SanaWMEnv(gym.Env):
     def info(self) -> dict[str, Any]:
         """The info of this moment."""
         return self._info(self._moment("ask for its info"))
-
-    @staticmethod
-    def observe(envs: "Sequence[SanaWMEnv]") -> Observation:
-        """What several environments of one kind observe, with a leading axis."""
-        return envs[0]._observe([env._moment("observe") for env in envs])
 
     def clone_state(self, include_rng: bool = True) -> Snapshot:
         """`snapshot` under ALE's name. Without the generator, each restore continues with new noise."""
@@ -296,13 +345,13 @@ class SanaWMEnv(gym.Env):
             raise ResetNeeded(f"There is no episode yet: call reset before you {what}.")
         return self._now
 
-    def _choose(self, options: Mapping[str, Any]) -> tuple[Scene, int]:
+    def _choose(self, options: Mapping[str, Any], rng: np.random.Generator) -> tuple[Scene, int]:
         """Scene and episode seed. Both are always drawn, so that what one episode is given does not change the next."""
         scene = options.get("scene")
         if scene is None and not self._scenes:
             name = self.world.config.name
             raise ValueError(f'The {name} world ships no start images: give scenes=, or options["scene"].')
-        drawn, seed = self.np_random.integers(max(1, len(self._scenes))), self.np_random.integers(MAX_SEED)
+        drawn, seed = rng.integers(max(1, len(self._scenes))), rng.integers(MAX_SEED)
         return self._scene(drawn if scene is None else scene, options), int(seed)
 
     def _scene(self, image: ImageSource | int, options: Mapping[str, Any]) -> Scene:
@@ -310,8 +359,11 @@ class SanaWMEnv(gym.Env):
             if not 0 <= image < len(self._scenes):
                 raise ValueError(f"There is no scene {image}: scenes are 0 to {len(self._scenes) - 1}.")
             image = self._scenes[image]
+        prompt = "" if options.get("prompt") is None else options["prompt"]
+        if not isinstance(prompt, str):
+            raise TypeError(f'options["prompt"] must be text, got {type(prompt).__name__}.')
         given = {name: options.get(name) for name in ("intrinsics", "fov_deg", "anchor")}
-        return self.world.scene(image, prompt=options.get("prompt") or "", **given)
+        return self.world.scene(image, prompt=prompt, **given)
 
     def _truncated(self, now: Snapshot) -> bool:
         return now.slot.chunk >= self.max_episode_chunks or self._outside(now) or self._out_of_horizon(now)
@@ -329,14 +381,12 @@ class SanaWMEnv(gym.Env):
         return {
             "c2w": now.poses(self.world.config.chunk_frames).copy(),
             "chunk": now.slot.chunk,
-            "scene": now.slot.scene.key,
+            "scene": int(now.slot.scene.key[:15], 16),
             "seed": now.slot.seed,
             "out_of_workspace": self._outside(now),
             "out_of_horizon": self._out_of_horizon(now),
             "segment_start": now.slot.start,
             "intrinsics": now.slot.scene.intrinsics.copy(),
-            "intrinsics_source": now.slot.scene.intrinsics_source,
-            "mode": self.world.mode,
             **self.task.info(now),
         }
 
@@ -345,11 +395,12 @@ class SanaWMEnv(gym.Env):
         now = self._moment("step")
         if now.terminated or self._truncated(now):
             raise ResetNeeded("The episode is over: call reset (or restore a snapshot) before the next step.")
+        action = self.steering.read(action)
         carry, poses = self.steering.move(now.carry, now.slot.c2w, action)
         state = now.state
         if self.horizon == "reanchor" and self._at_horizon(now):
             state = self.world.reanchor(state)
-        return Plan(state, carry, poses)
+        return Plan(state, carry, poses, action)
 
     # what a task may do to set a goal (`tasks.Stage`)
 
@@ -372,55 +423,96 @@ class SanaWMEnv(gym.Env):
         return _imagine(self, moments, [Plan(m.state, *move) for m, move in zip(moments, moves, strict=True)])
 
 
+KEYWORDS = keywords(SanaWMEnv.__init__)
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """An action before it is imagined: the state it starts from, what steering carries on, poses (24, 4, 4)."""
+    """An action before it is imagined: the state it starts from, what steering carries on, poses (24, 4, 4), and the
+    action as an array."""
 
     state: WorldState
     carry: Any
     poses: np.ndarray
+    action: np.ndarray | None = None
 
 
-def reset_together(
+@dataclass(frozen=True, eq=False)
+class Move:
+    """Where an environment goes next, worked out before it goes, so that whatever fails leaves it where it is.
+
+    rng: how its generator goes on, None for as it is. rng_seed: the seed it was made from, if it was. reward: of the
+    step.
+    """
+
+    env: SanaWMEnv
+    now: Snapshot
+    rng: np.random.Generator | None = None
+    rng_seed: int | None = None
+    reward: float = 0.0
+
+    @property
+    def info(self) -> dict[str, Any]:
+        return self.env._info(self.now)
+
+    @property
+    def seen(self) -> tuple[Observation, dict[str, Any]]:
+        """Observation and info of there."""
+        return self.env._observe.one(self.now), self.info
+
+    @property
+    def ended(self) -> tuple[bool, bool]:
+        """Whether that moment is terminated, whether it is truncated."""
+        return self.now.terminated, self.env._truncated(self.now)
+
+    def go(self) -> None:
+        """Go there."""
+        if self.rng_seed is not None:
+            self.env._np_random, self.env._np_random_seed = self.rng, self.rng_seed
+        elif self.rng is not None:
+            own = self.env.np_random
+            if type(own.bit_generator) is type(self.rng.bit_generator):
+                own.bit_generator.state = self.rng.bit_generator.state
+            else:
+                self.env.np_random = self.rng
+        self.env._now = self.now
+
+
+def begun(
     envs: Sequence[SanaWMEnv], seeds: Sequence[int | None], options: Mapping[str, Any] | None = None
-) -> None:
-    """Begin an episode in each of several environments of one kind; errors as in `SanaWMEnv.reset`, before any of them
-    has changed. Goals that have to be imagined are imagined in one batch."""
+) -> list[Move]:
+    """The beginning of an episode in each of several environments of one kind; errors as in `SanaWMEnv.reset`. Goals
+    that have to be imagined are imagined in one batch."""
     if not envs:
-        return
-    options = dict(options or {})
+        return []
+    options = reset_options(options)
     if unknown := [str(name) for name in options if name not in RESET_OPTIONS]:
         raise ValueError(f"Reset takes the options {', '.join(RESET_OPTIONS)}, not {', '.join(unknown)}.")
-    task_options = options.get("task") or {}
+    task_options = {} if options.get("task") is None else options["task"]
     if not isinstance(task_options, Mapping):
         raise TypeError(f'options["task"] must be a mapping, got {type(task_options).__name__}.')
     given = None if options.get("seed") is None else check_seed(options["seed"])
-    kept = [(copy.deepcopy(env._np_random), env._np_random_seed) for env in envs]
+    generators = [
+        (copy.deepcopy(env.np_random), None) if seed is None else seeding.np_random(_reset_seed(seed))
+        for env, seed in zip(envs, seeds, strict=True)
+    ]
     moments = []
-    try:
-        for i, (env, seed) in enumerate(zip(envs, seeds, strict=True)):
-            gym.Env.reset(env, seed=seed)
-            chosen = env._choose(options)
-            state = env.world.begin(chosen[0], chosen[1] if given is None else given + i)
-            moments.append(Snapshot(state, None, env.action_mode, env.steering.start()))
-        lead = envs[0]
-        tasks = lead.task.begin(moments, [env.np_random for env in envs], lead, task_options)
-    except BaseException:
-        for env, (rng, seed) in zip(envs, kept, strict=True):
-            env._np_random, env._np_random_seed = rng, seed  # a failed reset changes nothing
-        raise
-    for env, moment, task in zip(envs, moments, tasks, strict=True):
-        env._now = replace(moment, task=task)
+    for i, (env, (rng, _)) in enumerate(zip(envs, generators, strict=True)):
+        scene, seed = env._choose(options, rng)
+        state = env.world.begin(scene, seed if given is None else given + i)
+        moments.append(Snapshot(state, None, env.action_mode, env.steering.start()))
+    lead = envs[0]
+    tasks = lead.task.begin(moments, [rng for rng, _ in generators], lead, task_options)
+    return [
+        Move(env, replace(moment, task=task), rng, seed)
+        for env, moment, task, (rng, seed) in zip(envs, moments, tasks, generators, strict=True)
+    ]
 
 
-def step_together(
+def stepped(
     envs: Sequence[SanaWMEnv], actions: Sequence[Any], one_by_one: bool = False, slots: Sequence[int] = (0,)
-) -> list[float]:
-    """One step of several environments of one kind, in one batch; the reward of each.
-
-    Errors as in `SanaWMEnv.step`, with the number of the slot where there are several, before any of them has changed.
-    one_by_one: imagine them in batches of one, for results that do not depend on the company. slots: their numbers.
-    """
+) -> list[Move]:
+    """One step of several environments of one kind, worked out in one batch; see `step_together`."""
     if not envs:
         return []
     plans = []
@@ -438,16 +530,66 @@ def step_together(
         after = _imagine(lead, before, plans)
     frames = torch.cat([now.clip.frames for now in after]) if len(after) > 1 else after[0].clip.frames
     c2w = np.concatenate([now.clip.c2w for now in after])
-    transition = Transition(before, after, np.asarray(actions), frames, c2w)
+    transition = Transition(before, after, np.stack([plan.action for plan in plans]), frames, c2w)
     verdict = lead.task.evaluate(transition)
     rewards = verdict.rewards if lead.reward_fn is None else _own_rewards(lead.reward_fn, transition)
-    for env, now, state, ended in zip(envs, after, verdict.states, verdict.terminated, strict=True):
-        env._now = replace(now, task=state, terminated=bool(ended))
+    for env, now in zip(envs, after, strict=True):
         if env.workspace.far(now.clip.c2w[0]) and not env._warned:
             env._warned = True
             metres = env.workspace.soft_distance
             gym.logger.warn(f"The camera is over {metres:g} m from its start: expect poor pictures.")
-    return [float(reward) for reward in rewards]
+    return [
+        Move(env, replace(now, task=state, terminated=bool(ended)), reward=float(reward))
+        for env, now, state, ended, reward in zip(envs, after, verdict.states, verdict.terminated, rewards, strict=True)
+    ]
+
+
+def step_together(
+    envs: Sequence[SanaWMEnv], actions: Sequence[Any], one_by_one: bool = False, slots: Sequence[int] = (0,)
+) -> list[float]:
+    """One step of several environments of one kind, in one batch; the reward of each.
+
+    Errors as in `SanaWMEnv.step`, with the number of the slot where there are several, before any of them has changed.
+    one_by_one: imagine them in batches of one, for results that do not depend on the company. slots: their numbers.
+    """
+    moves = stepped(envs, actions, one_by_one, slots)
+    for move in moves:
+        move.go()
+    return [move.reward for move in moves]
+
+
+def reset_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A copy of the options of a reset; TypeError for what is no mapping."""
+    if not isinstance(options, Mapping | None):
+        raise TypeError(f"The options of a reset must be a mapping, got {type(options).__name__}.")
+    return dict(options or {})
+
+
+def _reset_seed(seed: int) -> int:
+    """A seed of `reset` as a Python int, of any size; TypeError or ValueError for what is none."""
+    if isinstance(seed, bool | np.bool_) or not isinstance(seed, int | np.integer):
+        raise TypeError(f"The seed of a reset must be a whole number or None, got {brief(seed)}.")
+    if seed < 0:
+        raise ValueError(f"The seed of a reset must not be negative, got {brief(int(seed))}.")
+    return int(seed)
+
+
+def _generator(state: str) -> np.random.Generator:
+    """The random generator that a snapshot holds; ValueError for what is none."""
+    try:
+        state = json.loads(state)
+        bits = BIT_GENERATORS[state["bit_generator"]]()
+        bits.state = state
+        return np.random.Generator(bits)
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ValueError("This snapshot does not hold the state of a random generator: take it anew.") from error
+
+
+def _workspace(settings: Mapping[str, float]) -> Workspace:
+    if not isinstance(settings, Mapping):
+        raise TypeError(f"workspace must be a mapping of its limits, got {type(settings).__name__}.")
+    check_keywords("Workspace.__init__", settings, keywords(Workspace.__init__))
+    return Workspace(**settings)
 
 
 def _imagine(env: SanaWMEnv, moments: Sequence[Snapshot], plans: Sequence[Plan]) -> list[Snapshot]:
@@ -468,7 +610,7 @@ def _own_rewards(reward_fn: Callable[[Transition], Any], transition: Transition)
         if rewards.shape == (len(transition.after),) and np.isfinite(rewards).all():
             return rewards
     raise ValueError(
-        f"reward_fn must return {len(transition.after)} finite numbers, one for each episode, got {returned!r}."
+        f"reward_fn must return {len(transition.after)} finite numbers, one for each episode, got {brief(returned)}."
     )
 
 
@@ -483,7 +625,7 @@ def _address(source: str | os.PathLike | None, world: World) -> str:
 
 
 def _start_images(scenes: ImageSource | Sequence[ImageSource] | None, world: World) -> list[ImageSource]:
-    """Start images as a list; FileNotFoundError or ValueError for paths that are not there."""
+    """Start images as a list; FileNotFoundError, TypeError or ValueError for what is none."""
     if scenes is None:
         return list(world.starts)
     if isinstance(scenes, str | os.PathLike) and Path(scenes).is_dir():
@@ -492,7 +634,15 @@ def _start_images(scenes: ImageSource | Sequence[ImageSource] | None, world: Wor
     if not images:
         raise ValueError("scenes is an empty list: give at least one image, or None for the world's own.")
     for image in images:
-        if isinstance(image, str | os.PathLike) and not Path(image).is_file():
-            raise FileNotFoundError(f"There is no start image at {image}.")
+        if isinstance(image, str | os.PathLike):
+            if Path(image).is_dir():
+                raise ValueError(f"{image} is a folder: scenes are one folder of images, or a list of images.")
+            if not Path(image).is_file():
+                raise FileNotFoundError(f"There is no start image at {image}.")
+        elif not isinstance(image, np.ndarray | Image.Image):
+            raise TypeError(
+                "scenes must be an image (a path, a PIL image or a uint8 array), a folder of images or a list of "
+                f"images, got {brief(image)}."
+            )
     # absolute, so that a pickled environment finds them from another folder
     return [Path(image).absolute() if isinstance(image, str | os.PathLike) else image for image in images]

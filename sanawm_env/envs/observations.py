@@ -14,12 +14,14 @@ from sanawm_env.camera.presets import Workspace
 from sanawm_env.envs.snapshot import Snapshot
 from sanawm_env.envs.tasks import Task
 from sanawm_env.world.config import WorldConfig
+from sanawm_env.world.files import brief, check_count
 from sanawm_env.world.images import resize_frames
 
 OBS_MODES = ("dict", "rgb", "stack", "chunk", "latent")
 STACKED = 4
 LATENT_BOUND = 100.0
 LARGEST = (144, 256)
+MOST_PIXELS = 4096  # of a side
 
 Observation = NDArray | dict[str, NDArray]
 
@@ -105,13 +107,13 @@ def observer(
 ) -> Observer:
     """The mode of that name; ValueError naming what is accepted. Without a size, the world's own up to 144 x 256."""
     if mode not in OBS_MODES:
-        raise ValueError(f"obs_mode must be one of {', '.join(OBS_MODES)}, got {mode!r}.")
+        raise ValueError(f"obs_mode must be one of {', '.join(OBS_MODES)}, got {brief(mode)}.")
     if size is None:
         size = (min(config.height, LARGEST[0]), min(config.width, LARGEST[1]))
-    numbers = size if isinstance(size, tuple | list) else ()
-    if len(numbers) != 2 or not all(isinstance(n, int | np.integer) and n > 0 for n in numbers):
-        raise ValueError(f"obs_size must be two whole numbers above zero (height, width), got {size!r}.")
-    return Observer(mode, config, (int(size[0]), int(size[1])), workspace, task)
+    if not isinstance(size, tuple | list | np.ndarray) or np.shape(size) != (2,):
+        raise ValueError(f"obs_size must be two whole numbers (height, width), got {brief(size)}.")
+    h, w = (check_count("obs_size (height, width)", n, 1, MOST_PIXELS) for n in size)
+    return Observer(mode, config, (h, w), workspace, task)
 
 
 def _pixels(*shape: int) -> spaces.Box:

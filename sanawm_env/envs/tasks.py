@@ -7,7 +7,7 @@ Positions are metres in the episode's world frame (the camera's at frame 0, Open
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor
 from sanawm_env.camera.presets import Workspace
 from sanawm_env.camera.trajectory import check_trajectory
 from sanawm_env.envs.snapshot import GoalState, PathState, Snapshot
+from sanawm_env.world.files import brief, check_count, check_number
 from sanawm_env.world.images import resize_frames
 
 GOAL_CHUNKS, PATH_CHUNKS = 3, 5  # how far hidden goals are and how long hidden paths, in steps
@@ -121,6 +122,10 @@ class Explore(Task):
     reward_range = (0.0, 24.0)
     state_type = np.ndarray
 
+    def __post_init__(self):
+        check_number("cell of a task", self.cell, 0.001)
+        check_number("sector of a task", self.sector, 0.1, 360)
+
     def cells(self, c2w: NDArray) -> NDArray:
         """Cells (F, 3) int64 of poses (F, 4, 4): x, z, heading."""
         heading = np.degrees(np.arctan2(c2w[:, 0, 2], c2w[:, 2, 2])) % 360
@@ -151,16 +156,23 @@ class PointNav(Task):
     """Go to a point: within `radius` metres of it the episode terminates.
 
     The goal is where a hidden walk of `chunks` steps ends (None: 3, or as many as an episode has), so it can be
-    reached; walks that end within two radii of their start are drawn anew. `options={"task": {"goal": c2w}}` sets one,
-    {"chunks": n} another distance. The reward is the metres that a step came closer, with a bonus of 1 for arriving;
-    `shaped=False`: 1 for arriving, else 0. Observations in the mode "dict" gain `goal` (3,), the point in the camera's
-    axes. info: goal (4, 4), distance in metres, success.
+    reached; walks that end within two radii of their start are drawn anew. `options={"task": {"goal_c2w": c2w}}` sets
+    one, {"goal": point} one without a view (as `goal` is observed after a reset), {"chunks": n} another distance. The
+    reward is the metres that a step came closer, with a bonus of 1 for arriving; `shaped=False`: 1 for arriving, else
+    0. Observations in the mode "dict" gain `goal` (3,), the point in the camera's axes. info: goal_c2w (4, 4), distance
+    in metres, is_success.
     """
 
     chunks: int | None = None
     radius: float = 0.35
     shaped: bool = True
     state_type = GoalState
+
+    def __post_init__(self):
+        _check_chunks(self.chunks)
+        check_number("radius of a task", self.radius, SMALLEST)
+        if not isinstance(self.shaped, bool | np.bool_):
+            raise ValueError(f"shaped of a task must be True or False, got {brief(self.shaped)}.")
 
     @property
     def reward_range(self) -> tuple[float, float]:
@@ -171,7 +183,7 @@ class PointNav(Task):
         return {"goal": spaces.Box(-reach, reach, (3,), np.float32)}
 
     def begin(self, moments, rngs, stage, options):
-        _only(options, ("goal", "chunks"))
+        _only(options, ("goal", "goal_c2w", "chunks"))
         return [GoalState(c2w) for c2w in _goals(moments, rngs, stage, options, self.chunks, 2 * self.radius)[0]]
 
     def observe(self, moments, size):
@@ -179,7 +191,7 @@ class PointNav(Task):
 
     def info(self, moment):
         away = self.distance(moment)
-        return {"goal": moment.task.c2w.copy(), "distance": away, "success": self.arrived(moment)}
+        return {"goal_c2w": moment.task.c2w.copy(), "distance": away, "is_success": self.arrived(moment)}
 
     def distance(self, moment: Snapshot) -> float:
         """Metres from the camera to the goal."""
@@ -222,8 +234,10 @@ class ImageNav(PointNav):
     reward: str = "pose"
 
     def __post_init__(self):
+        super().__post_init__()
+        check_number("angle of a task", self.angle, SMALLEST)
         if self.reward not in ("pose", "image", "success"):
-            raise ValueError(f'reward must be "pose", "image" or "success", got {self.reward!r}.')
+            raise ValueError(f'reward must be "pose", "image" or "success", got {brief(self.reward)}.')
 
     @property
     def reward_range(self):
@@ -275,13 +289,17 @@ class FollowPath(Task):
     reward is the share of the path that a step covers, so the return is at most 1; the episode terminates at its end.
     `options={"task": {"path": c2w}}` sets poses (F, 4, 4), {"chunks": n} another length. Observations in the mode
     "dict" gain `waypoints` (4, 3): the path 6, 12, 18 and 24 poses ahead, in the camera's axes. info: covered (share),
-    deviation (metres from the path), success.
+    deviation (metres from the path), is_success.
     """
 
     chunks: int | None = None
     width: float = 0.35
     reward_range = (0.0, 1.0)
     state_type = PathState
+
+    def __post_init__(self):
+        _check_chunks(self.chunks)
+        check_number("width of a task", self.width, SMALLEST)
 
     def spaces(self, size, workspace):
         reach = np.float32(4 * workspace.hard_distance)
@@ -290,7 +308,7 @@ class FollowPath(Task):
     def begin(self, moments, rngs, stage, options):
         _only(options, ("path", "chunks"))
         if "path" in options:
-            path = check_trajectory(np.asarray(options["path"], float))
+            path = check_trajectory(_array(options["path"], "A path"))
             if len(path) < 2:
                 raise ValueError(f"A path needs at least two poses, got {len(path)}.")
             _within(path, stage.workspace)
@@ -308,7 +326,7 @@ class FollowPath(Task):
     def info(self, moment):
         covered, path = self.covered(moment.task), moment.task.c2w[:, :3, 3]
         deviation = float(np.linalg.norm(path - moment.slot.c2w[:3, 3], axis=1).min())
-        return {"covered": covered, "deviation": deviation, "success": covered == 1}
+        return {"covered": covered, "deviation": deviation, "is_success": covered == 1}
 
     def evaluate(self, transition):
         states = [self._follow(m.task, c2w) for m, c2w in zip(transition.before, transition.c2w, strict=True)]
@@ -331,6 +349,8 @@ class FollowPath(Task):
 MOST_METRES = 2.0  # that a step may count as
 RADIAN_METRES = 0.5
 LOOK_AHEAD = 3
+SMALLEST = 1e-9  # radius, angle and width
+MOST_CHUNKS = 2**31 - 1
 TASKS = {"none": Task, "explore": Explore, "pointnav": PointNav, "imagenav": ImageNav, "followpath": FollowPath}
 
 
@@ -340,12 +360,16 @@ def make_task(task: "str | Task", options: Mapping[str, Any] | None = None) -> T
         if options:
             raise TypeError("task_options go with the name of a task; give a task object its settings itself.")
         return task
-    if task not in TASKS:
-        raise ValueError(f"task must be one of {', '.join(TASKS)} or a Task, got {task!r}.")
-    try:
-        return TASKS[task](**(options or {}))
-    except TypeError as error:
-        raise TypeError(f"The task {task!r} does not take these task_options: {error}.") from None
+    if not isinstance(task, str) or task not in TASKS:
+        raise ValueError(f"task must be one of {', '.join(TASKS)} or a Task, got {brief(task)}.")
+    if not isinstance(options, Mapping | None):
+        raise TypeError(f"task_options must be a mapping, got {type(options).__name__}.")
+    kind, options = TASKS[task], options or {}
+    known = [field.name for field in fields(kind)] if is_dataclass(kind) else []
+    if unknown := [str(name) for name in options if name not in known]:
+        takes = f"it takes {', '.join(known)}" if known else "it takes none"
+        raise TypeError(f"The task {task!r} does not take these task_options: {', '.join(unknown)}; {takes}.")
+    return kind(**options)
 
 
 def likeness(frame: Tensor, goal: Tensor) -> float:
@@ -379,13 +403,34 @@ def _goals(
     away: float,
 ) -> tuple[list[NDArray], list[NDArray]]:
     """Goal poses, given or at the end of hidden walks at least `away` metres off, and the actions that lead there."""
-    if "goal" in options:
-        goal = check_trajectory(np.asarray(options["goal"], float)[None])[0]
+    if "goal" in options and "goal_c2w" in options:
+        raise ValueError("Give one goal: a point (goal) or a pose (goal_c2w).")
+    if given := [options[name] for name in ("goal", "goal_c2w") if name in options]:
+        goal = _goal(given[0], point="goal" in options)
         _within(goal[None], stage.workspace)
         return [goal] * len(moments), [np.zeros((0,))] * len(moments)
     chunks = _chunks(options, chunks, GOAL_CHUNKS, stage)
     walks = [_walk(moment, rng, stage, chunks, away) for moment, rng in zip(moments, rngs, strict=True)]
     return [path[-1] for _, path in walks], [actions for actions, _ in walks]
+
+
+def _goal(given: Any, point: bool) -> NDArray:
+    """The pose (4, 4) of a goal that was given as one, or as a point (3,)."""
+    array = _array(given, "A goal")
+    if point and array.shape == (3,):
+        goal = np.eye(4)
+        goal[:3, 3] = array
+        return check_trajectory(goal[None])[0]
+    if array.shape != (4, 4):
+        raise ValueError(f"A goal is a camera-to-world pose (4, 4) or a point (3,), got the shape {array.shape}.")
+    return check_trajectory(array[None])[0]
+
+
+def _array(given: Any, what: str) -> NDArray:
+    try:
+        return np.asarray(given, float)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{what} is given in numbers, got {brief(given)}.") from None
 
 
 def _walk(
@@ -406,14 +451,18 @@ def _chunks(options: Mapping[str, Any], own: int | None, default: int, stage: St
     chunks = options.get("chunks", own)
     if chunks is None:
         return min(default, stage.max_episode_chunks)
-    if isinstance(chunks, bool) or not isinstance(chunks, int | np.integer) or chunks < 1:
-        raise ValueError(f"chunks of a task must be a whole number above zero, got {chunks!r}.")
+    chunks = check_count("chunks of a task", chunks, 1, MOST_CHUNKS)
     if chunks > stage.max_episode_chunks:
         raise ValueError(
             f"A goal {chunks} steps away cannot be reached in an episode of {stage.max_episode_chunks}: "
             "ask for fewer chunks, or make the environment with a larger max_episode_chunks."
         )
-    return int(chunks)
+    return chunks
+
+
+def _check_chunks(chunks: int | None) -> None:
+    if chunks is not None:
+        check_count("chunks of a task", chunks, 1, MOST_CHUNKS)
 
 
 def _within(poses: NDArray, workspace: Workspace) -> None:

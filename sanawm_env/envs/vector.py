@@ -4,18 +4,27 @@ Every slot is a `SanaWMEnv` of its own; what they share is the forward pass. So 
 the rules of the single environment, and the two agree by construction.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, iterate
 
-from sanawm_env.envs.env import SanaWMEnv, reset_together, step_together
+from sanawm_env.envs.actions import host
+from sanawm_env.envs.env import KEYWORDS, MOST_CHUNKS, Move, SanaWMEnv, begun, reset_options, stepped
+from sanawm_env.envs.making import LOAD_OPTIONS, check_keywords, described, keywords
 from sanawm_env.envs.observations import Observation
 from sanawm_env.envs.snapshot import Snapshot
+from sanawm_env.world.files import brief, check_count
 from sanawm_env.world.world import World
+
+MOST_ENVS = 1 << 16
+OF_BATCH = ("num_envs", "autoreset_mode", "batch_invariant", "max_episode_steps", "vectorization_mode")
+JUDGED_TOGETHER = ("world", "task", "reward_fn", "steering", "workspace")  # one for all slots
 
 Arrays = tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
@@ -30,10 +39,13 @@ class SanaWMVectorEnv(VectorEnv):
             copies of how it ended. "Disabled": reset it yourself, `reset(options={"reset_mask": ended})`.
         batch_invariant: imagine slots one by one, so that each is bit for bit what it would be alone; in a batch it is
             so up to rounding.
+        max_episode_steps: `max_episode_chunks` under Gymnasium's name; with both, the smaller. None and -1: no matter.
         settings: of every slot, the arguments of `SanaWMEnv`.
 
     Slot i is seeded seed + i. Only slots whose episode is over are reset. Episodes are truncated by the slots
     themselves. Raises what `SanaWMEnv` raises; an error that is about a slot names it, and then no slot has moved.
+
+    `call`, `get_attr`, `set_attr`, `np_random` and `np_random_seed` are those of `gymnasium.vector.SyncVectorEnv`.
     """
 
     def __init__(
@@ -42,12 +54,17 @@ class SanaWMVectorEnv(VectorEnv):
         *,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         batch_invariant: bool = False,
+        max_episode_steps: int | None = None,
         **settings: Any,
     ):
-        if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
-            raise ValueError(f"num_envs must be a whole number above zero, got {num_envs!r}.")
-        self.num_envs, self.batch_invariant = int(num_envs), batch_invariant
+        own = keywords(SanaWMVectorEnv.__init__)
+        check_keywords("SanaWMVectorEnv.__init__", settings, (*own, *KEYWORDS), LOAD_OPTIONS)
+        self.num_envs, self.batch_invariant = check_count("num_envs", num_envs, 1, MOST_ENVS), batch_invariant
         self.autoreset_mode = _mode(autoreset_mode)
+        if max_episode_steps is not None and max_episode_steps != -1:
+            steps = check_count("max_episode_steps", max_episode_steps, 1, MOST_CHUNKS)
+            chunks = check_count("max_episode_chunks", settings.get("max_episode_chunks", steps), 1, MOST_CHUNKS)
+            settings["max_episode_chunks"] = min(steps, chunks)
         self.envs = [SanaWMEnv(**settings) for _ in range(self.num_envs)]
         lead = self.envs[0]
         self.render_mode = lead.render_mode
@@ -55,7 +72,69 @@ class SanaWMVectorEnv(VectorEnv):
         self.single_observation_space, self.single_action_space = lead.observation_space, lead.action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._over = np.zeros(self.num_envs, bool)
+        self._spec: EnvSpec | None = None
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """How `gymnasium.make_vec` made it, in plain values, with the length of an episode as `max_episode_steps`."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = described(spec, self.envs[0].max_episode_chunks)
+        if spec is not None:
+            settings = {name: value for name, value in spec.kwargs.items() if name not in OF_BATCH}
+            spec = replace(spec, kwargs=settings | {"max_episode_chunks": self.envs[0].max_episode_chunks})
+        for env in self.envs:
+            env.spec = spec
+
+    @property
+    def np_random(self) -> tuple[np.random.Generator, ...]:
+        """The generator of each slot. May be set: to one for each, or to one from which each gets a child."""
+        return self.get_attr("np_random")
+
+    @np_random.setter
+    def np_random(self, value: np.random.Generator | Sequence[np.random.Generator]) -> None:
+        self.set_attr("np_random", value.spawn(self.num_envs) if isinstance(value, np.random.Generator) else value)
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:
+        """What the generator of each slot was seeded with; -1 where it was set."""
+        return self.get_attr("np_random_seed")
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """What a method of every slot returns for these arguments, or the attribute of that name. AttributeError where
+        there is none."""
+        found = [env.get_wrapper_attr(name) for env in self.envs]
+        return tuple(each(*args, **kwargs) if callable(each) else each for each in found)
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """An attribute of every slot. AttributeError where there is none."""
+        return self.call(name)
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Set an attribute of every slot: one value for each in a list or tuple, or the same for all.
+
+        Raises ValueError for another number of values, for different ones of what judges all slots together (the task,
+        the reward function), and what the attribute itself raises; nothing has changed then.
+        """
+        values = list(values) if isinstance(values, list | tuple) else [values] * self.num_envs
+        if len(values) != self.num_envs:
+            raise ValueError(
+                "Values must be a list or tuple with length equal to the number of environments: got "
+                f"{len(values)} values for {self.num_envs}."
+            )
+        if name in JUDGED_TOGETHER and any(value is not values[0] for value in values):
+            raise ValueError(f"All slots share their {name}: give one value for all of them.")
+        before = [vars(env).copy() for env in self.envs]
+        try:
+            for env, value in zip(self.envs, values, strict=True):
+                env.set_wrapper_attr(name, value)
+        except BaseException:
+            for env, attributes in zip(self.envs, before, strict=True):
+                vars(env).clear()
+                vars(env).update(attributes)
+            raise
 
     @property
     def world(self) -> World:
@@ -70,37 +149,40 @@ class SanaWMVectorEnv(VectorEnv):
         seed: slot i gets seed + i; or one per slot. options: as `SanaWMEnv.reset`, for every slot. Observations are of
         all slots, infos of those that were reset.
         """
-        options = dict(options or {})
+        options = reset_options(options)
         slots = self._masked(options.pop("reset_mask", None))
-        if seed is None or isinstance(seed, int | np.integer):
+        if seed is None or (isinstance(seed, int | np.integer) and not isinstance(seed, bool)):
             seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
         else:
-            seeds = list(seed)
+            seeds = _listed(seed, "reset takes one seed or one for each slot")
         if len(seeds) != self.num_envs:
             raise ValueError(f"reset takes one seed or one for each of {self.num_envs} slots, got {len(seeds)}.")
-        reset_together([self.envs[i] for i in slots], [seeds[i] for i in slots], options)
-        self._over[slots] = False
-        return self._observations(), self._infos(slots)
+        moves = begun([self.envs[i] for i in slots], [seeds[i] for i in slots], options)
+        return self._go(dict(zip(slots, moves, strict=True)), slots)
 
     def step(self, actions: Any) -> Arrays:
         """Imagine the next chunk of every slot, in one batch; see the class for slots whose episode is over.
 
         Raises ResetNeeded before the first reset, and with autoreset_mode "Disabled" while an episode is over.
         """
-        given = self._actions(actions)
-        resetting = np.flatnonzero(self._over) if self.autoreset_mode == AutoresetMode.NEXT_STEP else ()
+        given, over = self._actions(actions), self._over()
+        resetting = np.flatnonzero(over).tolist() if self.autoreset_mode == AutoresetMode.NEXT_STEP else []
         stepping = [i for i in range(self.num_envs) if i not in resetting]
-        rewards, ended = np.zeros(self.num_envs), np.zeros((2, self.num_envs), bool)
         envs = [self.envs[i] for i in stepping]
-        rewards[stepping] = step_together(envs, [given[i] for i in stepping], self.batch_invariant, stepping)
+        steps = stepped(envs, [given[i] for i in stepping], self.batch_invariant, stepping)
+        moves = dict(zip(stepping, steps, strict=True)) | self._begun(resetting)
+        rewards, ended = np.zeros(self.num_envs), np.zeros((2, self.num_envs), bool)
         for i in stepping:
-            ended[:, i] = self.envs[i].ended
-        self._over = ended.any(axis=0)
-        reset_together([self.envs[i] for i in resetting], [None] * len(resetting))
+            rewards[i], ended[:, i] = moves[i].reward, moves[i].ended
         infos: dict[str, Any] = {}
-        if self.autoreset_mode == AutoresetMode.SAME_STEP and self._over.any():
-            infos = self._start_over()
-        return self._observations(), rewards, *ended, self._infos(range(self.num_envs), infos)
+        if self.autoreset_mode == AutoresetMode.SAME_STEP:
+            finished = np.flatnonzero(ended.any(axis=0)).tolist()
+            for i in finished:
+                obs, info = moves[i].seen
+                infos = self._add_info(infos, {"final_obs": obs, "final_info": info}, i)
+            moves |= self._begun(finished)
+        obs, infos = self._go(moves, range(self.num_envs), infos)
+        return obs, rewards, *ended, infos
 
     def render(self) -> tuple[Any, ...] | None:
         """What every slot renders."""
@@ -120,19 +202,16 @@ class SanaWMVectorEnv(VectorEnv):
         named twice, for unequal counts; TypeError or ValueError for snapshots as `SanaWMEnv.restore`. Nothing has
         changed then.
         """
-        slots, snapshots = self._indices(indices), list(snapshots)
-        seeds = [None] * len(slots) if reseed is None else list(reseed)
+        slots, snapshots = self._indices(indices), _listed(snapshots, "restore takes a list of snapshots")
+        seeds = [None] * len(slots) if reseed is None else _listed(reseed, "reseed takes a seed for each slot")
         if not len(snapshots) == len(slots) == len(seeds):
+            also, and_seeds = ("", "") if reseed is None else (" and a seed", f" and {len(seeds)} seeds")
             raise ValueError(
-                f"restore needs a snapshot{'' if reseed is None else ' and a seed'} for each slot, got "
-                f"{len(snapshots)} snapshots for {len(slots)} slots."
+                f"restore needs a snapshot{also} for each slot, got {len(snapshots)} snapshots{and_seeds} for "
+                f"{len(slots)} slots."
             )
-        for i, snapshot in zip(slots, snapshots, strict=True):
-            self.envs[i].check_snapshot(snapshot)
-        for i, snapshot, seed in zip(slots, snapshots, seeds, strict=True):
-            self.envs[i].put(snapshot, seed)
-            self._over[i] = any(self.envs[i].ended)
-        return self._observations(), self._infos(slots)
+        moves = [self.envs[i].restored(*moment) for i, *moment in zip(slots, snapshots, seeds, strict=True)]
+        return self._go(dict(zip(slots, moves, strict=True)), slots)
 
     def fork(
         self, source: int, slots: Sequence[int] | None = None, reseed: Sequence[int] | None = None
@@ -142,12 +221,12 @@ class SanaWMVectorEnv(VectorEnv):
 
         Raises ValueError as `restore`, for a source whose episode is over, and for slots that the next step will reset.
         """
-        (source,) = self._indices([source])
-        if self._over[source]:
+        (source,), over = self._indices([source]), self._over()
+        if over[source]:
             raise ValueError(f"Slot {source} is waiting for its reset: its episode is over, it has no future to fork.")
         slots = [i for i in range(self.num_envs) if i != source] if slots is None else self._indices(slots)
-        if self.autoreset_mode == AutoresetMode.NEXT_STEP and self._over[slots].any():
-            waiting = next(i for i in slots if self._over[i])
+        if self.autoreset_mode == AutoresetMode.NEXT_STEP and over[slots].any():
+            waiting = next(i for i in slots if over[i])
             raise ValueError(
                 f"Slot {waiting} is in the middle of its reset: step once more before a fork into it, restore one "
                 'there, or make the environment with autoreset_mode="Disabled".'
@@ -155,30 +234,30 @@ class SanaWMVectorEnv(VectorEnv):
         here = self.envs[source].snapshot()
         return self.restore([here] * len(slots), slots, reseed)
 
-    def _observations(self) -> Observation:
-        return self.envs[0].observe(self.envs)
+    def _over(self) -> np.ndarray:
+        """Which slots (num_envs,) have come to the end of their episode."""
+        return np.array([not env.fresh and any(env.ended) for env in self.envs])
 
-    def _infos(self, slots: Sequence[int], infos: dict[str, Any] | None = None) -> dict[str, Any]:
+    def _begun(self, slots: Sequence[int]) -> dict[int, Move]:
+        return dict(zip(slots, begun([self.envs[i] for i in slots], [None] * len(slots)), strict=True))
+
+    def _go(
+        self, moves: dict[int, Move], slots: Iterable[int], infos: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Make the moves of these slots, after all that could fail: what all slots show then, infos of `slots`."""
         infos = {} if infos is None else infos
+        obs = self.envs[0].observe([moves[i].now if i in moves else env.now for i, env in enumerate(self.envs)])
         for i in slots:
-            infos = self._add_info(infos, self.envs[i].info, i)
-        return infos
-
-    def _start_over(self) -> dict[str, Any]:
-        """Reset the slots that are over; how they ended, as infos."""
-        slots, infos = np.flatnonzero(self._over), {}
-        for i in slots:
-            final = {"final_obs": self.envs[i].observation, "final_info": self.envs[i].info}
-            infos = self._add_info(infos, final, int(i))
-        reset_together([self.envs[i] for i in slots], [None] * len(slots))
-        self._over[:] = False
-        return infos
+            infos = self._add_info(infos, moves[i].info, i)
+        for move in moves.values():
+            move.go()
+        return obs, infos
 
     def _actions(self, actions: Any) -> list[Any]:
         try:
-            given = list(iterate(self.action_space, actions))
+            given = list(iterate(self.action_space, host(actions)))
         except TypeError:
-            raise TypeError(f"step takes a batch of {self.num_envs} actions, got {type(actions).__name__}.") from None
+            raise TypeError(f"step takes a batch of {self.num_envs} actions, got {brief(actions)}.") from None
         if len(given) != self.num_envs:
             raise ValueError(f"step takes {self.num_envs} actions, one for each slot, got {len(given)}.")
         return given
@@ -197,13 +276,20 @@ class SanaWMVectorEnv(VectorEnv):
         return np.flatnonzero(mask).tolist()
 
     def _indices(self, indices: Sequence[int] | None, distinct: bool = True) -> list[int]:
-        slots = list(range(self.num_envs)) if indices is None else list(indices)
+        slots = range(self.num_envs) if indices is None else _listed(indices, "slots are given in a list")
         for i in slots:
             if isinstance(i, bool) or not isinstance(i, int | np.integer) or not 0 <= i < self.num_envs:
-                raise ValueError(f"There is no slot {i!r}: slots are 0 to {self.num_envs - 1}.")
+                raise ValueError(f"There is no slot {brief(i)}: slots are 0 to {self.num_envs - 1}.")
         if distinct and len(set(slots)) < len(slots):
-            raise ValueError(f"A slot can hold one moment: {slots} names one twice.")
+            raise ValueError(f"A slot can hold one moment: {brief(slots)} names one twice.")
         return [int(i) for i in slots]
+
+
+def _listed(values: Any, says: str) -> list[Any]:
+    """As a list; `says` begins the sentence of the TypeError for what is none."""
+    if isinstance(values, Iterable) and not isinstance(values, str | bytes) and np.ndim(values) > 0:
+        return list(values)
+    raise TypeError(f"{says}, got {brief(values)}.")
 
 
 def _mode(mode: str | AutoresetMode) -> AutoresetMode:
@@ -212,5 +298,5 @@ def _mode(mode: str | AutoresetMode) -> AutoresetMode:
         return mode
     if not isinstance(mode, str) or mode.lower() not in known:
         names = ", ".join(repr(m.value) for m in AutoresetMode)
-        raise ValueError(f"autoreset_mode must be one of {names}, got {mode!r}.")
+        raise ValueError(f"autoreset_mode must be one of {names}, got {brief(mode)}.")
     return known[mode.lower()]

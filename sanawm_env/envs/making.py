@@ -1,0 +1,60 @@
+"""What `gymnasium.make` passes to an environment and keeps of it: keywords, and the spec it can be made from again."""
+
+import dataclasses
+import difflib
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+from gymnasium.envs.registration import EnvSpec
+
+from sanawm_env.camera.presets import Workspace
+from sanawm_env.world.engine import LoadOptions
+
+LOAD_OPTIONS = tuple(field.name for field in dataclasses.fields(LoadOptions))
+NEAREST = {"max_episode_steps": "max_episode_chunks"}  # what Gymnasium calls it, and what it is called here
+
+
+def keywords(function: Callable) -> tuple[str, ...]:
+    """The names of the keywords that a function takes."""
+    variable = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(p.name for p in parameters if p.kind not in variable and p.name != "self")
+
+
+def check_keywords(owner: str, given: Mapping[str, Any], known: Sequence[str], of_world: Sequence[str] = ()) -> None:
+    """TypeError for a keyword that is not known: in Python's own words, because libraries look for them, then which one
+    was meant and what is accepted. of_world: those that load the world."""
+    for name in given:
+        if name in known or name in of_world:
+            continue
+        near = NEAREST.get(name) or next(iter(difflib.get_close_matches(str(name), [*known, *of_world], 1)), None)
+        meant = f" (did you mean {near}?)" if near in (*known, *of_world) else ""
+        loads = f", and to load its world {', '.join(of_world)}" if of_world else ""
+        raise TypeError(
+            f"{owner}() got an unexpected keyword argument {str(name)!r}{meant}: it takes {', '.join(known)}{loads}."
+        )
+
+
+def described(spec: EnvSpec | None, steps: int) -> EnvSpec | None:
+    """The spec with plain values in place of paths, enumerations and workspaces, so that it travels as JSON, and with
+    the length of an episode, where wrappers look for it."""
+    if spec is None:
+        return None
+    return dataclasses.replace(spec, kwargs=_plain(spec.kwargs), max_episode_steps=steps)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Workspace):
+        return dataclasses.asdict(value)
+    if type(value) is dict:
+        return {name: _plain(inner) for name, inner in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_plain(inner) for inner in value)
+    return value
