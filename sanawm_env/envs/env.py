@@ -42,7 +42,7 @@ HORIZONS = ("stop", "reanchor")
 SNAPSHOTS = ("tails", "latents")
 BIT_GENERATORS = {kind.__name__: kind for kind in (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937,
                                                    np.random.Philox, np.random.SFC64)}  # fmt: skip
-MOST_CHUNKS = 2**31 - 1
+MOST_CHUNKS = 2**62
 
 
 class SanaWMEnv(gym.Env):
