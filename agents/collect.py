@@ -18,7 +18,6 @@ from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from sanawm_env.agents.collection import GATES, KEYFRAMES, Collection, Job, pending, plan
@@ -27,6 +26,8 @@ from sanawm_env.envs.env import SanaWMEnv, step_together
 from sanawm_env.metrics.lasting import drift, loop_closure
 from sanawm_env.recording.dataset import Dataset, Row, Shard, clean
 from sanawm_env.recording.episode import EpisodeWriter, Step, begin
+from sanawm_env.world.saving import only_writer
+from sanawm_env.world.terminal import literal_console
 from sanawm_env.world.threads import torch_threads, with_torch_threads
 
 CLAIM = "collect{}.lock"
@@ -49,20 +50,22 @@ def collect(
     """
     if not isinstance(collection, Collection):
         collection = Collection.load(collection)
-    console = console or Console(stderr=True)
+    console = console or literal_console(stderr=True)
     planned = plan(collection, out)
     dataset = Dataset.create(out, planned.header)
     index, parts = part
     claim = CLAIM.format("" if parts == 1 else f"-{index}-of-{parts}")
     try:
-        with FileLock(dataset.folder / claim, timeout=0):
+        with only_writer(dataset.folder, claim):
             clean(dataset)
             mine = planned.jobs[index::parts]
             jobs = pending(mine, dataset)
-            with closing((run or here)(collection, jobs, dataset)) as events:
-                _follow(mine, jobs, events, planned.world.config.chunk_frames, console)
-            clean(dataset)
-    except Timeout:
+            try:
+                with closing((run or here)(collection, jobs, dataset)) as events:
+                    _follow(mine, jobs, events, planned.world.config.chunk_frames, console)
+            finally:
+                clean(dataset)
+    except BlockingIOError:
         raise BlockingIOError(f"Another process collects into {out}: wait for it, or give another folder.") from None
     except OSError as error:
         done = len(dataset.finished())

@@ -4,6 +4,8 @@ Jobs go out, rows come back: pictures stay on the shared disk. An actor that die
 finished is done again; what it had finished is on the disk, and is not.
 """
 
+import signal
+import threading
 from collections import Counter, deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -55,7 +57,10 @@ class Cluster:
             raise ValueError(f"Collecting on Ray needs at least one worker, got {self.workers}.")
         ours = not ray.is_initialized()
         if ours:
+            before = signal.getsignal(signal.SIGTERM)
             ray.init(address=self.address, include_dashboard=False, log_to_driver=False, logging_level="warning")
+            if callable(before) and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, before)  # ray's own ends this process where it stands
         try:
             yield from self._run(collection, jobs, dataset)
         finally:

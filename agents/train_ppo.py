@@ -7,7 +7,6 @@ because states are values. On a CPU a run that was stopped ends bit for bit as o
 """
 
 import json
-import os
 import shutil
 import sys
 import time
@@ -19,7 +18,6 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 import tyro
-from filelock import FileLock, Timeout
 from gymnasium import spaces
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -33,6 +31,9 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureC
 from stable_baselines3.common.vec_env import VecMonitor
 
 from sanawm_env.envs.snapshot import Snapshot
+from sanawm_env.world.saving import only_writer, remove, replacing_files, replacing_folder, write_text
+from sanawm_env.world.signals import exit_status, interrupting
+from sanawm_env.world.terminal import literal_console
 
 Task = Literal["explore", "pointnav", "imagenav", "followpath"]
 IDS = {"explore": "Explore", "pointnav": "PointNav", "imagenav": "ImageNav", "followpath": "FollowPath"}
@@ -93,14 +94,17 @@ class TrainPPO:
 def train_ppo(settings: TrainPPO, console: Console | None = None) -> PPO:
     """Train, or go on training, until `settings.steps` are done; the policy is kept in `settings.out`.
 
-    Raises ValueError where the folder holds a run of other settings, RuntimeError while another process trains there.
+    Raises ValueError where the folder holds a run of other settings, BlockingIOError while another process trains
+    there, OSError where it cannot be written: the newest checkpoint is whole then.
     """
     settings.out.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(settings.out / "lock", timeout=0):
-            return _train(settings, console or Console(stderr=True))
-    except Timeout:
-        raise RuntimeError(f"Another process trains in {settings.out}: wait for it, or give another --out.") from None
+        with only_writer(settings.out):
+            return _train(settings, console or literal_console(stderr=True))
+    except BlockingIOError:
+        raise BlockingIOError(
+            f"Another process trains in {settings.out}: wait for it, or give another --out."
+        ) from None
 
 
 def _train(settings: TrainPPO, console: Console) -> PPO:
@@ -109,6 +113,8 @@ def _train(settings: TrainPPO, console: Console) -> PPO:
     envs = VecMonitor(make_envs(settings))
     newest = checkpoints(settings.out)[-1:]
     model, history = load(newest[0], envs, settings) if newest else (fresh(settings, envs), [])
+    if newest:
+        publish(settings.out, newest[0], history)  # a kill may have come between
     left = settings.steps - model.num_timesteps
     if left > 0:
         with Progress(*COLUMNS, console=console) as progress:
@@ -209,33 +215,37 @@ class Keeper(BaseCallback):
 
 def checkpoints(out: Path) -> list[Path]:
     """The folders of checkpoints, the newest last."""
-    return sorted(out.glob("checkpoint_*"), key=lambda folder: int(folder.name.split("_")[1]))
+    found = [folder for folder in out.glob("checkpoint_*") if folder.name.removeprefix("checkpoint_").isdecimal()]
+    return sorted(found, key=lambda folder: int(folder.name.split("_")[1]))
 
 
 def keep(out: Path, model: PPO, envs: VecMonitor, history: list[dict[str, float]]) -> None:
     """Write a checkpoint, which appears whole or not at all, and delete older ones: the policy and its optimiser, the
     moment of every episode (6 MB each in the nano world), and what random numbers come next."""
-    folder, partial = out / f"checkpoint_{model.num_timesteps}", out / "partial"
-    if folder.exists():
-        return
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    model.save(partial / "policy.zip")
-    for slot, moment in enumerate(envs.unwrapped.batch.snapshot()):
-        moment.save(partial / f"{slot}.safetensors")
-    kept = {
-        "history": history,
-        "returns": envs.episode_returns.tolist(),
-        "lengths": envs.episode_lengths.tolist(),
-        "torch": torch.get_rng_state().tolist(),
-        "numpy": np.random.get_state(legacy=False),
-    }
-    (partial / "run.json").write_text(json.dumps(kept, default=np.ndarray.tolist))
-    os.replace(partial, folder)
+    folder = out / f"checkpoint_{model.num_timesteps}"
+    if not folder.exists():
+        kept = {
+            "history": history,
+            "returns": envs.episode_returns.tolist(),
+            "lengths": envs.episode_lengths.tolist(),
+            "torch": torch.get_rng_state().tolist(),
+            "numpy": np.random.get_state(legacy=False),
+        }
+        with replacing_folder(folder) as part:
+            model.save(part / "policy.zip")
+            for slot, moment in enumerate(envs.unwrapped.batch.snapshot()):
+                moment.save(part / f"{slot}.safetensors")
+            write_text(part / "run.json", json.dumps(kept, default=np.ndarray.tolist))
     for older in checkpoints(out)[:-1]:
-        shutil.rmtree(older)
-    write(out / "progress.json", json.dumps(history).encode())
-    write(out / "policy.zip", (folder / "policy.zip").read_bytes())
+        remove(older)
+    publish(out, folder, history)
+
+
+def publish(out: Path, folder: Path, history: list[dict[str, float]]) -> None:
+    """Copy what others look at from a checkpoint's folder to the run's."""
+    with replacing_files(out, ("policy.zip", "progress.json")) as part:
+        shutil.copyfile(folder / "policy.zip", part / "policy.zip")
+        write_text(part / "progress.json", json.dumps(history))
 
 
 def load(folder: Path, envs: VecMonitor, settings: TrainPPO) -> tuple[PPO, list[dict[str, float]]]:
@@ -259,28 +269,22 @@ def check_run(settings: TrainPPO) -> None:
     path, own = settings.out / "settings.json", {k: v for k, v in asdict(settings).items() if k not in FREE}
     text = json.dumps(own, indent=1, default=str) + "\n"
     if not path.exists():
-        write(path, text.encode())
+        write_text(path, text)
     elif path.read_text() != text:
         raise ValueError(f"{settings.out} holds a run with other settings: give another --out, or delete it.")
 
 
-def write(path: Path, data: bytes) -> None:
-    """A file that appears whole or not at all."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(data)
-    os.replace(partial, path)
-
-
 def main() -> None:
-    console, settings = Console(stderr=True), tyro.cli(TrainPPO, description=__doc__)
-    try:
-        train_ppo(settings, console)
-    except KeyboardInterrupt:
-        console.print(f"Stopped. The same command goes on from the newest checkpoint in {settings.out}.")
-        sys.exit(130)
-    except (ValueError, OSError) as error:
-        console.print(f"train_ppo: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-        sys.exit(2)
+    console, settings = literal_console(stderr=True), tyro.cli(TrainPPO, description=__doc__)
+    with interrupting():
+        try:
+            train_ppo(settings, console)
+        except KeyboardInterrupt as interrupt:
+            console.print(f"Stopped. The same command goes on from the newest checkpoint in {settings.out}.")
+            sys.exit(exit_status(interrupt))
+        except (ValueError, TypeError, OSError) as error:
+            console.print(f"train_ppo: {error}", style="red", soft_wrap=True)
+            sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -454,8 +454,9 @@ def test_the_chain_closes(tmp_path, capsys):
         "validation_scenes": 1,
     }  # fmt: skip
     (tmp_path / "r.json").write_text(json.dumps(recipe))
-    shutil.copytree(tmp_path / "d" / "shard-0000" / "episode-00000", tmp_path / "d" / "shard-0000" / "x.partial")
-    (tmp_path / "d" / "shard-0000" / "x.partial" / "video.mp4").write_bytes(b"unfinished")
+    unfinished = tmp_path / "d" / "shard-0000" / "episode-00009.partial"
+    shutil.copytree(tmp_path / "d" / "shard-0000" / "episode-00000", unfinished)
+    (unfinished / "video.mp4").write_bytes(b"unfinished")
     main(["train", "--data", str(tmp_path / "d"), "--config", str(tmp_path / "r.json"), "--out", str(tmp_path / "t"),
           "--processes", "1"])  # fmt: skip
     main(["rollout", "--world", str(tmp_path / "t" / "world"), "--image", str(ROOT / "docs" / "contact_sheet.png"),

@@ -593,7 +593,7 @@ def test_a_file_that_is_no_snapshot_of_this_world_is_refused(tiny, other, env, t
     env.state.save(bad)
     with pytest.raises(ValueError, match="no environment's snapshot"):
         Snapshot.load(bad, world)
-    with pytest.raises(OSError, match="cannot be written"):
+    with pytest.raises(OSError, match="cannot write"):
         env.snapshot().save(tmp_path / "no" / "folder")
 
 

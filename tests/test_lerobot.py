@@ -29,6 +29,7 @@ from sanawm_env.recording.episode import Episode
 from sanawm_env.recording.exports import pose_vectors
 from sanawm_env.recording.lerobot import CAMERA, COLUMNS, export_lerobot, pool, vector_stats
 from sanawm_env.recording.video import VideoWriter, read_video
+from sanawm_env.world.saving import replacing_folder
 from tests.datasets import collect, rewards, say, small_world
 
 CHUNKS = (2, 1, 3)
@@ -479,14 +480,16 @@ def test_an_episode_outside_the_dataset_is_refused(copy, tmp_path):
 def test_an_export_that_is_stopped_leaves_nothing(native, tmp_path):
     rows = export_lerobot(native, tmp_path / "out")
     next(rows)
-    assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.part"]
     rows.close()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_killed_export_left_is_replaced(native, whole, tmp_path):
-    (tmp_path / "out.partial/data/chunk-007").mkdir(parents=True)
-    (tmp_path / "out.partial/data/chunk-007/file-000.parquet").write_text("half")
+    killed = replacing_folder(tmp_path / "out")
+    (killed.__enter__() / "half").touch()
+    del killed
+    assert [path.name for path in tmp_path.iterdir()] == ["out.part"]
     list(export_lerobot(native, tmp_path / "out"))
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert table(tmp_path / "out", "data") == table(whole, "data")
@@ -497,7 +500,7 @@ def test_a_full_disk_is_one_sentence(native, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(lerobot, "_table", full)
-    with pytest.raises(OSError, match=r"^The disk of .*out is full"):
+    with pytest.raises(OSError, match=r"^cannot write .*out: No space left on device$"):
         list(export_lerobot(native, tmp_path / "out"))
     assert list(tmp_path.iterdir()) == []
 
@@ -553,7 +556,7 @@ def test_the_command_says_where_an_id_belongs(native, tmp_path, options, says):
 def test_the_command_stopped_at_its_bar_leaves_nothing(native, tmp_path, monkeypatch):
     def track(progress, rows, total):
         yield next(rows)
-        assert (tmp_path / "out.partial").is_dir()
+        assert (tmp_path / "out.part").is_dir()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Progress, "track", track)

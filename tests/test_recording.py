@@ -339,21 +339,20 @@ def test_a_disk_that_fills_up_on_the_way_leaves_no_broken_file(tmp_path, monkeyp
         encode(self, frame)
 
     monkeypatch.setattr(VideoWriter, "_encode", full)
-    with pytest.raises(OSError, match=r"cannot write the video .*video.mp4: No space left"):
+    with pytest.raises(OSError, match=r"cannot write .*video.mp4: No space left"):
         record(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_disk_that_fills_up_at_the_end_leaves_no_broken_file(tmp_path, monkeypatch):
     def full(file, **_):
-        file.write(b"half")
+        file.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(rollout_module.np, "savez_compressed", full)
-    with pytest.raises(OSError, match=r"cannot write .*trajectory.npz: No space left"):
+    with pytest.raises(OSError, match=r"cannot write .*: No space left"):
         record(tmp_path)
-    assert "trajectory.npz" not in {file.name for file in tmp_path.iterdir()}
-    assert not list(tmp_path.glob("*.part"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_memory_does_not_grow_with_the_length(tmp_path):

@@ -439,7 +439,7 @@ def test_saving_again_replaces_a_session_and_nothing_else(session, saved, tmp_pa
     with pytest.raises(OSError, match="holds no session"):
         session.save(tmp_path / "mine")
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="cannot be written"):
+    with pytest.raises(OSError, match="cannot write"):
         session.save(tmp_path / "file" / "below")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 

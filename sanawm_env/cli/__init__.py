@@ -12,12 +12,14 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import tyro
-from rich.console import Console
 
-console = Console()
+from sanawm_env.world.signals import exit_status, interrupting
+from sanawm_env.world.terminal import literal_console, out_of_memory
+
+console = literal_console()
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -186,12 +188,10 @@ class Evaluate:
     """Which walks: those kept for the record, or those that decisions may look at."""
 
     def run(self) -> None:
-        from sanawm_env.recording.rollout import check_writable
         from sanawm_env.training.evaluate import evaluate, print_table, save_sheet
 
-        for folder in (self.out, *([self.json.parent] if self.json else [])):
-            check_writable(folder)
         sheet = self.out / "truth_vs_dream.png"
+        _check_places(sheet, self.json)
         expected = "--timesteps takes numbers such as 1000,700"
         timesteps = _listed(float, self.timesteps, expected) if self.timesteps else None
         report = evaluate(
@@ -200,10 +200,8 @@ class Evaluate:
         )  # fmt: skip
         print_table(report, console)
         save_sheet(report, sheet)
-        console.print(f"sheet {sheet}", soft_wrap=True)
-        if self.json:
-            self.json.write_text(report.to_json() + "\n")
-            console.print(f"numbers {self.json}", soft_wrap=True)
+        say(f"sheet {sheet}")
+        _write_numbers(self.json, report.to_json())
 
 
 @dataclass(frozen=True)
@@ -223,19 +221,16 @@ class Study:
 
     def run(self) -> None:
         from sanawm_env.metrics.figures import figure_class
-        from sanawm_env.recording.rollout import check_writable
         from sanawm_env.training.study import plot_drift, print_findings, study
 
-        for folder in (self.out, *([self.json.parent] if self.json else [])):
-            check_writable(folder)
+        curves = self.out / "drift.png"
+        _check_places(curves, self.json)
         figure_class()  # what the end needs is looked for before the work
         findings = study(self.world, self.scenes, self.seed, self.chunks, self.role)
         print_findings(findings, console)
-        plot_drift(findings, self.out / "drift.png")
-        console.print(f"curves {self.out / 'drift.png'}", soft_wrap=True)
-        if self.json:
-            self.json.write_text(findings.to_json() + "\n")
-            console.print(f"numbers {self.json}", soft_wrap=True)
+        plot_drift(findings, curves)
+        say(f"curves {curves}")
+        _write_numbers(self.json, findings.to_json())
 
 
 @dataclass(frozen=True)
@@ -258,10 +253,7 @@ class Bench:
     json: Path | None = None
 
     def run(self) -> None:
-        from sanawm_env.recording.rollout import check_writable
-
-        if self.json:
-            check_writable(self.json.parent)
+        _check_places(self.json)
         batches = _listed(int, self.batches, "--batches takes whole numbers such as 1,4")
         options = self.threads, self.repeats, batches, self.device, console
         if self.what == "kernels":
@@ -272,8 +264,7 @@ class Bench:
             from sanawm_env.cli.bench import bench
 
             numbers = bench(self.world, *options)
-        if self.json:
-            self.json.write_text(json.dumps(numbers, indent=1) + "\n")
+        _write_numbers(self.json, json.dumps(numbers, indent=1))
 
 
 @dataclass(frozen=True)
@@ -506,13 +497,10 @@ class Precision:
 
     def run(self) -> None:
         from sanawm_env.cli.precision import measure
-        from sanawm_env.recording.rollout import check_writable
 
-        if self.json:
-            check_writable(self.json.parent)
+        _check_places(self.json)
         numbers = measure(self.world, self.scenes, self.seed, self.chunks, console)
-        if self.json:
-            self.json.write_text(json.dumps(numbers, indent=1) + "\n")
+        _write_numbers(self.json, json.dumps(numbers, indent=1))
 
 
 Command = (
@@ -534,19 +522,39 @@ Command = (
 
 
 def main(args: list[str] | None = None) -> None:
-    """Entry point of the command `sanawm`."""
+    """Entry point of the command `sanawm`. It ends with 2 where the user or the machine has to change something, with
+    130 after Ctrl-C and 143 after SIGTERM, which is treated alike: what is done stays."""
     about = "A learned world you can step, fork and put back."
     _quiet_libraries()
     _keep_memory()
-    command = tyro.cli(Command, prog="sanawm", args=args, description=about)
-    try:
-        command.run()
-    except KeyboardInterrupt:
-        console.print("Stopped.")
-        sys.exit(130)
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        Console(stderr=True).print(f"sanawm: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-        sys.exit(2)
+    _print_any_name()
+    with interrupting():
+        command = tyro.cli(Command, prog="sanawm", args=args, description=about)
+        try:
+            command.run()
+        except KeyboardInterrupt as interrupt:
+            with suppress(OSError):  # after SIGHUP there is no terminal
+                console.print("Stopped.")
+            sys.exit(exit_status(interrupt))
+        except (ValueError, TypeError, OSError, ImportError) as error:
+            _complain(str(error))
+        except (MemoryError, RuntimeError) as error:
+            if not (reason := out_of_memory(error)):
+                raise
+            _complain(f"the memory of this machine is full ({reason}): ask for less at once, or free some")
+
+
+def _complain(sentence: str) -> NoReturn:
+    with suppress(OSError):
+        literal_console(stderr=True).print(f"sanawm: {sentence}", style="red", soft_wrap=True)
+    sys.exit(2)
+
+
+def _print_any_name() -> None:
+    """Names of files that are no text in the terminal's encoding are shown with escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, ValueError, OSError):  # streams that others have put there
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _quiet_libraries() -> None:
@@ -565,6 +573,28 @@ def _keep_memory() -> None:
             mallopt = ctypes.CDLL("libc.so.6").mallopt
             mallopt(M_MMAP_THRESHOLD, 2**25)  # the most it takes
             mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def _check_places(*files: Path | None) -> None:
+    """Raises what a file that cannot be written raises; its folder is made if missing."""
+    from sanawm_env.recording.rollout import check_writable
+
+    for file in files:
+        if file is not None:
+            check_writable(file.parent, (file.name,))
+
+
+def say(text: object) -> None:
+    """Print a line that is not broken: paths stay whole."""
+    console.print(text, soft_wrap=True)
+
+
+def _write_numbers(file: Path | None, text: str) -> None:
+    from sanawm_env.world.saving import write_text
+
+    if file is not None:
+        write_text(file, text + "\n")
+        say(f"numbers {file}")
 
 
 def _listed(kind: type, text: str, expected: str) -> tuple:

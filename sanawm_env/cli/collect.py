@@ -1,6 +1,5 @@
 """`sanawm collect` and `sanawm replay`: datasets from a YAML file, and an episode of one imagined again."""
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,8 @@ from sanawm_env.agents.collection import Collection, estimate, plan
 from sanawm_env.cli.machine import disk_usage
 from sanawm_env.cli.show import megabytes
 from sanawm_env.recording.dataset import DATASET, Dataset, totals
-from sanawm_env.recording.episode import Episode, differences
+from sanawm_env.recording.episode import FILES, Episode, EpisodeWriter, differences
+from sanawm_env.world.saving import Scratch, check_apart
 
 if TYPE_CHECKING:
     from sanawm_env.cli import Collect, Replay
@@ -35,13 +35,16 @@ def collect_command(options: "Collect", console: Console) -> None:
     try:
         dataset = collect(collection, out, console=console, part=part, run=run)
     except KeyboardInterrupt:
-        console.print(f"The same command goes on: {sum(1 for _ in Dataset.open(out).finished())} episodes in {out}.")
+        if not (out / DATASET).exists():
+            raise
+        done = len(Dataset.open(out).finished())
+        console.print(f"The same command goes on: {done} episodes in {out}.", soft_wrap=True)
         raise
     sums = totals(dataset.rows())
     console.print(
         f"{sums['episodes']} episodes, {sums['frames']} frames, {megabytes(sums['bytes'])} in {out}"
         + f"; {sums['rejected']} rejected" * bool(sums["rejected"]),
-        highlight=False, soft_wrap=True,
+        soft_wrap=True,
     )  # fmt: skip
 
 
@@ -57,7 +60,7 @@ def _part(text: str | None) -> tuple[int, int]:
 
 def _show_plan(collection: Collection, out: Path, console: Console) -> None:
     dataset = Dataset.open(out) if (out / DATASET).exists() else None
-    with tempfile.TemporaryDirectory() as folder:  # sampled start images are drawn to count them
+    with Scratch("sanawm-plan-") as folder:  # sampled start images are drawn to count them
         planned = plan(collection, folder)
         numbers = estimate(planned, dataset)
     table = Table("what", "how much")
@@ -79,15 +82,18 @@ def replay_command(options: "Replay", console: Console) -> None:
     """Imagine an episode again and write it, or compare it to what it was. Raises ValueError where it has changed."""
     episode = Episode.open(options.episode)
     if not options.verify:
+        read = [episode.folder / name for name in FILES]
+        source = episode.meta.get("source")
+        check_apart([options.out / name for name in EpisodeWriter.names], [*read, source and str(source)])
         _replay(episode, options.out, options, console)
-        console.print(f"episode {options.out}", highlight=False, soft_wrap=True)
+        console.print(f"episode {options.out}", soft_wrap=True)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        _replay(episode, Path(folder), options, console)
+    with Scratch("sanawm-replay-") as folder:
+        _replay(episode, folder, options, console)
         found = differences(episode, Episode.open(folder))
     if found:
         raise ValueError(f"{options.episode} comes out otherwise: {'; '.join(found)}.")
-    console.print(f"{options.episode} comes out the same: every file, byte for byte.", highlight=False, soft_wrap=True)
+    console.print(f"{options.episode} comes out the same: every file, byte for byte.", soft_wrap=True)
 
 
 def _replay(episode: Episode, out: Path, options: "Replay", console: Console) -> None:

@@ -47,7 +47,7 @@ def check(options: "DatasetValidate", console: Console) -> None:
         for name, problems in progress.track(validate(dataset, thorough=not options.quick), total=total):
             bad += bool(problems)
             for problem in problems:
-                progress.console.print(f"{name}: {problem}", highlight=False, markup=False, soft_wrap=True)
+                progress.console.print(f"{name}: {problem}", soft_wrap=True)
     if bad:
         raise ValueError(f"{bad} of {total} episodes in {options.dataset} are not as they should be.")
     console.print(f"{total} episodes are whole.")
@@ -60,7 +60,8 @@ def bring_together(options: "DatasetMerge", console: Console) -> None:
     with Progress(TextColumn("merging"), *COLUMNS, console=console, transient=True) as progress:
         for row in progress.track(merge(options.datasets, options.out), total=total):
             copied += bool(row.episode)
-    console.print(f"{copied} episodes came to {options.out}, which holds {len(Dataset.open(options.out).finished())}.")
+    held = len(Dataset.open(options.out).finished())
+    console.print(f"{copied} episodes came to {options.out}, which holds {held}.", soft_wrap=True)
 
 
 def look(options: "DatasetPreview", console: Console) -> None:
@@ -71,4 +72,4 @@ def look(options: "DatasetPreview", console: Console) -> None:
     with console.status("drawing"):
         pictures = preview(dataset, out)
     for picture in pictures:
-        console.print(picture, highlight=False, soft_wrap=True)
+        console.print(picture, soft_wrap=True)

@@ -11,7 +11,6 @@ import torch
 from packaging.requirements import Requirement
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 
 from sanawm_env.cli.machine import disk_usage, machine_name
@@ -66,7 +65,7 @@ def doctor(options: "Doctor", console: Console) -> None:
 def _libraries() -> Table:
     """What the official worlds need, by the requirements of this package."""
     wanted = {r.name.replace("-", "_"): r for r in map(Requirement, metadata.requires("sanawm-env") or [])}
-    table = Table("library", "here", "needed", title=escape('installed (all: pip install "sanawm-env[official]")'))
+    table = Table("library", "here", "needed", title='installed (all: pip install "sanawm-env[official]")')
     for name in LIBRARIES:
         range_ = wanted[name].specifier
         try:
@@ -156,7 +155,7 @@ def _fit(predict: Callable[..., MemoryPrediction], free: float) -> tuple[str, st
     try:
         plain, offloaded = (predict(offload=offload).peak for offload in (False, True))
     except (ImportError, OSError, ValueError) as error:
-        return "", "", escape(f"unknown: {error}")
+        return "", "", f"unknown: {error}"
     short = [need * SLACK + RESERVE - free for need in (plain, offloaded)]
     verdict = "fits" if short[0] <= 0 else "fits with offload" if short[1] <= 0 else f"{short[1] / GB:.1f} GB short"
     return f"{plain / GB:.1f}", f"{offloaded / GB:.1f}", verdict

@@ -33,7 +33,7 @@ def export(options: "DatasetExport", console: Console) -> None:
     with closing(rows), Progress(TextColumn("exporting"), *COLUMNS, console=console, transient=True) as progress:
         for row in progress.track(rows, total=len(dataset.finished())):
             frames += row.frames
-    console.print(f"{frames} frames in {place}", highlight=False, soft_wrap=True)
+    console.print(f"{frames} frames in {place}", soft_wrap=True)
     if options.format == "minari":
         load = f'MINARI_DATASETS_PATH={options.out}, then minari.load_dataset("{options.id}")'
-        console.print(load, highlight=False, soft_wrap=True)
+        console.print(load, soft_wrap=True)

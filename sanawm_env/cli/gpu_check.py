@@ -44,6 +44,9 @@ from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.world import tree
 from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.sampler import SamplerConfig
+from sanawm_env.world.saving import write_text
+from sanawm_env.world.signals import interrupting
+from sanawm_env.world.terminal import literal_console
 from sanawm_env.world.world import usable_device
 
 ROOT = Path(__file__).parents[2]
@@ -248,7 +251,7 @@ def check(options: argparse.Namespace) -> int:
     for name in options.only or (TINY_ORDER if options.tiny else ORDER):
         left = min(deadline - time.monotonic(), LONGEST)
         done[name] = run_part(name, options, left) if left > 0 else {"status": "skipped", "seconds": 0, "rows": []}
-        (options.out / "gpu_check.json").write_text(json.dumps(done, indent=1) + "\n")
+        write_text(options.out / "gpu_check.json", json.dumps(done, indent=1) + "\n")
     table = Table("part", "what", "measured", "wanted", "verdict", box=box.SIMPLE_HEAD)
     for name, part in done.items():
         table.add_row(name, f"{part['seconds']:.0f} s", "", "", part["status"])
@@ -297,12 +300,12 @@ def report_part(options: argparse.Namespace) -> None:
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     part, arguments = PARTS[options.part]
     rows, numbers = part(Setting(options.tiny, usable_device(device)), *arguments)
-    options.out.write_text(json.dumps({"rows": [asdict(row) for row in rows], "numbers": numbers}))
+    write_text(options.out, json.dumps({"rows": [asdict(row) for row in rows], "numbers": numbers}))
 
 
 def console() -> Console:
     """Wide where nobody watches: its tables go to a log."""
-    return Console(width=None if sys.stdout.isatty() else 140)
+    return literal_console(width=None if sys.stdout.isatty() else 140)
 
 
 if __name__ == "__main__":
@@ -317,4 +320,5 @@ if __name__ == "__main__":
     for name in options.only or ():
         if name not in PARTS and not (ROOT / "tests" / f"{name}.py").is_file():
             parser.error(f"there is no part {name!r}")
-    sys.exit(report_part(options) if options.part else check(options))
+    with interrupting():
+        sys.exit(report_part(options) if options.part else check(options))

@@ -66,9 +66,10 @@ def play(options: "Play", console: Console) -> None:
         page.player.stage(driver)
         if not is_loopback(options.host):
             console.print(
-                f"[yellow]Whoever reaches {options.host} can drive this session, upload images and write files to "
-                f"{options.out}. A tunnel is safer: ssh -L {page.port}:localhost:{page.port} this-machine[/yellow]"
-            )
+                f"Whoever reaches {options.host} can drive this session, upload images and write files to "
+                f"{options.out}. A tunnel is safer: ssh -L {page.port}:localhost:{page.port} this-machine",
+                style="yellow", soft_wrap=True,
+            )  # fmt: skip
         console.print(f"{page.url}  (Ctrl-C ends it)", highlight=False, soft_wrap=True)
         if not options.no_browser:
             webbrowser.open(page.url)

@@ -21,11 +21,12 @@ from sanawm_env.codec.ltx2 import TILE_FRAMES, TILE_STRIDE
 from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.network.precision import weight_bytes
 from sanawm_env.recording.arrays import load_array
-from sanawm_env.recording.rollout import META, SHEET, TRAJECTORY, VIDEO, RolloutWriter
+from sanawm_env.recording.rollout import RolloutWriter
 from sanawm_env.world.files import brief, read_json
 from sanawm_env.world.images import fit_image, load_image
 from sanawm_env.world.lens import fit_lens
 from sanawm_env.world.memory import META_DEVICE, LiveBytes, MemoryPrediction, fused_attention
+from sanawm_env.world.saving import check_apart
 from sanawm_env.world.weights import check_picture_size, official_folder, world_config
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def render(options: "Render", console: Console) -> None:
     picture = load_image(options.image)
     intrinsics = None if options.intrinsics is None else load_array(options.intrinsics)
     lens, source = fit_lens(picture, config, intrinsics, options.fov_deg)
+    outputs = [options.out / name for name in RolloutWriter.names]
+    check_apart(outputs, [options.image, options.trajectory, options.intrinsics])
     folder = options.pipeline or official_folder("bidirectional") / "pipeline"
     meta = {
         "title": f"bidirectional · {options.actions or options.trajectory or options.twist}",
@@ -94,8 +97,8 @@ def render(options: "Render", console: Console) -> None:
             )
         frames = np.rint(np.asarray(clip.frames) * 255).astype(np.uint8)
         writer.append(frames, poses, intrinsics_matrix(lens))
-    for file in (VIDEO, TRAJECTORY, SHEET, META):
-        console.print(options.out / file, highlight=False, soft_wrap=True)
+    for file in outputs:
+        console.print(file, soft_wrap=True)
 
 
 def load_pipeline(folder: Path, device: str, offload: bool) -> Any:

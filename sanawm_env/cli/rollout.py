@@ -14,9 +14,9 @@ from sanawm_env.camera.trajectory import whole_chunks
 from sanawm_env.camera.twist import hold
 from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.recording.arrays import load_array
-from sanawm_env.recording.episode import ACTIONS, START, EpisodeWriter, Step, begin
-from sanawm_env.recording.rollout import META, SHEET, TRAJECTORY, VIDEO
+from sanawm_env.recording.episode import EpisodeWriter, Step, begin
 from sanawm_env.world.config import WorldConfig
+from sanawm_env.world.saving import check_apart
 from sanawm_env.world.world import World
 
 if TYPE_CHECKING:
@@ -45,6 +45,9 @@ def rollout(options: "Rollout", console: Console) -> None:
     image = options.image if options.image is not None else (world.starts[0] if world.starts else None)
     if image is None:
         raise ValueError(f"The {name} world ships no start images; give one with --image.")
+    check_apart(
+        [options.out / name for name in EpisodeWriter.names], [image, options.trajectory, options.intrinsics]
+    )
     settings |= {
         "world": options.world, "device": options.device, "action_mode": "poses", "horizon": options.horizon,
         "max_episode_chunks": len(poses) // n,
@@ -69,8 +72,8 @@ def rollout(options: "Rollout", console: Console) -> None:
                 seconds += time.perf_counter() - begun
                 done += 1
                 writer.add(Step.of(env, chunk, reward))
-    for file in (VIDEO, TRAJECTORY, ACTIONS, SHEET, START, META):
-        console.print(options.out / file, highlight=False, soft_wrap=True)
+    for file in EpisodeWriter.names:
+        console.print(options.out / file, soft_wrap=True)
     console.print(f"{done / seconds:.1f} env steps/s, {done * n / seconds:.0f} frames/s")
 
 

@@ -16,9 +16,10 @@ from sanawm_env.recording.rollout import TRAJECTORY, VIDEO, check_writable
 from sanawm_env.recording.video import read_video
 from sanawm_env.training.clips import Footage
 from sanawm_env.training.nano import NANO
-from sanawm_env.training.recipe import QUICK, Recipe, run
+from sanawm_env.training.recipe import CLIPS, NETWORK, QUICK, WORLD, Recipe, run
 from sanawm_env.world.images import fit_image
 from sanawm_env.world.lens import fit_lens
+from sanawm_env.world.saving import check_outside, is_part
 from sanawm_env.world.world import usable_device
 
 
@@ -35,6 +36,9 @@ def train(options, console: Console) -> None:
         recipe = replace(recipe, train=replace(recipe.train, steps=options.steps))
     footage = None
     if options.data is not None:
+        check_outside(options.out, options.data)
+        for name in (CLIPS, NETWORK, WORLD):
+            check_outside(options.data, options.out / name)
         footage = partial(map, read_clip, clip_folders(options.data))
     check_writable(options.out)
     world = run(
@@ -47,7 +51,8 @@ def train(options, console: Console) -> None:
 def clip_folders(data: Path) -> list[Path]:
     """Folders under `data`, itself included, that hold a video and its trajectory; FileNotFoundError without any."""
     folders = sorted(path.parent for path in data.rglob(TRAJECTORY))
-    found = [folder for folder in folders if (folder / VIDEO).exists() and folder.suffix != PARTIAL]
+    whole = [folder for folder in folders if folder.suffix != PARTIAL and not is_part(folder)]
+    found = [folder for folder in whole if (folder / VIDEO).exists()]
     if not found:
         raise FileNotFoundError(f"No clips in {data}: a clip is a folder with {VIDEO} and {TRAJECTORY}.")
     return found

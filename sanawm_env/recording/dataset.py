@@ -10,19 +10,17 @@ a dataset. An episode has another name (`episode-00000.partial`) until it is who
 
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from sanawm_env.recording.episode import FILES, Episode
-from sanawm_env.recording.rollout import VIDEO, check_writable, replacing, to_json
+from sanawm_env.recording.rollout import VIDEO, check_writable, to_json
 from sanawm_env.recording.video import iterate_video
 from sanawm_env.world.files import file_sha256, link, read_json
+from sanawm_env.world.saving import check_outside, only_writer, remove, write_text
 
 DATASET, MANIFEST, SHARDS, PARTIAL = "dataset.json", "manifest.jsonl", "shard-*", ".partial"
 SCHEMA = 1
@@ -78,8 +76,7 @@ class Dataset:
         folder, header = Path(folder), json.loads(to_json({"schema": SCHEMA, **header}))
         check_writable(folder)
         if not (folder / DATASET).exists():
-            with replacing(folder / DATASET) as part:
-                part.write_text(to_json(header), encoding="utf-8")
+            write_text(folder / DATASET, to_json(header))
         made = cls.open(folder)
         for name in sorted(header.keys() | made.header.keys()):
             if made.header.get(name) != header.get(name):
@@ -108,7 +105,7 @@ class Dataset:
 
     @property
     def shards(self) -> list[Path]:
-        """Folders of the shards, in order."""
+        """Folders of the shards, in order; those that are links to elsewhere too, which are read and never written."""
         return sorted(path for path in self.folder.glob(SHARDS) if path.is_dir())
 
     def rows(self) -> list[Row]:
@@ -143,18 +140,18 @@ class Shard:
                 break
             except FileExistsError:
                 number += 1
-        self._lock = FileLock(self.folder / "lock")
+        self._lock = only_writer(self.folder)
         self._episodes = 0
 
     def __enter__(self) -> "Shard":
-        self._lock.acquire()
+        self._lock.__enter__()
         return self
 
     def __exit__(self, *exception) -> None:
         _remove_partials(self.folder)
-        self._lock.release()
+        self._lock.__exit__(*exception)
         if not (self.folder / MANIFEST).exists():
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove(self.folder)
 
     def begin(self) -> Path:
         """The folder to write the next episode to."""
@@ -170,7 +167,7 @@ class Shard:
     def reject(self, partial: Path, reason: str) -> Row:
         """The episode in a folder of `begin` is not wanted: it goes, and its row says why."""
         row = replace(Row.of(Episode.open(partial), ""), bytes=0, reason=reason)
-        shutil.rmtree(partial)
+        remove(partial)
         return row
 
     def note(self, row: Row) -> None:
@@ -183,16 +180,22 @@ class Shard:
 
 
 def clean(dataset: Dataset) -> None:
-    """Remove what killed writers left unfinished. Shards whose writer lives are left alone."""
+    """Remove what killed writers left unfinished. Shards whose writer lives are left alone, and so are links."""
     for shard in dataset.shards:
-        if any(shard.glob(f"*{PARTIAL}")):
-            with suppress(Timeout), FileLock(shard / "lock", timeout=0):
+        if not shard.is_symlink() and _unfinished(shard):
+            with suppress(BlockingIOError), only_writer(shard):
                 _remove_partials(shard)
 
 
 def _remove_partials(shard: Path) -> None:
-    for partial in shard.glob(f"*{PARTIAL}"):
-        shutil.rmtree(partial, ignore_errors=True)
+    for partial in _unfinished(shard):
+        remove(partial)
+
+
+def _unfinished(shard: Path) -> list[Path]:
+    """Folders that a writer began, and no others: nothing else of such a name is ours."""
+    found = shard.glob(f"episode-*{PARTIAL}")
+    return [path for path in found if path.is_dir() and not path.is_symlink()]
 
 
 def merge(sources: Sequence[str | os.PathLike], out: str | os.PathLike) -> Iterator[Row]:
@@ -207,6 +210,8 @@ def merge(sources: Sequence[str | os.PathLike], out: str | os.PathLike) -> Itera
         raise ValueError("Give at least one dataset to merge.")
     if any(Path(out).resolve() == dataset.folder.resolve() for dataset in datasets):
         raise ValueError(f"{out} is one of the datasets to merge: give a new folder.")
+    for dataset in datasets:
+        check_outside(out, dataset.folder)
     lead = datasets[0]
     for other in datasets[1:]:
         for name in _WHOLE:
@@ -220,6 +225,11 @@ def merge(sources: Sequence[str | os.PathLike], out: str | os.PathLike) -> Itera
     target = Dataset.open(out) if (Path(out) / DATASET).exists() else Dataset.create(out, lead.header)
     if any(target.header[name] != lead.header[name] for name in _WHOLE):
         raise ValueError(f"{out} holds a dataset that does not go with {lead.folder}: give a new folder.")
+    with only_writer(target.folder, "merge.lock"):
+        yield from _merge(target, pairs)
+
+
+def _merge(target: Dataset, pairs: list[tuple[Dataset, Row]]) -> Iterator[Row]:
     clean(target)
     known = {row.id for row in target.rows()}
     with Shard(target) as shard:

@@ -28,10 +28,10 @@ from sanawm_env.metrics.image import psnr
 from sanawm_env.recording.arrays import Trajectory, load_arrays, load_trajectory
 from sanawm_env.recording.rollout import (
     META,
+    SHEET,
     TRAJECTORY,
     VIDEO,
     RolloutWriter,
-    replacing,
 )
 from sanawm_env.recording.video import iterate_video, read_video
 from sanawm_env.world.anchor import Anchor
@@ -78,6 +78,7 @@ class EpisodeWriter(RolloutWriter):
     way keeps the steps that are complete.
     """
 
+    names = (VIDEO, TRAJECTORY, ACTIONS, START, SHEET, META)
     hashed = (START, VIDEO, TRAJECTORY, ACTIONS)
 
     def __init__(
@@ -121,26 +122,24 @@ class EpisodeWriter(RolloutWriter):
         self.append(step.frames, step.c2w, self._lens)
         self._steps.append((step.action, step.reward, step.terminated, step.truncated, step.lane))
 
-    def __exit__(self, *exception) -> None:
-        if self._steps:
-            *columns, lanes = zip(*self._steps, strict=True)
-            actions, rewards, terminated, truncated = map(np.array, columns)
-            with replacing(self.out_dir / ACTIONS) as part, part.open("wb") as file:
-                np.savez_compressed(
-                    file, actions=actions, rewards=rewards, terminated=terminated, truncated=truncated,
-                    twists=body_twists(self._poses(), self.fps),
-                )  # fmt: skip
-            save_start(self._image, self._anchor, self.out_dir / START, optimize=False)
-            self.meta |= {
-                "chunks": len(self._steps),
-                "return": rewards.sum(),
-                "terminated": terminated[-1],
-                "truncated": truncated[-1],
-                "actions": actions,
-                "action_dtype": actions.dtype.name,
-                "batch": lanes,
-            }
-        super().__exit__(*exception)
+    def _write(self, folder: Path, interrupted: bool) -> None:
+        *columns, lanes = zip(*self._steps, strict=True)
+        actions, rewards, terminated, truncated = map(np.array, columns)
+        np.savez_compressed(
+            folder / ACTIONS, actions=actions, rewards=rewards, terminated=terminated, truncated=truncated,
+            twists=body_twists(self._poses(), self.fps),
+        )  # fmt: skip
+        save_start(self._image, self._anchor, folder / START, optimize=False)
+        self.meta |= {
+            "chunks": len(self._steps),
+            "return": rewards.sum(),
+            "terminated": terminated[-1],
+            "truncated": truncated[-1],
+            "actions": actions,
+            "action_dtype": actions.dtype.name,
+            "batch": lanes,
+        }
+        super()._write(folder, interrupted)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,8 +3,6 @@ videos before the work."""
 
 import errno
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -13,10 +11,11 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from sanawm_env.recording.arrays import Trajectory
-from sanawm_env.recording.dataset import PARTIAL, Dataset, Row
+from sanawm_env.recording.dataset import Dataset, Row
 from sanawm_env.recording.episode import Episode
 from sanawm_env.recording.rollout import VIDEO, check_writable
 from sanawm_env.recording.video import open_video
+from sanawm_env.world.saving import check_outside, replacing_folder
 
 _SPARE_BYTES = 16 * 2**20
 
@@ -82,8 +81,10 @@ def pose_vectors(c2w: np.ndarray) -> np.ndarray:
     return np.concatenate((c2w[:, :3, 3], quaternions), axis=-1).astype(np.float32)
 
 
-def check_vacant(out: Path) -> None:
-    """Raises FileExistsError unless an export can begin at `out`, and what a place that cannot be written raises."""
+def check_vacant(out: Path, dataset: Dataset) -> None:
+    """Raises FileExistsError unless an export can begin at `out`, ValueError for a place in the dataset itself, and
+    what a place that cannot be written raises."""
+    check_outside(out, dataset.folder)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise FileExistsError(f"{out} exists already: give another place for the export, or remove it.")
     check_writable(out.parent)
@@ -96,20 +97,7 @@ def check_room(folder: Path, nbytes: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@contextmanager
-def appearing(out: Path) -> Iterator[Path]:
-    """`with appearing(out) as folder`: what was made in `folder` becomes `out`; on any exception it goes away."""
-    partial = out.with_name(out.name + PARTIAL)
-    shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if out.is_dir():
-            out.rmdir()  # or say that something has come into it meanwhile
-        partial.rename(out)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise OSError(f"The disk of {out} is full: make room and export again.") from error
-        raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+def appearing(out: Path) -> replacing_folder:
+    """`with appearing(out) as folder`: what was made in `folder` becomes the new folder `out`; on any exception it goes
+    away. A second export to the same place is refused."""
+    return replacing_folder(out, alone=True, anew=True)

@@ -99,7 +99,7 @@ def export_lerobot(
 ) -> Iterator[Row]:
     """Write all finished episodes of a dataset to the new folder `out`; the rows of episodes as they are written.
 
-    The folder has another name (`out.partial`) until the iterator has come to its end. One episode at a time is held,
+    It lies in the folder `out.part` until the iterator has come to its end. One episode at a time is held,
     and one frame of it. data_file_mb, video_file_mb: files are begun anew before they grow larger (one episode always
     fits). files_per_chunk: files in a folder.
 
@@ -117,7 +117,7 @@ def export_lerobot(
     if look.fps.denominator != 1:
         raise ValueError(f"LeRobot counts whole frames per second, {dataset.folder} has {float(look.fps):g}.")
     out = Path(out)
-    check_vacant(out)
+    check_vacant(out, dataset)
     limits = {
         "chunks_size": files_per_chunk,
         "data_files_size_in_mb": data_file_mb,

@@ -21,6 +21,7 @@ from sanawm_env.recording.episode import Episode
 from sanawm_env.recording.exports import Look, appearing, camera_path, check_room, check_vacant, pose_vectors, survey
 from sanawm_env.recording.rollout import VIDEO
 from sanawm_env.recording.video import iterate_video
+from sanawm_env.world.saving import write_text
 
 
 def export_minari(dataset: Dataset, dataset_id: str, out: str | os.PathLike, *, jpeg: bool = False) -> Iterator[Row]:
@@ -47,7 +48,7 @@ def export_minari(dataset: Dataset, dataset_id: str, out: str | os.PathLike, *, 
             f'An id of a Minari dataset is like "sanawm/nano-v0", with a version at the end, got {dataset_id!r}.'
         ) from None
     rows, look = survey(dataset)
-    check_vacant(Path(out) / dataset_id)
+    check_vacant(Path(out) / dataset_id, dataset)
     return _export(dataset, rows, look, Path(out).absolute(), dataset_id, jpeg)  # Minari joins relative ones twice
 
 
@@ -77,7 +78,7 @@ def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, dataset_id
     for namespace in list(Path(dataset_id).parents)[:-1]:  # Minari's listings look only into folders that hold this
         about = out / namespace / NAMESPACE_METADATA_FILENAME
         if not about.exists():
-            about.write_text("{}", encoding="utf-8")
+            write_text(about, "{}")
 
 
 def observation_space(height: int, width: int) -> spaces.Dict:

@@ -12,6 +12,7 @@ from sanawm_env.recording.episode import Episode
 from sanawm_env.recording.rollout import VIDEO
 from sanawm_env.recording.sheet import contact_sheet, evenly_spaced
 from sanawm_env.recording.video import iterate_video
+from sanawm_env.world.saving import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,7 +61,8 @@ def _draw_paths(figure: "Figure", dataset: Dataset, rows: list[Row], path: Path)
     axes.set_title(f"Camera paths of {len(rows)} episodes from above, from their first frame", fontsize=11)
     axes.grid(color="0.92")
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=110)
 
 
 def _short(name: str, most: int = 30) -> str:

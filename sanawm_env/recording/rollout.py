@@ -10,7 +10,6 @@ import os
 import platform
 import shutil
 import tempfile
-import uuid
 from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
@@ -22,6 +21,7 @@ import numpy as np
 from sanawm_env.recording.sheet import contact_sheet, evenly_spaced
 from sanawm_env.recording.video import VideoWriter
 from sanawm_env.world.files import file_sha256
+from sanawm_env.world.saving import check_target, remove, replacing_files, write_text
 from sanawm_env.world.thumbnails import thumbnail
 
 VIDEO, TRAJECTORY, SHEET, META = "video.mp4", "trajectory.npz", "contact_sheet.png", "meta.json"
@@ -36,17 +36,20 @@ class RolloutWriter:
 
     Creating one checks that the folder can be written, so that a rollout fails before the work and not after it.
     Memory holds poses and a few thumbnails, however long the rollout. Leaving the block in any way, Ctrl-C included,
-    finishes the files with what has been appended; files of an earlier rollout are replaced. Without frames, nothing
-    is written.
+    finishes the files with what has been appended; those of an earlier rollout are replaced, all together, and stay as
+    they are where that cannot be done. Without frames, nothing is written. Until then the files lie in the folder
+    `video.mp4.part` in `out_dir`; who comes to a folder while another writer is at work there is refused.
 
     out_dir: the folder, made if missing. fps: of the video. sheet: whether to draw the contact sheet.
     meta: what goes into `meta.json`; `writer.meta` may be added to until the block ends. Its "title", if any, heads the
         contact sheet. Added at the end: fps, num_frames, interrupted, versions, and the SHA-256 of all frames as they
         were given (`frames_sha256`).
     video: the settings of `VideoWriter`; they are in the meta too, as `files`, SHA-256 of what was written.
-    Raises NotADirectoryError, IsADirectoryError, PermissionError or OSError (no space), one sentence each.
+    Raises NotADirectoryError, IsADirectoryError, PermissionError or OSError (no space), one sentence each; where it is
+    entered, BlockingIOError for a folder that another writer is filling.
     """
 
+    names: tuple[str, ...] = (VIDEO, TRAJECTORY, SHEET, META)
     hashed: tuple[str, ...] = (VIDEO, TRAJECTORY)
 
     def __init__(
@@ -61,8 +64,9 @@ class RolloutWriter:
         self.out_dir = Path(out_dir)
         self.fps = fps
         self.meta = dict(meta or {}) | {"video": video}
-        check_writable(self.out_dir, (VIDEO, TRAJECTORY, SHEET, META))
-        self._sheet, self._upscale = sheet, video.get("upscale", 1)
+        check_writable(self.out_dir, self.names)
+        self._sheet, self._upscale, self._how = sheet, video.get("upscale", 1), video
+        self._saving, self._part = replacing_files(self.out_dir, self.names), None
         self._video = VideoWriter(self.out_dir / VIDEO, fps=fps, **video)
         self._hash = hashlib.sha256()
         self._c2w: list[np.ndarray] = []
@@ -75,7 +79,13 @@ class RolloutWriter:
         return self._video.num_frames
 
     def __enter__(self) -> "RolloutWriter":
+        self._begin()
         return self
+
+    def _begin(self) -> None:
+        if self._part is None:
+            self._part = self._saving.__enter__()
+            self._video = VideoWriter(self._part / VIDEO, fps=self.fps, **self._how)
 
     def append(self, frames: np.ndarray, c2w: np.ndarray, intrinsics: np.ndarray) -> None:
         """Add N frames: the start image first (N = 1), then clip after clip (N = 24).
@@ -90,6 +100,7 @@ class RolloutWriter:
             raise ValueError(f"{count} frames need c2w ({count}, 4, 4), got {c2w.shape}")
         if intrinsics.shape not in ((3, 3), (count, 3, 3)):
             raise ValueError(f"{count} frames need intrinsics (3, 3) or ({count}, 3, 3), got {intrinsics.shape}")
+        self._begin()
         # Poses first: if Ctrl-C falls into the encoding, there is a pose for every frame in the video.
         self._c2w.append(c2w.copy())
         self._intrinsics.append(np.broadcast_to(intrinsics, (count, 3, 3)).copy())
@@ -99,6 +110,8 @@ class RolloutWriter:
         except ValueError:
             self._c2w.pop(), self._intrinsics.pop()
             raise
+        except OSError as error:
+            raise self._saving.said(error) from error
         finally:
             written = frames[: self._video.num_frames - first]
             self._hash.update(np.ascontiguousarray(written))
@@ -120,40 +133,49 @@ class RolloutWriter:
     def abandon(self) -> None:
         """Leave nothing of it: the folder goes away."""
         self._video.discard()
-        shutil.rmtree(self.out_dir, ignore_errors=True)
+        self._saving.discard()
+        remove(self.out_dir)
 
     def __exit__(self, exception_type, *_) -> None:
-        self._video.close()
-        if not self.num_frames:
-            return
+        try:
+            self._video.close()
+            if self.num_frames:
+                self._write(self._part, interrupted=exception_type is not None)
+                self._saving.__exit__(None, None, None)
+        except OSError as error:
+            raise self._saving.said(error) from error
+        finally:
+            self._saving.discard()
+
+    def _write(self, folder: Path, interrupted: bool) -> None:
+        """All files but the video."""
         c2w, intrinsics = self._poses(), np.concatenate(self._intrinsics)[: self.num_frames]
         intrinsics[:, :2] *= self._upscale  # pixels of the video
-        with replacing(self.out_dir / TRAJECTORY) as part, part.open("wb") as file:
-            np.savez_compressed(file, c2w=c2w, intrinsics=intrinsics, fps=self.fps, num_frames=self.num_frames)
+        np.savez_compressed(
+            folder / TRAJECTORY, c2w=c2w, intrinsics=intrinsics, fps=self.fps, num_frames=self.num_frames
+        )
         facts = self.meta | {
             "fps": self.fps,
             "num_frames": self.num_frames,
-            "interrupted": exception_type is not None,
+            "interrupted": interrupted,
             "frames_sha256": self._hash.hexdigest(),
-            "files": {name: file_sha256(self.out_dir / name) for name in self.hashed},
+            "files": {name: file_sha256(folder / name) for name in self.hashed},
             "versions": versions(),
         }
-        with replacing(self.out_dir / META) as part:
-            part.write_text(to_json(facts), encoding="utf-8")
+        write_text(folder / META, to_json(facts))
         if not self._sheet:
             return
         indices, thumbnails = self._thumbnails.pick(_SHEET_COLUMNS * _SHEET_ROWS)
-        with replacing(self.out_dir / SHEET) as part:
-            contact_sheet(
-                thumbnails,
-                part,
-                columns=_SHEET_COLUMNS,
-                rows=_SHEET_ROWS,
-                c2w=c2w,
-                indices=indices,
-                fps=self.fps,
-                title=str(self.meta.get("title", "")),
-            )
+        contact_sheet(
+            thumbnails,
+            folder / SHEET,
+            columns=_SHEET_COLUMNS,
+            rows=_SHEET_ROWS,
+            c2w=c2w,
+            indices=indices,
+            fps=self.fps,
+            title=str(self.meta.get("title", "")),
+        )
 
 
 @cache
@@ -199,7 +221,7 @@ def check_writable(out_dir: Path, names: tuple[str, ...] = ()) -> None:
     """Make the folder and try to write there, so that a command fails before its work and not after it.
 
     Raises NotADirectoryError, IsADirectoryError (one of the file `names` is a folder), PermissionError or OSError (no
-    space), one sentence each.
+    space; one of the `names` is no regular file), one sentence each.
     """
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
@@ -212,28 +234,9 @@ def check_writable(out_dir: Path, names: tuple[str, ...] = ()) -> None:
     except OSError as error:
         raise OSError(f"cannot write to {out_dir}: {error.strerror or error}") from None
     for name in names:
-        if (out_dir / name).is_dir():
-            raise IsADirectoryError(f"cannot write {out_dir / name}: a folder of that name is in the way")
+        check_target(out_dir / name)
     if shutil.disk_usage(out_dir).free < _MIN_FREE_BYTES:
         raise OSError(f"cannot write to {out_dir}: less than {_MIN_FREE_BYTES >> 20} MB are free on its disk")
-
-
-class replacing:
-    """`with replacing(path) as part`: what was written to `part` becomes `path`, or nothing does."""
-
-    def __init__(self, path: Path):
-        self._path, self._part = path, path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")  # nobody else's
-
-    def __enter__(self) -> Path:
-        return self._part
-
-    def __exit__(self, exception_type, error, _) -> None:
-        if exception_type is None:
-            os.replace(self._part, self._path)
-            return
-        self._part.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise OSError(f"cannot write {self._path}: {error.strerror or error}") from error
 
 
 def to_json(facts: Mapping[str, Any]) -> str:

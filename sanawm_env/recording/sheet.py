@@ -3,10 +3,11 @@
 import colorsys
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from sanawm_env.world.saving import replacing
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (38, 42, 48), (138, 144, 152)
 _MARGIN, _GAP, _CAPTION, _TITLE = 20, 8, 20, 34
@@ -78,7 +79,8 @@ def contact_sheet(
         pen.text((caption, y + cell_height + 3), labels[frame], _INK, font=font)
     if c2w is not None:
         sheet.paste(_path_plot(c2w, indices[shown], plot), (_MARGIN + grid_width + _MARGIN, top))
-    sheet.save(Path(path), format="PNG", optimize=True)
+    with replacing(path) as part:
+        sheet.save(part, format="PNG", optimize=True)
 
 
 def evenly_spaced(total: int, most: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from sanawm_env.world.files import MAX_PIXELS
+from sanawm_env.world.saving import replacing, with_sentence
 
 _BT709 = 1
 _LIMITED_RANGE = 1
@@ -22,7 +23,8 @@ MAX_DECODED_BYTES = 8 * 2**30
 class VideoWriter:
     """Context manager that turns frames into an MP4.
 
-    The file has another name (`video.mp4.part`) until it is closed properly, so whatever stands under `path` plays.
+    The file lies in the folder `video.mp4.part` until it is closed properly, so whatever stands under `path`
+    plays.
     An exception inside the `with` block, Ctrl-C included, closes it properly too: the frames written so far are kept.
     Without any frame no file appears.
 
@@ -55,7 +57,7 @@ class VideoWriter:
             raise ValueError(f"keyframes must be at least 1 apart, got {keyframes}")
         self.path = Path(path)
         self.num_frames = 0
-        self._part = self.path.with_name(self.path.name + ".part")
+        self._saving = replacing(self.path)
         self._rate = Fraction(fps).limit_denominator(1001)
         self._time_base = 1 / self._rate
         self._to_yuv = VideoReformatter()  # one for all frames: making one takes as long as encoding a small picture
@@ -92,10 +94,11 @@ class VideoWriter:
                 self.num_frames += 1
         except OSError as error:  # PyAV's errors are OSErrors where the system refused something
             self.discard()
-            raise OSError(f"cannot write the video {self.path}: {error.strerror or error}") from error
+            raise with_sentence(error, f"cannot write the video {self.path}: {error.strerror or error}") from error
 
     def close(self) -> None:
-        """Finish the file and give it its name. Calling it twice does no harm."""
+        """Finish the file and give it its name. Calling it twice does no harm. OSError where that cannot be done; an
+        older file is still there then."""
         if self._closed:
             return
         if not self.num_frames:
@@ -105,10 +108,13 @@ class VideoWriter:
         try:
             self._container.mux(self._stream.encode(None))
             self._container.close()
-            os.replace(self._part, self.path)
         except OSError as error:
             self.discard()
-            raise OSError(f"cannot finish the video {self.path}: {error.strerror or error}") from error
+            raise with_sentence(error, f"cannot finish the video {self.path}: {error.strerror or error}") from error
+        except BaseException:
+            self.discard()
+            raise
+        self._saving.__exit__(None, None, None)
 
     def _prepare(self, frame: np.ndarray) -> np.ndarray:
         if self._upscale > 1:
@@ -128,7 +134,8 @@ class VideoWriter:
         self._container.mux(self._stream.encode(picture))
 
     def _open(self, height: int, width: int) -> None:
-        self._container = av.open(str(self._part), "w", format="mp4", options={"movflags": "+faststart"})
+        part = self._saving.__enter__()  # an absolute path: FFmpeg takes "12:30" for a protocol
+        self._container = av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"})
         self._stream = self._container.add_stream("libx264", rate=self._rate, options=self._options)
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
         codec = self._stream.codec_context
@@ -144,7 +151,7 @@ class VideoWriter:
                 self._container.close()
         except OSError:
             pass  # the disk that refused the frames refuses the index as well
-        self._part.unlink(missing_ok=True)
+        self._saving.discard()
 
 
 def read_video(path: str | os.PathLike, most_bytes: int = MAX_DECODED_BYTES) -> np.ndarray:

@@ -8,7 +8,6 @@ evaluation apart by construction: the role is part of every seed, also of the se
 import hashlib
 import json
 import multiprocessing
-import shutil
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -24,6 +23,8 @@ from sanawm_env.codec.patch_pca import PatchPCACodec, to_patches
 from sanawm_env.training.places import PLACES, place, random_place
 from sanawm_env.training.raycast import intrinsics, render
 from sanawm_env.training.walks import CHUNK, sample_path, sample_start
+from sanawm_env.world.saving import replacing_folder
+from sanawm_env.world.signals import of_a_pool
 from sanawm_env.world.state import save_whole
 
 ROLES = {"train": 1, "validation": 2, "evaluate": 3, "collect": 4}
@@ -94,13 +95,18 @@ def generate(out: Path | str, codec: PatchPCACodec, config: ClipsConfig, role: s
             for job in jobs:
                 progress.advance(task, _make_shard(*job))
             return
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker) as pool:
             try:
                 for done in as_completed([pool.submit(_make_shard, *job) for job in jobs]):
                     progress.advance(task, done.result())
             except BaseException:
                 pool.shutdown(cancel_futures=True)  # shards under way are finished
                 raise
+
+
+def _begin_worker() -> None:
+    torch.set_num_threads(1)
+    of_a_pool()
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,12 +131,9 @@ def store(out: Path | str, codec: PatchPCACodec, footage: Iterable[Footage], con
     if not pieces:
         raise ValueError(f"No clip has the {size} frames of {config.chunks} chunks: record longer ones, or set chunks.")
     header = {"settings": json.dumps({"footage": len(pieces), **asdict(config), "codec": codec_hash(codec)})}
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for shard, first in enumerate(range(0, len(pieces), config.shard_clips)):
-        _write(pieces[first : first + config.shard_clips], partial / f"shard_{shard:05d}.safetensors", header)
-    partial.rename(out)
+    with replacing_folder(out, anew=True) as part:
+        for shard, first in enumerate(range(0, len(pieces), config.shard_clips)):
+            _write(pieces[first : first + config.shard_clips], part / f"shard_{shard:05d}.safetensors", header)
 
 
 def _write(pieces: list[tuple[Tensor, ...]], path: Path, header: dict) -> None:

@@ -47,7 +47,9 @@ from sanawm_env.training.truth import Walk, draw_walk, gradient, known_places
 from sanawm_env.training.warps import plane_homographies, rotation_homographies, visible_in_first, warp
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.engine import SanaEngine
+from sanawm_env.world.saving import replacing
 from sanawm_env.world.state import Scene, WorldState, check_seed, stack
+from sanawm_env.world.terminal import literal_console
 from sanawm_env.world.world import World
 
 BASELINES = ("hold", "rotation_homography", "plane_warp")
@@ -396,7 +398,7 @@ def _chunk_scores(sums: _Sums) -> tuple[ChunkScores, ...]:
 
 def print_table(report: Report, console: Console | None = None) -> None:
     """Print the report's tables with rich."""
-    console = console or Console()
+    console = console or literal_console()
     console.print(_chunk_table(
         f"{report.world}, {report.scenes} walks of seed {report.seed}, timesteps "
         f"{' '.join(f'{t:g}' for t in report.timesteps)}: pooled PSNR in dB",
@@ -496,4 +498,5 @@ def draw_sheet(title: str, examples: Sequence[Example], path: str | PathLike, sc
             paste(truth, x, y)
             paste(dream, x, y + height + gap)
             write(x + width / 2, y + 2 * height + gap + 4, f"{psnr(truth, dream):.1f} dB", colour=faint, anchor="ma")
-    sheet.save(path, format="PNG")
+    with replacing(path) as part:
+        sheet.save(part, format="PNG")

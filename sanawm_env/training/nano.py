@@ -15,6 +15,7 @@ from sanawm_env.world.conditions import PLUCKER_CHANNELS
 from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.images import save_start
 from sanawm_env.world.sampler import SamplerConfig
+from sanawm_env.world.saving import replacing, write_text
 
 NANO = WorldConfig(
     name="nano",
@@ -44,10 +45,11 @@ STARTS_PER_PLACE = 16
 def export_world(config: WorldConfig, run: Path, codec: Path, out: Path) -> None:
     """Write a world's folder: `config.json`, weights, codec, and start images that carry their anchors."""
     (out / "starts").mkdir(parents=True, exist_ok=True)
-    (out / "config.json").write_text(config.to_json() + "\n")
+    write_text(out / "config.json", config.to_json() + "\n")
     for source in (run / "network.safetensors", *([run / "places.safetensors"] if config.places else ()), codec):
         if source.resolve() != (out / source.name).resolve():
-            shutil.copyfile(source, out / source.name)
+            with replacing(out / source.name) as part:
+                shutil.copyfile(source, part)
     for p, name in enumerate(config.places):
         for i in range(STARTS_PER_PLACE):
             here = place(name)

@@ -10,7 +10,6 @@ The loss is the error of the v-prediction, its channels weighted so that it coun
 import json
 import os
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -35,6 +34,8 @@ from sanawm_env.training.walks import CHUNK
 from sanawm_env.world.conditions import camera_inputs, place_token
 from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.sampler import data_from_v, v_target
+from sanawm_env.world.saving import replacing
+from sanawm_env.world.signals import on_stop
 from sanawm_env.world.state import save_whole
 
 CHECKPOINT_EVERY = 100
@@ -165,7 +166,7 @@ def train_network(
         return saved["seconds"]
     steady = _read_checkpoint(out / STEADY, identity)
     if steady is not None and steady["step"] < saved["step"] <= _falls_from(train):
-        _copy_whole(out / STEADY, out / "checkpoint.pt")  # a run made longer: its learning rate should not fall yet
+        _copy(out / STEADY, out / "checkpoint.pt")  # a run made longer: its learning rate should not fall yet
     job = config, train, codec.pixel_weights, data, out, identity, torch.device(device)
     if processes == 1:
         _train(0, 1, "", job)
@@ -180,7 +181,7 @@ def train_network(
                 for process in workers.processes:
                     process.terminate()
     if stopped:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(stopped[0])
     return _read_checkpoint(out / "checkpoint.pt", identity)["seconds"]
 
 
@@ -189,11 +190,9 @@ def _falls_from(train: TrainConfig) -> int:
     return round((1 - train.decay) * train.steps)
 
 
-def _copy_whole(source: Path, target: Path) -> None:
-    """Copy a file so that the copy is there whole or not at all."""
-    partial = target.with_name(target.name + ".partial")
-    shutil.copyfile(source, partial)
-    os.replace(partial, target)
+def _copy(source: Path, target: Path) -> None:
+    with replacing(target) as part:
+        shutil.copyfile(source, part)
 
 
 def _read_checkpoint(path: Path, identity: str) -> dict | None:
@@ -238,8 +237,11 @@ def _train(rank: int, processes: int, meeting: str, job: tuple) -> None:
             "model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average,
             "step": step, "history": history, "seconds": time.monotonic() - began, "identity": identity,
         }  # fmt: skip
-        torch.save(parts, out / "checkpoint.partial")
-        os.replace(out / "checkpoint.partial", out / "checkpoint.pt")
+        with replacing(out / "checkpoint.pt") as part:
+            try:
+                torch.save(parts, part)
+            except RuntimeError as error:  # which is what torch makes of a full disk
+                raise OSError(str(error).splitlines()[0]) from error
         weights = {name: value.half().cpu().contiguous() for name, value in (model.state_dict() | average).items()}
         for part in model:
             prefix = part + "."
@@ -248,7 +250,7 @@ def _train(rank: int, processes: int, meeting: str, job: tuple) -> None:
         _plot(history, out / "loss.png")
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with _stop_signals() as stopped, Progress(*columns, disable=rank > 0) as progress:
+    with _stop_signals(at_once=processes == 1) as stopped, Progress(*columns, disable=rank > 0) as progress:
         task = progress.add_task("training", total=train.steps, completed=step)
         agreed = False
         while step < train.steps and not agreed:
@@ -263,7 +265,7 @@ def _train(rank: int, processes: int, meeting: str, job: tuple) -> None:
             if step == _falls_from(train):
                 save()
                 if rank == 0:
-                    _copy_whole(out / "checkpoint.pt", out / STEADY)
+                    _copy(out / "checkpoint.pt", out / STEADY)
             elif step % CHECKPOINT_EVERY == 0:
                 save()
                 if rank == 0:
@@ -272,19 +274,15 @@ def _train(rank: int, processes: int, meeting: str, job: tuple) -> None:
     if processes > 1:
         torch.distributed.destroy_process_group()
     elif agreed:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(*stopped[:1])
 
 
 @contextmanager
-def _stop_signals() -> Iterator[list[int]]:
+def _stop_signals(at_once: bool = True) -> Iterator[list[int]]:
     """A list that fills when the process is asked to stop: a step is finished before anything is saved."""
     stopped: list[int] = []
-    kept = {number: signal.signal(number, lambda n, _: stopped.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with on_stop(stopped.append, at_once=at_once):
         yield stopped
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
 
 
 def _step(
@@ -345,4 +343,5 @@ def _plot(history: list[float], path: Path) -> None:
     axes = figure.add_subplot()
     axes.semilogy([window * (i + 1) for i in range(len(smooth))], smooth)
     axes.set(xlabel="step", ylabel="loss", title="nano network")
-    figure.savefig(path, dpi=120)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=120)

@@ -25,6 +25,8 @@ from sanawm_env.training.evaluate import Example, draw_sheet, evaluate, print_ta
 from sanawm_env.training.nano import NANO, export_world
 from sanawm_env.training.network import TrainConfig, train_network
 from sanawm_env.world.conditions import PLUCKER_CHANNELS
+from sanawm_env.world.saving import only_writer, replacing, write_text
+from sanawm_env.world.terminal import literal_console
 from sanawm_env.world.world import World
 
 CODEC, CLIPS, NETWORK, WORLD = "codec.safetensors", "clips", "network", "world"
@@ -98,17 +100,24 @@ def run(
         then knows no places, and is not measured against a renderer.
     processes, device: see `train_network`; each process takes a batch of its own. machine: its name, for the record.
 
-    Raises ValueError when `out` holds a run of another recipe; KeyboardInterrupt after Ctrl-C or SIGTERM, with
-    everything kept.
+    Raises ValueError when `out` holds a run of another recipe; BlockingIOError while another process trains there;
+    KeyboardInterrupt after Ctrl-C or SIGTERM, with everything kept.
     """
-    console = console or Console()
     out.mkdir(parents=True, exist_ok=True)
+    with only_writer(out):
+        return _run(recipe, out, footage, processes, device, machine, console or literal_console())
+
+
+def _run(
+    recipe: Recipe, out: Path, footage: Callable[[], Iterable[Footage]] | None, processes: int, device: str,
+    machine: str, console: Console,
+) -> Path:  # fmt: skip
     _keep_recipe(recipe, out / RECIPE)
     if not (out / CODEC).exists():
         with console.status("fitting the codec"):
-            partial = out / f"{CODEC}.partial"  # there whole or not at all
-            PatchPCACodec.fit(_patches(recipe.codec, footage), recipe.codec.channels).save(partial)
-            partial.replace(out / CODEC)
+            fitted = PatchPCACodec.fit(_patches(recipe.codec, footage), recipe.codec.channels)
+        with replacing(out / CODEC) as part:
+            fitted.save(part)
     codec = PatchPCACodec.load(out / CODEC)
     if footage is None:
         generate(out / CLIPS, codec, recipe.clips, workers=processes)
@@ -135,7 +144,7 @@ def run(
         record["validation"] = json.loads(report.to_json())
     else:
         draw_sheet("footage and dream", _dreams(World.load(out / WORLD), load(out / CLIPS)), out / SHEET)
-    (out / WORLD / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    write_text(out / WORLD / RECORD, json.dumps(record, indent=1) + "\n")
     return out / WORLD
 
 
@@ -149,9 +158,9 @@ def _keep_recipe(recipe: Recipe, path: Path) -> None:
         )  # fmt: skip
         if longer != kept:
             raise ValueError(f"{path.parent} holds a run of another recipe (see {path.name}): use another folder.")
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(recipe.to_json() + "\n")
-    partial.replace(path)
+        if recipe == kept:
+            return  # it may be what was given, and say less
+    write_text(path, recipe.to_json() + "\n")
 
 
 def _patches(config: CodecConfig, footage: Callable[[], Iterable[Footage]] | None) -> torch.Tensor:

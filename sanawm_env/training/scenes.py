@@ -1,6 +1,5 @@
 """Start images by the number, drawn in the places that a world knows."""
 
-import uuid
 from pathlib import Path
 
 from sanawm_env.training.truth import draw_walk
@@ -19,8 +18,6 @@ def sample_starts(config: WorldConfig, count: int, seed: int, folder: Path) -> l
     for index in range(count):
         walk, path = draw_walk(config, seed, index, 1, role="collect"), folder / f"sample-{seed}-{index:05d}.png"
         if not path.exists():
-            part = path.with_name(f"part-{uuid.uuid4().hex[:8]}-{path.name}")  # others may draw it too
-            save_start(walk.first_frame(config), Anchor(walk.place.name, walk.c2w[0]), part)
-            part.replace(path)
+            save_start(walk.first_frame(config), Anchor(walk.place.name, walk.c2w[0]), path)
         paths.append(path)
     return paths

@@ -28,6 +28,8 @@ from sanawm_env.training.probes import (
     seeds,
 )
 from sanawm_env.training.truth import draw_walk
+from sanawm_env.world.saving import replacing
+from sanawm_env.world.terminal import literal_console
 from sanawm_env.world.world import World
 
 STEPS = (1, 2, 4, 8, 20)
@@ -103,7 +105,7 @@ def step_list(world: World, count: int, scenes: int, seed: int, chunks: int, rol
 
 def print_findings(findings: Findings, console: Console | None = None) -> None:
     """Print the tables with rich."""
-    console = console or Console()
+    console = console or literal_console()
     poses = Table("camera from pixels", "RotErr, degrees", "TransErr, m", "CamMC", title_justify="left")
     for name in ("dream", "truth", "frozen"):
         errors = getattr(findings.camera, name)
@@ -145,4 +147,5 @@ def plot_drift(findings: Findings, path: str | PathLike) -> None:
         panel.grid(alpha=0.3)
         if len(names) > 1:
             panel.legend()
-    figure.savefig(path, dpi=110)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=110)

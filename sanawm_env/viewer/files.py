@@ -6,9 +6,6 @@
 """
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,6 +21,7 @@ from sanawm_env.viewer.store import Store
 from sanawm_env.viewer.tree import Node, Tree
 from sanawm_env.world import tree as plain
 from sanawm_env.world.files import file_sha256, link, read_json
+from sanawm_env.world.saving import replacing_folder, write_text
 from sanawm_env.world.state import save_whole
 from sanawm_env.world.world import World
 
@@ -37,12 +35,7 @@ def save(folder: Path, tree: Tree, moments: Mapping[int, Snapshot | Path], world
     """As `Session.save`; of each moment itself, or the file in which it lies."""
     if folder.exists() and not (folder / HEADER).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there and holds no session: choose another name.")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise OSError(f"The session cannot be written to {folder}: {error.strerror or error}.") from error
-    try:
+    with replacing_folder(folder) as part:
         tensors: dict[str, Tensor] = {}
         header = {
             "schema": SCHEMA,
@@ -53,21 +46,12 @@ def save(folder: Path, tree: Tree, moments: Mapping[int, Snapshot | Path], world
             "next_branch": tree.next_branch,
             "nodes": plain.dump(tuple(tree.nodes.values()), tensors, "nodes"),
         }
-        save_whole(tensors, partial / ARRAYS)
+        save_whole(tensors, part / ARRAYS)
         for node in tree.nodes:
-            moment, path = moments[node], _moment_file(partial, node)
+            moment, path = moments[node], _moment_file(part, node)
             moment.save(path) if isinstance(moment, Snapshot) else link(moment, path)
-        header["sha256"] = {path.name: file_sha256(path) for path in sorted(partial.iterdir())}
-        (partial / HEADER).write_text(json.dumps(header) + "\n")
-        partial.chmod(0o755)  # the library makes it private
-        older = partial.with_name(f"{partial.name}.older")
-        if folder.exists():
-            os.replace(folder, older)
-        os.replace(partial, folder)
-        shutil.rmtree(older, ignore_errors=True)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise OSError(f"The session cannot be written to {folder}: {error.strerror or error}.") from error
+        header["sha256"] = {path.name: file_sha256(path) for path in sorted(part.iterdir())}
+        write_text(part / HEADER, json.dumps(header) + "\n")
     return folder
 
 

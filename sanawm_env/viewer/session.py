@@ -13,7 +13,6 @@ saved exactly as they were seen and nothing is imagined twice.
 
 import hashlib
 import io
-import shutil
 import tempfile
 import threading
 import weakref
@@ -37,6 +36,7 @@ from sanawm_env.viewer.moves import Parts, Steering, as_parts
 from sanawm_env.viewer.store import Memory, Store
 from sanawm_env.viewer.tree import Node, Tree
 from sanawm_env.world.images import ImageSource
+from sanawm_env.world.saving import Scratch, replacing
 from sanawm_env.world.state import MAX_SEED, Scene, check_seed
 from sanawm_env.world.thumbnails import thumbnail
 from sanawm_env.world.world import World
@@ -118,8 +118,8 @@ class Session:
         self._env = SanaWMEnv(
             world, obs_mode="rgb", action_mode="poses", max_episode_chunks=ENDLESS, horizon="reanchor", speed=speed
         )
-        self.folder = Path(tempfile.mkdtemp(prefix="sanawm-play-", dir=folder))
-        self.close = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        scratch = Scratch("sanawm-play-", folder)
+        self.folder, self.close = scratch.folder, weakref.finalize(self, scratch.__exit__)
         self._store = Store(world, self.folder, memory_limit)
         self._tree, self._lock = Tree(), threading.RLock()
         self._rng = np.random.default_rng(check_seed(seed))
@@ -206,9 +206,7 @@ class Session:
             if old.parent is None or not self.plain(node):
                 raise ValueError(f"Node {node} is kept: it is a start, has a name or a pin, or was driven on from.")
             moment, parts, carry = self._imagine(self._tree[old.parent], move, old.seed)
-            self._tree = self._tree.without([node], old.parent)
-            self._store.drop(node)
-            return self._add(moment, self._tree[old.parent], old.scene, parts, carry, branch=old.branch)
+            return self._add(moment, self._tree[old.parent], old.scene, parts, carry, instead_of=old)
 
     def plain(self, node: int) -> bool:
         """Whether nothing would be lost with a node but its own chunk: no name, no pin, no children."""
@@ -220,8 +218,7 @@ class Session:
         with self._lock:
             found = self._tree[node]
             self._moment(node)
-            self._tree = replace(self._tree, current=node)
-            self._trim()
+            self._become(replace(self._tree, current=node))
             return found
 
     def reseed(self, node: int, seed: int | None = None) -> Node:
@@ -341,12 +338,14 @@ class Session:
         scene: str,
         parts: Parts,
         carry: KeyState | None,
-        branch: int | None = None,
+        instead_of: Node | None = None,
     ) -> Node:
         tree = self._tree
-        if branch is None:
+        if instead_of is None:
             straight_on = parent is not None and not tree.children(parent.id)
             branch = parent.branch if straight_on else tree.next_branch
+        else:
+            tree, branch = tree.without([instead_of.id], parent.id), instead_of.branch
         c2w = moment.poses(1 if parent is None else self.frames_per_chunk).copy()
         c2w.setflags(write=False)
         node = Node(
@@ -354,9 +353,23 @@ class Session:
             c2w, thumbnail(moment.slot.frame.cpu().numpy()), parts, carry,
         )  # fmt: skip
         self._store.put(node.id, moment)
-        self._tree = tree.add(node)
-        self._trim()
+        try:
+            self._become(tree.add(node))
+        except BaseException:
+            self._store.drop(node.id)
+            raise
+        if instead_of is not None:
+            self._store.drop(instead_of.id)
         return node
+
+    def _become(self, tree: Tree) -> None:
+        """Go on with another tree; OSError, and nothing has changed, where the disk has no room for what must go."""
+        before, self._tree = self._tree, tree
+        try:
+            self._trim()
+        except BaseException:
+            self._tree = before
+            raise
 
     def _change(self, node: Node) -> Node:
         self._tree = self._tree.change(node)
@@ -389,5 +402,6 @@ class Session:
         except Exception as error:  # decoders raise many types for damaged files
             raise ValueError("This file is not a PNG, JPEG or WebP image: drop one of these.") from error
         path = self.folder / f"{hashlib.sha256(data).hexdigest()}{suffix}"
-        path.write_bytes(data)
+        with replacing(path) as part:
+            part.write_bytes(data)
         return path

@@ -22,6 +22,7 @@ from torch import Tensor
 from sanawm_env.camera.intrinsics import resize_and_center_crop
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.files import MAX_PIXELS, check_file
+from sanawm_env.world.saving import replacing
 
 ANCHOR_CHUNK = "sanawm:anchor"
 _UPRIGHT = {
@@ -121,7 +122,9 @@ def save_start(image: ImageSource, anchor: Anchor | None, path: str | PathLike, 
     chunks = PngImagePlugin.PngInfo()
     if anchor is not None:
         chunks.add_text(ANCHOR_CHUNK, anchor.to_json())
-    load_image(image).save(path, format="PNG", pnginfo=chunks, optimize=optimize)
+    picture = load_image(image)
+    with replacing(path) as part:
+        picture.save(part, format="PNG", pnginfo=chunks, optimize=optimize)
 
 
 def _open(path: Path) -> Image.Image:

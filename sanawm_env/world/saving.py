@@ -17,14 +17,16 @@ PATH: reason", and keep their errno.
 
 import ctypes
 import errno
+import glob
 import hashlib
 import itertools
 import os
 import shutil
 import stat
 import sys
+import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -60,17 +62,17 @@ class _Saving:
         except BaseException as error:
             self.discard()
             if isinstance(error, OSError):
-                raise self._said(error) from error
+                raise self.said(error) from error
             raise
 
     def __exit__(self, exception_type, error, _) -> None:
         try:
             if exception_type is None and self._work is not None:
                 self._finish()
-            elif isinstance(error, OSError) and (said := self._said(error)) is not error:
+            elif isinstance(error, OSError) and (said := self.said(error)) is not error:
                 raise said from error
         except OSError as error:
-            raise self._said(error) from error
+            raise self.said(error) from error
         finally:
             self.discard()
 
@@ -86,7 +88,7 @@ class _Saving:
     def _finish(self) -> None:
         raise NotImplementedError
 
-    def _said(self, error: OSError) -> OSError:
+    def said(self, error: OSError) -> OSError:
         """The error as a sentence that names the target; what is about other places stays as it is."""
         ours = self._work is None or str(self._work.folder) in str(error)
         if str(error).startswith("cannot write ") and (self._work is None or not ours):
@@ -95,7 +97,7 @@ class _Saving:
         if not (ours or raw or type(self) is replacing):
             return error
         reason = error.strerror or (os.strerror(error.errno) if error.errno else error)
-        return _with_sentence(error, f"cannot write {self.target}: {reason}")
+        return with_sentence(error, f"cannot write {self.target}: {reason}")
 
 
 class replacing(_Saving):
@@ -112,6 +114,12 @@ class replacing(_Saving):
         if stat.S_IMODE(part.stat().st_mode) != mode:
             part.chmod(mode)
         os.replace(part, self._place)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """A text file in UTF-8, whole or not at all. Raises as `replacing`."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 class replacing_folder(_Saving):
@@ -204,11 +212,56 @@ class _Claim:
         except NotImplementedError:
             pass  # this disk has no locks
         except OSError as error:
-            raise _with_sentence(error, f"cannot write {path}: {error.strerror or error}") from error
+            raise with_sentence(error, f"cannot write {path}: {error.strerror or error}") from error
 
     def __exit__(self, *exception) -> None:
         if self._lock is not None:
             self._lock.release()
+
+
+class Scratch:
+    """A temporary folder that is this process's own while it lives, `folder`; also a context manager. Those that killed
+    processes have left beside it (with the same prefix) are removed when one is made.
+
+    parent: where, None for the system's place for temporary files.
+    """
+
+    def __init__(self, prefix: str, parent: str | os.PathLike | None = None):
+        self.folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        self._held = None
+        with suppress(NotImplementedError, OSError):
+            self._held = _acquire(self.folder / _LOCK)
+        for other in self.folder.parent.glob(f"{glob.escape(prefix)}*"):
+            with suppress(NotImplementedError, OSError):  # somebody else's, or in use
+                if other != self.folder and not other.is_symlink() and (other / _LOCK).exists():
+                    held = _acquire(other / _LOCK)
+                    remove(other)
+                    held.release()
+
+    def __enter__(self) -> Path:
+        return self.folder
+
+    def __exit__(self, *exception) -> None:
+        remove(self.folder)
+        if self._held is not None:
+            self._held.release()
+
+
+def check_apart(outputs: Iterable[str | os.PathLike], inputs: Iterable[str | os.PathLike | None]) -> None:
+    """ValueError where something would be written over what is read, under whatever names."""
+    inputs = [path for path in inputs if path is not None and os.path.exists(path)]
+    for output in outputs:
+        for path in inputs:
+            if os.path.exists(output) and os.path.samefile(output, path):
+                raise ValueError(f"cannot write {output}: it is the input {path} itself, give another place")
+
+
+def check_outside(output: str | os.PathLike, folder: str | os.PathLike) -> None:
+    """ValueError where a place for results is the folder that is read, or lies in it."""
+    inside = Path(os.path.realpath(output))
+    for place in (inside, *inside.parents):
+        if place.exists() and os.path.exists(folder) and place.samefile(folder):
+            raise ValueError(f"cannot write {output}: it lies in {folder}, which is read, give a place outside of it")
 
 
 def check_target(path: str | os.PathLike, *, folder: bool = False) -> None:
@@ -219,7 +272,7 @@ def check_target(path: str | os.PathLike, *, folder: bool = False) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise _with_sentence(error, f"cannot write {path}: {error.strerror}") from error
+        raise with_sentence(error, f"cannot write {path}: {error.strerror}") from error
     if folder and not stat.S_ISDIR(mode):
         raise NotADirectoryError(f"cannot write {path}: a file stands where a folder is needed")
     if not folder and stat.S_ISDIR(mode):
@@ -377,7 +430,7 @@ def _renameat2():
     return getattr(ctypes.CDLL(None), "renameat2", None)
 
 
-def _with_sentence(error: OSError, sentence: str) -> OSError:
+def with_sentence(error: OSError, sentence: str) -> OSError:
     """An error of the same type and errno that says this."""
     kind = type(error) if type(error).__module__ == "builtins" else OSError
     said = kind(sentence)

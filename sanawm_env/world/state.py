@@ -7,8 +7,8 @@ putting it back and handing it to many branches copies nothing: `state[i]` and `
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from sanawm_env.network.state import BlockState, GDNState, NetworkState, Page, W
 from sanawm_env.refiner.state import RefinerState
 from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
+from sanawm_env.world.saving import replacing
 
 if TYPE_CHECKING:
     from sanawm_env.world.world import World
@@ -200,16 +201,12 @@ def load_state(path: str | os.PathLike, world: "World", *extra_types: type) -> t
 
 def save_whole(tensors: dict[str, Tensor], path: str | os.PathLike, metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file that appears whole or not at all; OSError in one sentence where it cannot be."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        save_file(tensors, partial, metadata)
-        partial.chmod(0o644)  # the library makes it private
-        os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise OSError(f"{path} cannot be written: {error}.") from error
+    with replacing(path) as part:
+        try:
+            save_file(tensors, part, metadata)
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))  # the library's own type hides the system's error
+            raise OSError(*([int(number[1]), os.strerror(int(number[1]))] if number else [str(error)])) from error
 
 
 def stack(states: Iterable[WorldState]) -> WorldState:

@@ -1,0 +1,17 @@
+"""What commands print: paths and the words of users are shown as they are, never read as rich's markup."""
+
+import re
+
+from rich.console import Console
+
+
+def literal_console(**options) -> Console:
+    """A console to which `[b]` and `:bomb:` are text. options: of rich's `Console`."""
+    return Console(markup=False, emoji=False, highlight=False, **options)
+
+
+def out_of_memory(error: BaseException) -> str:
+    """Why memory was not to be had, in a line; "" for an error of another kind (torch raises RuntimeError)."""
+    text = (str(error).strip() or "no memory left").splitlines()[0]
+    said = re.search(r"(allocate|not enough|out of) memory|bad_alloc", text, re.IGNORECASE)
+    return text if isinstance(error, MemoryError) or said else ""
