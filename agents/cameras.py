@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 from scipy.spatial.transform import RigidTransform, Rotation, Slerp
 
-from sanawm_env.camera.dsl import FPS
+from sanawm_env.camera.dsl import FPS, MAX_FRAMES
 from sanawm_env.camera.trajectory import check_trajectory
 from sanawm_env.envs.env import SanaWMEnv
+from sanawm_env.world.files import brief, check_count, check_number
+from sanawm_env.world.state import MAX_SEED
 
 WALK, TURN = 0.6, 12.0  # metres and degrees per second: what cameras are bounded to, well within what worlds know
 SPEEDS = {"speed": WALK, "rate": TURN, "turn": TURN}  # parameters that may be negative or zero, and their bounds
@@ -31,8 +33,7 @@ class Camera(ABC):
 
     def poses(self, frames: int) -> NDArray:
         """(frames, 4, 4) float64 c2w, the first one the identity. ValueError for fewer than one frame."""
-        if frames < 1:
-            raise ValueError(f"A path has at least one frame, got {frames}.")
+        frames = check_count("The number of frames of a path", frames, 1, MAX_FRAMES)
         positions, rotations = self.path(np.arange(frames) / FPS)
         c2w = np.tile(np.eye(4), (frames, 1, 1))
         c2w[:, :3, :3], c2w[:, :3, 3] = rotations.as_matrix(), positions
@@ -43,11 +44,13 @@ class Camera(ABC):
         """Positions (F, 3) and rotations (F) after so many seconds."""
 
     def __post_init__(self):
-        for name, value in vars(self).items():
-            if not isinstance(value, int | float):
+        for field in fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if field.type is int:
+                check_count(f"{name} of a camera", value, 0, MAX_SEED)
+            elif field.type is not float:
                 continue
-            if not np.isfinite(value):
-                raise ValueError(f"{name} of a camera must be finite, got {value}.")
+            check_number(f"{name} of a camera", value)
             if name in SPEEDS:
                 _bounded(value, SPEEDS[name])
             elif value < 0 or (value == 0 and name != "seed"):
@@ -179,19 +182,24 @@ CAMERAS: dict[str, type[Camera]] = {
 
 def parse(text: str) -> Camera:
     """A camera from "name" or "name:parameter=number,...". ValueError in one sentence for anything else."""
+    if not isinstance(text, str):
+        raise TypeError(f'A camera is given as text, such as "orbit:radius=2", got {brief(text)}.')
     name, _, rest = text.partition(":")
     if name not in CAMERAS:
-        raise ValueError(f"There is no camera {name!r}: cameras are {', '.join(CAMERAS)}.")
+        raise ValueError(f"There is no camera {brief(name)}: cameras are {', '.join(CAMERAS)}.")
     kinds = {field.name: field.type for field in fields(CAMERAS[name])}
     given = {}
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
         if key not in kinds or not equals:
-            raise ValueError(f"The camera {name} takes {', '.join(kinds)} as name=number, got {part!r}.")
+            raise ValueError(f"The camera {name} takes {', '.join(kinds)} as name=number, got {brief(part)}.")
+        if key in given:
+            raise ValueError(f"The camera {name} takes {key} once, got {brief(text)}.")
         try:
             given[key] = kinds[key](value)
         except ValueError:
-            raise ValueError(f"{key} of the camera {name} must be a number, got {value!r}.") from None
+            whole = "a whole number" if kinds[key] is int else "a number"
+            raise ValueError(f"{key} of the camera {name} must be {whole}, got {brief(value)}.") from None
     return CAMERAS[name](**given)
 
 

@@ -13,8 +13,10 @@ from sanawm_env.envs.snapshot import Snapshot
 from sanawm_env.envs.tasks import Explore
 from sanawm_env.envs.vector import SanaWMVectorEnv
 from sanawm_env.world import tree
+from sanawm_env.world.files import check_count
 
 Cell = tuple[int, int, int]
+MOST = 1 << 40  # steps, and moments of an archive
 
 
 @dataclass
@@ -54,8 +56,8 @@ class GoExplore:
     capacity: int = 500
 
     def __post_init__(self):
-        if min(self.walk, self.capacity) < 1:
-            raise ValueError(f"walk and capacity must be above zero, got {self.walk} and {self.capacity}.")
+        for name in ("walk", "capacity"):
+            check_count(f"{name} of Go-Explore", getattr(self, name), 1, MOST)
 
     def run(
         self,
@@ -71,8 +73,7 @@ class GoExplore:
         (of the start alone, without returns).
         Raises ValueError for another autoreset mode or a budget that is not above zero.
         """
-        if budget < 1:
-            raise ValueError(f"The budget is a number of steps above zero, got {budget}.")
+        budget = check_count("The budget of steps", budget, 1, MOST)
         if envs.autoreset_mode.value != "Disabled":
             raise ValueError('Go-Explore restores slots itself: make the environment with autoreset_mode="Disabled".')
         rng, cells, archive = np.random.default_rng(seed), Explore(), Archive(self.capacity)

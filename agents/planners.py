@@ -7,7 +7,7 @@ Forks cost nothing, because states are values.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.envs.snapshot import Snapshot
 from sanawm_env.envs.tasks import likenesses
+from sanawm_env.world.files import brief, check_count, check_number
 
 Objective = Callable[[Tensor, NDArray], NDArray]
 """(frames (n, F, H, W, 3) uint8 on the world's device, c2w (n, F, 4, 4)) -> scores (n,), more is better. F is 24 times
@@ -24,6 +25,7 @@ the horizon: step h ends with frame 24 h - 1."""
 
 PLANAR = (0, 2, 4)  # of a twist: sideways, forwards, turn
 CHUNK = 24
+MOST = 1 << 20  # futures, steps and rounds
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,11 +56,15 @@ class Planner(ABC):
     batch: int = 32
 
     def __post_init__(self):
-        for name, value in vars(self).items():
-            if name != "axes" and not value > 0:
-                raise ValueError(f"{name} of a planner must be above zero, got {value!r}.")
-        if not self.axes or not set(self.axes) <= set(range(6)) or len(set(self.axes)) < len(self.axes):
-            raise ValueError(f"axes of a planner are numbers of a twist, 0 to 5, each once, got {self.axes}.")
+        for field in fields(self):
+            value, name = getattr(self, field.name), f"{field.name} of a planner"
+            if field.type is int:
+                check_count(name, value, 1, MOST)
+            elif field.type is float and check_number(name, value) <= 0:
+                raise ValueError(f"{name} must be above zero, got {value!r}.")
+        axes = self.axes if isinstance(self.axes, tuple | list) else ()
+        if not axes or any(axis not in range(6) for axis in axes) or len(set(axes)) < len(axes):
+            raise ValueError(f"axes of a planner are numbers of a twist, 0 to 5, each once, got {brief(self.axes)}.")
 
     @abstractmethod
     def plan(
@@ -102,6 +108,8 @@ class Planner(ABC):
 
     def _start(self, env: SanaWMEnv, moment: Snapshot | None) -> Snapshot:
         env = env.unwrapped
+        if not isinstance(env, SanaWMEnv):
+            raise TypeError(f"Planners imagine in a SanaWMEnv, got {type(env).__name__}.")
         if env.action_mode != "twist":
             raise ValueError(f'Planners plan twists: make it with action_mode="twist", not {env.action_mode!r}.')
         if moment is None:
@@ -216,8 +224,15 @@ class ImageGoal:
     hurry: float = 0.005
 
     def __post_init__(self):
+        if not isinstance(self.goal, Tensor | np.ndarray):
+            raise TypeError(f"An image goal is a tensor or an array (H, W, 3), got {brief(self.goal)}.")
         if self.goal.ndim != 3 or self.goal.shape[-1] != 3:
             raise ValueError(f"An image goal is a picture (H, W, 3), got the shape {tuple(self.goal.shape)}.")
+        if not isinstance(self.scales, tuple | list) or not self.scales:
+            raise ValueError(f"scales of an image goal are whole numbers, at least one, got {brief(self.scales)}.")
+        for scale in self.scales:
+            check_count("scales of an image goal", scale, 1, MOST)
+        check_number("hurry of an image goal", self.hurry)
 
     def __call__(self, frames: Tensor, c2w: NDArray) -> NDArray:
         ends = frames[:, CHUNK - 1 :: CHUNK]  # (n, horizon, H, W, 3)
@@ -236,8 +251,10 @@ class PointGoal:
     hurry: float = 0.05
 
     def __post_init__(self):
-        if np.shape(self.point) != (3,) or not np.isfinite(self.point).all():
-            raise ValueError(f"A point goal is three finite numbers, metres, got {self.point}.")
+        point = np.asarray(self.point) if isinstance(self.point, np.ndarray | list | tuple) else np.empty(0)
+        if point.shape != (3,) or point.dtype.kind not in "fiu" or not np.isfinite(point).all():
+            raise ValueError(f"A point goal is three finite numbers, metres, got {brief(self.point)}.")
+        check_number("hurry of a point goal", self.hurry)
 
     def __call__(self, frames: Tensor, c2w: NDArray) -> NDArray:
         away = np.linalg.norm(c2w[:, CHUNK - 1 :: CHUNK, :3, 3] - self.point, axis=-1)

@@ -118,10 +118,12 @@ def test_cameras_have_names():
         ("orbit:size=2", "The camera orbit takes radius, degrees, speed as name=number, got 'size=2'"),
         ("orbit:radius", "got 'radius'"),
         ("orbit:radius=wide", "radius of the camera orbit must be a number, got 'wide'"),
-        ("orbit:radius=nan", "radius of a camera must be finite"),
+        ("orbit:radius=nan", "radius of a camera must be a finite number"),
+        ("orbit:radius=1,radius=2", "The camera orbit takes radius once"),
+        ("random-walk:seed=1.5", "seed of the camera random-walk must be a whole number, got '1.5'"),
         ("orbit:radius=-1", "radius of a camera must be above zero"),
         ("dolly:speed=9", "A camera moves at most 0.6 m/s"),
-        ("random-walk:seed=-1", "seed of a camera must be above zero"),
+        ("random-walk:seed=-1", "seed of a camera must be a whole number from 0"),
     ],
 )
 def test_a_camera_that_cannot_be_is_named(text, says):
@@ -129,8 +131,14 @@ def test_a_camera_that_cannot_be_is_named(text, says):
         parse(text)
 
 
+@pytest.mark.parametrize("text", [5, None, ["orbit"]])
+def test_a_camera_is_text(text):
+    with pytest.raises(TypeError, match="A camera is given as text"):
+        cameras.parse(text)
+
+
 def test_bad_paths_are_named(env):
-    with pytest.raises(ValueError, match="A path has at least one frame, got 0"):
+    with pytest.raises(ValueError, match=r"The number of frames of a path must be a whole number from 1 to .*, got 0"):
         cameras.Dolly().poses(0)
     with pytest.raises(ValueError, match=r"two key poses \(K, 4, 4\) or more"):
         Spline(np.eye(4)[None]).poses(5)
@@ -207,20 +215,40 @@ def test_an_image_goal_prefers_the_walk_that_led_to_the_picture(env):
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: CEM(horizon=0), "horizon of a planner must be above zero, got 0"),
-        (lambda: CEM(iterations=0), "iterations of a planner must be above zero"),
+        (lambda: CEM(horizon=0), "horizon of a planner must be a whole number from 1 to .*, got 0"),
+        (lambda: CEM(iterations=0), "iterations of a planner must be a whole number"),
+        (lambda: CEM(candidates="64"), "candidates of a planner must be a whole number .*, got '64'"),
+        (lambda: CEM(std=np.nan), "std of a planner must be a finite number"),
+        (lambda: CEM(axes=5), "each once, got 5"),
+        (lambda: CEM(axes="024"), "each once, got '024'"),
+        (lambda: ImageGoal(np.zeros((4, 4, 3), np.uint8), scales=(0,)), "scales of an image goal must be a whole"),
+        (lambda: PointGoal(None), "A point goal is three finite numbers, metres, got None"),
+        (lambda: PointGoal(["a", "b", "c"]), "A point goal is three finite numbers"),
+        (lambda: PointGoal(np.zeros(3), hurry="0"), "hurry of a point goal must be a finite number"),
         (lambda: CEM(candidates=4), "elites must be among the 4 candidates, got 8"),
         (lambda: MPPI(temperature=0.0), "temperature of a planner must be above zero"),
         (lambda: MPPI(axes=(7,)), "axes of a planner are numbers of a twist, 0 to 5, each once"),
         (lambda: MPPI(axes=(0, 0)), "each once"),
         (lambda: ImageGoal(np.zeros((4, 4))), r"An image goal is a picture \(H, W, 3\), got the shape \(4, 4\)"),
         (lambda: PointGoal(np.array([0, np.nan, 1])), "A point goal is three finite numbers"),
-        (lambda: GoExplore(walk=0), "walk and capacity must be above zero, got 0 and 500"),
+        (lambda: GoExplore(walk=0), "walk of Go-Explore must be a whole number from 1 to .*, got 0"),
+        (lambda: GoExplore(capacity="500"), "capacity of Go-Explore must be a whole number"),
     ],
 )
 def test_a_planner_that_cannot_be_is_named(make, says):
     with pytest.raises(ValueError, match=says):
         make()
+
+
+@pytest.mark.parametrize("given", [None, "goal.png", [[0]]])
+def test_an_image_goal_is_a_picture(given):
+    with pytest.raises(TypeError, match="An image goal is a tensor or an array"):
+        ImageGoal(given)
+
+
+def test_planners_need_a_world_to_imagine_in():
+    with pytest.raises(TypeError, match="Planners imagine in a SanaWMEnv, got CartPoleEnv"):
+        PLANNERS[0].plan(gym.make("CartPole-v1"), GOAL, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("scores", [3.0, [1.0], [np.nan] * 4])
@@ -281,5 +309,5 @@ def test_the_archive_is_bounded(tiny):
 def test_go_explore_needs_slots_of_its_own(tiny):
     with pytest.raises(ValueError, match='make the environment with autoreset_mode="Disabled"'):
         GoExplore().run(SanaWMVectorEnv(2, world=tiny), 4, seed=0)
-    with pytest.raises(ValueError, match="The budget is a number of steps above zero, got 0"):
+    with pytest.raises(ValueError, match=r"The budget of steps must be a whole number from 1 to .*, got 0"):
         GoExplore().run(SanaWMVectorEnv(2, world=tiny, autoreset_mode="Disabled"), 0, seed=0)

@@ -158,7 +158,7 @@ def test_only_a_batch_is_wrapped(tiny):
         make_vec_env("SanaWM/Explore-v0", n_envs=2, env_kwargs={"world": tiny}, vec_env_cls=SB3VecEnv)
     with pytest.raises(TypeError, match="it is called num_envs"):
         SB3VecEnv("SanaWM/Explore-v0", n_envs=2, world=tiny)
-    with pytest.raises(ValueError, match="num_envs must be a whole number from 1 to .*, got 0"):
+    with pytest.raises(ValueError, match=r"num_envs must be a whole number from 1 to .*, got 0"):
         SB3VecEnv("SanaWM/Explore-v0", 0, world=tiny)
 
 
