@@ -910,7 +910,7 @@ def test_a_generator_of_ones_own_goes_on_in_snapshots(tiny):
         other.restore(replace(here, rng='{"bit_generator": "seed"}'))
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:99", 5.0])
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", 5.0])
 def test_a_device_that_is_not_there_is_named(env, device):
     env.reset(seed=0)
     with pytest.raises((ValueError, TypeError), match="device"):

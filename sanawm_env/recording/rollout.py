@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from sanawm_env.recording.arrays import load_trajectory as load_trajectory
 from sanawm_env.recording.sheet import contact_sheet, evenly_spaced
 from sanawm_env.recording.video import VideoWriter
 from sanawm_env.world.files import file_sha256

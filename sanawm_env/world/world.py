@@ -300,7 +300,10 @@ def _load(folder: Path, device: torch.device, options: LoadOptions) -> World:
 def usable_device(device: str | torch.device) -> torch.device:
     """The device itself ("cuda" becomes "cuda:0"); ValueError where it cannot be used."""
     try:
-        return torch.empty(0, device=device).device
+        usable = torch.empty(0, device=device).device
+        if usable.type == "meta":
+            raise RuntimeError("it holds shapes and no values")
+        return usable
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"The device {str(device)!r} cannot be used here: {reason}") from error
