@@ -10,9 +10,12 @@ import torch
 
 from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.network.precision import weight_bytes
+from sanawm_env.refiner.runner import Refiner
 from sanawm_env.world import memory, tree
 from sanawm_env.world.engine import LoadOptions
 from sanawm_env.world.memory import predict_memory
+from sanawm_env.world.official import OFFICIAL
+from sanawm_env.world.offload import work_blockwise
 from sanawm_env.world.weights import world_config, world_folder
 from sanawm_env.world.world import World
 from tests.standin_hub import fetched
@@ -106,12 +109,53 @@ def test_offloaded_parts_count_while_they_work():
     world = World.load("streaming", text_encoder=True)
     plain, offloaded = (predicted(world, refiner=True, offload=offload) for offload in (False, True))
     weights, working = plain.weights, plain.working
+    always, at_work = offloaded.waiting["refiner"]
     assert offloaded.peak == max(
-        weights["network"] + working["network"],
-        weights["network"] + weights["refiner"] + working["refiner"],
-        weights["network"] + weights["codec"] + working["codec"],
+        weights["network"] + always + working["network"],
+        weights["network"] + at_work + working["refiner"],
+        weights["network"] + always + weights["codec"] + working["codec"],
     )
+    assert always < at_work < weights["refiner"]
     assert offloaded.peak < plain.peak
+    alone = predicted(world, refiner=True, offload="codec")
+    assert alone.peak == weights["network"] + weights["refiner"] + max(
+        working["network"], working["refiner"], weights["codec"] + working["codec"]
+    )
+
+
+def test_what_of_a_refiner_is_on_the_device_while_its_blocks_wait_is_counted():
+    """On the meta device, where the weights that are there are those that would be on a GPU."""
+    world = World.load("streaming", text_encoder=True)
+    always, at_work = predicted(world, refiner=True, offload="refiner").waiting["refiner"]
+    transformer = Refiner.load(world_folder("streaming") / "refiner").transformer
+    seen = []
+
+    def there(*_):
+        tensors = (*transformer.parameters(), *transformer.buffers())
+        seen.append(sum(t.nbytes for t in {id(t): t for t in tensors if t.is_meta}.values()))
+
+    work_blockwise(transformer, torch.device("meta"))
+    there()
+    for block in transformer.transformer_blocks:
+        block.norm1.register_forward_pre_hook(there)
+    refiner, meta = Refiner(transformer), {"device": "meta", "dtype": torch.bfloat16}
+    refiner.start(torch.empty(1, 4, 1, 2, 3, **meta), torch.empty(1, 8, 32, **meta), torch.ones(1, 8, device="meta"))
+    assert seen[0] == always
+    assert seen[1:] == [at_work] * len(transformer.transformer_blocks)
+
+
+@pytest.mark.slow
+def test_encoders_count_where_prompts_are_encoded_on_the_spot():
+    world = World.load("streaming", text_encoder=True)
+    plain = predicted(world, refiner=True)
+    here, away = (predicted(world, refiner=True, text_encoder=True, offload=o) for o in ((), "text"))
+    assert "text" not in plain.weights and here.weights["text"] == away.weights["text"] > 0
+    assert away.waiting["text"][1] < here.waiting["text"][1] == here.weights["text"]
+    config = world_config("streaming", SanaWMConfig(), 704, 1280)
+    official = predict_memory(config, options=LoadOptions(text_encoder=True))
+    assert official.weights["text"] == pytest.approx(OFFICIAL["streaming"]["text"].gigabytes * 1e9, rel=0.02)
+    # with the connectors; the encoder alone lies on the hub in 24 GB
+    assert memory.weight_bytes(memory._refiner_encoder(None)["encoder"], None) == pytest.approx(24e9, rel=0.03)
 
 
 def test_the_official_sizes_add_up():

@@ -12,8 +12,10 @@ from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.recording.episode import Episode
 from sanawm_env.viewer.session import Session
 from sanawm_env.world import tree
+from sanawm_env.world.prompts import Prompts
 from sanawm_env.world.sampler import shifted_timesteps
 from sanawm_env.world.state import WorldState, stack
+from sanawm_env.world.weights import world_folder
 from sanawm_env.world.world import World
 from tests.standin_hub import fetched
 from tests.worlds import drive, picture
@@ -232,12 +234,27 @@ def test_every_weight_only_precision_steps(hub, precision):
     assert clip.frames.float().std() > 0
 
 
-def test_offloaded_parts_give_the_same_frames(hub, world, scene):
-    offloaded = World.load("streaming", offload=True)
-    assert offloaded.weights_hash == world.weights_hash
-    _, (a,) = drive(world, world.begin(scene), FORWARD)
-    _, (b,) = drive(offloaded, world.begin(scene), FORWARD)
-    assert torch.equal(a.frames, b.frames)
+@pytest.mark.parametrize("offload", ["codec", ["refiner"], True])
+def test_offloaded_parts_give_the_same_frames(hub, offload):
+    here = World.load("streaming", refiner=True)
+    away = World.load("streaming", refiner=True, offload=offload)
+    assert away is not here and away.weights_hash == here.weights_hash
+    state = here.begin(here.scene(picture(), "a quiet street"))
+    _, expected = drive(here, state, FORWARD, TURN)
+    _, clips = drive(away, state, FORWARD, TURN)
+    assert all(torch.equal(a.frames, b.frames) for a, b in zip(clips, expected, strict=True))
+
+
+def test_an_offloaded_encoder_gives_the_same_features(hub):
+    folder = world_folder("streaming")
+    features = {}
+    for offload in (False, True):
+        words = Prompts(folder, "streaming", load_encoders=True, refiner=True, offload=offload)
+        for path in (folder / "prompts").glob("*"):
+            path.unlink()
+        words.encode(words.missing(["a quiet street"]), "cpu")
+        features[offload] = words.features("a quiet street", "cpu")
+    assert same(features[False], features[True])
 
 
 def test_a_world_that_was_not_fetched_names_the_command(hub, tmp_path, monkeypatch):

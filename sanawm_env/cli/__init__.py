@@ -48,7 +48,9 @@ class Loading:
     refiner: bool = False
     """Run the second stage on every chunk."""
     offload: bool = False
-    """Keep codec and refiner in the host's memory while they are not in use."""
+    """Keep codec, refiner and text encoder in the host's memory while they are not in use."""
+    offload_parts: str | None = None
+    """Only these instead: some of codec, refiner, text, such as "codec,text"."""
     timesteps: str | None = None
     """Another list of noise levels, such as "1000,967,908,764", for weights that were trained to it."""
     flow_shift: float | None = None
@@ -59,6 +61,8 @@ class Loading:
         """The keywords of `World.load` that were given; ValueError for a list that is none."""
         names = ("text_encoder", "precision", "refiner", "offload", "flow_shift")
         given = {name: getattr(self, name) for name in names if getattr(self, name) not in (None, False)}
+        if self.offload_parts is not None:
+            given["offload"] = self.offload_parts
         if self.timesteps is not None:
             given["timesteps"] = _listed(float, self.timesteps, "--timesteps takes numbers such as 1000,967,908,764")
         return given
@@ -463,6 +467,8 @@ class EncodePrompts:
     """One prompt per line; blank lines and lines that begin with # are skipped."""
     world: str = "streaming"
     device: str = "cpu"
+    offload: bool = False
+    """Run the encoders block by block from the host's memory, for a GPU that they do not fit."""
     softcap: bool = False
     """Soft-cap the encoder's attention scores, which the official pipeline does not."""
 

@@ -31,7 +31,9 @@ def encode_prompts(options: "EncodePrompts", console: Console) -> None:
             f"run `sanawm fetch {options.world} --parts text`."
         )
     refiner = (folder / "refiner" / "text").exists()
-    words = Prompts(folder, options.world, softcap=options.softcap, load_encoders=True, refiner=refiner)
+    words = Prompts(
+        folder, options.world, softcap=options.softcap, load_encoders=True, refiner=refiner, offload=options.offload
+    )
     missing = words.missing(prompts)
     with Progress(console=console) as progress:
         task = progress.add_task("encoding", total=len(missing))

@@ -184,7 +184,7 @@ def predict_render_memory(
     """What rendering a clip of so many frames takes with guidance, from shapes alone: of the pipeline in a folder, or
     of the official one."""
     prediction = _rehearse(folder, height, width, frames, dtype, vae_dtype)
-    return replace(prediction, resident=frozenset()) if offload else prediction
+    return replace(prediction, waiting={n: (0, s) for n, s in prediction.weights.items()}) if offload else prediction
 
 
 @cache
@@ -219,7 +219,7 @@ def _rehearse(
         latents = one_step(pipeline, height, width, frames, META_DEVICE, dtype)
         live.stage = "codec"
         show(pipeline, latents)
-    return MemoryPrediction(weights, dict(live.most), live.now, frozenset(weights))
+    return MemoryPrediction(weights, dict(live.most), live.now, {})
 
 
 @torch.no_grad()

@@ -56,6 +56,11 @@ class RefinerTextEncoder:
         )
         return RefinerTextEncoder(pipeline)
 
+    @property
+    def modules(self) -> tuple[torch.nn.Module, torch.nn.Module]:
+        """Gemma-3 and the connectors."""
+        return self._pipeline.text_encoder, self._pipeline.connectors
+
     @torch.inference_mode()
     def encode(self, prompt: str) -> tuple[Tensor, Tensor]:
         """Features (1, length, C) and mask (1, length)."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from sanawm_env.codec.ltx2 import LTX2Codec
 from sanawm_env.codec.patch_pca import PatchPCACodec
@@ -31,6 +31,7 @@ from sanawm_env.world.conditions import camera_inputs, place_token
 from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.files import check_number
 from sanawm_env.world.graphs import CudaRecorder, Graphs
+from sanawm_env.world.offload import at_hand, check_offload, work_blockwise
 from sanawm_env.world.prompts import PromptFeatures, Prompts
 from sanawm_env.world.sampler import MAX_SHIFT, check_timesteps, sample_chunk
 from sanawm_env.world.state import Display, Slot
@@ -43,7 +44,8 @@ class LoadOptions:
     Attributes:
         precision: of the network, one of `sanawm_env.network.precision.PRECISIONS`; None as the world is configured.
         refiner: run the second stage on every chunk before it is decoded. refiner_precision: likewise for it.
-        offload: keep codec and refiner in the host's memory while they are not in use.
+        offload: parts that wait in the host's memory while they are not in use: "codec", "refiner" (whose blocks come
+            to the device one at a time), "text" (likewise), some of them as a list or as "codec,text"; True for all.
         text_encoder: encode prompts that are not in the world's cache, loading the encoder for it.
         softcap: read prompts that were encoded with soft-capped attention scores (`GemmaEncoder.load`).
         backend: form of the network's operators, one of `sanawm_env.kernels.dispatch.BACKENDS`; None for what suits the
@@ -56,7 +58,7 @@ class LoadOptions:
     precision: str | None = None
     refiner: bool = False
     refiner_precision: str | None = None
-    offload: bool = False
+    offload: tuple[str, ...] | Sequence[str] | str | bool = ()
     text_encoder: bool = False
     softcap: bool = False
     backend: str | None = None
@@ -65,6 +67,7 @@ class LoadOptions:
     flow_shift: float | None = None
 
     def __post_init__(self):
+        object.__setattr__(self, "offload", check_offload(self.offload))
         if self.timesteps is not None:
             object.__setattr__(self, "timesteps", check_timesteps(self.timesteps))
         if self.flow_shift is not None:
@@ -112,7 +115,7 @@ class SanaEngine:
         place_map: PlaceMap | None = None,
         prompts: Prompts | None = None,
         refiner: Refiner | None = None,
-        offload: bool = False,
+        offload: Sequence[str] = (),
         graphs: bool = False,
     ):
         if codec.channels != config.network.latent_channels:
@@ -132,11 +135,15 @@ class SanaEngine:
             self.kernels = choose(device, network.final_layer.linear.weight.dtype, network.backend)
         self._chunk = Graphs(self._imagine, CudaRecorder(device)) if graphs else self._imagine
         self.place_map = None if place_map is None else place_map.requires_grad_(False)
-        self.codec, self.refiner, self.prompts, self.offload = codec, refiner, prompts, offload
+        self.codec, self.refiner, self.prompts = codec, refiner, prompts
+        self.offload = tuple(offload)
         self.negative = prompts.features("", device, negative=True) if guided else None
-        for part in (codec, refiner):
-            if part is not None:
-                part.to("cpu" if offload else device)
+        if "codec" not in offload:
+            codec.to(device)
+        if refiner is not None and "refiner" in offload:
+            work_blockwise(refiner.transformer, device)
+        elif refiner is not None:
+            refiner.to(device)
 
     @classmethod
     def load(cls, folder: Path, config: WorldConfig, device: torch.device, options: LoadOptions) -> "SanaEngine":
@@ -164,6 +171,7 @@ class SanaEngine:
                 softcap=options.softcap,
                 load_encoders=options.text_encoder,
                 refiner=options.refiner,
+                offload="text" in options.offload,
             )
         if options.refiner:
             if prompts is None:
@@ -178,7 +186,7 @@ class SanaEngine:
         )  # fmt: skip
 
     def encode(self, image: np.ndarray) -> Tensor:
-        with self._at_hand(self.codec):
+        with self._at_work("codec"):
             return self.codec.encode(torch.tensor(image, device=self.device)[None, None])
 
     def encode_prompt(self, prompt: str, anchor: Anchor | None) -> PromptFeatures:
@@ -253,9 +261,9 @@ class SanaEngine:
         first = slots[0].first
         refined = None
         if self.refiner is not None:
-            with self._at_hand(self.refiner):
+            with self._at_work("refiner"):
                 latents, refined = self._refine(slots, latents, None if first else display.refiner)
-        with self._at_hand(self.codec):
+        with self._at_work("codec"):
             decoded = None if first else display.codec
             frames, decoded = self.codec.decode_chunk(latents, decoded, first=first)
         return frames[:, 1:] if first else frames, Display(decoded, refined)
@@ -272,16 +280,18 @@ class SanaEngine:
         return torch.cat((sink, block), dim=2), state
 
     @contextmanager
-    def _at_hand(self, part: Any) -> Iterator[None]:
-        """A part on the engine's device for as long as it is in use."""
-        if not self.offload:
+    def _at_work(self, part: str) -> Iterator[None]:
+        """While a part is in use: the codec is on the engine's device even if it waits elsewhere."""
+        if part == "codec" and "codec" in self.offload:
+            with at_hand(codec_module(self.codec), self.device):
+                yield
+        else:
             yield
-            return
-        part.to(self.device)
-        try:
-            yield
-        finally:
-            part.to("cpu")
+
+
+def codec_module(codec: PatchPCACodec | LTX2Codec) -> nn.Module:
+    """The module that holds a codec's weights."""
+    return codec.vae if isinstance(codec, LTX2Codec) else codec
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 tensors have sizes and no contents, and what is alive is counted.
 """
 
+import math
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,8 @@ from sanawm_env.network.place_map import PlaceMap
 from sanawm_env.network.precision import weight_bytes
 from sanawm_env.refiner.runner import Refiner
 from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.engine import LoadOptions, SanaEngine
+from sanawm_env.world.engine import LoadOptions, SanaEngine, codec_module
+from sanawm_env.world.offload import blocks_of
 from sanawm_env.world.prompts import PromptFeatures
 from sanawm_env.world.sampler import SamplerConfig
 from sanawm_env.world.state import Scene
@@ -36,6 +38,10 @@ from sanawm_env.world.world import World
 
 META_DEVICE = torch.device("meta")
 REFINER_TEXT_LEN = 1024  # codec_text_refiner.md c.2
+GEMMA3_12B = {
+    "hidden_size": 3840, "intermediate_size": 15360, "num_hidden_layers": 48, "num_attention_heads": 16,
+    "num_key_value_heads": 8, "head_dim": 256, "vocab_size": 262208,
+}  # fmt: skip
 MOST_CHUNKS, SETTLED = 16, 1.002  # every window is full, or a step adds no more than this
 FULL = 6  # chunks until the windows that have a limit are full, the refiner's last
 
@@ -45,21 +51,25 @@ class MemoryPrediction:
     """Bytes on the device that runs a world.
 
     weights: of every part. working: the most that is alive besides weights while that part works. between: what stays
-    between two steps besides weights (states and the clip last shown). resident: parts whose weights are always on the
-    device; those of others only while they work.
+    between two steps besides weights (states and the clip last shown). waiting: of parts that wait in the host's
+    memory, what is on the device (at other times, while the part works): nothing and all of it, or all but the blocks
+    and one block more.
     """
 
     weights: dict[str, int]
     working: dict[str, int]
     between: int
-    resident: frozenset[str]
+    waiting: dict[str, tuple[int, int]]
 
     @property
     def peak(self) -> int:
         """The most that is alive at any time, all together."""
+
+        def on_device(name: str, size: int, works: bool) -> int:
+            return self.waiting.get(name, (size, size))[works]
+
         return max(
-            self.working.get(part, 0)
-            + sum(size for name, size in self.weights.items() if name in {part, *self.resident})
+            self.working.get(part, 0) + sum(on_device(name, size, name == part) for name, size in self.weights.items())
             for part in self.weights
         )
 
@@ -80,12 +90,55 @@ def predict_memory(
     if options.precision is not None:
         config = replace(config, dtype="bfloat16")
     network, codec, refiner = _outline(config, folder, options.refiner)
-    weights = {"network": weight_bytes(network, options.precision), "codec": weight_bytes(_module(codec), None)}
+    weights = {"network": weight_bytes(network, options.precision), "codec": weight_bytes(codec_module(codec), None)}
+    waiting = {"codec": (0, weights["codec"])}
     if refiner is not None:
         weights["refiner"] = weight_bytes(refiner.transformer, options.refiner_precision, "refiner")
-    working, between = _rehearse(config, folder, options.refiner, batch)
-    resident = frozenset(["network"] if options.offload else weights)
-    return MemoryPrediction(weights, dict(working), between, resident)
+        waiting["refiner"] = _blockwise(refiner.transformer, weights["refiner"])
+    waiting = {name: there for name, there in waiting.items() if name in options.offload}
+    works, between = _rehearse(config, folder, options.refiner, batch)
+    working = dict(works)
+    if options.text_encoder and config.codec != "patch_pca":
+        # loaded for a prompt and let go again, one encoder at a time
+        encoders = [_encoder(folder), _refiner_encoder(folder)] if options.refiner else [_encoder(folder)]
+        sizes = [weight_bytes(encoder, None) for encoder in encoders]
+        one_by_one = [_blockwise(encoder, size)[1] for encoder, size in zip(encoders, sizes, strict=True)]
+        at_work = max(one_by_one if "text" in options.offload else sizes)
+        weights["text"], waiting["text"], working["text"] = max(sizes), (0, at_work), between
+    return MemoryPrediction(weights, working, between, waiting)
+
+
+def _blockwise(module: nn.Module, size: int) -> tuple[int, int]:
+    """Of a module of so many bytes whose blocks wait: what is on the device always, and while it works. Only blocks are
+    ever in fewer bits than they are here."""
+    plain = [weight_bytes(block, None) for block in blocks_of(module)]
+    outside = weight_bytes(module, None) - sum(plain)
+    return outside, outside + math.ceil((size - outside) * max(plain) / sum(plain))
+
+
+@cache
+def _encoder(folder: Path | None) -> nn.Module:
+    """The encoder of prompts on the meta device: of a folder, or gemma-2-2b's, whose sizes are the library's own."""
+    from transformers import AutoConfig, AutoModel, Gemma2Config
+
+    text = _part(folder, "text")
+    with META_DEVICE:
+        return AutoModel.from_config(Gemma2Config() if text is None else AutoConfig.from_pretrained(text)).bfloat16()
+
+
+@cache
+def _refiner_encoder(folder: Path | None) -> nn.Module:
+    """The refiner's encoder and connectors likewise: of a folder, or Gemma-3-12b and LTX-2's own."""
+    from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+    from transformers import AutoConfig, Gemma3Config, Gemma3ForConditionalGeneration
+
+    text, connectors = _part(folder, "refiner/text"), _part(folder, "refiner/connectors")
+    config = Gemma3Config(text_config=GEMMA3_12B) if text is None else AutoConfig.from_pretrained(text)
+    with META_DEVICE:
+        encoder = Gemma3ForConditionalGeneration(config)
+        settings = {} if connectors is None else LTX2TextConnectors.load_config(connectors)
+        both = nn.ModuleDict({"encoder": encoder, "connectors": LTX2TextConnectors.from_config(settings)})
+    return both.bfloat16()
 
 
 @cache
@@ -131,10 +184,6 @@ def _outline(config: WorldConfig, folder: Path | None, refiner: bool) -> tuple[S
 
 def _part(folder: Path | None, name: str) -> Path | None:
     return folder / name if folder is not None and (folder / name).exists() else None
-
-
-def _module(codec: Any) -> nn.Module:
-    return codec.vae if isinstance(codec, LTX2Codec) else codec
 
 
 class LiveBytes(TorchDispatchMode):
@@ -197,7 +246,7 @@ class _Rehearsal(SanaEngine):
             # conditions are made in the host's memory
             place_map=PlaceMap(config.places) if config.places else None, prompts=prompts, refiner=refiner,
         )  # fmt: skip
-        parts = [network, _module(codec)] + ([refiner.transformer] if refiner else [])
+        parts = [network, codec_module(codec)] + ([refiner.transformer] if refiner else [])
         self.live = LiveBytes(parts)
 
     def scene(self) -> Scene:
@@ -218,8 +267,8 @@ class _Rehearsal(SanaEngine):
         return PromptFeatures(*empty(network.text_len, network.caption_channels), refiner)
 
     @contextmanager
-    def _at_hand(self, part: Any) -> Iterator[None]:
-        self.live.stage = "refiner" if part is self.refiner else "codec"
+    def _at_work(self, part: str) -> Iterator[None]:
+        self.live.stage = part
         try:
             yield
         finally:

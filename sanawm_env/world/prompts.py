@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sanawm_env.text.gemma import INSTRUCTION_SHA256, TEXT_LEN, GemmaEncoder
+from sanawm_env.world.offload import work_blockwise
 from sanawm_env.world.state import save_whole
 
 Kind = Literal["prompt", "negative", "refiner"]
@@ -69,14 +70,21 @@ class Prompts:
 
     folder: of the world. name: how messages call it. softcap: see `GemmaEncoder.load`. load_encoders: encode what the
     cache lacks and keep it there; an encoder is loaded for that and let go again. refiner: give the refiner's features
-    too.
+    too. offload: run encoders block by block from the host's memory.
     """
 
     def __init__(
-        self, folder: Path, name: str, *, softcap: bool = False, load_encoders: bool = False, refiner: bool = False
+        self,
+        folder: Path,
+        name: str,
+        *,
+        softcap: bool = False,
+        load_encoders: bool = False,
+        refiner: bool = False,
+        offload: bool = False,
     ):
         self.folder, self.name, self.softcap = folder, name, softcap
-        self.load_encoders, self.refiner = load_encoders, refiner
+        self.load_encoders, self.refiner, self.offload = load_encoders, refiner, offload
         self.cache = PromptCache(folder / "prompts", _identity(folder, softcap))
 
     def features(self, prompt: str, device: str | torch.device, negative: bool = False) -> PromptFeatures:
@@ -127,13 +135,19 @@ class Prompts:
                 done()
 
     def _gemma(self, device: str | torch.device) -> Mapping[str, Any]:
-        encoder = GemmaEncoder.load(self.folder / "text", device, softcap=self.softcap)
+        encoder = GemmaEncoder.load(self.folder / "text", "cpu" if self.offload else device, softcap=self.softcap)
+        if self.offload:
+            work_blockwise(encoder.model, torch.device(device))
         return {"prompt": encoder.encode, "negative": encoder.encode_negative}
 
     def _refiner_text(self, device: str | torch.device) -> Mapping[str, Any]:
         from sanawm_env.refiner.text import RefinerTextEncoder
 
-        return {"refiner": RefinerTextEncoder.load(self.folder / "refiner", device).encode}
+        encoder = RefinerTextEncoder.load(self.folder / "refiner", "cpu" if self.offload else device)
+        if self.offload:
+            for module in encoder.modules:
+                work_blockwise(module, torch.device(device))
+        return {"refiner": encoder.encode}
 
 
 def _identity(folder: Path, softcap: bool) -> dict[str, Any]:
