@@ -136,8 +136,7 @@ def until(tab, happens, what: str) -> None:
 
 
 class Film:
-    """A tab and the clock that it shares with the player. STEP: seconds, less than a frame takes, and as many pictures as
-    the tab draws."""
+    """A tab and the clock that it shares with the player. STEP: seconds, less than a frame takes."""
 
     STEP = 0.048
 

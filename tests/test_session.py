@@ -1,5 +1,6 @@
 """The session of the live viewer, without a screen: a tree of moments to go back to, to keep and to open again."""
 
+import errno
 import hashlib
 import io
 import json
@@ -15,6 +16,7 @@ from PIL import Image
 
 from sanawm_env.camera.dsl import actions_to_c2w
 from sanawm_env.camera.twist import hold
+from sanawm_env.envs.snapshot import Snapshot
 from sanawm_env.viewer import session as module
 from sanawm_env.viewer.moves import Followed, Held, Pushed, as_parts, cut, text
 from sanawm_env.viewer.session import MAX_UPLOAD_BYTES, Session
@@ -489,6 +491,60 @@ def test_a_session_of_another_world_is_refused(saved, tmp_path):
     foreign.begin(picture(0))
     unchanged(foreign, lambda: foreign.open(saved), ValueError, "other weights")
     foreign.close()
+
+
+# --- disks and processes ---
+
+
+def test_on_a_full_disk_nothing_changes_and_what_is_shown_can_be_driven_anew(world, monkeypatch):
+    session = Session(world, memory_limit=1)  # every moment but the present has to go to disk
+    start, kept, last = session.begin(0, seed=1), session.drive("w-24"), session.drive("w-24")
+    frames = session.frames(kept.id)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Snapshot, "save", full)
+        for call in (
+            lambda: session.drive("d-24"),
+            lambda: session.drive("d-24", at=start.id),
+            lambda: session.restore(start.id),
+            lambda: session.reseed(last.id),
+            lambda: session.begin(1),
+        ):
+            unchanged(session, call, OSError, "No space left")
+        assert np.array_equal(session.frames(kept.id), frames)
+        last = session.revise(last.id, "a-24")
+        session.delete(last.id)
+        last = session.drive("d-24")  # there was room for one
+    other = Session(world)
+    other.begin(0, seed=1)
+    assert other._draw() == session._draw()  # nothing was drawn in vain
+    for each in (session, other):
+        each.close()
+
+
+def test_what_dead_processes_left_is_cleared_and_nothing_else(world, tmp_path):
+    living = Session(world, folder=tmp_path)
+    living.begin(0)
+    for name in ("dead", "beginning", "of-others"):
+        (tmp_path / f"sanawm-play-{name}" / "opened-x").mkdir(parents=True)
+    (tmp_path / "sanawm-play-dead" / ".sanawm-lock").touch()
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / ".sanawm-lock").touch()
+    (tmp_path / "sanawm-play-link").symlink_to(tmp_path / "precious")
+    (tmp_path / "sanawm-play-dead" / "link").symlink_to(tmp_path / "precious")
+    second = Session(world, folder=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ("precious", "sanawm-play-beginning", "sanawm-play-link", "sanawm-play-of-others", living.folder.name,
+         second.folder.name)
+    )  # fmt: skip
+    assert (tmp_path / "precious" / ".sanawm-lock").exists()
+    living.drive("w-24")
+    for session in (living, second):
+        session.close()
+        assert not session.folder.exists()
 
 
 # --- threads ---

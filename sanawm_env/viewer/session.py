@@ -16,7 +16,8 @@ import io
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -36,7 +37,7 @@ from sanawm_env.viewer.moves import Parts, Steering, as_parts
 from sanawm_env.viewer.store import Memory, Store
 from sanawm_env.viewer.tree import Node, Tree
 from sanawm_env.world.images import ImageSource
-from sanawm_env.world.saving import Scratch, replacing
+from sanawm_env.world.saving import Scratch, remove, replacing
 from sanawm_env.world.state import MAX_SEED, Scene, check_seed
 from sanawm_env.world.thumbnails import thumbnail
 from sanawm_env.world.world import World
@@ -158,7 +159,7 @@ class Session:
         with self._lock:
             count = len(self._tree[node].c2w)
             frames = self._moment(node).host_clip(count).frames
-            self._trim()
+            self._trim(self._tree)
             return frames
 
     # --- going on and back ---
@@ -177,7 +178,7 @@ class Session:
         prompt: for worlds with text. fov_deg: horizontal field of view of the world's picture, None for its own lens.
         seed: of the noise, None to draw one. name: how the scene is called.
         """
-        with self._lock:
+        with self._lock, self._drawn_for_good():
             label = name or (Path(image).stem if isinstance(image, str | PathLike) else "an image")
             if isinstance(image, bytes):
                 image = self._keep_upload(image)
@@ -224,7 +225,7 @@ class Session:
     def reseed(self, node: int, seed: int | None = None) -> Node:
         """Another future of the same moment: the chunk of this node imagined again, from the moment before it under the
         same move, with other noise (None: drawn). It becomes the present, a branch beside the node."""
-        with self._lock:
+        with self._lock, self._drawn_for_good():
             found = self._tree[node]
             if found.parent is None:
                 raise ValueError(f"Node {node} is a start image, which no noise made: reseed a chunk after it.")
@@ -261,9 +262,7 @@ class Session:
             if current in gone:
                 current = left[-1] if parent is None else parent
                 self._moment(current)
-            self._tree = self._tree.without(gone, current)
-            for i in gone:
-                self._store.drop(i)
+            self._become(self._tree.without(gone, current), gone)
             return gone
 
     def compare(self, left: int, right: int, most_chunks: int | None = None) -> Comparison:
@@ -302,11 +301,16 @@ class Session:
         with self._lock:
             tree, moments = files.read(Path(folder), self.world)
             fresh = Path(tempfile.mkdtemp(prefix="opened-", dir=self.folder))
-            store = files.adopt(moments, Store(self.world, fresh, self._store.limit))
-            store.get(tree.current)
-            for node in self._tree.nodes:
-                self._store.drop(node)
+            try:
+                store = files.adopt(moments, Store(self.world, fresh, self._store.limit))
+                store.get(tree.current)
+            except BaseException:
+                remove(fresh)
+                raise
+            older, before = self._store, self._tree
             self._tree, self._store = tree, store
+            for node in before.nodes:
+                older.drop(node)
             return self.current
 
     # --- inside ---
@@ -340,6 +344,8 @@ class Session:
         carry: KeyState | None,
         instead_of: Node | None = None,
     ) -> Node:
+        """A new node, in place of an old one if one is given; OSError, and nothing has changed, where the disk is full
+        that older moments have to move to."""
         tree = self._tree
         if instead_of is None:
             straight_on = parent is not None and not tree.children(parent.id)
@@ -354,22 +360,23 @@ class Session:
         )  # fmt: skip
         self._store.put(node.id, moment)
         try:
-            self._become(tree.add(node))
+            self._become(tree.add(node), set() if instead_of is None else {instead_of.id})
         except BaseException:
             self._store.drop(node.id)
             raise
-        if instead_of is not None:
-            self._store.drop(instead_of.id)
         return node
 
-    def _become(self, tree: Tree) -> None:
-        """Go on with another tree; OSError, and nothing has changed, where the disk has no room for what must go."""
-        before, self._tree = self._tree, tree
+    def _become(self, tree: Tree, gone: Collection[int] = ()) -> None:
+        """Have another tree, once the memory limit holds for it; the moments `gone` are not needed any more."""
         try:
-            self._trim()
-        except BaseException:
-            self._tree = before
+            self._trim(tree, gone)
+        except OSError:
+            with suppress(OSError):
+                self._trim(self._tree)  # what was brought back for it may go again
             raise
+        self._tree = tree
+        for node in gone:
+            self._store.drop(node)
 
     def _change(self, node: Node) -> Node:
         self._tree = self._tree.change(node)
@@ -382,8 +389,18 @@ class Session:
             self._store.trim({self._tree.current}, limit=0)
             return self._store.get(node)
 
-    def _trim(self) -> None:
-        self._store.trim({self._tree.current} | {node.id for node in self._tree.nodes.values() if node.pinned})
+    def _trim(self, tree: Tree, gone: Collection[int] = ()) -> None:
+        self._store.trim({tree.current, *gone} | {node.id for node in tree.nodes.values() if node.pinned})
+
+    @contextmanager
+    def _drawn_for_good(self) -> Iterator[None]:
+        """Seeds that are drawn in vain are drawn again."""
+        before = self._rng.bit_generator.state
+        try:
+            yield
+        except BaseException:
+            self._rng.bit_generator.state = before
+            raise
 
     def _draw(self) -> int:
         return int(self._rng.integers(MAX_SEED))

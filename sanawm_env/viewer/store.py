@@ -99,8 +99,8 @@ class Store:
                 self._files.pop(node).unlink()
 
     def trim(self, keep: Collection[int], limit: int | None = None) -> None:
-        """Move moments, the least recently used first and none of `keep`, until the limit holds. OSError where the
-        disk takes no more; nothing is lost then."""
+        """Move moments, the least recently used first and none of `keep`, until the limit holds. OSError where it
+        cannot, because the disk takes no more; nothing is lost then."""
         limit = self.limit if limit is None else limit
         far = self.world.device.type != "cpu"
         self._lighten(self._device, keep, limit, self._to_host if far else self._to_disk)
@@ -119,11 +119,18 @@ class Store:
         return Memory(*sizes, self.limit, len(near), len(host), len(away))
 
     def _lighten(self, shelf: Shelf, keep: Collection[int], limit: int, move: Callable[[int, Snapshot], None]) -> None:
+        full = None
         for node in [node for node in shelf.moments if node not in keep]:
             if shelf.nbytes <= limit:
                 return
-            move(node, shelf.moments[node])
-            shelf.pop(node)
+            try:
+                move(node, shelf.moments[node])
+            except OSError as error:  # others may be on disk already
+                full = error
+            else:
+                shelf.pop(node)
+        if full is not None and shelf.nbytes > limit:
+            raise full
 
     def _to_host(self, node: int, moment: Snapshot) -> None:
         self._host.put(node, moment.to("cpu"))

@@ -228,7 +228,7 @@ class Scratch:
 
     def __init__(self, prefix: str, parent: str | os.PathLike | None = None):
         self.folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-        self._held = None
+        self._held, self._process = None, os.getpid()
         with suppress(NotImplementedError, OSError):
             self._held = _acquire(self.folder / _LOCK)
         for other in self.folder.parent.glob(f"{glob.escape(prefix)}*"):
@@ -242,6 +242,8 @@ class Scratch:
         return self.folder
 
     def __exit__(self, *exception) -> None:
+        if os.getpid() != self._process:  # a fork: the folder is not its own
+            return
         remove(self.folder)
         if self._held is not None:
             self._held.release()
