@@ -448,10 +448,10 @@ def test_samples_of_a_batch_of_pose_spaces_are_poses_that_a_step_takes(tiny):
 
 
 ALIKE = {
-    "twist": [TURN, TURN.tolist(), torch.tensor(TURN), torch.tensor(TURN, requires_grad=True), TURN.astype(float)],
+    "twist": [TURN, TURN.tolist(), torch.tensor(TURN), TURN.astype(float)],
     "keys": [multi_binary("wd"), multi_binary("wd") > 0, torch.tensor(multi_binary("wd")), [1, 0, 0, 1, 0, 0, 0, 0]],
     "discrete": [3, np.int64(3), np.uint8(3), np.array(3), np.array([3]), [3], torch.tensor(3), torch.tensor([3])],
-    "poses": [hold(np.eye(4), np.zeros(6)), torch.tensor(hold(np.eye(4), np.zeros(6)), requires_grad=True)],
+    "poses": [hold(np.eye(4), np.zeros(6)), torch.tensor(hold(np.eye(4), np.zeros(6)))],
 }
 
 
@@ -571,6 +571,13 @@ def test_a_snapshot_is_a_file(tiny, tmp_path):
             assert same(fresh.step(b), future)
             assert same(fresh.reset(), episode)
             env.restore(Snapshot.load(tmp_path / name, env.world))
+
+
+def test_a_snapshot_is_loaded_for_a_world(env, tmp_path):
+    env.reset(seed=0)
+    env.snapshot().save(tmp_path / "moment")
+    with pytest.raises(TypeError, match="loaded for a World .*, got 'nano'"):
+        Snapshot.load(tmp_path / "moment", "nano")
 
 
 def test_a_file_that_is_no_snapshot_of_this_world_is_refused(tiny, other, env, tmp_path):
@@ -788,7 +795,8 @@ BAD_ACTIONS = {
         (np.full(6, np.nan), ValueError), (np.array([0, 0, np.inf, 0, 0, 0]), ValueError), (np.zeros(5), ValueError),
         (np.zeros((1, 6)), ValueError), (0.0, ValueError), ([[1, 2], [3]], ValueError), (None, TypeError),
         ("forward", TypeError), (np.zeros(6, complex), TypeError), ([None] * 6, TypeError), ({}, TypeError),
-        (torch.zeros(6, device="meta"), TypeError), (torch.full((6,), torch.nan), ValueError),
+        (torch.zeros(6, device="meta"), TypeError), (torch.zeros(6, requires_grad=True), TypeError),
+        (torch.full((6,), torch.nan), ValueError),
     ],
     "keys": [
         (np.full(8, 2), ValueError), (np.full(8, 0.5), ValueError), (np.zeros(7), ValueError), ("w", TypeError),

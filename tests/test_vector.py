@@ -275,7 +275,7 @@ def test_tensors_are_actions_of_a_batch(tiny):
     actions = actions_for(envs, 1)[0]
     for each in (envs, twin):
         each.reset(seed=0)
-    stepped = envs.step(torch.tensor(actions, requires_grad=True))
+    stepped = envs.step(torch.tensor(actions))
     assert data_equivalence(stepped, twin.step(actions))
     discrete = make(tiny, 2, action_mode="discrete")
     discrete.reset(seed=0)
@@ -385,6 +385,7 @@ def test_memory_is_flat(tiny):
     [
         (lambda a: np.where(np.arange(3)[:, None] == 1, np.nan, a), ValueError, "Slot 1: .*not finite"),
         (lambda a: a[:2], ValueError, "step takes 3 actions, one for each slot, got 2"),
+        (lambda a: torch.tensor(a, requires_grad=True), TypeError, r"a gradient, .* pass action\.detach\(\)"),
         (lambda a: 7, TypeError, "step takes a batch of 3 actions, got 7"),
         (lambda a: a[:, :5], ValueError, "Slot 0: a twist action is six"),
     ],

@@ -236,12 +236,14 @@ def steering(
 
 
 def host(action: Any) -> Any:
-    """NumPy's array of a tensor, on whatever device and with or without a gradient; anything else as it is. TypeError
-    for a tensor without values."""
+    """NumPy's array of a tensor, on whatever device; anything else as it is. TypeError for a tensor without values, or
+    one that requires a gradient, because a step does not carry it on."""
     if not isinstance(action, torch.Tensor):
         return action
+    if action.requires_grad:
+        raise TypeError("This action requires a gradient, which a step does not carry on: pass action.detach().")
     try:
-        action = action.detach().cpu().resolve_conj().resolve_neg()
+        action = action.cpu().resolve_conj().resolve_neg()
         return (action.float() if action.dtype is torch.bfloat16 else action).numpy()
     except (RuntimeError, TypeError) as error:
         raise TypeError(

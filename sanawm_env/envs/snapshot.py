@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sanawm_env.camera.dsl import KeyState
 from sanawm_env.world import tree
+from sanawm_env.world.files import brief
 from sanawm_env.world.state import Slot, WorldState, load_state
 from sanawm_env.world.world import Clip, World
 
@@ -114,6 +115,8 @@ class Snapshot:
         Raises FileNotFoundError, or ValueError in one sentence for a truncated or foreign file, another schema or
         other weights.
         """
+        if not isinstance(world, World):
+            raise TypeError(f"A snapshot is loaded for a World (World.load, or env.world), got {brief(world)}.")
         state, extra = load_state(path, world, Clip, KeyState, GoalState, PathState, *task_states)
         if not isinstance(extra, tuple) or len(extra) != 6 or len(state) != 1:
             raise ValueError(f"{path} holds a world state but no environment's snapshot: read it with WorldState.load.")
