@@ -576,7 +576,7 @@ def test_a_snapshot_is_a_file(tiny, tmp_path):
 def test_a_snapshot_is_loaded_for_a_world(env, tmp_path):
     env.reset(seed=0)
     env.snapshot().save(tmp_path / "moment")
-    with pytest.raises(TypeError, match="loaded for a World .*, got 'nano'"):
+    with pytest.raises(TypeError, match=r"loaded for a World .*, got 'nano'"):
         Snapshot.load(tmp_path / "moment", "nano")
 
 

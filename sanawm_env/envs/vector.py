@@ -254,8 +254,9 @@ class SanaWMVectorEnv(VectorEnv):
         return obs, infos
 
     def _actions(self, actions: Any) -> list[Any]:
+        actions = host(actions)
         try:
-            given = list(iterate(self.action_space, host(actions)))
+            given = list(iterate(self.action_space, actions))
         except TypeError:
             raise TypeError(f"step takes a batch of {self.num_envs} actions, got {brief(actions)}.") from None
         if len(given) != self.num_envs:
