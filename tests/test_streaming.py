@@ -1,5 +1,7 @@
 """The official layout from hub to frames, end to end: fetch, load, step, fork, refine, guide, on tiny weights."""
 
+import json
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import sanawm_env  # noqa: F401
 from sanawm_env.camera.twist import hold
 from sanawm_env.cli import main
 from sanawm_env.envs.env import SanaWMEnv
-from sanawm_env.recording.episode import Episode
+from sanawm_env.recording.episode import Episode, EpisodeWriter, Step, begin
 from sanawm_env.viewer.session import Session
 from sanawm_env.world import tree
 from sanawm_env.world.prompts import Prompts
@@ -118,6 +120,132 @@ def test_slots_of_different_depth_step_together(world, scene):
     assert clip.lanes == ((0, 1),) * 3
     assert torch.equal(clip.frames[0], clip.frames[2])
     assert [slot.chunk for slot in after.slots] == [2, 1, 2]
+
+
+@pytest.fixture(scope="module")
+def two_prompts(hub):
+    for prompts in ("rain", "snow"):
+        (hub / "more.txt").write_text(prompts)
+        main(["encode-prompts", str(hub / "more.txt")])
+
+
+def test_a_prompt_changed_in_mid_episode_is_what_follows(world, scene, two_prompts):
+    state, _ = drive(world, world.begin(scene), FORWARD)
+    rain = world.with_prompt(state, " rain\n")
+    assert (rain.slots[0].scene.prompt, state.slots[0].scene.prompt) == ("rain", "a quiet street")
+    assert rain.slots[0].memory is state.slots[0].memory
+    _, (wet,) = drive(world, rain, FORWARD)
+    _, (dry,) = drive(world, state, FORWARD)
+    assert not torch.equal(wet.latents, dry.latents)
+    _, (again,) = drive(world, world.with_prompt(rain, "a quiet street"), FORWARD)
+    assert torch.equal(again.frames, dry.frames)
+    assert world.with_prompt(state, "a quiet street").slots[0] is state.slots[0]
+    # before the first chunk it is the state that begins with that prompt
+    begun = world.begin(world.scene(picture(), "rain"), 5)
+    changed = world.with_prompt(world.begin(scene, 5), "rain")
+    assert changed.slots[0].scene.key == begun.slots[0].scene.key
+    assert torch.equal(drive(world, changed, TURN)[1][0].frames, drive(world, begun, TURN)[1][0].frames)
+    both = world.with_prompt(stack([state, state]), ["rain", "snow"])
+    assert [slot.scene.prompt for slot in both.slots] == ["rain", "snow"]
+
+
+def test_a_changed_prompt_reaches_the_refiner(hub, two_prompts):
+    world = World.load("streaming", refiner=True)
+    state, _ = drive(world, world.begin(world.scene(picture(), "a quiet street")), FORWARD)
+    rain = world.with_prompt(state, "rain")
+    expected = world.scene(picture(), "rain").refiner_text
+    assert torch.equal(rain.slots[0].display.refiner.text, expected[0])
+    assert rain.slots[0].display.refiner.history is state.slots[0].display.refiner.history
+    _, (wet,) = drive(world, rain, FORWARD)
+    _, (dry,) = drive(world, state, FORWARD)
+    assert not torch.equal(wet.frames, dry.frames)
+
+
+def test_prompts_that_cannot_be_taken_change_nothing(world, scene, two_prompts):
+    state = stack([world.begin(scene)] * 2)
+    for prompt, error, told in (
+        ("never encoded", ValueError, "sanawm encode-prompts"),
+        (["rain"], ValueError, "one prompt or 2"),
+        (["rain", 3], TypeError, "string"),
+        (None, TypeError, "string"),
+    ):
+        with pytest.raises(error, match=told):
+            world.with_prompt(state, prompt)
+    nano = World.load("nano")
+    start = nano.begin(nano.scene(nano.starts[0]))
+    assert nano.with_prompt(start, "").slots[0] is start.slots[0]
+    with pytest.raises(ValueError, match="no text encoder"):
+        nano.with_prompt(start, "rain")
+    env = SanaWMEnv(world, scenes=[picture()])
+    with pytest.raises(gym.error.ResetNeeded):
+        env.set_prompt("rain")
+    env.reset(seed=0, options={"prompt": "a quiet street"})
+    with pytest.raises(TypeError, match="string"):
+        env.set_prompt(["rain"])
+    with pytest.raises(ValueError, match="encode-prompts"):
+        env.set_prompt("never encoded")
+    assert env.scene.prompt == "a quiet street"
+
+
+def test_slots_of_a_vector_take_prompts_of_their_own(hub, two_prompts):
+    envs = gym.make_vec("SanaWM/Explore-v0", num_envs=3, world="streaming", scenes=[picture()], batch_invariant=True)
+    envs.reset(seed=[1, 1, 1], options={"prompt": "a quiet street"})
+    with pytest.raises(ValueError, match="encode-prompts"):
+        envs.set_prompt(["rain", "never encoded"], [0, 1])
+    assert [env.scene.prompt for env in envs.envs] == ["a quiet street"] * 3
+    envs.set_prompt("rain", [1])
+    envs.set_prompt(["snow"], [2])
+    envs.restore(envs.snapshot([0]), [0])
+    envs.step(np.zeros((3, 6), np.float32))
+    frames = [env.clip.frames for env in envs.envs]
+    assert not np.array_equal(frames[0], frames[1]) and not np.array_equal(frames[1], frames[2])
+    with pytest.raises(ValueError, match="one prompt or one for each of 3"):
+        envs.set_prompt(["rain", "snow"])
+
+
+def test_an_episode_with_changed_prompts_is_imagined_again(hub, two_prompts, tmp_path):
+    settings = {"world": "streaming", "max_episode_chunks": 3}
+    env = SanaWMEnv(scenes=[picture()], **settings)
+    begin(env, picture(), 3, prompt="a quiet street")
+    with EpisodeWriter(tmp_path / "episode", env, settings, 3, sheet=False) as writer:
+        for prompt in ("rain", None, "snow"):
+            if prompt is not None:
+                env.set_prompt(prompt)
+            action = np.full(6, 0.3)
+            reward = env.step(action)[1]
+            writer.add(Step.of(env, action, reward))
+    episode = Episode.open(tmp_path / "episode")
+    assert (episode.meta["prompt"], episode.meta["prompts"]) == ("a quiet street", [[0, "rain"], [2, "snow"]])
+    main(["replay", str(tmp_path / "episode"), "--verify"])
+    meta = json.loads((tmp_path / "episode" / "meta.json").read_text())
+    for wrong in ([[9, "rain"]], [["0", "rain"]], "rain", [[0, 1]], [[True, "rain"]]):
+        (tmp_path / "episode" / "meta.json").write_text(json.dumps(meta | {"prompts": wrong}))
+        with pytest.raises(ValueError, match="prompts"):
+            Episode.open(tmp_path / "episode")
+
+
+def test_a_session_goes_on_under_another_prompt(world, two_prompts):
+    session = Session(world)
+    session.begin(picture(), prompt="a quiet street", seed=1)
+    first = session.drive("w-24")
+    dry = session.frames(session.drive("w-24").id)
+    session.restore(first.id)
+    session.set_prompt("rain")
+    assert session.prompt(first.id) == "rain"
+    wet = session.drive("w-24")
+    assert not np.array_equal(session.frames(wet.id), dry)
+    assert session.prompt(wet.id) == "rain"
+    again = session.revise(wet.id, "w-24")  # under its own prompt, and so the same
+    assert session.prompt(again.id) == "rain"
+    other = session.reseed(again.id, 1)
+    assert np.array_equal(session.frames(other.id), session.frames(again.id))
+    session.set_prompt("snow")
+    revised = session.revise(other.id, "d-24")  # what comes after it still follows what was said
+    assert session.prompt(revised.id) == "snow"
+    with pytest.raises(ValueError, match="encode-prompts"):
+        session.set_prompt("never encoded")
+    assert session.prompt(revised.id) == "snow"
+    session.close()
 
 
 def test_guided_worlds_carry_both_memories(hub):

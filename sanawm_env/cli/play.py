@@ -137,8 +137,9 @@ def record(film: Film, kind: str, out: Path) -> Path:
         return path
     with episode_writer(film, path, upscale) as writer:
         for node, frames in zip(film.nodes[1:], film.chunks(), strict=True):
-            lane = film.session.moment(node.id).clip.lanes[0]
-            writer.add(Step(frames, node.c2w, node.c2w, 0.0, False, node is film.nodes[-1], lane))
+            now, ended = film.session.moment(node.id), node is film.nodes[-1]
+            prompt = now.slot.scene.prompt
+            writer.add(Step(frames, node.c2w, node.c2w, 0.0, False, ended, now.clip.lanes[0], prompt))
     return path
 
 

@@ -226,6 +226,20 @@ class SanaWMEnv(gym.Env):
         """The world's state, a value. ResetNeeded before the first reset."""
         return self._moment("ask for the state").state
 
+    def set_prompt(self, prompt: str) -> None:
+        """Go on under another prompt from this moment: the next step follows it. Nothing else changes.
+
+        Raises TypeError or ValueError for a prompt that the world cannot take, ResetNeeded before the first reset.
+        """
+        self._now = self.prompted(prompt)
+
+    def prompted(self, prompt: str) -> Snapshot:
+        """This moment with another prompt; the errors of `set_prompt`."""
+        now = self._moment("set its prompt")
+        if not isinstance(prompt, str):
+            raise TypeError(f"A prompt must be a string, got {brief(prompt)}.")
+        return replace(now, state=self.world.with_prompt(now.state, prompt))
+
     def snapshot(self, device: str | None = None) -> Snapshot:
         """This moment as a value; copies no tensor unless it goes to another device. ResetNeeded before a reset,
         ValueError for a device that is not there."""

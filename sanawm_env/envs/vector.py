@@ -192,6 +192,20 @@ class SanaWMVectorEnv(VectorEnv):
         """The moments of these slots, of all by default. They go into any slot, and into a single environment."""
         return [self.envs[i].snapshot() for i in self._indices(indices, distinct=False)]
 
+    def set_prompt(self, prompt: str | Sequence[str], indices: Sequence[int] | None = None) -> None:
+        """Go on under another prompt in these slots (in all by default): one for all, or one for each.
+
+        Raises as `SanaWMEnv.set_prompt`, and ValueError for unequal counts or slots that are not there; no slot has
+        changed then.
+        """
+        slots = self._indices(indices)
+        prompts = [prompt] * len(slots) if isinstance(prompt, str) else _listed(prompt, "prompts are given in a list")
+        if len(prompts) != len(slots):
+            raise ValueError(f"set_prompt takes one prompt or one for each of {len(slots)} slots, got {len(prompts)}.")
+        moments = [self.envs[i].prompted(text) for i, text in zip(slots, prompts, strict=True)]
+        for i, now in zip(slots, moments, strict=True):
+            Move(self.envs[i], now).go()
+
     def restore(
         self, snapshots: Sequence[Snapshot], indices: Sequence[int] | None = None, reseed: Sequence[int] | None = None
     ) -> tuple[Observation, dict[str, Any]]:

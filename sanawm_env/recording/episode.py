@@ -4,7 +4,8 @@
     video.mp4         F = 24 n + 1 frames: the start image and n chunks
     trajectory.npz    c2w (F, 4, 4), intrinsics (F, 3, 3) in pixels of the video, fps, num_frames
     actions.npz       actions (n, ...), rewards (n,), terminated (n,), truncated (n,); twists (F, 6) float32
-    meta.json         all that decides it: world and hash of its weights, settings, seed, prompt, actions, versions
+    meta.json         all that decides it: world and hash of its weights, settings, seed, prompt, actions, versions;
+                      where the prompt changes, `prompts`: pairs of a step and the text from there on
 
 `meta.json` alone says how to imagine it again. twists[f] is the body twist (right, down, forward m/s; then rad/s about
 the same axes) that takes frame f to frame f + 1; the last one, after which there is nothing, is zero.
@@ -53,7 +54,7 @@ _KINDS = {
 
 class Step(NamedTuple):
     """What one step of an environment leaves. frames: (24, H, W, 3) uint8. c2w: (24, 4, 4). lane: row in the batch it
-    was imagined in, and how many ran there."""
+    was imagined in, and how many ran there. prompt: that it followed, None for the one of the step before."""
 
     frames: np.ndarray
     c2w: np.ndarray
@@ -62,11 +63,12 @@ class Step(NamedTuple):
     terminated: bool
     truncated: bool
     lane: tuple[int, int]
+    prompt: str | None = None
 
     @classmethod
     def of(cls, env: SanaWMEnv, action: Any, reward: float) -> "Step":
         """The step that `env` has just taken."""
-        return cls(*env.clip, np.asarray(action), float(reward), *env.ended, env.lane)
+        return cls(*env.clip, np.asarray(action), float(reward), *env.ended, env.lane, env.scene.prompt)
 
 
 class EpisodeWriter(RolloutWriter):
@@ -93,6 +95,7 @@ class EpisodeWriter(RolloutWriter):
         world, scene = env.world, env.state.slots[0].scene
         self._image, self._anchor, self._lens = scene.image, scene.anchor, intrinsics_matrix(scene.intrinsics)
         self._steps: list[tuple[Any, ...]] = []
+        self._prompt, self._prompts = scene.prompt, []
         facts = {
             "schema": SCHEMA,
             "world": world_address(settings["world"]),
@@ -120,6 +123,9 @@ class EpisodeWriter(RolloutWriter):
         if not self._steps:
             self.append(self._image[None], np.eye(4)[None], self._lens)
         self.append(step.frames, step.c2w, self._lens)
+        if step.prompt not in (None, self._prompt):
+            self._prompt = step.prompt
+            self._prompts.append([len(self._steps), step.prompt])
         self._steps.append((step.action, step.reward, step.terminated, step.truncated, step.lane))
 
     def _write(self, folder: Path, interrupted: bool) -> None:
@@ -139,6 +145,10 @@ class EpisodeWriter(RolloutWriter):
             "action_dtype": actions.dtype.name,
             "batch": lanes,
         }
+        if self._prompts:
+            self.meta["prompts"] = self._prompts
+        else:
+            self.meta.pop("prompts", None)
         super()._write(folder, interrupted)
 
 
@@ -168,6 +178,8 @@ class Episode:
                 raise ValueError("'batch' must be a row and a size for each action")
             if lanes[:, 1].max() > MAX_BATCH:
                 raise ValueError(f"a batch of {lanes[:, 1].max()} is more than {MAX_BATCH}")
+            if not _are_prompts(meta.get("prompts", []), len(lanes)):
+                raise ValueError("'prompts' must be pairs of a step's number and a text")
         except ValueError as error:
             raise ValueError(f"{path} does not describe an episode: {error}.") from error
         return cls(folder, meta)
@@ -236,7 +248,10 @@ class Episode:
             env, writer = self.environment(world, device), None
             if out_dir is not None:
                 writer = stack.enter_context(EpisodeWriter(out_dir, env, settings, meta["seed"], meta, **how))
-            for action, (row, size) in zip(meta["actions"], meta["batch"], strict=True):
+            prompts = dict(meta.get("prompts", []))
+            for i, (action, (row, size)) in enumerate(zip(meta["actions"], meta["batch"], strict=True)):
+                if i in prompts:
+                    env.set_prompt(prompts[i])
                 action = np.asarray(action, meta["action_dtype"])
                 company = [copy.deepcopy(env) for _ in range(size)]
                 rewards = step_together(company, [action] * size, slots=range(size))
@@ -245,6 +260,18 @@ class Episode:
                 if writer is not None:
                     writer.add(step)
                 yield step
+
+
+def _are_prompts(prompts: Any, steps: int) -> bool:
+    """Whether that says before which steps the prompt was changed, and to what."""
+    return isinstance(prompts, list) and all(
+        isinstance(pair, list)
+        and len(pair) == 2
+        and type(pair[0]) is int
+        and 0 <= pair[0] < steps
+        and isinstance(pair[1], str)
+        for pair in prompts
+    )
 
 
 def differences(a: Episode, b: Episode) -> list[str]:

@@ -124,6 +124,7 @@ class Session:
         self._store = Store(world, self.folder, memory_limit)
         self._tree, self._lock = Tree(), threading.RLock()
         self._rng = np.random.default_rng(check_seed(seed))
+        self._prompts: dict[int, str] = {}  # of nodes that are driven on from under another one than theirs
 
     # --- what there is ---
 
@@ -196,7 +197,7 @@ class Session:
         """
         with self._lock:
             parent = self.current if at is None else self._tree[at]
-            moment, parts, carry = self._imagine(parent, move, seed)
+            moment, parts, carry = self._imagine(parent, move, seed, self._prompts.get(parent.id))
             return self._add(moment, parent, parent.scene, parts, carry)
 
     def revise(self, node: int, move: str | ArrayLike | Parts) -> Node:
@@ -206,13 +207,30 @@ class Session:
             old = self._tree[node]
             if old.parent is None or not self.plain(node):
                 raise ValueError(f"Node {node} is kept: it is a start, has a name or a pin, or was driven on from.")
-            moment, parts, carry = self._imagine(self._tree[old.parent], move, old.seed)
-            return self._add(moment, self._tree[old.parent], old.scene, parts, carry, instead_of=old)
+            prompt = self._moment(node).slot.scene.prompt
+            moment, parts, carry = self._imagine(self._tree[old.parent], move, old.seed, prompt)
+            ahead = self._prompts.get(node)
+            new = self._add(moment, self._tree[old.parent], old.scene, parts, carry, instead_of=old)
+            if ahead is not None:
+                self._prompts[new.id] = ahead
+            return new
 
     def plain(self, node: int) -> bool:
         """Whether nothing would be lost with a node but its own chunk: no name, no pin, no children."""
         found = self._tree[node]
         return not (found.name or found.pinned or self._tree.children(node))
+
+    def set_prompt(self, prompt: str, at: int | None = None) -> None:
+        """What is driven on from a node (None: the present) follows another prompt from there on."""
+        with self._lock:
+            node = self.current if at is None else self._tree[at]
+            state = self.world.with_prompt(self._moment(node.id).state, prompt)
+            self._prompts[node.id] = state.slots[0].scene.prompt
+
+    def prompt(self, node: int) -> str:
+        """What the chunks after a node follow."""
+        with self._lock:
+            return self._prompts.get(node, self._moment(node).slot.scene.prompt)
 
     def restore(self, node: int) -> Node:
         """Make a node the present: the same moment, bit for bit, and the same future under the same moves."""
@@ -229,7 +247,10 @@ class Session:
             found = self._tree[node]
             if found.parent is None:
                 raise ValueError(f"Node {node} is a start image, which no noise made: reseed a chunk after it.")
-            return self.drive(found.parts, found.parent, self._draw() if seed is None else check_seed(seed))
+            parent, prompt = self._tree[found.parent], self._moment(node).slot.scene.prompt
+            seed = self._draw() if seed is None else check_seed(seed)
+            moment, parts, carry = self._imagine(parent, found.parts, seed, prompt)
+            return self._add(moment, parent, parent.scene, parts, carry)
 
     # --- looking after the tree ---
 
@@ -308,7 +329,7 @@ class Session:
                 remove(fresh)
                 raise
             older, before = self._store, self._tree
-            self._tree, self._store = tree, store
+            self._tree, self._store, self._prompts = tree, store, {}
             for node in before.nodes:
                 older.drop(node)
             return self.current
@@ -316,7 +337,7 @@ class Session:
     # --- inside ---
 
     def _imagine(
-        self, parent: Node, move: str | ArrayLike | Parts, seed: int | None
+        self, parent: Node, move: str | ArrayLike | Parts, seed: int | None, prompt: str | None
     ) -> tuple[Snapshot, Parts, KeyState | None]:
         parts = as_parts(move, self.frames_per_chunk)
         poses, carry = self.steering.move(parts, parent.c2w[-1], parent.carry)
@@ -325,6 +346,8 @@ class Session:
         for attempt in range(2):
             try:
                 self._env.restore(before, seed)
+                if prompt is not None:
+                    self._env.set_prompt(prompt)
                 self._env.step(poses)
                 return self._env.snapshot(), parts, carry
             except torch.OutOfMemoryError as error:
@@ -377,6 +400,7 @@ class Session:
         self._tree = tree
         for node in gone:
             self._store.drop(node)
+            self._prompts.pop(node, None)
 
     def _change(self, node: Node) -> Node:
         self._tree = self._tree.change(node)

@@ -24,6 +24,7 @@ from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.engine import ENGINES, Engine, LoadOptions
+from sanawm_env.world.files import brief
 from sanawm_env.world.images import ImageSource, fit_image, load_image, read_anchor
 from sanawm_env.world.lens import Intrinsics, fit_lens
 from sanawm_env.world.state import Scene, Slot, WorldState, check_seed
@@ -126,8 +127,7 @@ class World:
         picture = load_image(image)
         lens, source = fit_lens(picture, self.config, intrinsics, fov_deg)
         frame = fit_image(picture, self.config.height, self.config.width)
-        parts = (frame.tobytes(), lens.tobytes(), prompt.encode(), b"" if anchor is None else anchor.to_json().encode())
-        key = _content_key(*parts)
+        key = _scene_key(frame, lens, prompt, anchor)
         if key not in self._scenes:
             while len(self._scenes) >= SCENES_KEPT:
                 self._scenes.pop(next(iter(self._scenes)))
@@ -215,6 +215,42 @@ class World:
             lanes=tuple(places[i] for i in range(len(slots))),
         )
         return replace(state, slots=tuple(slots)), clip
+
+    def with_prompt(self, state: WorldState, prompt: str | Sequence[str]) -> WorldState:
+        """The same moment with another prompt, which what is imagined from here on follows; start images, memories,
+        poses and noise stay. Before the first chunk this is the state that begins with that prompt.
+
+        prompt: of every episode, or one for each. Raises TypeError or ValueError as `scene`.
+        """
+        self.check_state(state)
+        prompts = [prompt] * len(state) if isinstance(prompt, str) else prompt
+        if not isinstance(prompts, Sequence) or not all(isinstance(text, str) for text in prompts):
+            raise TypeError(f"A prompt must be a string, or one string for each episode, got {brief(prompt)}.")
+        if len(prompts) != len(state):
+            raise ValueError(f"with_prompt takes one prompt or {len(state)}, got {len(prompts)}.")
+        slots = tuple(self._prompted(slot, text.strip()) for slot, text in zip(state.slots, prompts, strict=True))
+        return replace(state, slots=slots)
+
+    def _prompted(self, slot: Slot, prompt: str) -> Slot:
+        old, display = slot.scene, slot.display
+        if prompt == old.prompt:
+            return slot
+        words = self.engine.encode_prompt(prompt, old.anchor)
+        mask = None if words.text_mask is None else words.text_mask.to(old.text.device)
+        scene = replace(
+            old,
+            key=_scene_key(old.image, old.intrinsics, prompt, old.anchor),
+            text=words.text.to(old.text),
+            text_mask=mask,
+            refiner_text=words.refiner and tuple(t.to(old.text.device) for t in words.refiner),
+            prompt=prompt,
+        )
+        if display is not None and display.refiner is not None:
+            text, mask = words.refiner
+            before = display.refiner
+            after = replace(before, text=text.to(before.text), text_mask=mask.to(before.text_mask))
+            display = replace(display, refiner=after)
+        return replace(slot, scene=scene, display=display)
 
     def reanchor(self, state: WorldState) -> WorldState:
         """The same moment as the start of a new segment: the last frame becomes the start image, the recurrent memory
@@ -307,6 +343,11 @@ def usable_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"The device {str(device)!r} cannot be used here: {reason}") from error
+
+
+def _scene_key(frame: np.ndarray, lens: np.ndarray, prompt: str, anchor: Anchor | None) -> str:
+    place = b"" if anchor is None else anchor.to_json().encode()
+    return _content_key(frame.tobytes(), lens.tobytes(), prompt.encode(), place)
 
 
 def _content_key(*parts: bytes) -> str:
