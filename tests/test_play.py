@@ -17,13 +17,15 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from sanawm_env.cli import Play, main
 from sanawm_env.cli.play import backstage, is_loopback, make_driver, record
@@ -31,7 +33,7 @@ from sanawm_env.recording.episode import Episode
 from sanawm_env.recording.video import read_video
 from sanawm_env.viewer.page import Page
 from sanawm_env.viewer.playback import Player
-from sanawm_env.viewer.session import Session
+from sanawm_env.viewer.session import MAX_UPLOAD_BYTES, Session
 from sanawm_env.world.world import World
 from tests.worlds import picture, with_starts, write_tiny_world
 
@@ -866,6 +868,143 @@ def test_other_sites_cannot_reach_a_session(served):
     assert fetched(served.url + "live", Origin="http://evil.example")[0] == 403
     assert fetched(served.url, Host=ours, Origin=f"http://{ours}")[0] == 200
     assert fetched(served.url, Host=f"localhost:{served.port}")[0] == 200
+    for name in ("hub.example.org.evil.example", "evil-hub.example.org", "", "127.0.0.1.evil.example", "null"):
+        assert fetched(served.url, Host=name)[0] == 403
+        assert fetched(served.url + "live", Host=ours, Origin=f"http://{name}")[0] == 403
+    forged = {"X-Forwarded-Host": "hub.example.org", "X-Forwarded-For": "127.0.0.1", "Forwarded": "host=127.0.0.1"}
+    assert fetched(served.url, Host="evil.example", **forged)[0] == 403
+    assert fetched(served.url, Host=ours, Origin="null")[0] == 403
+
+
+def test_hosts_that_were_allowed_reach_it_whatever_a_proxy_makes_of_their_requests(served):
+    hub = "https://hub.example.org"
+    for host in ("hub.example.org", "HUB.example.org:443", "hub.example.org.", f"127.0.0.1:{served.port}"):
+        for origin in (hub, "https://HUB.example.org:8443"):
+            assert fetched(served.url, Host=host, Origin=origin)[0] == 200
+            assert fetched(served.url + "live", Host=host, Origin=origin)[0] == 426  # a web socket is asked for
+    for path in ("user/me/proxy/8123/", "proxy/8123/index.html", "a/b/play.js?v=1", "a/scenes/0"):
+        assert fetched(served.url + path)[0] == 200
+
+
+def answered(page: Page, request: bytes, cut_off: bool = False) -> bytes:
+    """What is answered to bytes, after which perhaps no more can come."""
+    with socket.create_connection(("127.0.0.1", page.port), timeout=PATIENCE) as link:
+        link.sendall(request)
+        if cut_off:
+            link.shutdown(socket.SHUT_WR)
+        answer = b""
+        with suppress(ConnectionError):
+            while data := link.recv(65536):
+                answer += data
+        return answer
+
+
+GARBAGE = {
+    "a host that is none": (b"GET / HTTP/1.1\r\nHost: [\r\n\r\n", 403),
+    "no host": (b"GET / HTTP/1.1\r\n\r\n", 403),
+    "two hosts": (b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n", 403),
+    "an origin that is none": (b"GET / HTTP/1.1\r\nHost: localhost\r\nOrigin: http://[\r\n\r\n", 403),
+    "bytes in a host": (b"GET / HTTP/1.1\r\nHost: \xff\xfe\r\n\r\n", 403),
+    "another method": (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n", 405),
+    "a body": (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc", 400),
+    "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+    "another version": (b"GET / HTTP/9.9\r\n\r\n", 400),
+    "a header that is none": (b"GET / HTTP/1.1\r\nHost localhost\r\n\r\n", 400),
+    "a long path": (b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n", 414),
+    "a long header": (b"GET / HTTP/1.1\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", 431),
+    "many headers": (b"GET / HTTP/1.1\r\n" + b"X: x\r\n" * 1000 + b"\r\n", 431),
+    "a path that is none": (b"GET //[%ff%00 HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+    "a web socket without a key": (
+        b"GET /live HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", 400,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("request_", GARBAGE)
+def test_what_is_no_request_is_refused_and_nothing_is_said_in_the_terminal(served, capfd, request_):
+    data, status = GARBAGE[request_]
+    assert answered(served, data).split(b" ")[1] == str(status).encode()
+    answered(served, data[: len(data) // 2], cut_off=True)
+    assert fetched(served.url)[0] == 200
+    assert capfd.readouterr() == ("", "")
+
+
+UPGRADE = (
+    b"GET /live HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+def heard(live, kind: str) -> dict:
+    """The next message of a kind."""
+    while True:
+        said = live.recv(PATIENCE)
+        if isinstance(said, str) and json.loads(said)["type"] == kind:
+            return json.loads(said)
+
+
+def test_who_sends_garbage_or_breaks_off_keeps_nobody_waiting(served, capfd):
+    address = f"ws://127.0.0.1:{served.port}/live"
+    half_open = socket.create_connection(("127.0.0.1", served.port))
+    half_open.sendall(UPGRADE[:40])
+    with connect(address) as mad, connect(address) as large, connect(address) as live:
+        mad.socket.sendall(b"\xff" * 1000)
+        for _ in range(100):
+            with suppress(ConnectionClosed):
+                large.send(b"x" * (MAX_UPLOAD_BYTES + 2**17))
+        with pytest.raises(ConnectionClosed):
+            while True:
+                large.recv(PATIENCE)
+        live.send(json.dumps({"type": "here"}))
+        heard(live, "here")
+    half_open.close()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_who_does_not_read_costs_no_memory_and_is_let_go(served, monkeypatch):
+    monkeypatch.setattr("sanawm_env.viewer.page.WAITING", 40)
+    deaf = socket.create_connection(("127.0.0.1", served.port))
+    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    deaf.sendall(UPGRADE)
+    with connect(f"ws://127.0.0.1:{served.port}/live") as live:
+        while heard(live, "tree")["viewers"] < 2:
+            pass
+        (browser,) = [b for b in tuple(served._browsers) if b.connection.remote_address == deaf.getsockname()]
+        viewers, most = 2, 0
+        while viewers == 2:  # until the deaf one is gone
+            served.player.do(lambda: served.session.drive("w-24"))
+            most = max(most, sum(message.shown is not None for message in tuple(browser.messages)))
+            viewers = heard(live, "tree")["viewers"]
+        assert most <= 4  # frames that are over make room for new ones
+        assert not browser.messages
+        live.send(json.dumps({"type": "here"}))
+        heard(live, "here")
+    deaf.close()
+
+
+def test_only_so_much_can_be_asked_for_at_once(served):
+    with connect(f"ws://127.0.0.1:{served.port}/live") as live:
+        blocked, go_on = threading.Event(), threading.Event()
+        served.player.do(lambda: (blocked.set(), go_on.wait(PATIENCE)))
+        blocked.wait(PATIENCE)
+        for _ in range(40):
+            live.send(json.dumps({"type": "do", "what": "restore", "node": 0}))
+        assert "Too much at once" in heard(live, "note")["text"]
+        assert served.player._commands.qsize() <= 8
+        go_on.set()
+
+
+def test_messages_are_said_briefly(served):
+    with connect(f"ws://127.0.0.1:{served.port}/live") as live:
+        for said in (
+            {"type": "x" * 10**6},
+            {"type": "push", "twist": ["x" * 10**6], "number": 1},
+            {"type": "do", "what": "x" * 10**6},
+            {"type": "do", "what": "world", "name": "x" * 2000},
+            {"type": "keys", "held": "x" * 2000, "number": 1},
+        ):
+            live.send(json.dumps(said))
+            assert len(heard(live, "note")["text"]) <= 500
 
 
 @pytest.mark.parametrize(
@@ -879,8 +1018,6 @@ def test_other_sites_cannot_reach_a_session(served):
     ],
 )  # fmt: skip
 def test_a_message_that_is_none_is_said_and_changes_nothing(served, message):
-    from websockets.sync.client import connect
-
     before = served.session.tree
     with connect(f"ws://127.0.0.1:{served.port}/live") as live:
         live.send(message)
