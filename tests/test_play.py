@@ -1059,6 +1059,16 @@ def test_options_that_cannot_be_are_refused(folder, tmp_path, capsys):
         ("orbit:radius=0", "above zero"),
         ("explore:horizon=x", "must be a number"),
         ("explore:std=1", "takes horizon and candidates"),
+        ("explore:horizon=1,horizon=2", "each once"),
+        ("explore:candidates=1000000000", "from 1 to 1,024"),
+        ("explore:horizon=0", "from 1 to 32"),
+        (f"explore:horizon={'9' * 5000}", "must be a number"),
+        ("point:nan,1", "finite number"),
+        ("point:1,1e300", "finite number"),
+        ("orbit:radius=nan", "finite number"),
+        ("orbit:radius=2,radius=3", "once"),
+        ("policy:", "There is no driver"),
+        ("x" * 2000, "There is no driver"),
         ("image:99", "no node 99"),
         ("image", "There is no driver"),
         ("point:1", "There is no driver"),
@@ -1066,8 +1076,10 @@ def test_options_that_cannot_be_are_refused(folder, tmp_path, capsys):
     ],
 )
 def test_drivers_that_cannot_be_are_refused(served, text, match):
-    with pytest.raises((ValueError, FileNotFoundError), match=match):
+    with pytest.raises((ValueError, FileNotFoundError), match=match) as caught:
         make_driver(text, served.session)
+    assert len(str(caught.value)) < 400
+    assert "\n" not in str(caught.value)
 
 
 def test_what_no_episode_can_say_is_not_recorded_as_one(served, tmp_path):

@@ -1,7 +1,6 @@
 """The player of the live viewer, under a clock of the tests' own: when frames are due, and how keys are answered."""
 
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -362,7 +361,7 @@ def settle(stage: Stage, seconds: float) -> None:
     while stage.now < end:
         stage.until(min(end, stage.now + 0.05))
         if stage.player._thought is not None:
-            stage.player._thought[2].exception(10)
+            stage.player._thought[2].exception(60)
 
 
 def test_a_driver_drives_and_its_futures_are_seen(stage):
@@ -414,6 +413,28 @@ def test_a_driver_that_fails_is_said_and_leaves_the_stage(stage):
     assert stage.titles == ["w-24"]
 
 
+def test_a_driver_whose_answer_is_not_wanted_any_more_is_told_to_give_up(stage):
+    begun, given_up = threading.Event(), threading.Event()
+
+    class Slow:
+        name = "slow"
+        give_up = staticmethod(given_up.set)
+
+        def __call__(self, moment) -> Decision:
+            begun.set()
+            assert given_up.wait(60)
+            raise ValueError("Nobody is told of this.")
+
+    stage.player.stage(Slow())
+    stage.player.tick()
+    assert begun.wait(60)
+    assert not given_up.is_set()
+    stage.press(W)
+    stage.after(0.5)
+    assert given_up.is_set()
+    assert (stage.titles, stage.errors) == (["w-24"], [])
+
+
 # --- the thread ---
 
 
@@ -423,11 +444,11 @@ def test_the_players_thread_plays_and_ends(world):
     player = Player(session, on_show=lambda _: shown.set())
     player.start()
     player.press("me", W)
-    assert shown.wait(20)
+    assert shown.wait(60)
     player.press("me", NONE)
     done = threading.Event()
     player.do(done.set)
-    assert done.wait(20)
+    assert done.wait(60)
 
     def hammer(viewer: int) -> None:
         for k in range(50):
@@ -440,7 +461,9 @@ def test_the_players_thread_plays_and_ends(world):
         thread.join()
     for i in range(4):
         player.forget(i)
-    time.sleep(0.05)
+    done.clear()
+    player.do(done.set)
+    assert done.wait(60)
     player.close()
     nodes = session.tree.nodes
     assert all(node.parent in nodes for node in nodes.values() if node.parent is not None)

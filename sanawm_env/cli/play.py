@@ -5,10 +5,12 @@ import ipaddress
 import itertools
 import json
 import re
+import threading
 import time
 import webbrowser
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +33,7 @@ from sanawm_env.viewer.page import Backstage, Page
 from sanawm_env.viewer.playback import Decision, Driver, Imagined
 from sanawm_env.viewer.session import GB, Film, Session
 from sanawm_env.world.engine import LoadOptions
-from sanawm_env.world.files import brief
+from sanawm_env.world.files import brief, check_count, check_number
 from sanawm_env.world.thumbnails import thumbnail
 from sanawm_env.world.weights import known_worlds
 from sanawm_env.world.world import World
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 VIDEO_WIDTH = 512  # pixels that a video has at least
 FUTURES = 12  # drawn of those a planner has imagined
 ARRIVED_METRES, ARRIVED_DEGREES = 0.35, 20.0
+MOST = {"horizon": 32, "candidates": 1024}  # of a planner that somebody waits for
+FAR = 1e6  # metres
 FORMS = "a camera, explore, image:NODE, point:X,Z or policy:FOLDER"
 
 
@@ -180,34 +184,36 @@ def make_driver(text: str, session: Session) -> Driver:
     name, _, rest = text.strip().partition(":")
     if name in cameras.CAMERAS:
         return CameraDriver(text, cameras.parse(text), session.frames_per_chunk)
-    if name == "policy":
+    if name == "policy" and rest:
         return policy(Path(rest), session)
     values, settings = [], {}
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
-        if equals:
-            settings[key] = _number(int, value, f"{key} of a planner")
-        else:
+        if not equals:
             values.append(part)
-    if unknown := set(settings) - {"horizon", "candidates"}:
-        raise ValueError(f"A planner takes horizon and candidates, not {', '.join(sorted(unknown))}.")
+        elif key not in MOST or key in settings:
+            raise ValueError(f"A planner takes horizon and candidates, each once, not {brief(part)}.")
+        else:
+            settings[key] = check_count(f"{key} of a planner", _number(int, value, f"{key} of a planner"), 1, MOST[key])
     env = SanaWMEnv(session.world, obs_mode="rgb", action_mode="twist", horizon="reanchor")
     if name == "explore" and not values:
         planner = RandomShooting(**{"horizon": 2, "candidates": 8, "batch": 8, **settings})
         return PlannerDriver(text, planner, env, Unseen(session), lambda moment: False)
-    planner = CEM(**{"horizon": 2, "candidates": 12, "iterations": 2, "elites": 3, **settings})
+    elites = min(3, settings.get("candidates", 3))
+    planner = CEM(**{"horizon": 2, "candidates": 12, "iterations": 2, "elites": elites, **settings})
     if name == "image" and len(values) == 1:
         node = session.tree[_number(int, values[0], "The node to go back to")]
         goal = ImageGoal(session.moment(node.id).slot.frame)
         return PlannerDriver(text, planner, env, goal, lambda moment: _near(moment.slot.c2w, node.c2w[-1]))
     if name == "point" and len(values) == 2:
-        x, z = (_number(float, value, "A place to go to") for value in values)
+        what = "A place to go to"
+        x, z = (check_number(f"{what}, in metres,", _number(float, value, what), -FAR, FAR) for value in values)
         point = np.array([x, 0.0, z])
         return PlannerDriver(
             text, planner, env, PointGoal(point),
             lambda moment: bool(np.linalg.norm(moment.slot.c2w[:3, 3] - point) < ARRIVED_METRES),
         )  # fmt: skip
-    raise ValueError(f"There is no driver {text!r}: it is {FORMS}; cameras are {', '.join(cameras.CAMERAS)}.")
+    raise ValueError(f"There is no driver {brief(text)}: it is {FORMS}; cameras are {', '.join(cameras.CAMERAS)}.")
 
 
 @dataclass
@@ -236,6 +242,10 @@ class PlannerDriver:
     arrived: Callable[[Snapshot], bool]
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
     previous: Plan | None = None
+    given_up: threading.Event = field(default_factory=threading.Event)
+
+    def give_up(self) -> None:
+        self.given_up.set()
 
     def __call__(self, moment: Snapshot) -> Decision:
         if self.arrived(moment):
@@ -244,6 +254,8 @@ class PlannerDriver:
         seen: list[tuple[float, Imagined]] = []
 
         def watched(frames: torch.Tensor, c2w: NDArray) -> NDArray:
+            if self.given_up.is_set():
+                raise CancelledError("Nobody waits for this any more.")
             scores = self.objective(frames, c2w)
             ends = map(thumbnail, frames[:, -1].cpu().numpy())
             seen.extend(zip(scores, map(Imagined, c2w, ends), strict=True))
@@ -331,4 +343,4 @@ def _number(kind: type, text: str, what: str) -> Any:
     try:
         return kind(text)
     except ValueError:
-        raise ValueError(f"{what} must be a number, got {text!r}.") from None
+        raise ValueError(f"{what} must be a number, got {brief(text)}.") from None

@@ -60,7 +60,8 @@ class Decision:
 
 
 class Driver(Protocol):
-    """Who drives in place of keys. Called in a thread of its own with the moment to go on from."""
+    """Who drives in place of keys, called in a thread of its own with the moment to go on from. One that thinks long
+    may also have `give_up()`, which is called once its answer is not wanted any more."""
 
     name: str
 
@@ -113,7 +114,7 @@ class Player:
         self.seconds = self.length / session.fps
         self.stride = session.world.config.temporal_stride
         self.shown: Shown | None = None  # the newest, for viewers who come later
-        self.driver: Driver | None = None
+        self._driver: Driver | None = None
         self.latencies: deque[float] = deque(maxlen=4096)  # seconds from an input to the first frame that follows it
         self.stalls: deque[float] = deque(maxlen=4096)  # seconds that a chunk was late
         self._imagining: deque[float] = deque(maxlen=REMEMBERED)
@@ -169,6 +170,17 @@ class Player:
         """Whether nothing is being played and nothing waits to be done."""
         return self._now is None and self._next is None and self._commands.empty()
 
+    @property
+    def driver(self) -> Driver | None:
+        """Who drives, None for hands."""
+        return self._driver
+
+    @driver.setter
+    def driver(self, driver: Driver | None) -> None:
+        before, self._driver = self._driver, driver
+        if before is not driver and hasattr(before, "give_up"):
+            before.give_up()
+
     def stage(self, driver: Driver | None) -> None:
         """Let a driver drive, None to end that; any key does too."""
         self.driver = driver
@@ -189,7 +201,7 @@ class Player:
 
     def close(self) -> None:
         """End the thread; a chunk that is being imagined is waited for."""
-        self._closed = True
+        self._closed, self.driver = True, None
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
