@@ -95,6 +95,22 @@ class LTX2Codec:
         config = self.vae.config  # which lists the blocks from the pixels inwards
         return receptive_frames(config.decoder_layers_per_block[::-1], config.decoder_spatio_temporal_scaling[::-1])
 
+    def outline(self, height: int, width: int, frames: int) -> LTX2State:
+        """What the state after so many latent frames (h, w) looks like, as tensors on the meta device."""
+        tails, rows, columns, scale = [], height, width, (1, 1)
+        with torch.device("meta"):
+            history = torch.empty(
+                1, self.channels, min(frames, self.replay_frames), height, width, dtype=self.vae.dtype
+            )
+            for module in self.vae.decoder.modules():
+                if module in self._upsamplers:  # whose own convolution comes before it makes the picture larger
+                    scale = module.stride[1:]
+                elif module in self._convs:
+                    shape = (1, module.in_channels, module.kernel_size[0] - 1, rows, columns)
+                    tails.append(torch.empty(shape, dtype=self.vae.dtype))
+                    rows, columns, scale = rows * scale[0], columns * scale[1], (1, 1)
+        return LTX2State(history, tuple(tails))
+
     @torch.inference_mode()
     def encode(self, frames: Tensor) -> Tensor:
         """Normalised latents (B, c, 1 + n, H / 32, W / 32) of frames (B, 1 + 8 n, H, W, 3) uint8: the posterior's mode,

@@ -275,6 +275,7 @@ class SanaWMEnv(gym.Env):
                 f"This snapshot is not of the task {type(self.task).__name__}: restore it into an environment with "
                 "the task it was taken in."
             )
+        self.task.check(snapshot)
 
     def restored(self, snapshot: Snapshot, reseed: int | None = None) -> "Move":
         """`restore`, worked out but not done; its errors."""

@@ -13,10 +13,15 @@ import torch
 from torch import Tensor
 
 from sanawm_env.camera.dsl import KeyState
+from sanawm_env.camera.presets import KEY_ORDER
 from sanawm_env.world import tree
-from sanawm_env.world.files import brief
+from sanawm_env.world.files import brief, check_count, check_number, parse_json, reason
+from sanawm_env.world.saved import check_array, check_clip, check_poses
 from sanawm_env.world.state import Slot, WorldState, load_state
+from sanawm_env.world.tree import check_tensor
 from sanawm_env.world.world import Clip, World
+
+MOST_SPEED = 1000.0  # metres or radians a second
 
 
 class HostClip(NamedTuple):
@@ -120,4 +125,51 @@ class Snapshot:
         state, extra = load_state(path, world, Clip, KeyState, GoalState, PathState, *task_states)
         if not isinstance(extra, tuple) or len(extra) != 6 or len(state) != 1:
             raise ValueError(f"{path} holds a world state but no environment's snapshot: read it with WorldState.load.")
-        return cls(state, *extra)
+        snapshot = cls(state, *extra)
+        try:
+            snapshot._check(world)
+        except ValueError as error:
+            raise ValueError(f"{path} does not hold a complete snapshot: {reason(error)}.") from error
+        return snapshot
+
+    def _check(self, world: World) -> None:
+        """ValueError that says what beside the state could not have been saved in this world."""
+        if self.clip is not None:
+            if not isinstance(self.clip, Clip):
+                raise ValueError(f"clip is {brief(self.clip)}")
+            check_clip(self.clip, world, "clip")
+        carries = {"keys": KeyState, "discrete": KeyState, "twist": np.ndarray, "poses": type(None)}
+        if not isinstance(self.action_mode, str) or self.action_mode not in carries:
+            raise ValueError(f"action_mode is {brief(self.action_mode)}")
+        if not isinstance(self.terminated, bool):
+            raise ValueError(f"terminated is {brief(self.terminated)}")
+        if self.rng is not None:
+            try:
+                np.random.PCG64().state = parse_json(self.rng)
+            except (TypeError, ValueError, KeyError, OverflowError) as error:
+                raise ValueError(f"rng is not the state of a generator ({reason(error)})") from None
+        if isinstance(self.carry, KeyState):
+            check_keys(self.carry, "carry")
+        elif self.carry is not None:
+            check_array(self.carry, (6,), np.float64, "carry")
+            if not (np.abs(self.carry) <= MOST_SPEED).all():
+                raise ValueError("carry is not a velocity")
+        if not isinstance(self.carry, carries[self.action_mode]):
+            raise ValueError(f"carry does not go with the action mode {self.action_mode}")
+        if isinstance(self.task, GoalState):
+            check_poses(self.task.c2w, (), "task.c2w")
+            if self.task.image is not None:
+                check_tensor(self.task.image, tuple(self.slot.frame.shape), (torch.uint8,), "task.image")
+        if isinstance(self.task, PathState):
+            check_poses(self.task.c2w, (max(2, len(np.atleast_1d(self.task.c2w))),), "task.c2w")
+            check_count("task.reached", self.task.reached, 0, len(self.task.c2w) - 1)
+
+
+def check_keys(keys: KeyState, path: str) -> None:
+    """ValueError unless what keys carry on could have come of holding some."""
+    check_poses(keys.pose, (), f"{path}.pose")
+    check_number(f"{path}.pitch", keys.pitch, -np.pi / 2, np.pi / 2)
+    for number in keys.velocity:
+        check_number(f"{path}.velocity", number, -MOST_SPEED, MOST_SPEED)
+    if not keys.held <= set(KEY_ORDER):
+        raise ValueError(f"{path}.held are not keys, got {brief(keys.held)}")

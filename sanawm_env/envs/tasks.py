@@ -97,6 +97,9 @@ class Task:
         """Batched entries for `spaces`."""
         return {}
 
+    def check(self, moment: Snapshot) -> None:
+        """ValueError unless what a moment, perhaps one from a file, remembers is of this task."""
+
     def info(self, moment: Snapshot) -> dict[str, Any]:
         """What `info` of reset and step says besides: of the goal, and how far it is."""
         return {}
@@ -136,6 +139,11 @@ class Explore(Task):
     def begin(self, moments, rngs, stage, options):
         _only(options, ())
         return [self.cells(moment.slot.c2w[None]) for moment in moments]
+
+    def check(self, moment):
+        cells = moment.task
+        if cells.ndim != 2 or cells.shape[1] != 3 or cells.dtype != np.int64:
+            raise ValueError(f"The cells of a moment must be (N, 3) int64, got {cells.dtype} {cells.shape}.")
 
     def info(self, moment):
         return {"cells": len(moment.task)}
@@ -258,6 +266,10 @@ class ImageNav(PointNav):
 
     def observe(self, moments, size):
         return {"goal_rgb": np.concatenate([_small(moment.task.image, size) for moment in moments])}
+
+    def check(self, moment):
+        if moment.task.image is None:
+            raise ValueError("This moment has a goal but no picture of it: it was saved in another task.")
 
     def info(self, moment):
         angle = self.turned(moment)

@@ -3,12 +3,15 @@
 Sizes: B batch, h heads, D head width, C = h * D, S tokens per latent frame, N tokens of a chunk. Sources: dit.md 6, 11.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from sanawm_env.kernels.inputs import GDNState, Page
+from sanawm_env.network.config import SanaWMConfig
 
 if TYPE_CHECKING:
     from sanawm_env.network.ablation import TokenState
@@ -34,6 +37,28 @@ class NetworkState:
     """State of the whole network after a chunk."""
 
     blocks: tuple[BlockState, ...]
+
+
+def outline(config: SanaWMConfig, tokens: int, chunks: Sequence[int], dtype: torch.dtype) -> NetworkState:
+    """What the state of one episode looks like, with cameras, as tensors on the meta device.
+
+    tokens: of a latent frame, S. chunks: latent frames of each chunk so far, at least one. dtype: of the weights.
+    """
+    size, wide = config.head_dim, config.hidden_size
+    heads, taps = wide // size, config.conv_kernel_size
+    pages: tuple[int, ...] = ()
+    for frames in chunks:
+        pages = push_page(pages, frames, config.window, config.sink)
+    with torch.device("meta"):
+        kv, z = torch.empty(1, heads, size, size), torch.empty(1, heads, size, 1)
+        ffn_tail, key_tail = (torch.empty(*shape, tokens, wide, dtype=dtype) for shape in ((1,), (1, taps - 1)))
+        window = WindowState(
+            tuple(Page(*[torch.empty(1, heads, frames * tokens, size, dtype=dtype)] * 4) for frames in pages)
+        )
+    recurrent = GDNState(kv, z, key_tail, kv, key_tail) if config.mixer == "frame" else ...
+    return NetworkState(
+        tuple(BlockState(window if config.is_softmax(i) else recurrent, ffn_tail) for i in range(config.depth))
+    )
 
 
 def push_page(pages: tuple[Page, ...], page: Page, window: int, sink: bool) -> tuple[Page, ...]:

@@ -99,6 +99,20 @@ class Refiner:
     def dtype(self) -> torch.dtype:
         return next(self.transformer.parameters()).dtype
 
+    def outline(self, tokens: int, blocks: int, text: Tensor, text_mask: Tensor) -> RefinerState:
+        """What the state after so many blocks of one episode looks like, as tensors on the meta device.
+
+        tokens: of a latent frame. text, text_mask: of its prompt.
+        """
+        config, layers = self.transformer.config, len(self.transformer.transformer_blocks)
+        frames = min(blocks * self.config.block, self.config.kv_max_frames - 1)
+        with torch.device("meta"):
+            wide = config.num_attention_heads * config.attention_head_dim
+            sink, history = (torch.empty(1, count * tokens, wide, dtype=self.dtype) for count in (1, frames))
+            words = torch.empty(text.shape, dtype=self.dtype), torch.empty(text_mask.shape, dtype=text_mask.dtype)
+        sinks, histories = ((sink, sink),) * layers, ((history, history),) * layers
+        return RefinerState(sinks, histories, frames, 1 + blocks * self.config.block, *words)
+
     @torch.inference_mode()
     def start(self, sink_latent: Tensor, text: Tensor, text_mask: Tensor) -> RefinerState:
         """The state before the first block.

@@ -24,6 +24,7 @@ from sanawm_env.network.model import SanaWM
 from sanawm_env.network.place_map import PlaceMap
 from sanawm_env.network.precision import PRECISIONS, quantize
 from sanawm_env.network.state import NetworkState
+from sanawm_env.network.state import outline as network_outline
 from sanawm_env.refiner.runner import Refiner
 from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
@@ -34,7 +35,7 @@ from sanawm_env.world.graphs import CudaRecorder, Graphs
 from sanawm_env.world.offload import at_hand, check_offload, work_blockwise
 from sanawm_env.world.prompts import PromptFeatures, Prompts
 from sanawm_env.world.sampler import MAX_SHIFT, check_timesteps, sample_chunk
-from sanawm_env.world.state import Display, Slot
+from sanawm_env.world.state import Display, Scene, Slot
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,10 @@ class Engine(Protocol):
     def decode(self, slots: Sequence[Slot], latents: Tensor, display: Any) -> tuple[Tensor, Any]:
         """Frames (B, 24, H, W, 3) uint8 of the latents of one chunk, and what the next chunk's decoding needs; display
         is what the last one left (a tree with leading axis B), None in a first chunk."""
+
+    def outline(self, scene: Scene, chunks: int) -> tuple[Any, Any]:
+        """Memory and display of an episode after so many chunks of a segment, one at least, with tensors on the meta
+        device in place of its own (`...` for what may be anything): what saved ones are held to."""
 
 
 class SanaEngine:
@@ -197,6 +202,17 @@ class SanaEngine:
         place = None if anchor is None else anchor.place
         token = place_token(self.config.places, place, self.config.network.caption_channels)[None]
         return PromptFeatures(token.to(self.device))
+
+    def outline(self, scene: Scene, chunks: int) -> tuple[Any, Any]:
+        config, n = self.config, self.config.latents_per_chunk
+        height, width, dtype = config.latent_height, config.latent_width, self.network.final_layer.linear.weight.dtype
+        memory = network_outline(config.network, height * width, (1 + n, *[n] * (chunks - 1)), dtype)
+        codec = refiner = None
+        if isinstance(self.codec, LTX2Codec):
+            codec = self.codec.outline(height, width, 1 + n * chunks)
+        if self.refiner is not None:
+            refiner = self.refiner.outline(height * width, chunks, *scene.refiner_text)
+        return memory if self.negative is None else (memory, memory), Display(codec, refiner)
 
     @torch.inference_mode()
     def imagine(self, slots: Sequence[Slot], memory: Any, poses: Tensor) -> tuple[Tensor, Any]:

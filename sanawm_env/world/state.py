@@ -25,13 +25,14 @@ from sanawm_env.network.state import BlockState, GDNState, NetworkState, Page, W
 from sanawm_env.refiner.state import RefinerState
 from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
+from sanawm_env.world.files import brief, check_file, parse_json, reason
+from sanawm_env.world.saved import MAX_SEED, check_slot
 from sanawm_env.world.saving import replacing
 
 if TYPE_CHECKING:
     from sanawm_env.world.world import World
 
 SCHEMA = 3
-MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,11 +175,13 @@ def load_state(path: str | os.PathLike, world: "World", *extra_types: type) -> t
     Without `extra_types` the extra is left alone and None is returned for it.
     """
     path = Path(path)
-    if not path.is_file():
+    if not hasattr(world, "check_state"):
+        raise TypeError(f"A state is read for a World, got {type(world).__name__}: give World.load(name).")
+    if not path.exists():
         raise FileNotFoundError(f"There is no state at {path}.")
     try:
-        with safe_open(path, "pt") as file:
-            header = dict(json.loads((file.metadata() or {})["sanawm_state"]))
+        with safe_open(check_file(path), "pt") as file:
+            header = dict(parse_json((file.metadata() or {})["sanawm_state"]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, OSError, TypeError, ValueError) as error:
         raise ValueError(
@@ -186,16 +189,28 @@ def load_state(path: str | os.PathLike, world: "World", *extra_types: type) -> t
         ) from error
     if header.get("schema") != SCHEMA:
         raise ValueError(
-            f"{path} has schema {header.get('schema')}, this version reads {SCHEMA}: save it anew with this version."
+            f"{path} has schema {brief(header.get('schema'))}, this version reads {SCHEMA}: save it anew with this "
+            "version."
         )
     types = _TYPES | {t.__name__: t for t in extra_types}
     try:
-        slots = tree.restore(header["slots"], tensors, types)
-        extra = tree.restore(header.get("extra"), tensors, types) if extra_types else None
-        state = WorldState(slots, header["engine"], header["weights_hash"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not hold a complete state: {error!r}.") from error
-    world.check_state(state)
+        for name in ("engine", "weights_hash"):
+            if not isinstance(header.get(name), str):
+                raise ValueError(f"{name} is {brief(header.get(name))}")
+        state = WorldState((), header["engine"], header["weights_hash"])
+        world.check_state(state)  # first: other weights have other shapes
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read here: {reason(error)}.") from error
+    try:
+        slots = tree.restore(header.get("slots"), tensors, types, "slots")
+        if not isinstance(slots, tuple) or not slots or not all(isinstance(slot, Slot) for slot in slots):
+            raise ValueError("slots are not episodes")
+        for i, slot in enumerate(slots):
+            check_slot(slot, world, f"slots.{i}")
+        state = replace(state, slots=slots)
+        extra = tree.restore(header.get("extra"), tensors, types, "extra") if extra_types else None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} does not hold a complete state: {reason(error)}.") from error
     return state.to(world.device), tree.map_tensors(lambda t: t.to(world.device), extra)
 
 

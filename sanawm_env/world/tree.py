@@ -5,12 +5,15 @@ arrays travel as tensors.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from sanawm_env.world.files import brief, reason
 
 
 def leaves(tree: Any) -> Iterator[Tensor]:
@@ -75,16 +78,107 @@ def dump(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
     return tree
 
 
-def restore(plain: Any, tensors: Mapping[str, Tensor], types: Mapping[str, type]) -> Any:
-    """The tree that `dump` wrote. Only the classes in `types` are made; KeyError or TypeError where it does not fit."""
-    if isinstance(plain, dict):
-        if "tensor" in plain:
-            return tensors[plain["tensor"]]
-        if "array" in plain:
-            return tensors[plain["array"]].numpy()
-        if "set" in plain:
+def restore(plain: Any, tensors: Mapping[str, Tensor], types: Mapping[str, type], path: str = "it") -> Any:
+    """The tree that `dump` wrote. Only the classes in `types` are made, and every field of theirs is held to its
+    annotation, numbers to finite ones. ValueError that says where it does not fit, from `path` on."""
+    hints: dict[type, dict[str, Any]] = {}
+
+    def build(plain: Any, path: str) -> Any:
+        if isinstance(plain, list):
+            return tuple(build(item, f"{path}.{i}") for i, item in enumerate(plain))
+        if not isinstance(plain, dict):
+            return plain
+        if plain.keys() == {"tensor"} or plain.keys() == {"array"}:
+            ((kind, name),) = plain.items()
+            if not isinstance(name, str) or name not in tensors:
+                raise ValueError(f"{path} is a tensor that is not there")
+            if kind == "tensor":
+                return tensors[name]
+            if tensors[name].dtype not in _IN_NUMPY:
+                raise ValueError(f"{path} is an array of {tensors[name].dtype}, which NumPy does not have")
+            return tensors[name].numpy()
+        if plain.keys() == {"set"} and isinstance(plain["set"], list):
+            if not all(isinstance(item, str | int | float | None) for item in plain["set"]):
+                raise ValueError(f"{path} is not a set of words and numbers")
             return frozenset(plain["set"])
-        return types[plain["type"]](**{k: restore(v, tensors, types) for k, v in plain["fields"].items()})
-    if isinstance(plain, list):
-        return tuple(restore(item, tensors, types) for item in plain)
-    return plain
+        name, values = plain.get("type"), plain.get("fields")
+        if plain.keys() != {"type", "fields"} or not isinstance(name, str) or not isinstance(values, dict):
+            raise ValueError(f"{path} is {brief(plain)}, which is nothing that is saved")
+        if name not in types:
+            raise ValueError(f"{path} is a {brief(name)}, which is not known here")
+        kind = types[name]
+        if kind not in hints:
+            hints[kind] = get_type_hints(kind, localns=dict(types))
+        known = {field.name: field for field in dataclasses.fields(kind)}
+        needed = {n for n, f in known.items() if f.default is f.default_factory is dataclasses.MISSING}
+        if wrong := sorted((values.keys() - known.keys()) | (needed - values.keys())):
+            raise ValueError(f"{path} is a {name} with other fields than such a one has, see {brief(wrong[0])}")
+        made = {field: build(value, f"{path}.{field}") for field, value in values.items()}
+        for field, value in made.items():
+            if not _fits(value, hints[kind][field]):
+                raise ValueError(f"{path}.{field} is not what it should be, got {brief(value)}")
+        try:
+            return kind(**made)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is no {name}: {reason(error)}") from error
+
+    return build(plain, path)
+
+
+def check_layout(tree: Any, outline: Any, path: str = "it") -> None:
+    """ValueError that says where a tree is not built like an outline: tensors of other shapes and dtypes than those in
+    its place (on the meta device, say), not finite, or anything else that differs. `...` stands for whatever may be."""
+    if outline is ...:
+        return
+    if isinstance(outline, Tensor):
+        check_tensor(tree, tuple(outline.shape), (outline.dtype,), path)
+    elif dataclasses.is_dataclass(outline):
+        if type(tree) is not type(outline):
+            raise ValueError(f"{path} must be a {type(outline).__name__}, got {brief(tree)}")
+        for field in dataclasses.fields(outline):
+            check_layout(getattr(tree, field.name), getattr(outline, field.name), f"{path}.{field.name}")
+    elif isinstance(outline, tuple):
+        if not isinstance(tree, tuple) or len(tree) != len(outline):
+            raise ValueError(f"{path} must hold {len(outline)} things, got {brief(tree)}")
+        for i, pair in enumerate(zip(tree, outline, strict=True)):
+            check_layout(*pair, f"{path}.{i}")
+    elif type(tree) is not type(outline) or tree != outline:
+        raise ValueError(f"{path} must be {brief(outline)}, got {brief(tree)}")
+
+
+def check_tensor(tensor: Any, shape: tuple[int, ...], dtypes: Collection[torch.dtype], path: str) -> None:
+    """ValueError unless it is a tensor of that shape and one of these dtypes, of finite numbers."""
+    if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shape or tensor.dtype not in dtypes:
+        wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        got = f"{tensor.dtype} {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else brief(tensor)
+        raise ValueError(f"{path} must be a tensor of {wanted} {shape}, got {got.removeprefix('torch.')}")
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{path} holds numbers that are not finite")
+
+
+_IN_NUMPY = {
+    torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool, torch.float16, torch.float32,
+    torch.float64,
+}  # fmt: skip
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotation: numbers, text, None, tensors, arrays, dataclasses, tuples, sets, unions."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        hints = inner[:1] * len(value) if inner[1:] == (...,) else inner
+        return len(value) == len(hints) and all(map(_fits, value, hints))
+    if origin is frozenset:
+        return isinstance(value, frozenset) and all(_fits(item, inner[0]) for item in value)
+    if hint is int:
+        return type(value) is int
+    if hint is float:
+        return type(value) in (int, float) and abs(value) < 2**1000  # neither infinite nor nan
+    if origin is Literal:
+        return value in inner
+    hint = tuple if (origin or hint) is list else origin or hint  # lists come back as tuples
+    return hint is Any or not isinstance(hint, type) or isinstance(value, hint)

@@ -273,9 +273,13 @@ class World:
             slot, scene=scene, latents=scene.image_latent, memory=None, display=None, origin=slot.c2w, start=slot.chunk
         )
 
+    @property
+    def longest_segment(self) -> int:
+        """Chunks that an episode can run without a break."""
+        return (MAX_LATENT_FRAMES - 1) // self.config.latents_per_chunk
+
     def _check_horizon(self, state: WorldState) -> None:
-        n = self.config.latents_per_chunk
-        longest = (MAX_LATENT_FRAMES - 1) // n
+        longest = self.longest_segment
         if any(slot.chunk - slot.start >= longest for slot in state.slots):
             raise ValueError(
                 f"An episode has run {longest} chunks without a break, which is where the model's rotary positions end "
