@@ -95,13 +95,11 @@ class LTX2Codec:
         config = self.vae.config  # which lists the blocks from the pixels inwards
         return receptive_frames(config.decoder_layers_per_block[::-1], config.decoder_spatio_temporal_scaling[::-1])
 
-    def outline(self, height: int, width: int, frames: int) -> LTX2State:
-        """What the state after so many latent frames (h, w) looks like, as tensors on the meta device."""
+    def outline(self, height: int, width: int, frames: int, dtype: torch.dtype) -> LTX2State:
+        """What the state after so many latent frames (h, w) of a dtype looks like, as tensors on the meta device."""
         tails, rows, columns, scale = [], height, width, (1, 1)
         with torch.device("meta"):
-            history = torch.empty(
-                1, self.channels, min(frames, self.replay_frames), height, width, dtype=self.vae.dtype
-            )
+            history = torch.empty(1, self.channels, min(frames, self.replay_frames), height, width, dtype=dtype)
             for module in self.vae.decoder.modules():
                 if module in self._upsamplers:  # whose own convolution comes before it makes the picture larger
                     scale = module.stride[1:]
@@ -109,7 +107,7 @@ class LTX2Codec:
                     shape = (1, module.in_channels, module.kernel_size[0] - 1, rows, columns)
                     tails.append(torch.empty(shape, dtype=self.vae.dtype))
                     rows, columns, scale = rows * scale[0], columns * scale[1], (1, 1)
-        return LTX2State(history, tuple(tails))
+        return LTX2State(history, tuple(tails) if self.causal else None)
 
     @torch.inference_mode()
     def encode(self, frames: Tensor) -> Tensor:

@@ -209,7 +209,7 @@ class SanaEngine:
         memory = network_outline(config.network, height * width, (1 + n, *[n] * (chunks - 1)), dtype)
         codec = refiner = None
         if isinstance(self.codec, LTX2Codec):
-            codec = self.codec.outline(height, width, 1 + n * chunks)
+            codec = self.codec.outline(height, width, 1 + n * chunks, dtype)
         if self.refiner is not None:
             refiner = self.refiner.outline(height * width, chunks, *scene.refiner_text)
         return memory if self.negative is None else (memory, memory), Display(codec, refiner)

@@ -1,6 +1,7 @@
 """What a saved moment must be to go on in a world: numbers in their ranges, tensors of the shapes and dtypes that this
 world leaves itself. Files are held to it when they are read, and nothing else is."""
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,8 @@ def _check_scene(scene: "Scene", world: "World", path: str) -> None:
     config = world.config
     if scene.weights_hash != world.weights_hash:
         raise ValueError(f"{path} was encoded by other weights")
+    if not re.fullmatch("[0-9a-f]{64}", scene.key):
+        raise ValueError(f"{path}.key is {brief(scene.key)}")
     check_array(scene.image, (config.height, config.width, 3), np.uint8, f"{path}.image")
     check_array(scene.intrinsics, (4,), np.float64, f"{path}.intrinsics")
     for value in scene.intrinsics:
