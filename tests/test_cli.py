@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import shlex
 import subprocess
@@ -16,6 +17,7 @@ from PIL import Image
 from sanawm_env.camera.dsl import actions_to_c2w
 from sanawm_env.camera.presets import pitch_of
 from sanawm_env.cli import main
+from sanawm_env.recording.episode import Episode
 from sanawm_env.recording.video import read_video
 from sanawm_env.world.world import World
 from tests.worlds import write_tiny_world
@@ -120,6 +122,47 @@ def test_a_rollout_says_what_is_wrong_before_any_work(tiny, image, tmp_path, cap
     blocked = ("rollout", "--world", tiny, "--image", image, *script, "--out", tmp_path / "file" / "x")
     assert "cannot write to" in refused(capsys, *blocked)
     assert not out.exists()
+
+
+def test_a_rollout_never_replaces_what_it_reads(tiny, tmp_path, capsys, monkeypatch):
+    """By whatever name: a picture, a path and a lens that bear the names of its own files, links to them, and `.`."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (90, 60), (9, 99, 9)).save("start.png")
+    np.savez("trajectory.npz", c2w=np.tile(np.eye(4), (25, 1, 1)))
+    before = {file: file.read_bytes() for file in Path().iterdir()}
+    run = ("rollout", "--world", tiny, "--image", "start.png", "--trajectory", "trajectory.npz", "--out")
+    Path("link").symlink_to(".")
+    for out in (".", tmp_path, "link"):
+        assert "is the input trajectory.npz itself" in refused(capsys, *run, out)
+    keys = ("rollout", "--world", tiny, "--image", "start.png", "--actions", "w-24", "--out", ".")
+    assert "is the input start.png itself" in refused(capsys, *keys)
+    Path("other").mkdir()
+    os.link("trajectory.npz", "other/meta.json")
+    assert "is the input trajectory.npz itself" in refused(capsys, *run, "other")
+    assert {file: file.read_bytes() for file in before} == before
+    assert sorted(os.listdir()) == ["link", "other", "start.png", "trajectory.npz"]
+
+
+def test_a_path_too_long_for_an_episode_is_refused_before_it_is_worked_out(tiny, image, tmp_path, capsys):
+    run = ("rollout", "--world", tiny, "--image", image, "--out", tmp_path / "out")
+    for path in (("--twist", "0,0,0,0,0,0", "--chunks", 10**18), ("--actions", "w-900000")):
+        assert re.search(r"has \d+ frames \(.* hours\), an episode holds 150000", refused(capsys, *run, *path))
+
+
+NAMES = ["12:30", "-x", "a b", "lr[bold]1[", ":bomb:", "$x$", "%03d", "a\nb", "\udcff", "ä" * 120]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_taken_and_shown_as_they_are(tiny, image, tmp_path, capsys, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    given = Path(f"{name}.png")
+    given.write_bytes(Path(image).read_bytes())
+    np.save(f"{name}.npy", np.tile(np.eye(4), (25, 1, 1)))
+    sanawm("rollout", "--world", tiny, f"--image=./{given}", f"--trajectory=./{name}.npy", f"--out=./{name}")
+    shown = name.encode("utf-8", "backslashreplace").decode()
+    assert f"{shown}/video.mp4\n" in capsys.readouterr().out
+    episode = Episode.open(name)
+    assert len(episode.frames()) == 25 and episode.meta["source"] == str(given.absolute())
 
 
 def test_the_demo_of_the_makefile_runs(tmp_path, capsys):

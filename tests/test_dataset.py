@@ -83,6 +83,23 @@ def test_a_living_writer_is_left_alone(make):
     assert not partial.exists()
 
 
+def test_cleaning_follows_no_link_and_takes_only_what_a_writer_began(make, tmp_path):
+    dataset = make("a")
+    shard = dataset.shards[0]
+    mine = tmp_path / "elsewhere" / "episode-00007.partial"
+    mine.mkdir(parents=True)
+    (mine / "text").write_text("three years of work")
+    (dataset.folder / "shard-0001").symlink_to(mine.parent)
+    (shard / "episode-00008.partial").symlink_to(mine)
+    (shard / "thesis.partial").mkdir()
+    clean(dataset)
+    with Shard(dataset) as writer:
+        (writer.begin()).symlink_to(mine)
+    assert (mine / "text").read_text() == "three years of work"
+    assert (shard / "thesis.partial").is_dir()
+    assert [path.name for path in mine.parent.iterdir()] == [mine.name]  # no lock either
+
+
 def test_a_rejected_episode_leaves_its_reason(make, world, image, tmp_path):  # noqa: F811
     dataset = make("a")
     with Shard(dataset) as shard:

@@ -1,10 +1,13 @@
 """Results are written whole or not at all, by one writer or several, and what a kill leaves goes away."""
 
+import ast
 import errno
 import multiprocessing
 import os
+import re
 import stat
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -302,3 +305,87 @@ def test_a_disk_without_locks_is_written_too(tmp_path, monkeypatch):
         with replacing_folder(tmp_path / "d") as part:
             (part / "a").touch()
     assert names(tmp_path / "d") == ["a"] and not list(tmp_path.glob("*.part"))
+
+
+# ---- whoever writes results, writes them so
+
+ROOT = Path(__file__).parents[1]
+WRITES = {
+    "write_text", "write_bytes", "savez", "savez_compressed", "savefig", "save", "save_file", "copyfile", "copytree",
+    "write_table", "ParquetWriter", "dump", "tofile", "rename", "replace", "TarWriter", "ShardWriter",
+}  # fmt: skip
+HELPERS = {"replacing", "replacing_folder", "replacing_files", "appearing"}
+ALLOWED = {
+    ("world/saving.py", "_finish"): "the helper itself",
+    ("world/saving.py", "move"): "the helper itself",
+    ("world/saving.py", "_exchange"): "the helper itself",
+    ("codec/patch_pca.py", "save"): "the room below the helper's; who calls it wraps it",
+    ("world/files.py", "link"): "another name for a file, in a folder that is being made",
+    ("world/hub.py", "download"): "a download goes on where it stopped, under a lock",
+    ("viewer/session.py", "save"): "a session saves itself with the helper",
+    ("viewer/page.py", "*"): "pictures into memory",
+    ("viewer/files.py", "*"): "moments into a folder that is being made",
+    ("viewer/store.py", "_to_disk"): "a snapshot saves itself with the helper",
+    ("envs/snapshot.py", "save"): "a state saves itself with the helper",
+    ("recording/lerobot.py", "*"): "files of an export, in a folder that is being made",
+    ("recording/episode.py", "_write"): "in the folder of a RolloutWriter",
+    ("recording/rollout.py", "_write"): "in the folder of a RolloutWriter",
+    ("recording/dataset.py", "accept"): "an episode that is whole gets its name",
+    ("recording/dataset.py", "note"): "a line is appended, and a torn one is read over",
+    ("examples/time_travel.py", "main"): "an example is read more than it is run",
+    ("recording/video.py", "_open"): "into the part of a `replacing`",
+}  # fmt: skip
+
+
+def bare_writes(path):
+    """(function, line) of what writes files outside of a `with` of the helpers."""
+
+    def name_of(call):
+        function = call.func
+        return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+    def opens_to_write(call):
+        modes = [a.value for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+        return name_of(call) == "open" and any(re.fullmatch(r"[wax]b?\+?", mode) for mode in modes)
+
+    def writes(call):
+        if name_of(call) not in WRITES or (isinstance(call.func, ast.Name) and name_of(call) in ("write_text", "save")):
+            return False  # those are the helper, and a local function
+        owner = getattr(getattr(call.func, "value", None), "id", "")
+        if name_of(call) in ("replace", "dump", "rename"):  # of texts, dataclasses and trees, too
+            return owner in ("os", "json", "path", "part", "partial")
+        return True
+
+    def walk(node, function, safe):
+        if isinstance(node, ast.FunctionDef):
+            function = node.name
+        if isinstance(node, ast.With):
+            safe = safe or any(
+                isinstance(c, ast.Call) and name_of(c) in HELPERS
+                for item in node.items for c in ast.walk(item.context_expr)
+            )  # fmt: skip
+        if isinstance(node, ast.Call) and not safe and (opens_to_write(node) or writes(node)):
+            yield function, node.lineno
+        for child in ast.iter_child_nodes(node):
+            yield from walk(child, function, safe)
+
+    yield from walk(ast.parse(path.read_text()), "", False)
+
+
+def test_every_result_is_written_by_the_one_helper():
+    found = []
+    for folder in (ROOT / "sanawm_env", ROOT / "agents", ROOT / "examples"):
+        for path in folder.rglob("*.py"):
+            name = str(path.relative_to(folder if folder.name == "sanawm_env" else ROOT))
+            for function, line in bare_writes(path):
+                if (name, function) not in ALLOWED and (name, "*") not in ALLOWED:
+                    found.append(f"{name}:{line} in {function}")
+    assert found == []
+
+
+def test_the_search_for_bare_writes_finds_them(tmp_path):
+    (tmp_path / "a.py").write_text(
+        "def f():\n    p.write_text('')\n    open(p, 'w')\n    p.open('ab')\n    np.savez(p)\n    os.replace(p, q)\n"
+        "    with replacing(p) as q:\n        q.write_text('')\n    open(p)\n    text.replace('a', 'b')\n"
+    )
+    assert list(bare_writes(tmp_path / "a.py")) == [("f", line) for line in (2, 3, 4, 5, 6)]

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sanawm_env.agents.scripts import read_path
-from sanawm_env.camera.dsl import actions_to_c2w
+from sanawm_env.camera.dsl import actions_to_c2w, parse_actions
 from sanawm_env.camera.trajectory import whole_chunks
 from sanawm_env.camera.twist import hold
 from sanawm_env.envs.env import SanaWMEnv
@@ -21,6 +21,8 @@ from sanawm_env.world.world import World
 
 if TYPE_CHECKING:
     from sanawm_env.cli import CameraPath, Rollout
+
+MOST_FRAMES = 150_000  # the meta.json of an episode holds their poses, and is read up to a size
 
 
 def rollout(options: "Rollout", console: Console) -> None:
@@ -86,15 +88,29 @@ def camera_path(options: "CameraPath", config: WorldConfig) -> np.ndarray:
     if len(given) != 1:
         raise ValueError(f"Give one of --actions, --trajectory and --twist, not {len(given)} of them.")
     if options.actions is not None:
+        _check_length(1 + sum(frames for _, frames in parse_actions(options.actions)), config)
         limit = config.workspace.pitch_limit_deg
         return actions_to_c2w(options.actions, pitch_limit_deg=limit).astype(np.float64)
     if options.trajectory is not None:
-        return read_path(options.trajectory)
+        poses = read_path(options.trajectory)
+        _check_length(len(poses), config)
+        return poses
     if options.chunks < 1:
         raise ValueError(f"--chunks must be at least 1, got {options.chunks}.")
+    _check_length(1 + config.chunk_frames * options.chunks, config)
     try:
         twist = np.array([float(number) for number in options.twist.split(",")])
     except ValueError:
         raise ValueError(f"--twist takes six numbers vx,vy,vz,wx,wy,wz, got {options.twist!r}.") from None
     poses = hold(np.eye(4), twist, config.chunk_frames * options.chunks, config.fps)
     return np.concatenate((np.eye(4)[None], config.workspace.confine(np.eye(4), poses)))
+
+
+def _check_length(frames: int, config: WorldConfig) -> None:
+    """ValueError for a path that no episode can hold, before it is worked out."""
+    if frames > MOST_FRAMES:
+        hours = [f"{count / config.fps / 3600:.3g} hours" for count in (frames, MOST_FRAMES)]
+        raise ValueError(
+            f"The camera path has {frames} frames ({hours[0]}), an episode holds {MOST_FRAMES} ({hours[1]}): make "
+            "several, or a shorter one."
+        )

@@ -38,6 +38,7 @@ from sanawm_env.recording.video import iterate_video, read_video
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.files import file_sha256, read_json
 from sanawm_env.world.images import fit_image, save_start
+from sanawm_env.world.signals import postponed
 from sanawm_env.world.threads import torch_threads, with_torch_threads
 from sanawm_env.world.weights import world_address
 
@@ -119,14 +120,20 @@ class EpisodeWriter(RolloutWriter):
         return len(self._steps)
 
     def add(self, step: Step) -> None:
-        """Append a step. Raises as `RolloutWriter.append`."""
+        """Append a step, whole: Ctrl-C waits for it. Raises as `RolloutWriter.append`."""
+        with postponed():
+            if not self._steps:
+                self.append(self._image[None], np.eye(4)[None], self._lens)
+            self.append(step.frames, step.c2w, self._lens)
+            if step.prompt not in (None, self._prompt):
+                self._prompt = step.prompt
+                self._prompts.append([len(self._steps), step.prompt])
+            self._steps.append((step.action, step.reward, step.terminated, step.truncated, step.lane))
+
+    def __exit__(self, *exception) -> None:
         if not self._steps:
-            self.append(self._image[None], np.eye(4)[None], self._lens)
-        self.append(step.frames, step.c2w, self._lens)
-        if step.prompt not in (None, self._prompt):
-            self._prompt = step.prompt
-            self._prompts.append([len(self._steps), step.prompt])
-        self._steps.append((step.action, step.reward, step.terminated, step.truncated, step.lane))
+            self._video.discard()
+        super().__exit__(*exception)
 
     def _write(self, folder: Path, interrupted: bool) -> None:
         *columns, lanes = zip(*self._steps, strict=True)

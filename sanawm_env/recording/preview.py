@@ -10,7 +10,7 @@ from sanawm_env.metrics.figures import figure_class
 from sanawm_env.recording.dataset import Dataset, Row
 from sanawm_env.recording.episode import Episode
 from sanawm_env.recording.rollout import VIDEO
-from sanawm_env.recording.sheet import contact_sheet, evenly_spaced
+from sanawm_env.recording.sheet import contact_sheet, evenly_spaced, one_line
 from sanawm_env.recording.video import iterate_video
 from sanawm_env.world.saving import replacing
 
@@ -55,15 +55,18 @@ def _draw_paths(figure: "Figure", dataset: Dataset, rows: list[Row], path: Path)
         axes.plot(c2w[:, 0, 3], c2w[:, 2, 3], color=colour, linewidth=1.2, alpha=0.7)
         end, ahead = c2w[-1, [0, 2], 3], c2w[-1, [0, 2], 2] * 0.12
         axes.annotate("", end + ahead, end, arrowprops={"arrowstyle": "->", "color": colour})
-    for index, name in enumerate(names[:LEGEND]):
-        axes.plot([], [], color=colours(index % colours.N), label=_short(name))
+    lines = [axes.plot([], [], color=colours(index % colours.N))[0] for index in range(len(names[:LEGEND]))]
     axes.plot(0, 0, "o", color="0.2", markersize=5)
     axes.set_title(f"Camera paths of {len(rows)} episodes from above, from their first frame", fontsize=11)
     axes.grid(color="0.92")
-    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    numbers = [str(index) for index in range(len(lines))]
+    legend = figure.legend(lines, numbers, loc="outside right upper", fontsize=8, frameon=False)
+    for text, name in zip(legend.get_texts(), names, strict=False):
+        text.set(text=_short(name), parse_math=False)  # as it is: matplotlib leaves out "_x" and reads "$x$"
     with replacing(path) as part:
         figure.savefig(part, dpi=110)
 
 
 def _short(name: str, most: int = 30) -> str:
+    name = one_line(name)
     return name if len(name) <= most else f"{name[: most - 1]}…"

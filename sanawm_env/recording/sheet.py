@@ -43,6 +43,7 @@ def contact_sheet(
     indices = np.arange(len(frames)) if indices is None else np.asarray(indices)
     if labels is None:
         labels = [f"{index}  ·  {index / fps:.2f} s" for index in indices]
+    title, labels = one_line(title), [one_line(label) for label in labels]
     if len(labels) != len(frames) or len(indices) != len(frames):
         raise ValueError(f"{len(frames)} frames need as many labels and indices, got {len(labels)} and {len(indices)}")
     if c2w is not None:
@@ -147,6 +148,11 @@ def _dot(colour: tuple[int, int, int], size: int = 9) -> Image.Image:
     dot = Image.new("RGB", (size * _SUPERSAMPLING,) * 2, _PAPER)
     ImageDraw.Draw(dot).ellipse([0, 0, dot.width - 1, dot.height - 1], fill=colour)
     return dot.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def one_line(text: str) -> str:
+    """Any text as fonts can draw it: names of files may hold line breaks, and bytes that are no text."""
+    return " ".join(text.encode("utf-8", "backslashreplace").decode().split())
 
 
 def _fitting_font(text: str, size: int, room: float) -> ImageFont.FreeTypeFont:

@@ -191,7 +191,7 @@ def open_video(path: str | os.PathLike) -> Iterator[av.VideoStream]:
     """
     with ExitStack() as stack:
         try:
-            container = stack.enter_context(av.open(str(path), format="mp4"))  # and not a playlist that leads elsewhere
+            container = stack.enter_context(av.open(str(Path(path).absolute()), format="mp4"))  # no playlist
             stream = container.streams.video[0]
         except FileNotFoundError:
             raise FileNotFoundError(f"there is no video at {path}") from None

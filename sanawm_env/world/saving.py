@@ -190,17 +190,15 @@ class replacing_files(_Saving):
             raise
 
 
-def only_writer(folder: str | os.PathLike, name: str = "lock") -> "_Claim":
+class only_writer:
     """`with only_writer(folder)`: no other process or thread writes there meanwhile; BlockingIOError where one does.
 
-    name: of the file that is locked in the folder, for parts of the work that do not disturb each other.
+    name: of the file that is locked in the folder, for parts of the work that do not disturb each other. stays: whether
+    that file may stay there afterwards.
     """
-    return _Claim(Path(folder), name)
 
-
-class _Claim:
-    def __init__(self, folder: Path, name: str):
-        self._folder, self._name, self._lock = folder, name, None
+    def __init__(self, folder: str | os.PathLike, name: str = "lock", *, stays: bool = True):
+        self._folder, self._name, self._stays, self._lock = Path(folder), name, stays, None
 
     def __enter__(self) -> None:
         path = self._folder / self._name
@@ -215,8 +213,11 @@ class _Claim:
             raise with_sentence(error, f"cannot write {path}: {error.strerror or error}") from error
 
     def __exit__(self, *exception) -> None:
-        if self._lock is not None:
-            self._lock.release()
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            if not self._stays:
+                remove(self._folder / self._name)
+            lock.release()
 
 
 class Scratch:

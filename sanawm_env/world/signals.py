@@ -52,6 +52,18 @@ def interrupting() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def postponed() -> Iterator[None]:
+    """What is asked in this block happens after it: for what must not be left half done, and is short."""
+    asked: list[int] = []
+    try:
+        with on_stop(asked.append):
+            yield
+    finally:
+        if asked:
+            signal.raise_signal(asked[0])
+
+
 def of_a_pool() -> None:
     """For a process that works for another one, at its start: it leaves signals to that one, which a terminal and
     `docker stop` tell too, and ends with it, however that ends."""

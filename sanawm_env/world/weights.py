@@ -23,7 +23,7 @@ from sanawm_env.world.files import file_sha256
 from sanawm_env.world.hub import Listing, cached, download, in_cache, list_files, missing_bytes
 from sanawm_env.world.official import OFFICIAL, OFFLINE, OWNER, PINS, Part
 from sanawm_env.world.sampler import SamplerConfig, shifted_timesteps
-from sanawm_env.world.saving import only_writer, replacing, replacing_files
+from sanawm_env.world.saving import only_writer, replacing, replacing_files, replacing_folder
 
 SHIPPED = Path(__file__).parent.parent / "assets"
 NETWORK, MANIFEST, CONFIG = "network.safetensors", "manifest.json", "config.json"
@@ -405,7 +405,8 @@ def _link(target: Path, link: Path) -> None:
     try:
         link.symlink_to(target.resolve(), target_is_directory=True)
     except OSError:
-        shutil.copytree(target, link)
+        with replacing_folder(link) as part:
+            shutil.copytree(target, part, dirs_exist_ok=True)
 
 
 def _sha256(folder: Path) -> str:
