@@ -4,9 +4,15 @@ import re
 from importlib import metadata
 
 import pytest
+import tyro
 
-from sanawm_env.cli import main
+from sanawm_env.cli import Play, main
+from sanawm_env.cli.doctor import LADDER, RESERVE, SLACK, recommended
 from sanawm_env.world import memory
+from sanawm_env.world.config import WorldConfig
+from sanawm_env.world.engine import LoadOptions
+from sanawm_env.world.memory import predict_memory
+from sanawm_env.world.weights import world_folder
 from tests.standin_hub import fetched
 
 pytest.importorskip("diffusers")
@@ -39,6 +45,31 @@ def test_it_tells_what_is_here_and_what_is_missing(capsys):
     for world in ("nano", "streaming", "streaming+refiner", "chunk-causal", "chunk-causal+refiner", "bidirectional"):
         assert any(re.match(rf"\W+{re.escape(world)} ", row) for row in rows), world
     assert sum("nvfp4" in row for row in rows) == 4
+
+
+def test_the_best_setting_that_fits_is_one_command(capsys, home):
+    """Of the tiny worlds; what fits is made to be less and less."""
+    shown = doctor(capsys, "--memory-gb", "24")
+    assert "sanawm play --world streaming --device cuda --refiner\n" in shown
+    folder = world_folder("streaming")
+    config = WorldConfig.load(folder / "config.json")
+    peaks = {
+        setting: predict_memory(config, folder, LoadOptions(setting[1], setting[0], setting[1] if setting[0] else None,
+                                                            setting[2])).peak
+        for setting in LADDER
+    }  # fmt: skip
+    for number, (refiner, bits, parts) in enumerate(LADDER):
+        need = peaks[refiner, bits, parts]
+        if need >= min((peaks[setting] for setting in LADDER[:number]), default=need + 1):
+            continue  # one before it fits where this does
+        told = recommended(need * SLACK + RESERVE, "cuda")
+        command = told.splitlines()[-1].split()
+        assert ("--refiner" in command) == refiner
+        assert (bits in command) == (bits is not None)
+        assert (",".join(parts) in command) == bool(parts)
+        options = tyro.cli(Play, args=command[2:])  # it can be run
+        assert LoadOptions(**options.load_options) == LoadOptions(bits, refiner, bits if refiner else None, parts)
+    assert "No setting" in recommended(RESERVE, "cuda")
 
 
 def test_what_does_not_fit_says_by_how_much(capsys):

@@ -47,6 +47,8 @@ class Loading:
     """Of the network; None as the world is configured."""
     refiner: bool = False
     """Run the second stage on every chunk."""
+    refiner_precision: Literal["bf16", "fp8", "nvfp4", "fp8-dynamic", "nvfp4-dynamic"] | None = None
+    """Of the second stage; None as it is."""
     offload: bool = False
     """Keep codec, refiner and text encoder in the host's memory while they are not in use."""
     offload_parts: str | None = None
@@ -59,7 +61,7 @@ class Loading:
     @property
     def load_options(self) -> dict[str, object]:
         """The keywords of `World.load` that were given; ValueError for a list that is none."""
-        names = ("text_encoder", "precision", "refiner", "offload", "flow_shift")
+        names = ("text_encoder", "precision", "refiner", "refiner_precision", "offload", "flow_shift")
         given = {name: getattr(self, name) for name in names if getattr(self, name) not in (None, False)}
         if self.offload_parts is not None:
             given["offload"] = self.offload_parts

@@ -36,6 +36,14 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("torch", "diffusers", "transformers", "torchao", "accelerate", "huggingface_hub")
 GB = 1e9
+ALL, BLOCKS, BOTH = (), ("refiner",), ("codec", "refiner")
+LADDER = (
+    *((True, bits, ALL) for bits in (None, "fp8")),
+    *((True, bits, parts) for bits in (None, "fp8", "nvfp4") for parts in (ALL, BLOCKS, BOTH)),
+    *((False, bits, parts) for bits in (None, "fp8", "nvfp4") for parts in (ALL, ("codec",))),
+)
+"""Settings from the best on: with the refiner or not, its bits and the network's, the parts that wait. In 8 bits all on
+the device comes before blocks that are copied there for every pass, 100 GB a chunk."""
 RESERVE, SLACK = 1 * GB, 1.05  # CUDA's context and libraries, and fragmentation: assumed, not measured
 
 
@@ -58,8 +66,29 @@ def doctor(options: "Doctor", console: Console) -> None:
         f"Predicted from shapes for one episode (bidirectional: a clip of 161 frames), without snapshots; to fit, a "
         f"prediction leaves {SLACK - 1:.0%} and {RESERVE / GB:g} GB for what is not tensors."
     )
+    console.print(recommended(free, "cuda" if gpu or options.memory_gb is not None else "cpu"), soft_wrap=True)
     if not gpu and options.memory_gb is None:
         console.print("Without a GPU this is the host's memory, and an official step (76 TFLOP) takes minutes.")
+
+
+def recommended(free: float, device: str, world: str = "streaming") -> str:
+    """The best setting of an official world that fits so many bytes (the first of `LADDER`), as a sentence that ends in
+    a command that can be copied."""
+    folder, config = _known(world)
+    for refiner, bits, parts in LADDER:
+        options = LoadOptions(bits, refiner, bits if refiner else None, parts)
+        try:
+            peak = predict_memory(config, folder, options).peak
+        except (ImportError, OSError, ValueError) as error:
+            return f"What fits the {world} world is unknown: {error}"
+        if peak * SLACK + RESERVE <= free:
+            flags = ["--refiner"] * refiner
+            flags += [f"--precision {bits}"] * (bits is not None)
+            flags += [f"--refiner-precision {bits}"] * (refiner and bits is not None)
+            flags += [f"--offload-parts {','.join(parts)}"] * bool(parts)
+            command = " ".join(["sanawm play --world", world, "--device", device, *flags])
+            return f"Best of {world} for {free / GB:.1f} GB, {peak / GB:.1f} GB predicted at most:\n{command}"
+    return f"No setting of the {world} world fits {free / GB:.1f} GB."
 
 
 def _libraries() -> Table:
@@ -129,11 +158,16 @@ def _candidates() -> Iterator[tuple[str, str, Callable[..., MemoryPrediction]]]:
         if name in OFFLINE:
             yield name, "bf16", partial(_render, name)
             continue
-        folder = world_folder(name) if name in known_worlds() else None
-        config = WorldConfig.load(folder / "config.json") if folder else world_config(name, SanaWMConfig(), 704, 1280)
+        folder, config = _known(name)
         for refiner in (False, True):
             for precision in ("bf16", "fp8", "nvfp4"):
                 yield name + "+refiner" * refiner, precision, partial(_step, config, folder, refiner, precision)
+
+
+def _known(name: str) -> tuple[Path | None, WorldConfig]:
+    """Folder and configuration of an official world; without one that it will have."""
+    folder = world_folder(name) if name in known_worlds() else None
+    return folder, WorldConfig.load(folder / "config.json") if folder else world_config(name, SanaWMConfig(), 704, 1280)
 
 
 def _step(
