@@ -177,9 +177,9 @@ class Film:
         self.tab.wait_for_function(NEWEST, arg=[newest.node, newest.first + len(newest.frames) - 1])
 
     def step(self, seconds: float = STEP) -> None:
+        self.tab.clock.run_for(round(1000 * seconds))
         self.page.clock.now += seconds
         self.settle()
-        self.tab.clock.run_for(round(1000 * seconds))
 
     def after(self, seconds: float) -> None:
         for _ in range(math.ceil(seconds / 0.25)):
@@ -241,6 +241,7 @@ def told(tab, words: str) -> None:
 # --- the page ---
 
 
+@pytest.mark.slow
 @needs_browser
 def test_what_the_page_shows_while_driving_are_the_frames_of_the_session(film):
     tab, session, seen = film.tab, film.session, [film.shown]
@@ -273,6 +274,7 @@ def test_two_held_keys_and_letting_go_are_seen(film):
     assert "ms" in tab.text_content("#latency")
 
 
+@pytest.mark.slow
 @needs_browser
 def test_a_click_goes_back_and_driving_on_branches(film):
     tab, session = film.tab, film.session
@@ -336,6 +338,7 @@ def test_two_branches_side_by_side(film):
     tab.click("#comparison button")
 
 
+@pytest.mark.slow
 @needs_browser
 def test_a_recorded_branch_is_a_video_and_an_episode(film, served):
     tab, session = film.tab, film.session
@@ -520,12 +523,13 @@ def test_several_viewers_see_and_steer_one_session(film, served, chromium):
 
 
 @needs_browser
-@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844), (640, 400)])
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844), (844, 390), (640, 400)])
 def test_the_page_fits_its_window(tab, width, height):
     tab.set_viewport_size({"width": width, "height": height})
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     view = tab.locator("#view").bounding_box()
     assert view["width"] >= 0.55 * width
+    assert view["height"] <= height
     if width == 1280:  # all of it without scrolling
         assert tab.evaluate("document.documentElement.scrollHeight") <= height
 
@@ -935,6 +939,11 @@ UPGRADE = (
 )
 
 
+def attached(page: Page):
+    """A connection that takes whatever comes."""
+    return connect(f"ws://127.0.0.1:{page.port}/live", max_size=None, max_queue=None, open_timeout=PATIENCE)
+
+
 def heard(live, kind: str) -> dict:
     """The next message of a kind."""
     while True:
@@ -944,10 +953,9 @@ def heard(live, kind: str) -> dict:
 
 
 def test_who_sends_garbage_or_breaks_off_keeps_nobody_waiting(served, capfd):
-    address = f"ws://127.0.0.1:{served.port}/live"
     half_open = socket.create_connection(("127.0.0.1", served.port))
     half_open.sendall(UPGRADE[:40])
-    with connect(address) as mad, connect(address) as large, connect(address) as live:
+    with attached(served) as mad, attached(served) as large, attached(served) as live:
         mad.socket.sendall(b"\xff" * 1000)
         for _ in range(100):
             with suppress(ConnectionClosed):
@@ -961,29 +969,30 @@ def test_who_sends_garbage_or_breaks_off_keeps_nobody_waiting(served, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_who_does_not_read_costs_no_memory_and_is_let_go(served, monkeypatch):
-    monkeypatch.setattr("sanawm_env.viewer.page.WAITING", 40)
+def test_who_does_not_read_costs_little_memory_and_is_let_go(served, monkeypatch):
+    monkeypatch.setattr("sanawm_env.viewer.page.WAITING_BYTES", 2**23)
     deaf = socket.create_connection(("127.0.0.1", served.port))
-    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     deaf.sendall(UPGRADE)
-    with connect(f"ws://127.0.0.1:{served.port}/live") as live:
+    with attached(served) as live:
         while heard(live, "tree")["viewers"] < 2:
             pass
         (browser,) = [b for b in tuple(served._browsers) if b.connection.remote_address == deaf.getsockname()]
-        viewers, most = 2, 0
-        while viewers == 2:  # until the deaf one is gone
+        most = 0
+        while browser in served._browsers:
             served.player.do(lambda: served.session.drive("w-24"))
+            served._soon(served._note, "x" * 2**20, "note")
+            live.send(json.dumps({"type": "here"}))
+            heard(live, "here")
             most = max(most, sum(message.shown is not None for message in tuple(browser.messages)))
-            viewers = heard(live, "tree")["viewers"]
-        assert most <= 4  # frames that are over make room for new ones
+        assert most <= 4  # frames make room for those that are due when they are, or later
         assert not browser.messages
-        live.send(json.dumps({"type": "here"}))
-        heard(live, "here")
+        while heard(live, "tree")["viewers"] == 2:
+            pass
     deaf.close()
 
 
 def test_only_so_much_can_be_asked_for_at_once(served):
-    with connect(f"ws://127.0.0.1:{served.port}/live") as live:
+    with attached(served) as live:
         blocked, go_on = threading.Event(), threading.Event()
         served.player.do(lambda: (blocked.set(), go_on.wait(PATIENCE)))
         blocked.wait(PATIENCE)
@@ -995,7 +1004,7 @@ def test_only_so_much_can_be_asked_for_at_once(served):
 
 
 def test_messages_are_said_briefly(served):
-    with connect(f"ws://127.0.0.1:{served.port}/live") as live:
+    with attached(served) as live:
         for said in (
             {"type": "x" * 10**6},
             {"type": "push", "twist": ["x" * 10**6], "number": 1},
@@ -1019,7 +1028,7 @@ def test_messages_are_said_briefly(served):
 )  # fmt: skip
 def test_a_message_that_is_none_is_said_and_changes_nothing(served, message):
     before = served.session.tree
-    with connect(f"ws://127.0.0.1:{served.port}/live") as live:
+    with attached(served) as live:
         live.send(message)
         while True:
             answer = live.recv(10)
@@ -1140,12 +1149,15 @@ def test_a_trained_policy_drives_by_its_weights_alone(served, folder, tmp_path):
         make_driver(f"policy:{tmp_path / 'ppo'}", served.session)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_the_command_serves_until_it_is_stopped_and_warns_of_other_hosts(folder, tmp_path, host):
-    command = [sys.executable, "-m", "sanawm_env", "play", "--world", folder, "--out", tmp_path, "--no-browser",
-               "--port", 0, "--host", host, "--driver", "dolly"]  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize(("host", "stop", "status"), [("127.0.0.1", "SIGINT", 130), ("0.0.0.0", "SIGTERM", 143)])
+def test_the_command_serves_until_it_is_stopped_and_warns_of_other_hosts(folder, tmp_path, host, stop, status):
+    command = [sys.executable, "-m", "sanawm_env", "play", "--world", folder, "--out", tmp_path / "out", "--no-browser",
+               "--port", 0, "--host", host, "--driver", "explore"]  # fmt: skip
+    (tmp_path / "tmp").mkdir()
     process = subprocess.Popen(
-        [str(part) for part in command], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        [str(part) for part in command], stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(tmp_path / "tmp")},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background may ignore it
     )  # fmt: skip
     try:
@@ -1156,9 +1168,13 @@ def test_the_command_serves_until_it_is_stopped_and_warns_of_other_hosts(folder,
             said += line
         assert ("Whoever reaches 0.0.0.0 can drive this session" in said) == (host == "0.0.0.0")
         assert fetched(url.group())[0] == 200
+        with connect(url.group().replace("http", "ws") + "live") as live:  # while it is busy
+            heard(live, "futures")
+            process.send_signal(getattr(signal, stop))
+            assert process.wait(PATIENCE) == status
     finally:
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        process.kill()
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_which_hosts_are_this_machine_alone():
