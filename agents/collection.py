@@ -7,7 +7,6 @@ import hashlib
 import itertools
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -26,6 +25,7 @@ from sanawm_env.recording.rollout import RolloutWriter
 from sanawm_env.training.scenes import sample_starts
 from sanawm_env.world.files import file_sha256
 from sanawm_env.world.images import fit_image, images_in
+from sanawm_env.world.saving import Scratch
 from sanawm_env.world.weights import world_address
 from sanawm_env.world.world import World
 
@@ -219,11 +219,11 @@ def _trial_rate(planned: Plan) -> float:
     config, poses = planned.world.config, RandomWalk().poses(FPS)
     image = fit_image(planned.jobs[0].start.image, config.height, config.width)
     frames = np.stack([np.roll(image, i * config.width // 48, axis=1) for i in range(FPS)])
-    with tempfile.TemporaryDirectory() as folder:
+    with Scratch("sanawm-plan-") as folder:
         trial = RolloutWriter(folder, config.fps, sheet=False, crf=planned.collection.crf, keyframes=KEYFRAMES)
         with trial as writer:
             writer.append(frames, poses, np.eye(3))
-        return sum(path.stat().st_size for path in Path(folder).iterdir()) / FPS
+        return sum(path.stat().st_size for path in folder.iterdir()) / FPS
 
 
 def _starts(collection: Collection, world: World, out: Path) -> list[Start]:
@@ -251,6 +251,8 @@ def _starts(collection: Collection, world: World, out: Path) -> list[Start]:
             starts += map(Start, world.starts)
         else:
             path = collection.folder / str(scene)
+            if path.is_dir() and out.exists() and path.samefile(out):
+                raise ValueError(f"{out} is the folder of scenes {scene} itself: collect into another folder.")
             starts += map(Start, images_in(path) if path.is_dir() else [path])
     for start in starts:
         if not start.image.is_file():

@@ -31,6 +31,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureC
 from stable_baselines3.common.vec_env import VecMonitor
 
 from sanawm_env.envs.snapshot import Snapshot
+from sanawm_env.recording.rollout import check_writable
 from sanawm_env.world.saving import only_writer, remove, replacing_files, replacing_folder, write_text
 from sanawm_env.world.signals import exit_status, interrupting
 from sanawm_env.world.terminal import literal_console
@@ -97,7 +98,7 @@ def train_ppo(settings: TrainPPO, console: Console | None = None) -> PPO:
     Raises ValueError where the folder holds a run of other settings, BlockingIOError while another process trains
     there, OSError where it cannot be written: the newest checkpoint is whole then.
     """
-    settings.out.mkdir(parents=True, exist_ok=True)
+    check_writable(settings.out)
     try:
         with only_writer(settings.out):
             return _train(settings, console or literal_console(stderr=True))
@@ -232,7 +233,10 @@ def keep(out: Path, model: PPO, envs: VecMonitor, history: list[dict[str, float]
             "numpy": np.random.get_state(legacy=False),
         }
         with replacing_folder(folder) as part:
-            model.save(part / "policy.zip")
+            try:
+                model.save(part / "policy.zip")
+            except RuntimeError as error:  # which is what torch makes of a full disk
+                raise OSError(str(error).splitlines()[0]) from error
             for slot, moment in enumerate(envs.unwrapped.batch.snapshot()):
                 moment.save(part / f"{slot}.safetensors")
             write_text(part / "run.json", json.dumps(kept, default=np.ndarray.tolist))

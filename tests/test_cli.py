@@ -143,6 +143,18 @@ def test_a_rollout_never_replaces_what_it_reads(tiny, tmp_path, capsys, monkeypa
     assert sorted(os.listdir()) == ["link", "other", "start.png", "trajectory.npz"]
 
 
+def test_numbers_and_worlds_never_replace_what_they_are_made_of(tiny, tmp_path, capsys):
+    config = Path(tiny) / "config.json"
+    for command in ("evaluate", "study", "bench", "precision"):
+        out = ("--out", tmp_path) if command in ("evaluate", "study") else ()
+        assert "it is the input" in refused(capsys, command, "--world", tiny, "--json", config, *out)
+    clip = tmp_path / "data" / "clips"
+    clip.mkdir(parents=True)
+    for out, data in ((clip, clip), (clip / "below", clip), (clip.parent, clip)):
+        assert "which is read" in refused(capsys, "train", "--data", data, "--out", out)
+    assert list(clip.iterdir()) == []
+
+
 def test_a_path_too_long_for_an_episode_is_refused_before_it_is_worked_out(tiny, image, tmp_path, capsys):
     run = ("rollout", "--world", tiny, "--image", image, "--out", tmp_path / "out")
     for path in (("--twist", "0,0,0,0,0,0", "--chunks", 10**18), ("--actions", "w-900000")):

@@ -164,6 +164,14 @@ def test_killed_at_any_moment_it_goes_on(small, world, tmp_path):  # noqa: F811
     assert len(ids) == 120 and at_kill <= set(ids)
 
 
+def test_a_dataset_is_not_collected_into_its_folder_of_scenes(small, tmp_path):
+    (tmp_path / "scenes").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "scenes" / "a.png")
+    with pytest.raises(ValueError, match="is the folder of scenes"):
+        collect(small(scenes=[str(tmp_path / "scenes")]), tmp_path / "scenes", console=QUIET)
+    assert [path.name for path in (tmp_path / "scenes").iterdir()] == ["a.png"]
+
+
 def test_two_processes_do_not_collect_the_same(small, tmp_path):
     seen = []
 

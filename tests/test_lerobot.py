@@ -24,7 +24,7 @@ from scipy.spatial.transform import Rotation
 
 from sanawm_env.cli.export import export
 from sanawm_env.recording import lerobot
-from sanawm_env.recording.dataset import Dataset
+from sanawm_env.recording.dataset import Dataset, merge
 from sanawm_env.recording.episode import Episode
 from sanawm_env.recording.exports import pose_vectors
 from sanawm_env.recording.lerobot import CAMERA, COLUMNS, export_lerobot, pool, vector_stats
@@ -502,6 +502,24 @@ def test_a_full_disk_is_one_sentence(native, tmp_path, monkeypatch):
     monkeypatch.setattr(lerobot, "_table", full)
     with pytest.raises(OSError, match=r"^cannot write .*out: No space left on device$"):
         list(export_lerobot(native, tmp_path / "out"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_goes_nowhere_into_what_it_exports(native, tmp_path):
+    (tmp_path / "link").symlink_to(native.folder)
+    for out in (native.folder / "lerobot", tmp_path / "link" / "shard-0000" / "x", native.folder):
+        with pytest.raises(ValueError, match="which is read"):
+            export_lerobot(native, out)
+        with pytest.raises(ValueError, match="which is read"):
+            list(merge([native.folder], out)) if out != native.folder else export_lerobot(native, out)
+
+
+def test_a_second_export_to_one_place_is_refused(native, tmp_path):
+    first = export_lerobot(native, tmp_path / "out")
+    next(first)
+    with pytest.raises(BlockingIOError, match="another process writes there"):
+        next(export_lerobot(native, tmp_path / "out"))
+    first.close()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -40,6 +40,36 @@ def record(out_dir, clips=2, **options):
             writer.append(clip(24, first=24 * j + 1), poses(24, 24 * j + 1), INTRINSICS)
 
 
+# ---- many writers, full disks
+
+
+def test_a_second_writer_of_a_folder_is_refused_before_its_work(tmp_path):
+    with RolloutWriter(tmp_path) as writer:
+        with pytest.raises(BlockingIOError, match="another process does"), RolloutWriter(tmp_path):
+            pytest.fail("refused too late")
+        writer.append(clip(1), poses(1), INTRINSICS)
+    record(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(RolloutWriter.names)
+
+
+@pytest.mark.parametrize("step", ["savez_compressed", "append"])
+def test_a_disk_that_fills_up_leaves_the_older_rollout_whole(tmp_path, monkeypatch, step):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    record(tmp_path, clips=1)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(*((rollout_module.np, step) if step == "savez_compressed" else (VideoWriter, step)), full)
+    with pytest.raises(OSError, match=r"^cannot write .*: No space left on device$"):
+        record(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_sheet_is_drawn_whatever_its_title_says(tmp_path):
+    record(tmp_path, clips=1, meta={"title": "a\nb \udcff $x$ [b]"})
+    assert json.loads((tmp_path / "meta.json").read_text())["title"] == "a\nb \udcff $x$ [b]"
+
+
 # ---- video
 
 

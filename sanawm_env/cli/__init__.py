@@ -197,7 +197,7 @@ class Evaluate:
         from sanawm_env.training.evaluate import evaluate, print_table, save_sheet
 
         sheet = self.out / "truth_vs_dream.png"
-        _check_places(sheet, self.json)
+        _check_places(sheet, self.json, world=self.world)
         expected = "--timesteps takes numbers such as 1000,700"
         timesteps = _listed(float, self.timesteps, expected) if self.timesteps else None
         report = evaluate(
@@ -230,7 +230,7 @@ class Study:
         from sanawm_env.training.study import plot_drift, print_findings, study
 
         curves = self.out / "drift.png"
-        _check_places(curves, self.json)
+        _check_places(curves, self.json, world=self.world)
         figure_class()  # what the end needs is looked for before the work
         findings = study(self.world, self.scenes, self.seed, self.chunks, self.role)
         print_findings(findings, console)
@@ -259,7 +259,7 @@ class Bench:
     json: Path | None = None
 
     def run(self) -> None:
-        _check_places(self.json)
+        _check_places(self.json, world=self.world if self.what == "world" else None)
         batches = _listed(int, self.batches, "--batches takes whole numbers such as 1,4")
         options = self.threads, self.repeats, batches, self.device, console
         if self.what == "kernels":
@@ -506,7 +506,7 @@ class Precision:
     def run(self) -> None:
         from sanawm_env.cli.precision import measure
 
-        _check_places(self.json)
+        _check_places(self.json, world=self.world)
         numbers = measure(self.world, self.scenes, self.seed, self.chunks, console)
         _write_numbers(self.json, json.dumps(numbers, indent=1))
 
@@ -583,13 +583,18 @@ def _keep_memory() -> None:
             mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def _check_places(*files: Path | None) -> None:
-    """Raises what a file that cannot be written raises; its folder is made if missing."""
+def _check_places(*files: Path | None, world: str | None) -> None:
+    """Raises what a file that cannot be written raises, ValueError for one of the world that is read; folders are made
+    if missing."""
     from sanawm_env.recording.rollout import check_writable
+    from sanawm_env.world.saving import check_apart
+    from sanawm_env.world.weights import world_folder
 
-    for file in files:
-        if file is not None:
-            check_writable(file.parent, (file.name,))
+    places = [file for file in files if file is not None]
+    if world is not None:
+        check_apart(places, world_folder(world).rglob("*"))
+    for file in places:
+        check_writable(file.parent, (file.name,))
 
 
 def say(text: object) -> None:
