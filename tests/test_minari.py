@@ -4,9 +4,11 @@ import json
 import re
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
+import gymnasium
 import minari
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from rich.console import Console
 
 from sanawm_env.cli.export import export
 from sanawm_env.envs.env import SanaWMEnv
+from sanawm_env.envs.tasks import make_task
 from sanawm_env.recording.dataset import Dataset
 from sanawm_env.recording.episode import begin
 from sanawm_env.recording.minari import action_space, export_minari
@@ -113,16 +116,52 @@ def test_pictures_as_jpeg_are_about_the_same(native, loaded, tmp_path):
 
 
 def test_the_environment_can_be_made_again(native, loaded):
-    assert loaded.env_spec.kwargs == {"world": native.header["world"], "action_mode": "twist", "max_episode_chunks": 3}
+    settings = {"world": native.header["world"], "action_mode": "twist", "max_episode_chunks": 3}
+    assert loaded.env_spec.kwargs == {**settings, "obs_mode": "dict", "obs_size": [32, 48]}
     assert loaded.env_spec.entry_point == "sanawm_env.envs.env:SanaWMEnv"
 
 
-def test_the_environment_is_recovered(world, tmp_path):
-    dataset = collect(tmp_path / "native", world, (1,), action_mode="discrete")
+@pytest.mark.parametrize(("task", "name"), [("none", "Walk"), ("explore", "Explore")])
+def test_the_environment_is_recovered(world, tmp_path, task, name):
+    """With the spaces of the dataset, under an id that has its task, or none where there was none."""
+    given = {} if task == "none" else {"task": task}
+    settings = {"action_mode": "discrete", "obs_mode": "rgb", "workspace": {"hard_distance": 30.0}}
+    dataset = collect(tmp_path / "native", world, (1,), **settings, **given)
     list(export_minari(dataset, ID, tmp_path / "out"))
-    made = read(tmp_path / "out").recover_environment()
-    assert made.action_space == read(tmp_path / "out").action_space
+    written = read(tmp_path / "out")
+    made = written.recover_environment()
+    assert written.env_spec.id == made.spec.id == f"SanaWM/{name}-v0"
+    assert gymnasium.spec(made.spec.id).kwargs == {"task": task}
+    assert made.unwrapped.task == make_task(task)
+    assert made.action_space == written.action_space and made.observation_space == written.observation_space
     assert made.unwrapped.world.weights_hash == dataset.header["weights_hash"]
+
+
+def test_a_world_of_another_machine_leaves_poses_unbounded(copy, tmp_path):
+    for episode in copy.episodes():
+        say(episode, world=str(tmp_path / "elsewhere"))
+    list(export_minari(copy, ID, tmp_path / "out"))
+    assert np.isinf(read(tmp_path / "out").observation_space["pose"].high[:3]).all()
+
+
+def test_minaris_own_collector_records_the_environment(world, tmp_path, monkeypatch):
+    """Infos included; an option of its own, minari_autoseed, which it hands on to the environment."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    settings = {"world": str(world), "max_episode_chunks": 2, "obs_size": (32, 48)}
+    env = minari.DataCollector(gymnasium.make("SanaWM/PointNav-v0", **settings), record_infos=True)
+    for options in (None, {"minari_autoseed": False}):
+        env.reset(options=options)
+        done = False
+        while not done:
+            *_, terminated, truncated, _ = env.step(env.action_space.sample())
+            done = terminated or truncated
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of facts that nobody gave: author, code
+        dataset = env.create_dataset("sanawm/walks-v0")
+    assert dataset.total_episodes == 2
+    assert len(dataset[0].infos["distance"]) == len(dataset[0]) + 1
+    made = minari.load_dataset("sanawm/walks-v0").recover_environment()
+    assert made.observation_space == env.observation_space and made.spec.id == "SanaWM/PointNav-v0"
 
 
 @pytest.mark.parametrize(("changed", "length"), [({"max_episode_chunks": 9}, 9), ({"speed": "brisk"}, None)])

@@ -7,21 +7,27 @@ terminations and truncations are the environment's own, one per step.
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
+from gymnasium import registry, spaces
 from gymnasium.envs.registration import EnvSpec
 
-from sanawm_env.camera.presets import WALKING_TURNS
+import sanawm_env  # noqa: F401  registers the ids
+from sanawm_env.camera.presets import WALKING_TURNS, Workspace
+from sanawm_env.envs.observations import Observer
+from sanawm_env.envs.tasks import Task
 from sanawm_env.recording.dataset import Dataset, Row
 from sanawm_env.recording.episode import Episode
 from sanawm_env.recording.exports import Look, appearing, camera_path, check_room, check_vacant, pose_vectors, survey
 from sanawm_env.recording.rollout import VIDEO
 from sanawm_env.recording.video import iterate_video
+from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.saving import write_text
+from sanawm_env.world.weights import world_folder
 
 
 def export_minari(dataset: Dataset, dataset_id: str, out: str | os.PathLike, *, jpeg: bool = False) -> Iterator[Row]:
@@ -32,7 +38,8 @@ def export_minari(dataset: Dataset, dataset_id: str, out: str | os.PathLike, *, 
     `minari.MinariDataset(out / dataset_id / "data")` without. Its folder has another name until the iterator has come
     to its end. One episode's pictures are held at a time. jpeg: store pictures as JPEG, smaller, not quite as decoded.
     Actions are in the dtype of the action space, and twists cut to it, as the environment takes them. If one
-    environment made all episodes, whatever their length, `recover_environment()` makes it.
+    environment made all episodes, whatever their length, `recover_environment()` makes it, with observations of this
+    kind and size; its id is that of the task, `SanaWM/Walk-v0` without one. Goals are no part of the dataset.
 
     Raises, at once: ImportError without Minari, ValueError for an id that is none, for no episodes or ones whose
     videos differ, FileExistsError where the dataset is already. While it runs: FileNotFoundError or
@@ -57,19 +64,20 @@ def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, dataset_id
     from minari.dataset.minari_storage import MinariStorage
     from minari.namespace import NAMESPACE_METADATA_FILENAME
 
+    settings = _settings(dataset)
     with appearing(out / dataset_id) as folder:
         storage = MinariStorage.new(
             folder / "data",
-            observation_space=observation_space(look.height, look.width),
+            observation_space=_observed(settings, look),
             action_space=action_space(dataset),
-            env_spec=_environment(dataset),
+            env_spec=_environment(settings, look),
             jpeg_encoding=jpeg,
         )
         about = f"Episodes imagined by the world {dataset.header.get('world')} (sanawm-env)."
         storage.update_metadata({"dataset_id": dataset_id, "minari_version": __version__, "description": about})
         for number, row in enumerate(rows):
             episode = Episode.open(dataset.folder / row.episode)
-            buffer = _buffer(episode, storage.action_space)
+            buffer = _buffer(episode, storage.observation_space["pose"], storage.action_space)
             check_room(folder, buffer.observations["rgb"].nbytes)
             storage.update_episodes([buffer])
             facts = {f"sanawm_{name}": str(episode.meta.get(name, "")) for name in ("id", "camera", "source", "prompt")}
@@ -82,7 +90,7 @@ def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, dataset_id
 
 
 def observation_space(height: int, width: int) -> spaces.Dict:
-    """Of every dataset that is exported; height and width of the video."""
+    """Of a dataset without an environment, positions unbounded; height and width of the video."""
     bound = np.array([np.inf] * 3 + [1] * 4, np.float32)
     picture = spaces.Box(0, 255, (height, width, 3), np.uint8)
     return spaces.Dict(rgb=picture, pose=spaces.Box(-bound, bound, dtype=np.float32))
@@ -102,7 +110,7 @@ def action_space(dataset: Dataset) -> spaces.Space:
     raise ValueError(f"{dataset.folder} has the unknown action_mode {mode!r}.")
 
 
-def _buffer(episode: Episode, space: spaces.Space) -> Any:
+def _buffer(episode: Episode, poses: spaces.Box, space: spaces.Space) -> Any:
     """The episode as Minari's EpisodeBuffer."""
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
@@ -117,7 +125,7 @@ def _buffer(episode: Episode, space: spaces.Space) -> Any:
         raise ValueError(f"The video of {episode.folder} shows the end of {len(frames) - 1} of {episode.chunks} steps.")
     return EpisodeBuffer(
         seed=episode.meta["seed"],
-        observations={"rgb": np.stack(frames), "pose": pose_vectors(path.c2w[::chunk])},
+        observations={"rgb": np.stack(frames), "pose": pose_vectors(path.c2w[::chunk]).clip(poses.low, poses.high)},
         actions=actions,
         rewards=arrays["rewards"],
         terminations=arrays["terminated"],
@@ -126,8 +134,8 @@ def _buffer(episode: Episode, space: spaces.Space) -> Any:
     )
 
 
-def _environment(dataset: Dataset) -> EnvSpec | None:
-    """How gymnasium makes the environment of all episodes, as long as the longest; None if they are not of one."""
+def _settings(dataset: Dataset) -> dict[str, Any] | None:
+    """Of the environment of all episodes, as long as the longest; None if they are not of one."""
     shared, longest = None, 0
     for episode in dataset.episodes():
         made = {"world": episode.meta["world"], **episode.meta["env"]}
@@ -135,8 +143,30 @@ def _environment(dataset: Dataset) -> EnvSpec | None:
         if shared not in (None, made):
             return None
         shared = made
-    settings = {**shared, "max_episode_chunks": longest}
-    return EnvSpec("SanaWM/Explore-v0", entry_point="sanawm_env.envs.env:SanaWMEnv", kwargs=settings)
+    return {**shared, "max_episode_chunks": longest}
+
+
+def _environment(settings: dict[str, Any] | None, look: Look) -> EnvSpec | None:
+    """How gymnasium makes the environment of these settings, with observations like those of the dataset."""
+    if settings is None:
+        return None
+    task = {"task": settings.get("task", "none")}
+    ids = [spec for spec in registry.values() if spec.namespace == "SanaWM" and spec.kwargs == task]
+    kwargs = {**settings, "obs_mode": "dict", "obs_size": [look.height, look.width]}
+    return replace(ids[0], kwargs=kwargs) if ids else None
+
+
+def _observed(settings: dict[str, Any] | None, look: Look) -> spaces.Dict:
+    """What that environment observes besides its goal; without bounds where its world is not on this machine."""
+    boundless = observation_space(look.height, look.width)
+    if settings is None:
+        return boundless
+    try:
+        config = WorldConfig.load(world_folder(settings["world"]) / "config.json")
+    except (OSError, ValueError):
+        return boundless
+    workspace = Workspace(**settings["workspace"]) if settings.get("workspace") else config.workspace
+    return Observer("dict", config, (look.height, look.width), workspace, Task()).space
 
 
 def _minari() -> None:
