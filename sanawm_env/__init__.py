@@ -1,8 +1,8 @@
 """sanawm-env: a Gymnasium environment whose physics is a learned world model.
 
-Importing this registers `SanaWM/Explore-v0` and its sisters PointNav, ImageNav and FollowPath, and ExplorePixels for
-tools that take nothing but an id, and loads neither torch nor weights; `SanaWMEnv`, `SanaWMVectorEnv`, `Snapshot` and
-`World` are imported when they are first used.
+Importing this registers `SanaWM/Explore-v0` and its sisters PointNav, ImageNav, FollowPath and Walk (without a task),
+and ExplorePixels for tools that take nothing but an id, and loads neither torch nor weights; `SanaWMEnv`,
+`SanaWMVectorEnv`, `Snapshot` and `World` are imported when they are first used.
 """
 
 import importlib
@@ -21,6 +21,7 @@ _LAZY = {
 __all__ = ["SanaWMEnv", "SanaWMVectorEnv", "Snapshot", "World", "__version__"]
 
 _SETTINGS = {name: {"task": name.lower()} for name in ("Explore", "PointNav", "ImageNav", "FollowPath")}
+_SETTINGS["Walk"] = {"task": "none"}
 # a picture alone and a number alone, of the size that the filters of most libraries are made for
 _SETTINGS["ExplorePixels"] = {"task": "explore", "obs_mode": "rgb", "obs_size": (84, 84), "action_mode": "discrete"}
 for _name, _kwargs in _SETTINGS.items():

@@ -21,8 +21,10 @@ from tests.test_env import write_world
 
 pytest.importorskip("stable_baselines3")
 from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize, VecTransposeImage
 
@@ -139,8 +141,26 @@ def test_options_are_for_the_next_reset_alone(tiny):
     assert [info["seed"] for info in envs.reset_infos] == [8, 9]
     envs.reset()
     assert 8 not in [info["seed"] for info in envs.reset_infos]
-    with pytest.raises(ValueError, match="one dict for all"):
+
+
+def test_every_slot_may_have_its_own_options(tiny):
+    each = [{"scene": 2, "seed": 8, "task": {"chunks": 1}}, {"scene": 0, "seed": 8}, {}]
+    settings = {"world": tiny, "batch_invariant": True, "max_episode_chunks": 3}
+    envs = SB3VecEnv("SanaWM/PointNav-v0", 3, **settings)
+    theirs = DummyVecEnv([lambda: gym.make("SanaWM/PointNav-v0", world=tiny, max_episode_chunks=3)] * 3)
+    for venv in (envs, theirs):
+        venv.seed(4)
+        venv.set_options(each)
+    assert alike(envs.reset(), theirs.reset())
+    assert all(map(alike, envs.reset_infos, theirs.reset_infos))
+    assert [info["seed"] for info in envs.reset_infos][:2] == [8, 8]
+    with pytest.raises(ValueError, match="one for each of 3 slots, got 2"):
         envs.set_options([{"scene": 0}, {"scene": 1}])
+    before = envs.env_method("snapshot")
+    envs.set_options([{"scene": 1}, {"scene": 1}, {"weather": "rain"}])
+    with pytest.raises(ValueError, match="not weather"):
+        envs.reset()
+    assert [now.slot.scene.key for now in envs.env_method("snapshot")] == [now.slot.scene.key for now in before]
 
 
 def test_images_are_rendered_and_tiled(tiny):
@@ -199,6 +219,21 @@ def test_what_stable_baselines_wraps_around_pictures(tiny, obs_mode, tmp_path):
     assert np.isfinite(rewards).all()
     normal.save(tmp_path / "normal.pkl")
     assert VecNormalize.load(tmp_path / "normal.pkl", envs).training
+
+
+def test_success_reaches_the_logs(tiny, tmp_path):
+    """`info["is_success"]`: rollout/success_rate of training, eval/success_rate of an evaluation."""
+    envs = VecMonitor(SB3VecEnv(SanaWMVectorEnv(2, autoreset_mode="SameStep", **leaving(tiny, task="pointnav"))))
+    model = PPO("MultiInputPolicy", envs, n_steps=4, batch_size=8, n_epochs=1, device="cpu", seed=0)
+    near = EvalCallback(
+        SB3VecEnv("SanaWM/PointNav-v0", 2, world=tiny, max_episode_chunks=2, task_options={"radius": 50.0}),
+        n_eval_episodes=2, eval_freq=4, verbose=0, warn=False, best_model_save_path=str(tmp_path),
+    )  # fmt: skip
+    model.learn(8, callback=near)
+    assert list(model.ep_success_buffer) == [False, False]
+    assert near._is_success_buffer == [True, True]
+    again = PPO.load(tmp_path / "best_model", env=envs)
+    assert evaluate_policy(again, envs, n_eval_episodes=2)[0] <= 1
 
 
 def test_another_autoreset_mode_is_refused(tiny):
@@ -308,6 +343,7 @@ def rolled_out(envs, seeds) -> dict[str, np.ndarray]:
         action = torch.tensor([[0, 0, 0.5, 0, 0.3, 0]] * envs.num_envs).to("cpu").numpy()
         obs, reward, terminated, truncated, infos = envs.step(action)
         successes = (infos["final_info"]["is_success"] if "final_info" in infos else infos["is_success"]).tolist()
+        assert np.stack(envs.call("render")[:2]).shape == (2, 40, 48, 3)
         done = terminated | truncated | done | (step + 1 == longest)
         for name, values in (("reward", reward), ("success", successes), ("done", done)):
             got[name].append(torch.as_tensor(values))
@@ -329,6 +365,14 @@ def test_lerobots_rollout_reads_the_batch(tiny):
     assert np.array_equal(obs["pixels"][0], single["rgb"]) and np.array_equal(obs["agent_pos"][0], single["pose"])
     assert np.array_equal(obs["environment_state"][0, 7:], single["goal"])
     envs.close()
+
+
+def test_lerobot_hears_of_success_once_and_sums_one_episode(tiny):
+    envs = lerobot.make_env(n_envs=2, world=tiny, task_options={"radius": 50.0}, max_episode_chunks=3)
+    got = rolled_out(envs, None)
+    assert got["success"].tolist() == got["done"].tolist() == [[True]] * 2
+    *_, infos = envs.step(np.zeros((2, 6), np.float32))  # lerobot counts a step after the end: that of the reset
+    assert not infos["is_success"].any() and "final_info" not in infos
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ from sanawm_env.world.world import Clip, World, usable_device
 
 RENDER_MODES = ("rgb_array", "rgb_array_list")
 RESET_OPTIONS = ("scene", "prompt", "intrinsics", "fov_deg", "anchor", "seed", "task")
+MARKS = ("lerobot_new_rollout", "minari_autoseed")  # that LeRobot's rollout and Minari's collector hand on; no matter
 HORIZONS = ("stop", "reanchor")
 SNAPSHOTS = ("tails", "latents")
 BIT_GENERATORS = {kind.__name__: kind for kind in (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937,
@@ -574,10 +575,10 @@ def step_together(
 
 
 def reset_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A copy of the options of a reset; TypeError for what is no mapping."""
+    """A copy of the options of a reset, less the marks of others; TypeError for what is no mapping."""
     if not isinstance(options, Mapping | None):
         raise TypeError(f"The options of a reset must be a mapping, got {type(options).__name__}.")
-    return dict(options or {})
+    return {name: value for name, value in (options or {}).items() if name not in MARKS}
 
 
 def _reset_seed(seed: int) -> int:

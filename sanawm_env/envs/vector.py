@@ -142,14 +142,18 @@ class SanaWMVectorEnv(VectorEnv):
         return self.envs[0].world
 
     def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | Sequence[dict[str, Any] | None] | None = None,
     ) -> tuple[Observation, dict[str, Any]]:
         """Begin an episode in every slot, or in those of `options["reset_mask"]` (num_envs,) bool.
 
-        seed: slot i gets seed + i; or one per slot. options: as `SanaWMEnv.reset`, for every slot. Observations are of
-        all slots, infos of those that were reset.
+        seed: slot i gets seed + i; or one per slot. options: as `SanaWMEnv.reset`, for all slots (a seed among them as
+        above); or a list of one per slot. Observations are of all slots, infos of those that were reset.
         """
-        options = reset_options(options)
+        each = list(options) if isinstance(options, list | tuple) else None
+        options = reset_options(options) if each is None else {}
         slots = self._masked(options.pop("reset_mask", None))
         if seed is None or (isinstance(seed, int | np.integer) and not isinstance(seed, bool)):
             seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
@@ -157,7 +161,12 @@ class SanaWMVectorEnv(VectorEnv):
             seeds = _listed(seed, "reset takes one seed or one for each slot")
         if len(seeds) != self.num_envs:
             raise ValueError(f"reset takes one seed or one for each of {self.num_envs} slots, got {len(seeds)}.")
-        moves = begun([self.envs[i] for i in slots], [seeds[i] for i in slots], options)
+        if each is None:
+            moves = begun([self.envs[i] for i in slots], [seeds[i] for i in slots], options)
+        elif len(each) != self.num_envs:
+            raise ValueError(f"reset takes options for all or for each of {self.num_envs} slots, got {len(each)}.")
+        else:
+            moves = [move for i in slots for move in begun([self.envs[i]], [seeds[i]], each[i])]
         return self._go(dict(zip(slots, moves, strict=True)), slots)
 
     def step(self, actions: Any) -> Arrays:

@@ -21,9 +21,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
 import sanawm_env  # noqa: F401  registers the ids
-from sanawm_env.envs.env import RESET_OPTIONS
+from sanawm_env.envs.env import MARKS, RESET_OPTIONS
 
-NEW_ROLLOUT = "lerobot_new_rollout"  # the option with which lerobot marks resets of its own
+KNOWN = (*RESET_OPTIONS, *MARKS, "reset_mask")
 DESCRIPTIONS = {
     "explore": "Explore: see the place from as many new viewpoints as possible.",
     "pointnav": "Go to the goal point.",
@@ -125,8 +125,8 @@ class LeRobotVectorEnv(VectorWrapper):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        known = {name: value for name, value in (options or {}).items() if name in (*RESET_OPTIONS, "reset_mask")}
-        if unknown := [str(name) for name in options or {} if name not in (*known, NEW_ROLLOUT)]:
+        known = {name: value for name, value in (options or {}).items() if name in KNOWN}
+        if unknown := [str(name) for name in options or {} if name not in known]:
             gym.logger.warn(f"Left out of the reset's options, as they are not known here: {', '.join(unknown)}.")
         obs, infos = self.env.reset(seed=seed, options=known)
         return self._observations(obs), infos | self._success(infos)

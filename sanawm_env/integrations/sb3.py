@@ -71,6 +71,7 @@ class SB3VecEnv(VecEnv):
         self.batch = envs
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
         self.metadata = envs.metadata
+        self._each = False  # whether every slot has options of its own
 
     @property
     def spec(self) -> EnvSpec | None:
@@ -78,16 +79,18 @@ class SB3VecEnv(VecEnv):
         return self.batch.spec
 
     def set_options(self, options: Sequence[dict[str, Any]] | dict[str, Any] | None = None) -> None:
-        """Options of the next reset, the same for all slots. ValueError for a list of several."""
-        if not isinstance(options, dict | None) and any(other != options[0] for other in options):
-            raise ValueError("The slots of a batch are reset together: give set_options one dict for all.")
+        """Options of the next reset: one dict for all slots, where a seed in it counts on from slot to slot, or one for
+        each. ValueError for another number of them."""
+        if not isinstance(options, dict | None) and len(options) != self.num_envs:
+            raise ValueError(f"set_options takes a dict, or one for each of {self.num_envs} slots, got {len(options)}.")
         super().set_options(options)
+        self._each = not isinstance(options, dict | None)
 
     def reset(self) -> Observation:
-        obs, infos = self.batch.reset(seed=self._seeds, options=self._options[0])
+        obs, infos = self.batch.reset(seed=self._seeds, options=self._options if self._each else self._options[0])
         self.reset_infos = self._listed(infos)
         self._reset_seeds()
-        self._reset_options()
+        self.set_options()
         return obs
 
     def step_async(self, actions: np.ndarray) -> None:
