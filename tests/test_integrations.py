@@ -354,7 +354,8 @@ def rolled_out(envs, seeds) -> dict[str, np.ndarray]:
 
 
 def test_lerobots_rollout_reads_the_batch(tiny):
-    envs = lerobot.make_env(n_envs=2, use_async_envs=True, world=tiny, max_episode_chunks=3)
+    never = {"radius": 1e-6}
+    envs = lerobot.make_env(2, use_async_envs=True, world=tiny, max_episode_chunks=3, task_options=never)
     assert isinstance(envs, gym.vector.VectorEnv) and envs.spec.id == "SanaWM/PointNav-v0"
     got = rolled_out(envs, [3, 4])
     assert got["done"][:, -1].all() and not got["success"].any()
@@ -371,8 +372,8 @@ def test_lerobot_hears_of_success_once_and_sums_one_episode(tiny):
     envs = lerobot.make_env(n_envs=2, world=tiny, task_options={"radius": 50.0}, max_episode_chunks=3)
     got = rolled_out(envs, None)
     assert got["success"].tolist() == got["done"].tolist() == [[True]] * 2
-    *_, infos = envs.step(np.zeros((2, 6), np.float32))  # lerobot counts a step after the end: that of the reset
-    assert not infos["is_success"].any() and "final_info" not in infos
+    _, reward, *_, infos = envs.step(np.zeros((2, 6), np.float32))  # lerobot sums the step after the end, a reset
+    assert reward.tolist() == [0, 0] and "final_info" not in infos
 
 
 @pytest.mark.parametrize(
@@ -410,6 +411,15 @@ def test_the_one_file_of_an_envhub_makes_it():
     hub = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "lerobot_envhub" / "env.py"))
     envs = hub["make_env"](n_envs=2, use_async_envs=False)
     assert envs.num_envs == 2 and envs.call("_max_episode_steps") == (10, 10)
+
+
+def test_options_with_which_others_mark_a_reset_make_no_difference(tiny):
+    """LeRobot and Minari hand them on to single environments too. Any other unknown one is refused."""
+    env = SanaWMEnv(world=tiny)
+    marked = env.reset(seed=1, options={"lerobot_new_rollout": True, "minari_autoseed": False})
+    assert alike(marked[0], env.reset(seed=1)[0])
+    with pytest.raises(ValueError, match="not lerobot_old_rollout"):
+        env.reset(options={"lerobot_old_rollout": True})
 
 
 # --- TorchRL ---
