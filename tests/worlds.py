@@ -1,12 +1,14 @@
 """Worlds for tests: the shipped one, and tiny ones with random weights that take milliseconds a chunk."""
 
+import weakref
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from sanawm_env.camera.twist import hold
 from sanawm_env.codec.patch_pca import PatchPCACodec
@@ -74,9 +76,35 @@ def drive(world: World, state, *twists):
     return state, clips
 
 
-def allocated(call) -> int:
-    """The most bytes that torch's allocator had handed out on the CPU, by its own account, while `call` ran."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+def alive(call) -> int:
+    """The most bytes of new tensors that were alive after any of torch's operators while `call` ran, on whatever
+    device. What an operator takes while it works and gives back is not in it: that is the business of the processor
+    and its libraries."""
+    with _Alive() as mode:
         call()
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    return max(np.cumsum([event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]))
+    return mode.most
+
+
+class _Alive(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.now = self.most = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        given = {_storage(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
+        out = func(*args, **kwargs)
+        new = {_storage(leaf): leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)}
+        for storage, tensor in new.items():
+            if storage not in given:
+                self.now += tensor.untyped_storage().nbytes()
+                weakref.finalize(tensor.untyped_storage(), self._freed, tensor.untyped_storage().nbytes())
+        self.most = max(self.most, self.now)
+        return out
+
+    def _freed(self, size):
+        self.now -= size
+
+
+def _storage(tensor) -> int:
+    return tensor.untyped_storage()._cdata

@@ -57,7 +57,7 @@ def doctor(options: "Doctor", console: Console) -> None:
         free = options.memory_gb * GB
     console.print(_libraries(), _machine(gpu), _worlds())
     table = Table("world", "weights", "GB at most", "with offload", f"in {free / GB:.1f} GB", title="what will fit")
-    table.caption = "steps are rehearsed in shapes, one or two minutes in all"
+    table.caption = "steps are rehearsed in shapes, some seconds a world"
     with Live(table, console=console):
         for world, precision, predict in _candidates():
             table.add_row(world, precision, *_fit(predict, free))

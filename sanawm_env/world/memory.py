@@ -6,7 +6,7 @@ import math
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 from sanawm_env.camera.intrinsics import intrinsics_from_fov
 from sanawm_env.codec.ltx2 import LTX2Codec
 from sanawm_env.codec.patch_pca import PatchPCACodec
+from sanawm_env.kernels import cpu, reference
 from sanawm_env.network.model import SanaWM
 from sanawm_env.network.place_map import PlaceMap
 from sanawm_env.network.precision import weight_bytes
@@ -190,6 +191,9 @@ class LiveBytes(TorchDispatchMode):
     """Counts the bytes of tensors on the meta device while it is entered, those of `weights` apart.
 
     now: alive. stage: what is going on, set from outside. most: the most alive in every stage.
+
+    A network does the same to tensors of the same shapes many times, and torch works shapes out in Python: new tensors
+    are made by what was worked out before, where all that a result depends on is alike.
     """
 
     def __init__(self, weights: Sequence[nn.Module] = ()):
@@ -198,17 +202,33 @@ class LiveBytes(TorchDispatchMode):
         self.most: Counter[str] = Counter()
         tensors = (t for module in weights for t in (*module.parameters(), *module.buffers()))
         self._known = {t.untyped_storage()._cdata for t in tensors}
+        self._made: dict[Any, tuple[torch.Size, tuple[int, ...], torch.dtype] | None] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
+        out = self._run(func, args, kwargs or {})
+        for leaf in (out,) if isinstance(out, Tensor) else tree_leaves(out):
             if isinstance(leaf, Tensor) and leaf.is_meta:
                 self._count(leaf.untyped_storage())
-        workspace = 0
-        if func is torch.ops.aten.convolution.default:
-            # libraries lay input and weight out anew for their kernels, and then the output back
-            workspace = max(args[0].nbytes + args[1].nbytes, out.nbytes)
+        workspace = convolution_workspace(args[0], args[1], out) if func in CONVOLUTIONS else 0
         self.most[self.stage] = max(self.most[self.stage], self.now + workspace)
+        return out
+
+    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if _is_view(func):
+            return func(*args, **kwargs)  # torch is quick with those
+        written = kwargs.get("out", args[0] if args else None)  # where an operator writes in place
+        key = func, _outline_of(args), _outline_of(kwargs)
+        if key in self._made:
+            made = self._made[key]
+            return written if made is None else torch.empty_strided(*made[:2], dtype=made[2], device=META_DEVICE)
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        before = [t.shape for t in given]
+        out = func(*args, **kwargs)
+        if isinstance(out, Tensor) and all(t.is_meta for t in (out, *given)):
+            if out is written and before == [t.shape for t in given]:
+                self._made[key] = None
+            elif _is_new(out, given) and not out.is_conj():
+                self._made[key] = out.shape, out.stride(), out.dtype
         return out
 
     def _count(self, storage: torch.UntypedStorage) -> None:
@@ -223,21 +243,61 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-def fused_attention() -> AbstractContextManager:
+CONVOLUTIONS = {torch.ops.aten.convolution.default}
+
+
+def convolution_workspace(given: Tensor, weight: Tensor, out: Tensor) -> int:
+    """Bytes that a convolution takes besides its result: libraries lay input and weight out anew for their kernels, and
+    then the output back. The most of it: which of that is needed depends on the processor and its library."""
+    return max(given.nbytes + weight.nbytes, out.nbytes)
+
+
+@cache
+def _is_view(func: Any) -> bool:
+    """Whether an operator returns other looks at its arguments."""
+    aliases = [returned.alias_info for returned in func._schema.returns]
+    return any(alias is not None and not alias.is_write for alias in aliases)
+
+
+def _is_new(tensor: Tensor, given: Sequence[Tensor]) -> bool:
+    storage = tensor.untyped_storage()._cdata
+    return all(t.untyped_storage()._cdata != storage for t in given)
+
+
+def _outline_of(x: Any) -> Any:
+    """What the shape of a result depends on, in arguments of an operator: a key."""
+    if isinstance(x, Tensor):
+        return x.shape, x.stride(), x.dtype, x.is_conj(), x.device
+    if isinstance(x, dict):
+        return tuple((name, _outline_of(value)) for name, value in x.items())
+    if isinstance(x, list | tuple):
+        return tuple(map(_outline_of, x))
+    return type(x), x
+
+
+@contextmanager
+def fused_attention() -> Iterator[None]:
     """While it is entered, attention is only the shape of its result, as for the fused kernels, which keep no matrix of
-    scores; on the meta device torch would make one."""
+    scores; on the meta device torch would make one. The CPU's own form goes head by head, a thousand small calls: there
+    the pages are laid out at once, as on a GPU."""
 
     def attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
         return query.new_empty(*query.shape[:-1], value.shape[-1])
 
-    return mock.patch.object(F, "scaled_dot_product_attention", attention)
+    with (
+        mock.patch.object(F, "scaled_dot_product_attention", attention),
+        mock.patch.object(cpu, "attend", reference.attend),
+    ):
+        yield
 
 
 class _Rehearsal(SanaEngine):
     """The engine on the meta device. live: to be entered around its work."""
 
     def __init__(self, config: WorldConfig, network: SanaWM, codec: Any, refiner: Refiner | None):
-        # how many steps a chunk takes does not matter to what is alive
+        # how many steps a chunk takes does not matter to what is alive, nor to the refiner
+        if refiner is not None:
+            refiner = Refiner(refiner.transformer, replace(refiner.config, sigmas=(refiner.config.sigmas[0], 0.0)))
         sampler = SamplerConfig(config.sampler.timesteps[:1], config.sampler.guidance_scale)
         self.config, self.refiner = config, refiner  # what _features asks for
         prompts: Any = SimpleNamespace(features=self._features)
