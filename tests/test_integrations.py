@@ -443,8 +443,16 @@ def test_torchrl_finds_its_specs_kept(torchrl, tiny, task, obs_mode):
     assert env.rollout(5).batch_size == (3,)
 
 
+def test_torchrl_makes_it_of_nothing_but_an_id(torchrl, tiny):
+    """It tries a keyword of Atari's first, and goes on without when it is called unexpected in Python's own words."""
+    env = torchrl.GymEnv("SanaWM/ExplorePixels-v0", world=tiny, max_episode_chunks=2)
+    assert env.rollout(3).batch_size == (2,)
+    several = torchrl.SerialEnv(2, lambda: torchrl.GymEnv("SanaWM/Explore-v0", world=tiny, max_episode_chunks=2))
+    assert several.rollout(3).batch_size == (2, 2)
+
+
 def test_torchrl_resets_the_slots_of_a_batch_itself(torchrl, tiny):
-    """The mode that it prefers. In "SameStep" it cannot read text in the infos of an end (0.14), and ours have some."""
+    """The mode that it prefers."""
     from torchrl.envs.utils import check_env_specs
 
     envs = gym.make_vec("SanaWM/Explore-v0", 2, world=tiny, autoreset_mode="Disabled", max_episode_chunks=3)
@@ -452,6 +460,13 @@ def test_torchrl_resets_the_slots_of_a_batch_itself(torchrl, tiny):
     check_env_specs(env)
     walk = env.rollout(8, break_when_any_done=False)
     assert walk["next", "truncated"][..., 0].int().tolist() == [[0, 0, 1, 0, 0, 1, 0, 0]] * 2
+
+
+def test_torchrl_reads_a_batch_that_resets_itself(torchrl, tiny):
+    envs = gym.make_vec("SanaWM/PointNav-v0", 2, world=tiny, autoreset_mode="SameStep", max_episode_chunks=3)
+    env = torchrl.GymWrapper(envs)
+    walk = env.rollout(5, break_when_any_done=False)
+    assert walk.batch_size == (2, 5) and bool(walk["next", "done"].any())
 
 
 # --- CleanRL ---
