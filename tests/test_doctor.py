@@ -6,13 +6,15 @@ from importlib import metadata
 import pytest
 import tyro
 
-from sanawm_env.cli import Play, main
+from sanawm_env.cli import Command, Play, main
 from sanawm_env.cli.doctor import LADDER, RESERVE, SLACK, recommended
 from sanawm_env.world import memory
 from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.engine import LoadOptions
 from sanawm_env.world.memory import predict_memory
+from sanawm_env.world.official import OFFICIAL
 from sanawm_env.world.weights import world_folder
+from tests.golden_files import ROOT
 from tests.standin_hub import fetched
 
 pytest.importorskip("diffusers")
@@ -70,6 +72,25 @@ def test_the_best_setting_that_fits_is_one_command(capsys, home):
         options = tyro.cli(Play, args=command[2:])  # it can be run
         assert LoadOptions(**options.load_options) == LoadOptions(bits, refiner, bits if refiner else None, parts)
     assert "No setting" in recommended(RESERVE, "cuda")
+
+
+@pytest.mark.slow
+def test_the_page_of_the_official_weights_says_what_is_predicted(monkeypatch, tmp_path):
+    monkeypatch.setenv("SANAWM_HOME", str(tmp_path))
+    page = (ROOT / "docs" / "official.md").read_text()
+    rows = re.findall(r"^\| ([\d GB,]+) \| (.*) \| ([\d.]+) GB \|$", page, re.M)
+    assert len(rows) == 5
+    for cards, setting, predicted in rows:
+        wanted = dict(re.findall(r"(\w+)=(\"[^\"]*\"|True)", setting))
+        for card in re.findall(r"\d+", cards):
+            told = recommended(float(card) * 1e9, "cuda")
+            given = tyro.cli(Play, args=told.splitlines()[-1].split()[2:]).load_options
+            assert {name: str(value) for name, value in given.items()} == {n: v.strip('"') for n, v in wanted.items()}
+            assert f"{predicted} GB predicted" in told
+    for part, official in OFFICIAL["streaming"].items():
+        assert re.search(rf"^\| {part} \|.*\| {official.gigabytes:g} GB \|", page, re.M), part
+    for line in re.findall(r"^sanawm (?!doctor).*?(?=  #|$)", page, re.M):
+        tyro.cli(Command, prog="sanawm", args=line.split()[1:])
 
 
 def test_what_does_not_fit_says_by_how_much(capsys):
