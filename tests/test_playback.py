@@ -1,5 +1,6 @@
 """The player of the live viewer, under a clock of the tests' own: when frames are due, and how keys are answered."""
 
+import errno
 import threading
 
 import numpy as np
@@ -334,6 +335,8 @@ def test_without_a_scene_keys_say_so(world):
 def test_errors_become_one_sentence():
     assert sentence(ValueError("Two\nlines")) == "Two"
     assert sentence(RuntimeError("DefaultCPUAllocator: can't allocate memory")).startswith("Out of memory")
+    assert sentence(OSError(errno.ENOSPC, "No space left on device")) == "No space left on device"
+    assert len(sentence(ValueError("x" * 10**6))) == 500
     assert sentence(KeyError("node")) == "Something went wrong: KeyError: 'node'."
 
 

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import io
 import json
+import os
 import shutil
 import threading
 from dataclasses import replace
@@ -545,6 +546,14 @@ def test_what_dead_processes_left_is_cleared_and_nothing_else(world, tmp_path):
     for session in (living, second):
         session.close()
         assert not session.folder.exists()
+
+
+def test_a_fork_of_a_process_leaves_its_folder_alone(world, tmp_path, monkeypatch):
+    session = Session(world, folder=tmp_path)
+    with monkeypatch.context() as fork:
+        fork.setattr(os, "getpid", lambda: -1)
+        session.close()
+    assert session.folder.exists()
 
 
 # --- threads ---

@@ -13,6 +13,7 @@ it with a clock of their own.
 
 import math
 import queue
+import re
 import threading
 import time
 from collections import deque
@@ -439,7 +440,7 @@ class Player:
 def sentence(error: Exception) -> str:
     """What went wrong, for the page."""
     said = str(error).strip()
-    first = said.splitlines()[0] if said else ""
+    first = re.sub(r"^\[Errno \d+\] ", "", said.splitlines()[0]) if said else ""
     first = first if len(first) <= MAX_SENTENCE else f"{first[: MAX_SENTENCE - 1]}…"
     if isinstance(error, ValueError | TypeError | OSError | MemoryError | ImportError) and first:
         return first
