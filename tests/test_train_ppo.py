@@ -86,8 +86,18 @@ def test_another_run_is_not_written_over(settings, whole):
 
 
 def test_two_processes_do_not_train_in_one_folder(settings, whole):
-    with FileLock(settings.out / "lock"), pytest.raises(RuntimeError, match="Another process trains in"):
+    with FileLock(settings.out / "lock"), pytest.raises(BlockingIOError, match="Another process trains in"):
         train_ppo(settings, QUIET)
+
+
+def test_what_others_look_at_is_put_back_by_the_next_run(settings, whole):
+    """A kill may come after a checkpoint and before the copies of its policy and history."""
+    kept = {name: (settings.out / name).read_bytes() for name in ("policy.zip", "progress.json")}
+    for name in kept:
+        (settings.out / name).write_bytes(b"of before")
+    train_ppo(settings, QUIET)
+    assert {name: (settings.out / name).read_bytes() for name in kept} == kept
+    assert not list(settings.out.glob("*.part"))
 
 
 @pytest.mark.parametrize(
