@@ -257,3 +257,12 @@ print(json.dumps([foreign, sanawm_env.__file__, sanawm_env.kernels.__file__, san
     foreign, *files = run_python(code, "-I", "-S", cwd=installed)
     assert foreign == []
     assert all(Path(file).is_relative_to(installed) for file in files)
+
+
+def test_nothing_that_is_printed_is_read_as_markup():
+    """Paths and users' words go to consoles that take them as they are: there is one way to make one."""
+    for name, path in MODULES.items():
+        source = path.read_text()
+        if name != "sanawm_env.world.terminal":
+            assert not re.search(r"(?<![\w.])Console\(", source), f"{name} makes a console: use literal_console"
+            assert "rich.markup" not in source, f"{name} writes or escapes markup, which no console reads"

@@ -4,7 +4,6 @@ import sys
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 from rich.prompt import Confirm
 from rich.table import Table
 
@@ -48,7 +47,7 @@ def fetch_command(options: "Fetch", console: Console) -> None:
         width=options.width,
     )
     then = "sanawm render --help" if options.name in OFFLINE else f"sanawm encode-prompts FILE --world {options.name}"
-    console.print(f"world {escape(str(folder))} (next: {then})", soft_wrap=True)
+    console.print(f"world {folder} (next: {then})", soft_wrap=True)
 
 
 def _show(options: "Fetch", parts: tuple[str, ...], console: Console) -> None:
@@ -64,7 +63,7 @@ def _show(options: "Fetch", parts: tuple[str, ...], console: Console) -> None:
         if part == "dit" and options.dit is not None:
             place, size = str(options.dit), 0.0
         terms = "\n".join(map(str, entry.notices))
-        table.add_row(part, escape(place), f"{size:g}", escape(terms), end_section=True)
+        table.add_row(part, place, f"{size:g}", terms, end_section=True)
         download, converted = download + size, converted + entry.converted
         given_back += size if entry.converted and not options.keep_source else 0.0
     console.print(table)
@@ -77,4 +76,4 @@ def _show(options: "Fetch", parts: tuple[str, ...], console: Console) -> None:
     if given_back:
         sentence += f" ({given_back:.1f} GB are given back after the conversion; --keep-source keeps them)"
     free = f"Free at {home()}: {disk_free(home()) / 1e9:.1f} GB."
-    console.print(escape(f"{sentence}. {free}"), highlight=False, soft_wrap=True)
+    console.print(f"{sentence}. {free}", soft_wrap=True)

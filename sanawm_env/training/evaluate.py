@@ -37,6 +37,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from sanawm_env.camera.dsl import KeyState, hold_keys
 from sanawm_env.camera.trajectory import relative_to_first
@@ -434,7 +435,7 @@ def _chunk_table(title: str, chunks: tuple[ChunkScores, ...]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for number, c in enumerate(chunks, 1):
         others = c.psnr_visible, c.psnr_unseen, c.ssim, *(c.baselines[name].psnr for name in BASELINES), c.codec
-        table.add_row(str(number), f"[bold]{_number(c.psnr)}[/]", *map(_number, others))
+        table.add_row(str(number), Text(_number(c.psnr), "bold"), *map(_number, others))
     return table
 
 
