@@ -279,7 +279,7 @@ def test_its_checker_finds_nothing_unexpected(tiny, obs_mode, action_mode):
 def test_rllib_gets_float_pictures_alone_or_in_a_batch(tiny):
     single, envs = (rllib.create({"world": tiny} | more) for more in ({}, {"num_envs": 2}))
     assert isinstance(single, ScalePixels) and isinstance(envs, VectorScalePixels)
-    assert single.observation_space == envs.single_observation_space == gym.spaces.Box(0, 1, (40, 48, 3), np.float32)
+    assert single.observation_space == envs.single_observation_space == gym.spaces.Box(0, 1, (84, 84, 3), np.float32)
     assert envs.metadata["autoreset_mode"] is gym.vector.AutoresetMode.NEXT_STEP
     assert rllib.create({"id": "SanaWM/PointNav-v0", "world": tiny}).unwrapped.spec.id == "SanaWM/PointNav-v0"
 
@@ -299,10 +299,10 @@ def test_rllib_trains(tiny):
     import ray
     from ray.rllib.algorithms.ppo import PPOConfig
 
-    network = {"conv_filters": [[8, 8, 4], [16, 4, 2]], "head_fcnet_hiddens": [16]}
+    network = {"head_fcnet_hiddens": [16]}  # and the filters that it has for pictures of 84 x 84
     config = (
         PPOConfig()
-        .environment(rllib.register(), env_config={"world": tiny, "max_episode_chunks": 3, "obs_size": (40, 40)})
+        .environment(rllib.register(), env_config={"world": tiny, "max_episode_chunks": 3})
         .env_runners(
             num_env_runners=0,
             num_envs_per_env_runner=2,

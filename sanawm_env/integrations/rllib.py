@@ -5,15 +5,18 @@
 
     config = (
         PPOConfig()
-        .environment(rllib.register(), env_config={"id": "SanaWM/Explore-v0", "world": "nano", "obs_size": (42, 42)})
+        .environment(rllib.register(), env_config={"id": "SanaWM/Explore-v0", "world": "nano"})
         .env_runners(num_envs_per_env_runner=16, gym_env_vectorize_mode="vector_entry_point")
     )
 
 ray[rllib] 2.60 pins gymnasium 1.2.2. That is in our range, but not what `constraints.txt` installs and the tests run
 on, so RLlib lives in an environment of its own: pip install sanawm-env "ray[rllib]" gymnasium==1.2.2.
 
-RLlib's networks take no dict and no uint8, so pictures come alone and as float32 in [0, 1], and its runners reset in
-the next step. Nothing here imports ray before `register` is called.
+RLlib's networks take no dict and no uint8, so pictures come alone and as float32 in [0, 1]; they have default filters
+for pictures of 42 x 42, 64 x 64, 84 x 84 and 96 x 96, so pictures are 84 x 84 unless `obs_size` says otherwise (other
+sizes need `conv_filters`); and its runners reset in the next step.
+
+Nothing here imports ray before `register` is called.
 """
 
 from collections.abc import Mapping
@@ -37,9 +40,9 @@ def register(name: str = "sanawm") -> str:
 
 
 def create(context: Mapping[str, Any]) -> gym.Env | VectorEnv:
-    """The environment of an `env_config`: its "id" (SanaWM/Explore-v0) and the arguments of `SanaWMEnv`. RLlib adds
-    "num_envs" where it wants a batch."""
-    settings = {"id": "SanaWM/Explore-v0", "obs_mode": "rgb"} | dict(context)
+    """The environment of an `env_config`: its "id" (SanaWM/Explore-v0) and the arguments of `SanaWMEnv`, "obs_mode"
+    being "rgb" and "obs_size" (84, 84) by default. RLlib adds "num_envs" where it wants a batch."""
+    settings = {"id": "SanaWM/Explore-v0", "obs_mode": "rgb", "obs_size": (84, 84)} | dict(context)
     if settings.get("num_envs") is None:
         return ScalePixels(gym.make(**settings))
     return VectorScalePixels(gym.make_vec(**settings, autoreset_mode=AutoresetMode.NEXT_STEP))
