@@ -34,7 +34,7 @@ from sanawm_env.envs.snapshot import Snapshot
 from sanawm_env.recording.rollout import check_writable
 from sanawm_env.world.saving import only_writer, remove, replacing_files, replacing_folder, write_text
 from sanawm_env.world.signals import exit_status, interrupting
-from sanawm_env.world.terminal import literal_console
+from sanawm_env.world.terminal import literal_console, out_of_memory
 
 Task = Literal["explore", "pointnav", "imagenav", "followpath"]
 IDS = {"explore": "Explore", "pointnav": "PointNav", "imagenav": "ImageNav", "followpath": "FollowPath"}
@@ -288,6 +288,11 @@ def main() -> None:
             sys.exit(exit_status(interrupt))
         except (ValueError, TypeError, OSError) as error:
             console.print(f"train_ppo: {error}", style="red", soft_wrap=True)
+            sys.exit(2)
+        except (MemoryError, RuntimeError) as error:
+            if not (reason := out_of_memory(error)):
+                raise
+            console.print(f"train_ppo: memory is full ({reason}): set fewer num_envs", style="red", soft_wrap=True)
             sys.exit(2)
 
 

@@ -90,6 +90,25 @@ def test_two_processes_do_not_train_in_one_folder(settings, whole):
         train_ppo(settings, QUIET)
 
 
+@pytest.mark.parametrize(
+    ("error", "status", "says"),
+    [
+        (KeyboardInterrupt(15), 143, "Stopped. The same command goes on"),
+        (BlockingIOError("Another process trains in [b]x"), 2, "train_ppo: Another process trains in [b]x"),
+        (RuntimeError("can't allocate memory: 9 bytes"), 2, "memory is full (can't allocate memory: 9 bytes)"),
+    ],
+)
+def test_the_command_ends_with_a_sentence(monkeypatch, capsys, error, status, says):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(training, "train_ppo", fails)
+    monkeypatch.setattr("sys.argv", ["train_ppo"])
+    with pytest.raises(SystemExit) as stop:
+        training.main()
+    assert stop.value.code == status and says in " ".join(capsys.readouterr().err.split())
+
+
 def test_what_others_look_at_is_put_back_by_the_next_run(settings, whole):
     """A kill may come after a checkpoint and before the copies of its policy and history."""
     kept = {name: (settings.out / name).read_bytes() for name in ("policy.zip", "progress.json")}
