@@ -92,7 +92,7 @@ def test_the_id_is_a_string_that_travels_as_json(tiny):
 def test_a_spec_with_paths_travels_as_json(tiny):
     settings = {"world": Path(tiny), "scenes": [Path(tiny) / "starts" / "0.png"], "workspace": Workspace()}
     settings["scenes"] = sorted((Path(tiny) / "starts").iterdir())[:1]
-    env = gym.make(ID, **settings, obs_size=[8, 8])
+    env = gym.make(ID, **settings, obs_size=np.array([8, 8]), max_episode_chunks=np.int64(4))
     assert f"id={ID}" in env.spec.pprint(disable_print=True, print_all=True)
     twin, again = gym.make(EnvSpec.from_json(env.spec.to_json())), gym.make(env.spec)
     assert same(twin.reset(seed=1), env.reset(seed=1))

@@ -218,7 +218,10 @@ def test_a_wrong_attribute_changes_no_slot(tiny):
         envs.set_attr("max_episode_chunks", [5, 6, -1])
     with pytest.raises(ValueError, match="All slots share their reward_fn"):
         envs.set_attr("reward_fn", [None, None, len])
+    with pytest.raises(AttributeError, match="obs_mode"):
+        envs.set_attr("obs_mode", "rgb")
     assert envs.get_attr("max_episode_chunks") == (10, 10, 10)
+    assert envs.get_attr("obs_mode") == ("dict", "dict", "dict")
 
 
 def test_generators_can_be_set(tiny):

@@ -131,7 +131,7 @@ class SanaWMEnv(gym.Env):
         if workspace is None:
             workspace = self.world.config.workspace
         self.workspace = workspace if isinstance(workspace, Workspace) else _workspace(workspace)
-        self.obs_mode, self.action_mode, self.render_mode = obs_mode, action_mode, render_mode
+        self._action_mode, self.render_mode = action_mode, render_mode
         config = self.world.config
         self.metadata = type(self).metadata | {"render_fps": config.fps}
         self._scenes = _start_images(scenes, self.world)
@@ -197,6 +197,16 @@ class SanaWMEnv(gym.Env):
         """Row of the last step in the batch it was imagined in, and how many ran there; (0, 1) right after a reset."""
         clip = self._moment("ask how it was imagined").clip
         return (0, 1) if clip is None else clip.lanes[0]
+
+    @property
+    def obs_mode(self) -> str:
+        """What is observed, see `observations.Observer`; as it was made."""
+        return self._observe.mode
+
+    @property
+    def action_mode(self) -> str:
+        """What an action means, see `actions`; as it was made."""
+        return self._action_mode
 
     @property
     def max_episode_chunks(self) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from sanawm_env.camera.presets import Workspace
@@ -49,6 +50,8 @@ def described(spec: EnvSpec | None, steps: int) -> EnvSpec | None:
 def _plain(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 1):  # others are pictures
+        return value.tolist()
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Workspace):
