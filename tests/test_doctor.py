@@ -79,7 +79,7 @@ def test_the_page_of_the_official_weights_says_what_is_predicted(monkeypatch, tm
     monkeypatch.setenv("SANAWM_HOME", str(tmp_path))
     page = (ROOT / "docs" / "official.md").read_text()
     rows = re.findall(r"^\| ([\d GB,]+) \| (.*) \| ([\d.]+) GB \|$", page, re.M)
-    assert len(rows) == 5
+    assert len(rows) == 4
     for cards, setting, predicted in rows:
         wanted = dict(re.findall(r"(\w+)=(\"[^\"]*\"|True)", setting))
         for card in re.findall(r"\d+", cards):

@@ -108,7 +108,7 @@ def test_weights_in_fewer_bits(precision):
 def test_offloaded_parts_count_while_they_work():
     world = World.load("streaming", text_encoder=True)
     plain, offloaded = (predicted(world, refiner=True, offload=offload) for offload in (False, True))
-    weights, working = plain.weights, plain.working
+    weights, working = offloaded.weights, offloaded.working
     always, at_work = offloaded.waiting["refiner"]
     assert offloaded.peak == max(
         weights["network"] + always + working["network"],
@@ -117,7 +117,7 @@ def test_offloaded_parts_count_while_they_work():
     )
     assert always < at_work < weights["refiner"]
     assert offloaded.peak < plain.peak
-    alone = predicted(world, refiner=True, offload="codec")
+    alone, working = predicted(world, refiner=True, offload="codec"), plain.working
     assert alone.peak == weights["network"] + weights["refiner"] + max(
         working["network"], working["refiner"], weights["codec"] + working["codec"]
     )
@@ -145,6 +145,22 @@ def test_what_of_a_refiner_is_on_the_device_while_its_blocks_wait_is_counted():
 
 
 @pytest.mark.slow
+def test_keys_and_values_that_wait_are_not_on_the_device():
+    world = World.load("streaming", text_encoder=True, refiner=True)
+    state, sizes = world.begin(world.scene(picture())), []
+    for _ in range(5):
+        state, _ = world.advance(state, STILL)
+        refined = state.slots[0].display.refiner
+        sizes.append(tree.nbytes((refined.sink, refined.history)))
+    plain, away = (predicted(world, refiner=True, offload=offload) for offload in ((), "refiner"))
+    keys = plain.between - away.between
+    assert keys in sizes  # after as many chunks as are rehearsed until nothing seems to grow
+    # those of the state before and of the one that is made, but for a layer's that work
+    layers = len(refined.sink)
+    assert 2 * keys > plain.working["codec"] - away.working["codec"] >= keys
+    assert plain.working["refiner"] - away.working["refiner"] > keys * (1 - 1 / layers)
+
+
 def test_encoders_count_where_prompts_are_encoded_on_the_spot():
     world = World.load("streaming", text_encoder=True)
     plain = predicted(world, refiner=True)

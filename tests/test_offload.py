@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from sanawm_env.refiner.runner import Refiner, RefinerConfig, without_audio
 from sanawm_env.world.offload import at_hand, blocks_of, check_offload, work_blockwise
+from tests.standin_hub import REFINER
 
 META = torch.device("meta")
 
@@ -80,6 +82,40 @@ def test_a_whole_part_is_at_hand_and_then_as_it_was():
 def test_blocks_are_the_items_of_the_outermost_lists():
     net = nn.ModuleDict({"a": Net(), "b": nn.Sequential(nn.ModuleList([nn.ModuleList([nn.Linear(2, 2)])]))})
     assert len(blocks_of(net)) == 5
+
+
+def test_keys_and_values_are_kept_away_and_brought_layer_by_layer():
+    """What a state keeps went through `keep`, what a layer reads through `bring`, and the numbers are the same."""
+    pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    library = __import__("diffusers").SanaWMLTX2RefinerTransformer3DModel
+    refiners = [Refiner(without_audio(library(**REFINER)).float(), RefinerConfig(kv_max_frames=5)) for _ in range(2)]
+    refiners[1].transformer.load_state_dict(refiners[0].transformer.state_dict())
+    kept, brought = set(), []
+
+    def keep(tensor):
+        copy = tensor.clone()
+        kept.add(id(copy))
+        keep.all.append(copy)  # so that no other tensor gets its number
+        return copy
+
+    keep.all = []
+    refiners[1].keep = keep
+    refiners[1].bring = lambda tensor: brought.append(id(tensor)) or tensor
+    generator = torch.Generator().manual_seed(1)
+    sink, *blocks = (torch.randn(1, 4, n, 2, 3, generator=generator) for n in (1, 3, 3, 3))
+    text, mask = torch.randn(1, 8, 32, generator=generator), torch.ones(1, 8, dtype=torch.int64)
+    states = [refiner.start(sink, text, mask) for refiner in refiners]
+    for block in blocks:
+        brought.clear()
+        found = [refiner.refine(block, state, -block) for refiner, state in zip(refiners, states, strict=True)]
+        used, states = states[1], [state for _, state in found]
+        assert torch.equal(found[0][0], found[1][0])
+        now = [id(t) for pair in (*states[1].sink, *states[1].history) for t in pair]
+        assert set(now) <= kept
+        before = {id(t) for pair in (*used.sink, *used.history) for t in pair}
+        assert set(brought) == before  # in each of four passes
+        assert len(brought) == 4 * len(before)
 
 
 @pytest.mark.parametrize(

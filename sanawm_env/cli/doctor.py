@@ -43,7 +43,7 @@ LADDER = (
     *((False, bits, parts) for bits in (None, "fp8", "nvfp4") for parts in (ALL, ("codec",))),
 )
 """Settings from the best on: with the refiner or not, its bits and the network's, the parts that wait. In 8 bits all on
-the device comes before blocks that are copied there for every pass, 100 GB a chunk."""
+the device comes before blocks that are copied there for every pass, 130 GB a chunk."""
 RESERVE, SLACK = 1 * GB, 1.05  # CUDA's context and libraries, and fragmentation: assumed, not measured
 
 

@@ -4,7 +4,9 @@ The transformer, its rotary embedding and its cache container are diffusers'; th
 with the window as a value (codec_text_refiner.md section c.3).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -46,12 +48,15 @@ OFFICIAL = RefinerConfig()
 class Refiner:
     """Refines a stream block by block. Use `Refiner.load`.
 
-    transformer: diffusers' `SanaWMLTX2RefinerTransformer3DModel`; its audio branches are never run.
+    transformer: diffusers' `SanaWMLTX2RefinerTransformer3DModel`; its audio branches are never run. keep, bring: what
+    is done to keys and values after a layer has made them and before it reads them (see `keys_wait`).
     """
 
     def __init__(self, transformer: nn.Module, config: RefinerConfig = OFFICIAL):
         self.transformer = transformer.eval().requires_grad_(False)
         self.config = config
+        self.keep: Callable[[Tensor], Tensor] = _same
+        self.bring: Callable[[Tensor], Tensor] = _same
 
     @staticmethod
     def load(
@@ -95,6 +100,11 @@ class Refiner:
         self.transformer.to(device)
         return self
 
+    def keys_wait(self, device: torch.device) -> None:
+        """From now on the keys and values of states (7.6 GB at 720p) lie in the host's memory, and those of one layer
+        are on the device while it works."""
+        self.keep, self.bring = (lambda t: t.to("cpu")), (lambda t: t.to(device))
+
     @property
     def dtype(self) -> torch.dtype:
         return next(self.transformer.parameters()).dtype
@@ -122,7 +132,7 @@ class Refiner:
         if sink_latent.ndim != 5 or sink_latent.shape[2] != 1:
             raise ValueError(f"sink_latent must be (B, c, 1, h, w), got {tuple(sink_latent.shape)}.")
         text = text.to(sink_latent.device, self.dtype)
-        cache = _library()[1](len(self.transformer.transformer_blocks))
+        cache = self._cache()
         latent = sink_latent.to(self.dtype)
         self._forward(latent, 0.0, 0, text, text_mask, cache, "capture_pre_rope")
         sink = tuple(layer.get_captured_pre_rope() for layer in _layers(cache))
@@ -156,19 +166,28 @@ class Refiner:
         history = []
         for i, layer in enumerate(_layers(cache)):
             new = layer.get_captured_post_rope()
-            old = state.history[i] if state.history else tuple(t[:, :0] for t in new)
-            history.append(tuple(torch.cat((a, b), dim=1)[:, -tokens:].clone() for a, b in zip(old, new, strict=True)))
+            old = state.history[i] if state.history else (t[:, :0] for t in new)
+            old = (self.keep(t) for t in old)
+            both = (torch.cat((a, b), dim=1)[:, -tokens:].clone() for a, b in zip(old, new, strict=True))
+            history.append(tuple(map(self.keep, both)))
         after = RefinerState(state.sink, tuple(history), frames, start + config.block, state.text, state.text_mask)
         return x.to(block.dtype), after
 
     def _window(self, state: RefinerState, block: Tensor):
         """The library's cache container, filled from the state. The start image slides to just before the history."""
-        cache = _library()[1](len(state.sink))
+        cache = self._cache()
         for i, layer in enumerate(_layers(cache)):
             layer.store_sink(*state.sink[i])
             if state.history:
                 layer.store_history(*state.history[i])
         cache.sink_pe = self._rotary(block, state.next_frame - state.history_frames - 1, 1)
+        return cache
+
+    def _cache(self):
+        """The library's cache container, empty."""
+        layers = len(self.transformer.transformer_blocks)
+        cache = _library()[1](layers)
+        cache.layer_caches = [_library()[2](self.keep, self.bring) for _ in range(layers)]
         return cache
 
     def _rotary(self, latents: Tensor, frame: int, frames: int) -> tuple[Tensor, Tensor]:
@@ -240,11 +259,42 @@ def _read(path: Path):
         raise ValueError(f"{path.name} is damaged ({error})") from error
 
 
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+@cache
 def _library():
-    """diffusers' transformer and cache container; ImportError in one sentence where they are missing."""
+    """diffusers' transformer, its cache container and that of one layer, whose keys and values may lie elsewhere;
+    ImportError in one sentence where they are missing."""
     try:
         from diffusers import SanaWMLTX2RefinerTransformer3DModel
-        from diffusers.models.transformers.transformer_sana_wm_refiner import SanaWMRefinerKVCache
+        from diffusers.models.transformers.transformer_sana_wm_refiner import (
+            SanaWMRefinerKVCache,
+            SanaWMRefinerKVLayerCache,
+        )
     except ImportError as error:
         raise ImportError(f'The refiner needs diffusers 0.42: pip install "sanawm-env[official]" ({error}).') from error
-    return SanaWMLTX2RefinerTransformer3DModel, SanaWMRefinerKVCache
+
+    class Layer(SanaWMRefinerKVLayerCache):
+        """keep, bring: see `Refiner`."""
+
+        def __init__(self, keep: Callable[[Tensor], Tensor], bring: Callable[[Tensor], Tensor]):
+            super().__init__()
+            self.keep, self.bring = keep, bring
+
+        def get_sink(self):
+            found = super().get_sink()
+            return found and tuple(map(self.bring, found))
+
+        def get_history(self):
+            found = super().get_history()
+            return found and tuple(map(self.bring, found))
+
+        def store_captured_pre_rope(self, key: Tensor, value: Tensor) -> None:
+            super().store_captured_pre_rope(self.keep(key), self.keep(value))
+
+        def store_captured_post_rope(self, key: Tensor, value: Tensor) -> None:
+            super().store_captured_post_rope(self.keep(key), self.keep(value))
+
+    return SanaWMLTX2RefinerTransformer3DModel, SanaWMRefinerKVCache, Layer

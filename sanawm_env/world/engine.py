@@ -46,7 +46,8 @@ class LoadOptions:
         precision: of the network, one of `sanawm_env.network.precision.PRECISIONS`; None as the world is configured.
         refiner: run the second stage on every chunk before it is decoded. refiner_precision: likewise for it.
         offload: parts that wait in the host's memory while they are not in use: "codec", "refiner" (whose blocks come
-            to the device one at a time), "text" (likewise), some of them as a list or as "codec,text"; True for all.
+            to the device one at a time, with their keys and values), "text" (likewise), some of them as a list or as
+            "codec,text"; True for all.
         text_encoder: encode prompts that are not in the world's cache, loading the encoder for it.
         softcap: read prompts that were encoded with soft-capped attention scores (`GemmaEncoder.load`).
         backend: form of the network's operators, one of `sanawm_env.kernels.dispatch.BACKENDS`; None for what suits the
@@ -147,6 +148,7 @@ class SanaEngine:
             codec.to(device)
         if refiner is not None and "refiner" in offload:
             work_blockwise(refiner.transformer, device)
+            refiner.keys_wait(device)
         elif refiner is not None:
             refiner.to(device)
 

@@ -97,7 +97,7 @@ def predict_memory(
         weights["refiner"] = weight_bytes(refiner.transformer, options.refiner_precision, "refiner")
         waiting["refiner"] = _blockwise(refiner.transformer, weights["refiner"])
     waiting = {name: there for name, there in waiting.items() if name in options.offload}
-    works, between = _rehearse(config, folder, options.refiner, batch)
+    works, between = _rehearse(config, folder, options.refiner, batch, "refiner" in waiting)
     working = dict(works)
     if options.text_encoder and config.codec != "patch_pca":
         # loaded for a prompt and let go again, one encoder at a time
@@ -144,10 +144,12 @@ def _refiner_encoder(folder: Path | None) -> nn.Module:
 
 @cache
 def _rehearse(
-    config: WorldConfig, folder: Path | None, refiner: bool, batch: int
+    config: WorldConfig, folder: Path | None, refiner: bool, batch: int, keys_wait: bool
 ) -> tuple[tuple[tuple[str, int], ...], int]:
-    """`working` and `between` of a prediction."""
+    """`working` and `between` of a prediction. keys_wait: whether the refiner's lie in the host's memory."""
     engine = _Rehearsal(config, *_outline(config, folder, refiner))
+    if keys_wait:
+        engine.refiner.keep, engine.refiner.bring = engine.live.without, torch.clone
     grows = config.network.window < 0
     between, most = [], []  # of every chunk, the first's with what comes before it
     with fused_attention(), engine.live as live:
@@ -202,6 +204,7 @@ class LiveBytes(TorchDispatchMode):
         self.most: Counter[str] = Counter()
         tensors = (t for module in weights for t in (*module.parameters(), *module.buffers()))
         self._known = {t.untyped_storage()._cdata for t in tensors}
+        self._sizes: dict[int, int] = {}  # of those that are counted
         self._made: dict[Any, tuple[torch.Size, tuple[int, ...], torch.dtype] | None] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -235,12 +238,20 @@ class LiveBytes(TorchDispatchMode):
         key, size = storage._cdata, storage.nbytes()
         if key not in self._known:
             self._known.add(key)
-            weakref.finalize(storage, self._freed, key, size)
+            weakref.finalize(storage, self._freed, key)
+            self._sizes[key] = size
             self.now += size
 
-    def _freed(self, key: int, size: int) -> None:
+    def without(self, tensor: Tensor) -> Tensor:
+        """Count a tensor no longer, which lies elsewhere."""
+        key = tensor.untyped_storage()._cdata
+        self.now -= self._sizes.get(key, 0)
+        self._sizes[key] = 0
+        return tensor
+
+    def _freed(self, key: int) -> None:
         self._known.discard(key)
-        self.now -= size
+        self.now -= self._sizes.pop(key)
 
 
 CONVOLUTIONS = {torch.ops.aten.convolution.default}
