@@ -26,6 +26,7 @@ from sanawm_env.envs.env import SanaWMEnv, step_together
 from sanawm_env.metrics.lasting import drift, loop_closure
 from sanawm_env.recording.dataset import Dataset, Row, Shard, clean
 from sanawm_env.recording.episode import EpisodeWriter, Step, begin
+from sanawm_env.world.files import reason
 from sanawm_env.world.saving import only_writer
 from sanawm_env.world.terminal import literal_console
 from sanawm_env.world.threads import torch_threads, with_torch_threads
@@ -96,8 +97,16 @@ def work(collection: Collection, jobs: Sequence[Job], shard: Shard) -> Generator
     try:
         while waiting or running:
             while waiting and len(running) < collection.batch:
-                running.append(_Run(collection, waiting.popleft(), shard))
+                job = waiting.popleft()
+                try:
+                    env = beginning(collection, job)
+                except (ValueError, TypeError, OSError) as error:  # of its image: the other jobs have theirs
+                    background.submit(_reject, shard, rows, job, reason(error))
+                    continue
+                running.append(_Run(collection, job, shard, env))
                 unfinished.append(running[-1])
+            if not running:
+                break
             asked = [(run, action) for run in running if (action := run.next_action()) is not None]
             rewards = step_together([r.env for r, _ in asked], [a for _, a in asked], slots=range(len(asked)))
             for (run, action), reward in zip(asked, rewards, strict=True):
@@ -116,15 +125,32 @@ def work(collection: Collection, jobs: Sequence[Job], shard: Shard) -> Generator
             run.writer.abandon()
 
 
+def beginning(collection: Collection, job: Job) -> SanaWMEnv:
+    """The environment of a job, reset to where it begins; errors as `SanaWMEnv` and its reset."""
+    env, start = SanaWMEnv(**_settings(collection, job)), job.start
+    lens = None if start.intrinsics is None else np.array(start.intrinsics)
+    begin(env, start.image, job.seed, prompt=start.prompt, intrinsics=lens, fov_deg=start.fov_deg)
+    return env
+
+
+def _settings(collection: Collection, job: Job) -> dict[str, Any]:
+    return collection.settings | {"max_episode_chunks": job.chunks}
+
+
+def _reject(shard: Shard, rows: "SimpleQueue[Row]", job: Job, why: str) -> None:
+    """A job that could not begin becomes a row."""
+    row = Row(job.id, camera=job.script.name, source=str(job.start.image), seed=job.seed, reason=why)
+    shard.note(row)
+    rows.put(row)
+
+
 class _Run:
     """A job under way."""
 
-    def __init__(self, collection: Collection, job: Job, shard: Shard):
-        settings, start = collection.settings | {"max_episode_chunks": job.chunks}, job.start
-        self.env = SanaWMEnv(**settings)
-        lens = None if start.intrinsics is None else np.array(start.intrinsics)
-        begin(self.env, start.image, job.seed, prompt=start.prompt, intrinsics=lens, fov_deg=start.fov_deg)
-        facts = {"id": job.id, "camera": job.script.name, "source": str(start.image)}
+    def __init__(self, collection: Collection, job: Job, shard: Shard, env: SanaWMEnv):
+        settings = _settings(collection, job)
+        self.env = env
+        facts = {"id": job.id, "camera": job.script.name, "source": str(job.start.image)}
         how = {"sheet": False, "crf": collection.crf, "keyframes": KEYFRAMES}
         self.writer = EpisodeWriter(shard.begin(), self.env, settings, job.seed, facts, **how)
         self.actions, self.gates = job.script.actions(self.env, job.chunks, job.draw), collection.gates

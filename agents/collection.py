@@ -8,28 +8,35 @@ import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from sanawm_env.agents.cameras import RandomWalk
 from sanawm_env.agents.scripts import Given, PathScript, Script, read_path, read_script
+from sanawm_env.agents.settings_file import read_yaml
 
 from sanawm_env.camera.dsl import FPS
 from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.recording.arrays import load_trajectory
 from sanawm_env.recording.dataset import Dataset
+from sanawm_env.recording.episode import MAX_COMPANY
 from sanawm_env.recording.rollout import RolloutWriter
 from sanawm_env.training.scenes import sample_starts
-from sanawm_env.world.files import file_sha256
-from sanawm_env.world.images import fit_image, images_in
+from sanawm_env.world.files import brief, check_count, check_number, file_sha256, parse_json, read_text, reason
+from sanawm_env.world.images import fit_image, images_in, load_image, read_anchor
+from sanawm_env.world.lens import fit_lens
+from sanawm_env.world.saved import MAX_SEED
 from sanawm_env.world.saving import Scratch
+from sanawm_env.world.threads import MAX_THREADS
 from sanawm_env.world.weights import world_address
 from sanawm_env.world.world import World
 
-MAX_CONFIG_BYTES = 2**20
+MAX_CHUNKS = 4096  # of an episode, 1.7 hours
+MAX_JOBS, MAX_SAMPLES = 1_000_000, 10_000
+MAX_MANIFEST_BYTES = 64 * 2**20
 SPLITS = {"simple_60s": "benchmark_v2_smooth_60s", "hard_60s": "benchmark_v2_hard_60s"}
 GATES = {"drift": "at most", "closure": "at least"}
 KEYFRAMES = 2  # so that training code can jump to any frame
@@ -86,22 +93,31 @@ class Collection:
         for name, default in (("scenes", [STARTS]), ("cameras", ["orbit"])):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, default if self.bench is None else [])
-        for name in ("batch", "chunks", "threads"):
-            value = getattr(self, name)
-            if not (name != "batch" and value is None) and not (_whole(value) and value > 0):
-                raise ValueError(f"{name} of a collection must be a whole number above zero, got {value!r}.")
-        if not (_whole(self.crf) and 0 <= self.crf <= 51):
-            raise ValueError(f"crf of a collection must be a whole number from 0 to 51, got {self.crf!r}.")
-        seeds = range(self.seeds) if _whole(self.seeds) else self.seeds
-        if not isinstance(seeds, Sequence) or isinstance(seeds, str) or not all(_whole(s) and s >= 0 for s in seeds):
-            raise ValueError(f"seeds of a collection are how many or a list of whole numbers, got {self.seeds!r}.")
+        for name, least, most in (
+            ("batch", 1, MAX_COMPANY), ("chunks", 1, MAX_CHUNKS), ("threads", 1, MAX_THREADS), ("crf", 0, 51),
+        ):  # fmt: skip
+            if getattr(self, name) is not None or name in ("batch", "crf"):
+                check_count(f"{name} of a collection", getattr(self, name), least, most)
+        for name, kinds in (("world", str | os.PathLike), ("device", str), ("action_mode", str)):
+            if not isinstance(getattr(self, name), kinds):
+                raise TypeError(f"{name} of a collection must be text, got {brief(getattr(self, name))}.")
+        if isinstance(self.seeds, Sequence) and not isinstance(self.seeds, str):
+            for seed in self.seeds:
+                check_count("A seed of a collection", seed, 0, MAX_SEED)
+        else:
+            check_count("seeds of a collection, a list of them or how many,", self.seeds, 0, MAX_JOBS)
         for name, kind in (("scenes", Sequence), ("cameras", Sequence), ("gates", Mapping), ("env", Mapping)):
             value = getattr(self, name)
             if not isinstance(value, kind) or isinstance(value, str):
-                raise TypeError(f"{name} of a collection must be a {kind.__name__.lower()}, got {value!r}.")
+                raise TypeError(f"{name} of a collection must be a {kind.__name__.lower()}, got {brief(value)}.")
+        if self.bench is not None and not isinstance(self.bench, Mapping):
+            raise TypeError(f"bench of a collection must be a mapping, got {brief(self.bench)}.")
         for name, bound in self.gates.items():
-            if name not in GATES or isinstance(bound, bool) or not isinstance(bound, int | float):
-                raise ValueError(f"gates are {' and '.join(GATES)} with a number each, got {name}: {bound!r}.")
+            if name not in GATES:
+                raise ValueError(f"gates are {' and '.join(GATES)} with a number each, got {brief(name)}.")
+            check_number(f"The gate {name}", bound, least=0)
+        if wrong := [name for name in self.env if not isinstance(name, str)]:
+            raise TypeError(f"env takes keywords of the environment, got {brief(wrong[0])}.")
         if reserved := [name for name in self.env if name in ("world", "device", "scenes", "action_mode")]:
             raise ValueError(f"{reserved[0]} is said beside env, not in it.")
 
@@ -112,21 +128,16 @@ class Collection:
         Raises FileNotFoundError, ValueError or TypeError in one sentence.
         """
         path = Path(path)
-        if not path.is_file():
+        if not path.exists():
             raise FileNotFoundError(f"There is no file {path}: `sanawm collect` takes a YAML file, see the README.")
         known = [f.name for f in fields(cls) if f.name != "folder"]
         try:
-            if path.stat().st_size > MAX_CONFIG_BYTES:
-                raise ValueError(f"it is larger than {MAX_CONFIG_BYTES >> 20} MB")
-            given = yaml.safe_load(path.read_text(encoding="utf-8"))
-            if not isinstance(given, dict):
-                raise ValueError("it is not a list of settings, name: value")
-            if unknown := [str(name) for name in given if name not in known]:
-                raise ValueError(f"there is no setting {unknown[0]!r}, settings are {', '.join(known)}")
+            given = read_yaml(path)
+            if unknown := [name for name in given if name not in known]:
+                raise ValueError(f"there is no setting {brief(unknown[0])}, settings are {', '.join(known)}")
             return cls(**given, folder=path.parent)
-        except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-            reason = " ".join(str(error).split()).rstrip(".")
-            raise ValueError(f"{path} does not describe a collection: {reason}.") from error
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} does not describe a collection: {reason(error, 400)}.") from error
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -149,17 +160,20 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The episodes of a collection, in order, checked; header: what their dataset says of them all."""
+    """The episodes of a collection, in order, checked. header: what their dataset says of them all. unreadable: start
+    images that are there but cannot be begun from, and why; their jobs will be rejected."""
 
     collection: Collection
     world: World
     jobs: tuple[Job, ...]
     header: Mapping[str, Any]
+    unreadable: Mapping[Path, str]
 
 
 def plan(collection: Collection, out: str | os.PathLike) -> Plan:
-    """All episodes of a collection, checked as far as can be before one is imagined: images are there, paths stay
-    within the workspace and the horizon, the environment can be made. out: where sampled start images are put.
+    """All episodes of a collection, checked as far as can be before one is imagined: images are there and can be read,
+    prompts are known, paths stay within the workspace and the horizon, the environment can be made. out: where sampled
+    start images are put.
 
     Raises FileNotFoundError, ValueError or TypeError in one sentence.
     """
@@ -175,6 +189,11 @@ def plan(collection: Collection, out: str | os.PathLike) -> Plan:
     seeds = range(collection.seeds) if isinstance(collection.seeds, int) else collection.seeds
     if not pairs or not seeds:
         raise ValueError("There is nothing to collect: give at least one scene, one camera and one seed.")
+    check_count("What a collection comes to, scenes x cameras x seeds,", len(pairs) * len(seeds), 1, MAX_JOBS)
+    starts = list(dict.fromkeys(start for start, _ in pairs))
+    unreadable = _unreadable(starts, world)
+    if len(unreadable) == len({start.image for start in starts}):
+        raise ValueError(f"No start image can be read: {next(iter(unreadable.values()))}.")
     decided = {name: value for name, value in settings.items() if name != "device"} | {"weights": world.weights_hash}
     jobs, hashes = {}, {}
     for (start, script), seed in itertools.product(pairs, seeds):
@@ -191,7 +210,7 @@ def plan(collection: Collection, out: str | os.PathLike) -> Plan:
         "height": config.height, "width": config.width, "chunk_frames": config.chunk_frames,
         "action_mode": collection.action_mode, "env": dict(collection.env), "crf": collection.crf,
     }  # fmt: skip
-    return Plan(collection, world, tuple(jobs.values()), header)
+    return Plan(collection, world, tuple(jobs.values()), header, unreadable)
 
 
 def pending(jobs: Sequence[Job], dataset: Dataset) -> list[Job]:
@@ -217,7 +236,8 @@ def estimate(planned: Plan, dataset: Dataset | None) -> dict[str, float]:
 def _trial_rate(planned: Plan) -> float:
     """Bytes a frame of a second's clip whose picture moves by a 48th of its width each frame, written for a try."""
     config, poses = planned.world.config, RandomWalk().poses(FPS)
-    image = fit_image(planned.jobs[0].start.image, config.height, config.width)
+    good = next(job.start.image for job in planned.jobs if job.start.image not in planned.unreadable)
+    image = fit_image(good, config.height, config.width)
     frames = np.stack([np.roll(image, i * config.width // 48, axis=1) for i in range(FPS)])
     with Scratch("sanawm-plan-") as folder:
         trial = RolloutWriter(folder, config.fps, sheet=False, crf=planned.collection.crf, keyframes=KEYFRAMES)
@@ -232,19 +252,18 @@ def _starts(collection: Collection, world: World, out: Path) -> list[Start]:
     for scene in collection.scenes:
         if isinstance(scene, Mapping) and "sample" in scene:
             given = {"sample": 1, "seed": 0} | dict(scene)
-            if given.keys() != {"sample", "seed"} or not all(_whole(v) and v >= 0 for v in given.values()):
-                raise ValueError(f"Scenes are sampled by {{sample: how many, seed: 0}}, got {dict(scene)}.")
+            if given.keys() != {"sample", "seed"}:
+                raise ValueError(f"Scenes are sampled by {{sample: how many, seed: 0}}, got {brief(scene)}.")
+            check_count("Scenes are sampled by {sample: how many, seed: 0}: how many", given["sample"], 0, MAX_SAMPLES)
+            check_count("Scenes are sampled by {sample: how many, seed: 0}: the seed", given["seed"], 0, MAX_SEED)
             starts += map(Start, sample_starts(world.config, given["sample"], given["seed"], out / STARTS))
         elif isinstance(scene, Mapping):
             known = ("image", "prompt", "intrinsics", "fov_deg")
             if "image" not in scene or set(scene) - set(known):
-                raise ValueError(f"A scene is an image with {', '.join(known[1:])}, got {dict(scene)}.")
-            lens = scene.get("intrinsics")
-            start = Start(
-                collection.folder / str(scene["image"]), str(scene.get("prompt") or ""),
-                None if lens is None else tuple(map(float, lens)), scene.get("fov_deg"),
-            )  # fmt: skip
-            starts.append(start)
+                raise ValueError(f"A scene is an image with {', '.join(known[1:])}, got {brief(scene)}.")
+            starts.append(_start(scene, collection.folder))
+        elif not isinstance(scene, str | os.PathLike):
+            raise TypeError(f"A scene is an image, a folder of images or a mapping, got {brief(scene)}.")
         elif scene == STARTS:
             if not world.starts:
                 raise ValueError(f"The {world.config.name} world ships no start images: name some under scenes.")
@@ -260,31 +279,85 @@ def _starts(collection: Collection, world: World, out: Path) -> list[Start]:
     return starts
 
 
+def _unreadable(starts: Sequence[Start], world: World) -> dict[Path, str]:
+    """Start images that no episode can begin from, and why. Raises ValueError for a prompt that the world does not
+    know: that is no fault of an image."""
+    prompts = getattr(world.engine, "prompts", None)
+    if prompts is None or not prompts.load_encoders:
+        for prompt in dict.fromkeys(start.prompt for start in starts):
+            world.engine.encode_prompt(prompt, None)
+
+    def look(start: Start) -> str:
+        try:
+            read_anchor(start.image)
+            lens = None if start.intrinsics is None else np.array(start.intrinsics)
+            fit_lens(load_image(start.image), world.config, lens, start.fov_deg)
+        except (ValueError, OSError) as error:
+            return reason(error)
+        return ""
+
+    with ThreadPoolExecutor() as pool:
+        said = dict(zip((start.image for start in starts), pool.map(look, starts), strict=True))
+    return {image: why for image, why in said.items() if why}
+
+
+def _start(scene: Mapping[str, Any], folder: Path) -> Start:
+    """A scene that is described; ValueError or TypeError in one sentence."""
+    image, prompt = scene["image"], scene.get("prompt")
+    for name, text in (("image", image), ("prompt", "" if prompt is None else prompt)):
+        if not isinstance(text, str | os.PathLike):
+            raise TypeError(f"The {name} of a scene must be text, got {brief(text)}.")
+    lens, fov = scene.get("intrinsics"), scene.get("fov_deg")
+    if lens is not None:
+        if not isinstance(lens, Sequence) or isinstance(lens, str) or len(lens) != 4:
+            raise ValueError(f"intrinsics of a scene are four numbers fx, fy, cx, cy, got {brief(lens)}.")
+        lens = tuple(check_number("A number of a scene's intrinsics", number) for number in lens)
+    if fov is not None:
+        fov = check_number("fov_deg of a scene", fov, 0, 180)
+    return Start(folder / image, prompt or "", lens, fov)
+
+
 def _bench(collection: Collection) -> list[tuple[Start, Script]]:
     """Scenes of SANA-WM-Bench, each with its camera (camera.md 7.1)."""
     if collection.bench is None:
         return []
     given = dict(collection.bench)
-    if given.keys() != {"root", "split"} or given["split"] not in SPLITS:
-        raise ValueError(f"bench takes root, a folder, and split, {' or '.join(SPLITS)}; got {given}.")
+    if given.keys() != {"root", "split"} or given["split"] not in list(SPLITS):
+        raise ValueError(f"bench takes root, a folder, and split, {' or '.join(SPLITS)}; got {brief(given)}.")
     root = collection.folder / str(given["root"])
     manifest = root / SPLITS[given["split"]] / "run_manifest.jsonl"
-    if not manifest.is_file():
+    if not manifest.exists():
         raise FileNotFoundError(f"There is no {manifest}: root is the folder of SANA-WM-Bench.")
-    pairs = []
-    for number, line in enumerate(filter(str.strip, manifest.read_text(encoding="utf-8").splitlines()), start=1):
+    try:
+        lines = read_text(manifest, MAX_MANIFEST_BYTES).split("\n")
+    except ValueError as error:
+        raise ValueError(f"{manifest} cannot be read: {error}.") from error
+    pairs, bad = [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             image, camera = (_inside(root, row[name]) for name in ("image_path", "camera_path"))
-            prompt = str(row.get("prompt") or "")
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"Line {number} of {manifest} is not a scene of the benchmark: {error}.") from error
-        lens = load_trajectory(camera).intrinsics
-        start = Start(image, prompt, None if lens is None else tuple(lens[0][[0, 1, 0, 1], [0, 1, 2, 2]]))
-        if not image.is_file():
-            raise FileNotFoundError(f"There is no start image at {image}.")
-        pairs.append((start, Given(str(row["camera_path"]), read_path(camera))))
+            lens = load_trajectory(camera).intrinsics
+            start = Start(image, str(row.get("prompt") or ""), None if lens is None else _vector(lens[0]))
+            if not image.is_file():
+                raise FileNotFoundError(f"There is no start image at {image}")
+            pairs.append((start, Given(str(row["camera_path"]), read_path(camera))))
+        except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+            said = f"it has no {error}" if isinstance(error, KeyError) else reason(error)
+            bad.append((f"line {number}: {said}", error))
+    if bad:
+        named = "; ".join(text for text, _ in bad[:3]) + "; ..." * (len(bad) > 3)
+        missing = all(isinstance(error, FileNotFoundError) for _, error in bad)
+        raise (FileNotFoundError if missing else ValueError)(
+            f"{len(bad)} of {len(bad) + len(pairs)} lines of {manifest} are not scenes of the benchmark: {named}."
+        ) from bad[0][1]
     return pairs
+
+
+def _vector(matrix: np.ndarray) -> tuple[float, ...]:
+    return tuple(matrix[[0, 1, 0, 1], [0, 1, 2, 2]])
 
 
 def _inside(root: Path, name: Any) -> Path:
@@ -309,7 +382,3 @@ def _check_path(script: Script, chunks: int, seed: int, env: SanaWMEnv) -> None:
         if env.workspace.too_far(script.path(chunks, seed, config)):
             metres = env.workspace.hard_distance
             raise ValueError(f"{script.name} leaves the workspace: cameras stay within {metres:g} m of the start.")
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

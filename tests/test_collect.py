@@ -369,6 +369,68 @@ def test_scripts_are_read_from_text(tmp_path):
         read_script("none.npz", tmp_path, 60)
 
 
+LEVELS = "abcdefghijkl"
+BOMB = "a: &a [x]\n" + "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in pairwise(LEVELS))
+MERGED = "a: &a {x: 1}\n" + "".join(
+    f"{b}: &{b} {{<<: [{','.join([f'*{a}'] * 9)}]}}\n" for a, b in pairwise(LEVELS)
+)
+
+
+def test_settings_mean_what_they_say(tmp_path):
+    """As YAML 1.2 and people read them: PyYAML makes of these False, 750, a date and 8."""
+    text = "\ufeffcameras: [&c orbit, *c]\r\nscenes: [{image: no, prompt: 2026-01-01}]\r\n"
+    text += "gates: {drift: 1e-1}\nbatch: 010"
+    (tmp_path / "c.yaml").write_bytes(text.encode())
+    read = Collection.load(tmp_path / "c.yaml")
+    assert read.scenes == [{"image": "no", "prompt": "2026-01-01"}]
+    assert (read.cameras, read.gates, read.batch) == (["orbit", "orbit"], {"drift": 0.1}, 10)
+
+
+def test_special_files_are_no_collections(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "endless.yaml").symlink_to("/dev/zero")
+    for name, says in (("pipe.yaml", "it is a pipe"), ("endless.yaml", "it is a device"), (".", "it is a folder")):
+        assert says in refused(capsys, "collect", tmp_path / name, "--out", tmp_path / "d")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with a picture that was cut off between two good ones."""
+    (tmp_path / "photos").mkdir()
+    for name in "abc":
+        Image.fromarray(picture(ord(name))).save(tmp_path / "photos" / f"{name}.jpg")
+    cut = tmp_path / "photos" / "b.jpg"
+    cut.write_bytes(cut.read_bytes()[:400])
+    return tmp_path / "photos"
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_an_image_that_cannot_be_read_is_a_rejected_row(small, photos, tmp_path, monkeypatch, late):
+    if late:  # as if it broke only after it had been looked at
+        monkeypatch.setattr("sanawm_env.agents.collection._unreadable", lambda starts, world: {})
+    collection = small(scenes=[photos], cameras=["orbit"], chunks=1, batch=2)
+    planned = plan(collection, tmp_path / "d")
+    assert [path.name for path in planned.unreadable] == [] if late else ["b.jpg"]
+    for _ in range(2):  # nothing is done twice
+        rows = collect(collection, tmp_path / "d", console=QUIET).rows()
+        assert sorted((Path(row.source).name, bool(row.episode)) for row in rows) == [
+            ("a.jpg", True), ("b.jpg", False), ("c.jpg", True)
+        ]  # fmt: skip
+    (rejected,) = [row for row in rows if row.reason]
+    assert "cannot be read as an image" in rejected.reason and rejected.camera == "orbit"
+    Image.fromarray(picture(9)).save(photos / "b.jpg")  # another picture is another job
+    assert len(collect(collection, tmp_path / "d", console=QUIET).finished()) == 3
+
+
+def test_a_plan_shows_which_images_cannot_be_read(world, photos, tmp_path, capsys):  # noqa: F811
+    (tmp_path / "c.yaml").write_text(f"world: {world}\nscenes: [photos]\ncameras: [orbit]\nchunks: 1\n")
+    main(["collect", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "d"), "--dry-run"])
+    shown = capsys.readouterr().out
+    assert "will be rejected" in shown and "b.jpg cannot be read as an image" in shown
+    (tmp_path / "c.yaml").write_text(f"world: {world}\nscenes: [photos/b.jpg]\ncameras: [orbit]\nchunks: 1\n")
+    assert "No start image can be read" in refused(capsys, "collect", tmp_path / "c.yaml", "--out", tmp_path / "d")
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -377,8 +439,9 @@ def test_scripts_are_read_from_text(tmp_path):
         ("scene: [starts]", "there is no setting 'scene'"),
         ("batch: 0", "batch of a collection must be"),
         ("chunks: many", "chunks of a collection must be"),
-        ("seeds: [a]", "seeds of a collection"),
-        ("seeds: -1", "nothing to collect"),
+        ("seeds: [a]", "A seed of a collection must be"),
+        ("seeds: -1", "seeds of a collection"),
+        ("seeds: 0", "nothing to collect"),
         ("scenes: starts", "scenes of a collection must be a sequence"),
         ("crf: 90", "crf of a collection"),
         ("gates: {blur: 1}", "gates are drift and closure"),
@@ -396,6 +459,28 @@ def test_scripts_are_read_from_text(tmp_path):
         ("action_mode: keys", 'action modes "poses" and "twist"'),
         ("env: {task: fly}", "task must be one of"),
         ("world: elsewhere", "elsewhere"),
+        ("seeds: 1000000000000000000", "seeds of a collection"),
+        ("seeds: 12:30", "got '12:30'"),
+        (f"seeds: {'9' * 5000}", "is no number (line 1)"),
+        ("scenes: [{sample: 1000000000}]", "from 0 to 10,000"),
+        ("chunks: 1000000000\nenv: {horizon: reanchor}", "from 1 to 4,096"),
+        ("threads: 100000", "from 1 to 512"),
+        ("batch: 1000000", "from 1 to 256"),
+        ("batch: yes", "got 'yes'"),
+        ("batch: 2.0", "got 2.0"),
+        ("seeds: 1\nseeds: 2", "says 'seeds' twice"),
+        ("gates: {drift: 1, drift: 2}", "says 'drift' twice"),
+        ("gates: {drift: .nan}", "got nan"),
+        ("gates: {closure: -1}", "got -1"),
+        ("gates: {closure: '20'}", "got '20'"),
+        ("scenes:\n\t- starts", "found character '\\t' that cannot start any token (line 2)"),
+        ("x: !!timestamp soon", "not YAML that can be read"),
+        ("scenes: [12]", "got 12"),
+        ("scenes: [{image: a.png, intrinsics: [1, 2]}]", "four numbers"),
+        ("scenes: [{image: a.png, fov_deg: wide}]", "got 'wide'"),
+        ("device: [cpu]", "must be text"),
+        (BOMB, "unfolds to more than 200,000 values"),
+        (MERGED, "unfolds to more than 200,000 values"),
     ],
 )
 def test_a_bad_config_is_refused_before_anything_is_written(text, says, tmp_path, capsys):

@@ -2,7 +2,10 @@
 
 import errno
 import json
+import os
+import struct
 import tracemalloc
+from pathlib import Path
 
 import av
 import numpy as np
@@ -11,9 +14,10 @@ from PIL import Image
 
 from sanawm_env.recording import rollout as rollout_module
 from sanawm_env.recording.arrays import load_trajectory
+from sanawm_env.recording.exports import Look
 from sanawm_env.recording.rollout import RolloutWriter
 from sanawm_env.recording.sheet import contact_sheet, evenly_spaced
-from sanawm_env.recording.video import VideoWriter, read_video
+from sanawm_env.recording.video import VideoWriter, frame_times, read_video
 
 RESULTS = {"video.mp4", "trajectory.npz", "contact_sheet.png", "meta.json"}
 INTRINSICS = np.array([[80.0, 0, 48], [0, 80, 32], [0, 0, 1]])
@@ -186,6 +190,127 @@ def test_frames_of_another_size_are_refused_and_the_video_stays_good(tmp_path):
 def test_impossible_video_options_are_refused(tmp_path, options):
     with pytest.raises(ValueError, match=next(iter(options))):
         VideoWriter(tmp_path / "v.mp4", **options)
+
+
+def test_pictures_too_large_for_a_video_are_refused(tmp_path):
+    with VideoWriter(tmp_path / "v.mp4", upscale=64) as video, pytest.raises(ValueError, match="too large"):
+        video.append(np.zeros((1, 64, 256, 3), np.uint8))
+    assert not (tmp_path / "v.mp4").exists()
+
+
+def stored(path, *changes):
+    """A video of 9 frames, bright on the left and brighter above. changes: of its bytes, (box, offset from its name,
+    bytes)."""
+    frames = np.zeros((9, 64, 96, 3), np.uint8)
+    frames[:, :, :48] = 100
+    frames[:, :32, :48] = 200
+    with VideoWriter(path) as video:
+        video.append(frames)
+    data = bytearray(path.read_bytes())
+    for box, offset, new in changes:
+        at = data.index(box) + offset
+        data[at : at + len(new)] = new
+    path.write_bytes(data)
+    return frames
+
+
+@pytest.mark.parametrize(
+    ("matrix", "shown"),
+    [
+        ((0, 1, -1, 0), lambda f: np.rot90(f, -1, (1, 2))),
+        ((-1, 0, 0, -1), lambda f: np.rot90(f, 2, (1, 2))),
+        ((0, -1, 1, 0), lambda f: np.rot90(f, 1, (1, 2))),
+        ((-1, 0, 0, 1), lambda f: f[:, :, ::-1]),
+        ((1, 0, 0, -1), lambda f: f[:, ::-1]),
+        ((0, 1, 1, 0), lambda f: f.swapaxes(1, 2)),
+        ((1, 0, 0, 1), lambda f: f),
+        ((0, 0, 0, 0), lambda f: f),
+    ],
+)
+def test_a_video_is_read_as_it_is_to_be_shown(tmp_path, matrix, shown):
+    a, b, c, d = (number << 16 for number in matrix)
+    turned = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    frames = stored(tmp_path / "v.mp4", (b"tkhd", 44, turned))
+    read = read_video(tmp_path / "v.mp4")
+    assert read.shape == shown(frames).shape
+    assert np.abs(read.astype(int) - shown(frames)).max() < 40  # what the codec loses at the edges
+    assert read.flags.c_contiguous
+
+
+def test_a_video_turned_askew_is_refused(tmp_path):
+    stored(tmp_path / "v.mp4", (b"tkhd", 44, struct.pack(">9i", 1 << 16, 1 << 15, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)))
+    with pytest.raises(ValueError, match="not a right one"):
+        read_video(tmp_path / "v.mp4")
+
+
+MANY = 6 * 10**7
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [(b"stsd", 12, b"zzzz")],
+        [(b"stsd", 16, b"zzzz")],
+        [(b"stsz", 8, struct.pack(">II", 1, MANY)), (b"stts", 8, struct.pack(">III", 1, MANY, 512))],
+        [(b"stsz", 12, struct.pack(">I", 2**32 - 1))],
+        [(b"hdlr", 12, b"soun")],
+        [(b"moov", 0, b"cmov")],
+        [(b"moov", 0, b"free"), (b"stsz", 8, struct.pack(">II", 1, MANY))],
+        [(b"moov", 0, b"none")],
+    ],
+)
+def test_a_video_whose_index_lies_is_refused_in_a_sentence(tmp_path, changes):
+    path = tmp_path / "v.mp4"
+    stored(path, *changes)
+    for read in (read_video, Look.of, frame_times):
+        with pytest.raises(ValueError, match=r"cannot be read as a video|has no frames") as caught:
+            read(path)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_a_video_cut_off_is_refused(tmp_path):
+    stored(tmp_path / "v.mp4")
+    whole = (tmp_path / "v.mp4").read_bytes()
+    for length in range(0, len(whole) - 400, 150):
+        (tmp_path / "v.mp4").write_bytes(whole[:length])
+        try:
+            assert len(read_video(tmp_path / "v.mp4")) <= 9
+        except ValueError as error:
+            assert "video" in str(error)
+
+
+def test_special_files_are_no_videos(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "endless.mp4").symlink_to("/dev/zero")
+    for name, says in (("pipe.mp4", "a pipe"), ("endless.mp4", "a device"), (".", "a folder")):
+        with pytest.raises(ValueError, match=says):
+            read_video(tmp_path / name)
+
+
+def test_names_that_look_like_protocols_are_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("12:30.mp4", "http:v.mp4", "file:v.mp4", "v%03d.mp4", "a b[1]'.mp4"):
+        stored(Path(name))
+        assert len(read_video(name)) == 9 and Look.of(Path(name)).width == 96
+
+
+def test_frames_are_in_memory_once(tmp_path):
+    with VideoWriter(tmp_path / "v.mp4") as video:
+        video.append(np.zeros((64, 64, 96, 3), np.uint8))
+    size = 64 * 64 * 96 * 3
+    tracemalloc.start()
+    frames = read_video(tmp_path / "v.mp4", most_bytes=size)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert frames.nbytes == size
+    assert peak < size + 8 * 64 * 96 * 3  # the frames and a few on their way; two copies would be 64 more
+    with pytest.raises(ValueError, match="take more than"):
+        read_video(tmp_path / "v.mp4", most_bytes=size - 1)
+
+
+def test_times_of_frames_are_read_without_decoding(tmp_path):
+    stored(tmp_path / "v.mp4")
+    np.testing.assert_allclose(frame_times(tmp_path / "v.mp4"), np.arange(9) / 16, atol=1e-4)
 
 
 def test_reading_what_is_no_video_says_so(tmp_path):

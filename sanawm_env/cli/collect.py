@@ -65,6 +65,8 @@ def _show_plan(collection: Collection, out: Path, console: Console) -> None:
         numbers = estimate(planned, dataset)
     table = Table("what", "how much")
     table.add_row("scenes", str(len({(job.start.image, job.start.prompt) for job in planned.jobs})))
+    if planned.unreadable:
+        table.add_row("images that cannot be read", str(len(planned.unreadable)))
     table.add_row("cameras", str(len({job.script.key for job in planned.jobs})))
     table.add_row("episodes", str(numbers["episodes"]))
     table.add_row("of these done", str(numbers["done"]))
@@ -74,6 +76,8 @@ def _show_plan(collection: Collection, out: Path, console: Console) -> None:
     free = disk_usage(out).free
     table.add_row("disk that is free", megabytes(free))
     console.print(table)
+    for why in planned.unreadable.values():
+        console.print(f"will be rejected: {why}", style="red", markup=False, highlight=False, soft_wrap=True)
     if numbers["bytes"] > free:
         console.print("The disk will be full before it is done.", style="red")
 

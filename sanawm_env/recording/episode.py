@@ -14,6 +14,7 @@ the same axes) that takes frame f to frame f + 1; the last one, after which ther
 import copy
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -36,16 +37,18 @@ from sanawm_env.recording.rollout import (
 )
 from sanawm_env.recording.video import iterate_video, read_video
 from sanawm_env.world.anchor import Anchor
-from sanawm_env.world.files import file_sha256, read_json
+from sanawm_env.world.files import brief, check_count, check_number, file_sha256, read_json, reason
 from sanawm_env.world.images import fit_image, save_start
+from sanawm_env.world.saved import MAX_BATCH, MAX_SEED
 from sanawm_env.world.signals import postponed
-from sanawm_env.world.threads import torch_threads, with_torch_threads
+from sanawm_env.world.threads import MAX_THREADS, torch_threads, with_torch_threads
 from sanawm_env.world.weights import world_address
 
 START, ACTIONS = "start.png", "actions.npz"
 FILES = (START, VIDEO, TRAJECTORY, ACTIONS, META)
 SCHEMA = 1
-MAX_META_BYTES, MAX_BATCH = 64 * 2**20, 4096
+MAX_META_BYTES, MAX_FRAMES = 64 * 2**20, 10**8
+MAX_COMPANY = 256  # that an episode is imagined again in
 _KINDS = {
     "schema": int, "world": str, "weights_hash": str, "env": dict, "seed": int, "prompt": str, "intrinsics": list,
     "actions": list, "action_dtype": str, "batch": list, "fps": int | float, "num_frames": int, "frames_sha256": str,
@@ -171,7 +174,7 @@ class Episode:
         """The episode in a folder. Raises FileNotFoundError, or ValueError for a meta.json that is none."""
         folder = Path(folder)
         path = folder / META
-        if not path.is_file():
+        if not path.exists():
             raise FileNotFoundError(f"There is no episode in {folder}: an episode is a folder with {', '.join(FILES)}.")
         try:
             meta = read_json(path, MAX_META_BYTES)
@@ -179,8 +182,19 @@ class Episode:
                 if not isinstance(meta.get(name), kind):
                     raise ValueError(f"{name!r} is missing or not what it should be")
             if meta["schema"] != SCHEMA:
-                raise ValueError(f"it has schema {meta['schema']}, this version reads {SCHEMA}")
+                raise ValueError(f"it has schema {brief(meta['schema'])}, this version reads {SCHEMA}")
+            check_count("its seed", meta["seed"], 0, MAX_SEED)
+            check_count("its num_frames", meta["num_frames"], 1, MAX_FRAMES)
+            check_number("its fps", meta["fps"], 0.01, 1000)
+            if meta.get("threads") is not None:
+                check_count("its threads", meta["threads"], 1, MAX_THREADS)
+            if not re.fullmatch("bool|u?int(8|16|32|64)|float(16|32|64)", meta["action_dtype"]):
+                raise ValueError(f"its action_dtype is {brief(meta['action_dtype'])}")
+            if not isinstance(meta.get("video", {}), dict):
+                raise ValueError(f"its video is {brief(meta['video'])}")
             lanes = np.array(meta["batch"])
+            if lanes.dtype.kind != "i" and lanes.size:
+                raise ValueError("'batch' must be a row and a size for each action")
             if lanes.shape != (len(meta["actions"]), 2) or (lanes < 0).any() or (lanes[:, 0] >= lanes[:, 1]).any():
                 raise ValueError("'batch' must be a row and a size for each action")
             if lanes[:, 1].max() > MAX_BATCH:
@@ -188,7 +202,7 @@ class Episode:
             if not _are_prompts(meta.get("prompts", []), len(lanes)):
                 raise ValueError("'prompts' must be pairs of a step's number and a text")
         except ValueError as error:
-            raise ValueError(f"{path} does not describe an episode: {error}.") from error
+            raise ValueError(f"{path} does not describe an episode: {reason(error)}.") from error
         return cls(folder, meta)
 
     def frames(self) -> np.ndarray:
@@ -249,6 +263,10 @@ class Episode:
         """Imagine it again, step by step, in batches of the shapes it was imagined in and with as many threads, and
         write it anew to `out_dir`, if given. Errors as `environment` and `EpisodeWriter`."""
         meta = self.meta
+        if (most := max(size for _, size in meta["batch"])) > MAX_COMPANY:
+            raise ValueError(
+                f"{self.folder} was imagined in a batch of {most}; up to {MAX_COMPANY} can be imagined again."
+            )
         settings, how = {"world": meta["world"], **meta["env"]}, {"sheet": False, **(meta.get("video") or {})}
         with ExitStack() as stack:
             stack.enter_context(with_torch_threads(meta.get("threads")))

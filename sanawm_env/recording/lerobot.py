@@ -360,7 +360,7 @@ class _Videos:
         self.__exit__()
         self._number, self._bytes, self._frames = self._number + 1, 0, 0
         path = _Place.of(self._number, self._per_folder).path(self._folder, VIDEOS)
-        self._container = av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
+        self._container = av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"})
         self._stream = self._container.add_stream_from_template(like)
         self._stream.time_base = like.time_base
         self._header = like.codec_context.extradata

@@ -1,6 +1,8 @@
 """MP4 files that play everywhere: H.264, yuv420p, BT.709, index at the front."""
 
 import os
+import re
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
@@ -10,12 +12,13 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from sanawm_env.world.files import MAX_PIXELS
+from sanawm_env.world.files import MAX_PIXELS, check_count, check_number, open_file, reason
 from sanawm_env.world.saving import replacing, with_sentence
 
 _BT709 = 1
 _LIMITED_RANGE = 1
 _SMALL, _THREADS = 256 * 256, 4  # pixels for one thread, threads for more: x264's bytes depend on how many there are
+MAX_UPSCALE, MAX_WRITTEN_PIXELS = 64, 2**25  # of a picture; 8K has fewer
 MAX_DECODED_BYTES = 8 * 2**30
 """What a video may take in memory when it is read: 2.7 GB are a minute at 720p."""
 
@@ -47,14 +50,11 @@ class VideoWriter:
         upscale: int = 1,
         keyframes: int | None = None,
     ):
-        if not fps > 0:
-            raise ValueError(f"fps must be positive, got {fps}")
-        if not 0 <= crf <= 51:
-            raise ValueError(f"crf must lie between 0 (lossless) and 51, got {crf}")
-        if upscale != int(upscale) or upscale < 1:
-            raise ValueError(f"upscale must be a positive whole number, got {upscale}")
-        if keyframes is not None and keyframes < 1:
-            raise ValueError(f"keyframes must be at least 1 apart, got {keyframes}")
+        check_number("fps of a video", fps, 0.01, 1000)
+        check_number("crf of a video, from lossless to small,", crf, 0, 51)
+        check_count("upscale of a video", upscale, 1, MAX_UPSCALE)
+        if keyframes is not None:
+            check_count("keyframes of a video, how far they are apart,", keyframes, 1, 10_000)
         self.path = Path(path)
         self.num_frames = 0
         self._saving = replacing(self.path)
@@ -87,6 +87,8 @@ class VideoWriter:
             raise ValueError(f"frames must be uint8 (N, H, W, 3), got {frames.dtype} {frames.shape}")
         if self._shape not in (None, frames.shape[1:]):
             raise ValueError(f"frames must keep the size {self._shape[:2]} of the first ones, got {frames.shape[1:3]}")
+        if frames.shape[1] * frames.shape[2] * self._upscale**2 > MAX_WRITTEN_PIXELS:
+            raise ValueError(f"{self._upscale} times as large, frames of {frames.shape[1:3]} are too large for a video")
         self._shape = frames.shape[1:]
         try:
             for frame in frames:
@@ -135,7 +137,7 @@ class VideoWriter:
 
     def _open(self, height: int, width: int) -> None:
         part = self._saving.__enter__()  # an absolute path: FFmpeg takes "12:30" for a protocol
-        self._container = av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"})
+        self._container = av.open(f"file:{part}", "w", format="mp4", options={"movflags": "+faststart"})
         self._stream = self._container.add_stream("libx264", rate=self._rate, options=self._options)
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
         codec = self._stream.codec_context
@@ -155,49 +157,127 @@ class VideoWriter:
 
 
 def read_video(path: str | os.PathLike, most_bytes: int = MAX_DECODED_BYTES) -> np.ndarray:
-    """All frames of an MP4, uint8 (F, H, W, 3), in memory at once.
+    """All frames of an MP4, uint8 (F, H, W, 3), upright, in memory at once, each of them once.
 
     Raises FileNotFoundError; ValueError for anything that is not a video, or one that would take over `most_bytes`.
     """
-    frames, taken = [], 0
-    for frame in iterate_video(path):
-        taken += frame.nbytes
-        if taken > most_bytes:
-            raise ValueError(f"the video {path} is refused: its frames take more than {most_bytes / 2**30:.3g} GiB")
-        frames.append(frame)
-    return np.stack(frames)
+    video, count = None, 0
+    for count, frame in enumerate(iterate_video(path), start=1):
+        if video is None:
+            most = len(frame_times(path))
+            if most * frame.nbytes > most_bytes:
+                size = f"{most} frames take more than {most_bytes / 2**30:.3g} GiB"
+                raise ValueError(f"the video {path} is refused: its {size}")
+            video = np.empty((most, *frame.shape), np.uint8)  # takes memory as it is filled
+        if count > len(video) or frame.shape != video.shape[1:]:
+            raise ValueError(f"{path} cannot be read as a video: its frames are not as many and as large as it says")
+        video[count - 1] = frame
+    return video[:count]
 
 
 def iterate_video(path: str | os.PathLike) -> Iterator[np.ndarray]:
-    """The frames (H, W, 3) uint8 of an MP4, one by one. Raises as `open_video`; ValueError for one without frames, or
-    where decoding fails."""
+    """The frames (H, W, 3) uint8 of an MP4, one by one, turned as the file says (phones store what was held upright
+    lying, with a note). Raises as `open_video`; ValueError for one without frames, or where decoding fails."""
     count = 0
     with open_video(path) as stream:
-        try:
-            for frame in stream.container.decode(stream):
-                count += 1
-                yield frame.to_ndarray(format="rgb24")
-        except av.error.FFmpegError as error:
-            raise ValueError(f"{path} cannot be read as a video") from error
+        frames = stream.container.decode(stream)
+        while True:
+            try:
+                frame = next(frames, None)
+                picture = None if frame is None else _upright(frame)
+            except Exception as error:  # decoders raise many types for damaged files
+                raise ValueError(f"{path} cannot be read as a video: {reason(error)}") from error
+            if picture is None:
+                break
+            count += 1
+            yield picture
     if not count:
         raise ValueError(f"the video {path} has no frames")
+
+
+def frame_times(path: str | os.PathLike) -> np.ndarray:
+    """When each frame of an MP4 is shown, seconds from the first, ascending (F,) float64; nothing is decoded. Raises as
+    `open_video`."""
+    with open_video(path) as stream:
+        try:
+            times = sorted(float(p.pts * p.time_base) for p in stream.container.demux(stream) if p.pts is not None)
+        except (av.error.FFmpegError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read as a video: {reason(error)}") from error
+    return np.array(times) - times[0] if times else np.zeros(0)
 
 
 @contextmanager
 def open_video(path: str | os.PathLike) -> Iterator[av.VideoStream]:
     """The stream of pictures of an MP4, with its container; nothing is decoded yet.
 
-    Raises FileNotFoundError; ValueError for anything that is not a video, or pictures larger than images may be.
+    Raises FileNotFoundError; ValueError for anything that is not a video, pictures larger than images may be, or an
+    index that claims more frames than the file can hold.
     """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no video at {path}")
     with ExitStack() as stack:
         try:
-            container = stack.enter_context(av.open(str(Path(path).absolute()), format="mp4"))  # no playlist
+            check_samples(path)
+            # and not a playlist that leads elsewhere, nor a protocol that the name seems to begin with
+            container = stack.enter_context(av.open(f"file:{path}", format="mp4"))
+            if not container.streams.video:
+                raise ValueError("it has no pictures")
             stream = container.streams.video[0]
-        except FileNotFoundError:
-            raise FileNotFoundError(f"there is no video at {path}") from None
-        except (av.error.FFmpegError, IndexError) as error:
-            raise ValueError(f"{path} cannot be read as a video") from error
-        if stream.width * stream.height > MAX_PIXELS:
-            size = f"{stream.width} x {stream.height}"
-            raise ValueError(f"the video {path} is refused: its pictures have {size} pixels")
+            if stream.codec_context is None:
+                raise ValueError("its codec is not known")
+            width, height = stream.width, stream.height
+            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # whatever its frames say later
+        except PermissionError:
+            raise
+        except Exception as error:  # demuxers raise many types for damaged files
+            raise ValueError(f"{path} cannot be read as a video: {reason(error)}") from error
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"the video {path} is refused: its pictures have {width} x {height} pixels")
         yield stream
+
+
+def check_samples(path: Path) -> None:
+    """ValueError unless the index of an MP4 could be true: FFmpeg sets up an entry for each frame that it claims, and a
+    few bytes claim billions. No frame takes less than a byte."""
+    with open_file(path) as file:
+        size, claimed, looked_at = os.fstat(file.fileno()).st_size, 0, 0
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if length == 1:
+                length = int.from_bytes(file.read(8)) - 8
+            inside = size if length == 0 else max(0, length - 8)
+            if kind == b"mdat":
+                file.seek(min(size, file.tell() + inside))
+                continue
+            index = file.read(min(inside, _MOST_INDEX))
+            looked_at += 8 + len(index)
+            if len(index) == _MOST_INDEX or looked_at > _MOST_INDEX:
+                raise ValueError(f"its index takes more than {_MOST_INDEX >> 20} MB")
+            if b"cmov" in index:
+                raise ValueError("its index is compressed")
+            for found in _COUNTS.finditer(index):  # wherever: boxes lie in boxes, and demuxers look into many
+                at = found.end() + (4 if found[0] == b"trun" else 8)
+                claimed += int.from_bytes(index[at : at + 4])
+            if claimed > min(size, _MOST_SAMPLES):
+                raise ValueError(f"its {size} bytes claim {claimed} frames")
+
+
+_MOST_INDEX, _MOST_SAMPLES = 64 * 2**20, 4_000_000
+_COUNTS = re.compile(b"stsz|stz2|trun")
+
+
+def _upright(frame: av.VideoFrame) -> np.ndarray:
+    """The picture (H, W, 3) uint8 as it is to be shown."""
+    picture = frame.to_ndarray(format="rgb24")
+    matrix = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
+    if matrix is None:
+        return picture
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5]  # x' = a x + c y, y' = b x + d y
+    if not (a or b or c or d):
+        return picture
+    if (b or c) and (a or d):
+        raise ValueError("its pictures are turned by an angle that is not a right one")
+    if b or c:
+        picture, a, d = picture.swapaxes(0, 1), c, b
+    return np.ascontiguousarray(picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

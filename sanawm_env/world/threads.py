@@ -5,6 +5,11 @@ from contextlib import contextmanager
 
 import torch
 
+from sanawm_env.world.files import check_count
+
+MAX_THREADS = 512
+"""More than any machine has cores; a process that asks for very many is ended by the system, without a word."""
+
 
 def torch_threads() -> int:
     """As things stand."""
@@ -13,10 +18,10 @@ def torch_threads() -> int:
 
 @contextmanager
 def with_torch_threads(count: int | None) -> Iterator[None]:
-    """So many within the block; None changes nothing. ValueError unless it is a whole number above zero."""
+    """So many within the block; None changes nothing. ValueError unless it is a number from 1 to `MAX_THREADS`."""
     before = torch.get_num_threads()
-    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-        raise ValueError(f"torch works with at least one thread, got {count!r}.")
+    if count is not None:
+        count = check_count("How many threads torch works with", count, 1, MAX_THREADS)
     torch.set_num_threads(count or before)
     try:
         yield

@@ -1,0 +1,91 @@
+"""Settings in YAML, read as people mean them and with distrust.
+
+Words are words: `no`, `on` and `12:30` are text, dates too; only true, false, null and decimal numbers are not (the
+core schema of YAML 1.2, where PyYAML follows 1.1). What is said twice is an error, and so is what unfolds to more than
+it looks like.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from sanawm_env.world.files import brief, read_text, reason
+
+MAX_BYTES, MAX_NODES = 2**20, 200_000
+
+
+def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises what `read_text` does; ValueError, beginning with "it", for anything else."""
+    text = read_text(path, MAX_BYTES)
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        _check(node, {})
+        value = None if node is None else loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        where = "" if error.problem_mark is None else f" (line {error.problem_mark.line + 1})"
+        raise ValueError(f"it is not YAML: {reason(error.problem)}{where}") from error
+    except (yaml.YAMLError, RecursionError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        raise ValueError(f"it is not YAML that can be read ({reason(error)})") from error
+    if not isinstance(value, dict):
+        raise ValueError("it is not a list of settings, name: value")
+    return value
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: Mapping = {}
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
+    ("merge", "<<", "<"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+def _int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    try:
+        return int(node.value)  # 010 is ten
+    except ValueError:
+        said = f"{brief(node.value)} is no number"
+        raise yaml.constructor.ConstructorError(None, None, said, node.start_mark) from None
+
+
+def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    return float(re.sub(r"\.(?=[a-z])", "", node.value.lower()))  # .inf, .nan
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _float)
+
+
+def _check(node: yaml.Node | None, sizes: dict[int, int]) -> int:
+    """How many values a node unfolds to, with its aliases. ValueError for too many, for a value within itself and for a
+    name that is there twice. sizes: of the nodes that have been looked at, by their ids; 0 while one is."""
+    if node is None or isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) in sizes:
+        if not sizes[id(node)]:
+            raise ValueError(f"it holds a value that lies within itself (line {node.start_mark.line + 1})")
+        return sizes[id(node)]
+    sizes[id(node)] = 0
+    if isinstance(node, yaml.MappingNode):
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"it says {brief(twice)} twice (line {node.start_mark.line + 1})")
+        inner = [part for pair in node.value for part in pair]
+    else:
+        inner = node.value
+    size = 1 + sum(_check(part, sizes) for part in inner)
+    if size > MAX_NODES:
+        raise ValueError(f"it unfolds to more than {MAX_NODES:,} values")
+    sizes[id(node)] = size
+    return size
