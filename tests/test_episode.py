@@ -125,7 +125,14 @@ def test_other_weights_and_another_image_are_refused(world, image, tmp_path):
         (lambda meta: meta.update(actions="none"), "'actions' is missing or not"),
         (lambda meta: meta.update(batch=[[0, 1]] * 2), "a row and a size for each action"),
         (lambda meta: meta.update(batch=[[2, 2]]), "a row and a size for each action"),
-        (lambda meta: meta.update(batch=[[0, 1e9]]), "more than 4096"),
+        (lambda meta: meta.update(batch=[[0, 10**9]]), "more than 4096"),
+        (lambda meta: meta.update(batch=[[0, 1.0]]), "a row and a size for each action"),
+        (lambda meta: meta.update(threads=100_000), "threads must be"),
+        (lambda meta: meta.update(seed=-1), "seed must be"),
+        (lambda meta: meta.update(fps=0), "fps must be"),
+        (lambda meta: meta.update(num_frames=10**12), "num_frames must be"),
+        (lambda meta: meta.update(action_dtype="S1000000000"), "action_dtype"),
+        (lambda meta: meta.update(video=[1]), "its video"),
     ],
 )
 def test_a_meta_that_describes_no_episode_is_refused(world, image, tmp_path, change, says):
