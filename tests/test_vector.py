@@ -503,6 +503,8 @@ def test_a_snapshot_of_another_task_is_refused(tiny):
     [
         ({"num_envs": 0}, "num_envs must be a whole number from 1 to 65,536, got 0"),
         ({"num_envs": 2, "autoreset_mode": "later"}, "autoreset_mode must be one of 'NextStep', 'SameStep'"),
+        ({"batch_invariant": "no"}, "batch_invariant must be True or False, got 'no'"),
+        ({"max_episode_steps": 0}, "max_episode_steps must be a whole number"),
         ({"num_envs": 2, "obs_mode": "sound"}, "obs_mode must be one of"),
     ],
 )

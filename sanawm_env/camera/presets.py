@@ -63,8 +63,8 @@ class Workspace:
         for name, value in vars(self).items():
             if isinstance(value, bool) or not isinstance(value, Real):
                 raise TypeError(f"{name} of a workspace must be a number, got {type(value).__name__}.")
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} of a workspace must be finite and above zero, got {value!r}")
+            if not 0 < value < 1e300:
+                raise ValueError(f"{name} of a workspace must be finite and above zero.")
 
     def confine(self, start: np.ndarray, poses: np.ndarray) -> np.ndarray:
         """The poses (F, 4, 4) that follow `start`, kept within the pitch limit."""

@@ -30,7 +30,7 @@ from sanawm_env.envs.making import LOAD_OPTIONS, check_keywords, described, keyw
 from sanawm_env.envs.observations import Observation, observer
 from sanawm_env.envs.snapshot import HostClip, Snapshot
 from sanawm_env.envs.tasks import Task, Transition, make_task
-from sanawm_env.world.files import brief, check_count
+from sanawm_env.world.files import brief, check_count, check_number
 from sanawm_env.world.images import ImageSource, images_in
 from sanawm_env.world.state import MAX_SEED, Scene, WorldState, check_seed, stack
 from sanawm_env.world.weights import known_worlds, world_address
@@ -124,6 +124,8 @@ class SanaWMEnv(gym.Env):
             raise TypeError(f"reward_fn must be a function of a Transition, got {type(reward_fn).__name__}.")
         self.max_episode_chunks = max_episode_chunks
         self.task, self.reward_fn = make_task(task, task_options), reward_fn
+        if not isinstance(world, World | str | os.PathLike):
+            raise TypeError(f"world must be a name, a folder or a loaded World, got {brief(world)}.")
         if isinstance(world, World) and world_options:
             raise TypeError(f"A loaded World takes no {', '.join(world_options)}: load it with them.")
         self.world = world if isinstance(world, World) else World.load(world, device, **world_options)
@@ -388,6 +390,8 @@ class SanaWMEnv(gym.Env):
         prompt = "" if options.get("prompt") is None else options["prompt"]
         if not isinstance(prompt, str):
             raise TypeError(f'options["prompt"] must be text, got {type(prompt).__name__}.')
+        if options.get("fov_deg") is not None:
+            check_number('options["fov_deg"]', options["fov_deg"])
         given = {name: options.get(name) for name in ("intrinsics", "fov_deg", "anchor")}
         return self.world.scene(image, prompt=prompt, **given)
 
@@ -654,11 +658,11 @@ def _start_images(scenes: ImageSource | Sequence[ImageSource] | None, world: Wor
     """Start images as a list; FileNotFoundError, TypeError or ValueError for what is none."""
     if scenes is None:
         return list(world.starts)
-    if isinstance(scenes, str | os.PathLike) and Path(scenes).is_dir():
+    if isinstance(scenes, str | os.PathLike) and scenes != "" and Path(scenes).is_dir():
         return images_in(Path(scenes))
     images = list(scenes) if isinstance(scenes, list | tuple) else [scenes]
-    if not images:
-        raise ValueError("scenes is an empty list: give at least one image, or None for the world's own.")
+    if not images or (isinstance(scenes, str) and not scenes):
+        raise ValueError("scenes is empty: give at least one image, or None for the world's own.")
     for image in images:
         if isinstance(image, str | os.PathLike):
             if Path(image).is_dir():

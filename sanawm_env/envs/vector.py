@@ -60,6 +60,8 @@ class SanaWMVectorEnv(VectorEnv):
         own = keywords(SanaWMVectorEnv.__init__)
         check_keywords("SanaWMVectorEnv.__init__", settings, (*own, *KEYWORDS), LOAD_OPTIONS)
         self.num_envs, self.batch_invariant = check_count("num_envs", num_envs, 1, MOST_ENVS), batch_invariant
+        if not isinstance(batch_invariant, bool | np.bool_):
+            raise ValueError(f"batch_invariant must be True or False, got {brief(batch_invariant)}.")
         self.autoreset_mode = _mode(autoreset_mode)
         if max_episode_steps is not None and max_episode_steps != -1:
             steps = check_count("max_episode_steps", max_episode_steps, 1, MOST_CHUNKS)

@@ -344,7 +344,7 @@ def usable_device(device: str | torch.device) -> torch.device:
         if usable.type == "meta":
             raise RuntimeError("it holds shapes and no values")
         return usable
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"The device {str(device)!r} cannot be used here: {reason}") from error
 
