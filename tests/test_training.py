@@ -66,6 +66,14 @@ def test_an_untrained_network_looks_where_the_ray_was_seen():
     assert weights[:, cells:, :cells].sum(-1).mean() > 0.95
 
 
+@pytest.fixture(autouse=True)
+def as_in_a_terminal():
+    """Ctrl-C is not ignored, as it is where a suite runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def run(clips, out, monkeypatch=None, stop_at=None, steps=4):
     if stop_at is not None:
         step = training._step
