@@ -5,6 +5,7 @@ That lerobot itself reads them is tried where lerobot is: docs/lerobot_readback.
 
 import errno
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -503,6 +504,13 @@ def test_a_full_disk_is_one_sentence(native, tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"^cannot write .*out: No space left on device$"):
         list(export_lerobot(native, tmp_path / "out"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_goes_to_a_folder_of_any_name(native, whole, tmp_path):
+    out = tmp_path / "12:30 [b] \udcff"
+    list(export_lerobot(native, out))
+    assert sorted(os.listdir(out)) == sorted(os.listdir(whole)) and sum(1 for _ in out.rglob("*.parquet")) == 3
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
 def test_an_export_goes_nowhere_into_what_it_exports(native, tmp_path):

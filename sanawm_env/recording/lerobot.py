@@ -266,14 +266,15 @@ class _Tables:
 
     def __init__(self, folder: Path, pattern: str, most_bytes: float, per_folder: int):
         self._folder, self._pattern, self._most, self._per_folder = folder, pattern, most_bytes, per_folder
-        self._writer, self._path, self._number = None, None, -1
+        self._writer, self._path, self._file, self._number = None, None, None, -1
 
     def __enter__(self) -> "_Tables":
         return self
 
     def __exit__(self, *exception) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with self._file:
+                self._writer.close()
 
     def write(self, table: "pyarrow.Table", label: str = "") -> _Place:
         """Append a table; where it went. label: of columns to add that say so."""
@@ -289,7 +290,8 @@ class _Tables:
             self.__exit__()
             self._number += 1
             self._path = place.path(self._folder, self._pattern)
-            self._writer = parquet.ParquetWriter(self._path, table.schema)
+            self._file = self._path.open("wb", buffering=0)  # Arrow takes no name that is not UTF-8
+            self._writer = parquet.ParquetWriter(self._file, table.schema)
         self._writer.write_table(table)
         return place
 
@@ -387,7 +389,8 @@ def _write_tasks(path: Path, tasks: list[str]) -> None:
                 "numpy_type": kind, "metadata": None} for name, kind in kinds.items()]  # fmt: skip
     pandas = {"index_columns": ["task"], "column_indexes": [], "columns": columns, "pandas_version": "2.0.0"}
     table = pyarrow.table({"task_index": np.arange(len(tasks), dtype=np.int64), "task": tasks})
-    parquet.write_table(table.replace_schema_metadata({"pandas": json.dumps(pandas)}), path)
+    with path.open("wb") as file:
+        parquet.write_table(table.replace_schema_metadata({"pandas": json.dumps(pandas)}), file)
 
 
 def _info(look: Look, counts: dict[str, int], limits: dict[str, Any]) -> dict[str, Any]:
