@@ -144,7 +144,6 @@ def test_what_of_a_refiner_is_on_the_device_while_its_blocks_wait_is_counted():
     assert seen[1:] == [at_work] * len(transformer.transformer_blocks)
 
 
-@pytest.mark.slow
 def test_keys_and_values_that_wait_are_not_on_the_device():
     world = World.load("streaming", text_encoder=True, refiner=True)
     state, sizes = world.begin(world.scene(picture())), []
@@ -161,6 +160,7 @@ def test_keys_and_values_that_wait_are_not_on_the_device():
     assert plain.working["refiner"] - away.working["refiner"] > keys * (1 - 1 / layers)
 
 
+@pytest.mark.slow
 def test_encoders_count_where_prompts_are_encoded_on_the_spot():
     world = World.load("streaming", text_encoder=True)
     plain = predicted(world, refiner=True)
