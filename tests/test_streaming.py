@@ -70,6 +70,12 @@ def test_an_unknown_prompt_fails_with_the_command_to_run(world):
         world.scene(picture(), "something else")
 
 
+def test_blanks_around_a_prompt_do_not_count(world, scene):
+    assert world.scene(picture(), "  a quiet street\r\n").key == scene.key
+    with pytest.raises(TypeError, match="string"):
+        world.scene(picture(), 3)
+
+
 def test_an_unknown_prompt_is_encoded_where_that_is_allowed(hub, world, scene):
     allowed = World.load("streaming", text_encoder=True)
     assert allowed.weights_hash == world.weights_hash

@@ -5,11 +5,14 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import Progress
 
+from sanawm_env.world.files import read_text
 from sanawm_env.world.prompts import Prompts
 from sanawm_env.world.weights import world_folder
 
 if TYPE_CHECKING:
     from sanawm_env.cli import EncodePrompts
+
+MOST_BYTES = 64 * 2**20
 
 
 def encode_prompts(options: "EncodePrompts", console: Console) -> None:
@@ -20,9 +23,9 @@ def encode_prompts(options: "EncodePrompts", console: Console) -> None:
     if not options.file.is_file():
         raise FileNotFoundError(f"There is no file of prompts at {options.file}.")
     try:
-        lines = [line.strip() for line in options.file.read_text(encoding="utf-8").splitlines()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{options.file} is not a text file in UTF-8: {error}.") from error
+        lines = [line.strip() for line in read_text(options.file, MOST_BYTES).splitlines()]
+    except ValueError as error:
+        raise ValueError(f"{options.file} is not a list of prompts: {error}.") from error
     prompts = [line for line in lines if line and not line.startswith("#")]
     folder = world_folder(options.world)
     if not (folder / "text" / "config.json").is_file():

@@ -107,7 +107,7 @@ class World:
 
         Args:
             image: a path, a PIL image or a uint8 array; resized and centre-cropped to the world's picture.
-            prompt: text, for worlds with a text encoder.
+            prompt: text, for worlds with a text encoder; blanks and newlines around it do not count.
             intrinsics: (4,) fx, fy, cx, cy or (3, 3), in pixels of the image as given; or an estimator, a function of
                 the upright PIL image that returns them; None for the world's own lens.
             anchor: pose of the image in a place the world knows. A PNG that carries one, as the shipped start images
@@ -124,6 +124,9 @@ class World:
         if anchor is not None and anchor.place not in self.config.places:
             name, places = self.config.name, ", ".join(self.config.places) or "none"
             raise ValueError(f"The {name} world does not know the place {anchor.place!r}; it knows {places}.")
+        if not isinstance(prompt, str):
+            raise TypeError(f"A prompt must be a string, got {brief(prompt)}.")
+        prompt = prompt.strip()
         picture = load_image(image)
         lens, source = fit_lens(picture, self.config, intrinsics, fov_deg)
         frame = fit_image(picture, self.config.height, self.config.width)
