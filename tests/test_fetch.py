@@ -22,6 +22,7 @@ from sanawm_env.world import weights as weights_module
 from sanawm_env.world.checkpoint import check_entries, network_bytes, network_config, open_checkpoint
 from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.official import NETWORK_GB, OFFICIAL, PINS
+from sanawm_env.world.saving import only_writer
 from sanawm_env.world.weights import fetch, read_manifest, world_folder
 from tests.golden_files import SHIPPED
 from tests.standin_hub import NETWORK, OWNER, network_weights, serving, training_checkpoint, write_hub
@@ -138,6 +139,56 @@ def test_an_interrupted_download_goes_on_where_it_stopped(server):
     ((name, first, sent),) = server.sent
     assert name == "sana_dit/model.pt" and size // 4 < first <= size // 2 and first + sent == size
     assert world_folder("streaming").is_dir()
+
+
+def test_a_file_that_did_not_arrive_as_it_is_on_the_hub_is_no_world(server, home, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("tests.standin_hub._sha256", lambda path: 64 * "0")
+        with pytest.raises(OSError, match="did not arrive as it is on the hub"):
+            fetch("streaming", ("dit",), **SIZE)
+    assert not list((home / "hub").rglob("model.pt*"))
+    fetch("streaming", ("dit",), **SIZE)
+
+
+def test_a_stop_by_hand_keeps_what_was_downloaded(server, home, monkeypatch):
+    from huggingface_hub import file_download
+
+    def stopped(url, file, **_):
+        file.write(b"x" * 1000)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(file_download, "http_get", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            fetch("streaming", ("dit",), **SIZE)
+    (part,) = (home / "hub").rglob("model.pt.incomplete")
+    assert part.stat().st_size == 1000
+
+
+def test_parts_are_fetched_once_and_the_network_first(server):
+    fetch("streaming", ("text", "dit", "text", "dit"), **SIZE)
+    sent = [name for name, _, _ in server.sent]
+    assert sent[0] == "sana_dit/model.pt" and len(sent) == len(set(sent))
+
+
+def test_two_fetches_of_one_world_do_not_meet(server, home):
+    folder = home / "worlds" / "streaming"
+    folder.mkdir(parents=True)
+    with only_writer(folder), pytest.raises(BlockingIOError, match="another process"):
+        fetch("streaming", ("dit",), **SIZE)
+    assert server.sent == []
+
+
+def test_worlds_share_what_they_have_in_common(server):
+    fetch("streaming", ("dit", "text"), **SIZE)
+    server.sent.clear()
+    folder = fetch("chunk-causal", ("dit", "codec", "text"), **SIZE)
+    sent = [name for name, _, _ in server.sent]
+    assert sent[0].endswith("sana_wm_chunk_causal_1600m_720p.safetensors")
+    assert [name for name in sent[1:] if not name.startswith("vae/")] == []
+    parts = read_manifest(folder)["parts"]
+    assert parts["codec"]["revision"] == PINS["SANA-WM_bidirectional"]
+    assert WorldConfig.load(folder / "config.json").codec == "ltx2_bidirectional"
 
 
 def test_a_branch_that_has_moved_brings_the_new_weights(server):

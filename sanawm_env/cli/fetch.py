@@ -29,6 +29,7 @@ def fetch_command(options: "Fetch", console: Console) -> None:
     if options.dit is not None:
         with open_checkpoint(options.dit) as checkpoint:
             network_size(checkpoint)
+    parts = tuple(part for part in OFFICIAL[options.name] if part in parts)
     _show(options, parts, console)
     if not options.yes:
         if not sys.stdin.isatty():

@@ -121,6 +121,7 @@ def fetch(
         raise ValueError(f"There is no official world {name!r}: fetch one of {', '.join(OFFICIAL)}.")
     if unknown := [part for part in parts if part not in OFFICIAL[name]]:
         raise ValueError(f"The {name} world has the parts {', '.join(OFFICIAL[name])}, not {', '.join(unknown)}.")
+    parts = [part for part in OFFICIAL[name] if part in parts]  # each once, the network first, which gives disk back
     if dit is not None and (name in OFFLINE or "dit" not in parts):
         raise ValueError("A file for the dit goes with a world that can be stepped, and with the part dit.")
     check_picture_size(height, width)
