@@ -1022,6 +1022,16 @@ def test_messages_are_said_briefly(served):
             assert len(heard(live, "note")["text"]) <= 500
 
 
+def test_the_present_is_told_to_follow_another_prompt(served, monkeypatch):
+    with attached(served) as live:
+        live.send(json.dumps({"type": "do", "what": "prompt", "prompt": "rain"}))
+        assert "no text encoder" in heard(live, "note")["text"]  # in this world
+        followed, told = threading.Event(), []
+        monkeypatch.setattr(served.session, "set_prompt", lambda prompt: (told.append(prompt), followed.set()))
+        live.send(json.dumps({"type": "do", "what": "prompt", "prompt": "rain"}))
+        assert followed.wait(PATIENCE) and told == ["rain"]
+
+
 @pytest.mark.parametrize(
     "message",
     [

@@ -307,6 +307,9 @@ class Page:
         elif what == "drive":
             name = _text(said["driver"])
             self._aside(browser, lambda: self._stage(name))
+        elif what == "prompt":
+            prompt = _text(said["prompt"])
+            self._do(browser, lambda: session.set_prompt(prompt))
         elif what == "begin":
             self._do(browser, lambda: self._begin(int(said["scene"]), said))
         elif what == "compare":

@@ -360,7 +360,7 @@ function greet(message) {
   nodes.clear(); map.imagine([]); drop(schedule); schedule = [];
   $("worlds").replaceChildren(...message.worlds.map((name) => new Option(name, name, false, name === message.world)));
   $("world").textContent = message.world;
-  $("prompt").disabled = !message.prompts;
+  $("prompt").disabled = $("follow").disabled = !message.prompts;
   if (!message.prompts) $("prompt").placeholder = "this world reads no text";
   if (!$("fov").value) $("fov").placeholder = Math.round(message.fov);
   $("scenes").replaceChildren(...message.scenes.map((name, i) => {
@@ -385,6 +385,8 @@ $("worlds").onchange = () => {
   $("worlds").value = hello.world;
   if (confirm(`Go to the ${name} world? This session ends for everybody; save it first to keep it.`)) ask("world", { name });
 };
+
+$("follow").onclick = () => ask("prompt", { prompt: $("prompt").value });
 
 function lens() { return { prompt: $("prompt").value, fov: $("fov").value ? Number($("fov").value) : null }; }
 
