@@ -417,7 +417,8 @@ def test_the_one_file_of_an_envhub_makes_it():
 
 def test_options_with_which_others_mark_a_reset_make_no_difference(tiny):
     """LeRobot and Minari hand them on to single environments too. Any other unknown one is refused."""
-    env = SanaWMEnv(world=tiny)
+    env = gym.make("SanaWM/Walk-v0", world=tiny, max_episode_chunks=4)
+    assert env.get_wrapper_attr("_max_episode_steps") == 4
     marked = env.reset(seed=1, options={"lerobot_new_rollout": True, "minari_autoseed": False})
     assert alike(marked[0], env.reset(seed=1)[0])
     with pytest.raises(ValueError, match="not lerobot_old_rollout"):

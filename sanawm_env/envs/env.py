@@ -303,6 +303,11 @@ class SanaWMEnv(gym.Env):
         return Move(self, now if reseed is None else replace(now, state=now.state.reseed(reseed)), rng)
 
     @property
+    def _max_episode_steps(self) -> int:
+        """`max_episode_chunks` by the name of Gymnasium's TimeLimit, where LeRobot and others look for it."""
+        return self.max_episode_chunks
+
+    @property
     def fresh(self) -> bool:
         """Whether it was never reset."""
         return self._now is None

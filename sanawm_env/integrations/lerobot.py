@@ -72,8 +72,8 @@ class LeRobotVectorEnv(VectorWrapper):
     the camera, the waypoints.
 
     infos: is_success (n,) bool in every step, also for tasks without success; final_info where an episode has ended.
-    `call` and `get_attr` know `task` (its name), `task_description` (a sentence: the one given or that of the task) and
-    `_max_episode_steps` of every slot, and what else the slots have. Options of a reset that the environment does not
+    `call` and `get_attr` know `task` (its name) and `task_description` (a sentence: the one given or that of the task),
+    and `_max_episode_steps` and what else the slots have. Options of a reset that the environment does not
     know are left out, with a warning; lerobot's own mark of a new rollout without.
 
     Raises ValueError for other observations than "dict", for actions that are no vectors, and unless slots are reset in
@@ -104,8 +104,7 @@ class LeRobotVectorEnv(VectorWrapper):
         task = type(self.unwrapped.envs[0].task).__name__
         task = "none" if task == "Task" else task
         described = DESCRIPTIONS.get(task.lower(), task) if task_description is None else task_description
-        length = self.unwrapped.envs[0].max_episode_chunks
-        self._said = {"task": task.lower(), "task_description": described, "_max_episode_steps": length}
+        self._said = {"task": task.lower(), "task_description": described}
         for slot in self.envs:
             slot.task_description = described  # lerobot before 0.5 looks for it there
 
