@@ -166,3 +166,21 @@ def test_a_few_steps_lower_the_loss_and_reach_every_weight(clips):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     assert loss() < before
+
+
+@pytest.mark.parametrize(("asked", "raised"), [(True, KeyboardInterrupt), (False, ChildProcessError)])
+def test_a_process_that_ends_before_its_first_step_is_a_stop_or_a_sentence(clips, tmp_path, monkeypatch, asked, raised):
+    exited = torch.multiprocessing.ProcessExitedException
+
+    class Workers:
+        processes = ()
+
+        def join(self, timeout):
+            if asked:
+                signal.raise_signal(signal.SIGINT)
+            raise exited("process 0 terminated with signal SIGTERM", error_index=0, error_pid=1, exit_code=-15)
+
+    monkeypatch.setattr(torch.multiprocessing, "spawn", lambda *_, **__: Workers())
+    with pytest.raises(raised) as caught:
+        train_network(NANO, TrainConfig(steps=1), PatchPCACodec.load(CODEC), clips, tmp_path / "run", processes=2)
+    assert not asked or caught.value.args == (signal.SIGINT,)

@@ -175,11 +175,15 @@ def train_network(
     with tempfile.TemporaryDirectory() as folder, _stop_signals() as stopped:
         workers = torch.multiprocessing.spawn(_train, (processes, f"file://{folder}/meet", job), processes, join=False)
         told = False
-        while not workers.join(timeout=1):
-            if stopped and not told:
-                told = True
-                for process in workers.processes:
-                    process.terminate()
+        try:
+            while not workers.join(timeout=1):
+                if stopped and not told:
+                    told = True
+                    for process in workers.processes:
+                        process.terminate()
+        except torch.multiprocessing.ProcessExitedException as error:
+            if not stopped:  # one that had not begun its first step ends at once
+                raise ChildProcessError(f"A training process was ended ({error}): the same command goes on.") from error
     if stopped:
         raise KeyboardInterrupt(stopped[0])
     return _read_checkpoint(out / "checkpoint.pt", identity)["seconds"]
