@@ -1,6 +1,7 @@
-"""What a world promises, once more on the Triton kernels: on the GPU where there is one, else in the interpreter.
+"""What a world promises, once more on the Triton kernels: on the GPU where there is one, else in the interpreter, which
+takes a second a chunk: there several tests look at one walk.
 
-On a GPU the same tests run again with every chunk replayed as a CUDA graph.
+On a GPU the same tests run again with every chunk replayed as a CUDA graph, and those of tests/test_world.py too.
 """
 
 import dataclasses
@@ -15,24 +16,24 @@ from sanawm_env.world.graphs import Graphs
 from sanawm_env.world.sampler import SamplerConfig
 from sanawm_env.world.state import stack
 from sanawm_env.world.world import World
-from tests.test_world import (  # noqa: F401
-    FORWARD,
-    STILL,
-    TURN,
-    start,
-    test_a_slot_taken_from_a_batch_does_not_keep_its_neighbours_alive,
-    test_advance_changes_no_input,
-    test_advance_changes_no_input_in_mixed_batches_either,
-    test_branches_share_what_they_have_in_common,
-    test_forks_diverge_with_other_actions_and_with_another_seed,
-    test_fresh_and_running_slots_advance_together,
-    test_indexing_stacking_and_reseeding_copy_nothing,
-)
+from tests.test_world import FORWARD, STILL, TURN, content
 from tests.worlds import TINY, drive, picture, write_tiny_world
 
 pytest.importorskip("triton", reason="no triton here: worlds are not tested on its kernels")
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
+if GPU:
+    from tests.test_world import (  # noqa: F401
+        start,
+        test_a_slot_taken_from_a_batch_does_not_keep_its_neighbours_alive,
+        test_advance_changes_no_input,
+        test_advance_changes_no_input_in_mixed_batches_either,
+        test_branches_share_what_they_have_in_common,
+        test_forks_diverge_with_other_actions_and_with_another_seed,
+        test_fresh_and_running_slots_advance_together,
+        test_indexing_stacking_and_reseeding_copy_nothing,
+    )
+
 # the interpreter takes milliseconds for every program of every launch: one head, six tokens, one denoising pass
 FAST = dataclasses.replace(
     TINY,
@@ -59,31 +60,70 @@ def test_the_world_says_which_kernels_it_uses(folder, world):
         assert (World.load(folder).engine.kernels.name, World.load(folder).engine.kernels.why) == ("cpu", "a CPU")
 
 
-def test_frames_are_those_of_the_reference(folder, world, start):  # noqa: F811
-    plain = World.load(folder, backend="reference")
-    other = plain.begin(plain.scene(picture()), seed=5)
-    for twist in (FORWARD, TURN, STILL):
-        start, (clip,) = drive(world, start, twist)
-        other, (expected,) = drive(plain, other, twist)
-        assert torch.allclose(clip.latents.cpu(), expected.latents, atol=1e-4)
-        assert (clip.frames.cpu().int() - expected.frames.int()).abs().max() <= 1
+WALK = FORWARD, TURN, STILL
 
 
-def test_a_restored_moment_has_the_same_future(world, start):  # noqa: F811
-    here, _ = drive(world, start, FORWARD)
-    away, (first,) = drive(world, here, TURN)
-    drive(world, away, TURN)
-    back, (second,) = drive(world, here, TURN)
-    assert torch.equal(first.frames, second.frames)
-    assert all(map(torch.equal, tree.leaves(away.slots), tree.leaves(back.slots)))
+@pytest.fixture(scope="module")
+def walk(world):
+    """The states of a walk, the first one begun, what was in each when it was made, and its clips."""
+    states, contents, clips = [world.begin(world.scene(picture()), seed=5)], [], []
+    for twist in WALK:
+        contents.append(content(states[-1]))
+        after, (clip,) = drive(world, states[-1], twist)
+        states.append(after)
+        clips.append(clip)
+    return states, contents, clips
 
 
-def test_memory_does_not_grow(world, start):  # noqa: F811
-    state, _ = drive(world, start, *[STILL] * 4)
-    size = state.nbytes
-    for _ in range(40 if GPU else 4):
+@pytest.fixture(scope="module")
+def plain(folder):
+    return World.load(folder, backend="reference")
+
+
+def assert_alike(clip, expected, row=0):
+    """One row of a clip, and a clip of one."""
+    assert torch.allclose(clip.latents[row].cpu(), expected.latents[0].cpu(), atol=1e-4)
+    assert (clip.frames[row].cpu().int() - expected.frames[0].cpu().int()).abs().max() <= 1
+
+
+@pytest.mark.slow
+def test_frames_are_those_of_the_reference(plain, walk):
+    state = plain.begin(plain.scene(picture()), seed=5)
+    for twist, clip in zip(WALK, walk[2], strict=True):
+        state, (expected,) = drive(plain, state, twist)
+        assert_alike(clip, expected)
+
+
+@pytest.mark.slow
+def test_a_restored_moment_has_the_same_future(world, walk):
+    states, _, clips = walk
+    back, (clip,) = drive(world, states[1], WALK[1])
+    assert torch.equal(clip.frames, clips[1].frames)
+    assert all(map(torch.equal, tree.leaves(back.slots), tree.leaves(states[2].slots)))
+
+
+@pytest.mark.slow
+def test_fresh_and_running_slots_advance_together_and_change_no_state(world, plain, walk):
+    states, contents, clips = walk
+    after, (clip,) = drive(world, stack([states[2], states[0]]), FORWARD)
+    assert [slot.chunk for slot in after.slots] == [3, 1]
+    begun = plain.begin(plain.scene(picture()), seed=5)
+    _, (*_, expected) = drive(plain, begun, FORWARD, TURN, FORWARD)
+    assert_alike(clip, expected, row=0)
+    assert_alike(clip, clips[0], row=1)
+    assert [content(state) for state in states[:-1]] == contents
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow(world, walk):
+    states, *_ = walk
+    pages = [state.slots[0].memory.blocks[1].mixer.pages for state in states[1:]]
+    assert len({first.k.data_ptr() for first, *_ in pages}) == 1  # the first chunk's page, in every window
+    assert states[-1].nbytes == states[-2].nbytes
+    state = states[-1]
+    for _ in range(40 if GPU else 0):
         state, _ = drive(world, state, TURN)
-        assert state.nbytes == size
+        assert state.nbytes == states[-1].nbytes
 
 
 def test_graphs_need_a_gpu(folder):
