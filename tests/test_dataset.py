@@ -231,3 +231,56 @@ def test_rows_survive_the_file(make):
     (row,) = dataset.rows()
     assert isinstance(row, Row)
     assert row.bytes == sum(os.path.getsize(p) for p in (dataset.folder / row.episode).iterdir())
+
+
+# ---- what strangers may have put there
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [("frames", 7, "the manifest says 7"), ("chunks", 9, "the manifest says 9"), ("bytes", 1, "the manifest says 1"),
+     ("seed", 5, "its seed is"), ("camera", "x" * 10**5, "its camera is"), ("source", "b.png", "its source is"),
+     ("scene", "00", "its scene is")],
+)  # fmt: skip
+def test_a_manifest_that_says_something_else_is_found(make, name, value, says):
+    dataset = make("a")
+    (manifest,) = dataset.folder.glob("*/manifest.jsonl")
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    rows[0][name] = value
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    problems = [problem for _, found in validate(dataset, thorough=False) for problem in found]
+    assert len(problems) == 1 and says in problems[0] and len(problems[0]) < 300
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param("[" * 100_000, id="deep"), '{"id": "a", "frames": -1}', '{"id": "a", "frames": 1e300}',
+        '{"id": "a", "seed": true}', pytest.param("9" * 5000, id="long"),
+    ],
+)  # fmt: skip
+def test_a_last_row_that_is_whole_but_none_is_refused(make, line):
+    dataset = make("a")
+    (manifest,) = dataset.folder.glob("*/manifest.jsonl")
+    manifest.write_text(manifest.read_text() + line + "\n")
+    with pytest.raises(ValueError, match="is not a row"):
+        dataset.rows()
+
+
+@pytest.mark.parametrize(
+    "name", ["manifest.jsonl", "dataset.json", "meta.json", "trajectory.npz", "video.mp4", "actions.npz"]
+)
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_special_files_in_a_dataset_are_said_so_at_once(make, name, kind):
+    dataset = make("a")
+    path = next(dataset.folder.rglob(name))
+    path.unlink()
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+    said = []
+    try:
+        opened = Dataset.open(dataset.folder)
+        opened.rows()
+        said += [problem for _, problems in validate(opened) for problem in problems]
+    except ValueError as error:
+        said.append(str(error))
+    assert any(f"a {kind}" in text or f"has no {name}" in text for text in said)

@@ -20,7 +20,7 @@ def encode_prompts(options: "EncodePrompts", console: Console) -> None:
 
     Raises FileNotFoundError or ValueError in one sentence.
     """
-    if not options.file.is_file():
+    if not options.file.exists():
         raise FileNotFoundError(f"There is no file of prompts at {options.file}.")
     try:
         lines = [line.strip() for line in read_text(options.file, MOST_BYTES).splitlines()]

@@ -16,15 +16,16 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sanawm_env.recording.episode import FILES, Episode
+from sanawm_env.recording.episode import FILES, Episode, EpisodeWriter
 from sanawm_env.recording.rollout import VIDEO, check_writable, to_json
-from sanawm_env.recording.video import iterate_video
-from sanawm_env.world.files import file_sha256, link, read_json
+from sanawm_env.recording.video import iterate_video, open_video
+from sanawm_env.world.files import brief, check_count, file_sha256, link, parse_json, read_json, read_text
+from sanawm_env.world.saved import MAX_SEED
 from sanawm_env.world.saving import check_outside, only_writer, remove, write_text
 
 DATASET, MANIFEST, SHARDS, PARTIAL = "dataset.json", "manifest.jsonl", "shard-*", ".partial"
 SCHEMA = 1
-MAX_HEADER_BYTES, MAX_ROW_BYTES = 2**20, 2**20
+MAX_HEADER_BYTES, MAX_ROW_BYTES, MAX_MANIFEST_BYTES = 2**20, 2**20, 2**30
 _WHOLE = ("weights_hash", "fps", "height", "width", "chunk_frames", "action_mode")  # equal in all that is merged
 
 
@@ -91,7 +92,7 @@ class Dataset:
         """The dataset in a folder. Raises FileNotFoundError, or ValueError for a `dataset.json` that is not one."""
         folder = Path(folder)
         path = folder / DATASET
-        if not path.is_file():
+        if not path.exists():
             raise FileNotFoundError(f"There is no dataset in {folder}: `sanawm collect` makes one, with a {DATASET}.")
         try:
             header = read_json(path, MAX_HEADER_BYTES)
@@ -279,14 +280,33 @@ def _problems(dataset: Dataset, row: Row, thorough: bool) -> Iterator[str]:
         yield "it was imagined by other weights than the rest"
     if meta.get("id") != row.id:
         yield "its id is not the one in the manifest"
-    for name, digest in meta.get("files", {}).items():
-        if name in FILES and file_sha256(episode.folder / name) != digest:
+    for name in ("camera", "source", "scene", "seed"):
+        own, says = meta.get(name, ""), getattr(row, name)
+        if str(own) != str(says):
+            yield f"its {name} is {brief(own)}, the manifest says {brief(says)}"
+    size = sum(path.stat().st_size for path in episode.folder.iterdir())
+    for name, value, says in (
+        ("chunks", episode.chunks, row.chunks), ("frames", frames, row.frames), ("bytes", size, row.bytes),
+    ):  # fmt: skip
+        if value != says:
+            yield f"it has {value} {name}, the manifest says {says}"
+    if meta["fps"] != dataset.header["fps"]:
+        yield f"it has {meta['fps']} frames a second, the dataset {brief(dataset.header['fps'])}"
+    hashes = meta.get("files")
+    for name in EpisodeWriter.hashed:
+        if not isinstance(hashes, dict) or file_sha256(episode.folder / name) != hashes.get(name):
             yield f"{name} has changed since it was written"
     if frames != 1 + episode.chunks * dataset.header["chunk_frames"]:
         yield f"{frames} frames are not the start and {episode.chunks} chunks"
-    poses = len(episode.trajectory().c2w)
-    if poses != frames:
-        yield f"its trajectory has {poses} poses for {frames} frames"
+    trajectory = episode.trajectory()
+    if len(trajectory.c2w) != frames:
+        yield f"its trajectory has {len(trajectory.c2w)} poses for {frames} frames"
+    if trajectory.fps not in (None, meta["fps"]):
+        yield f"its trajectory has {trajectory.fps:g} poses a second for {meta['fps']:g} frames"
+    with open_video(episode.folder / VIDEO) as stream:
+        rate = stream.average_rate
+        if rate is None or abs(float(rate) - meta["fps"]) > 0.01:
+            yield f"its video has {'no rate' if rate is None else f'{float(rate):g} frames a second'}"
     episode.arrays()
     if thorough:
         shown = sum(1 for _ in iterate_video(episode.folder / VIDEO))
@@ -298,19 +318,25 @@ def _shard_rows(shard: Path) -> Iterator[Row]:
     noted = set()
     kinds = {f.name: Mapping if f.name == "measures" else f.type for f in fields(Row)}
     manifest = shard / MANIFEST
-    lines = manifest.read_text(encoding="utf-8").splitlines() if manifest.exists() else []
-    for number, line in enumerate(lines, start=1):
+    try:
+        *lines, rest = read_text(manifest, MAX_MANIFEST_BYTES).split("\n") if manifest.exists() else [""]
+    except ValueError as error:
+        raise ValueError(f"{manifest} cannot be read: {error}.") from error
+    for number, line in enumerate([*lines, rest] if rest else lines, start=1):
         try:
-            value = json.loads(line[:MAX_ROW_BYTES])
+            value = parse_json(line[:MAX_ROW_BYTES])
             row = Row(**{name: value[name] for name in kinds.keys() & value.keys()})
             if not all(isinstance(getattr(row, name), kind) for name, kind in kinds.items()):
                 raise TypeError(line)
+            for name in ("seed", "chunks", "frames", "bytes"):
+                check_count(name, getattr(row, name), 0, MAX_SEED)
         except (ValueError, TypeError, AttributeError) as error:
-            if number == len(lines):
+            if number > len(lines):
                 break  # its writer was killed while it wrote: the episode, if there is one, is found below
             raise ValueError(f"Line {number} of {manifest} is not a row: restore it, or remove the line.") from error
         if row.episode and (not _is_name(row.episode) or (shard / row.episode).is_symlink()):
-            raise ValueError(f"Line {number} of {manifest} names {row.episode!r}, which does not lie in its shard.")
+            named = brief(row.episode)
+            raise ValueError(f"Line {number} of {manifest} names {named}, which does not lie in its shard.")
         noted.add(row.episode)
         yield replace(row, episode=row.episode and f"{shard.name}/{row.episode}")
     for folder in sorted(shard.glob("episode-*")):
