@@ -285,7 +285,7 @@ def _unreadable(starts: Sequence[Start], world: World) -> dict[Path, str]:
     prompts = getattr(world.engine, "prompts", None)
     if prompts is None or not prompts.load_encoders:
         for prompt in dict.fromkeys(start.prompt for start in starts):
-            world.engine.encode_prompt(prompt, None)
+            world.engine.encode_prompt(prompt.strip(), None)
 
     def look(start: Start) -> str:
         try:

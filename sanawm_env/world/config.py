@@ -8,8 +8,10 @@ from pathlib import Path
 
 from sanawm_env.camera.presets import Workspace
 from sanawm_env.network.config import SanaWMConfig
+from sanawm_env.world.files import read_json, reason
 from sanawm_env.world.sampler import SamplerConfig
 
+MAX_BYTES = 2**20
 CODECS = ("patch_pca", "ltx2", "ltx2_bidirectional")
 
 
@@ -84,7 +86,7 @@ class WorldConfig:
     def load(cls, path: Path) -> "WorldConfig":
         """Read `config.json`; ValueError in one sentence where it is not one."""
         try:
-            data = json.loads(path.read_text())
+            data = read_json(path, MAX_BYTES)
             data["network"] = SanaWMConfig(**data["network"])
             sampler = data["sampler"]
             data["sampler"] = SamplerConfig(**{**sampler, "timesteps": tuple(sampler["timesteps"])})
@@ -92,4 +94,4 @@ class WorldConfig:
             data["places"] = {name: tuple(box) for name, box in data["places"].items()}
             return cls(**data)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not the configuration of a world: {error}.") from error
+            raise ValueError(f"{path} is not the configuration of a world: {reason(error)}.") from error

@@ -116,9 +116,6 @@ class World:
 
         Raises FileNotFoundError, TypeError or ValueError in one sentence.
         """
-        if not isinstance(prompt, str):
-            raise TypeError(f"A prompt must be a string, got {brief(prompt)}.")
-        prompt = prompt.strip()  # as prompts that are encoded from a file are, and as upstream does
         if anchor is None and isinstance(image, str | PathLike):
             anchor = read_anchor(image)
             anchor = anchor if anchor is not None and anchor.place in self.config.places else None
