@@ -3,6 +3,7 @@ safe, recorded, within memory and disk, and one sentence where it cannot go on."
 
 import errno
 import json
+import os
 import pickle
 import resource
 import shutil
@@ -472,6 +473,38 @@ def test_a_file_that_does_not_fit_is_one_sentence_before_anything_is_downloaded(
     with pytest.raises(SystemExit) as stopped:
         main(["fetch", "streaming", "--dit", str(tmp_path / "lacks.safetensors"), "--yes"])
     assert stopped.value.code == 2 and "missing: t_block.1.weight" in capsys.readouterr().err
+
+
+def test_files_of_strangers_are_a_sentence_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pt")
+    (tmp_path / "folder.safetensors").mkdir()
+    far = own_weights() | {"blocks.999999999.attn.conv_k.weight": torch.zeros(1)}
+    gap = {name: t for name, t in own_weights().items() if not name.startswith("blocks.1.")}
+    long = {"x" * 10**5: torch.zeros(1)}
+    for name, content in (("far", far), ("gap", gap), ("long", long), ("empty", {})):
+        save_file(content, tmp_path / f"{name}.safetensors")
+    torch.save([1, 2], tmp_path / "list.pt")
+    torch.save({"generator": {"model": own_weights()}, "step": 3}, tmp_path / "nested.pt")
+    (tmp_path / "text.pt").write_text("hello")
+    told = {
+        "pipe.pt": "a pipe", "folder.safetensors": "a folder", "far.safetensors": "blocks.4 is missing",
+        "gap.safetensors": "blocks.1 is missing", "long.safetensors": "no SANA-WM network", "list.pt": "no tensors",
+        "empty.safetensors": "no tensors", "text.pt": "damaged",
+    }  # fmt: skip
+    for name, words in told.items():
+        with pytest.raises(ValueError, match=words) as raised:
+            fetch("streaming", ("dit",), dit=tmp_path / name, **SIZE)
+        assert len(str(raised.value)) < 600
+    fetch("streaming", ("dit",), dit=tmp_path / "nested.pt", **SIZE)
+
+
+@pytest.mark.parametrize("manifest", ["{", "[]", '{"parts": []}', '{"parts": {"dit": 3}}', '{"parts": {"dit": {}}}'])
+def test_a_manifest_that_is_none_counts_for_nothing(hub, home, manifest):
+    folder = fetch("streaming", ("dit",), source=hub, **SIZE)
+    (folder / "manifest.json").write_text(manifest)
+    assert all(isinstance(part, dict) for part in read_manifest(folder).get("parts", {}).values())
+    fetch("streaming", ("dit",), source=hub, **SIZE)
+    assert read_manifest(folder)["parts"]["dit"]["repository"] == f"{OWNER}/SANA-WM_streaming"
 
 
 def test_a_file_of_the_official_width_must_be_the_whole_official_network():

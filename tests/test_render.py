@@ -56,6 +56,8 @@ def test_a_clip_is_rendered_along_a_path(folder, start, tmp_path):
     [
         (["--actions", "w-8", "--height", "100"], "multiples of 32"),
         (["--actions", "w-8", "--steps", "0"], "at least 1"),
+        (["--actions", "w-8", "--steps", "1000000000"], "at most 1000"),
+        (["--actions", "w-8", "--height", "3200000"], "up to 4096"),
         (["--actions", "w-8", "--fov-deg", "150"], "field of view"),
         (["--actions", "w-8", "--twist", "0,0,1,0,0,0"], "one of --actions"),
         (["--actions", "w-8", "--offload"], "needs a GPU"),

@@ -133,7 +133,8 @@ def _worlds() -> Table:
     for name, parts in OFFICIAL.items():
         folder = official_folder(name)
         manifest = read_manifest(folder).get("parts", {})
-        here = ", ".join(f"{part} {(manifest[part]['revision'] or '')[:7]}".strip() for part in manifest) or "nothing"
+        commits = {part: str(found.get("revision") or "")[:7] for part, found in manifest.items()}
+        here = ", ".join(f"{part} {commit}".strip() for part, commit in commits.items()) or "nothing"
         if prompts := len(list((folder / "prompts").glob("*.safetensors"))):
             here += f", {prompts} encoded prompts"
         missing = [part for part in parts if part not in manifest]

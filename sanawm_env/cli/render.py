@@ -32,6 +32,7 @@ from sanawm_env.world.weights import check_picture_size, official_folder, world_
 if TYPE_CHECKING:
     from sanawm_env.cli import Render
 
+MOST_STEPS = 1000  # of the schedule that the model was trained with
 INDEX, PIPELINE, REFINER = "model_index.json", "SanaWMPipeline", "SanaWMLTX2Refiner"
 PARTS = ("tokenizer", "text_encoder", "vae", "transformer", "scheduler")
 
@@ -41,8 +42,8 @@ def render(options: "Render", console: Console) -> None:
 
     Raises ValueError, OSError or ImportError in one sentence.
     """
-    if options.steps < 1:
-        raise ValueError(f"--steps must be at least 1, got {options.steps}.")
+    if not 1 <= options.steps <= MOST_STEPS:
+        raise ValueError(f"--steps must be at least 1 and at most {MOST_STEPS}, got {options.steps}.")
     check_picture_size(options.height, options.width)
     config = world_config("bidirectional", SanaWMConfig(), options.height, options.width)
     path = whole_chunks(camera_path(options, config), config.temporal_stride)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.network.model import SanaWM
+from sanawm_env.world.files import check_file
 
 INERT = ("recall_gate", "y_embedder.y_embedding", "raymap_embedder.")
 """Entries of the network that nothing reads; a checkpoint may lack them (dit.md 1.1)."""
@@ -52,6 +53,10 @@ def open_checkpoint(path: Path) -> Iterator[Checkpoint]:
     network's entries, or holds them in a dtype that is not a plain float.
     """
     path = Path(path)
+    try:
+        check_file(path)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}.") from error
     with ExitStack() as stack:
         try:
             if path.suffix == ".safetensors":
@@ -85,7 +90,10 @@ def network_config(shapes: Mapping[str, Shape]) -> SanaWMConfig:
     """The sizes of the network whose entries have these shapes; ValueError naming the entry that is missing."""
     try:
         hidden, latent = shapes[ENTRY][:2]
-        depth = 1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("blocks."))
+        blocks = {int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")}
+        depth = len(blocks)
+        if gaps := sorted(set(range(depth)) - blocks):
+            raise KeyError(f"blocks.{gaps[0]}")
         softmax = [i for i in range(depth) if f"blocks.{i}.attn.conv_k.weight" not in shapes]
         heads = shapes["blocks.0.attn.beta_proj.weight"][0]
         embedding = shapes.get("y_embedder.y_embedding")
@@ -103,7 +111,8 @@ def network_config(shapes: Mapping[str, Shape]) -> SanaWMConfig:
             conv_kernel_size=shapes["blocks.0.attn.conv_k.weight"][-1],
         )
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise ValueError(f"These are not the weights of a SANA-WM network: {error} is missing or misshapen.") from error
+        what = error.args[0] if isinstance(error, KeyError) else "an entry"
+        raise ValueError(f"These are not the weights of a SANA-WM network: {what} is missing or misshapen.") from error
 
 
 def check_entries(shapes: Mapping[str, Shape], config: SanaWMConfig) -> dict[str, Shape]:
@@ -181,4 +190,5 @@ def _own_names(path: Path, shapes: Mapping[str, Shape]) -> dict[str, str]:
 
 def _some(names: list[str]) -> str:
     """Names for a message, not all of many."""
-    return ", ".join(names[:NAMES_TOLD]) + f" and {len(names) - NAMES_TOLD} more" * (len(names) > NAMES_TOLD)
+    told = ", ".join(name[:80] for name in names[:NAMES_TOLD])
+    return told + f" and {len(names) - NAMES_TOLD} more" * (len(names) > NAMES_TOLD)

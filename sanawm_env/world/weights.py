@@ -19,7 +19,7 @@ from pathlib import Path
 from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.world.checkpoint import Checkpoint, check_entries, network_config, open_checkpoint, write_network
 from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.files import file_sha256
+from sanawm_env.world.files import file_sha256, read_json
 from sanawm_env.world.hub import Listing, cached, download, in_cache, list_files, missing_bytes
 from sanawm_env.world.official import OFFICIAL, OFFLINE, OWNER, PINS, Part
 from sanawm_env.world.sampler import SamplerConfig, shifted_timesteps
@@ -28,6 +28,7 @@ from sanawm_env.world.saving import only_writer, replacing, replacing_files, rep
 SHIPPED = Path(__file__).parent.parent / "assets"
 NETWORK, MANIFEST, CONFIG = "network.safetensors", "manifest.json", "config.json"
 GB = 1e9
+MOST_PIXELS = 4096  # of a side
 CHUNK_CAUSAL_SHIFT = 9.8  # inference_flow_shift of its configuration; 9.95 in training
 SLACK, SPARE = 1.01, 0.2 * GB  # of a disk, for what is not counted
 
@@ -79,9 +80,12 @@ def world_folder(name: str | os.PathLike) -> Path:
 
 
 def read_manifest(folder: Path) -> dict:
-    """What `fetch` wrote about a world folder, {} for other worlds."""
+    """What `fetch` wrote about a world folder, {} for other worlds and for what is no manifest."""
     with suppress(OSError, ValueError):
-        return dict(json.loads((folder / MANIFEST).read_text()))
+        manifest = read_json(folder / MANIFEST, 2**20)
+        parts = manifest.get("parts", {})
+        if isinstance(parts, dict) and all(isinstance(part, dict) for part in parts.values()):
+            return manifest
     return {}
 
 
@@ -224,8 +228,8 @@ def disk_free(folder: Path) -> int:
 
 def check_picture_size(height: int, width: int) -> None:
     """ValueError for a picture that is no whole number of latents."""
-    if height % 32 or width % 32 or min(height, width) < 32:
-        raise ValueError(f"height and width must be multiples of 32, got {height} x {width}.")
+    if height % 32 or width % 32 or min(height, width) < 32 or max(height, width) > MOST_PIXELS:
+        raise ValueError(f"height and width must be multiples of 32 up to {MOST_PIXELS}, got {height} x {width}.")
 
 
 def world_config(name: str, network: SanaWMConfig, height: int, width: int) -> WorldConfig:
