@@ -1,5 +1,7 @@
 """`sanawm train`: the recipe from the command line, and one's own footage brought into the nano world's shape."""
 
+import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,13 +12,14 @@ from rich.console import Console
 
 from sanawm_env.camera.trajectory import relative_to_first
 from sanawm_env.cli.machine import machine_name
-from sanawm_env.recording.arrays import load_trajectory
+from sanawm_env.recording.arrays import Trajectory, load_trajectory
 from sanawm_env.recording.dataset import PARTIAL
 from sanawm_env.recording.rollout import TRAJECTORY, VIDEO, check_writable
-from sanawm_env.recording.video import read_video
+from sanawm_env.recording.video import frame_times, iterate_video, read_video
 from sanawm_env.training.clips import Footage
 from sanawm_env.training.nano import NANO
 from sanawm_env.training.recipe import CLIPS, NETWORK, QUICK, WORLD, Recipe, run
+from sanawm_env.world.files import reason
 from sanawm_env.world.images import fit_image
 from sanawm_env.world.lens import fit_lens
 from sanawm_env.world.saving import check_outside, is_part
@@ -39,7 +42,9 @@ def train(options, console: Console) -> None:
         check_outside(options.out, options.data)
         for name in (CLIPS, NETWORK, WORLD):
             check_outside(options.data, options.out / name)
-        footage = partial(map, read_clip, clip_folders(options.data))
+        folders = clip_folders(options.data)
+        check_clips(folders)
+        footage = partial(map, read_clip, folders)
     check_writable(options.out)
     world = run(
         recipe, options.out, footage=footage, processes=options.processes, device=str(device),
@@ -59,15 +64,53 @@ def clip_folders(data: Path) -> list[Path]:
 
 
 def read_clip(folder: Path) -> Footage:
-    """A rollout's folder as footage: fitted to the nano world's picture, poses relative to its first frame.
+    """A rollout's folder as footage: fitted to the nano world's picture, 16 frames a second (of a faster clip those
+    nearest in time, with their poses), poses relative to its first frame.
 
-    Raises ValueError where video and trajectory do not belong together, or the lens is missing.
+    Raises ValueError where video and trajectory do not belong together, the lens is missing, or a clip is slower.
     """
-    frames, trajectory = read_video(folder / VIDEO), load_trajectory(folder / TRAJECTORY)
+    trajectory, lens, shown = _look_at(folder)
+    frames = read_video(folder / VIDEO)
     if len(frames) != len(trajectory.c2w):
         raise ValueError(f"{folder} has {len(frames)} frames and {len(trajectory.c2w)} poses: they must be as many.")
+    fitted = [fit_image(Image.fromarray(frames[i]), NANO.height, NANO.width) for i in shown]
+    return Footage(np.stack(fitted), relative_to_first(trajectory.c2w[shown]), lens)
+
+
+def check_clips(folders: Sequence[Path]) -> None:
+    """ValueError that names those that cannot be learned from, before the work."""
+    bad = []
+    for folder in folders:
+        try:
+            _look_at(folder)
+        except (ValueError, OSError) as error:
+            bad.append(reason(error))
+    if bad:
+        named = "; ".join(bad[:3]) + "; ..." * (len(bad) > 3)
+        raise ValueError(f"{len(bad)} of {len(folders)} clips cannot be learned from: {named}.")
+
+
+def _look_at(folder: Path) -> tuple[Trajectory, np.ndarray, np.ndarray]:
+    """Of a clip: its trajectory, the lens (4,) of the nano world's picture, and which frames are shown 16 times a
+    second. Errors as `read_clip`."""
+    times, trajectory = frame_times(folder / VIDEO), load_trajectory(folder / TRAJECTORY)
+    if len(times) != len(trajectory.c2w):
+        raise ValueError(f"{folder} has {len(times)} frames and {len(trajectory.c2w)} poses: they must be as many.")
     if trajectory.intrinsics is None:
         raise ValueError(f"{folder / TRAJECTORY} has no intrinsics: add the array (F, 3, 3), in pixels of the video.")
-    lens, _ = fit_lens(Image.fromarray(frames[0]), NANO, trajectory.intrinsics[0], None)
-    fitted = [fit_image(Image.fromarray(frame), NANO.height, NANO.width) for frame in frames]
-    return Footage(np.stack(fitted), relative_to_first(trajectory.c2w), lens)
+    lens, _ = fit_lens(Image.fromarray(next(iterate_video(folder / VIDEO))), NANO, trajectory.intrinsics[0], None)
+    rate = (len(times) - 1) / times[-1] if times[-1] > 0 else NANO.fps
+    if trajectory.fps is not None and abs(rate / trajectory.fps - 1) > 0.02:
+        said = f"{rate:.3g} frames and {trajectory.fps:.3g} poses a second"
+        raise ValueError(f"{folder} has {said}: they must be as many.")
+    if rate < 0.98 * NANO.fps:
+        raise ValueError(f"{folder} has {rate:.3g} frames a second, the nano world {NANO.fps}: record faster ones.")
+    wanted = np.arange(int(times[-1] * NANO.fps + 1e-3) + 1) / NANO.fps
+    if np.abs(times - np.arange(len(times)) / NANO.fps).max() < 1e-3:
+        return trajectory, lens, np.arange(len(times))
+    logging.getLogger(__name__).warning(
+        "%s has %.3g frames a second: %d of its %d are taken, %d a second.",
+        folder, rate, len(wanted), len(times), NANO.fps,
+    )  # fmt: skip
+    after = np.searchsorted(times, wanted).clip(1, len(times) - 1)
+    return trajectory, lens, after - (wanted - times[after - 1] < times[after] - wanted)

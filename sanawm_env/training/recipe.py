@@ -25,11 +25,13 @@ from sanawm_env.training.evaluate import Example, draw_sheet, evaluate, print_ta
 from sanawm_env.training.nano import NANO, export_world
 from sanawm_env.training.network import TrainConfig, train_network
 from sanawm_env.world.conditions import PLUCKER_CHANNELS
+from sanawm_env.world.files import brief, read_json, reason
 from sanawm_env.world.saving import only_writer, replacing, write_text
 from sanawm_env.world.terminal import literal_console
 from sanawm_env.world.world import World
 
 CODEC, CLIPS, NETWORK, WORLD = "codec.safetensors", "clips", "network", "world"
+MAX_RECIPE_BYTES = 2**20
 RECIPE, RECORD, SHEET = "recipe.json", "training.json", "truth_vs_dream.png"
 
 
@@ -58,13 +60,13 @@ class Recipe:
     @classmethod
     def load(cls, path: Path) -> "Recipe":
         """Read what `to_json` wrote, or a part of it; FileNotFoundError or ValueError in one sentence."""
-        if not path.is_file():
+        if not path.exists():
             raise FileNotFoundError(f"There is no recipe {path}; a run leaves its own as {RECIPE}.")
         kinds = {f.name: type(f.default) for f in fields(cls)}
         try:
-            data = json.loads(path.read_text())
+            data = read_json(path, MAX_RECIPE_BYTES)
             if unknown := sorted(set(data) - set(kinds)):
-                raise ValueError(f"unknown part {unknown[0]!r}, a recipe has {', '.join(kinds)}")
+                raise ValueError(f"unknown part {brief(unknown[0])}, a recipe has {', '.join(kinds)}")
             base = cls()
             parts = {
                 name: value if kinds[name] is int else replace(getattr(base, name), **value)
@@ -72,7 +74,7 @@ class Recipe:
             }
             return replace(base, **parts)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not a recipe: {error}.") from error
+            raise ValueError(f"{path} is not a recipe: {reason(error)}.") from error
 
 
 QUICK = Recipe(
