@@ -15,12 +15,13 @@ from torch import Tensor
 
 from sanawm_env.camera.dsl import KeyState
 from sanawm_env.camera.trajectory import check_trajectory
-from sanawm_env.envs.snapshot import Snapshot
+from sanawm_env.envs.snapshot import Snapshot, check_keys
 from sanawm_env.viewer.moves import Followed, Held, Pushed
 from sanawm_env.viewer.store import Store
 from sanawm_env.viewer.tree import Node, Tree
 from sanawm_env.world import tree as plain
-from sanawm_env.world.files import file_sha256, link, read_json
+from sanawm_env.world.files import check_count, file_sha256, link, read_json
+from sanawm_env.world.saved import MAX_SEED, MOST_CHUNKS
 from sanawm_env.world.saving import replacing_folder, write_text
 from sanawm_env.world.state import save_whole
 from sanawm_env.world.world import World
@@ -119,6 +120,10 @@ def _tree(header: dict, tensors: Mapping[str, Tensor], frames: int) -> Tree:
         if node.branch >= tree.next_branch or node.c2w.shape != (1 if node.parent is None else frames, 4, 4):
             raise ValueError(f"node {node.id} is not one of this world")
         check_trajectory(node.c2w)
+        check_count(f"chunk of node {node.id}", node.chunk, 0, MOST_CHUNKS)
+        check_count(f"seed of node {node.id}", node.seed, 0, MAX_SEED)
+        if node.carry is not None:
+            check_keys(node.carry, f"carry of node {node.id}")
         if node.thumbnail.dtype != np.uint8 or node.thumbnail.ndim != 3 or node.thumbnail.shape[2] != 3:
             raise ValueError(f"node {node.id} has no thumbnail")
     tree[tree.current]
