@@ -35,6 +35,7 @@ from sanawm_env.recording.rollout import check_writable
 from sanawm_env.world.saving import only_writer, remove, replacing_files, replacing_folder, write_text
 from sanawm_env.world.signals import exit_status, interrupting
 from sanawm_env.world.terminal import literal_console, out_of_memory
+from sanawm_env.world.threads import with_torch_threads
 
 Task = Literal["explore", "pointnav", "imagenav", "followpath"]
 IDS = {"explore": "Explore", "pointnav": "PointNav", "imagenav": "ImageNav", "followpath": "FollowPath"}
@@ -100,7 +101,7 @@ def train_ppo(settings: TrainPPO, console: Console | None = None) -> PPO:
     """
     check_writable(settings.out)
     try:
-        with only_writer(settings.out):
+        with only_writer(settings.out), with_torch_threads(settings.threads):
             return _train(settings, console or literal_console(stderr=True))
     except BlockingIOError:
         raise BlockingIOError(
@@ -110,7 +111,6 @@ def train_ppo(settings: TrainPPO, console: Console | None = None) -> PPO:
 
 def _train(settings: TrainPPO, console: Console) -> PPO:
     check_run(settings)
-    torch.set_num_threads(settings.threads)
     envs = VecMonitor(make_envs(settings))
     newest = checkpoints(settings.out)[-1:]
     model, history = load(newest[0], envs, settings) if newest else (fresh(settings, envs), [])

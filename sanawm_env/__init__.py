@@ -10,6 +10,8 @@ from typing import Any
 
 import gymnasium
 
+from sanawm_env.world import forks as _forks  # noqa: F401  from now on torch works in forked processes
+
 __version__ = "0.1.0"
 
 _LAZY = {

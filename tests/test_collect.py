@@ -32,6 +32,7 @@ from sanawm_env.metrics.lasting import drift, loop_closure
 from sanawm_env.recording.dataset import Dataset, validate
 from sanawm_env.recording.episode import Episode, differences
 from sanawm_env.recording.video import VideoWriter
+from sanawm_env.world.threads import world_threads
 from tests.test_cli import refused
 from tests.test_episode import world  # noqa: F401
 from tests.worlds import picture
@@ -78,7 +79,7 @@ def test_a_core_is_left_for_encoding_and_readers_can_jump_to_any_frame(small, tm
     before = torch.get_num_threads()
     episode = next(collect(small(), tmp_path / "d", console=QUIET).episodes())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    assert episode.meta["threads"] == max(1, min(before, cores - 1))
+    assert episode.meta["threads"] == max(1, min(world_threads(), cores - 1))
     own = next(collect(small(threads=before + 1), tmp_path / "own", console=QUIET).episodes())
     assert own.meta["threads"] == before + 1
     assert torch.get_num_threads() == before

@@ -18,6 +18,7 @@ from sanawm_env.world.engine import Engine
 from sanawm_env.world.images import ImageSource
 from sanawm_env.world.memory import predict_memory
 from sanawm_env.world.state import stack
+from sanawm_env.world.threads import with_torch_threads
 from sanawm_env.world.weights import world_folder
 from sanawm_env.world.world import World
 
@@ -53,7 +54,13 @@ def bench(
     most memory that was allocated; what was predicted stands beside it. A matrix product measured in the same run says
     what the machine can do."""
     check_counts(threads, repeats, batches)
-    torch.set_num_threads(threads)
+    with with_torch_threads(threads):
+        return _bench(name, threads, repeats, batches, device, console)
+
+
+def _bench(
+    name: str, threads: int, repeats: int, batches: Sequence[int], device: str, console: Console
+) -> dict[str, Any]:
     loaded = World.load(name, device)
     engine = TimedEngine(loaded.engine)
     world = World(engine, loaded.weights_hash, loaded.starts)

@@ -1,8 +1,9 @@
 """The official codec: LTX-2's causal video VAE, decoded as a stream.
 
 The network is diffusers' `AutoencoderKLLTX2Video`, which decodes whole clips only. Two small subclasses give its
-decoder a memory between calls, and one latent frame goes through it per call, so that how latents are cut into chunks
-does not matter. Formulas and sizes: codec_text_refiner.md section (a).
+decoder a memory between calls, which belongs to the call (`_Stream`) and not to the modules. One latent frame goes
+through it per call, so that how latents are cut into chunks does not matter. Formulas and sizes:
+codec_text_refiner.md section (a).
 
 The bidirectional model's decoder is not causal: what a frame looks like depends on the latents after it, which an
 episode does not have yet. Its frames are then the last ones of a clip that ends here, decoded in one piece with as many
@@ -12,6 +13,8 @@ latents before them as the official pipeline decodes in one (a tile of 96 frames
 import inspect
 import math
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,11 +45,11 @@ class LTX2Codec:
         for module in vae.decoder.modules() if causal else ():
             if type(module) is library.conv:
                 module.__class__ = library.streaming_conv
+                module.index = len(self._convs)
                 self._convs.append(module)
             elif type(module) is library.upsampler:
                 module.__class__ = library.streaming_upsampler
                 self._upsamplers.append(module)
-        self._forget()
 
     @staticmethod
     def load(
@@ -109,7 +112,7 @@ class LTX2Codec:
                     rows, columns, scale = rows * scale[0], columns * scale[1], (1, 1)
         return LTX2State(history, tuple(tails) if self.causal else None)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
         """Normalised latents (B, c, 1 + n, H / 32, W / 32) of frames (B, 1 + 8 n, H, W, 3) uint8: the posterior's mode,
         never a sample; ValueError for other shapes."""
@@ -123,14 +126,14 @@ class LTX2Codec:
         video = frames.to(self.vae.device).permute(0, 4, 1, 2, 3).float() / 255 * 2 - 1
         return self.encode_video(video)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_video(self, video: Tensor) -> Tensor:
         """As `encode`, of video (B, 3, F, H, W) in -1..1."""
         raw = self.vae.encode(video.to(self.vae.dtype)).latent_dist.mode()
         mean, std, scale = self._statistics()
         return (raw - mean) * scale / std
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode_chunk(self, latents: Tensor, state: LTX2State | None, *, first: bool) -> tuple[Tensor, LTX2State]:
         """Frames (B, F, H, W, 3) uint8 of the stream's next normalised latents (B, c, T, h, w), and the next state.
 
@@ -142,7 +145,7 @@ class LTX2Codec:
         pixels = video.float().add_(1).mul_(127.5).clamp_(0, 255).to(torch.uint8)
         return pixels.permute(0, 2, 3, 4, 1).contiguous(), state
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode_video(self, latents: Tensor, state: LTX2State | None, *, first: bool) -> tuple[Tensor, LTX2State]:
         """As `decode_chunk`, but (B, 3, F, H, W) in about -1..1, in the codec's dtype."""
         if latents.ndim != 5 or latents.shape[1] != self.channels or not latents.shape[2]:
@@ -157,25 +160,28 @@ class LTX2Codec:
             video = self.vae.decoder(self._raw(history), None, causal=False)
             new = TIME_STRIDE * latents.shape[2] - (TIME_STRIDE - 1) * first
             return video[:, :, -new:], LTX2State(history[:, :, -self.replay_frames :].clone(), None)
-        try:
-            if state is None:
-                history = latents
-            else:
-                if state.tails is None:
-                    list(self._frames(state.history))  # makes the caches again
-                else:
-                    self._remember(state.tails)
-                history = torch.cat((state.history, latents), dim=2)
-            video = torch.cat(list(self._frames(latents)), dim=2)
-            tails = tuple(conv.tail for conv in self._convs)
-        finally:
-            self._forget()
-        return video, LTX2State(history[:, :, -self.replay_frames :].clone(), tails)
+        stream = _Stream([None] * len(self._convs))
+        history = latents if state is None else torch.cat((state.history, latents), dim=2)
+        if state is not None and state.tails is None:
+            list(self._frames(state.history, stream))  # makes the caches again
+        elif state is not None:
+            if len(state.tails) != len(self._convs):
+                raise ValueError(
+                    f"The decoder state has {len(state.tails)} tails, this codec needs {len(self._convs)}."
+                )
+            stream.tails[:] = state.tails
+        video = torch.cat(list(self._frames(latents, stream)), dim=2)
+        return video, LTX2State(history[:, :, -self.replay_frames :].clone(), tuple(stream.tails))
 
-    def _frames(self, latents: Tensor) -> Iterator[Tensor]:
-        """The decoder's output for one latent frame after the other."""
+    def _frames(self, latents: Tensor, stream: "_Stream") -> Iterator[Tensor]:
+        """The decoder's output for one latent frame after the other of a stream."""
         for frame in self._raw(latents).split(1, dim=2):
-            yield self.vae.decoder(frame, None, causal=True)
+            token = _stream.set(stream)
+            try:
+                decoded = self.vae.decoder(frame, None, causal=True)
+            finally:
+                _stream.reset(token)
+            yield decoded
 
     def _raw(self, latents: Tensor) -> Tensor:
         """Latents as the decoder takes them, from normalised ones."""
@@ -188,19 +194,20 @@ class LTX2Codec:
         mean, std = (t.view(1, -1, 1, 1, 1) for t in (vae.latents_mean, vae.latents_std))
         return mean, std, vae.config.scaling_factor
 
-    def _remember(self, tails: Sequence[Tensor]) -> None:
-        if len(tails) != len(self._convs):
-            raise ValueError(f"The decoder state has {len(tails)} tails, this codec needs {len(self._convs)}.")
-        for conv, tail in zip(self._convs, tails, strict=True):
-            conv.tail = tail
-        for upsampler in self._upsamplers:
-            upsampler.started = True
 
-    def _forget(self) -> None:
-        for conv in self._convs:
-            conv.tail, conv.skip = None, 0
-        for upsampler in self._upsamplers:
-            upsampler.started = False
+@dataclass
+class _Stream:
+    """What the decoder's convolutions remember of a stream while it is decoded.
+
+    tails: of each, its last two input frames; None before its first. skip: leading input frames that the next one
+    leaves out.
+    """
+
+    tails: list[Tensor | None]
+    skip: int = 0
+
+
+_stream: ContextVar[_Stream] = ContextVar("the stream that is being decoded")
 
 
 def receptive_frames(layers: Sequence[int], scaling: Sequence[bool]) -> int:
@@ -256,20 +263,21 @@ def _library() -> SimpleNamespace:
         )
 
     class StreamingConv(LTX2VideoCausalConv3d):
-        """The convolution with the past it would have seen: `tail`, its last two input frames.
+        """The convolution with the past it would have seen.
 
-        skip: leading input frames to leave out; the output repeats its first frame for them, to be dropped by whoever
-        set it.
+        Where input frames are left out, the output repeats its first frame for them, to be dropped by whoever asked.
         """
 
         def forward(self, hidden_states: Tensor, causal: bool = True) -> Tensor:
-            x = hidden_states[:, :, self.skip :]
+            stream = _stream.get()
+            skip, stream.skip = stream.skip, 0
+            x, tail = hidden_states[:, :, skip:], stream.tails[self.index]
             past = self.kernel_size[0] - 1
-            tail = x[:, :, :1].expand(-1, -1, past, -1, -1) if self.tail is None else self.tail
+            tail = x[:, :, :1].expand(-1, -1, past, -1, -1) if tail is None else tail
             x = torch.cat((tail, x), dim=2)
-            self.tail = x[:, :, x.shape[2] - past :].clone()
+            stream.tails[self.index] = x[:, :, x.shape[2] - past :].clone()
             out = self.conv(x)
-            return torch.cat((out[:, :, :1], out), dim=2) if self.skip else out
+            return torch.cat((out[:, :, :1], out), dim=2) if skip else out
 
     class StreamingUpsampler(LTX2VideoUpsampler3d):
         """The upsampler, whose parent drops the first output frame of every call: only a stream's first call should.
@@ -278,14 +286,11 @@ def _library() -> SimpleNamespace:
         """
 
         def forward(self, hidden_states: Tensor, causal: bool = True) -> Tensor:
-            if not self.started or self.stride[0] == 1:
-                self.started = True
+            stream = _stream.get()
+            if stream.tails[self.conv.index] is None or self.stride[0] == 1:
                 return super().forward(hidden_states, causal=causal)
-            self.conv.skip = 1
-            try:
-                out = super().forward(torch.cat((hidden_states[:, :, :1], hidden_states), dim=2), causal=causal)
-            finally:
-                self.conv.skip = 0
+            stream.skip = 1  # for its own convolution, the only one it calls
+            out = super().forward(torch.cat((hidden_states[:, :, :1], hidden_states), dim=2), causal=causal)
             return out[:, :, 1:]
 
     return SimpleNamespace(

@@ -138,12 +138,14 @@ class SanaWM(nn.Module):
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.depth))
         self.final_layer = FinalLayer(dim, config.latent_channels)
 
-    def load_weights(self, weights: dict[str, Tensor]) -> None:
+    def load_weights(self, weights: dict[str, Tensor], assign: bool = False) -> None:
         """Load a state dict strictly, but for the unused position buffer, which checkpoints may leave out.
 
+        assign: take the tensors themselves in place of the module's, which may be on the meta device.
         Raises RuntimeError (torch's own) that lists missing, unexpected and misshapen entries.
         """
-        self.load_state_dict({"pos_embed": self.pos_embed, **weights})
+        unused = torch.zeros(self.pos_embed.shape, dtype=self.x_embedder.proj.weight.dtype, device="cpu")
+        self.load_state_dict({"pos_embed": unused, **weights}, assign=assign)
 
     def prepare(
         self,

@@ -41,7 +41,7 @@ from sanawm_env.world.files import brief, check_count, check_number, file_sha256
 from sanawm_env.world.images import fit_image, save_start
 from sanawm_env.world.saved import MAX_BATCH, MAX_SEED
 from sanawm_env.world.signals import postponed
-from sanawm_env.world.threads import MAX_THREADS, torch_threads, with_torch_threads
+from sanawm_env.world.threads import MAX_THREADS, with_torch_threads, world_threads
 from sanawm_env.world.weights import world_address
 
 START, ACTIONS = "start.png", "actions.npz"
@@ -106,7 +106,7 @@ class EpisodeWriter(RolloutWriter):
             "weights_hash": world.weights_hash,
             "mode": world.mode,
             "device": world.device.type,
-            "threads": torch_threads(),
+            "threads": world_threads(world.options.threads),
             "env": {name: value for name, value in settings.items() if name not in ("world", "device")},
             "seed": seed,
             "prompt": scene.prompt,

@@ -123,7 +123,7 @@ class Refiner:
         sinks, histories = ((sink, sink),) * layers, ((history, history),) * layers
         return RefinerState(sinks, histories, frames, 1 + blocks * self.config.block, *words)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def start(self, sink_latent: Tensor, text: Tensor, text_mask: Tensor) -> RefinerState:
         """The state before the first block.
 
@@ -138,7 +138,7 @@ class Refiner:
         sink = tuple(layer.get_captured_pre_rope() for layer in _layers(cache))
         return RefinerState(sink, (), 0, 1, text, text_mask)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def refine(self, block: Tensor, state: RefinerState, noise: Tensor) -> tuple[Tensor, RefinerState]:
         """The refined block and the next state; nothing given is written to.
 

@@ -61,7 +61,7 @@ class RefinerTextEncoder:
         """Gemma-3 and the connectors."""
         return self._pipeline.text_encoder, self._pipeline.connectors
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, prompt: str) -> tuple[Tensor, Tensor]:
         """Features (1, length, C) and mask (1, length)."""
         model = self._pipeline.text_encoder

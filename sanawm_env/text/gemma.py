@@ -72,7 +72,7 @@ class GemmaEncoder:
             raise ValueError(f"The text encoder in {folder} cannot be loaded: {error}") from error
         return GemmaEncoder(model.to(device), tokenizer)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, prompt: str) -> tuple[Tensor, Tensor]:
         """Features (1, 300, C) and mask (1, 300), 1 = valid, of a prompt behind the instruction. Prompts of more than
         about 298 tokens are cut."""
@@ -82,7 +82,7 @@ class GemmaEncoder:
         seen = [0, *range(longest - TEXT_LEN + 1, longest)]
         return features[:, seen], mask[:, seen]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_negative(self, prompt: str = "") -> tuple[Tensor, Tensor]:
         """The same of a negative prompt for guidance, which stands alone."""
         return self._run(prompt, TEXT_LEN)

@@ -42,6 +42,6 @@ def camera_inputs(
 
 def place_token(places: Sequence[str], place: str | None, channels: int) -> Tensor:
     """(1, channels) text feature of a world whose prompt is a place: one-hot, the last channel for "unknown"."""
-    token = torch.zeros(1, channels)
+    token = torch.zeros(1, channels, dtype=torch.float32)
     token[0, channels - 1 if place is None else list(places).index(place)] = 1
     return token

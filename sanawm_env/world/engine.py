@@ -5,7 +5,7 @@ different weights.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,12 +30,13 @@ from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.conditions import camera_inputs, place_token
 from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.files import check_number
+from sanawm_env.world.files import check_count, check_number
 from sanawm_env.world.graphs import CudaRecorder, Graphs
 from sanawm_env.world.offload import at_hand, check_offload, work_blockwise
 from sanawm_env.world.prompts import PromptFeatures, Prompts
 from sanawm_env.world.sampler import MAX_SHIFT, check_timesteps, sample_chunk
 from sanawm_env.world.state import Display, Scene, Slot
+from sanawm_env.world.threads import MAX_THREADS, Lock
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class LoadOptions:
         timesteps: noise levels as the network sees them, such as (1000, 967, 908, 764), instead of the world's own: for
             weights that were trained to others. flow_shift: makes a list of as many steps as the world has; given with
             timesteps, these stand as they are (a list is shifted already), and the shift is noted.
+        threads: that it computes with on the CPU, which decides the last bits of its frames: 2 (None), whatever the
+            calling program or OMP_NUM_THREADS say. 1 suits many processes on few cores.
     """
 
     precision: str | None = None
@@ -67,6 +70,7 @@ class LoadOptions:
     graphs: bool = False
     timesteps: tuple[float, ...] | None = None
     flow_shift: float | None = None
+    threads: int | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "offload", check_offload(self.offload))
@@ -74,6 +78,8 @@ class LoadOptions:
             object.__setattr__(self, "timesteps", check_timesteps(self.timesteps))
         if self.flow_shift is not None:
             object.__setattr__(self, "flow_shift", check_number("flow_shift", self.flow_shift, 1, MAX_SHIFT))
+        if self.threads is not None:
+            object.__setattr__(self, "threads", check_count("threads", self.threads, 1, MAX_THREADS))
         if self.backend is not None:
             check_backend(self.backend)
         for name in ("precision", "refiner_precision"):
@@ -137,12 +143,14 @@ class SanaEngine:
         self.config = config
         self.device = device
         self.network = network.to(device).eval().requires_grad_(False)
-        with torch.inference_mode():  # which says that the fast forms will do, and raises where one cannot run
+        with torch.no_grad():  # which says that the fast forms will do, and raises where one cannot run
             self.kernels = choose(device, network.final_layer.linear.weight.dtype, network.backend)
         self._chunk = Graphs(self._imagine, CudaRecorder(device)) if graphs else self._imagine
+        self._one_at_a_time = graphs or (self.kernels.name == "triton" and device.type != "cuda")
         self.place_map = None if place_map is None else place_map.requires_grad_(False)
         self.codec, self.refiner, self.prompts = codec, refiner, prompts
         self.offload = tuple(offload)
+        self._lock = Lock()  # parts that come to the device and go, graphs and Triton's interpreter serve one at a time
         self.negative = prompts.features("", device, negative=True) if guided else None
         if "codec" not in offload:
             codec.to(device)
@@ -159,7 +167,8 @@ class SanaEngine:
         with _weights(folder / "network.safetensors") as weights:
             with torch.device("meta"):
                 network = SanaWM(config.network, options.backend)
-            network.to_empty(device="cpu").to(dtype).load_weights(weights)
+            network.load_weights({name: tensor.to(dtype) for name, tensor in weights.items()}, assign=True)
+            network.to(dtype)
         if config.places:
             with _weights(folder / "places.safetensors") as weights:
                 place_map = PlaceMap(config.places)
@@ -216,7 +225,7 @@ class SanaEngine:
             refiner = self.refiner.outline(height * width, chunks, *scene.refiner_text)
         return memory if self.negative is None else (memory, memory), Display(codec, refiner)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def imagine(self, slots: Sequence[Slot], memory: Any, poses: Tensor) -> tuple[Tensor, Any]:
         """With guidance the memory is the pair (unconditional, conditional)."""
         config, device, first = self.config, self.device, slots[0].first
@@ -248,9 +257,10 @@ class SanaEngine:
         noise = torch.stack([chunk_noise(slot.seed, slot.chunk, shape) for slot in slots])
         noise = noise.to(device, self.network.final_layer.linear.weight.dtype)
         image_latent = torch.cat([s.image_latent for s in scenes]).to(noise.dtype) if first else None
-        latents, state = self._chunk(
-            grid, frame_index, text, text_mask, camera, plucker, noise, image_latent, memory
-        )
+        with self._lock.held() if self._one_at_a_time else nullcontext():
+            latents, state = self._chunk(
+                grid, frame_index, text, text_mask, camera, plucker, noise, image_latent, memory
+            )
         if self.negative is None:
             return latents, state
         halves = [tree.map_tensors(lambda t, i=i: t.chunk(2)[i], state) for i in range(2)]
@@ -274,7 +284,7 @@ class SanaEngine:
         )
         return sample_chunk(self.network, noise, context, memory, self.config.sampler, image_latent)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, slots: Sequence[Slot], latents: Tensor, display: Display | None) -> tuple[Tensor, Display]:
         first = slots[0].first
         refined = None
@@ -299,11 +309,12 @@ class SanaEngine:
 
     @contextmanager
     def _at_work(self, part: str) -> Iterator[None]:
-        """While a part is in use: the codec is on the engine's device even if it waits elsewhere."""
-        if part == "codec" and "codec" in self.offload:
-            with at_hand(codec_module(self.codec), self.device):
-                yield
-        else:
+        """While a part is in use: one that waits elsewhere is used by one thread at a time, and the codec is on the
+        engine's device for it."""
+        if part not in self.offload:
+            yield
+            return
+        with self._lock.held(), at_hand(codec_module(self.codec), self.device) if part == "codec" else nullcontext():
             yield
 
 
@@ -328,7 +339,8 @@ def chunk_noise(seed: int, chunk: int, shape: tuple[int, ...], stage: int = 1) -
     batch or the past, drawn on the CPU in float32."""
     entropy = [seed, chunk] if stage == 1 else [seed, chunk, stage]
     mixed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
-    return torch.randn(shape, generator=torch.Generator().manual_seed(mixed))
+    generator = torch.Generator("cpu").manual_seed(mixed)
+    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
 
 
 ENGINES: dict[str, Callable[[Path, WorldConfig, torch.device, LoadOptions], Engine]] = {"sanawm": SanaEngine.load}

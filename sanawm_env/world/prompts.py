@@ -17,8 +17,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sanawm_env.text.gemma import INSTRUCTION_SHA256, TEXT_LEN, GemmaEncoder
+from sanawm_env.world.isolation import isolated
 from sanawm_env.world.offload import work_blockwise
 from sanawm_env.world.state import save_whole
+from sanawm_env.world.threads import Lock
 
 Kind = Literal["prompt", "negative", "refiner"]
 
@@ -85,6 +87,7 @@ class Prompts:
     ):
         self.folder, self.name, self.softcap = folder, name, softcap
         self.load_encoders, self.refiner, self.offload = load_encoders, refiner, offload
+        self._lock = Lock()  # one encoder in memory at a time, and its tokenizer serves one thread
         self.cache = PromptCache(folder / "prompts", _identity(folder, softcap))
 
     def features(self, prompt: str, device: str | torch.device, negative: bool = False) -> PromptFeatures:
@@ -107,8 +110,10 @@ class Prompts:
                     f"The {self.name} world has no features of the {kind} {prompt!r}: write it into a file, run "
                     f"`sanawm encode-prompts FILE --world {self.name}`, or load the world with text_encoder=True."
                 )
-            self.encode([(prompt, kind)], device)
-            found = self.cache.get(prompt, kind)
+            with self._lock.held():
+                if (found := self.cache.get(prompt, kind)) is None:
+                    self.encode([(prompt, kind)], device)
+                    found = self.cache.get(prompt, kind)
         features, mask = found
         return features.to(device), mask.to(device)
 
@@ -119,6 +124,7 @@ class Prompts:
             wanted += [(p, "refiner") for p in ["", *prompts]]
         return [(p, kind) for p, kind in dict.fromkeys(wanted) if self.cache.get(p, kind) is None]
 
+    @isolated
     def encode(self, wanted: list[tuple[str, Kind]], device: str | torch.device, done=lambda: None) -> None:
         """Encode and keep these, calling `done` after each. Loads every encoder at most once, one at a time.
 
@@ -128,11 +134,12 @@ class Prompts:
             batch = [(prompt, kind) for prompt, kind in wanted if kind in kinds]
             if not batch:
                 continue
-            encoders = load(device)
-            for prompt, kind in batch:
-                features, mask = encoders[kind](prompt)
-                self.cache.put(features, mask, prompt, kind)
-                done()
+            with self._lock.held():
+                encoders = load(device)
+                for prompt, kind in batch:
+                    features, mask = encoders[kind](prompt)
+                    self.cache.put(features, mask, prompt, kind)
+                    done()
 
     def _gemma(self, device: str | torch.device) -> Mapping[str, Any]:
         encoder = GemmaEncoder.load(self.folder / "text", "cpu" if self.offload else device, softcap=self.softcap)

@@ -91,7 +91,7 @@ SAMPLERS = {"self_forcing_flow_euler": spaced_timesteps, "chunk_flow_euler": shi
 """Official samplers, and how each makes its list from a number of steps and a shift."""
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def sample_chunk(
     model: SanaWM,
     noise: Tensor,

@@ -26,6 +26,7 @@ from sanawm_env.refiner.state import RefinerState
 from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.files import brief, check_file, parse_json, reason
+from sanawm_env.world.isolation import isolated
 from sanawm_env.world.saved import MAX_SEED, check_slot
 from sanawm_env.world.saving import replacing
 
@@ -124,6 +125,7 @@ class WorldState:
     def device(self) -> torch.device:
         return self.slots[0].latents.device
 
+    @isolated
     def to(self, device: str | torch.device) -> "WorldState":
         """The same state with its tensors on another device (those already there are shared)."""
         return replace(self, slots=tree.map_tensors(lambda t: t.to(device), self.slots))
@@ -138,6 +140,7 @@ class WorldState:
         replayed when frames are next asked for, which gives the same frames bit for bit."""
         return replace(self, slots=tuple(_without_tails(slot) for slot in self.slots))
 
+    @isolated
     def save(self, path: str | os.PathLike, extra: Any = None) -> None:
         """Write a safetensors file whose header says what it is; the file appears whole or not at all.
 
@@ -169,6 +172,7 @@ _MEMORY_TYPES = (NetworkState, BlockState, GDNState, TokenState, WindowState, Pa
 _TYPES = {t.__name__: t for t in (*_SCENE_TYPES, *_MEMORY_TYPES)}
 
 
+@isolated
 def load_state(path: str | os.PathLike, world: "World", *extra_types: type) -> tuple[WorldState, Any]:
     """As `WorldState.load`, and what was saved as `extra`: its dataclasses are made if they are named here.
 

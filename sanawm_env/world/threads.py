@@ -1,7 +1,16 @@
-"""How many threads torch works with, which decides the last bits of sums: what repeats an episode needs the same."""
+"""How many threads a world computes with, and locks that threads and forked processes can live with.
 
+The number of threads decides the last bits of sums (measured: products of a few rows, which MKL splits). So it is the
+world's own, whatever `torch.set_num_threads` or OMP_NUM_THREADS say: `LoadOptions.threads`, or what
+`with_torch_threads` says where an episode is repeated.
+"""
+
+import os
+import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 
@@ -11,19 +20,56 @@ MAX_THREADS = 512
 """More than any machine has cores; a process that asks for very many is ended by the system, without a word."""
 
 
-def torch_threads() -> int:
-    """As things stand."""
-    return torch.get_num_threads()
+THREADS = 2
+"""What a world computes with where nothing else is asked for: nano is small, more rarely help."""
+_asked: ContextVar[int | None] = ContextVar("threads that a world computes with", default=None)
+
+
+def world_threads(loaded: int | None = None) -> int:
+    """Threads that a world computes with here and now. loaded: its `LoadOptions.threads`."""
+    return _asked.get() or loaded or THREADS
 
 
 @contextmanager
 def with_torch_threads(count: int | None) -> Iterator[None]:
-    """So many within the block; None changes nothing. ValueError unless it is a number from 1 to `MAX_THREADS`."""
-    before = torch.get_num_threads()
-    if count is not None:
-        count = check_count("How many threads torch works with", count, 1, MAX_THREADS)
-    torch.set_num_threads(count or before)
+    """So many within the block, for torch and for all worlds; None changes nothing. ValueError unless it is a number
+    from 1 to `MAX_THREADS`."""
+    if count is None:
+        yield
+        return
+    count, before = check_count("How many threads torch works with", count, 1, MAX_THREADS), torch.get_num_threads()
+    asked = _asked.set(count)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+        _asked.reset(asked)
+
+
+class Lock:
+    """A re-entrant lock, open again in a forked child: the thread that held it is not there to let it go."""
+
+    def __init__(self):
+        self._renew()
+        _locks.add(self)
+
+    def _renew(self) -> None:
+        self._lock = threading.RLock()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        with self._lock:  # the same one to the end, whatever is renewed meanwhile
+            yield
+
+
+_locks: "weakref.WeakSet[Lock]" = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    for lock in _locks:
+        lock._renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)

@@ -34,8 +34,13 @@ SLACK, SPARE = 1.01, 0.2 * GB  # of a disk, for what is not counted
 
 
 def home() -> Path:
-    """Folder of fetched worlds: `$SANAWM_HOME`, by default ~/.cache/sanawm-env."""
-    return Path(os.environ.get("SANAWM_HOME", Path.home() / ".cache" / "sanawm-env"))
+    """Folder of fetched worlds: `$SANAWM_HOME`, by default ~/.cache/sanawm-env. OSError where there is neither."""
+    if given := os.environ.get("SANAWM_HOME"):
+        return Path(given)
+    try:
+        return Path.home() / ".cache" / "sanawm-env"
+    except RuntimeError:
+        raise OSError("This user has no home folder to keep worlds in: set SANAWM_HOME to a folder.") from None
 
 
 def official_folder(name: str) -> Path:
@@ -55,7 +60,10 @@ def world_address(world: str | os.PathLike) -> str:
 
 def known_worlds() -> list[str]:
     """Names that `World.load` takes here and now besides folders: shipped and fetched worlds."""
-    return sorted({*shipped_worlds(), *(folder.parent.name for folder in home().glob("worlds/*/config.json"))})
+    names = set(shipped_worlds())
+    with suppress(OSError):  # without a home folder nothing was fetched
+        names |= {folder.parent.name for folder in home().glob("worlds/*/config.json")}
+    return sorted(names)
 
 
 def world_folder(name: str | os.PathLike) -> Path:
@@ -64,11 +72,13 @@ def world_folder(name: str | os.PathLike) -> Path:
     Raises ValueError naming the known worlds, or the command that fetches an official one.
     """
     text = str(name)
-    for folder in (SHIPPED / text, official_folder(text)):
-        if text in known_worlds() and (folder / "config.json").is_file():
-            return folder
-    if (Path(name) / "config.json").is_file():
-        return Path(name)
+    if text in shipped_worlds():
+        return SHIPPED / text
+    if text in known_worlds():
+        return official_folder(text)
+    folder = Path(os.path.expanduser(name))  # left as it is where there is no home
+    if (folder / "config.json").is_file():
+        return folder
     if text in OFFLINE:
         raise ValueError(f"The {text} world makes whole clips and cannot be stepped: use `sanawm render`.")
     if text in OFFICIAL:
@@ -77,6 +87,18 @@ def world_folder(name: str | os.PathLike) -> Path:
         f"Unknown world {text!r}; the known worlds are {', '.join(known_worlds())}, or give a folder that holds "
         f"config.json and weights. To be fetched: {', '.join(OFFICIAL)}."
     )
+
+
+def files_of(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
+    """What loading a world's folder reads, as far as other files can be told from these without reading them: paths,
+    sizes, times of change, inodes."""
+    inside = ("config.json", MANIFEST, "*.safetensors", "starts/*", "codec/*", "refiner/transformer/*")
+    found = []
+    for path in sorted(path for pattern in inside for path in folder.glob(pattern)):
+        with suppress(OSError):
+            now = path.stat()
+            found.append((str(path.relative_to(folder)), now.st_size, now.st_mtime_ns, now.st_ino))
+    return tuple(found)
 
 
 def read_manifest(folder: Path) -> dict:

@@ -8,9 +8,11 @@
 """
 
 import hashlib
-from collections.abc import Sequence
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from functools import wraps
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,14 @@ from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.engine import ENGINES, Engine, LoadOptions
 from sanawm_env.world.files import brief
 from sanawm_env.world.images import ImageSource, fit_image, load_image, read_anchor
+from sanawm_env.world.isolation import isolated, run_isolated
 from sanawm_env.world.lens import Intrinsics, fit_lens
+from sanawm_env.world.prompts import PromptFeatures
 from sanawm_env.world.state import Scene, Slot, WorldState, check_seed
-from sanawm_env.world.weights import recorded_sha256, world_folder
+from sanawm_env.world.threads import Lock
+from sanawm_env.world.weights import files_of, recorded_sha256, world_folder
 
-SCENES_KEPT = 64
+SCENES_KEPT, WORLDS_KEPT = 64, 8
 AS_CONFIGURED = LoadOptions()
 MAX_LATENT_FRAMES = 1024  # length of the official rotary table (dit.md 4)
 
@@ -51,8 +56,24 @@ class Clip:
     lanes: tuple[tuple[int, int], ...]
 
 
+def _at_work(method: Callable) -> Callable:
+    """A method that calls the engine: nothing that the caller has set in torch reaches it."""
+
+    @wraps(method)
+    def call(self: "World", *args: Any, **kwargs: Any) -> Any:
+        _check_process(self.device)
+        return run_isolated(lambda: method(self, *args, **kwargs), self.options.threads)
+
+    return call
+
+
 class World:
-    """A loaded world model. Make one with `World.load`, which shares weights within the process."""
+    """A loaded world model. Make one with `World.load`, which shares weights within the process.
+
+    Any thread may call it, and a forked process, unless it computes on a GPU (RuntimeError in one sentence); results
+    are what one thread alone gets, bit for bit. What the calling program has set in torch (default dtype and device,
+    autocast, gradients, flags, threads) neither reaches a world's numbers nor is changed by them.
+    """
 
     def __init__(
         self, engine: Engine, weights_hash: str, starts: Sequence[Path] = (), options: LoadOptions = AS_CONFIGURED
@@ -62,12 +83,14 @@ class World:
         self.weights_hash = weights_hash
         self.starts = tuple(starts)
         self._scenes: dict[str, Scene] = {}
+        self._lock = Lock()
 
     @staticmethod
     def load(name: str | PathLike = "nano", device: str | torch.device = "cpu", **options: Any) -> "World":
         """The world of that name, or in that folder (`config.json` and weights); one per process, name, device and
         options, which are the fields of `LoadOptions`: precision, refiner, refiner_precision, offload,
-        text_encoder, softcap, backend, graphs, timesteps, flow_shift.
+        text_encoder, softcap, backend, graphs, timesteps, flow_shift, threads. A folder whose files have changed since
+        is another world.
 
         Raises ValueError for an unknown name (naming the known ones), files that do not fit, or a device that is not
         there; FileNotFoundError for missing weights.
@@ -75,8 +98,8 @@ class World:
         known = [field.name for field in fields(LoadOptions)]
         if unknown := [option for option in options if option not in known]:
             raise TypeError(f"A world is loaded with the options {', '.join(known)}, not {', '.join(unknown)}.")
-        folder = world_folder(name)
-        return _load(folder.resolve(), usable_device(device), LoadOptions(**options))
+        wanted = LoadOptions(**options)
+        return _loaded(world_folder(name).resolve(), usable_device(device), wanted)
 
     def __deepcopy__(self, memo: dict) -> "World":
         """Itself: a world is weights and pure functions, there is nothing to copy."""
@@ -131,19 +154,27 @@ class World:
         lens, source = fit_lens(picture, self.config, intrinsics, fov_deg)
         frame = fit_image(picture, self.config.height, self.config.width)
         key = _scene_key(frame, lens, prompt, anchor)
-        if key not in self._scenes:
-            while len(self._scenes) >= SCENES_KEPT:
-                self._scenes.pop(next(iter(self._scenes)))
-            words = self.engine.encode_prompt(prompt, anchor)
-            latent = self.engine.encode(frame)
-            self._scenes[key] = Scene(
+        with self._lock.held():
+            scene = self._scenes.get(key)
+        if scene is None:
+            words, latent = self._encode(frame, prompt, anchor)
+            scene = Scene(
                 key, self.weights_hash, frame, lens, latent,
                 words.text, words.text_mask, anchor, source, words.refiner, prompt,
             )  # fmt: skip
-        scene = self._scenes[key]
+            with self._lock.held():
+                scene = self._scenes.setdefault(key, scene)
+                while len(self._scenes) > SCENES_KEPT:
+                    self._scenes.pop(next(iter(self._scenes)))
         # how the lens became known is not content: the same numbers are the same scene
         return scene if scene.intrinsics_source == source else replace(scene, intrinsics_source=source)
 
+    @_at_work
+    def _encode(self, frame: np.ndarray, prompt: str, anchor: Anchor | None) -> tuple[PromptFeatures, Tensor]:
+        words = self.engine.encode_prompt(prompt, anchor)
+        return words, self.engine.encode(frame)
+
+    @_at_work
     def begin(self, scene: Scene | Sequence[Scene], seed: int | Sequence[int] = 0) -> WorldState:
         """The state before the first chunk: the start image at the identity pose.
 
@@ -175,6 +206,7 @@ class World:
         )
         return WorldState(slots, self.config.engine, self.weights_hash)
 
+    @_at_work
     def advance(self, state: WorldState, poses: np.ndarray) -> tuple[WorldState, Clip]:
         """Imagine the next chunk of every episode.
 
@@ -219,6 +251,7 @@ class World:
         )
         return replace(state, slots=tuple(slots)), clip
 
+    @_at_work
     def with_prompt(self, state: WorldState, prompt: str | Sequence[str]) -> WorldState:
         """The same moment with another prompt, which what is imagined from here on follows; start images, memories,
         poses and noise stay. Before the first chunk this is the state that begins with that prompt.
@@ -255,6 +288,7 @@ class World:
             display = replace(display, refiner=after)
         return replace(slot, scene=scene, display=display)
 
+    @_at_work
     def reanchor(self, state: WorldState) -> WorldState:
         """The same moment as the start of a new segment: the last frame becomes the start image, the recurrent memory
         is dropped. Poses go on in the episode's world frame (relative to its very first frame), so that nothing jumps
@@ -312,7 +346,41 @@ class World:
         return checked
 
 
-@lru_cache(maxsize=8)
+_worlds: "weakref.WeakValueDictionary[Any, World]" = weakref.WeakValueDictionary()
+_kept: OrderedDict[Any, World] = OrderedDict()
+_loading: dict[Any, Lock] = {}
+_register = Lock()
+
+
+def _loaded(folder: Path, device: torch.device, options: LoadOptions) -> World:
+    """The one world of these files; the last `WORLDS_KEPT` are kept even if nobody else does. Others can be found and
+    loaded while one is being loaded."""
+    key = folder, device, options, files_of(folder)
+    with _register.held():
+        lock = _loading.setdefault(key, Lock())
+    with lock.held():
+        with _register.held():
+            world = _worlds.get(key)
+        if world is None:
+            _check_process(device)
+            world = run_isolated(lambda: _load(folder, device, options), options.threads)
+        with _register.held():
+            _worlds[key] = _kept[key] = world
+            _kept.move_to_end(key)
+            while len(_kept) > WORLDS_KEPT:
+                _kept.popitem(last=False)
+            _loading.pop(key, None)
+    return world
+
+
+def _check_process(device: torch.device) -> None:
+    if device.type == "cuda" and torch.cuda._is_in_bad_fork():
+        raise RuntimeError(
+            f"A world on {device} cannot be used in a process that was forked from one that used CUDA: start processes "
+            'with "spawn" (multiprocessing.get_context("spawn"), or make_vec(..., vector_kwargs={"context": "spawn"})).'
+        )
+
+
 def _load(folder: Path, device: torch.device, options: LoadOptions) -> World:
     config = WorldConfig.load(folder / "config.json")
     if config.engine not in ENGINES:
@@ -340,6 +408,7 @@ def _load(folder: Path, device: torch.device, options: LoadOptions) -> World:
     return World(engine, digest.hexdigest(), sorted((folder / "starts").glob("*.png")), options)
 
 
+@isolated
 def usable_device(device: str | torch.device) -> torch.device:
     """The device itself ("cuda" becomes "cuda:0"); ValueError where it cannot be used."""
     try:

@@ -1,0 +1,237 @@
+"""A world's numbers are its own: what the caller has set in torch neither reaches them nor is changed by them.
+
+Default dtype and device, autocast, gradients and inference mode, deterministic and precision flags, denormal numbers
+and the number of threads are as torch has them by default while a world works (the threads: as `threads.py` says), and
+are the caller's again afterwards. What comes out are plain tensors, whatever mode they were asked for in.
+
+Some of these settings belong to the thread, some to the whole process. A call that finds the latter as they should be
+runs beside others like it; one that must change them waits until it is alone.
+
+In a forked process the thread that came from the parent has lost the threads that OpenMP gave it there, and would wait
+for them for ever: what asks for several works in a thread of its own instead.
+"""
+
+import contextvars
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch.overrides import _pop_mode, _push_mode
+from torch.utils._device import DeviceContext
+
+from sanawm_env.world.forks import lacks_threads
+from sanawm_env.world.threads import world_threads
+
+P, R = ParamSpec("P"), TypeVar("R")
+_here = threading.local()
+
+
+def isolated(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, with nothing that the caller has set in torch reaching it."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        return run_isolated(lambda: function(*args, **kwargs))
+
+    return call
+
+
+def run_isolated(function: Callable[[], R], threads: int | None = None) -> R:
+    """What the function returns, called as `isolated` says. threads: as a world was loaded with, None for the rule."""
+    if getattr(_here, "inside", False):
+        return function()
+    count = world_threads(threads)
+    if count > 1 and lacks_threads():
+        context = contextvars.copy_context()
+        return _own_thread().submit(context.run, run_isolated, function, threads).result()
+    with _process.plain(), _plain_thread(count):
+        return function()
+
+
+# --- what belongs to the thread ---
+
+
+@contextmanager
+def _plain_thread(threads: int) -> Iterator[None]:
+    """This thread's settings as torch has them by default, and so many threads to work with."""
+    before, modes = torch.get_num_threads(), _lift_default_device()
+    casting = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
+    flushing = sys.float_info.min / _two == 0.0
+    _here.inside = True
+    try:
+        for device in casting:
+            torch.set_autocast_enabled(device, False)
+        if flushing:
+            torch.set_flush_denormal(False)
+        if threads != before:
+            torch.set_num_threads(threads)
+        with torch.inference_mode(False), torch.no_grad():
+            yield
+    finally:
+        _here.inside = False
+        if threads != before:
+            torch.set_num_threads(before)
+        if flushing:
+            torch.set_flush_denormal(True)
+        for device in casting:
+            torch.set_autocast_enabled(device, True)
+        if modes:
+            _set_modes(modes)
+
+
+_two = 2.0  # a name, so that Python does not divide when it compiles
+
+
+def _lift_default_device() -> list:
+    """Take what `torch.set_default_device` and `with torch.device` have set away; all modes as they were, if there was
+    such a one."""
+    if not torch._C._len_torch_function_stack():
+        return []
+    modes = _set_modes(None)
+    kept = [mode for mode in modes if not isinstance(mode, DeviceContext)]
+    _set_modes(kept)
+    return modes if len(kept) < len(modes) else []
+
+
+def _set_modes(modes: list | None) -> list:
+    """Make these this thread's function modes, outermost first; those there were."""
+    before = [_pop_mode() for _ in range(torch._C._len_torch_function_stack())][::-1]
+    for mode in modes or ():
+        _push_mode(mode)
+    return before
+
+
+# --- what belongs to the process ---
+
+
+def _matmul_precision() -> str:
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # set through both of torch's interfaces: `_precision` sees it
+        return "highest"
+
+
+def _precision(backend: str, operation: str) -> tuple[Callable[[], str], Callable[[str], None]]:
+    return (
+        lambda: torch._C._get_fp32_precision_getter(backend, operation),
+        lambda value: torch._C._set_fp32_precision_setter(backend, operation, value),
+    )
+
+
+def _deterministic() -> tuple[bool, bool]:
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def _set_deterministic(value: tuple[bool, bool]) -> None:
+    torch._C._set_deterministic_algorithms(value[0], warn_only=value[1])
+
+
+_cuda, _c = torch.backends.cuda, torch._C
+_SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], Any], tuple]] = [
+    (torch.get_default_dtype, torch.set_default_dtype, (torch.float32,)),
+    (_deterministic, _set_deterministic, ((False, False),)),
+    (_c._get_mkldnn_enabled, _c._set_mkldnn_enabled, (True,)),
+    (_c._get_mkldnn_deterministic, _c._set_mkldnn_deterministic, (False,)),
+    (_c._get_nnpack_enabled, _c._set_nnpack_enabled, (True,)),
+    (_c._get_cudnn_enabled, _c._set_cudnn_enabled, (True,)),
+    (_c._get_cudnn_benchmark, _c._set_cudnn_benchmark, (False,)),
+    (_c._get_cudnn_deterministic, _c._set_cudnn_deterministic, (False,)),
+    (_cuda.flash_sdp_enabled, _cuda.enable_flash_sdp, (True,)),  # on a CPU too
+    (_cuda.mem_efficient_sdp_enabled, _cuda.enable_mem_efficient_sdp, (True,)),
+    (_cuda.math_sdp_enabled, _cuda.enable_math_sdp, (True,)),
+    (_cuda.cudnn_sdp_enabled, _cuda.enable_cudnn_sdp, (True,)),
+    (_matmul_precision, torch.set_float32_matmul_precision, ("highest",)),
+]
+"""How to read and to write each of the process's settings that numbers depend on, and its values that will do; the
+first one is written."""
+if hasattr(_c, "_get_fp32_precision_getter"):  # torch 2.9's own names for precisions; what inherits comes last
+    _SETTINGS += [
+        (*_precision("generic", "all"), ("none",)),
+        (*_precision("mkldnn", "all"), ("none", "ieee")),
+        (*_precision("cuda", "all"), ("none",)),
+        *((*_precision("mkldnn", operation), ("ieee", "none")) for operation in ("matmul", "conv", "rnn")),
+        (*_precision("cuda", "matmul"), ("ieee", "none")),
+        *((*_precision("cuda", operation), ("tf32",)) for operation in ("conv", "rnn")),
+    ]
+else:
+    _SETTINGS.append((_c._get_cudnn_allow_tf32, _c._set_cudnn_allow_tf32, (True,)))
+
+
+class _Process:
+    """The process's settings, and who relies on them."""
+
+    def __init__(self):
+        self.changed = threading.Condition()
+        self.inside, self.alone = 0, False
+
+    @contextmanager
+    def plain(self) -> Iterator[None]:
+        """Settings as torch has them by default."""
+        before = self._enter()
+        try:
+            yield
+        finally:
+            self._leave(before)
+
+    def _enter(self) -> ExitStack | None:
+        with self.changed:
+            while True:
+                self.changed.wait_for(lambda: not self.alone)
+                if all(read() in good for read, _, good in _SETTINGS):
+                    self.inside += 1
+                    return None
+                if not self.inside:
+                    before = _make_plain()
+                    self.alone = True
+                    return before
+                self.changed.wait()
+
+    def _leave(self, before: ExitStack | None) -> None:
+        with self.changed:
+            if before is None:
+                self.inside -= 1
+            else:
+                self.alone = False
+                before.close()
+            self.changed.notify_all()
+
+
+def _make_plain() -> ExitStack:
+    """Set what is not as it should be; to be closed to have it as it was."""
+    with ExitStack() as undo:
+        for read, write, good in _SETTINGS:
+            value = read()
+            if value not in good:
+                write(good[0])
+                undo.callback(write, value)
+        return undo.pop_all()
+
+
+# --- forked processes ---
+
+_process = _Process()
+_executor: ThreadPoolExecutor | None = None
+
+
+def _own_thread() -> ThreadPoolExecutor:
+    """A thread that began in this process."""
+    global _executor
+    if _executor is None:
+        _executor = ThreadPoolExecutor(1, "sanawm_env")
+    return _executor
+
+
+def _in_child() -> None:
+    global _process, _executor
+    _process, _executor = _Process(), None  # whoever was at work in the parent is not there
+    _here.inside = False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
