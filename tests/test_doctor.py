@@ -38,6 +38,7 @@ def doctor(capsys, *options):
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_it_tells_what_is_here_and_what_is_missing(capsys):
     shown = doctor(capsys, "--memory-gb", "24")
     assert re.search(r"torch .*\d+\.\d+", shown) and "sanawm-env[official]" in shown

@@ -7,11 +7,17 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # The table of rooms: a room imports from lower floors; from its own floor only itself.
 FLOORS = {
@@ -268,3 +274,109 @@ def test_nothing_that_is_printed_is_read_as_markup():
         if name != "sanawm_env.world.terminal":
             assert not re.search(r"(?<![\w.])Console\(", source), f"{name} makes a console: use literal_console"
             assert "rich.markup" not in source, f"{name} writes or escapes markup, which no console reads"
+
+
+@pytest.fixture(scope="module")
+def core():
+    """Distributions that `pip install sanawm-env` brings, those that its requirements require included."""
+    found, wanted = set(), list(map(Requirement, PROJECT["dependencies"]))
+    while wanted:
+        requirement = wanted.pop()
+        name = canonicalize_name(requirement.name)
+        if name not in found:
+            found.add(name)
+            asked = map(Requirement, metadata.requires(name) or [])
+            wanted += [r for r in asked if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return found
+
+
+OWNERS = cache(metadata.packages_distributions)  # a look at every file of every distribution
+
+
+def distributions(top):
+    """Of whom a top-level name is, here."""
+    return {canonicalize_name(name) for name in OWNERS().get(top, [])}
+
+
+# Modules that import a library of an extra as they are imported: their users asked for it.
+OF_EXTRAS = {
+    "sanawm_env.agents.collect_ray": "ray",
+    "sanawm_env.agents.train_ppo": "stable_baselines3",
+    "sanawm_env.integrations.sb3": "stable_baselines3",
+    "sanawm_env.kernels.triton_ffn": "triton",
+    "sanawm_env.kernels.triton_gdn": "triton",
+    "sanawm_env.kernels.triton_window": "triton",
+    "sanawm_env.viewer.page": "websockets",
+}
+
+
+def imported_at_once(tree):
+    """Top-level names that a module imports as it is imported, types apart."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.split(".")[0]
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from imported_at_once(node)
+
+
+def test_the_core_requires_what_it_imports_and_nothing_else(core):
+    own = {canonicalize_name(Requirement(r).name) for r in PROJECT["dependencies"]}
+    used = set()
+    for name, path in MODULES.items():
+        for top in set(imported_at_once(ast.parse(path.read_text()))) - sys.stdlib_module_names - {"sanawm_env"}:
+            if OF_EXTRAS.get(name) != top and not name.startswith("examples."):
+                assert distributions(top) & own, f"{name} imports {top}, which the core does not require"
+                used |= distributions(top)
+    assert own <= used, f"nothing imports {own - used} at once"
+
+
+@pytest.mark.slow
+def test_the_core_alone_does_what_is_promised_of_it(core, tmp_path):
+    """In a process that can import nothing but what `pip install sanawm-env` brings."""
+    missing = [top for top in OWNERS() if not distributions(top) & (core | {"sanawm-env"})]
+    assert {"matplotlib", "diffusers", "websockets", "ray"} <= set(missing)
+    code = f"""
+import contextlib, io, json, sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {missing!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Missing())
+import gymnasium as gym
+import sanawm_env
+from sanawm_env.cli import main
+
+def said(*command):
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            main(list(command))
+        except SystemExit as end:
+            return [end.code, " ".join(err.getvalue().split())]
+    return [0, ""]
+
+envs = gym.make_vec("SanaWM/Explore-v0", num_envs=2, world="nano")
+envs.reset(seed=0)
+frames = envs.step(envs.action_space.sample())[0]["rgb"].shape
+print(json.dumps([
+    list(frames),
+    said("rollout", "--actions", "w-24", "--out", "walk"),
+    said("doctor", "--memory-gb", "8"),
+    said("play", "--no-browser"),
+    said("train", "--quick", "--out", "train"),
+    said("fetch", "streaming", "--yes"),
+    said("study", "--out", "study"),
+]))
+"""
+    frames, rollout, doctor, play, train, fetch, study = run_python(code, cwd=tmp_path)
+    assert frames == [2, 64, 96, 3]
+    assert rollout == doctor == [0, ""]
+    assert (tmp_path / "walk" / "video.mp4").is_file()
+    for (status, sentence), extra in ((play, "viewer"), (train, "plots"), (study, "plots"), (fetch, "official")):
+        assert status == 2 and f'pip install "sanawm-env[{extra}]"' in sentence, sentence

@@ -64,6 +64,7 @@ def test_a_prediction_is_what_is_alive_while_a_world_works(name, batch):
     assert prediction.peak == sum(prediction.weights.values()) + max(prediction.working.values())
 
 
+@pytest.mark.slow
 def test_a_refiner_counts_with_its_window():
     world = World.load("streaming", text_encoder=True, refiner=True)
     most, stays = measured(world, 6)
@@ -74,6 +75,7 @@ def test_a_refiner_counts_with_its_window():
     assert prediction.weights["refiner"] == sum(t.nbytes for t in (*transformer.parameters(), *transformer.buffers()))
 
 
+@pytest.mark.slow
 def test_without_a_limit_of_the_window_the_last_chunk_is_predicted(home):
     """The teacher with few steps and a near horizon."""
     folder = home / "near"
@@ -199,6 +201,7 @@ def test_counting_leaves_nothing_behind():
     assert torch.empty(3, device="meta").nbytes == 12
 
 
+@pytest.mark.slow
 def test_remembered_shapes_are_those_that_torch_works_out(monkeypatch):
     """A rehearsal in which nothing is remembered, every operator run anew, gives the same numbers."""
     remembered = predicted(World.load("nano")), predicted(World.load("streaming", refiner=True), refiner=True)

@@ -32,6 +32,7 @@ def start(tmp_path):
     return str(tmp_path / "start.png")
 
 
+@pytest.mark.slow
 def test_a_clip_is_rendered_along_a_path(folder, start, tmp_path):
     out = tmp_path / "clip"
     common = ["render", "--image", start, "--prompt", "a street", *SIZE]

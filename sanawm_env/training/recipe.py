@@ -19,6 +19,7 @@ from rich.console import Console
 
 from sanawm_env.camera.trajectory import relative_to_first
 from sanawm_env.codec.patch_pca import PatchPCACodec, to_patches
+from sanawm_env.metrics.figures import figure_class
 from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.training.clips import ClipsConfig, Footage, generate, load, sample_frames_for_codec, store
 from sanawm_env.training.evaluate import Example, draw_sheet, evaluate, print_table, save_sheet
@@ -105,6 +106,7 @@ def run(
     Raises ValueError when `out` holds a run of another recipe; BlockingIOError while another process trains there;
     KeyboardInterrupt after Ctrl-C or SIGTERM, with everything kept.
     """
+    figure_class()  # what the end needs is looked for before the work
     out.mkdir(parents=True, exist_ok=True)
     with only_writer(out):
         return _run(recipe, out, footage, processes, device, machine, console or literal_console())
