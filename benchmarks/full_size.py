@@ -207,7 +207,7 @@ def save(found: dict[str, Any], numbers: Path) -> None:
 def show(found: dict[str, Any]) -> None:
     table = Table("stage", "seconds", "GB at most", "GB predicted", title=f"{found['width']} x {found['height']}")
     weights, working = sum(found["predicted"]["weights"].values()), found["predicted"]["working"]
-    predicted = {ENCODE: working["codec"], IMAGINE: working["network"], DECODE: working["codec"]}
+    predicted = {IMAGINE: working["network"], DECODE: working["codec"]}  # of any chunk; the first takes least
     for name, stage in found["stages"].items():
         guess = f"{(weights + predicted[name]) / GB:.2f}" if name in predicted else ""
         table.add_row(name, f"{stage['seconds']:.1f}", f"{stage['most_bytes'] / GB:.2f}", guess)
