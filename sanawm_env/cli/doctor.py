@@ -88,7 +88,7 @@ def recommended(free: float, device: str, world: str = "streaming") -> str:
             flags += [f"--offload-parts {','.join(parts)}"] * bool(parts)
             command = " ".join(["sanawm play --world", world, "--device", device, *flags])
             return f"Best of {world} for {free / GB:.1f} GB, {peak / GB:.1f} GB predicted at most:\n{command}"
-    return f"No setting of the {world} world fits {free / GB:.1f} GB."
+    return f"Every setting of the {world} world takes more than {free / GB:.1f} GB."
 
 
 def _libraries() -> Table:

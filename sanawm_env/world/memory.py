@@ -97,8 +97,8 @@ def predict_memory(
         weights["refiner"] = weight_bytes(refiner.transformer, options.refiner_precision, "refiner")
         waiting["refiner"] = _blockwise(refiner.transformer, weights["refiner"])
     waiting = {name: there for name, there in waiting.items() if name in options.offload}
-    works, between = _rehearse(config, folder, options.refiner, batch, "refiner" in waiting)
-    working = dict(works)
+    rehearsed = _rehearse(config, folder, options.refiner, batch)["refiner" in waiting]
+    working, between = dict(rehearsed.working), rehearsed.between
     if options.text_encoder and config.codec != "patch_pca":
         # loaded for a prompt and let go again, one encoder at a time
         encoders = [_encoder(folder), _refiner_encoder(folder)] if options.refiner else [_encoder(folder)]
@@ -142,14 +142,18 @@ def _refiner_encoder(folder: Path | None) -> nn.Module:
     return both.bfloat16()
 
 
+@dataclass(frozen=True)
+class _Rehearsed:
+    """`working` and `between` of a prediction."""
+
+    working: dict[str, int]
+    between: int
+
+
 @cache
-def _rehearse(
-    config: WorldConfig, folder: Path | None, refiner: bool, batch: int, keys_wait: bool
-) -> tuple[tuple[tuple[str, int], ...], int]:
-    """`working` and `between` of a prediction. keys_wait: whether the refiner's lie in the host's memory."""
+def _rehearse(config: WorldConfig, folder: Path | None, refiner: bool, batch: int) -> tuple[_Rehearsed, _Rehearsed]:
+    """Of a world that has all on the device; and of one whose refiner's keys and values lie in the host's memory."""
     engine = _Rehearsal(config, *_outline(config, folder, refiner))
-    if keys_wait:
-        engine.refiner.keep, engine.refiner.bring = engine.live.without, torch.clone
     grows = config.network.window < 0
     between, most = [], []  # of every chunk, the first's with what comes before it
     with fused_attention(), engine.live as live:
@@ -158,18 +162,28 @@ def _rehearse(
         poses = np.broadcast_to(np.eye(4), (batch, config.chunk_frames, 4, 4))
         for _ in range(FULL if grows else MOST_CHUNKS):
             state, clip = world.advance(state, poses)  # the clip before lives until the new one is there
-            between.append(live.now)
-            most.append(Counter(live.most))
+            between.append((live.now, live.now - live.apart))
+            most.append((Counter(live.most), Counter(live.most_here)))
             live.most.clear()
-            if not grows and len(between) > 1 and between[-1] <= between[-2] * SETTLED:
+            live.most_here.clear()
+            if not grows and len(between) > 1 and between[-1][0] <= between[-2][0] * SETTLED:
                 break
     del state, clip
     left = config.horizon_chunks - len(between) if grows else 0
+    everything, here = (_at_the_end([chunk[i] for chunk in most], [now[i] for now in between], left) for i in range(2))
+    if refiner:  # a layer's keys and values come to the device while it works
+        layer = (everything.between - here.between) // len(engine.refiner.transformer.transformer_blocks)
+        here = replace(here, working=here.working | {"refiner": here.working["refiner"] + layer})
+    return everything, here
+
+
+def _at_the_end(most: list[Counter[str]], between: list[int], left: int) -> _Rehearsed:
+    """What the chunks so far come to, and as many more that each add what the last one has added."""
     working = {
         part: max(max(chunk[part] for chunk in most), last + left * (last - most[-2][part]))
         for part, last in most[-1].items()
     }
-    return tuple(working.items()), between[-1] + left * (between[-1] - between[-2])
+    return _Rehearsed(working, between[-1] + left * (between[-1] - between[-2]))
 
 
 @cache
@@ -192,7 +206,8 @@ def _part(folder: Path | None, name: str) -> Path | None:
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of tensors on the meta device while it is entered, those of `weights` apart.
 
-    now: alive. stage: what is going on, set from outside. most: the most alive in every stage.
+    now: alive. apart: of these, what `elsewhere` was told of. stage: what is going on, set from outside. most,
+    most_here: the most alive in every stage, in all and without what lies elsewhere.
 
     A network does the same to tensors of the same shapes many times, and torch works shapes out in Python: new tensors
     are made by what was worked out before, where all that a result depends on is alike.
@@ -200,11 +215,12 @@ class LiveBytes(TorchDispatchMode):
 
     def __init__(self, weights: Sequence[nn.Module] = ()):
         super().__init__()
-        self.now, self.stage = 0, "network"
+        self.now, self.apart, self.stage = 0, 0, "network"
         self.most: Counter[str] = Counter()
+        self.most_here: Counter[str] = Counter()
         tensors = (t for module in weights for t in (*module.parameters(), *module.buffers()))
         self._known = {t.untyped_storage()._cdata for t in tensors}
-        self._sizes: dict[int, int] = {}  # of those that are counted
+        self._elsewhere: set[int] = set()
         self._made: dict[Any, tuple[torch.Size, tuple[int, ...], torch.dtype] | None] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -214,6 +230,7 @@ class LiveBytes(TorchDispatchMode):
                 self._count(leaf.untyped_storage())
         workspace = convolution_workspace(args[0], args[1], out) if func in CONVOLUTIONS else 0
         self.most[self.stage] = max(self.most[self.stage], self.now + workspace)
+        self.most_here[self.stage] = max(self.most_here[self.stage], self.now - self.apart + workspace)
         return out
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -238,20 +255,23 @@ class LiveBytes(TorchDispatchMode):
         key, size = storage._cdata, storage.nbytes()
         if key not in self._known:
             self._known.add(key)
-            weakref.finalize(storage, self._freed, key)
-            self._sizes[key] = size
+            weakref.finalize(storage, self._freed, key, size)
             self.now += size
 
-    def without(self, tensor: Tensor) -> Tensor:
-        """Count a tensor no longer, which lies elsewhere."""
-        key = tensor.untyped_storage()._cdata
-        self.now -= self._sizes.get(key, 0)
-        self._sizes[key] = 0
+    def elsewhere(self, tensor: Tensor) -> Tensor:
+        """Itself, which could lie elsewhere."""
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._elsewhere:
+            self._elsewhere.add(storage._cdata)
+            self.apart += storage.nbytes()
         return tensor
 
-    def _freed(self, key: int) -> None:
+    def _freed(self, key: int, size: int) -> None:
         self._known.discard(key)
-        self.now -= self._sizes.pop(key)
+        self.now -= size
+        if key in self._elsewhere:
+            self._elsewhere.discard(key)
+            self.apart -= size
 
 
 CONVOLUTIONS = {torch.ops.aten.convolution.default}
@@ -319,6 +339,8 @@ class _Rehearsal(SanaEngine):
         )  # fmt: skip
         parts = [network, codec_module(codec)] + ([refiner.transformer] if refiner else [])
         self.live = LiveBytes(parts)
+        if refiner is not None:
+            refiner.keep = self.live.elsewhere
 
     def scene(self) -> Scene:
         """A start image of its own for every call."""
