@@ -284,3 +284,16 @@ def test_special_files_in_a_dataset_are_said_so_at_once(make, name, kind):
     except ValueError as error:
         said.append(str(error))
     assert any(f"a {kind}" in text or f"has no {name}" in text for text in said)
+
+
+def test_a_damaged_episode_is_left_out_of_the_preview_and_named(make, tmp_path, caplog):
+    dataset = make("a", "b", "c")
+    (dataset.folder / "shard-0000/episode-00001/video.mp4").write_bytes(b"no video")
+    (dataset.folder / "shard-0000/episode-00002/trajectory.npz").write_bytes(b"no path")
+    assert all(path.exists() for path in preview(dataset, tmp_path))
+    assert caplog.text.count("is left out") == 2
+    assert "episode-00001" in caplog.text and "episode-00002" in caplog.text
+    for name in ("a", "c"):
+        (dataset.folder / f"shard-0000/episode-0000{'ac'.index(name) * 2}/video.mp4").write_bytes(b"no video")
+    with pytest.raises(ValueError, match="No episode in"):
+        preview(dataset, tmp_path)

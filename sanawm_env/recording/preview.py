@@ -1,5 +1,6 @@
 """A dataset at a glance: a sheet of some episodes, and all camera paths from above."""
 
+import logging
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from sanawm_env.recording.episode import Episode
 from sanawm_env.recording.rollout import VIDEO
 from sanawm_env.recording.sheet import contact_sheet, evenly_spaced, one_line
 from sanawm_env.recording.video import iterate_video
+from sanawm_env.world.files import reason
 from sanawm_env.world.saving import replacing
 
 if TYPE_CHECKING:
@@ -20,11 +22,12 @@ if TYPE_CHECKING:
 SHEET, PATHS = "preview.png", "trajectories.png"
 COLUMNS, ROWS = 5, 8  # moments of an episode, episodes
 LEGEND = 20  # cameras that are told apart
+_log = logging.getLogger(__name__)
 
 
 def preview(dataset: Dataset, out: Path) -> list[Path]:
-    """Write `preview.png` and `trajectories.png` to a folder. Raises ValueError for a dataset without episodes,
-    ImportError without matplotlib, and what reading episodes raises."""
+    """Write `preview.png` and `trajectories.png` to a folder. Damaged episodes are left out, which is logged. Raises
+    ValueError for a dataset without others, ImportError without matplotlib."""
     figure = figure_class()((8, 6), layout="constrained")
     rows = dataset.finished()
     if not rows:
@@ -33,9 +36,18 @@ def preview(dataset: Dataset, out: Path) -> list[Path]:
     frames, labels = [], []
     for row in shown:
         indices = set(evenly_spaced(row.frames, COLUMNS))
-        video = iterate_video(dataset.folder / row.episode / VIDEO)
-        frames += [frame for i, frame in enumerate(islice(video, row.frames)) if i in indices]
+        try:
+            video = iterate_video(dataset.folder / row.episode / VIDEO)
+            taken = [frame for i, frame in enumerate(islice(video, row.frames)) if i in indices]
+            if len(taken) != len(indices):
+                raise ValueError(f"its video has fewer frames than {row.frames}")
+        except (OSError, ValueError) as error:
+            _log.warning("%s is left out: %s.", row.episode, reason(error))
+            continue
+        frames += taken
         labels += [f"{_short(row.camera)}  ·  {i / dataset.header['fps']:.1f} s" for i in sorted(indices)]
+    if not frames:
+        raise ValueError(f"No episode in {dataset.folder} can be shown: see `sanawm dataset validate`.")
     title = f"{dataset.folder.name}: {len(rows)} episodes, {sum(row.frames for row in rows)} frames"
     contact_sheet(np.stack(frames), out / SHEET, columns=COLUMNS, rows=ROWS, labels=labels, title=title)
     _draw_paths(figure, dataset, rows, out / PATHS)
@@ -49,7 +61,11 @@ def _draw_paths(figure: "Figure", dataset: Dataset, rows: list[Row], path: Path)
     colours = colormaps["tab20" if len(names) > 10 else "tab10"]
     axes = figure.add_subplot(aspect="equal", xlabel="right, m", ylabel="forward, m")
     for row in rows:
-        c2w = Episode.open(dataset.folder / row.episode).trajectory().c2w
+        try:
+            c2w = Episode.open(dataset.folder / row.episode).trajectory().c2w
+        except (OSError, ValueError) as error:
+            _log.warning("%s is left out: %s.", row.episode, reason(error))
+            continue
         index = names.index(row.camera)
         colour = colours(index % colours.N)
         axes.plot(c2w[:, 0, 3], c2w[:, 2, 3], color=colour, linewidth=1.2, alpha=0.7)
