@@ -1,6 +1,7 @@
 """An episode is a function of start image, seed and actions: whatever else the program has set in torch, from however
 many threads it calls, and in forked processes."""
 
+import json
 import multiprocessing
 import os
 import random
@@ -335,3 +336,27 @@ def test_scenes_are_made_by_many_threads(tiny):
     assert len(world._scenes) == 64
     first, again = together(lambda: world.scene(picture(5)), lambda: world.scene(picture(5)))
     assert first is again
+
+
+# --- worlds that cannot be ---
+
+CANNOT_BE = [
+    ("network", "num_heads", 0), ("network", "depth", 10**9), ("network", "depth", 1.0), ("network", "mlp_ratio", 0),
+    ("network", "mlp_ratio", 1.5), ("network", "softmax_every_n", 0), ("network", "text_len", 0),
+    ("network", "window", 0), ("network", "hidden_size", True), ("network", "head_dim", "16"),
+    ("sampler", "timesteps", [float("nan")]), ("sampler", "guidance_scale", "1"), ("sampler", "timesteps", ["a"]),
+    ("workspace", "soft_distance", float("nan")), (None, "spatial_stride", 0), (None, "temporal_stride", 0),
+    (None, "latents_per_chunk", 0), (None, "fps", 0), (None, "fps", float("nan")), (None, "height", 10**9),
+    (None, "width", 31), (None, "horizon_chunks", 0), (None, "horizontal_fov", 180), (None, "speed", "fast"),
+    (None, "places", {"a": [0, 0, 0, 1e9, 1, 1]}), (None, "name", "x" * 10**5), (None, "network", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("part", "name", "value"), CANNOT_BE)
+def test_a_world_that_cannot_be_is_refused_in_a_line(tiny, part, name, value):
+    config = json.loads((tiny / "config.json").read_text())
+    (config[part] if part else config)[name] = value
+    (tiny / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError) as refused:
+        World.load(tiny)
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 500

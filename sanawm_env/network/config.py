@@ -2,6 +2,13 @@
 
 from dataclasses import dataclass
 
+SIZES = (
+    ("latent_channels", 1, 4096), ("hidden_size", 1, 65536), ("depth", 1, 256), ("num_heads", 1, 1024),
+    ("head_dim", 1, 1024), ("caption_channels", 1, 65536), ("text_len", 1, 65536), ("plucker_channels", 1, 4096),
+    ("softmax_every_n", 1, 1024), ("conv_kernel_size", 1, 64), ("input_size", 1, 1024), ("window", -1, 1024),
+)  # fmt: skip
+"""Whole numbers of a configuration, and what each may be: anything larger is a slip, and would size memory."""
+
 
 @dataclass(frozen=True)
 class SanaWMConfig:
@@ -45,6 +52,19 @@ class SanaWMConfig:
     mixer: str = "frame"
 
     def __post_init__(self):
+        for name, least, most in SIZES:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+                raise ValueError(f"{name} must be a whole number from {least} to {most}, got {str(value)[:40]!r}.")
+        ratio = self.mlp_ratio
+        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 64:
+            raise ValueError(f"mlp_ratio must be a number above 0 and at most 64, got {str(ratio)[:40]!r}.")
+        if int(self.hidden_size * ratio) < 1:
+            raise ValueError(f"mlp_ratio {ratio} leaves the FFN of {self.hidden_size} channels none.")
+        if not isinstance(self.sink, bool):
+            raise ValueError(f"sink must be true or false, got {str(self.sink)[:40]!r}.")
+        if not self.window:
+            raise ValueError("window must be -1 for all chunks, or at least 1, got 0.")
         if self.hidden_size % self.head_dim or self.hidden_size % self.num_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} must be a multiple of head_dim {self.head_dim} "

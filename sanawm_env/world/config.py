@@ -6,12 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sanawm_env.camera.presets import Workspace
+from sanawm_env.camera.presets import PRESETS, Workspace
 from sanawm_env.network.config import SanaWMConfig
-from sanawm_env.world.files import read_json, reason
+from sanawm_env.world.files import MAX_PIXELS, brief, check_count, check_number, read_json, reason
 from sanawm_env.world.sampler import SamplerConfig
 
 MAX_BYTES = 2**20
+SIZES = {
+    "height": 16384, "width": 16384, "spatial_stride": 1024, "temporal_stride": 1024, "latents_per_chunk": 341,
+    "fps": 1000, "horizon_chunks": 2**31 - 1,
+}  # fmt: skip
+"""Whole numbers of a configuration, each at least 1, and the most it may be."""
 CODECS = ("patch_pca", "ltx2", "ltx2_bidirectional")
 
 
@@ -55,13 +60,33 @@ class WorldConfig:
     horizon_chunks: int = 40
 
     def __post_init__(self):
+        for name in ("name", "engine", "speed"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not 0 < len(value) <= 200:
+                raise ValueError(f"{name} must be a text of 1 to 200 characters, got {brief(value)}")
+        for name, most in SIZES.items():
+            check_count(name, getattr(self, name), 1, most)
+        for name, stride in (("height", self.spatial_stride), ("width", self.spatial_stride)):
+            if getattr(self, name) % stride:
+                raise ValueError(f"{name} must be a multiple of spatial_stride {stride}, got {getattr(self, name)}")
+        if self.height * self.width > MAX_PIXELS:
+            raise ValueError(f"a picture must have at most {MAX_PIXELS:,} pixels, got {self.height} x {self.width}")
+        check_number("horizontal_fov", self.horizontal_fov, 1, 179)
+        if self.speed not in PRESETS:
+            raise ValueError(f"speed must be {' or '.join(PRESETS)}, got {brief(self.speed)}")
+        if not isinstance(self.network, SanaWMConfig) or not isinstance(self.sampler, SamplerConfig):
+            raise ValueError("network and sampler must be a SanaWMConfig and a SamplerConfig")
         if self.codec not in CODECS:
             raise ValueError(f"codec must be {' or '.join(CODECS)}, got {self.codec!r}")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f'dtype must be "float32" or "bfloat16", got {self.dtype!r}')
         for name, box in self.places.items():
             if len(box) != 6:
-                raise ValueError(f"the bounding box of the place {name!r} must be six numbers, got {box!r}")
+                raise ValueError(f"the bounding box of the place {brief(name)} must be six numbers, got {brief(box)}")
+            for i, value in enumerate(box):
+                check_number(f"the bounding box of the place {brief(name)}", value, -1000, 1000)
+                if i > 2 and value <= box[i - 3]:
+                    raise ValueError(f"the bounding box of the place {brief(name)} must be lower, then upper corner")
 
     def __hash__(self) -> int:  # the generated one cannot take a mapping
         return hash(self.to_json())

@@ -30,7 +30,7 @@ from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.conditions import camera_inputs, place_token
 from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.files import check_count, check_number
+from sanawm_env.world.files import check_count, check_number, reason
 from sanawm_env.world.graphs import CudaRecorder, Graphs
 from sanawm_env.world.offload import at_hand, check_offload, work_blockwise
 from sanawm_env.world.prompts import PromptFeatures, Prompts
@@ -331,7 +331,7 @@ def _weights(path: Path) -> Iterator[dict[str, Tensor]]:
     try:
         yield load_file(path)
     except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path} does not fit the configuration beside it: {error}") from error
+        raise ValueError(f"{path} does not fit the configuration beside it: {reason(error)}.") from error
 
 
 def chunk_noise(seed: int, chunk: int, shape: tuple[int, ...], stage: int = 1) -> Tensor:

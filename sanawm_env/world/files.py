@@ -5,6 +5,7 @@ Nothing here imports torch, so that who only reads files does not wait for it. T
 begin with "it": whoever asked says which file, and what it should have been.
 """
 
+import codecs
 import hashlib
 import json
 import math
@@ -69,7 +70,7 @@ def read_text(path: str | os.PathLike, most_bytes: int) -> str:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ValueError("it is text in UTF-16: save it as UTF-8")
     try:
-        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        return data.removeprefix(codecs.BOM_UTF8).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"it is not text in UTF-8 (byte {error.start})") from error
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sanawm_env.network.model import Context, SanaWM
 from sanawm_env.network.state import NetworkState
-from sanawm_env.world.files import brief
+from sanawm_env.world.files import brief, check_number
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,12 @@ class SamplerConfig:
     flow_shift: float | None = None
 
     def __post_init__(self):
+        check_number("guidance_scale", self.guidance_scale, 0, 1000)
         t = self.timesteps
+        if not isinstance(t, tuple) or len(t) > MAX_STEPS:
+            raise ValueError(f"timesteps must be at most {MAX_STEPS} numbers, got {brief(t)}.")
+        for step in t:
+            check_number("each of the timesteps", step)
         if not t or any(not 0 < b < a for a, b in zip((1001, *t), t, strict=False)):
             raise ValueError(f"timesteps must decrease strictly within 1000..1, got {t}.")
         if self.name not in SAMPLERS:
