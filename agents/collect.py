@@ -29,7 +29,7 @@ from sanawm_env.recording.episode import EpisodeWriter, Step, begin
 from sanawm_env.world.files import reason
 from sanawm_env.world.saving import only_writer
 from sanawm_env.world.terminal import literal_console
-from sanawm_env.world.threads import with_torch_threads, world_threads
+from sanawm_env.world.threads import with_torch_threads
 
 CLAIM = "collect{}.lock"
 
@@ -83,9 +83,7 @@ def here(collection: Collection, jobs: Sequence[Job], dataset: Dataset) -> Gener
     """Do jobs in this process."""
     if not jobs:
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = collection.threads or max(1, min(world_threads(), cores - 1))
-    with with_torch_threads(threads), Shard(dataset) as shard:
+    with with_torch_threads(collection.threads), Shard(dataset) as shard:
         yield from work(collection, jobs, shard)
 
 

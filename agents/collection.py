@@ -66,8 +66,8 @@ class Collection:
     seeds: how many, 0 and up, or which. chunks: of an episode, 24 frames each; None: all of a path, 8 of cameras that
         have no end.
     action_mode: "poses" follows cameras exactly; "twist" holds for each chunk the twist that ends it where they do.
-    batch: episodes that are imagined together. threads: that torch works with; None: as many as it would take, but one
-        core is left for encoding. crf: quality of the videos, lower is better and larger.
+    batch: episodes that are imagined together. threads: that torch works with; None: as the world was loaded.
+    crf: quality of the videos, lower is better and larger.
     gates: {"drift": most, "closure": least} of `metrics.lasting`; what is out of bounds is thrown away and noted.
     folder: where relative files are looked for.
 

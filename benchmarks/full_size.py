@@ -151,7 +151,7 @@ def run(folder: Path, device: str, numbers: Path) -> dict[str, Any]:
         save(found, numbers)
         return result
 
-    world = stage(LOAD, lambda: World.load(folder, device, timesteps=[1000]))
+    world = stage(LOAD, lambda: World.load(folder, device, timesteps=[1000], threads=torch.get_num_threads()))
     engine = world.engine
     found["parameters"] = sum(p.numel() for p in engine.network.parameters())
     image = np.random.default_rng(0).integers(0, 256, (config.height, config.width, 3), dtype=np.uint8)

@@ -22,6 +22,7 @@ from sanawm_env.cli.machine import machine_name
 from sanawm_env.envs.env import SanaWMEnv, step_together
 from sanawm_env.recording.dataset import totals
 from sanawm_env.recording.episode import begin
+from sanawm_env.world.threads import with_torch_threads
 
 OUT = Path(__file__).parent / "benchmarks" / "collect_speed.json"
 CASES = ((1, 1), (1, 4), (1, 16), (2, 1), (2, 4))  # torch threads, batch
@@ -38,15 +39,15 @@ def bare(planned) -> None:
         for env, job in zip(envs, group, strict=True):
             begin(env, job.start.image, job.seed)
         scripts = [job.script.actions(env, job.chunks, job.draw) for env, job in zip(envs, group, strict=True)]
-        for actions in zip(*scripts, strict=True):
-            step_together(envs, list(actions), slots=range(len(envs)))
+        with with_torch_threads(planned.collection.threads):
+            for actions in zip(*scripts, strict=True):
+                step_together(envs, list(actions), slots=range(len(envs)))
 
 
 def main() -> None:
     rows = []
     quiet = Console(quiet=True)
     for threads, batch in CASES:
-        torch.set_num_threads(threads)
         collection = Collection(
             scenes=[{"sample": EPISODES}], cameras=["random-walk"], chunks=CHUNKS, action_mode="twist", batch=batch,
             threads=threads,

@@ -36,7 +36,7 @@ def episode(world, image, seed=3):
 
 @pytest.fixture(scope="module")
 def nano():
-    return World.load("nano", threads=1)
+    return World.load("nano")
 
 
 @pytest.fixture(scope="module")

@@ -56,8 +56,8 @@ class LoadOptions:
         timesteps: noise levels as the network sees them, such as (1000, 967, 908, 764), instead of the world's own: for
             weights that were trained to others. flow_shift: makes a list of as many steps as the world has; given with
             timesteps, these stand as they are (a list is shifted already), and the shift is noted.
-        threads: that it computes with on the CPU, which decides the last bits of its frames: 2 (None), whatever the
-            calling program or OMP_NUM_THREADS say. 1 suits many processes on few cores.
+        threads: that it computes with on the CPU, which decides the last bits of its frames: 1 (None), whatever the
+            calling program or OMP_NUM_THREADS say. 2 are faster where cores are idle, more rarely help nano.
     """
 
     precision: str | None = None

@@ -18,10 +18,8 @@ from sanawm_env.world.files import check_count
 
 MAX_THREADS = 512
 """More than any machine has cores; a process that asks for very many is ended by the system, without a word."""
-
-
-THREADS = 2
-"""What a world computes with where nothing else is asked for: nano is small, more rarely help."""
+THREADS = 1
+"""What a world computes with where nothing else is asked for: right for many processes, forks and busy machines."""
 _asked: ContextVar[int | None] = ContextVar("threads that a world computes with", default=None)
 
 
