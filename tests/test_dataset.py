@@ -3,11 +3,14 @@
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from sanawm_env.cli.dataset import bring_together, look
 from sanawm_env.recording.dataset import Dataset, Row, Shard, clean, merge, totals, validate
 from sanawm_env.recording.episode import FILES
 from sanawm_env.recording.preview import preview
@@ -184,7 +187,7 @@ def test_a_manifest_cannot_lead_out_of_its_shard(make, name):
         dataset.rows()
 
 
-def test_links_are_not_followed(make, tmp_path):
+def test_links_are_not_followed(make, tmp_path, caplog):
     dataset = make("a", "b")
     (tmp_path / "secret").mkdir()
     folder = dataset.shards[0] / "episode-00001"
@@ -196,8 +199,8 @@ def test_links_are_not_followed(make, tmp_path):
     shutil.move(tmp_path / "secret" / "e", folder)
     (folder / "video.mp4").unlink()
     (folder / "video.mp4").symlink_to("/etc/hostname")
-    with pytest.raises(ValueError, match="is a link to elsewhere"):
-        list(merge([dataset.folder], tmp_path / "all"))
+    assert [row.id for row in merge([dataset.folder], tmp_path / "all")] == ["a"]
+    assert "episode-00001 is left out" in caplog.text and "is a link to elsewhere" in caplog.text
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"id": 3}', '{"id": "x", "chunks": "many"}'])
@@ -218,7 +221,8 @@ def test_a_folder_that_is_no_dataset_is_refused(tmp_path, text):
 
 def test_the_preview_shows_frames_and_paths(make):
     dataset = make("a", "b")
-    sheet, paths = preview(dataset, dataset.folder)
+    (sheet, paths), damaged = preview(dataset, dataset.folder)
+    assert damaged == 0
     assert Image.open(sheet).width > 1000
     picture = np.asarray(Image.open(paths).convert("RGB"))
     assert (picture.std(axis=2) > 20).sum() > 50  # coloured lines
@@ -290,10 +294,33 @@ def test_a_damaged_episode_is_left_out_of_the_preview_and_named(make, tmp_path, 
     dataset = make("a", "b", "c")
     (dataset.folder / "shard-0000/episode-00001/video.mp4").write_bytes(b"no video")
     (dataset.folder / "shard-0000/episode-00002/trajectory.npz").write_bytes(b"no path")
-    assert all(path.exists() for path in preview(dataset, tmp_path))
+    pictures, damaged = preview(dataset, tmp_path)
+    assert all(path.exists() for path in pictures) and damaged == 2
     assert caplog.text.count("is left out") == 2
     assert "episode-00001" in caplog.text and "episode-00002" in caplog.text
     for name in ("a", "c"):
         (dataset.folder / f"shard-0000/episode-0000{'ac'.index(name) * 2}/video.mp4").write_bytes(b"no video")
     with pytest.raises(ValueError, match="No episode in"):
         preview(dataset, tmp_path)
+
+
+def test_a_damaged_episode_is_left_out_of_a_merge_and_named(make, tmp_path, caplog):
+    dataset = make("a", "b", "c", "d")
+    shard = dataset.shards[0]
+    (shard / "episode-00000/meta.json").write_text("{")
+    (shard / "episode-00002/actions.npz").unlink()
+    lines = (shard / "manifest.jsonl").read_text().splitlines(keepends=True)
+    (shard / "manifest.jsonl").write_text("".join(lines[1:]))  # a killed writer had not noted the first
+    given = SimpleNamespace(datasets=[dataset.folder], out=tmp_path / "all")
+    with pytest.raises(ValueError, match=r"were left out \(2\): see"):
+        bring_together(given, Console(quiet=True))
+    assert caplog.text.count("is left out") == 2
+    assert "episode-00000" in caplog.text and "episode-00002 is left out: it has no actions.npz" in caplog.text
+    merged = Dataset.open(tmp_path / "all")
+    assert [row.id for row in merged.rows()] == ["b", "d"]
+    assert all(not problems for _, problems in validate(merged))
+    assert [name for name, problems in validate(dataset) if problems] == [
+        "shard-0000/episode-00002", "shard-0000/episode-00000"
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"were left out \(1\): see"):
+        look(SimpleNamespace(dataset=dataset.folder, out=tmp_path), Console(quiet=True))

@@ -408,17 +408,18 @@ def test_an_empty_dataset_is_refused(native, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"ffconcat version 1.0\nfile other.mp4\n", b"#EXTM3U\nother.mp4\n"])
-def test_a_video_that_is_none_is_refused(copy, tmp_path, content):
-    (copy.folder / copy.finished()[2].episode / "video.mp4").write_bytes(content)
-    with pytest.raises(ValueError, match="cannot be read as a video"):
-        export_lerobot(copy, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+def test_a_video_that_is_none_is_left_out(copy, tmp_path, caplog, content):
+    rows = copy.finished()
+    (copy.folder / rows[2].episode / "video.mp4").write_bytes(content)
+    assert list(export_lerobot(copy, tmp_path / "out")) == rows[:2]
+    assert f"{rows[2].episode} is left out" in caplog.text and "cannot be read as a video" in caplog.text
 
 
-def test_a_video_with_enormous_pictures_is_refused(native, tmp_path, monkeypatch):
+def test_videos_with_enormous_pictures_leave_nothing_to_export(native, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("sanawm_env.recording.video.MAX_PIXELS", 1000)
-    with pytest.raises(ValueError, match="is refused: its pictures have 48 x 32 pixels"):
+    with pytest.raises(ValueError, match=r"No episode of .* can be exported"):
         export_lerobot(native, tmp_path / "out")
+    assert caplog.text.count("is refused: its pictures have 48 x 32 pixels") == len(CHUNKS)
 
 
 def fewer_frames(folder):
@@ -439,36 +440,48 @@ def rewrite(folder, name, change):
 
 
 SPOILT = {
-    "a video too short": (fewer_frames, ValueError, "has 48 frames, not 49"),
-    "no trajectory": (lambda folder: (folder / "trajectory.npz").unlink(), FileNotFoundError, "no file at"),
-    "poses too few": (fewer_poses, ValueError, "48 poses and 48 lenses for 49 frames"),
+    "a video too short": (fewer_frames, "has 48 frames, not 49"),
+    "no trajectory": (lambda folder: (folder / "trajectory.npz").unlink(), "no file at"),
+    "poses too few": (fewer_poses, "48 poses and 48 lenses for 49 frames"),
     "no lenses": (
-        lambda folder: rewrite(folder, "trajectory.npz", lambda a: a.pop("intrinsics")), ValueError, "0 lenses"
+        lambda folder: rewrite(folder, "trajectory.npz", lambda a: a.pop("intrinsics")), "0 lenses"
     ),
     "rewards too few": (
         lambda folder: rewrite(folder, "actions.npz", lambda a: a.update(rewards=a["rewards"][1:])),
-        ValueError, "must hold 2 rewards",
+        "must hold 2 rewards",
     ),
     "pickled": (
         lambda folder: rewrite(folder, "actions.npz", lambda a: a.update(rewards=np.array([{}, {}], object))),
-        ValueError, "cannot be read as arrays",
+        "cannot be read as arrays",
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", SPOILT)
-def test_an_episode_that_does_not_agree_with_itself_leaves_nothing(copy, tmp_path, case):
-    spoil, error, says = SPOILT[case]
-    spoil(copy.folder / copy.finished()[0].episode)
-    with pytest.raises(error, match=says):
+def test_an_episode_that_does_not_agree_with_itself_is_left_out(copy, tmp_path, caplog, case):
+    spoil, says = SPOILT[case]
+    rows = copy.finished()
+    spoil(copy.folder / rows[0].episode)
+    with pytest.raises(ValueError, match=r"were left out \(1\): see"):
+        command(copy, tmp_path)
+    assert f"{rows[0].episode} is left out" in caplog.text and says in caplog.text
+    assert {row["episode_index"] for row in table(tmp_path / "out", "data")} == {0, 1}
+    assert info(tmp_path / "out")["total_frames"] == sum(FRAMES[1:])
+    assert info(tmp_path / "out")["total_tasks"] == len(parquet.read_table(tmp_path / "out/meta/tasks.parquet"))
+
+
+def test_where_all_episodes_are_damaged_nothing_is_left(copy, tmp_path):
+    for episode in copy.episodes():
+        (episode.folder / "trajectory.npz").unlink()
+    with pytest.raises(ValueError, match=r"No episode of .* can be exported"):
         list(export_lerobot(copy, tmp_path / "out"))
     assert [path.name for path in tmp_path.iterdir()] == ["native"]
 
 
-def test_frames_that_are_not_whole_chunks_are_refused(copy, tmp_path):
+def test_frames_that_are_not_whole_chunks_are_left_out(copy, tmp_path, caplog):
     say(next(copy.episodes()), actions=[[0] * 6] * 7, batch=[[0, 1]] * 7)
-    with pytest.raises(ValueError, match="not the start and 7 equal chunks"):
-        list(export_lerobot(copy, tmp_path / "out"))
+    assert len(list(export_lerobot(copy, tmp_path / "out"))) == 2
+    assert "not the start and 7 equal chunks" in caplog.text
 
 
 def test_an_episode_outside_the_dataset_is_refused(copy, tmp_path):

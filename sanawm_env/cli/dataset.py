@@ -1,6 +1,7 @@
 """`sanawm dataset`: what is in a dataset, whether it is whole, datasets brought together, and pictures of one."""
 
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -54,22 +55,32 @@ def check(options: "DatasetValidate", console: Console) -> None:
 
 
 def bring_together(options: "DatasetMerge", console: Console) -> None:
-    """Merge datasets."""
-    total = sum(len(Dataset.open(source).rows()) for source in options.datasets)
+    """Merge datasets. Raises as `merge`, and ValueError for damaged episodes, once the others are there."""
+    given = {row.id for source in options.datasets for row in Dataset.open(source).rows()}
     copied = 0
     with Progress(TextColumn("merging"), *COLUMNS, console=console, transient=True) as progress:
-        for row in progress.track(merge(options.datasets, options.out), total=total):
+        for row in progress.track(merge(options.datasets, options.out), total=len(given)):
             copied += bool(row.episode)
-    held = len(Dataset.open(options.out).finished())
+    merged = Dataset.open(options.out)
+    held, known = len(merged.finished()), {row.id for row in merged.rows()}
     console.print(f"{copied} episodes came to {options.out}, which holds {held}.", soft_wrap=True)
+    say_left_out(len(given - known), *options.datasets)
+
+
+def say_left_out(count: int, *datasets: Path) -> None:
+    """Raises ValueError, with which the command ends after its work, where so many episodes were left out of it."""
+    if count:
+        named = ", ".join(map(str, datasets))
+        raise ValueError(f"Damaged episodes of {named} were left out ({count}): see `sanawm dataset validate`.")
 
 
 def look(options: "DatasetPreview", console: Console) -> None:
-    """Draw the preview."""
+    """Draw the preview. Raises as `preview`, and ValueError for damaged episodes, once it is drawn."""
     dataset = Dataset.open(options.dataset)
     out = options.out or options.dataset
     check_writable(out)
     with console.status("drawing"):
-        pictures = preview(dataset, out)
+        pictures, damaged = preview(dataset, out)
     for picture in pictures:
         console.print(picture, soft_wrap=True)
+    say_left_out(damaged, options.dataset)

@@ -9,6 +9,7 @@ a dataset. An episode has another name (`episode-00000.partial`) until it is who
 """
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +20,7 @@ from typing import Any
 from sanawm_env.recording.episode import FILES, Episode, EpisodeWriter
 from sanawm_env.recording.rollout import VIDEO, check_writable, to_json
 from sanawm_env.recording.video import iterate_video, open_video
-from sanawm_env.world.files import brief, check_count, file_sha256, link, parse_json, read_json, read_text
+from sanawm_env.world.files import brief, check_count, file_sha256, link, parse_json, read_json, read_text, reason
 from sanawm_env.world.saved import MAX_SEED
 from sanawm_env.world.saving import check_outside, only_writer, remove, write_text
 
@@ -27,6 +28,7 @@ DATASET, MANIFEST, SHARDS, PARTIAL = "dataset.json", "manifest.jsonl", "shard-*"
 SCHEMA = 1
 MAX_HEADER_BYTES, MAX_ROW_BYTES, MAX_MANIFEST_BYTES = 2**20, 2**20, 2**30
 _WHOLE = ("weights_hash", "fps", "height", "width", "chunk_frames", "action_mode")  # equal in all that is merged
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -203,8 +205,9 @@ def merge(sources: Sequence[str | os.PathLike], out: str | os.PathLike) -> Itera
     """Bring datasets together in the folder `out`: rows as they are copied. Episodes that are there already, by their
     ids, are not copied again, so a merge that was stopped goes on.
 
-    Files are linked where the disk can, and copied where not. Raises FileNotFoundError or ValueError, before anything
-    is written, for folders that are no datasets or datasets that do not go together.
+    Files are linked where the disk can, and copied where not. Episodes whose meta.json is none, or whose files are not
+    all there, are left out, which is logged. Raises FileNotFoundError or ValueError, before anything is written, for
+    folders that are no datasets or datasets that do not go together.
     """
     datasets = [Dataset.open(source) for source in sources]
     if not datasets:
@@ -237,16 +240,26 @@ def _merge(target: Dataset, pairs: list[tuple[Dataset, Row]]) -> Iterator[Row]:
         for dataset, row in pairs:
             if row.id in known:
                 continue
-            known.add(row.id)
             if row.episode:
+                try:
+                    _check_files(Episode.open(dataset.folder / row.episode))
+                except (OSError, ValueError) as error:
+                    leave_out(row, error)
+                    continue
                 partial = shard.begin()
                 partial.mkdir()
                 for name in FILES:
-                    _link(dataset.folder / row.episode / name, partial / name)
+                    link(dataset.folder / row.episode / name, partial / name)
                 accepted = shard.accept(partial)
                 row = replace(row, episode=accepted.episode)
+            known.add(row.id)
             shard.note(row)
             yield row
+
+
+def leave_out(row: Row, error: Exception) -> None:
+    """Log that a damaged episode is left out of what is made of the others."""
+    _log.warning("%s is left out: %s.", row.episode, reason(error))
 
 
 def validate(dataset: Dataset, thorough: bool = True) -> Iterator[tuple[str, list[str]]]:
@@ -341,7 +354,11 @@ def _shard_rows(shard: Path) -> Iterator[Row]:
         yield replace(row, episode=row.episode and f"{shard.name}/{row.episode}")
     for folder in sorted(shard.glob("episode-*")):
         if folder.suffix != PARTIAL and folder.name not in noted and folder.is_dir() and not folder.is_symlink():
-            yield Row.of(Episode.open(folder), f"{shard.name}/{folder.name}")
+            name = f"{shard.name}/{folder.name}"
+            try:
+                yield Row.of(Episode.open(folder), name)
+            except (OSError, ValueError):
+                yield Row(id=name, episode=name)  # damaged, as whoever opens it will find
 
 
 def _is_name(text: Any) -> bool:
@@ -349,14 +366,14 @@ def _is_name(text: Any) -> bool:
     return isinstance(text, str) and text not in ("", ".", "..") and not set(text) & set("/\\\0")
 
 
-def _link(source: Path, target: Path) -> None:
-    """The file under another name, or a copy of it; ValueError for what is not a file of its own."""
-    if source.is_symlink():
-        raise ValueError(f"{source} is a link to elsewhere: put the file itself there.")
-    try:
-        link(source, target)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"The episode {source.parent} has no {source.name}: put it back.") from None
+def _check_files(episode: Episode) -> None:
+    """FileNotFoundError or ValueError unless all files of an episode are there, none of them a link to elsewhere."""
+    for name in FILES:
+        path = episode.folder / name
+        if path.is_symlink():
+            raise ValueError(f"{path} is a link to elsewhere: put the file itself there")
+        if not path.is_file():
+            raise FileNotFoundError(f"it has no {name}")
 
 
 def totals(rows: Iterable[Row]) -> dict[str, int]:

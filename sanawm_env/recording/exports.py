@@ -3,6 +3,7 @@ videos before the work."""
 
 import errno
 import shutil
+from collections.abc import Sized
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from sanawm_env.recording.arrays import Trajectory
-from sanawm_env.recording.dataset import Dataset, Row
+from sanawm_env.recording.dataset import Dataset, Row, leave_out
 from sanawm_env.recording.episode import Episode
 from sanawm_env.recording.rollout import VIDEO, check_writable
 from sanawm_env.recording.video import open_video
@@ -31,8 +32,10 @@ class Look(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> "Look":
-        """Raises as `open_video`."""
+        """Raises as `open_video`, and ValueError for one without a rate."""
         with open_video(path) as stream:
+            if not stream.average_rate:
+                raise ValueError(f"the video {path} does not say how many frames a second it has")
             codec = stream.codec_context
             return cls(stream.height, stream.width, stream.average_rate, codec.name, codec.pix_fmt)
 
@@ -41,23 +44,35 @@ class Look(NamedTuple):
 
 
 def survey(dataset: Dataset) -> tuple[list[Row], Look]:
-    """The rows of all finished episodes and how each of their videos looks.
+    """The rows of all finished episodes and how each of their videos looks. Episodes with a missing or broken meta.json
+    or video are left out, which is logged.
 
-    Raises ValueError for a dataset without episodes or with videos that do not look alike, and what a missing or broken
-    meta.json or video raises.
+    Raises ValueError for a dataset without others, or with videos that do not look alike.
     """
     rows = dataset.finished()
     if not rows:
         raise ValueError(f"The dataset {dataset.folder} has no finished episodes to export.")
-    first = Look.of(dataset.folder / rows[0].episode / VIDEO)
+    looks: list[tuple[Row, Look]] = []
     for row in rows:
-        look = Look.of(Episode.open(dataset.folder / row.episode).folder / VIDEO)
+        try:
+            looks.append((row, Look.of(Episode.open(dataset.folder / row.episode).folder / VIDEO)))
+        except (OSError, ValueError) as error:
+            leave_out(row, error)
+    check_some(dataset, looks)
+    lead, first = looks[0]
+    for row, look in looks:
         if look != first:
             raise ValueError(
                 f"The episodes of {dataset.folder} cannot go into one export: the video of {row.episode} has {look}, "
-                f"the one of {rows[0].episode} {first}."
+                f"the one of {lead.episode} {first}."
             )
-    return rows, first
+    return [row for row, _ in looks], first
+
+
+def check_some(dataset: Dataset, whole: Sized) -> None:
+    """ValueError where no episode of a dataset is whole."""
+    if not whole:
+        raise ValueError(f"No episode of {dataset.folder} can be exported: see `sanawm dataset validate`.")
 
 
 def camera_path(episode: Episode) -> tuple[Trajectory, int]:

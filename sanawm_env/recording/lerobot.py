@@ -35,9 +35,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import av
 import numpy as np
 
-from sanawm_env.recording.dataset import Dataset, Row
+from sanawm_env.recording.dataset import Dataset, Row, leave_out
 from sanawm_env.recording.episode import Episode
-from sanawm_env.recording.exports import Look, appearing, camera_path, check_vacant, pose_vectors, survey
+from sanawm_env.recording.exports import (
+    Look,
+    appearing,
+    camera_path,
+    check_some,
+    check_vacant,
+    pose_vectors,
+    survey,
+)
 from sanawm_env.recording.rollout import VIDEO
 from sanawm_env.recording.video import iterate_video, open_video
 
@@ -101,11 +109,12 @@ def export_lerobot(
 
     It lies in the folder `out.part` until the iterator has come to its end. One episode at a time is held,
     and one frame of it. data_file_mb, video_file_mb: files are begun anew before they grow larger (one episode always
-    fits). files_per_chunk: files in a folder.
+    fits). files_per_chunk: files in a folder. Episodes whose files are gone, damaged or do not agree are left out,
+    which is logged.
 
     Raises, at once: ImportError without pyarrow, FileExistsError where `out` holds something, ValueError for settings
     that are not above zero, no episodes, or episodes whose videos differ in size or frame rate. While it runs:
-    FileNotFoundError or ValueError for an episode whose files are gone or do not agree, OSError for a full disk.
+    OSError for a full disk, ValueError where all episodes are damaged.
     """
     _pyarrow()
     if not min(data_file_mb, video_file_mb) > 0 or files_per_chunk < 1:
@@ -130,19 +139,25 @@ def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, limits: di
     with appearing(out) as folder:
         tasks: dict[str, int] = {}
         totals: dict[str, Stats] = {}
-        first, per_folder = 0, limits["chunks_size"]
+        number = first = 0
+        per_folder = limits["chunks_size"]
         with ExitStack() as files:
             data = files.enter_context(_Tables(folder, DATA, limits["data_files_size_in_mb"] * MB, per_folder))
             meta = files.enter_context(_EpisodeRows(folder, limits["data_files_size_in_mb"] * MB, per_folder))
             videos = files.enter_context(_Videos(folder, limits["video_files_size_in_mb"] * MB, per_folder))
-            for number, row in enumerate(rows):
-                episode = Episode.open(dataset.folder / row.episode)
-                task = episode.meta["prompt"] or str(episode.meta.get("camera", ""))
-                columns = _columns(episode, number, first, tasks.setdefault(task, len(tasks)), int(look.fps))
-                frames = len(columns["index"])
+            for row in rows:
+                try:  # to read all of it before any of it is written
+                    episode = Episode.open(dataset.folder / row.episode)
+                    task = episode.meta["prompt"] or str(episode.meta.get("camera", ""))
+                    columns = _columns(episode, number, first, tasks.get(task, len(tasks)), int(look.fps))
+                    frames = len(columns["index"])
+                    stats = {CAMERA: picture_stats(episode, frames)}
+                except (OSError, ValueError) as error:
+                    leave_out(row, error)
+                    continue
+                tasks.setdefault(task, len(tasks))
                 place = data.write(_table(columns))
                 shown = videos.write(episode.folder / VIDEO, frames)
-                stats = {CAMERA: picture_stats(episode, frames)}
                 stats |= {name: vector_stats(values) for name, values in columns.items()}
                 totals = {name: pool(totals[name], new) if totals else new for name, new in stats.items()}
                 meta.write(
@@ -152,11 +167,12 @@ def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, limits: di
                     | shown
                     | {f"stats/{name}/{key}": value for name, values in stats.items() for key, value in values.items()}
                 )
-                first += frames
+                number, first = number + 1, first + frames
                 yield row
+            check_some(dataset, range(number))
         _write_tasks(folder / TASKS, list(tasks))
         _write_json(folder / "meta/stats.json", {name: _listed(stats) for name, stats in totals.items()})
-        counts = {"total_episodes": len(rows), "total_frames": first, "total_tasks": len(tasks)}
+        counts = {"total_episodes": number, "total_frames": first, "total_tasks": len(tasks)}
         _write_json(folder / "meta/info.json", _info(look, counts, limits))
         (folder / CARD).write_text(_card(dataset, look, counts), encoding="utf-8")
 

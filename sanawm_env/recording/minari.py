@@ -20,9 +20,18 @@ import sanawm_env  # noqa: F401  registers the ids
 from sanawm_env.camera.presets import WALKING_TURNS, Workspace
 from sanawm_env.envs.observations import Observer
 from sanawm_env.envs.tasks import Task
-from sanawm_env.recording.dataset import Dataset, Row
+from sanawm_env.recording.dataset import Dataset, Row, leave_out
 from sanawm_env.recording.episode import Episode
-from sanawm_env.recording.exports import Look, appearing, camera_path, check_room, check_vacant, pose_vectors, survey
+from sanawm_env.recording.exports import (
+    Look,
+    appearing,
+    camera_path,
+    check_room,
+    check_some,
+    check_vacant,
+    pose_vectors,
+    survey,
+)
 from sanawm_env.recording.rollout import VIDEO
 from sanawm_env.recording.video import iterate_video
 from sanawm_env.world.config import WorldConfig
@@ -39,11 +48,12 @@ def export_minari(dataset: Dataset, dataset_id: str, out: str | os.PathLike, *, 
     to its end. One episode's pictures are held at a time. jpeg: store pictures as JPEG, smaller, not quite as decoded.
     Actions are in the dtype of the action space, and twists cut to it, as the environment takes them. If one
     environment made all episodes, whatever their length, `recover_environment()` makes it, with observations of this
-    kind and size; its id is that of the task, `SanaWM/Walk-v0` without one. Goals are no part of the dataset.
+    kind and size; its id is that of the task, `SanaWM/Walk-v0` without one. Goals are no part of the dataset. Episodes
+    whose files are gone, damaged or do not agree are left out, which is logged.
 
     Raises, at once: ImportError without Minari, ValueError for an id that is none, for no episodes or ones whose
-    videos differ, FileExistsError where the dataset is already. While it runs: FileNotFoundError or
-    ValueError for an episode whose files are gone or do not agree, OSError for a full disk.
+    videos differ, FileExistsError where the dataset is already. While it runs: OSError for a full disk, ValueError
+    where all episodes are damaged.
     """
     _minari()
     from minari.dataset.minari_dataset import parse_dataset_id
@@ -64,7 +74,7 @@ def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, dataset_id
     from minari.dataset.minari_storage import MinariStorage
     from minari.namespace import NAMESPACE_METADATA_FILENAME
 
-    settings = _settings(dataset)
+    settings, number = _settings(dataset, rows), 0
     with appearing(out / dataset_id) as folder:
         storage = MinariStorage.new(
             folder / "data",
@@ -75,14 +85,20 @@ def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, dataset_id
         )
         about = f"Episodes imagined by the world {dataset.header.get('world')} (sanawm-env)."
         storage.update_metadata({"dataset_id": dataset_id, "minari_version": __version__, "description": about})
-        for number, row in enumerate(rows):
-            episode = Episode.open(dataset.folder / row.episode)
-            buffer = _buffer(episode, storage.observation_space["pose"], storage.action_space)
+        for row in rows:
+            try:
+                episode = Episode.open(dataset.folder / row.episode)
+                buffer = _buffer(episode, storage.observation_space["pose"], storage.action_space)
+            except (OSError, ValueError) as error:
+                leave_out(row, error)
+                continue
             check_room(folder, buffer.observations["rgb"].nbytes)
             storage.update_episodes([buffer])
             facts = {f"sanawm_{name}": str(episode.meta.get(name, "")) for name in ("id", "camera", "source", "prompt")}
             storage.update_episode_metadata([facts], [number])
+            number += 1
             yield row
+        check_some(dataset, range(number))
     for namespace in list(Path(dataset_id).parents)[:-1]:  # Minari's listings look only into folders that hold this
         about = out / namespace / NAMESPACE_METADATA_FILENAME
         if not about.exists():
@@ -134,10 +150,10 @@ def _buffer(episode: Episode, poses: spaces.Box, space: spaces.Space) -> Any:
     )
 
 
-def _settings(dataset: Dataset) -> dict[str, Any] | None:
+def _settings(dataset: Dataset, rows: list[Row]) -> dict[str, Any] | None:
     """Of the environment of all episodes, as long as the longest; None if they are not of one."""
     shared, longest = None, 0
-    for episode in dataset.episodes():
+    for episode in (Episode.open(dataset.folder / row.episode) for row in rows):
         made = {"world": episode.meta["world"], **episode.meta["env"]}
         longest = max(longest, made.pop("max_episode_chunks", episode.chunks))  # collectors fit it to the camera's path
         if shared not in (None, made):

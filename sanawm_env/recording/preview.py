@@ -1,6 +1,5 @@
 """A dataset at a glance: a sheet of some episodes, and all camera paths from above."""
 
-import logging
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,12 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sanawm_env.metrics.figures import figure_class
-from sanawm_env.recording.dataset import Dataset, Row
+from sanawm_env.recording.dataset import Dataset, Row, leave_out
 from sanawm_env.recording.episode import Episode
 from sanawm_env.recording.rollout import VIDEO
 from sanawm_env.recording.sheet import contact_sheet, evenly_spaced, one_line
 from sanawm_env.recording.video import iterate_video
-from sanawm_env.world.files import reason
 from sanawm_env.world.saving import replacing
 
 if TYPE_CHECKING:
@@ -22,18 +20,17 @@ if TYPE_CHECKING:
 SHEET, PATHS = "preview.png", "trajectories.png"
 COLUMNS, ROWS = 5, 8  # moments of an episode, episodes
 LEGEND = 20  # cameras that are told apart
-_log = logging.getLogger(__name__)
 
 
-def preview(dataset: Dataset, out: Path) -> list[Path]:
-    """Write `preview.png` and `trajectories.png` to a folder. Damaged episodes are left out, which is logged. Raises
-    ValueError for a dataset without others, ImportError without matplotlib."""
+def preview(dataset: Dataset, out: Path) -> tuple[list[Path], int]:
+    """Write `preview.png` and `trajectories.png` to a folder: their paths, and how many damaged episodes were found and
+    left out, which is logged. Raises ValueError for a dataset without others, ImportError without matplotlib."""
     figure = figure_class()((8, 6), layout="constrained")
     rows = dataset.finished()
     if not rows:
         raise ValueError(f"There is no episode in {dataset.folder} yet: collect some first.")
     shown = [rows[i] for i in evenly_spaced(len(rows), ROWS)]
-    frames, labels = [], []
+    frames, labels, damaged = [], [], set()
     for row in shown:
         indices = set(evenly_spaced(row.frames, COLUMNS))
         try:
@@ -42,7 +39,8 @@ def preview(dataset: Dataset, out: Path) -> list[Path]:
             if len(taken) != len(indices):
                 raise ValueError(f"its video has fewer frames than {row.frames}")
         except (OSError, ValueError) as error:
-            _log.warning("%s is left out: %s.", row.episode, reason(error))
+            leave_out(row, error)
+            damaged.add(row.episode)
             continue
         frames += taken
         labels += [f"{_short(row.camera)}  ·  {i / dataset.header['fps']:.1f} s" for i in sorted(indices)]
@@ -50,21 +48,23 @@ def preview(dataset: Dataset, out: Path) -> list[Path]:
         raise ValueError(f"No episode in {dataset.folder} can be shown: see `sanawm dataset validate`.")
     title = f"{dataset.folder.name}: {len(rows)} episodes, {sum(row.frames for row in rows)} frames"
     contact_sheet(np.stack(frames), out / SHEET, columns=COLUMNS, rows=ROWS, labels=labels, title=title)
-    _draw_paths(figure, dataset, rows, out / PATHS)
-    return [out / SHEET, out / PATHS]
+    damaged |= _draw_paths(figure, dataset, rows, out / PATHS)
+    return [out / SHEET, out / PATHS], len(damaged)
 
 
-def _draw_paths(figure: "Figure", dataset: Dataset, rows: list[Row], path: Path) -> None:
+def _draw_paths(figure: "Figure", dataset: Dataset, rows: list[Row], path: Path) -> set[str]:
+    """Write it; the episodes that are not in it."""
     from matplotlib import colormaps
 
-    names = list(dict.fromkeys(row.camera for row in rows))
+    names, damaged = list(dict.fromkeys(row.camera for row in rows)), set()
     colours = colormaps["tab20" if len(names) > 10 else "tab10"]
     axes = figure.add_subplot(aspect="equal", xlabel="right, m", ylabel="forward, m")
     for row in rows:
         try:
             c2w = Episode.open(dataset.folder / row.episode).trajectory().c2w
         except (OSError, ValueError) as error:
-            _log.warning("%s is left out: %s.", row.episode, reason(error))
+            leave_out(row, error)
+            damaged.add(row.episode)
             continue
         index = names.index(row.camera)
         colour = colours(index % colours.N)
@@ -81,6 +81,7 @@ def _draw_paths(figure: "Figure", dataset: Dataset, rows: list[Row], path: Path)
         text.set(text=_short(name), parse_math=False)  # as it is: matplotlib leaves out "_x" and reads "$x$"
     with replacing(path) as part:
         figure.savefig(part, dpi=110)
+    return damaged
 
 
 def _short(name: str, most: int = 30) -> str:
