@@ -10,10 +10,11 @@ import json
 import shutil
 import sys
 import time
+from collections import deque
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -25,13 +26,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sanawm_env.integrations.sb3 import SB3VecEnv  # first: it says how to install the rest
 
 # isort: split
+from sanawm_env.agents.policy_file import read_weights
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
-from stable_baselines3.common.vec_env import VecMonitor
+from stable_baselines3.common.vec_env import VecMonitor, VecTransposeImage
 
 from sanawm_env.envs.snapshot import Snapshot
 from sanawm_env.recording.rollout import check_writable
+from sanawm_env.world.files import brief, check_count, check_number, read_json, read_text, reason
 from sanawm_env.world.saving import only_writer, remove, replacing_files, replacing_folder, write_text
 from sanawm_env.world.signals import exit_status, interrupting
 from sanawm_env.world.terminal import literal_console, out_of_memory
@@ -41,6 +44,12 @@ Task = Literal["explore", "pointnav", "imagenav", "followpath"]
 IDS = {"explore": "Explore", "pointnav": "PointNav", "imagenav": "ImageNav", "followpath": "FollowPath"}
 ObsMode = Literal["rgb", "stack", "dict"]
 LEAST_PIXELS = 36  # a side of the pictures that NatureCNN takes
+COUNTS = {
+    "steps": (1, 2**40), "num_envs": (1, 4096), "n_steps": (1, 2**20), "batch_size": (2, 2**20), "n_epochs": (1, 1000),
+    "threads": (1, 1024), "max_episode_chunks": (1, 2**31 - 1), "seed": (0, 2**32 - 1),
+}  # fmt: skip
+NUMBERS = {"learning_rate": (1e-12, 10), "gamma": (0, 1), "ent_coef": (0, 1000), "checkpoint_seconds": (0, 1e9)}
+MAX_SETTINGS_BYTES, MAX_RUN_BYTES = 2**20, 64 * 2**20
 COLUMNS = (
     BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TextColumn("{task.description}"), TimeRemainingColumn()
 )  # fmt: skip
@@ -87,10 +96,16 @@ class TrainPPO:
         for name, known in (("task", get_args(Task)), ("obs_mode", get_args(ObsMode))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
-        if min(self.steps, self.num_envs, self.n_steps, self.batch_size, self.n_epochs, self.threads) < 1:
-            raise ValueError("steps, num_envs, n_steps, batch_size, n_epochs and threads must be above zero.")
-        if min(self.obs_size) < LEAST_PIXELS:
-            raise ValueError(f"obs_size must be {LEAST_PIXELS} pixels at least each way, got {self.obs_size}.")
+        for name, bounds in COUNTS.items():
+            check_count(name, getattr(self, name), *bounds)
+        for name, bounds in NUMBERS.items():
+            check_number(name, getattr(self, name), *bounds)
+        if self.num_envs * self.n_steps < 2:
+            raise ValueError("num_envs times n_steps must be 2 at least: PPO learns from differences.")
+        if not isinstance(self.obs_size, tuple | list) or len(self.obs_size) != 2:
+            raise ValueError(f"obs_size must be a height and a width, got {brief(self.obs_size)}.")
+        for side in self.obs_size:
+            check_count("each side of obs_size, in pixels,", side, LEAST_PIXELS, 4096)
 
 
 def train_ppo(settings: TrainPPO, console: Console | None = None) -> PPO:
@@ -229,6 +244,11 @@ def keep(out: Path, model: PPO, envs: VecMonitor, history: list[dict[str, float]
             "history": history,
             "returns": envs.episode_returns.tolist(),
             "lengths": envs.episode_lengths.tolist(),
+            "steps": model.num_timesteps,
+            "updates": model._n_updates,
+            "starts": np.asarray(model._last_episode_starts).tolist(),
+            "episodes": list(model.ep_info_buffer),
+            "successes": list(model.ep_success_buffer),
             "torch": torch.get_rng_state().tolist(),
             "numpy": np.random.get_state(legacy=False),
         }
@@ -239,7 +259,7 @@ def keep(out: Path, model: PPO, envs: VecMonitor, history: list[dict[str, float]
                 raise OSError(str(error).splitlines()[0]) from error
             for slot, moment in enumerate(envs.unwrapped.batch.snapshot()):
                 moment.save(part / f"{slot}.safetensors")
-            write_text(part / "run.json", json.dumps(kept, default=np.ndarray.tolist))
+            write_text(part / "run.json", json.dumps(kept, default=lambda value: value.tolist()))
     for older in checkpoints(out)[:-1]:
         remove(older)
     publish(out, folder, history)
@@ -253,19 +273,81 @@ def publish(out: Path, folder: Path, history: list[dict[str, float]]) -> None:
 
 
 def load(folder: Path, envs: VecMonitor, settings: TrainPPO) -> tuple[PPO, list[dict[str, float]]]:
-    """The policy of a checkpoint and its history; `envs` are put back to the moments of then. (As every policy file of
-    Stable-Baselines3 it is unpickled: go on only with runs that you trust.)"""
-    kept = json.loads((folder / "run.json").read_text())
-    batch = envs.unwrapped.batch
-    moments = [Snapshot.load(folder / f"{slot}.safetensors", batch.world) for slot in range(batch.num_envs)]
-    model = PPO.load(folder / "policy.zip", envs, device=settings.device, force_reset=False)
-    model.tensorboard_log = str(settings.out) if find_spec("tensorboard") else None
-    batch.restore(moments)
+    """The policy of a checkpoint and its history; `envs` are put back to the moments of then. Nothing is unpickled.
+
+    Raises ValueError for a checkpoint that is damaged, or of other settings; the folder is left as it is.
+    """
+    batch, parts = envs.unwrapped.batch, {"policy": "policy.pth", "policy.optimizer": "policy.optimizer.pth"}
+    try:
+        kept = read_run(folder / "run.json", batch.num_envs)
+        weights = {name: read_weights(folder / "policy.zip", settings.device, member) for name, member in parts.items()}
+        moments = [Snapshot.load(folder / f"{slot}.safetensors", batch.world) for slot in range(batch.num_envs)]
+        model = fresh(settings, envs)
+        model.set_parameters(weights, exact_match=True, device=settings.device)
+        seen, _ = batch.restore(moments)
+        torch.set_rng_state(torch.tensor(kept["torch"], dtype=torch.uint8))
+    except (PermissionError, MemoryError):
+        raise
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:  # torch and SB3 raise all of these
+        raise ValueError(
+            f"The checkpoint {folder} cannot be gone on from: {reason(error)}. Delete it to begin anew, or give "
+            "another --out."
+        ) from error
+    transposes = isinstance(model.env, VecTransposeImage)
+    model._last_obs = model.env.transpose_observations(seen) if transposes else seen
+    model._last_episode_starts = np.array(kept["starts"])
+    model.num_timesteps, model._n_updates = kept["steps"], kept["updates"]
+    most = model._stats_window_size
+    model.ep_info_buffer, model.ep_success_buffer = deque(kept["episodes"], most), deque(kept["successes"], most)
     envs.episode_returns[:], envs.episode_lengths[:] = kept["returns"], kept["lengths"]
-    torch.set_rng_state(torch.tensor(kept["torch"], dtype=torch.uint8))
-    kept["numpy"]["state"]["key"] = np.array(kept["numpy"]["state"]["key"], np.uint32)
     np.random.set_state(kept["numpy"])
     return model, kept["history"]
+
+
+def read_run(path: Path, num_envs: int) -> dict[str, Any]:
+    """What `keep` wrote beside policy and moments. OSError, or ValueError for what it could not have written."""
+    kept = read_json(path, MAX_RUN_BYTES)
+    if missing := [name for name in _KEPT if not isinstance(kept.get(name), _KEPT[name])]:
+        raise ValueError(f"{missing[0]} is missing in {path.name}, or not what it should be")
+    for name in ("steps", "updates"):
+        check_count(name, kept[name], 0, 2**53)
+    for name, entries in (("history", ("steps", "return")), ("episodes", ("r", "l", "t"))):
+        for entry in kept[name]:
+            if not isinstance(entry, dict) or not set(entries) <= set(entry):
+                raise ValueError(f"{name} holds {brief(entry)}")
+            for value in entry.values():
+                check_number(name, value)
+    for name in ("returns", "lengths", "starts"):
+        if len(kept[name]) != num_envs:
+            raise ValueError(f"{name} must be {num_envs}, one for each episode, got {len(kept[name])}")
+    for value in (*kept["returns"], *kept["successes"]):
+        check_number("each of returns and successes", float(value) if isinstance(value, bool) else value)
+    for value in kept["lengths"]:
+        check_count("each of lengths", value, 0, 2**31 - 1)
+    if not all(isinstance(value, bool) for value in kept["starts"]):
+        raise ValueError(f"starts must be true or false, got {brief(kept['starts'])}")
+    if len(kept["torch"]) != len(torch.get_rng_state()):
+        raise ValueError(f"the state of torch's random numbers has {len(kept['torch'])} bytes")
+    for value in kept["torch"]:
+        check_count("each byte of torch's random numbers", value, 0, 255)
+    numpy = kept["numpy"]
+    key, position = (numpy.get("state") or {}).get("key"), (numpy.get("state") or {}).get("pos")
+    if numpy.get("bit_generator") != "MT19937" or not isinstance(key, list) or len(key) != 624:
+        raise ValueError("numpy's random numbers are of another kind")
+    words = [check_count("each of numpy's random numbers", word, 0, 2**32 - 1) for word in key]
+    kept["numpy"] = {
+        "bit_generator": "MT19937",
+        "state": {"key": np.array(words, np.uint32), "pos": check_count("pos", position, 0, 624)},
+        "has_gauss": check_count("has_gauss", numpy.get("has_gauss"), 0, 1),
+        "gauss": check_number("gauss", numpy.get("gauss")),
+    }
+    return kept
+
+
+_KEPT = {
+    **dict.fromkeys(("history", "returns", "lengths", "starts", "episodes", "successes", "torch"), list),
+    **dict.fromkeys(("steps", "updates"), int), "numpy": dict,
+}  # fmt: skip
 
 
 def check_run(settings: TrainPPO) -> None:
@@ -274,7 +356,12 @@ def check_run(settings: TrainPPO) -> None:
     text = json.dumps(own, indent=1, default=str) + "\n"
     if not path.exists():
         write_text(path, text)
-    elif path.read_text() != text:
+        return
+    try:
+        alike = read_text(path, MAX_SETTINGS_BYTES) == text
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as the settings of a training: {reason(error)}.") from error
+    if not alike:
         raise ValueError(f"{settings.out} holds a run with other settings: give another --out, or delete it.")
 
 

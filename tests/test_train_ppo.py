@@ -1,9 +1,13 @@
 """PPO on Stable-Baselines3: a run that was stopped, wherever, ends as one that was not."""
 
 import json
+import pickle
+import shutil
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
@@ -30,6 +34,11 @@ def settings(tmp_path_factory) -> TrainPPO:
 @pytest.fixture(scope="module")
 def whole(settings):
     return train_ppo(settings, QUIET)
+
+
+@pytest.fixture(scope="module")
+def envs(settings):
+    return training.VecMonitor(training.make_envs(settings))
 
 
 def alike(one, other) -> bool:
@@ -119,13 +128,72 @@ def test_what_others_look_at_is_put_back_by_the_next_run(settings, whole):
     assert not list(settings.out.glob("*.part"))
 
 
+def rewrite(name, change):
+    def spoil(folder):
+        kept = json.loads((folder / "run.json").read_text())
+        kept[name] = change
+        (folder / "run.json").write_text(json.dumps(kept))
+
+    return spoil
+
+
+def pickled(folder):
+    with zipfile.ZipFile(folder / "policy.zip", "w") as archive:
+        archive.writestr("policy.pth", pickle.dumps({"a": Path}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda folder: (folder / "run.json").write_text("[" * 9000), "nested too deeply"),
+        (lambda folder: (folder / "run.json").unlink(), "No such file"),
+        (lambda folder: (folder / "0.safetensors").write_bytes(b"cut"), "0.safetensors"),
+        (rewrite("steps", 1.5), "steps is missing in run.json, or not what it should be"),
+        (rewrite("returns", [0.0]), "returns must be 2"),
+        (rewrite("lengths", [0, 10**12]), "each of lengths"),
+        (rewrite("history", [{"steps": 3}]), "history holds"),
+        (rewrite("torch", [0] * 9), "torch's random numbers has 9 bytes"),
+        (rewrite("numpy", {"bit_generator": "PCG64"}), "of another kind"),
+        (rewrite("starts", ["yes", "no"]), "starts must be true or false"),
+        (pickled, "pickled"),
+        (lambda folder: (folder / "policy.zip").write_bytes(b"no archive"), "not a zip file"),
+    ],
+)
+def test_a_damaged_checkpoint_is_one_sentence_and_stays(settings, whole, tmp_path, envs, spoil, says):
+    folder = shutil.copytree(checkpoints(settings.out)[0], tmp_path / "checkpoint_32")
+    spoil(folder)
+    before = sorted(path.name for path in folder.iterdir())
+    with pytest.raises(ValueError, match="cannot be gone on from") as said:
+        training.load(folder, envs, settings)
+    assert says in str(said.value) and "\n" not in str(said.value)
+    assert "Delete it to begin anew, or give another --out" in str(said.value)
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_a_checkpoint_is_not_unpickled(settings, whole, tmp_path, envs):
+    """Stable-Baselines3's own part of the archive, which it would unpickle, is not looked at."""
+    folder = shutil.copytree(checkpoints(settings.out)[0], tmp_path / "checkpoint_32")
+    with zipfile.ZipFile(folder / "policy.zip") as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(folder / "policy.zip", "w") as archive:
+        for name, data in parts.items():
+            archive.writestr(name, b"{" if name == "data" else data)
+    assert alike(training.load(folder, envs, settings)[0], whole)
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
         ({"task": "swim"}, "task must be one of explore, pointnav, imagenav, followpath, got 'swim'"),
         ({"obs_mode": "latent"}, "obs_mode must be one of rgb, stack, dict"),
-        ({"steps": 0}, "must be above zero"),
-        ({"obs_size": (16, 64)}, "36 pixels at least"),
+        ({"steps": 0}, "steps must be a whole number from 1 "),
+        ({"num_envs": 10**9}, "num_envs must be a whole number from 1 to 4,096"),
+        ({"n_epochs": True}, "n_epochs must be"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a finite number"),
+        ({"gamma": "high"}, "gamma must be a finite number from 0 to 1"),
+        ({"num_envs": 1, "n_steps": 1}, "num_envs times n_steps"),
+        ({"obs_size": (16, 64)}, "each side of obs_size, in pixels, must be a whole number from 36 "),
+        ({"obs_size": 64}, "obs_size must be a height and a width"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(wrong, says):

@@ -1,14 +1,11 @@
 """`sanawm play`: the live viewer, with what the other rooms can do on its stage."""
 
-import io
 import ipaddress
 import itertools
-import pickle
 import re
 import threading
 import time
 import webbrowser
-import zipfile
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import asdict, dataclass, field, replace
@@ -22,6 +19,7 @@ from rich.console import Console
 
 from sanawm_env.agents import cameras
 from sanawm_env.agents.planners import CEM, CHUNK, ImageGoal, Objective, Plan, Planner, PointGoal, RandomShooting
+from sanawm_env.agents.policy_file import read_weights
 from sanawm_env.camera.presets import held_keys
 from sanawm_env.camera.trajectory import orthonormalize
 from sanawm_env.envs.env import SanaWMEnv
@@ -33,7 +31,7 @@ from sanawm_env.viewer.page import Backstage, Page
 from sanawm_env.viewer.playback import Decision, Driver, Imagined
 from sanawm_env.viewer.session import GB, Film, Session
 from sanawm_env.world.engine import LoadOptions
-from sanawm_env.world.files import brief, check_count, check_file, check_number, read_json, reason
+from sanawm_env.world.files import brief, check_count, check_number, read_json, reason
 from sanawm_env.world.thumbnails import thumbnail
 from sanawm_env.world.weights import known_worlds
 from sanawm_env.world.world import World
@@ -46,7 +44,7 @@ FUTURES = 12  # drawn of those a planner has imagined
 ARRIVED_METRES, ARRIVED_DEGREES = 0.35, 20.0
 MOST = {"horizon": 32, "candidates": 1024}  # of a planner that somebody waits for
 FAR = 1e6  # metres
-MAX_SETTINGS_BYTES, MAX_POLICY_BYTES = 2**20, 256 * 2**20
+MAX_SETTINGS_BYTES = 2**20
 FORMS = "a camera, explore, image:NODE, point:X,Z or policy:FOLDER"
 
 
@@ -321,36 +319,15 @@ def policy(folder: Path, session: Session) -> PolicyDriver:
         raise ValueError(f"The policy in {folder} looks for a goal, and none is set here: train one with obs_mode rgb.")
     model = fresh(settings, make_envs(settings))
     try:
-        weights = _read_weights(policy_file)
-        model.policy.load_state_dict(torch.load(weights, map_location=session.world.device, weights_only=True))
-    except (PermissionError, MemoryError):
-        raise
-    except Exception as error:  # archives and weights that are damaged raise many types
-        said = "what lies in it is pickled" if isinstance(error, pickle.UnpicklingError) else reason(error)
-        raise ValueError(f"{policy_file} is not the policy of these settings: {said}.") from error
+        model.policy.load_state_dict(read_weights(policy_file, session.world.device))
+    except (ValueError, RuntimeError) as error:  # torch has the latter for other shapes
+        raise ValueError(f"{policy_file} is not the policy of these settings: {reason(error)}.") from error
     env = SanaWMEnv(
         session.world, obs_mode=settings.obs_mode, action_mode=settings.action_mode, obs_size=settings.obs_size
     )
     return PolicyDriver(
         f"policy:{folder}", lambda seen: model.predict(seen, deterministic=True)[0], env, session.frames_per_chunk
     )
-
-
-def _read_weights(policy_file: Path) -> io.BytesIO:
-    """The weights in a policy's archive; ValueError for what is none, or grows beyond what policies take."""
-    with zipfile.ZipFile(check_file(policy_file, MAX_POLICY_BYTES)) as archive:
-        member = archive.getinfo("policy.pth")
-        if member.flag_bits & 1:
-            raise ValueError("it is encrypted")
-        if member.file_size > MAX_POLICY_BYTES:
-            raise ValueError(f"its weights take more than {MAX_POLICY_BYTES >> 20} MB")
-        weights = io.BytesIO(archive.read(member))
-    if zipfile.is_zipfile(weights):  # torch's own archive, which may be packed again
-        with zipfile.ZipFile(weights) as inner:
-            if sum(part.file_size for part in inner.infolist()) > MAX_POLICY_BYTES:
-                raise ValueError(f"its weights take more than {MAX_POLICY_BYTES >> 20} MB")
-    weights.seek(0)
-    return weights
 
 
 def _near(here: NDArray, there: NDArray) -> bool:

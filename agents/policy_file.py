@@ -1,0 +1,52 @@
+"""Files of Stable-Baselines3 that somebody else may have changed: limits first, and nothing is unpickled."""
+
+import io
+import os
+import pickle
+import zipfile
+from typing import Any
+
+import torch
+
+from sanawm_env.world.files import check_file, reason
+
+MAX_BYTES = 256 * 2**20
+
+
+def read_weights(
+    path: str | os.PathLike, device: str | torch.device = "cpu", member: str = "policy.pth"
+) -> dict[str, Any]:
+    """A state dict in the archive of a policy.
+
+    Raises FileNotFoundError and what else the system says; ValueError that begins with "it" or "what lies in it" for
+    what is no policy, holds more than tensors, or grows beyond `MAX_BYTES`.
+    """
+    try:
+        found = torch.load(_unpacked(path, member), map_location=device, weights_only=True)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # archives and weights that are damaged raise many types
+        pickled = isinstance(error, pickle.UnpicklingError)
+        raise ValueError("what lies in it is pickled" if pickled else reason(error)) from error
+    if not isinstance(found, dict):
+        raise ValueError("it holds no state dict")
+    return found
+
+
+def _unpacked(path: str | os.PathLike, member: str) -> io.BytesIO:
+    """A member of the archive; ValueError for what is none, or grows beyond what policies take."""
+    with zipfile.ZipFile(check_file(path, MAX_BYTES)) as archive:
+        if member not in archive.NameToInfo:
+            raise ValueError(f"it has no {member}")
+        found = archive.getinfo(member)
+        if found.flag_bits & 1:
+            raise ValueError("it is encrypted")
+        if found.file_size > MAX_BYTES:
+            raise ValueError(f"its weights take more than {MAX_BYTES >> 20} MB")
+        weights = io.BytesIO(archive.read(found))
+    if zipfile.is_zipfile(weights):  # torch's own archive, which may be packed again
+        with zipfile.ZipFile(weights) as inner:
+            if sum(part.file_size for part in inner.infolist()) > MAX_BYTES:
+                raise ValueError(f"its weights take more than {MAX_BYTES >> 20} MB")
+    weights.seek(0)
+    return weights
