@@ -27,7 +27,8 @@ def read_weights(
         raise
     except Exception as error:  # archives and weights that are damaged raise many types
         pickled = isinstance(error, pickle.UnpicklingError)
-        raise ValueError("what lies in it is pickled" if pickled else reason(error)) from error
+        said = reason(error) or "it ends before its weights do"
+        raise ValueError("what lies in it is pickled" if pickled else said) from error
     if not isinstance(found, dict):
         raise ValueError("it holds no state dict")
     return found
