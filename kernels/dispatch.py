@@ -66,7 +66,7 @@ def choose(device: torch.device, dtype: torch.dtype, backend: str | None = None)
 
 def check_backend(backend: str) -> None:
     """ValueError unless it is one of `BACKENDS`."""
-    if backend not in BACKENDS:
+    if not isinstance(backend, str) or backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, or None to choose, got {backend!r}.")
 
 

@@ -282,9 +282,10 @@ def test_a_nano_world_is_trained_from_nothing_made_longer_and_resumed(tmp_path, 
     recipe.write_text(json.dumps({"colour": "red"}))
     assert "unknown part 'colour'" in refused(capsys, *command)
     recipe.write_text(json.dumps({"clips": {"unknown_fraction": 2}}))
-    assert "in 0..1" in refused(capsys, *command)
+    assert "from 0 to 1" in refused(capsys, *command)
     for option, value, sentence in (
-        ("--steps", 0, "steps must be at least 1"), ("--processes", 0, "at least 1"), ("--device", "abacus", "abacus"),
+        ("--steps", 0, "steps must be a whole number from 1 "), ("--processes", 0, "--processes must be a whole"),
+        ("--device", "abacus", "abacus"),
     ):  # fmt: skip
         assert sentence in refused(capsys, "train", "--out", tmp_path / "x", option, value)
     assert not (tmp_path / "x").exists()

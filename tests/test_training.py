@@ -1,9 +1,10 @@
 """Training of the nano network: the start, the loss, and runs that are stopped."""
 
+import json
 import os
 import signal
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from sanawm_env.training.initial import initialise, parts_of, untrained
 from sanawm_env.training.nano import NANO
 from sanawm_env.training.network import TrainConfig, draw, train_network
 from sanawm_env.training.raycast import intrinsics
+from sanawm_env.training.recipe import Recipe
 from sanawm_env.world.conditions import camera_inputs, place_token
 from sanawm_env.world.sampler import data_from_v, v_target
 from tests.golden_files import ROOT
@@ -184,3 +186,48 @@ def test_a_process_that_ends_before_its_first_step_is_a_stop_or_a_sentence(clips
     with pytest.raises(raised) as caught:
         train_network(NANO, TrainConfig(steps=1), PatchPCACodec.load(CODEC), clips, tmp_path / "run", processes=2)
     assert not asked or caught.value.args == (signal.SIGINT,)
+
+
+BAD = (0, -1, 10**12, 1.5, float("nan"), "many", None, True, [], {})
+FITS = {  # of these, what an entry may be
+    "network.mlp_ratio": (1.5,), "network.window": (-1,), "network.sink": (True,), "train.bf16": (True,),
+    **dict.fromkeys(("codec.seed", "clips.seed", "train.seed"), (0, 10**12)), "train.single_chunk_steps": (0,),
+    **dict.fromkeys((f"train.{name}" for name in ("learning_rate", "weight_decay", "place_rate")), (0, 1.5)),
+    **dict.fromkeys(
+        ("clips.unknown_fraction", *(f"train.{name}" for name in (
+            "ema", "pure_noise", "self_forcing", "context_noise", "anchor_dropout",
+        ))), (0,),
+    ),
+}  # fmt: skip
+WHOLE = asdict(Recipe())
+
+
+@pytest.mark.parametrize("part", WHOLE)
+def test_every_number_of_a_recipe_has_limits(tmp_path, part):
+    fields = WHOLE[part] if isinstance(WHOLE[part], dict) else {"": WHOLE[part]}
+    for name in fields:
+        for value in BAD:
+            if any(
+                value is fit or (type(value) is type(fit) and value == fit) for fit in FITS.get(f"{part}.{name}", ())
+            ):
+                continue
+            (tmp_path / "r.json").write_text(json.dumps({part: {name: value} if name else value}))
+            with pytest.raises(ValueError) as refused:
+                Recipe.load(tmp_path / "r.json")
+            said = str(refused.value)
+            assert "is not a recipe" in said and "\n" not in said and len(said) < 400, (name, value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ({"network": {"depth": 256, "hidden_size": 16384, "head_dim": 128, "num_heads": 128}}, "is too large"),
+        ({"clips": {"shard_clips": 10**5}}, "shard_clips times chunks"),
+        ({"train": []}, "is not a recipe"),
+        ({"train": {"colour": 1}}, "colour"),
+    ],
+)
+def test_a_recipe_that_takes_the_machine_is_refused(tmp_path, text, says):
+    (tmp_path / "r.json").write_text(json.dumps(text))
+    with pytest.raises(ValueError, match=says):
+        Recipe.load(tmp_path / "r.json")

@@ -320,6 +320,22 @@ def test_a_device_that_is_not_there_is_named(device):
         World.load("nano", device)
 
 
+OPTIONS = {
+    "precision": (5, [], "fp3", True), "refiner_precision": (5, {}), "backend": (3, [], "cuda!"),
+    "refiner": ("yes", 1, None), "graphs": ("no", 0), "text_encoder": ("off",), "softcap": (1.0, []),
+    "offload": (3, None, [1], "everything"), "timesteps": (5, "1000", [2, 3], [True]), "flow_shift": ("8", 0, True),
+    "threads": (0, 1.5, "2", True, 10**6), "device": (None, True, 1.5, [], {}, "teapot", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_load_options_of_the_wrong_kind_are_named(name):
+    for value in OPTIONS[name]:
+        with pytest.raises((ValueError, TypeError), match=name) as refused:
+            World.load("nano", **{name: value})
+        assert "\n" not in str(refused.value) and len(str(refused.value)) < 300, value
+
+
 def test_weights_are_loaded_once_per_process():
     assert World.load("nano") is World.load("nano", "cpu")
 

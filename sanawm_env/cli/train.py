@@ -19,17 +19,18 @@ from sanawm_env.recording.video import frame_times, iterate_video, read_video
 from sanawm_env.training.clips import Footage
 from sanawm_env.training.nano import NANO
 from sanawm_env.training.recipe import CLIPS, NETWORK, QUICK, WORLD, Recipe, run
-from sanawm_env.world.files import reason
+from sanawm_env.world.files import check_count, reason
 from sanawm_env.world.images import fit_image
 from sanawm_env.world.lens import fit_lens
 from sanawm_env.world.saving import check_outside, is_part
 from sanawm_env.world.world import usable_device
 
+MAX_PROCESSES = 1024
+
 
 def train(options, console: Console) -> None:
     device = usable_device(options.device)
-    if options.processes < 1:
-        raise ValueError(f"--processes must be at least 1, got {options.processes}.")
+    check_count("--processes", options.processes, 1, MAX_PROCESSES)
     recipe = QUICK if options.quick else Recipe()
     if options.config is not None:
         if options.quick:

@@ -23,10 +23,12 @@ from sanawm_env.codec.patch_pca import PatchPCACodec, to_patches
 from sanawm_env.training.places import PLACES, place, random_place
 from sanawm_env.training.raycast import intrinsics, render
 from sanawm_env.training.walks import CHUNK, sample_path, sample_start
+from sanawm_env.world.files import check_count, check_number
 from sanawm_env.world.saving import replacing_folder
 from sanawm_env.world.signals import of_a_pool
 from sanawm_env.world.state import save_whole
 
+MAX_SHARD_CHUNKS = 20_000
 ROLES = {"train": 1, "validation": 2, "evaluate": 3, "collect": 4}
 
 
@@ -59,11 +61,12 @@ class ClipsConfig:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("clips", "chunks", "shard_clips"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.unknown_fraction <= 1:
-            raise ValueError(f"unknown_fraction must lie in 0..1, got {self.unknown_fraction}")
+        for name, most in (("clips", 10**7), ("chunks", 1000), ("shard_clips", 10**5)):
+            check_count(name, getattr(self, name), 1, most)
+        if self.shard_clips * self.chunks > MAX_SHARD_CHUNKS:  # a shard is held in memory
+            raise ValueError(f"shard_clips times chunks must be at most {MAX_SHARD_CHUNKS:,}")
+        check_number("unknown_fraction", self.unknown_fraction, 0, 1)
+        check_count("seed", self.seed, 0, 2**40)
 
 
 def generate(out: Path | str, codec: PatchPCACodec, config: ClipsConfig, role: str = "train", workers: int = 1) -> None:

@@ -33,6 +33,7 @@ from sanawm_env.training.initial import parts_of, untrained
 from sanawm_env.training.walks import CHUNK
 from sanawm_env.world.conditions import camera_inputs, place_token
 from sanawm_env.world.config import WorldConfig
+from sanawm_env.world.files import brief, check_count, check_number
 from sanawm_env.world.sampler import data_from_v, v_target
 from sanawm_env.world.saving import replacing
 from sanawm_env.world.signals import on_stop
@@ -42,6 +43,18 @@ CHECKPOINT_EVERY = 100
 # glibc's allocator in the processes that train: giving large blocks back and taking them anew costs a tenth of the time
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "8589934592", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
 STEADY = "checkpoint_steady.pt"  # before the learning rate fell: where a longer run goes on
+
+
+MAX_SEED = 2**40  # what is drawn from it fits 63 bits
+COUNTS = {
+    "steps": (1, 10**8), "batch_size": (1, 4096), "warmup": (1, 10**8), "single_chunk_steps": (0, 10**8),
+    "max_chunks": (1, 1000), "seed": (0, MAX_SEED),
+}  # fmt: skip
+NUMBERS = {
+    "learning_rate": (0, 10), "weight_decay": (0, 10), "place_rate": (0, 1000), "decay": (1e-6, 1), "ema": (0, 1),
+    "pure_noise": (0, 1), "self_forcing": (0, 1), "context_noise": (0, 1), "anchor_dropout": (0, 1),
+}  # fmt: skip
+"""What each number of a `TrainConfig` may be."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +84,12 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "warmup", "max_chunks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, (least, most) in COUNTS.items():
+            check_count(name, getattr(self, name), least, most)
+        for name, (least, most) in NUMBERS.items():
+            check_number(name, getattr(self, name), least, most)
+        if not isinstance(self.bf16, bool):
+            raise ValueError(f"bf16 must be true or false, got {brief(self.bf16)}.")
 
 
 def clip_loss(

@@ -18,21 +18,22 @@ import torch
 from rich.console import Console
 
 from sanawm_env.camera.trajectory import relative_to_first
-from sanawm_env.codec.patch_pca import PatchPCACodec, to_patches
+from sanawm_env.codec.patch_pca import PATCH, PatchPCACodec, to_patches
 from sanawm_env.metrics.figures import figure_class
 from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.training.clips import ClipsConfig, Footage, generate, load, sample_frames_for_codec, store
 from sanawm_env.training.evaluate import Example, draw_sheet, evaluate, print_table, save_sheet
 from sanawm_env.training.nano import NANO, export_world
-from sanawm_env.training.network import TrainConfig, train_network
+from sanawm_env.training.network import MAX_SEED, TrainConfig, train_network
 from sanawm_env.world.conditions import PLUCKER_CHANNELS
-from sanawm_env.world.files import brief, read_json, reason
+from sanawm_env.world.files import brief, check_count, read_json, reason
 from sanawm_env.world.saving import only_writer, replacing, write_text
 from sanawm_env.world.terminal import literal_console
 from sanawm_env.world.world import World
 
 CODEC, CLIPS, NETWORK, WORLD = "codec.safetensors", "clips", "network", "world"
 MAX_RECIPE_BYTES = 2**20
+MAX_NETWORK = 1e10  # numbers in the blocks of a network that is trained here
 RECIPE, RECORD, SHEET = "recipe.json", "training.json", "truth_vs_dream.png"
 
 
@@ -44,6 +45,10 @@ class CodecConfig:
     channels: int = 96
     seed: int = 0
 
+    def __post_init__(self):
+        for name, least, most in (("clips", 1, 10_000), ("channels", 1, PATCH), ("seed", 0, MAX_SEED)):
+            check_count(name, getattr(self, name), least, most)
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -54,6 +59,12 @@ class Recipe:
     clips: ClipsConfig = field(default=ClipsConfig())
     train: TrainConfig = field(default=TrainConfig())
     validation_scenes: int = 16
+
+    def __post_init__(self):
+        check_count("validation_scenes", self.validation_scenes, 1, 10_000)
+        size = self.network.depth * self.network.hidden_size**2 * (8 + 3 * self.network.mlp_ratio)
+        if size > MAX_NETWORK:
+            raise ValueError(f"a network of some {size:.2g} numbers is too large: lower depth or hidden_size")
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)

@@ -30,7 +30,7 @@ from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.conditions import camera_inputs, place_token
 from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.files import check_count, check_number, reason
+from sanawm_env.world.files import brief, check_count, check_number, reason
 from sanawm_env.world.graphs import CudaRecorder, Graphs
 from sanawm_env.world.offload import at_hand, check_offload, work_blockwise
 from sanawm_env.world.prompts import PromptFeatures, Prompts
@@ -84,8 +84,11 @@ class LoadOptions:
             check_backend(self.backend)
         for name in ("precision", "refiner_precision"):
             value = getattr(self, name)
-            if value is not None and value not in PRECISIONS:
-                raise ValueError(f"{name} must be one of {', '.join(PRECISIONS)}, got {value!r}.")
+            if value is not None and (not isinstance(value, str) or value not in PRECISIONS):
+                raise ValueError(f"{name} must be one of {', '.join(PRECISIONS)}, got {brief(value)}.")
+        for name in ("refiner", "text_encoder", "softcap", "graphs"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {brief(value)}.")
 
 
 class Engine(Protocol):

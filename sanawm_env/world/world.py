@@ -410,7 +410,9 @@ def _load(folder: Path, device: torch.device, options: LoadOptions) -> World:
 
 @isolated
 def usable_device(device: str | torch.device) -> torch.device:
-    """The device itself ("cuda" becomes "cuda:0"); ValueError where it cannot be used."""
+    """The device itself ("cuda" becomes "cuda:0"); TypeError for no name of one, ValueError where it cannot be used."""
+    if isinstance(device, bool) or not isinstance(device, str | int | torch.device):
+        raise TypeError(f'device must be a name such as "cpu" or "cuda:0", got {brief(device)}.')
     try:
         usable = torch.empty(0, device=device).device
         if usable.type == "meta":
