@@ -1,6 +1,10 @@
-"""Where there is no GPU, Triton kernels run in Triton's interpreter: decided before triton is first imported."""
+"""Where there is no GPU, Triton kernels run in Triton's interpreter: decided before triton is first imported. Where
+tests run side by side, torch has one thread in each process."""
 
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 

@@ -76,7 +76,6 @@ SETTINGS = {
     "medium": flags(torch.set_float32_matmul_precision, "medium", "highest"),
     "sdpa": flags(torch.backends.cuda.enable_flash_sdp, False, True),
     "denormals": flags(torch.set_flush_denormal, True, False),
-    "one thread": flags(torch.set_num_threads, 1, torch.get_num_threads()),
     "three threads": flags(torch.set_num_threads, 3, torch.get_num_threads()),
 }
 
@@ -202,19 +201,24 @@ def test_threads_are_the_worlds_own(nano):
 # --- forked processes ---
 
 
-def in_child(call, *args):
-    """What the call returns in a forked process."""
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        return pool.apply_async(call, args).get(120)
-
-
 def _go_on(world, state):
     return drive(world, state, MOVES[1])[1][0].frames.numpy().tobytes(), threading.get_ident()
 
 
+@pytest.fixture
+def openmp():
+    """OpenMP's threads exist, however few the tests are run with."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    torch.randn(300, 300) @ torch.randn(300, 300)
+    yield
+    torch.set_num_threads(before)
+
+
 @FORKS
-def test_a_forked_process_goes_on_with_the_world_it_was_given(nano):
-    torch.randn(300, 300) @ torch.randn(300, 300)  # OpenMP's threads exist
+@pytest.mark.parametrize("threads", [None, 2])
+def test_a_forked_process_goes_on_with_the_world_it_was_given(openmp, threads):
+    nano = World.load("nano", threads=threads)
     state, _ = drive(nano, nano.begin(nano.scene(nano.starts[0]), 1), MOVES[0])
     expected, _ = _go_on(nano, state)
     process = multiprocessing.get_context("fork").Process
@@ -227,7 +231,7 @@ def test_a_forked_process_goes_on_with_the_world_it_was_given(nano):
 
 
 @FORKS
-def test_forked_environments_step():
+def test_forked_environments_step(openmp):
     env = gymnasium.make_vec("SanaWM/Explore-v0", num_envs=2, vectorization_mode="async")
     try:
         env.reset(seed=0)
