@@ -28,6 +28,7 @@ from sanawm_env.training.scenes import sample_starts
 from sanawm_env.world.files import brief, check_count, check_number, file_sha256, parse_json, read_text, reason
 from sanawm_env.world.images import fit_image, images_in, load_image, read_anchor
 from sanawm_env.world.lens import fit_lens
+from sanawm_env.world.prompts import check_prompt
 from sanawm_env.world.saved import MAX_SEED
 from sanawm_env.world.saving import Scratch
 from sanawm_env.world.threads import MAX_THREADS
@@ -282,6 +283,8 @@ def _starts(collection: Collection, world: World, out: Path) -> list[Start]:
 def _unreadable(starts: Sequence[Start], world: World) -> dict[Path, str]:
     """Start images that no episode can begin from, and why. Raises ValueError for a prompt that the world does not
     know: that is no fault of an image."""
+    for start in starts:
+        check_prompt(start.prompt)
     prompts = getattr(world.engine, "prompts", None)
     if prompts is None or not prompts.load_encoders:
         for prompt in dict.fromkeys(start.prompt for start in starts):

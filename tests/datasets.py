@@ -3,9 +3,11 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 
 from sanawm_env.envs.env import SanaWMEnv
@@ -52,3 +54,14 @@ def say(episode: Episode, **facts: Any) -> None:
 def rewards(number: int, count: int) -> np.ndarray:
     """What the steps of the episode of that number were paid in `collect`."""
     return 10.0 * number + np.arange(1, count + 1)
+
+
+def write_wide(path: Path, frames: np.ndarray) -> None:
+    """A video at 16 frames a second that is to be shown wider than it is, by 4:3."""
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=16)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt, stream.codec_context.sample_aspect_ratio = "yuv420p", Fraction(4, 3)
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        container.mux(stream.encode(None))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from sanawm_env.cli.train import check_clips, read_clip
-from sanawm_env.recording.video import VideoWriter
+from sanawm_env.recording.video import VideoWriter, read_video
+from tests.datasets import write_wide
 
 
 def clip(folder, fps=16.0, frames=49, says=None, poses=None, lens=True):
@@ -49,3 +50,11 @@ def test_clips_that_cannot_be_learned_from_are_named_together(tmp_path):
     with pytest.raises(ValueError, match=says):
         check_clips(folders)
     check_clips(folders[:1])
+
+
+def test_a_clip_whose_pixels_are_not_square_is_named(tmp_path):
+    folder = clip(tmp_path / "wide")
+    frames = read_video(folder / "video.mp4")
+    write_wide(folder / "video.mp4", frames)
+    with pytest.raises(ValueError, match=r"its pixels are not square \(4:3\): write it anew with `ffmpeg"):
+        check_clips([folder])

@@ -14,6 +14,8 @@ from sanawm_env.cli.dataset import bring_together, look
 from sanawm_env.recording.dataset import Dataset, Row, Shard, clean, merge, totals, validate
 from sanawm_env.recording.episode import FILES
 from sanawm_env.recording.preview import preview
+from sanawm_env.recording.video import read_video
+from tests.datasets import write_wide
 from tests.test_episode import image, record, world  # noqa: F401
 
 HEADER = {
@@ -324,3 +326,22 @@ def test_a_damaged_episode_is_left_out_of_a_merge_and_named(make, tmp_path, capl
     ]  # fmt: skip
     with pytest.raises(ValueError, match=r"were left out \(1\): see"):
         look(SimpleNamespace(dataset=dataset.folder, out=tmp_path), Console(quiet=True))
+
+
+def test_pictures_of_another_size_or_shape_are_found(make, tmp_path):
+    dataset = make("a", "b")
+    assert all(not problems for _, problems in validate(dataset))
+    for number, write in enumerate((lambda path, frames: write_wide(path, frames[:, :20]), write_wide)):
+        path = dataset.folder / f"shard-0000/episode-0000{number}/video.mp4"
+        write(path, read_video(path))
+    (_, small), (_, wide) = validate(dataset)
+    assert "its video has 20 x 32 pixels, not 24 x 32" in small
+    assert any("its pixels are not square (4:3)" in problem for problem in wide)
+
+
+@pytest.mark.parametrize("name", ["fps", "height", "width", "chunk_frames"])
+@pytest.mark.parametrize("value", [0, -1, 10**9, float("nan"), "24", None, True, []])
+def test_numbers_of_a_header_have_limits(tmp_path, name, value):
+    (tmp_path / "dataset.json").write_text(json.dumps(HEADER | {"schema": 1, name: value}))
+    with pytest.raises(ValueError, match=f"does not describe a dataset: {name} must be"):
+        Dataset.open(tmp_path)

@@ -1,11 +1,16 @@
 """Prompts: the official window of tokens, the attention cap, and the cache that spares the encoder."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from rich.console import Console
 
+from sanawm_env.cli.encode_prompts import encode_prompts
 from sanawm_env.refiner.text import RefinerTextEncoder
 from sanawm_env.text.gemma import TEXT_LEN, GemmaEncoder, instruction
 from sanawm_env.world.prompts import PromptCache, Prompts
+from sanawm_env.world.world import World
 from tests.standin_hub import write_gemma2, write_gemma3
 
 pytest.importorskip("transformers")
@@ -126,3 +131,31 @@ def test_the_refiner_s_encoder_gives_padded_features_of_its_prompt(tmp_path):
     shutil.rmtree(tmp_path / "refiner" / "connectors")
     with pytest.raises(FileNotFoundError, match="sanawm fetch streaming --parts refiner"):
         RefinerTextEncoder.load(tmp_path / "refiner")
+
+
+CANNOT_BE = {
+    "with a NUL": ("a\0street", ValueError, "without NUL"),
+    "half a letter": ("a \ud83d street", ValueError, "broken Unicode"),
+    "endless": ("street " * 10_000, ValueError, "at most 20,000 letters, got 69,999"),
+    "a number": (7, TypeError, "must be a string"),
+    "bytes": (b"a street", TypeError, "must be a string"),
+}
+
+
+@pytest.mark.parametrize("kind", CANNOT_BE)
+def test_prompts_that_no_encoder_reads_are_refused_in_a_sentence(folder, tmp_path, kind):
+    prompt, error, says = CANNOT_BE[kind]
+    nano = World.load("nano")
+    here = nano.begin(nano.scene(nano.starts[0]), seed=0)
+    for read in (
+        lambda: Prompts(folder, "streaming", load_encoders=True).features(prompt, "cpu"),
+        lambda: nano.scene(nano.starts[0], prompt=prompt),
+        lambda: nano.with_prompt(here, [prompt]),
+    ):
+        with pytest.raises(error, match=says) as refused:
+            read()
+        assert "\n" not in str(refused.value) and len(str(refused.value)) < 200
+    if isinstance(prompt, str) and "half" not in kind:
+        (tmp_path / "prompts.txt").write_text(f"a street\n\n# none\n{prompt}\n")
+        with pytest.raises(ValueError, match=f"Line 4 of .*{says}"):
+            encode_prompts(SimpleNamespace(file=tmp_path / "prompts.txt", world="nano"), Console(quiet=True))

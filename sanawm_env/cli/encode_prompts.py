@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from sanawm_env.world.files import read_text
-from sanawm_env.world.prompts import Prompts
+from sanawm_env.world.prompts import Prompts, check_prompt
 from sanawm_env.world.weights import world_folder
 
 if TYPE_CHECKING:
@@ -26,7 +26,13 @@ def encode_prompts(options: "EncodePrompts", console: Console) -> None:
         lines = [line.strip() for line in read_text(options.file, MOST_BYTES).splitlines()]
     except ValueError as error:
         raise ValueError(f"{options.file} is not a list of prompts: {error}.") from error
-    prompts = [line for line in lines if line and not line.startswith("#")]
+    prompts = []
+    for number, line in enumerate(lines, start=1):
+        if line and not line.startswith("#"):
+            try:
+                prompts.append(check_prompt(line))
+            except ValueError as error:
+                raise ValueError(f"Line {number} of {options.file}: {error}") from error
     folder = world_folder(options.world)
     if not (folder / "text" / "config.json").is_file():
         raise FileNotFoundError(

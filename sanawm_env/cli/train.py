@@ -15,7 +15,7 @@ from sanawm_env.cli.machine import machine_name
 from sanawm_env.recording.arrays import Trajectory, load_trajectory
 from sanawm_env.recording.dataset import PARTIAL
 from sanawm_env.recording.rollout import TRAJECTORY, VIDEO, check_writable
-from sanawm_env.recording.video import frame_times, iterate_video, read_video
+from sanawm_env.recording.video import check_square, frame_times, iterate_video, open_video, read_video
 from sanawm_env.training.clips import Footage
 from sanawm_env.training.nano import NANO
 from sanawm_env.training.recipe import CLIPS, NETWORK, QUICK, WORLD, Recipe, run
@@ -95,6 +95,11 @@ def _look_at(folder: Path) -> tuple[Trajectory, np.ndarray, np.ndarray]:
     """Of a clip: its trajectory, the lens (4,) of the nano world's picture, and which frames are shown 16 times a
     second. Errors as `read_clip`."""
     times, trajectory = frame_times(folder / VIDEO), load_trajectory(folder / TRAJECTORY)
+    with open_video(folder / VIDEO) as stream:
+        try:
+            check_square(stream)
+        except ValueError as error:
+            raise ValueError(f"{folder / VIDEO} cannot be learned from: {error}.") from error
     if len(times) != len(trajectory.c2w):
         raise ValueError(f"{folder} has {len(times)} frames and {len(trajectory.c2w)} poses: they must be as many.")
     if trajectory.intrinsics is None:

@@ -19,8 +19,18 @@ from typing import Any
 
 from sanawm_env.recording.episode import FILES, Episode, EpisodeWriter
 from sanawm_env.recording.rollout import VIDEO, check_writable, to_json
-from sanawm_env.recording.video import iterate_video, open_video
-from sanawm_env.world.files import brief, check_count, file_sha256, link, parse_json, read_json, read_text, reason
+from sanawm_env.recording.video import MAX_UPSCALE, check_square, iterate_video, open_video
+from sanawm_env.world.files import (
+    brief,
+    check_count,
+    check_number,
+    file_sha256,
+    link,
+    parse_json,
+    read_json,
+    read_text,
+    reason,
+)
 from sanawm_env.world.saved import MAX_SEED
 from sanawm_env.world.saving import check_outside, only_writer, remove, write_text
 
@@ -102,6 +112,9 @@ class Dataset:
                 raise ValueError(f"it has schema {header.get('schema')}, this version reads {SCHEMA}")
             if missing := [name for name in _WHOLE if name not in header]:
                 raise ValueError(f"it has no {missing[0]}")
+            check_number("fps", header["fps"], 0.01, 1000)
+            for name in ("height", "width", "chunk_frames"):
+                check_count(name, header[name], 1, 10**6)
         except ValueError as error:
             raise ValueError(f"{path} does not describe a dataset: {error}.") from error
         return cls(folder, header)
@@ -317,6 +330,15 @@ def _problems(dataset: Dataset, row: Row, thorough: bool) -> Iterator[str]:
     if trajectory.fps not in (None, meta["fps"]):
         yield f"its trajectory has {trajectory.fps:g} poses a second for {meta['fps']:g} frames"
     with open_video(episode.folder / VIDEO) as stream:
+        times = (meta.get("video") or {}).get("upscale", 1)
+        check_count("upscale of its video", times, 1, MAX_UPSCALE)
+        sides = [(side * times + 1) // 2 * 2 for side in (dataset.header["height"], dataset.header["width"])]
+        if [stream.height, stream.width] != sides:  # which are even
+            yield f"its video has {stream.height} x {stream.width} pixels, not {sides[0]} x {sides[1]}"
+        try:
+            check_square(stream)
+        except ValueError as error:
+            yield f"{VIDEO}: {error}"
         rate = stream.average_rate
         if rate is None or abs(float(rate) - meta["fps"]) > 0.01:
             yield f"its video has {'no rate' if rate is None else f'{float(rate):g} frames a second'}"

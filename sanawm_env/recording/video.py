@@ -237,6 +237,16 @@ def open_video(path: str | os.PathLike) -> Iterator[av.VideoStream]:
         yield stream
 
 
+def check_square(stream: av.VideoStream) -> None:
+    """ValueError for a video whose pixels are not square, as lenses and networks take them to be."""
+    ratio = stream.sample_aspect_ratio
+    if ratio and ratio != 1:
+        raise ValueError(
+            f"its pixels are not square ({ratio.numerator}:{ratio.denominator}): write it anew with "
+            '`ffmpeg -vf "scale=iw*sar:ih,setsar=1"`'
+        )
+
+
 def check_samples(path: Path) -> None:
     """ValueError unless the index of an MP4 could be true: FFmpeg sets up an entry for each frame that it claims, and a
     few bytes claim billions. No frame takes less than a byte."""

@@ -17,12 +17,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sanawm_env.text.gemma import INSTRUCTION_SHA256, TEXT_LEN, GemmaEncoder
+from sanawm_env.world.files import brief
 from sanawm_env.world.isolation import isolated
 from sanawm_env.world.offload import work_blockwise
 from sanawm_env.world.state import save_whole
 from sanawm_env.world.threads import Lock
 
 Kind = Literal["prompt", "negative", "refiner"]
+MAX_LETTERS = 20_000
+"""Of a prompt; encoders read some 300 words of one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +35,19 @@ class PromptFeatures:
     text: Tensor
     text_mask: Tensor | None = None
     refiner: tuple[Tensor, Tensor] | None = None
+
+
+def check_prompt(prompt: Any) -> str:
+    """A prompt without the blanks and newlines around it. TypeError for what is no text, ValueError for one that no
+    encoder reads: over `MAX_LETTERS`, with a NUL, or with halves of letters that are no Unicode."""
+    if not isinstance(prompt, str):
+        raise TypeError(f"A prompt must be a string, got {brief(prompt)}.")
+    prompt = prompt.strip()
+    if len(prompt) > MAX_LETTERS:
+        raise ValueError(f"A prompt must have at most {MAX_LETTERS:,} letters, got {len(prompt):,}.")
+    if "\0" in prompt or any("\ud800" <= letter <= "\udfff" for letter in prompt):
+        raise ValueError(f"A prompt must be text, without NUL or broken Unicode, got {brief(prompt)}.")
+    return prompt
 
 
 class PromptCache:
@@ -93,11 +109,10 @@ class Prompts:
     def features(self, prompt: str, device: str | torch.device, negative: bool = False) -> PromptFeatures:
         """Features on `device`. negative: of a prompt that stands without the instruction, for guidance.
 
-        Raises TypeError unless the prompt is a string, ValueError naming the command to run for one that is neither
-        cached nor to be encoded here.
+        Raises as `check_prompt`, and ValueError naming the command to run for a prompt that is neither cached nor to be
+        encoded here.
         """
-        if not isinstance(prompt, str):
-            raise TypeError(f"A prompt must be a string, got {type(prompt).__name__}.")
+        prompt = check_prompt(prompt)
         text, mask = self._find(prompt, "negative" if negative else "prompt", device)
         wanted = self.refiner and not negative
         return PromptFeatures(text, mask, self._find(prompt, "refiner", device) if wanted else None)
@@ -107,7 +122,7 @@ class Prompts:
         if found is None:
             if not self.load_encoders:
                 raise ValueError(
-                    f"The {self.name} world has no features of the {kind} {prompt!r}: write it into a file, run "
+                    f"The {self.name} world has no features of the {kind} {brief(prompt)}: write it into a file, run "
                     f"`sanawm encode-prompts FILE --world {self.name}`, or load the world with text_encoder=True."
                 )
             with self._lock.held():

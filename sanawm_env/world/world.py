@@ -30,7 +30,7 @@ from sanawm_env.world.files import brief
 from sanawm_env.world.images import ImageSource, fit_image, load_image, read_anchor
 from sanawm_env.world.isolation import isolated, run_isolated
 from sanawm_env.world.lens import Intrinsics, fit_lens
-from sanawm_env.world.prompts import PromptFeatures
+from sanawm_env.world.prompts import PromptFeatures, check_prompt
 from sanawm_env.world.state import Scene, Slot, WorldState, check_seed
 from sanawm_env.world.threads import Lock
 from sanawm_env.world.weights import files_of, recorded_sha256, world_folder
@@ -147,9 +147,7 @@ class World:
         if anchor is not None and anchor.place not in self.config.places:
             name, places = self.config.name, ", ".join(self.config.places) or "none"
             raise ValueError(f"The {name} world does not know the place {anchor.place!r}; it knows {places}.")
-        if not isinstance(prompt, str):
-            raise TypeError(f"A prompt must be a string, got {brief(prompt)}.")
-        prompt = prompt.strip()
+        prompt = check_prompt(prompt)
         picture = load_image(image)
         lens, source = fit_lens(picture, self.config, intrinsics, fov_deg)
         frame = fit_image(picture, self.config.height, self.config.width)
@@ -264,7 +262,8 @@ class World:
             raise TypeError(f"A prompt must be a string, or one string for each episode, got {brief(prompt)}.")
         if len(prompts) != len(state):
             raise ValueError(f"with_prompt takes one prompt or {len(state)}, got {len(prompts)}.")
-        slots = tuple(self._prompted(slot, text.strip()) for slot, text in zip(state.slots, prompts, strict=True))
+        prompts = [check_prompt(text) for text in prompts]
+        slots = tuple(self._prompted(slot, text) for slot, text in zip(state.slots, prompts, strict=True))
         return replace(state, slots=slots)
 
     def _prompted(self, slot: Slot, prompt: str) -> Slot:
