@@ -307,24 +307,26 @@ def test_a_damaged_episode_is_left_out_of_the_preview_and_named(make, tmp_path, 
 
 
 def test_a_damaged_episode_is_left_out_of_a_merge_and_named(make, tmp_path, caplog):
-    dataset = make("a", "b", "c", "d")
+    dataset = make("a", "b", "c", "d", "e")
     shard = dataset.shards[0]
+    (shard / "episode-00004/video.mp4").write_bytes(b"no video")
     (shard / "episode-00000/meta.json").write_text("{")
     (shard / "episode-00002/actions.npz").unlink()
     lines = (shard / "manifest.jsonl").read_text().splitlines(keepends=True)
     (shard / "manifest.jsonl").write_text("".join(lines[1:]))  # a killed writer had not noted the first
     given = SimpleNamespace(datasets=[dataset.folder], out=tmp_path / "all")
-    with pytest.raises(ValueError, match=r"were left out \(2\): see"):
+    with pytest.raises(ValueError, match=r"were left out \(3\): see"):
         bring_together(given, Console(quiet=True))
-    assert caplog.text.count("is left out") == 2
+    assert caplog.text.count("is left out") == 3
+    assert "episode-00004 is left out" in caplog.text and "cannot be read as a video" in caplog.text
     assert "episode-00000" in caplog.text and "episode-00002 is left out: it has no actions.npz" in caplog.text
     merged = Dataset.open(tmp_path / "all")
     assert [row.id for row in merged.rows()] == ["b", "d"]
     assert all(not problems for _, problems in validate(merged))
     assert [name for name, problems in validate(dataset) if problems] == [
-        "shard-0000/episode-00002", "shard-0000/episode-00000"
+        "shard-0000/episode-00002", "shard-0000/episode-00004", "shard-0000/episode-00000"
     ]  # fmt: skip
-    with pytest.raises(ValueError, match=r"were left out \(1\): see"):
+    with pytest.raises(ValueError, match=r"were left out \(2\): see"):
         look(SimpleNamespace(dataset=dataset.folder, out=tmp_path), Console(quiet=True))
 
 

@@ -218,8 +218,8 @@ def merge(sources: Sequence[str | os.PathLike], out: str | os.PathLike) -> Itera
     """Bring datasets together in the folder `out`: rows as they are copied. Episodes that are there already, by their
     ids, are not copied again, so a merge that was stopped goes on.
 
-    Files are linked where the disk can, and copied where not. Episodes whose meta.json is none, or whose files are not
-    all there, are left out, which is logged. Raises FileNotFoundError or ValueError, before anything is written, for
+    Files are linked where the disk can, and copied where not. Episodes whose files are not all there, or cannot be
+    opened, are left out, which is logged. Raises FileNotFoundError or ValueError, before anything is written, for
     folders that are no datasets or datasets that do not go together.
     """
     datasets = [Dataset.open(source) for source in sources]
@@ -255,7 +255,7 @@ def _merge(target: Dataset, pairs: list[tuple[Dataset, Row]]) -> Iterator[Row]:
                 continue
             if row.episode:
                 try:
-                    _check_files(Episode.open(dataset.folder / row.episode))
+                    _check_readable(Episode.open(dataset.folder / row.episode))
                 except (OSError, ValueError) as error:
                     leave_out(row, error)
                     continue
@@ -388,14 +388,18 @@ def _is_name(text: Any) -> bool:
     return isinstance(text, str) and text not in ("", ".", "..") and not set(text) & set("/\\\0")
 
 
-def _check_files(episode: Episode) -> None:
-    """FileNotFoundError or ValueError unless all files of an episode are there, none of them a link to elsewhere."""
+def _check_readable(episode: Episode) -> None:
+    """FileNotFoundError or ValueError unless all files of an episode are there, none of them a link to elsewhere, and
+    are what they should be; the video is not decoded."""
     for name in FILES:
         path = episode.folder / name
         if path.is_symlink():
             raise ValueError(f"{path} is a link to elsewhere: put the file itself there")
         if not path.is_file():
             raise FileNotFoundError(f"it has no {name}")
+    episode.trajectory(), episode.arrays()
+    with open_video(episode.folder / VIDEO):
+        pass
 
 
 def totals(rows: Iterable[Row]) -> dict[str, int]:
