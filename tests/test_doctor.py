@@ -127,6 +127,21 @@ def test_a_world_that_cannot_be_measured_is_unknown(capsys, home):
         config.write_text(text)
 
 
+def test_why_worlds_are_unknown_is_said_once_below_the_table(capsys, monkeypatch):
+    def predict(offload):
+        raise ImportError(reason)
+
+    reason = 'The codec needs diffusers 0.42: pip install "sanawm-env[official]".'
+    rows = [("streaming", "bf16", predict), ("streaming", "fp8", predict), ("bidirectional", "bf16", predict)]
+    monkeypatch.setattr("sanawm_env.cli.doctor._candidates", lambda: iter(rows))
+    monkeypatch.setattr("sanawm_env.cli.doctor.recommended", lambda *_: "")
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = doctor(capsys, "--memory-gb", "24")
+    assert shown.count(reason) == 1
+    assert f"\nUnknown for streaming, bidirectional: {reason}\n" in shown
+    assert sum(bool(re.match(r"│ (streaming|bidirectional)\W.* unknown +│$", line)) for line in shown.splitlines()) == 3
+
+
 def test_memory_must_be_positive(capsys):
     with pytest.raises(SystemExit):
         main(["doctor", "--memory-gb", "0"])

@@ -58,10 +58,19 @@ def doctor(options: "Doctor", console: Console) -> None:
     console.print(_libraries(), _machine(gpu), _worlds())
     table = Table("world", "weights", "GB at most", "with offload", f"in {free / GB:.1f} GB", title="what will fit")
     table.caption = "steps are rehearsed in shapes, some seconds a world"
+    unknown: dict[str, list[str]] = {}
     with Live(table, console=console):
         for world, precision, predict in _candidates():
-            table.add_row(world, precision, *_fit(predict, free))
+            try:
+                table.add_row(world, precision, *_fit(predict, free))
+            except (ImportError, OSError, ValueError) as error:
+                table.add_row(world, precision, "", "", "unknown")
+                unknown.setdefault(str(error), []).append(world)
         table.caption = None
+    if not console.is_terminal:
+        console.line()  # into a file, rich ends its last drawing without one
+    for reason, worlds in unknown.items():
+        console.print(f"Unknown for {', '.join(dict.fromkeys(worlds))}: {reason}", soft_wrap=True)
     console.print(
         f"Predicted from shapes for one episode (bidirectional: a clip of 161 frames), without snapshots; to fit, a "
         f"prediction leaves {SLACK - 1:.0%} and {RESERVE / GB:g} GB for what is not tensors."
@@ -186,11 +195,8 @@ def _render(name: str, offload: bool) -> MemoryPrediction:
 
 
 def _fit(predict: Callable[..., MemoryPrediction], free: float) -> tuple[str, str, str]:
-    """Gigabytes without and with offloading, and what follows."""
-    try:
-        plain, offloaded = (predict(offload=offload).peak for offload in (False, True))
-    except (ImportError, OSError, ValueError) as error:
-        return "", "", f"unknown: {error}"
+    """Gigabytes without and with offloading, and what follows. What cannot be predicted raises."""
+    plain, offloaded = (predict(offload=offload).peak for offload in (False, True))
     short = [need * SLACK + RESERVE - free for need in (plain, offloaded)]
     verdict = "fits" if short[0] <= 0 else "fits with offload" if short[1] <= 0 else f"{short[1] / GB:.1f} GB short"
     return f"{plain / GB:.1f}", f"{offloaded / GB:.1f}", verdict

@@ -193,8 +193,11 @@ def _rehearse(
     folder: Path | None, height: int, width: int, frames: int, dtype: torch.dtype, vae_dtype: torch.dtype
 ) -> MemoryPrediction:
     """The prediction with every part on the device."""
-    from diffusers import AutoencoderKLLTX2Video, SanaWMPipeline, SanaWMTransformer3DModel
-    from transformers import Gemma2Config, Gemma2ForCausalLM
+    try:
+        from diffusers import AutoencoderKLLTX2Video, SanaWMPipeline, SanaWMTransformer3DModel
+        from transformers import Gemma2Config, Gemma2ForCausalLM
+    except ImportError as error:
+        raise ImportError(f'Rendering needs diffusers 0.42: pip install "sanawm-env[official]" ({error}).') from error
 
     vae_config: dict = {"spatial_compression_ratio": 32, "temporal_compression_ratio": 8}
     transformer_config: dict = {}
