@@ -27,7 +27,7 @@ from sanawm_env.metrics.lasting import drift, loop_closure
 from sanawm_env.recording.dataset import Dataset, Row, Shard, clean
 from sanawm_env.recording.episode import EpisodeWriter, Step, begin
 from sanawm_env.world.files import reason
-from sanawm_env.world.saving import only_writer
+from sanawm_env.world.saving import check_target, only_writer
 from sanawm_env.world.terminal import literal_console
 from sanawm_env.world.threads import with_torch_threads
 
@@ -46,12 +46,14 @@ def collect(
 
     part: (i, n), every n-th job from the i-th, for many machines that share a disk. run: who does the jobs: `here`,
     this process, or a `collect_ray.Cluster`.
-    Raises ValueError or TypeError for what cannot be collected, or a folder that holds something else; BlockingIOError
-    while another process collects the same part there; OSError when the disk is full: what is finished can be read.
+    Raises ValueError or TypeError for what cannot be collected, or a folder that holds something else;
+    NotADirectoryError for a file in its place; BlockingIOError while another process collects the same part there;
+    OSError when the disk is full: what is finished can be read.
     """
     if not isinstance(collection, Collection):
         collection = Collection.load(collection)
     console = console or literal_console(stderr=True)
+    check_target(out, folder=True)
     planned = plan(collection, out)
     dataset = Dataset.create(out, planned.header)
     index, parts = part

@@ -106,12 +106,19 @@ class Planner(ABC):
             found.append(scores)
         return np.concatenate(found)
 
-    def _start(self, env: SanaWMEnv, moment: Snapshot | None) -> Snapshot:
+    def _start(
+        self, env: SanaWMEnv, objective: Objective, rng: np.random.Generator, moment: Snapshot | None
+    ) -> Snapshot:
+        """Where the futures begin. TypeError or ValueError for what cannot be planned with."""
         env = env.unwrapped
         if not isinstance(env, SanaWMEnv):
             raise TypeError(f"Planners imagine in a SanaWMEnv, got {type(env).__name__}.")
         if env.action_mode != "twist":
             raise ValueError(f'Planners plan twists: make it with action_mode="twist", not {env.action_mode!r}.')
+        if not callable(objective):
+            raise TypeError(f"An objective is a function of frames and poses, or a PointGoal, got {brief(objective)}.")
+        if not isinstance(rng, np.random.Generator):
+            raise TypeError(f"rng must be a numpy Generator, as of np.random.default_rng(0), got {brief(rng)}.")
         if moment is None:
             return env.snapshot()
         env.check_snapshot(moment)
@@ -136,7 +143,7 @@ class RandomShooting(Planner):
     """Imagine random futures, keep the best."""
 
     def plan(self, env, objective, rng, moment=None, previous=None):
-        here = self._start(env, moment)
+        here = self._start(env, objective, rng, moment)
         actions = rng.uniform(-1, 1, (self.candidates, self.horizon, len(self.axes)))  # (N, H, A)
         scores = self.scores(env, here, actions, objective)  # (N,)
         best = actions[scores.argmax()]
@@ -159,7 +166,7 @@ class CEM(Planner):
             raise ValueError(f"elites must be among the {self.candidates} candidates, got {self.elites}.")
 
     def plan(self, env, objective, rng, moment=None, previous=None):
-        here = self._start(env, moment)
+        here = self._start(env, objective, rng, moment)
         mean, std = self._prior(previous, self.std, self.warm_std)  # (H, A)
         best, score = mean, -np.inf
         for i in range(self.iterations):
@@ -185,7 +192,7 @@ class MPPI(Planner):
     warm_std: float = 0.4
 
     def plan(self, env, objective, rng, moment=None, previous=None):
-        here = self._start(env, moment)
+        here = self._start(env, objective, rng, moment)
         mean, std = self._prior(previous, self.std, self.warm_std)  # (H, A)
         best, score = mean, -np.inf
         for _ in range(self.iterations):

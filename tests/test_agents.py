@@ -258,6 +258,19 @@ def test_an_objective_that_does_not_score_each_future_is_named(env, scores):
         planner.plan(env, lambda frames, c2w: scores, np.random.default_rng(0))
 
 
+@pytest.mark.parametrize(
+    ("objective", "rng", "says"),
+    [
+        (None, np.random.default_rng(0), "An objective is a function of frames and poses, or a PointGoal, got None"),
+        (GOAL, 0, r"rng must be a numpy Generator, as of np.random.default_rng\(0\), got 0"),
+    ],
+)
+def test_a_planner_takes_an_objective_and_a_generator(env, objective, rng, says):
+    for planner in PLANNERS:
+        with pytest.raises(TypeError, match=says):
+            planner.act(env, objective, rng)
+
+
 def test_a_warm_start_is_of_the_same_planner(env):
     short = CEM(horizon=2, candidates=4, elites=2).plan(env, GOAL, np.random.default_rng(0))
     with pytest.raises(ValueError, match="go on with a plan of the same planner"):

@@ -583,3 +583,11 @@ def test_the_commands_for_datasets(world, small, tmp_path, capsys):  # noqa: F81
         assert "There is no dataset" in refused(capsys, "dataset", *command, tmp_path / "none")
     assert "There is no dataset" in refused(capsys, "dataset", "merge", tmp_path / "none", "--out", tmp_path / "x")
     assert "There is no episode" in refused(capsys, "replay", tmp_path)
+
+
+def test_a_file_in_the_place_of_the_folder_is_named_before_the_work(tmp_path, small):
+    place = tmp_path / "photo.jpg"
+    place.write_bytes(b"a photo")
+    with pytest.raises(NotADirectoryError, match=r"cannot write .*photo\.jpg: a file stands where a folder is needed"):
+        collect(small(scenes=[{"sample": 1}]), place, console=QUIET)
+    assert place.read_bytes() == b"a photo"

@@ -361,3 +361,9 @@ def test_bad_seeds_are_refused(world, start, seed, error):
         world.begin(start.slots[0].scene, seed=[seed])
     with pytest.raises(error, match="seed"):
         start.reseed(seed)
+
+
+@pytest.mark.parametrize("name", [None, 3, b"nano"])
+def test_a_world_is_a_name_or_a_folder(name):
+    with pytest.raises(TypeError, match="A world is a name or a folder, got"):
+        World.load(name)

@@ -19,7 +19,7 @@ from pathlib import Path
 from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.world.checkpoint import Checkpoint, check_entries, network_config, open_checkpoint, write_network
 from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.files import file_sha256, read_json
+from sanawm_env.world.files import brief, file_sha256, read_json
 from sanawm_env.world.hub import Listing, cached, download, in_cache, list_files, missing_bytes
 from sanawm_env.world.official import OFFICIAL, OFFLINE, OWNER, PINS, Part
 from sanawm_env.world.sampler import SamplerConfig, shifted_timesteps
@@ -69,8 +69,10 @@ def known_worlds() -> list[str]:
 def world_folder(name: str | os.PathLike) -> Path:
     """The folder of a world given by name or as a folder itself.
 
-    Raises ValueError naming the known worlds, or the command that fetches an official one.
+    Raises ValueError naming the known worlds, or the command that fetches an official one; TypeError for neither.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise TypeError(f"A world is a name or a folder, got {brief(name)}.")
     text = str(name)
     if text in shipped_worlds():
         return SHIPPED / text
