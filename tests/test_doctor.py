@@ -119,8 +119,8 @@ def test_a_world_that_cannot_be_measured_is_unknown(capsys, home):
     config = home / "worlds" / "streaming" / "codec" / "config.json"
     text = config.read_text()
     config.write_text("{")
-    memory._outline.cache_clear()
-    memory._rehearse.cache_clear()
+    memory._codec.cache_clear()
+    memory.forget()
     try:
         assert "unknown" in doctor(capsys, "--memory-gb", "23")
     finally:

@@ -1,6 +1,8 @@
 """`sanawm doctor`: what is installed and downloaded, what this machine has, and which worlds will fit it."""
 
+import gc
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -59,7 +61,7 @@ def doctor(options: "Doctor", console: Console) -> None:
     table = Table("world", "weights", "GB at most", "with offload", f"in {free / GB:.1f} GB", title="what will fit")
     table.caption = "steps are rehearsed in shapes, some seconds a world"
     unknown: dict[str, list[str]] = {}
-    with Live(table, console=console):
+    with Live(table, console=console), _no_collection():
         for world, precision, predict in _candidates():
             try:
                 table.add_row(world, precision, *_fit(predict, free))
@@ -98,6 +100,18 @@ def recommended(free: float, device: str, world: str = "streaming") -> str:
             command = " ".join(["sanawm play --world", world, "--device", device, *flags])
             return f"Best of {world} for {free / GB:.1f} GB, {peak / GB:.1f} GB predicted at most:\n{command}"
     return f"Every setting of the {world} world takes more than {free / GB:.1f} GB."
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without Python's search for cycles, which takes a tenth of the time while libraries are imported."""
+    searched = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if searched:
+            gc.enable()
 
 
 def _libraries() -> Table:

@@ -219,7 +219,7 @@ def _rehearse(
     live = LiveBytes([transformer, vae])
     # autocast knows no meta device, and the network only ever switches it off
     no_autocast = mock.patch.object(torch, "autocast", lambda *_, **__: nullcontext())
-    with no_autocast, fused_attention(), live:
+    with no_autocast, fused_attention(), live, live.repeating([*transformer.blocks, vae.decoder]):
         latents = one_step(pipeline, height, width, frames, META_DEVICE, dtype)
         live.stage = "codec"
         show(pipeline, latents)

@@ -2,15 +2,17 @@
 tensors have sizes and no contents, and what is alive is counted.
 """
 
+import dataclasses
 import math
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -18,6 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -25,16 +28,19 @@ from sanawm_env.camera.intrinsics import intrinsics_from_fov
 from sanawm_env.codec.ltx2 import LTX2Codec
 from sanawm_env.codec.patch_pca import PatchPCACodec
 from sanawm_env.kernels import cpu, reference
-from sanawm_env.network.model import SanaWM
+from sanawm_env.network.config import SanaWMConfig
+from sanawm_env.network.model import Block, Context, SanaWM
 from sanawm_env.network.place_map import PlaceMap
 from sanawm_env.network.precision import weight_bytes
 from sanawm_env.refiner.runner import Refiner
+from sanawm_env.world import engine, tree
+from sanawm_env.world.conditions import camera_inputs
 from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.engine import LoadOptions, SanaEngine, codec_module
 from sanawm_env.world.offload import blocks_of
 from sanawm_env.world.prompts import PromptFeatures
 from sanawm_env.world.sampler import SamplerConfig
-from sanawm_env.world.state import Scene
+from sanawm_env.world.state import Scene, Slot
 from sanawm_env.world.world import World
 
 META_DEVICE = torch.device("meta")
@@ -153,12 +159,12 @@ class _Rehearsed:
 @cache
 def _rehearse(config: WorldConfig, folder: Path | None, refiner: bool, batch: int) -> tuple[_Rehearsed, _Rehearsed]:
     """Of a world that has all on the device; and of one whose refiner's keys and values lie in the host's memory."""
-    engine = _Rehearsal(config, *_outline(config, folder, refiner))
+    run = _Rehearsal(config, *_outline(config, folder, refiner))
     grows = config.network.window < 0
     between, most = [], []  # of every chunk, the first's with what comes before it
-    with fused_attention(), engine.live as live:
-        world = World(engine, "")
-        state = world.begin([engine.scene() for _ in range(batch)])
+    with fused_attention(), run.live as live, live.repeating(run.blocks):
+        world = World(run, "")
+        state = world.begin([run.scene() for _ in range(batch)])
         poses = np.broadcast_to(np.eye(4), (batch, config.chunk_frames, 4, 4))
         for _ in range(FULL if grows else MOST_CHUNKS):
             state, clip = world.advance(state, poses)  # the clip before lives until the new one is there
@@ -172,7 +178,7 @@ def _rehearse(config: WorldConfig, folder: Path | None, refiner: bool, batch: in
     left = config.horizon_chunks - len(between) if grows else 0
     everything, here = (_at_the_end([chunk[i] for chunk in most], [now[i] for now in between], left) for i in range(2))
     if refiner:  # a layer's keys and values come to the device while it works
-        layer = (everything.between - here.between) // len(engine.refiner.transformer.transformer_blocks)
+        layer = (everything.between - here.between) // len(run.refiner.transformer.transformer_blocks)
         here = replace(here, working=here.working | {"refiner": here.working["refiner"] + layer})
     return everything, here
 
@@ -186,17 +192,32 @@ def _at_the_end(most: list[Counter[str]], between: list[int], left: int) -> _Reh
     return _Rehearsed(working, between[-1] + left * (between[-1] - between[-2]))
 
 
-@cache
 def _outline(config: WorldConfig, folder: Path | None, refiner: bool) -> tuple[SanaWM, Any, Refiner | None]:
     """Network, codec and refiner on the meta device."""
     dtype = getattr(torch, config.dtype)
+    if config.codec == "patch_pca":
+        with META_DEVICE:
+            codec: Any = PatchPCACodec(config.network.latent_channels)
+    else:
+        codec = _codec(_part(folder, "codec"), dtype, config.codec == "ltx2")
+    return _network(config.network, dtype), codec, _refiner(_part(folder, "refiner"), dtype) if refiner else None
+
+
+@cache
+def _network(config: SanaWMConfig, dtype: torch.dtype) -> SanaWM:
     with META_DEVICE:
         # the forms in torch that run without gradients: reference forms would take more than any device does
-        network = SanaWM(config.network, "cpu").to(dtype)
-        codec: Any = PatchPCACodec(config.network.latent_channels)
-    if config.codec != "patch_pca":
-        codec = LTX2Codec.on_meta(_part(folder, "codec"), dtype, causal=config.codec == "ltx2")
-    return network, codec, Refiner.on_meta(_part(folder, "refiner"), dtype) if refiner else None
+        return SanaWM(config, "cpu").to(dtype)
+
+
+@cache
+def _codec(folder: Path | None, dtype: torch.dtype, causal: bool) -> LTX2Codec:
+    return LTX2Codec.on_meta(folder, dtype, causal=causal)
+
+
+@cache
+def _refiner(folder: Path | None, dtype: torch.dtype) -> Refiner:
+    return Refiner.on_meta(folder, dtype)
 
 
 def _part(folder: Path | None, name: str) -> Path | None:
@@ -210,18 +231,25 @@ class LiveBytes(TorchDispatchMode):
     most_here: the most alive in every stage, in all and without what lies elsewhere.
 
     A network does the same to tensors of the same shapes many times, and torch works shapes out in Python: new tensors
-    are made by what was worked out before, where all that a result depends on is alike.
+    are made by what was worked out before, where all that a result depends on is alike. Whole blocks likewise
+    (`repeating`).
     """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and asking every time takes as long as the counting
 
     def __init__(self, weights: Sequence[nn.Module] = ()):
         super().__init__()
+        # torch does when it works out its first shape, and what goes wrong within would hold on to what is alive then
+        import_module("torch._dynamo")
         self.now, self.apart, self.stage = 0, 0, "network"
         self.most: Counter[str] = Counter()
         self.most_here: Counter[str] = Counter()
         tensors = (t for module in weights for t in (*module.parameters(), *module.buffers()))
         self._known = {t.untyped_storage()._cdata for t in tensors}
         self._elsewhere: set[int] = set()
-        self._made: dict[Any, tuple[torch.Size, tuple[int, ...], torch.dtype] | None] = {}
+        self._made, self._effects = learned()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = self._run(func, args, kwargs or {})
@@ -273,6 +301,162 @@ class LiveBytes(TorchDispatchMode):
             self._elsewhere.discard(key)
             self.apart -= size
 
+    @contextmanager
+    def repeating(self, blocks: Iterable[nn.Module]) -> Iterator[None]:
+        """While it is entered, each of these modules works once for what is alike: modules built alike, given tensors
+        of the same shapes. After that, what it did to memory happens again: the most that was alive, above what was
+        alive when it began, and the tensors it leaves.
+
+        Exact for functions of shapes: what a module is given lives on while it works, as in every call of a module. It
+        may write to objects that it is given, where they hold None.
+        """
+        forwards = [(block, self._repeated(block)) for block in blocks]
+        with ExitStack() as undo:
+            for block, forward in forwards:
+                undo.enter_context(mock.patch.object(block, "forward", forward))
+            yield
+
+    def _repeated(self, block: nn.Module) -> Callable[..., Any]:
+        work, built = block.forward, _built(block)
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if isinstance(block, Block):
+                args = _own_conditions(*args)
+            key = built, _outline_of(args), _outline_of(kwargs)
+            holders = [x for x in (*args, *kwargs.values()) if _has_fields(x) and not dataclasses.is_dataclass(x)]
+            empty = [(holder, name) for holder in holders for name, value in vars(holder).items() if value is None]
+            if key not in self._effects:
+                most, most_here, now, here = self.most, self.most_here, self.now, self.now - self.apart
+                given = [t.untyped_storage()._cdata for t in _tensors((args, kwargs))]
+                before, self.most, self.most_here = set(self._known), Counter(), Counter()
+                out = work(*args, **kwargs)
+                rises = [(stage, value - now, self.most_here[stage] - here) for stage, value in self.most.items()]
+                self.most, self.most_here = most, most_here
+                self._rise(rises, now, here)
+                left = out, tuple(getattr(*place) for place in empty)
+                self._effects[key] = rises, self._recipe(left, given, before)
+                return out
+            rises, recipe = self._effects[key]
+            if recipe is None:
+                return work(*args, **kwargs)
+            self._rise(rises, self.now, self.now - self.apart)
+            out, filled = self._follow(recipe, (args, kwargs))
+            for place, value in zip(empty, filled, strict=True):
+                setattr(*place, value)
+            return out
+
+        return forward
+
+    def _rise(self, rises: list[tuple[str, int, int]], now: int, here: int) -> None:
+        for stage, more, more_here in rises:
+            self.most[stage] = max(self.most[stage], now + more)
+            self.most_here[stage] = max(self.most_here[stage], here + more_here)
+
+    def _recipe(self, left: Any, given: list[int], before: set[int]) -> "_Recipe | None":
+        """How to leave the same again; None where it is not only new tensors and looks at given ones. given, before:
+        the storages of those, and all that were known."""
+        tensors = list(tree.leaves(left))
+        if len(tensors) != len(list(_tensors(left))) or any(t.is_conj() or not t.is_meta for t in tensors):
+            return None
+        storages = {storage._cdata: storage for storage in (t.untyped_storage() for t in tensors)}
+        new = {key: storage for key, storage in storages.items() if key not in given}
+        if before & new.keys():
+            return None
+        places = {key: i for i, key in enumerate(new)} | {key: -1 - i for i, key in enumerate(given)}
+        keys = [t.untyped_storage()._cdata for t in tensors]
+        parts = [
+            (places[key], t.dtype, t.storage_offset(), t.shape, t.stride(), key in self._elsewhere and key in new)
+            for key, t in zip(keys, tensors, strict=True)
+        ]
+        with no_dispatch():
+            nothing = torch.empty(0, device=META_DEVICE)
+        return _Recipe([storage.nbytes() for storage in new.values()], parts, tree.map_tensors(lambda _: nothing, left))
+
+    def _follow(self, recipe: "_Recipe", given: Any) -> Any:
+        old = list(_tensors(given)) if any(part[0] < 0 for part in recipe.parts) else []
+        parts = iter(recipe.parts)
+
+        def make(_: Tensor) -> Tensor:
+            place, dtype, *look, apart = next(parts)
+            storage = new[place] if place >= 0 else old[-1 - place].untyped_storage()
+            made = torch.empty(0, dtype=dtype, device=META_DEVICE).set_(storage, *look)
+            return self.elsewhere(made) if apart else made
+
+        with no_dispatch():
+            new = [torch.empty(n, dtype=torch.uint8, device=META_DEVICE).untyped_storage() for n in recipe.storages]
+            for storage in new:
+                self._count(storage)
+            return tree.map_tensors(make, recipe.left)
+
+
+def forget() -> None:
+    """Rehearse anew from now on."""
+    _rehearse.cache_clear()
+    learned.cache_clear()
+
+
+@cache
+def learned() -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """What operators made of tensors (shape, strides and dtype; None where they wrote in place) and what modules did
+    (see `LiveBytes.repeating`), by all that it depends on: from one rehearsal to the next."""
+    return {}, {}
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What a module leaves: bytes of new storages; of every tensor the place of its storage (of given tensors from -1
+    down), its look at it and whether it could lie elsewhere; and the tree that they are in."""
+
+    storages: list[int]
+    parts: list[tuple]
+    left: Any
+
+
+def _own_conditions(x: Tensor, modulation: Tensor, context: Context, index: int, *rest: Any) -> tuple:
+    """What a network's block is given, without the conditions of other blocks: blocks are alike then."""
+
+    def own(context: Context) -> Context:
+        added, text = context.added, context.text
+        return replace(context, added=added and (added[index],), text=text and (text[index],))
+
+    return x, modulation, own(context), 0, *(own(r) if isinstance(r, Context) else r for r in rest)
+
+
+_PLAIN = type("Plain", (), {}).__basicsize__  # of objects that are nothing but their fields
+
+
+def _built(x: Any) -> Any:
+    """A key of modules (and of what they hold) that is equal for those that do the same to tensors of the same shapes;
+    whatever is not known to be alike counts as different."""
+    if isinstance(x, Tensor):
+        return _outline_of(x)
+    if isinstance(x, dict):
+        return tuple((name, _built(value)) for name, value in x.items())
+    if isinstance(x, list | tuple):
+        return tuple(map(_built, x))
+    if isinstance(x, nn.Module) or (type(x).__basicsize__ == _PLAIN and type(x).__hash__ is object.__hash__):
+        return type(x), _built(vars(x))
+    if isinstance(x, set):
+        return frozenset(x)
+    return type(x), x if type(x).__hash__ else object()
+
+
+def _has_fields(x: Any) -> bool:
+    return hasattr(x, "__dict__") and not isinstance(x, Tensor | type) and not callable(x)
+
+
+def _tensors(x: Any) -> Iterator[Tensor]:
+    """All tensors that something given holds."""
+    if isinstance(x, Tensor):
+        yield x
+    elif isinstance(x, dict):
+        yield from _tensors(tuple(x.values()))
+    elif isinstance(x, list | tuple):
+        for item in x:
+            yield from _tensors(item)
+    elif _has_fields(x):
+        yield from _tensors(vars(x))
+
 
 CONVOLUTIONS = {torch.ops.aten.convolution.default}
 
@@ -303,6 +487,10 @@ def _outline_of(x: Any) -> Any:
         return tuple((name, _outline_of(value)) for name, value in x.items())
     if isinstance(x, list | tuple):
         return tuple(map(_outline_of, x))
+    if _has_fields(x):
+        return type(x), _outline_of(vars(x))
+    if isinstance(x, MethodType):
+        return x.__func__, type(x.__self__)  # of what counts, which is another one in every rehearsal
     return type(x), x
 
 
@@ -322,6 +510,9 @@ def fused_attention() -> Iterator[None]:
         yield
 
 
+_conditions: dict[tuple[WorldConfig, int, bool], list[tuple[torch.Size, torch.dtype]]] = {}
+
+
 class _Rehearsal(SanaEngine):
     """The engine on the meta device. live: to be entered around its work."""
 
@@ -337,10 +528,23 @@ class _Rehearsal(SanaEngine):
             # conditions are made in the host's memory
             place_map=PlaceMap(config.places) if config.places else None, prompts=prompts, refiner=refiner,
         )  # fmt: skip
-        parts = [network, codec_module(codec)] + ([refiner.transformer] if refiner else [])
-        self.live = LiveBytes(parts)
+        stages = [network, refiner.transformer] if refiner else [network]
+        self.live = LiveBytes([*stages, codec_module(codec)])
+        self.blocks = [block for stage in stages for block in blocks_of(stage)]
         if refiner is not None:
             refiner.keep = self.live.elsewhere
+
+    def imagine(self, slots: Sequence[Slot], memory: Any, poses: Tensor) -> tuple[Tensor, Any]:
+        def conditions(*given: Any, first: bool) -> tuple[Tensor, Tensor]:
+            key = self.config, len(slots), first
+            if key not in _conditions:
+                with no_dispatch():
+                    _conditions[key] = [(t.shape, t.dtype) for t in camera_inputs(*given, first=first)]
+            return tuple(torch.empty(shape, dtype=dtype) for shape, dtype in _conditions[key])
+
+        # in the host's memory, where they are worked out in full: once for every shape
+        with mock.patch.object(engine, "camera_inputs", conditions):
+            return super().imagine(slots, memory, poses)
 
     def scene(self) -> Scene:
         """A start image of its own for every call."""
