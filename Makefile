@@ -39,7 +39,7 @@ browser:
 		apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 || true
 
 test: setup browser
-	$(BIN)/python -m pytest -n logical --dist loadfile
+	$(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .

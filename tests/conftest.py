@@ -1,8 +1,9 @@
 """Where there is no GPU, Triton kernels run in Triton's interpreter: decided before triton is first imported. Where
-tests run side by side, torch has one thread in each process."""
+tests run side by side, torch has one thread in each process. Tables are as wide as they need, whatever the terminal."""
 
 import os
 
+os.environ["COLUMNS"] = "300"
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -540,8 +540,7 @@ def test_bad_arguments_are_a_sentence(hub):
         fetch("streaming", ("dit",), source=hub, height=100)
 
 
-def test_the_command_shows_sizes_terms_sources_and_asks_for_consent(hub, home, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "240")
+def test_the_command_shows_sizes_terms_sources_and_asks_for_consent(hub, home, capsys):
     common = ["fetch", "streaming", "--source", str(hub), "--parts", "dit,codec", "--height", "64", "--width", "96"]
     with pytest.raises(SystemExit):
         main(common)
