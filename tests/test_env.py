@@ -771,7 +771,7 @@ def test_a_world_without_start_images_asks_for_one(tmp_path):
         ({"task": "explore", "task_options": 5}, TypeError, "task_options must be a mapping, got int"),
         ({"world": 5}, TypeError, "world must be a name, a folder or a loaded World, got 5"),
         ({"scenes": ""}, ValueError, "scenes is empty"),
-        ({"device": 3.5}, ValueError, "device"),
+        ({"device": 3.5}, TypeError, "device"),
         ({"workspace": {"hard_distance": 10**400}}, ValueError, "hard_distance of a workspace must be finite"),
         ({"scenes": 5}, TypeError, "scenes must be an image .*, got 5"),
         ({"scenes": [None]}, TypeError, "scenes must be an image"),

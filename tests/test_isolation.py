@@ -140,7 +140,7 @@ def test_settings_come_back_after_an_error():
         raise LookupError
 
     with ExitStack() as stack:
-        for name in ("float64", "autocast", "device", "medium", "one thread"):
+        for name in ("float64", "autocast", "device", "medium", "three threads"):
             stack.enter_context(SETTINGS[name]())
         before = settings()
         with pytest.raises(LookupError):
