@@ -104,6 +104,7 @@ def test_untrained_layers_remember_for_about_a_hundred_frames(fla):
 # --- what it computes ---
 
 
+@pytest.mark.slow
 @needs_kernels
 @pytest.mark.parametrize("first", [9, 17])
 def test_two_chunks_with_the_state_handed_over_equal_one(mixer, first):
@@ -121,6 +122,7 @@ def test_two_chunks_with_the_state_handed_over_equal_one(mixer, first):
     assert difference(alone, two) > 0.01
 
 
+@pytest.mark.slow
 @needs_kernels
 def test_a_pass_that_saves_nothing_writes_nothing(mixer):
     _, state = run(mixer, tokens(6))
@@ -141,6 +143,7 @@ def test_a_token_sees_those_before_it_alone(mixer):
     assert moved.tolist() == [False] * 7 + [True] * 5
 
 
+@pytest.mark.slow
 @needs_kernels
 def test_the_kernel_for_long_calls_equals_the_one_for_short_calls(mixer):
     """More than 64 tokens, or gradients, go through fla's chunk kernels."""
@@ -152,6 +155,7 @@ def test_the_kernel_for_long_calls_equals_the_one_for_short_calls(mixer):
     assert difference(last.recurrent, end.recurrent) < EXACT
 
 
+@pytest.mark.slow
 @needs_kernels
 def test_gradients_reach_every_weight_and_the_chunk_before(mixer):
     mixer.train()
@@ -179,6 +183,7 @@ def world(fla, tmp_path):
     return World.load(write_tiny_world(tmp_path / "tokens", config=TOKENS), device=DEVICE)
 
 
+@pytest.mark.slow
 @needs_kernels
 def test_a_world_steps_forks_and_keeps_its_state_in_a_file(world, tmp_path):
     walk = [0.0, 0.0, 0.02, 0.0, 0.01, 0.0]

@@ -172,6 +172,7 @@ def test_planning_again_and_again_reaches_a_point(env, planner):
     assert min(away) < 0.4 < np.linalg.norm(GOAL.point)
 
 
+@pytest.mark.slow
 def test_the_elite_beat_random_futures_at_equal_budget(env):
     planners = RandomShooting(horizon=2, candidates=80), CEM(horizon=2, candidates=20, iterations=4, elites=4)
     shooting, cem = ([p.plan(env, GOAL, np.random.default_rng(s)).score for s in range(6)] for p in planners)

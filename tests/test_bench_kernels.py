@@ -9,6 +9,7 @@ from sanawm_env.cli.bench_kernels import graphed, least_work, random_subject, si
 from tests.test_cli import refused, sanawm
 
 
+@pytest.mark.slow
 def test_the_numbers_hang_together(tmp_path, capsys):
     threads, path = torch.get_num_threads(), tmp_path / "kernels.json"
     sanawm("bench", "kernels", "--size", "nano", "--batches", 1, "--repeats", 1, "--threads", threads, "--json", path)

@@ -53,6 +53,7 @@ def refused(capsys, *args: object) -> str:
     return " ".join(error.split())
 
 
+@pytest.mark.slow
 def test_rollout_leaves_a_video_and_its_trajectory(tiny, image, tmp_path, capsys):
     out = tmp_path / "out"
     sanawm("rollout", "--image", image, "--actions", "w-48,dw-24,none-24", "--world", tiny, "--seed", 3, "--out", out)
@@ -75,6 +76,7 @@ def test_rollout_leaves_a_video_and_its_trajectory(tiny, image, tmp_path, capsys
     assert "frames/s" in said
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_video(tiny, image, tmp_path):
     videos = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -85,6 +87,7 @@ def test_the_same_seed_gives_the_same_video(tiny, image, tmp_path):
     assert not np.array_equal(videos[0], videos[2])
 
 
+@pytest.mark.slow
 def test_a_rollout_follows_a_trajectory_or_a_twist(tiny, image, tmp_path):
     c2w = actions_to_c2w("wd-30")
     np.save(tmp_path / "poses.npy", np.diag([-1.0, 1, -1, 1]) @ c2w)  # another first pose: only the motion counts
@@ -177,6 +180,7 @@ def test_names_are_taken_and_shown_as_they_are(tiny, image, tmp_path, capsys, mo
     assert len(episode.frames()) == 25 and episode.meta["source"] == str(given.absolute())
 
 
+@pytest.mark.slow
 def test_the_demo_of_the_makefile_runs(tmp_path, capsys):
     lines = (ROOT / "Makefile").read_text().replace("\\\n", "").splitlines()
     recipe = next(line for line in lines if "sanawm rollout" in line)
@@ -190,6 +194,7 @@ def test_the_demo_of_the_makefile_runs(tmp_path, capsys):
     assert meta["anchor"]["place"] in World.load("nano").config.places
 
 
+@pytest.mark.slow
 def test_a_rollout_keeps_within_the_pitch_limit_of_the_world(tmp_path):
     for name, path in (("keys", ("--actions", "i-120")), ("twist", ("--twist", "0,0,0,0.3,0,0", "--chunks", 4))):
         sanawm("rollout", *path, "--out", tmp_path / name)
@@ -198,6 +203,7 @@ def test_a_rollout_keeps_within_the_pitch_limit_of_the_world(tmp_path):
         assert np.degrees(pitch_of(c2w)).max() == pytest.approx(limit, abs=0.01)
 
 
+@pytest.mark.slow
 def test_bench_prints_and_writes_its_numbers(tiny, tmp_path, capsys):
     threads = torch.get_num_threads()
     sanawm("bench", "--world", tiny, "--threads", threads, "--repeats", 30, "--json", tmp_path / "bench.json")
@@ -210,6 +216,7 @@ def test_bench_prints_and_writes_its_numbers(tiny, tmp_path, capsys):
     assert "whole numbers" in refused(capsys, "bench", "--world", tiny, "--batches", "1,x")
 
 
+@pytest.mark.slow
 def test_a_world_of_random_weights_can_be_written_and_timed(tmp_path):
     """What benchmarks/full_size.py does at the official sizes, at toy sizes."""
     pytest.importorskip("diffusers")
@@ -229,6 +236,7 @@ def test_a_world_of_random_weights_can_be_written_and_timed(tmp_path):
     assert report["matmul_tflops"] > 0
 
 
+@pytest.mark.slow
 def test_evaluate_prints_a_table_and_writes_numbers_and_a_sheet(tmp_path, capsys):
     numbers = tmp_path / "numbers.json"
     sanawm("evaluate", "--scenes", 2, "--seed", 4, "--chunks", 1, "--json", numbers, "--out", tmp_path)
@@ -243,6 +251,7 @@ def test_evaluate_prints_a_table_and_writes_numbers_and_a_sheet(tmp_path, capsys
     assert "scenes must be" in refused(capsys, "evaluate", "--scenes", 0, "--out", tmp_path)
 
 
+@pytest.mark.slow
 def test_study_writes_its_numbers_and_curves(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sanawm_env.training.study.STEPS", (1, 2))
     numbers = tmp_path / "numbers.json"
@@ -265,6 +274,7 @@ SMALLEST = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_nano_world_is_trained_from_nothing_made_longer_and_resumed(tmp_path, capsys):
     recipe, run = tmp_path / "recipe.json", tmp_path / "run"
     recipe.write_text(json.dumps(SMALLEST))
@@ -292,6 +302,7 @@ def test_a_nano_world_is_trained_from_nothing_made_longer_and_resumed(tmp_path, 
     assert "leave out" in refused(capsys, "train", "--quick", "--config", recipe, "--out", tmp_path / "x")
 
 
+@pytest.mark.slow
 def test_a_nano_world_is_trained_on_footage(tmp_path, capsys):
     clips, recipe = tmp_path / "clips", tmp_path / "recipe.json"
     for seed in (0, 1):
@@ -319,6 +330,7 @@ ELSEWHERE = {"ppo_cleanrl.py", "webdataset.py"}  # test_integrations, test_webda
 EXAMPLES = {p.name for p in (ROOT / "examples").glob("*.py")} - ELSEWHERE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", sorted(EXAMPLES))
 def test_examples_run(example, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -61,6 +61,7 @@ def whole(folder) -> list[str]:
     return ids
 
 
+@pytest.mark.slow
 def test_every_scene_with_every_camera_and_every_seed(small, tmp_path):
     dataset = collect(small(seeds=[3, 4]), tmp_path / "d", console=QUIET)
     assert len(whole(tmp_path / "d")) == 12
@@ -88,6 +89,7 @@ def test_threads_are_kept_and_readers_can_jump_to_any_frame(small, tmp_path):
     assert all(a or b for a, b in pairwise(keys))  # x264 adds some where a picture is all new
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["poses", "twist"])
 def test_an_episode_of_a_dataset_comes_out_the_same_alone(small, tmp_path, mode):
     collection = small(cameras=["orbit", "w-60", "stroll"], chunks=None, batch=4, action_mode=mode)
@@ -119,6 +121,7 @@ def test_jobs_are_told_apart_by_all_that_decides_them(small, tmp_path):
     assert len(ids(cameras=["orbit", "orbit"])) == 3
 
 
+@pytest.mark.slow
 def test_a_stop_by_hand_keeps_what_is_finished(small, tmp_path, monkeypatch):
     seen = []
     original = collecting._Run.finish
@@ -145,6 +148,7 @@ def test_a_stop_by_hand_keeps_what_is_finished(small, tmp_path, monkeypatch):
     assert len(whole(tmp_path / "d")) == 30
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on(small, world, tmp_path):  # noqa: F811
     config = tmp_path / "c.yaml"
     given = {"world": world, "cameras": ["orbit", "w-30"], "chunks": 2, "batch": 3, "seeds": 20}
@@ -198,6 +202,7 @@ def test_parts_come_to_the_whole(small, tmp_path):
     assert len(Dataset.open(tmp_path / "d").shards) == 2
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_leaves_the_finished(small, tmp_path, monkeypatch):
     count = iter(range(1000))
     append = VideoWriter.append
@@ -217,6 +222,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_finished(small, tmp_path, mo
     assert len(whole(tmp_path / "d")) == 30
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounts a small disk, as root")
 def test_a_disk_that_is_really_full(small, tmp_path, monkeypatch):
     disk = tmp_path / "disk"
@@ -520,6 +526,7 @@ def test_the_estimate_is_near_what_it_takes(small, tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_list(small, tmp_path):
     """A stand-in for hours: twice the list takes no more."""
     collect(small(chunks=1), tmp_path / "warm", console=QUIET)
@@ -536,6 +543,7 @@ def test_memory_does_not_grow_with_the_list(small, tmp_path):
     assert resident[2] - resident[1] < 40e6
 
 
+@pytest.mark.slow
 def test_the_chain_closes(tmp_path, capsys):
     """A dataset from the nano world trains a nano world, which can be rolled out."""
     given = {"scenes": [{"sample": 3}], "cameras": ["random-walk"], "chunks": 3, "batch": 3, "action_mode": "twist"}
@@ -557,6 +565,7 @@ def test_the_chain_closes(tmp_path, capsys):
     assert Episode.open(tmp_path / "back").chunks == 1
 
 
+@pytest.mark.slow
 def test_the_commands_for_datasets(world, small, tmp_path, capsys):  # noqa: F811
     collect(small(), tmp_path / "d", console=QUIET)
     episode = tmp_path / "d" / "shard-0000" / "episode-00002"

@@ -17,6 +17,8 @@ from tests.test_cli import refused
 from tests.test_collect import QUIET, small, whole  # noqa: F401
 from tests.test_episode import world  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 collect_ray = pytest.importorskip("sanawm_env.agents.collect_ray", reason="ray is not installed", exc_type=ImportError)
 ray = collect_ray.ray
 

@@ -115,6 +115,7 @@ def test_a_library_that_is_missing_or_too_old_is_named_and_the_rest_goes_on(caps
     assert "fits" in shown
 
 
+@pytest.mark.slow
 def test_a_world_that_cannot_be_measured_is_unknown(capsys, home):
     config = home / "worlds" / "streaming" / "codec" / "config.json"
     text = config.read_text()

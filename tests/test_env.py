@@ -169,6 +169,7 @@ def test_weights_are_loaded_once_per_process(tiny):
     assert SanaWMEnv(tiny).world is SanaWMEnv(tiny).world is World.load(tiny)
 
 
+@pytest.mark.slow
 def test_a_spawned_worker_knows_the_id(tiny):
     def factory():
         return gym.make(f"sanawm_env:{ID}", world=tiny, obs_mode="rgb")

@@ -191,6 +191,7 @@ def test_forgetting_takes_one_kind_of_memory_and_edits_nothing():
     assert gdn.kv.all() and gdn.z.all() and gdn.camera_kv.all() and len(window.pages) == 1
 
 
+@pytest.mark.slow
 def test_memory_is_measured_beyond_the_window():
     report = evaluate("nano", scenes=1, chunks=4, stride=24, examples=0, unknown_scenes=1)
     for chunks, memory in ((report.chunks, report.memory), (report.unknown, report.unknown_memory)):
@@ -252,6 +253,7 @@ def test_a_world_without_known_places_is_refused():
         evaluate("nano", timesteps=(500, 1000))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["known", "unknown"])
 def test_the_held_out_walks_are_the_committed_ones(kind):
     """The published numbers are of these walks: 64 in known places, 64 in unknown layouts, from their seed."""

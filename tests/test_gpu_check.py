@@ -4,8 +4,12 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from sanawm_env.cli.gpu_check import ORDER, PARTS, TINY_ORDER, read_tests
 from tests.golden_files import ROOT
+
+pytestmark = pytest.mark.slow
 
 
 def gpu_check(out, *options):

@@ -16,6 +16,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.syntax import parse
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -67,7 +69,7 @@ MODULES = dict(modules())
 def imports(name, source):
     """Dotted names of all that the module imports, wherever in it, with its line: `from a import b` gives a.b."""
     package = name.split(".")[:-1]
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parse(source)):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -172,6 +174,7 @@ def test_videos_and_trajectories_are_read_without_torch(tmp_path):
     assert "torch" not in loaded
 
 
+@pytest.mark.slow
 def test_networks_and_worlds_load_neither_triton_nor_fla(tmp_path):
     loaded = run_python(
         "import sys, json, sanawm_env, sanawm_env.kernels.dispatch, sanawm_env.network.model, sanawm_env.world.world\n"
@@ -182,6 +185,7 @@ def test_networks_and_worlds_load_neither_triton_nor_fla(tmp_path):
     assert {"triton", "fla"} & set(loaded) == set()
 
 
+@pytest.mark.slow
 def test_without_triton_and_fla_only_what_needs_them_is_missing(tmp_path):
     code = """
 import json, sys
@@ -327,7 +331,7 @@ def test_the_core_requires_what_it_imports_and_nothing_else(core):
     own = {canonicalize_name(Requirement(r).name) for r in PROJECT["dependencies"]}
     used = set()
     for name, path in MODULES.items():
-        for top in set(imported_at_once(ast.parse(path.read_text()))) - sys.stdlib_module_names - {"sanawm_env"}:
+        for top in set(imported_at_once(parse(path.read_text()))) - sys.stdlib_module_names - {"sanawm_env"}:
             if OF_EXTRAS.get(name) != top and not name.startswith("examples."):
                 assert distributions(top) & own, f"{name} imports {top}, which the core does not require"
                 used |= distributions(top)

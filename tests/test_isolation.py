@@ -215,6 +215,7 @@ def openmp():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @FORKS
 @pytest.mark.parametrize("threads", [None, 2])
 def test_a_forked_process_goes_on_with_the_world_it_was_given(openmp, threads):
@@ -324,6 +325,7 @@ def test_a_failed_load_is_not_kept(tiny):
     World.load(tiny)
 
 
+@pytest.mark.slow
 def test_threads_on_one_world_get_what_one_alone_gets(nano, plain):
     images = nano.starts[0], picture(1), nano.starts[1], picture(2)
     alone = [episode(nano, image) for image in images]

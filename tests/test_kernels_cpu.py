@@ -261,6 +261,7 @@ def test_network(tokens, mask):
         assert difference((outs[0], states[0]), (outs[1], states[1])) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_nano_world():
     world = World.load("nano")
     model, runs = world.engine.network, {}

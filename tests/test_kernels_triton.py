@@ -82,12 +82,14 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch, heads, size, grid, camera, state", CASES)
 def test_gdn_equals_the_reference(ops, batch, heads, size, grid, camera, state):
     operands = on_device(random_operands(batch, heads, size, grid, torch.float32, 1, camera, state))
     assert error(ops.gdn(**operands), exact(operands)) < 2e-6
 
 
+@pytest.mark.slow
 def test_gdn_of_a_longer_or_shorter_key_convolution(ops):
     for taps in (2, 6):
         operands = on_device(random_operands(1, 2, 16, Grid(3, 3, 4), torch.float32, taps=taps))
@@ -124,6 +126,7 @@ def cut(operands, grid, a, b):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_chunks_that_hand_over_the_state_equal_the_whole(ops):
     grid = Grid(7, 3, 4, (0, 4))
     operands = on_device(random_operands(2, 2, 24, grid, torch.float32, state=False))
@@ -140,6 +143,7 @@ def test_calls_of_several_chunks_go_by_the_reference(ops):
     assert error(ops.gdn(**operands), exact(operands)) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_row_of_a_batch_is_bit_for_bit_what_it_is_alone(ops):
     operands = on_device(random_operands(4, 2, 32, Grid(3, 3, 5), torch.float32))
     together = ops.gdn(**operands)
@@ -160,6 +164,7 @@ def pool_of(state, slots):
     return mapped(pool, state)
 
 
+@pytest.mark.slow
 def test_states_are_read_and_written_by_slot_number(ops):
     from sanawm_env.kernels.triton_gdn import gdn_slots
 
@@ -193,6 +198,7 @@ def test_a_row_without_a_slot_starts_from_nothing(ops):
     assert error(pool.kv[2], fresh[2].kv[0]) < 2e-6
 
 
+@pytest.mark.slow
 def test_nothing_that_was_given_is_written_to(ops):
     operands = on_device(random_operands(2, 1, 16, Grid(3, 2, 3), torch.float32))
     before = {name: mapped(torch.clone, value) for name, value in operands.items()}
@@ -236,6 +242,7 @@ def drift(gdn, chunks, grid, size, heads, dtype, **options):
         yield ((state.kv.double() - true.kv).norm() / true.kv.norm()).item()
 
 
+@pytest.mark.slow
 def test_the_error_does_not_grow_over_120_frames(ops):
     errors = list(drift(ops.gdn, 40, Grid(3, 2, 4), 16, 1, torch.float32))
     assert errors[-1] < 5e-7
@@ -258,6 +265,7 @@ def test_gdn_at_full_size(ops, dtype, bound):
     assert error(ops.gdn(**operands), exact(operands)) < bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "batch, grid, channels", [(2, Grid(3, 4, 6), 40), (1, Grid(2, 22, 40), 24), (1, Grid(1, 13, 9), 70),
                               (3, Grid(1, 1, 1), 3)]
@@ -297,6 +305,7 @@ def test_pages_are_read_by_number_and_heads_can_be_padded(ops):
         assert error(attend_pages(q, [(*page, order) for page in pages], k, v, width), expected) < 2e-6
 
 
+@pytest.mark.slow
 def test_the_kernels_compile_for_an_h100():
     """Without one: no launch may ask for more shared memory than it has, or spill registers to speak of."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

@@ -200,6 +200,7 @@ def test_lenses_are_in_pixels_of_the_video(native, whole):
         np.testing.assert_allclose(values[0, 2:], [native.header["width"] / 2, native.header["height"] / 2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("export", ["whole", "split"])
 def test_frames_are_where_the_episodes_say(native, export, request):
     root = request.getfixturevalue(export)
@@ -322,6 +323,7 @@ def test_statistics_of_pictures_are_those_of_their_colours(native, whole):
             np.testing.assert_allclose(value.ravel(), wanted, atol=1e-9, err_msg=key)
 
 
+@pytest.mark.slow
 def test_long_episodes_and_large_pictures_are_sampled(tmp_path):
     """Of 1000 frames, half of them black, some are looked at; and every second column of those, half of them black."""
     frames = np.zeros((1000, 2, 300, 3), np.uint8)
@@ -334,6 +336,7 @@ def test_long_episodes_and_large_pictures_are_sampled(tmp_path):
     np.testing.assert_allclose(stats["mean"], 0.25, atol=0.03)
 
 
+@pytest.mark.slow
 def test_memory_is_flat_however_long_an_episode_is(tmp_path):
     peaks = []
     for frames in (100, 800):
@@ -561,6 +564,7 @@ def test_without_pyarrow_the_extra_is_named(native, tmp_path, monkeypatch):
         export_lerobot(native, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_importing_the_exporters_loads_no_extra():
     code = "import sys, sanawm_env.recording.lerobot, sanawm_env.recording.minari as m; " \
            "print([name for name in ('pyarrow', 'minari', 'h5py', 'lerobot') if name in sys.modules])"  # fmt: skip

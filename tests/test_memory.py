@@ -58,6 +58,7 @@ def predicted(world, batch=1, **options):
     return predict_memory(world.config, folder, LoadOptions(**options), batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("name", ["nano", "streaming"])
 def test_a_prediction_is_what_is_alive_while_a_world_works(name, batch):
@@ -151,6 +152,7 @@ def test_what_of_a_refiner_is_on_the_device_while_its_blocks_wait_is_counted():
     assert seen[1:] == [at_work] * len(transformer.transformer_blocks)
 
 
+@pytest.mark.slow
 def test_keys_and_values_that_wait_are_not_on_the_device():
     world = World.load("streaming", text_encoder=True, refiner=True)
     state, sizes = world.begin(world.scene(picture())), []

@@ -9,6 +9,8 @@ from sanawm_env import World
 from sanawm_env.training.evaluate import evaluate
 from tests.golden_files import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def report():

@@ -141,6 +141,7 @@ def test_bounds_hold_every_place():
         assert np.allclose(here.centre[0] - here.half[0], low) and np.allclose(here.centre[0] + here.half[0], high)
 
 
+@pytest.mark.slow
 def test_a_killed_generation_goes_on_to_the_same_clips(tmp_path, monkeypatch):
     config = clips.ClipsConfig(clips=3, chunks=1, seed=3, unknown_fraction=0.0, shard_clips=1)
     clips.generate(tmp_path / "whole", CODEC, config)

@@ -465,6 +465,7 @@ def test_a_driver_drives_until_a_key_takes_over(film):
     told(tab, "There is no driver")
 
 
+@pytest.mark.slow
 @needs_browser
 def test_buttons_sliders_and_dragging_drive_too(film):
     tab = film.tab
@@ -503,6 +504,7 @@ def test_buttons_sliders_and_dragging_drive_too(film):
     assert looked.c2w[-1, 0, 2] > node.c2w[-1, 0, 2]  # to the right
 
 
+@pytest.mark.slow
 @needs_browser
 def test_several_viewers_see_and_steer_one_session(film, served, chromium):
     tab = film.tab
@@ -765,6 +767,7 @@ def proxy(request, served):
 PREFIX = "/user/me/proxy/8123"
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize(
     ("path", "options"),
@@ -805,6 +808,7 @@ def test_a_name_that_was_not_allowed_is_said_on_a_page_that_cannot_connect(serve
     tab.close()
 
 
+@pytest.mark.slow
 @needs_browser
 def test_a_connection_that_says_nothing_any_more_is_made_anew(served, chromium, proxy):
     link = proxy()

@@ -43,6 +43,7 @@ def test_a_guess_outside_the_room_is_brought_back():
     assert np.abs(locate(walk.place, frame, guess)[:3, 3]).max() < 5
 
 
+@pytest.mark.slow
 def test_pose_errors_tell_worlds_that_follow_from_worlds_that_stand_still():
     engines = TruthEngine, HoldEngine
     follows, stays = (camera_errors(World(engine(lossless_codec()), "w"), 1, 5, 1) for engine in engines)

@@ -7,6 +7,7 @@ import shlex
 import tomllib
 
 import gymnasium as gym
+import pytest
 import tyro
 from gymnasium.utils import seeding
 
@@ -17,6 +18,7 @@ from tests.golden_files import ROOT
 README = (ROOT / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_python_blocks_run_one_after_the_other(monkeypatch):
     drawn = seeding.np_random  # actions come from spaces that nobody has seeded: here they are the same each time
     monkeypatch.setattr(seeding, "np_random", lambda seed=None: drawn(0 if seed is None else seed))

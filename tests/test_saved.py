@@ -103,6 +103,7 @@ def holds(env, path, header, tensors):
     return "goes on"
 
 
+@pytest.mark.slow
 def test_every_changed_value_is_refused_or_goes_on(saved, tmp_path):
     env, _, header, tensors = saved
     rng, found = np.random.default_rng(0), {"refused": 0, "goes on": 0}
@@ -112,6 +113,7 @@ def test_every_changed_value_is_refused_or_goes_on(saved, tmp_path):
     assert found["refused"] > 3 * found["goes on"]  # of most things there is one that fits
 
 
+@pytest.mark.slow
 def test_every_changed_tensor_is_refused_or_goes_on(saved, tmp_path):
     env, _, header, tensors = saved
     for name, tensor in tensors.items():

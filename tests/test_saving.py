@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sanawm_env.world.saving import only_writer, replacing, replacing_files, replacing_folder
+from tests.syntax import parse
 
 
 def names(folder):
@@ -369,7 +370,7 @@ def bare_writes(path):
         for child in ast.iter_child_nodes(node):
             yield from walk(child, function, safe)
 
-    yield from walk(ast.parse(path.read_text()), "", False)
+    yield from walk(parse(path.read_text()), "", False)
 
 
 def test_every_result_is_written_by_the_one_helper():

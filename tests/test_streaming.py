@@ -91,6 +91,7 @@ def test_the_camera_and_the_prompt_matter(world, scene):
     assert not torch.equal(forward.latents, turn.latents)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["tails", "latents"])
 def test_a_restored_state_goes_on_bit_for_bit(world, scene, policy, tmp_path):
     state, _ = drive(world, world.begin(scene), FORWARD, TURN)
@@ -135,6 +136,7 @@ def two_prompts(hub):
         main(["encode-prompts", str(hub / "more.txt")])
 
 
+@pytest.mark.slow
 def test_a_prompt_changed_in_mid_episode_is_what_follows(world, scene, two_prompts):
     state, _ = drive(world, world.begin(scene), FORWARD)
     rain = world.with_prompt(state, " rain\n")
@@ -209,6 +211,7 @@ def test_slots_of_a_vector_take_prompts_of_their_own(hub, two_prompts):
         envs.set_prompt(["rain", "snow"])
 
 
+@pytest.mark.slow
 def test_an_episode_with_changed_prompts_is_imagined_again(hub, two_prompts, tmp_path):
     settings = {"world": "streaming", "max_episode_chunks": 3}
     env = SanaWMEnv(scenes=[picture()], **settings)
@@ -230,6 +233,7 @@ def test_an_episode_with_changed_prompts_is_imagined_again(hub, two_prompts, tmp
             Episode.open(tmp_path / "episode")
 
 
+@pytest.mark.slow
 def test_a_session_goes_on_under_another_prompt(world, two_prompts):
     session = Session(world)
     session.begin(picture(), prompt="a quiet street", seed=1)
@@ -254,6 +258,7 @@ def test_a_session_goes_on_under_another_prompt(world, two_prompts):
     session.close()
 
 
+@pytest.mark.slow
 def test_guided_worlds_carry_both_memories(hub):
     world = World.load("chunk-causal", timesteps=[1000, 500])
     assert world.config.sampler.guidance_scale > 1 and world.config.network.window == -1
@@ -268,6 +273,7 @@ def test_guided_worlds_carry_both_memories(hub):
     torch.testing.assert_close(pair.latents[:1].float(), single.latents.float(), atol=0.1, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_the_teacher_runs_its_own_sampler_and_the_decoder_of_whole_clips(hub):
     world = World.load("chunk-causal")
     sampler = world.config.sampler
@@ -334,6 +340,7 @@ def test_steps_that_are_none_are_a_sentence(options, error, told):
     assert len(str(raised.value)) < 300
 
 
+@pytest.mark.slow
 def test_other_steps_are_flags_and_travel_in_episodes(tmp_path):
     common = ["rollout", "--twist", "0,0,0.3,0,0,0", "--chunks", "1", "--out", str(tmp_path)]
     main([*common, "--timesteps", "1000,600"])
@@ -346,6 +353,7 @@ def test_other_steps_are_flags_and_travel_in_episodes(tmp_path):
     assert stopped.value.code == 2
 
 
+@pytest.mark.slow
 def test_the_refiner_changes_the_picture_and_not_the_memory(hub, world, scene):
     refined = World.load("streaming", refiner=True)
     assert refined.mode == "streaming+refiner"
@@ -379,6 +387,7 @@ def test_offloaded_parts_give_the_same_frames(hub, offload):
     assert all(torch.equal(a.frames, b.frames) for a, b in zip(clips, expected, strict=True))
 
 
+@pytest.mark.slow
 def test_an_offloaded_encoder_gives_the_same_features(hub):
     folder = world_folder("streaming")
     features = {}

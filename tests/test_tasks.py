@@ -106,6 +106,7 @@ def test_exploring_pays_for_new_views_alone(tiny):
     assert sum(rewards) > sum(again)
 
 
+@pytest.mark.slow
 def test_a_scripted_policy_reaches_the_points_that_a_random_one_misses(tiny):
     env = SanaWMEnv(tiny, task="pointnav")
     reached = [episode(env, to_point, seed) for seed in range(12)]
@@ -137,6 +138,7 @@ class Replay:
         return self.actions.pop(0) if self.actions else np.zeros(6)
 
 
+@pytest.mark.slow
 def test_the_hidden_walk_finds_the_picture_and_a_random_one_does_not(tiny):
     for reward in ("pose", "image", "success"):
         env = SanaWMEnv(tiny, task="imagenav", task_options={"reward": reward})
@@ -171,6 +173,7 @@ def along_the_path(env, obs, info):
     return to_point(env, obs, info, obs["waypoints"][2])
 
 
+@pytest.mark.slow
 def test_a_path_can_be_followed_to_its_end(tiny):
     env = SanaWMEnv(tiny, task="followpath", task_options={"width": 0.6})
     ends = [episode(env, along_the_path, seed) for seed in range(8)]

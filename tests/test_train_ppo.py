@@ -201,6 +201,7 @@ def test_settings_that_cannot_be_are_refused(wrong, says):
         TrainPPO(**wrong)
 
 
+@pytest.mark.slow
 def test_the_command_tells_its_settings():
     command = [sys.executable, "-m", "sanawm_env.agents.train_ppo", "--help"]
     shown = subprocess.run(command, capture_output=True, text=True)
@@ -208,6 +209,7 @@ def test_the_command_tells_its_settings():
     assert "--checkpoint-seconds" in shown.stdout and "goes on" in shown.stdout
 
 
+@pytest.mark.slow
 def test_without_stable_baselines_one_sentence_says_what_to_install():
     code = "import sys; sys.modules['stable_baselines3'] = None; import sanawm_env.agents.train_ppo"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -94,6 +94,7 @@ def run(clips, out, monkeypatch=None, stop_at=None, steps=4):
     return load_file(out / "network.safetensors") | load_file(out / "places.safetensors")
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_weights(clips, tmp_path, monkeypatch):
     whole = run(clips, tmp_path / "whole")
     run(clips, tmp_path / "parts", monkeypatch, stop_at=2)
@@ -102,6 +103,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(clips, tmp_path, monkeypatch)
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_a_run_made_longer_is_the_run_that_was_longer_from_the_start(clips, tmp_path):
     whole = run(clips, tmp_path / "whole", steps=5)
     run(clips, tmp_path / "parts", steps=3)  # its learning rate fell over the third step: that step is taken anew
@@ -109,6 +111,7 @@ def test_a_run_made_longer_is_the_run_that_was_longer_from_the_start(clips, tmp_
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_a_kill_while_a_checkpoint_is_copied_costs_nothing(clips, tmp_path, monkeypatch):
     def half(source, target):
         target.write_bytes(source.read_bytes()[:1000])
@@ -146,6 +149,7 @@ def test_asking_for_more_clips_completes_the_last_shard(tmp_path):
         assert len(load(tmp_path)["place"]) == count
 
 
+@pytest.mark.slow
 def test_a_few_steps_lower_the_loss_and_reach_every_weight(clips):
     batch = draw(load(clips), 3, 2, NANO, torch.Generator().manual_seed(4))
     model = untrained(NANO, torch.Generator().manual_seed(0))

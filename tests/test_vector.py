@@ -366,6 +366,7 @@ def test_a_kept_snapshot_does_not_keep_its_neighbours_alive(tiny):
     assert sizes[0] == sizes[1]
 
 
+@pytest.mark.slow
 def test_memory_is_flat(tiny):
     envs = make(tiny, 2, max_episode_chunks=3)
     envs.reset(seed=0)

@@ -162,6 +162,7 @@ def test_branches_share_what_they_have_in_common(world, start):
         assert state.slots[0].memory.blocks[1].mixer.pages[0].k.data_ptr() == page.k.data_ptr()
 
 
+@pytest.mark.slow
 def test_memory_is_flat_over_100_chunks(world, start):
     def live() -> int:
         gc.collect()
@@ -288,6 +289,7 @@ def test_an_unknown_world_names_the_known_ones():
         World.load("nanoo")
 
 
+@pytest.mark.slow
 def test_damaged_worlds_say_what_is_wrong(tmp_path):
     folder = write_tiny_world(tmp_path / "a")
     (folder / "network.safetensors").unlink()

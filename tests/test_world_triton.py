@@ -19,6 +19,8 @@ from sanawm_env.world.world import World
 from tests.test_world import FORWARD, STILL, TURN, content
 from tests.worlds import TINY, drive, picture, write_tiny_world
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("triton", reason="no triton here: worlds are not tested on its kernels")
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -86,7 +88,6 @@ def assert_alike(clip, expected, row=0):
     assert (clip.frames[row].cpu().int() - expected.frames[0].cpu().int()).abs().max() <= 1
 
 
-@pytest.mark.slow
 def test_frames_are_those_of_the_reference(plain, walk):
     state = plain.begin(plain.scene(picture()), seed=5)
     for twist, clip in zip(WALK, walk[2], strict=True):
@@ -94,7 +95,6 @@ def test_frames_are_those_of_the_reference(plain, walk):
         assert_alike(clip, expected)
 
 
-@pytest.mark.slow
 def test_a_restored_moment_has_the_same_future(world, walk):
     states, _, clips = walk
     back, (clip,) = drive(world, states[1], WALK[1])
@@ -102,7 +102,6 @@ def test_a_restored_moment_has_the_same_future(world, walk):
     assert all(map(torch.equal, tree.leaves(back.slots), tree.leaves(states[2].slots)))
 
 
-@pytest.mark.slow
 def test_fresh_and_running_slots_advance_together_and_change_no_state(world, plain, walk):
     states, contents, clips = walk
     after, (clip,) = drive(world, stack([states[2], states[0]]), FORWARD)
@@ -114,7 +113,6 @@ def test_fresh_and_running_slots_advance_together_and_change_no_state(world, pla
     assert [content(state) for state in states[:-1]] == contents
 
 
-@pytest.mark.slow
 def test_memory_does_not_grow(world, walk):
     states, *_ = walk
     pages = [state.slots[0].memory.blocks[1].mixer.pages for state in states[1:]]
