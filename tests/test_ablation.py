@@ -134,6 +134,7 @@ def test_a_pass_that_saves_nothing_writes_nothing(mixer):
         assert difference(out, saved) < 1e-6
 
 
+@pytest.mark.slow
 @needs_kernels
 def test_a_token_sees_those_before_it_alone(mixer):
     x = tokens(12)

@@ -162,6 +162,7 @@ def test_a_plan_is_a_function_of_the_moment_and_the_seed(env, planner):
     assert env.info["chunk"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("planner", PLANNERS, ids=lambda p: type(p).__name__)
 def test_planning_again_and_again_reaches_a_point(env, planner):
     rng, plan, away = np.random.default_rng(0), None, []
@@ -311,6 +312,7 @@ def test_go_explore_keeps_a_moment_of_every_cell_it_stood_in(tiny):
         assert tuple(Explore().cells(env.info["c2w"][-1:])[0]) == cell
 
 
+@pytest.mark.slow
 def test_without_returns_the_budget_is_the_same(tiny):
     assert explore(tiny, returns=False)[0].shape == explore(tiny)[0].shape
     assert np.array_equal(explore(tiny)[0], explore(tiny)[0])

@@ -167,6 +167,7 @@ def test_a_path_too_long_for_an_episode_is_refused_before_it_is_worked_out(tiny,
 NAMES = ["12:30", "-x", "a b", "lr[bold]1[", ":bomb:", "$x$", "%03d", "a\nb", "\udcff", "ä" * 120]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_names_are_taken_and_shown_as_they_are(tiny, image, tmp_path, capsys, monkeypatch, name):
     monkeypatch.chdir(tmp_path)

@@ -107,6 +107,7 @@ def test_saved_codecs_come_back_small_and_the_same(codec, tmp_path):
     assert torch.equal(again.components, twice.components)
 
 
+@pytest.mark.slow
 def test_the_shipped_codec_reconstructs_a_held_out_walk():
     from sanawm_env.training import clips
 

@@ -76,6 +76,7 @@ def test_every_scene_with_every_camera_and_every_seed(small, tmp_path):
     assert episode.arrays()["truncated"].tolist() == [False, True]
 
 
+@pytest.mark.slow
 def test_threads_are_kept_and_readers_can_jump_to_any_frame(small, tmp_path):
     before = torch.get_num_threads()
     episode = next(collect(small(), tmp_path / "d", console=QUIET).episodes())
@@ -102,6 +103,7 @@ def test_an_episode_of_a_dataset_comes_out_the_same_alone(small, tmp_path, mode)
     assert len(lanes) > 4  # episodes of several lengths: they changed company on the way
 
 
+@pytest.mark.slow
 def test_the_same_call_does_nothing_twice(small, tmp_path):
     first = [row.episode for row in collect(small(), tmp_path / "d", console=QUIET).rows()]
     assert [row.episode for row in collect(small(), tmp_path / "d", console=QUIET).rows()] == first
@@ -176,6 +178,7 @@ def test_a_dataset_is_not_collected_into_its_folder_of_scenes(small, tmp_path):
     assert [path.name for path in (tmp_path / "scenes").iterdir()] == ["a.png"]
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_collect_the_same(small, tmp_path):
     seen = []
 
@@ -189,6 +192,7 @@ def test_two_processes_do_not_collect_the_same(small, tmp_path):
     assert seen and len(whole(tmp_path / "d")) == 6
 
 
+@pytest.mark.slow
 def test_parts_come_to_the_whole(small, tmp_path):
     threads = [
         threading.Thread(target=collect, args=(small(), tmp_path / "d"), kwargs={"console": QUIET, "part": (i, 2)})
@@ -238,6 +242,7 @@ def test_a_disk_that_is_really_full(small, tmp_path, monkeypatch):
         subprocess.run(["umount", disk], check=True)
 
 
+@pytest.mark.slow
 def test_gates_throw_out_what_is_out_of_bounds_and_say_why(small, tmp_path):
     rows = collect(small(), tmp_path / "all", console=QUIET).rows()
     bound = sorted(row.measures["drift"] for row in rows)[2]
@@ -295,6 +300,7 @@ def test_tasks_reward_and_end_episodes(small, tmp_path):
     assert all(e.meta["terminated"] and e.chunks == 1 and e.meta["return"] > 0.5 for e in dataset.episodes())
 
 
+@pytest.mark.slow
 def test_scenes_of_every_kind(world, tmp_path):  # noqa: F811
     (tmp_path / "photos").mkdir()
     for i in range(2):
@@ -353,6 +359,7 @@ def test_a_benchmark_cannot_lead_out_of_its_folder(world, tmp_path, leads):  # n
         plan(collection, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_example_is_a_collection(tmp_path):
     assert len(plan(Collection.load(ROOT / "examples" / "collect.yaml"), tmp_path).jobs) == 64
 

@@ -221,6 +221,7 @@ def test_a_folder_that_is_no_dataset_is_refused(tmp_path, text):
         Dataset.open(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_preview_shows_frames_and_paths(make):
     dataset = make("a", "b")
     (sheet, paths), damaged = preview(dataset, dataset.folder)
@@ -292,6 +293,7 @@ def test_special_files_in_a_dataset_are_said_so_at_once(make, name, kind):
     assert any(f"a {kind}" in text or f"has no {name}" in text for text in said)
 
 
+@pytest.mark.slow
 def test_a_damaged_episode_is_left_out_of_the_preview_and_named(make, tmp_path, caplog):
     dataset = make("a", "b", "c")
     (dataset.folder / "shard-0000/episode-00001/video.mp4").write_bytes(b"no video")
@@ -306,6 +308,7 @@ def test_a_damaged_episode_is_left_out_of_the_preview_and_named(make, tmp_path, 
         preview(dataset, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_damaged_episode_is_left_out_of_a_merge_and_named(make, tmp_path, caplog):
     dataset = make("a", "b", "c", "d", "e")
     shard = dataset.shards[0]

@@ -50,6 +50,7 @@ def test_it_tells_what_is_here_and_what_is_missing(capsys):
     assert sum("nvfp4" in row for row in rows) == 4
 
 
+@pytest.mark.slow
 def test_the_best_setting_that_fits_is_one_command(capsys, home):
     """Of the tiny worlds; what fits is made to be less and less."""
     shown = doctor(capsys, "--memory-gb", "24")

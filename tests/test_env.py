@@ -143,6 +143,7 @@ def test_what_info_says_is_numbers_that_wrappers_carry(tiny):
     assert (env.scene.intrinsics_source, env.world.mode) == ("default", "tiny")
 
 
+@pytest.mark.slow
 def test_an_id_alone_gives_pixels_and_a_number():
     env = gym.make("SanaWM/ExplorePixels-v0")
     assert env.observation_space == spaces.Box(0, 255, (84, 84, 3), np.uint8)
@@ -631,6 +632,7 @@ def test_a_snapshot_goes_to_an_environment_that_was_never_reset(tiny, env):
     assert same(fresh.step(TURN), env.step(TURN))
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 99), st.sampled_from([0, 1, 2])), min_size=3, max_size=10))
 def test_any_order_of_branching_gives_the_same_frames(tiny, program):
@@ -738,6 +740,7 @@ def test_intrinsics_change_the_view(tiny):
     assert not np.array_equal(*seen)
 
 
+@pytest.mark.slow
 def test_a_world_without_start_images_asks_for_one(tmp_path):
     env = SanaWMEnv(str(write_tiny_world(tmp_path / "bare")))
     with pytest.raises(ValueError, match="give scenes="):

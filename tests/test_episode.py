@@ -90,6 +90,7 @@ def test_meta_alone_is_enough_while_the_image_is_where_it_was(world, image, tmp_
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_changed_action_is_noticed(world, image, tmp_path):
     (folder,) = record(tmp_path / "made", world, image, company=1)
     meta = json.loads((folder / "meta.json").read_text())
@@ -102,6 +103,7 @@ def test_a_changed_action_is_noticed(world, image, tmp_path):
     assert "frames differ" in found and "av was 0.1" in found
 
 
+@pytest.mark.slow
 def test_other_weights_and_another_image_are_refused(world, image, tmp_path):
     (folder,) = record(tmp_path / "made", world, image, company=1)
     other = write_tiny_world(tmp_path / "other", seed=1)
@@ -171,6 +173,7 @@ def test_arrays_of_other_lengths_are_refused(world, image, tmp_path):
         Episode.open(folder).arrays()
 
 
+@pytest.mark.slow
 def test_an_interrupted_episode_keeps_its_whole_steps(world, image, tmp_path):
     settings = {"world": world, "action_mode": "twist", "max_episode_chunks": 3}
     env = SanaWMEnv(**settings)

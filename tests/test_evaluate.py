@@ -119,6 +119,7 @@ def test_a_perfect_world_is_as_good_as_its_codec(perfect):
     assert perfect.swapped_camera_psnr < perfect.psnr
 
 
+@pytest.mark.slow
 def test_a_world_without_motion_equals_the_hold_baseline():
     report = evaluate(World(HoldEngine(lossless_codec()), "hold"), scenes=2, seed=3, chunks=1, stride=12)
     (chunk,) = report.chunks

@@ -112,6 +112,7 @@ def test_the_checkpoint_is_given_back_unless_it_is_to_be_kept(server, home):
     assert source.stat().st_size == (server.folder / MODEL).stat().st_size
 
 
+@pytest.mark.slow
 def test_what_others_have_in_the_hubs_cache_is_used_and_stays(server, home):
     from huggingface_hub import snapshot_download
 
@@ -180,6 +181,7 @@ def test_two_fetches_of_one_world_do_not_meet(server, home):
     assert server.sent == []
 
 
+@pytest.mark.slow
 def test_worlds_share_what_they_have_in_common(server):
     fetch("streaming", ("dit", "text"), **SIZE)
     server.sent.clear()
@@ -448,6 +450,7 @@ def test_a_conversion_of_somebody_is_taken(tmp_path, form, dtype, suffix):
     assert read_manifest(folder)["parts"]["dit"]["file"] == str(file)
 
 
+@pytest.mark.slow
 def test_a_file_that_does_not_fit_is_one_sentence_before_anything_is_downloaded(server, tmp_path, capsys):
     weights = own_weights()
     del weights["t_block.1.weight"]

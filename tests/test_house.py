@@ -166,6 +166,7 @@ def test_importing_the_package_is_light(tmp_path):
     assert heavy & set(loaded) == set()
 
 
+@pytest.mark.slow
 def test_videos_and_trajectories_are_read_without_torch(tmp_path):
     loaded = run_python(
         "import sys, json, sanawm_env.recording.rollout\nprint(json.dumps(sorted(sys.modules)))", cwd=tmp_path
@@ -327,6 +328,7 @@ def imported_at_once(tree):
             yield from imported_at_once(node)
 
 
+@pytest.mark.slow
 def test_the_core_requires_what_it_imports_and_nothing_else(core):
     own = {canonicalize_name(Requirement(r).name) for r in PROJECT["dependencies"]}
     used = set()

@@ -123,6 +123,7 @@ def test_every_size_fills_the_frame(size, frame):
     assert (fitted == (10, 200, 30)).all()
 
 
+@pytest.mark.slow
 def test_a_very_large_file_fills_the_frame(tmp_path):
     Image.new("L", (8000, 8000), 70).save(tmp_path / "a.png", compress_level=1)
     fitted = fit_image(tmp_path / "a.png", 64, 96)

@@ -66,6 +66,7 @@ def alike(one, other) -> bool:
 # --- Stable-Baselines3 ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("obs_mode", ["dict", "rgb"])
 def test_the_batch_behaves_as_stable_baselines_own_environment(tiny, obs_mode):
     ours = batched(tiny, 3, obs_mode=obs_mode, batch_invariant=True)
@@ -105,6 +106,7 @@ def test_the_end_of_an_episode_is_that_of_the_single_environment(tiny):
     assert "terminal_observation" not in infos[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("obs_mode", "policy"), [("dict", "MultiInputPolicy"), ("rgb", "CnnPolicy")])
 @pytest.mark.parametrize("task", ["Explore", "ImageNav"])
 def test_ppo_trains(tiny, task, obs_mode, policy):
@@ -473,6 +475,7 @@ def test_torchrl_reads_a_batch_that_resets_itself(torchrl, tiny):
 # --- CleanRL ---
 
 
+@pytest.mark.slow
 def test_the_single_file_learns(tiny, capsys):
     example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "ppo_cleanrl.py"))
     args = example["Args"](world=tiny, num_envs=2, updates=2, num_steps=6, max_episode_chunks=3, obs_size=(36, 36))

@@ -231,6 +231,7 @@ def test_a_forked_process_goes_on_with_the_world_it_was_given(openmp, threads):
     assert child.exitcode == 0
 
 
+@pytest.mark.slow
 @FORKS
 def test_forked_environments_step(openmp):
     env = gymnasium.make_vec("SanaWM/Explore-v0", num_envs=2, vectorization_mode="async")

@@ -280,6 +280,7 @@ def test_the_nano_world():
         assert difference(fast, plain) < 1e-4
 
 
+@pytest.mark.slow
 def test_a_nano_world_in_bfloat16_keeps_its_states_in_float32():
     world = World.load("nano", precision="bf16")
     state = world.begin(world.scene(world.starts[0]))

@@ -96,6 +96,7 @@ def test_gdn_of_a_longer_or_shorter_key_convolution(ops):
         assert error(ops.gdn(**operands), exact(operands)) < 2e-6
 
 
+@pytest.mark.slow
 def test_gdn_of_bfloat16_projections(ops):
     operands = on_device(random_operands(1, 2, 32, Grid(3, 4, 6), torch.bfloat16))
     got, expected = ops.gdn(**operands), reference.gdn(**operands)
@@ -185,6 +186,7 @@ def test_states_are_read_and_written_by_slot_number(ops):
         assert torch.equal(now[untouched], old[untouched]), f.name
 
 
+@pytest.mark.slow
 def test_a_row_without_a_slot_starts_from_nothing(ops):
     from sanawm_env.kernels.triton_gdn import gdn_slots
 

@@ -272,6 +272,7 @@ def test_rows_of_episodes_say_in_which_file_they_are(native, tmp_path, monkeypat
         assert path == tmp_path / "out" / lerobot.EPISODES.format(chunk_index=place[0], file_index=place[1])
 
 
+@pytest.mark.slow
 def test_videos_of_other_settings_begin_a_file_of_their_own(copy, tmp_path):
     """Their packets cannot be decoded after the header of the first ones."""
     video = copy.folder / copy.finished()[1].episode / "video.mp4"
@@ -307,6 +308,7 @@ def test_statistics_of_columns_are_those_of_their_values(whole):
             np.testing.assert_allclose(row[f"stats/action/{key}"], np.quantile(values, share, axis=0), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_statistics_of_pictures_are_those_of_their_colours(native, whole):
     for row, episode in zip(table(whole, "meta/episodes"), native.episodes(), strict=True):
         colours = episode.frames().reshape(-1, 3) / 255
@@ -460,6 +462,7 @@ SPOILT = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SPOILT)
 def test_an_episode_that_does_not_agree_with_itself_is_left_out(copy, tmp_path, caplog, case):
     spoil, says = SPOILT[case]

@@ -212,6 +212,7 @@ def test_nothing_is_written_elsewhere(native, tmp_path, monkeypatch):
     assert files == {"out/plain-v1/data/main_data.hdf5", "out/plain-v1/data/metadata.json"}
 
 
+@pytest.mark.slow
 def test_a_second_dataset_stands_beside_the_first(native, tmp_path, monkeypatch):
     about = tmp_path / "sanawm" / "namespace_metadata.json"
     for name in (ID, "sanawm/other-v0"):

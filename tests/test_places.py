@@ -75,6 +75,7 @@ def alike(one, other):
     return np.abs(one.view(np.uint8).astype(int) - other.view(np.uint8)).max() <= 1
 
 
+@pytest.mark.slow
 def test_a_place_is_the_same_every_time_and_unlike_the_others():
     starts = {name: sample_start(place(name), rng(4)) for name in PLACES}
     views = {render(place(name), start[None], intrinsics())[0].tobytes() for name, start in starts.items()}
@@ -84,6 +85,7 @@ def test_a_place_is_the_same_every_time_and_unlike_the_others():
     assert alike(again.atlas, place(first).atlas) and np.array_equal(again.centre, place(first).centre)
 
 
+@pytest.mark.slow
 def test_unknown_layouts_differ_by_seed_only():
     one, same, other = random_place(7), random_place(7), random_place(8)
     assert alike(one.atlas, same.atlas)

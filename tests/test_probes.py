@@ -17,6 +17,7 @@ def truth():
     return World(TruthEngine(lossy_codec()), "truth")
 
 
+@pytest.mark.slow
 def test_a_camera_is_found_from_pixels_alone():
     walk = draw_walk(NANO, 0, 3, 25, role="validation")
     sampled = walk.c2w[::4]

@@ -510,6 +510,7 @@ def test_a_disk_that_fills_up_at_the_end_leaves_no_broken_file(tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_length(tmp_path):
     def held(clips):
         tracemalloc.start()

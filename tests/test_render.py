@@ -116,6 +116,7 @@ def relaid(folder, to, index=None, drop=()):
     return to
 
 
+@pytest.mark.slow
 def test_a_refiner_may_lie_inside_the_pipeline_or_apart(folder, start, tmp_path, capsys):
     index = json.loads((folder / "pipeline" / "model_index.json").read_text())
     inside = relaid(folder, tmp_path / "inside", index | {"refiner": ["diffusers", "SanaWMLTX2Refiner"]})
@@ -142,6 +143,7 @@ def test_it_is_no_world_to_step_in(folder):
         fetch("bidirectional", ("refiner",))
 
 
+@pytest.mark.slow
 def test_memory_is_predicted_from_shapes(folder, monkeypatch):
     """Part by part against the tensors that are alive, the network in float32 and the codec in bfloat16; what
     convolutions take besides is each processor's business: without it here, and the most of it in a prediction."""

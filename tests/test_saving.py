@@ -373,6 +373,7 @@ def bare_writes(path):
     yield from walk(parse(path.read_text()), "", False)
 
 
+@pytest.mark.slow
 def test_every_result_is_written_by_the_one_helper():
     found = []
     for folder in (ROOT / "sanawm_env", ROOT / "agents", ROOT / "examples"):

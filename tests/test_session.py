@@ -142,6 +142,7 @@ def test_what_is_kept_is_not_revised(session):
     unchanged(session, lambda: session.revise(node.id, "a-24"), ValueError, "is kept")
 
 
+@pytest.mark.slow
 def test_driving_goes_on_where_a_worlds_horizon_ends(tmp_path):
     short = World.load(write_tiny_world(tmp_path / "short", config=replace(TINY, horizon_chunks=2)))
     session = Session(short)
@@ -487,6 +488,7 @@ def test_a_file_that_is_no_session_is_said_and_changes_nothing(session, saved, d
     unchanged(session, lambda: session.open(saved), (ValueError, FileNotFoundError), match)
 
 
+@pytest.mark.slow
 def test_a_session_of_another_world_is_refused(saved, tmp_path):
     foreign = Session(World.load(write_tiny_world(tmp_path / "other", seed=1)))
     foreign.begin(picture(0))
@@ -559,6 +561,7 @@ def test_a_fork_of_a_process_leaves_its_folder_alone(world, tmp_path, monkeypatc
 # --- threads ---
 
 
+@pytest.mark.slow
 def test_many_threads_share_a_session(world):
     session = Session(world, memory_limit=1)  # every moment comes and goes
     start, failures = session.begin(0, seed=1), []

@@ -107,6 +107,7 @@ def test_no_memory_is_one_sentence(monkeypatch, capsys, error):
         cli.main(["doctor"])
 
 
+@pytest.mark.slow
 def test_names_that_are_no_text_are_printed(monkeypatch, tmp_path):
     code = "import sys; from sanawm_env import cli\n"
     code += "cli.Doctor.run = lambda self: cli.say('[b]' + sys.argv[1])\ncli.main(['doctor'])"

@@ -51,6 +51,7 @@ def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(tree.leaves(a), tree.leaves(b), strict=True))
 
 
+@pytest.mark.slow
 def test_gym_make_runs_the_official_layout(hub):
     env = gym.make("SanaWM/Explore-v0", world="streaming", scenes=[picture()], max_episode_chunks=2)
     obs, info = env.reset(seed=0, options={"prompt": "a quiet street"})
@@ -107,6 +108,7 @@ def test_a_restored_state_goes_on_bit_for_bit(world, scene, policy, tmp_path):
     assert torch.equal(from_disk.frames, expected.frames)
 
 
+@pytest.mark.slow
 def test_the_latents_policy_of_an_environment_drops_the_caches_and_changes_no_frame(world):
     env = SanaWMEnv(world, scenes=[picture()], snapshots="latents")
     env.reset(seed=0, options={"prompt": "a quiet street"})
@@ -120,6 +122,7 @@ def test_the_latents_policy_of_an_environment_drops_the_caches_and_changes_no_fr
     np.testing.assert_array_equal(env.clip.frames, expected)
 
 
+@pytest.mark.slow
 def test_slots_of_different_depth_step_together(world, scene):
     deep, _ = drive(world, world.begin(scene, 1), FORWARD)
     both = stack([deep, world.begin(scene, 2), deep.without_tails()])
@@ -157,6 +160,7 @@ def test_a_prompt_changed_in_mid_episode_is_what_follows(world, scene, two_promp
     assert [slot.scene.prompt for slot in both.slots] == ["rain", "snow"]
 
 
+@pytest.mark.slow
 def test_a_changed_prompt_reaches_the_refiner(hub, two_prompts):
     world = World.load("streaming", refiner=True)
     state, _ = drive(world, world.begin(world.scene(picture(), "a quiet street")), FORWARD)
@@ -195,6 +199,7 @@ def test_prompts_that_cannot_be_taken_change_nothing(world, scene, two_prompts):
     assert env.scene.prompt == "a quiet street"
 
 
+@pytest.mark.slow
 def test_slots_of_a_vector_take_prompts_of_their_own(hub, two_prompts):
     envs = gym.make_vec("SanaWM/Explore-v0", num_envs=3, world="streaming", scenes=[picture()], batch_invariant=True)
     envs.reset(seed=[1, 1, 1], options={"prompt": "a quiet street"})
@@ -298,6 +303,7 @@ def test_the_teacher_runs_its_own_sampler_and_the_decoder_of_whole_clips(hub):
 RECIPE = [1000, 967, 908, 764]
 
 
+@pytest.mark.slow
 def test_other_steps_are_another_world(world, scene):
     other = World.load("streaming", timesteps=RECIPE, flow_shift=10)
     assert other.config.sampler.timesteps == (1000, 967, 908, 764)
@@ -376,6 +382,7 @@ def test_every_weight_only_precision_steps(hub, precision):
     assert clip.frames.float().std() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offload", ["codec", ["refiner"], True])
 def test_offloaded_parts_give_the_same_frames(hub, offload):
     here = World.load("streaming", refiner=True)
@@ -415,6 +422,7 @@ def test_unknown_load_options_are_named():
         World.load("nano", refiner=True)
 
 
+@pytest.mark.slow
 def test_a_live_session_takes_a_prompt_and_its_moments_come_back_from_disk(world):
     session = Session(world, memory_limit=1)
     session.begin(picture(), prompt="a quiet street")
@@ -430,6 +438,7 @@ def test_a_live_session_takes_a_prompt_and_its_moments_come_back_from_disk(world
     session.close()
 
 
+@pytest.mark.slow
 def test_the_command_line_rolls_out_from_a_prompt(hub, tmp_path, capsys):
     image = tmp_path / "start.png"
     from PIL import Image

@@ -55,6 +55,7 @@ def stand_still(env, obs, info):
     return np.zeros(6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_gymnasium_finds_nothing_to_warn_of(tiny, name):
     with warnings.catch_warnings():
@@ -73,6 +74,7 @@ def test_an_episode_is_a_function_of_its_seed_and_its_actions(tiny, name):
     assert not data_equivalence(first.reset()[1], second.reset(seed=9)[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "task",
     [Explore(), PointNav(), PointNav(shaped=False), FollowPath(), *(ImageNav(reward=r) for r in ("pose", "image"))],
@@ -203,6 +205,7 @@ def test_leaving_the_path_covers_nothing(tiny):
 # --- curricula, goals and rewards of one's own ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pointnav", "imagenav"])
 def test_options_make_goals_nearer(tiny, name):
     env = SanaWMEnv(tiny, task=name)

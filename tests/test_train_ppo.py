@@ -52,6 +52,7 @@ def test_a_run_leaves_its_policy_and_its_progress(settings, whole):
     assert alike(whole, training.PPO.load(settings.out / "policy.zip"))
 
 
+@pytest.mark.slow
 def test_going_on_is_as_if_it_had_never_stopped(settings, whole, tmp_path):
     run = replace(settings, out=tmp_path)
     train_ppo(replace(run, steps=8), QUIET)
@@ -63,6 +64,7 @@ def test_going_on_is_as_if_it_had_never_stopped(settings, whole, tmp_path):
     assert train_ppo(run, QUIET).num_timesteps == 32  # nothing is left to do
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_a_run_that_breaks_off_goes_on_from_the_checkpoint_before(settings, whole, tmp_path, monkeypatch, error):
     run, save, calls = replace(settings, out=tmp_path), training.Snapshot.save, []

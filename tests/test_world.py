@@ -94,6 +94,7 @@ def test_a_clip_has_the_frames_and_poses_of_one_chunk(world, start):
     assert state.slots[0].chunk == 2
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.integers(0, 30), st.sampled_from([FORWARD, TURN, STILL])), min_size=1, max_size=8),
