@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 
 from sanawm_env.cli import main
 from sanawm_env.network.config import SanaWMConfig
+from sanawm_env.network.model import SanaWM
 from sanawm_env.world import weights as weights_module
-from sanawm_env.world.checkpoint import check_entries, network_bytes, network_config, open_checkpoint
+from sanawm_env.world.checkpoint import UNUSED, check_entries, network_config, open_checkpoint
 from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.official import NETWORK_GB, OFFICIAL, PINS
 from sanawm_env.world.saving import only_writer
@@ -31,6 +32,12 @@ from tests.standin_hub import NETWORK, OWNER, network_weights, serving, training
 SIZE = {"height": 64, "width": 96}
 MODEL = f"{OWNER}/SANA-WM_streaming/sana_dit/model.pt"
 GENERATOR_BYTES = 2 * sum(t.numel() for t in network_weights().values())
+
+
+def network_bytes(config):
+    """Of a network in bfloat16."""
+    with torch.device("meta"):
+        return 2 * sum(t.numel() for name, t in SanaWM(config).state_dict().items() if name != UNUSED)
 
 
 @pytest.fixture(scope="module")
@@ -339,8 +346,6 @@ print(most() - before)
 @pytest.mark.skipif(sys.platform != "linux", reason="the most memory of a process is read from /proc")
 def test_a_training_checkpoint_is_converted_in_less_memory_than_its_generator_takes(tmp_path):
     """What a process takes at most, pages of the mapped file among it. The file is some ten times its generator."""
-    from sanawm_env.network.model import SanaWM
-
     config = SanaWMConfig(**{**asdict(NETWORK), "hidden_size": 512, "head_dim": 64, "num_heads": 8})
     with torch.device("meta"):
         outline = SanaWM(config).state_dict()

@@ -157,12 +157,6 @@ def write_network(checkpoint: Checkpoint, config: SanaWMConfig, file: BinaryIO) 
         file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
 
 
-def network_bytes(config: SanaWMConfig) -> int:
-    """What `write_network` writes, but for the header."""
-    with torch.device("meta"):
-        return 2 * sum(t.numel() for name, t in SanaWM(config).state_dict().items() if name != UNUSED)
-
-
 def _unwrapped(content: Any) -> dict[str, Tensor]:
     """The tensors of what torch.save wrote, out of what they were put into."""
     while isinstance(content, Mapping):
