@@ -214,9 +214,7 @@ class _Background:
         self._pool.shutdown(cancel_futures=True)
 
 
-def _follow(
-    mine: Sequence[Job], jobs: Sequence[Job], events: Iterator[Event], frames: int, console: Console
-) -> None:
+def _follow(mine: Sequence[Job], jobs: Sequence[Job], events: Iterator[Event], frames: int, console: Console) -> None:
     """Show how far it is until it is done. frames: of a step."""
     chunks, before = {job.id: job.chunks for job in jobs}, len(mine) - len(jobs)
     total, steps, kept, rejected, begun = sum(chunks.values()), 0, 0, 0, time.monotonic()

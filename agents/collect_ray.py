@@ -48,9 +48,7 @@ class Cluster:
     address: str | None = None
     workers: int | None = None
 
-    def __call__(
-        self, collection: Collection, jobs: Sequence[Job], dataset: Dataset
-    ) -> Generator[Event, None, None]:
+    def __call__(self, collection: Collection, jobs: Sequence[Job], dataset: Dataset) -> Generator[Event, None, None]:
         """A `collect.Runner`. Raises ValueError without workers, ChildProcessError for a job under which actors die
         again and again, and what the jobs raise."""
         if self.workers is not None and self.workers < 1:
@@ -106,4 +104,3 @@ class Cluster:
                     yield row.chunks
                     yield row
         ray.get([collector.close.remote() for collector in idle])
-

@@ -1,6 +1,6 @@
 """What is to be collected: a YAML file or a few lines of Python become a list of jobs, checked before the work.
 
-    plan(Collection(scenes=["starts"], cameras=["orbit:radius=1.5", "w-48,dw-48"], seeds=2), "runs/orbits").jobs
+plan(Collection(scenes=["starts"], cameras=["orbit:radius=1.5", "w-48,dw-48"], seeds=2), "runs/orbits").jobs
 """
 
 import hashlib
@@ -25,14 +25,22 @@ from sanawm_env.recording.dataset import Dataset
 from sanawm_env.recording.episode import MAX_COMPANY
 from sanawm_env.recording.rollout import RolloutWriter
 from sanawm_env.training.scenes import sample_starts
-from sanawm_env.world.files import brief, check_count, check_number, file_sha256, parse_json, read_text, reason
+from sanawm_env.world.files import (
+    brief,
+    check_count,
+    check_number,
+    check_prompt,
+    file_sha256,
+    parse_json,
+    read_text,
+    reason,
+)
+from sanawm_env.world.folders import world_address
 from sanawm_env.world.images import fit_image, images_in, load_image, read_anchor
 from sanawm_env.world.lens import fit_lens
-from sanawm_env.world.prompts import check_prompt
 from sanawm_env.world.saved import MAX_SEED
 from sanawm_env.world.saving import Scratch
 from sanawm_env.world.threads import MAX_THREADS
-from sanawm_env.world.weights import world_address
 from sanawm_env.world.world import World
 
 MAX_CHUNKS = 4096  # of an episode, 1.7 hours
@@ -285,10 +293,8 @@ def _unreadable(starts: Sequence[Start], world: World) -> dict[Path, str]:
     know: that is no fault of an image."""
     for start in starts:
         check_prompt(start.prompt)
-    prompts = getattr(world.engine, "prompts", None)
-    if prompts is None or not prompts.load_encoders:
-        for prompt in dict.fromkeys(start.prompt for start in starts):
-            world.engine.encode_prompt(prompt.strip(), None)
+    for prompt in dict.fromkeys(start.prompt for start in starts):
+        world.engine.check_prompt(prompt.strip())
 
     def look(start: Start) -> str:
         try:

@@ -1,9 +1,9 @@
 """What drives an episode when nobody does: scripts, from text, files or functions.
 
-    orbit:radius=2,degrees=90      a scripted camera of `cameras`
-    w-48,dw-24                     held keys
-    paths/loop.npz                 a trajectory (.npz with c2w, or .npy), followed as it is
-    stroll                         a random walk in the environment's own actions, drawn from the job's seed
+orbit:radius=2,degrees=90      a scripted camera of `cameras`
+w-48,dw-24                     held keys
+paths/loop.npz                 a trajectory (.npz with c2w, or .npy), followed as it is
+stroll                         a random walk in the environment's own actions, drawn from the job's seed
 """
 
 import hashlib

@@ -31,15 +31,15 @@ from rich.table import Table
 from sanawm_env import SanaWMEnv
 from sanawm_env.camera.twist import hold
 from sanawm_env.cli.machine import machine_name
-from sanawm_env.network.config import SanaWMConfig
-from sanawm_env.network.model import SanaWM
-from sanawm_env.world.checkpoint import Checkpoint, write_network
-from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.memory import predict_memory
-from sanawm_env.world.prompts import Prompts
+from sanawm_env.engines.sanawm.checkpoint import Checkpoint, write_network
+from sanawm_env.engines.sanawm.fetch import world_config
+from sanawm_env.engines.sanawm.memory import predict_memory
+from sanawm_env.engines.sanawm.network.config import SanaWMConfig
+from sanawm_env.engines.sanawm.network.model import SanaWM
+from sanawm_env.engines.sanawm.prompts import Prompts
+from sanawm_env.world.engine import read_config
 from sanawm_env.world.saving import replacing
 from sanawm_env.world.state import WorldState, stack
-from sanawm_env.world.weights import world_config
 from sanawm_env.world.world import World
 
 TINY = SanaWMConfig(latent_channels=8, hidden_size=64, num_heads=4, head_dim=16, depth=4, caption_channels=32)
@@ -123,7 +123,7 @@ def progress(world: World, passes: int) -> Iterator[None]:
 def run(folder: Path, device: str, numbers: Path) -> dict[str, Any]:
     """All stages; what was measured, which is also in the JSON file `numbers`."""
     place = torch.device(device)
-    config = WorldConfig.load(folder / "config.json")
+    config = read_config(folder / "config.json")
     prediction = predict_memory(config, folder)  # first, so that libraries are there before memory is measured
     meter = Meter(place)
     found: dict[str, Any] = {
@@ -185,7 +185,7 @@ def measure_state(world: World, state: WorldState, folder: Path) -> dict[str, An
     try:
         return {
             "bytes": state.nbytes,
-            "bytes_without_tails": state.without_tails().nbytes,
+            "bytes_without_tails": world.without_caches(state).nbytes,
             f"bytes_of_{FORKS}_forks": stack([state] * FORKS).nbytes,
             "fork_seconds": seconds(lambda: stack([state] * FORKS)),
             "snapshot_seconds": seconds(env.snapshot),

@@ -1,6 +1,6 @@
 """Plan in imagination: fork one moment into 32 futures, keep what turns farthest right, act, plan again.
 
-    python examples/plan_by_forking.py
+python examples/plan_by_forking.py
 """
 
 import numpy as np

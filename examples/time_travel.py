@@ -1,6 +1,6 @@
 """Step a learned world, keep a moment, try two futures from it, and go back.
 
-    python examples/time_travel.py            # leaves runs/time_travel.png
+python examples/time_travel.py            # leaves runs/time_travel.png
 """
 
 from pathlib import Path

@@ -256,9 +256,7 @@ def _frame(
     cell = cell.to(tl.int64)
     stretch = _sum_of_parts(stretches, cell, branch == 1, ROWS, SPLITS) / S
     scale = key_scale / tl.maximum(stretch, 1.0)
-    p = _sum_of_parts(
-        grams, (2 * branch * SPLITS * ROWS + cell) * D * D + square, within, ROWS * D * D, SPLITS
-    )
+    p = _sum_of_parts(grams, (2 * branch * SPLITS * ROWS + cell) * D * D + square, within, ROWS * D * D, SPLITS)
     a = _sum_of_parts(writes, (branch * SPLITS * ROWS + cell) * D * D + slab, inside, ROWS * D * D, SPLITS)
     return p * (scale * key_scale), a * scale
 
@@ -370,14 +368,10 @@ def _readout(
     valid = s < S
     rows = first + s
     at = rows[:, None] * q_row + head * D + channel[None, :]
-    x = _features(
-        q, at, q_scale + branch * BATCH * T * S + first, q_norm + head * D, s, valid, channel, real
-    )
+    x = _features(q, at, q_scale + branch * BATCH * T * S + first, q_norm + head * D, s, valid, channel, real)
     turned = _turned(x, rows, valid, rays, p, phase, pairs, RAYS, True, 1, BS, DP // 4)
     square = channel[:, None] * D + channel[None, :]
-    state = tl.load(
-        merged + (branch * ROWS + cell).to(tl.int64) * D * D + square, real[:, None] & real[None, :], 0.0
-    )
+    state = tl.load(merged + (branch * ROWS + cell).to(tl.int64) * D * D + square, real[:, None] & real[None, :], 0.0)
     read = _dot(turned, state, MODE)
     if branch == 0:
         z = tl.load(z_merged + cell * D + channel, real, 0.0)

@@ -7,7 +7,7 @@ from sanawm_env.kernels.inputs import Branch, GDNState, Grid, RayTransform
 from torch import Tensor
 
 from sanawm_env.camera.rays import ray_from_world, rigid_inverse
-from sanawm_env.network.rope import phases, rope_angles
+from sanawm_env.engines.sanawm.network.rope import phases, rope_angles
 
 GRID = Grid(3, 3, 5)
 

@@ -5,44 +5,42 @@ import dataclasses
 import numpy as np
 import torch
 
-from sanawm_env.codec.patch_pca import PATCH, PatchPCACodec
+from sanawm_env.engines.sanawm.codec.patch_pca import PATCH, PatchPCACodec
 from sanawm_env.training.nano import NANO
 from sanawm_env.training.places import place
 from sanawm_env.training.raycast import intrinsics, render
-from sanawm_env.world.prompts import PromptFeatures
+from sanawm_env.world.engine import Chunk, Engine
 
 SMALL = dataclasses.replace(NANO, height=32, width=48)
 
 
-class TruthEngine:
+class TruthEngine(Engine):
     """A world that is the renderer, seen through a codec."""
 
-    config, device = SMALL, torch.device("cpu")
+    config, device, capabilities = SMALL, torch.device("cpu"), frozenset({"images", "anchors"})
 
     def __init__(self, codec):
         self.codec = codec
 
-    def encode(self, image):
+    def encode(self, image, prompt, anchor):
         return self.codec.encode(torch.tensor(image)[None, None])
 
-    def encode_prompt(self, prompt, anchor):
-        return PromptFeatures(torch.zeros(1, 1, 4))
+    def start_latents(self, conditions):
+        return conditions
 
     def see(self, slot, poses):
         scene = slot.scene
         lens, size = intrinsics(*scene.image.shape[:2]), scene.image.shape[:2]
         return render(place(scene.anchor.place), scene.anchor.c2w @ poses, lens, *size, depth=False)[0]
 
-    def imagine(self, slots, memory, poses):
-        latents = []
+    def advance(self, slots, memory, poses):
+        latents, first = [], slots[0].first
         for slot, path in zip(slots, poses.numpy(), strict=True):
             frames = np.concatenate((slot.scene.image[None], self.see(slot, path)))
             latents.append(self.codec.encode(torch.from_numpy(frames)[None])[:, :, int(slot.chunk > 0) :])
-        return torch.cat(latents), None
-
-    def decode(self, slots, latents, display):
-        first = slots[0].first
-        return self.codec.decode(latents, first=first)[:, int(first) :], None
+        latents = torch.cat(latents)
+        frames = self.codec.decode(latents, first=first)[:, int(first) :]
+        return Chunk(frames, None, latents[:, :, int(first) :])
 
 
 class HoldEngine(TruthEngine):

@@ -16,9 +16,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sanawm_env.network.config import SanaWMConfig
-from sanawm_env.network.model import SanaWM
-from sanawm_env.world.weights import fetch
+from sanawm_env.engines.sanawm.fetch import fetch
+from sanawm_env.engines.sanawm.network.config import SanaWMConfig
+from sanawm_env.engines.sanawm.network.model import SanaWM
 
 OWNER = "Efficient-Large-Model"
 NETWORK = SanaWMConfig(

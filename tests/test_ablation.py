@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from sanawm_env.network.ablation import TokenMixer, TokenState
-from sanawm_env.network.config import SanaWMConfig
-from sanawm_env.network.mixers import GDNMixer, WindowMixer
-from sanawm_env.network.model import SanaWM
+from sanawm_env.engines.sanawm.network.ablation import TokenMixer, TokenState
+from sanawm_env.engines.sanawm.network.config import SanaWMConfig
+from sanawm_env.engines.sanawm.network.mixers import GDNMixer, WindowMixer
+from sanawm_env.engines.sanawm.network.model import SanaWM
+from sanawm_env.engines.sanawm.sampler import SamplerConfig
 from sanawm_env.training.initial import NETWORK, untrained
 from sanawm_env.world import tree
-from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.sampler import SamplerConfig
+from sanawm_env.world.engine import read_config
 from sanawm_env.world.state import WorldState
 from sanawm_env.world.world import World
 from tests.test_kernels_fla import DEVICE, EXACT, difference, let_fla_run, needs_kernels
@@ -63,10 +63,10 @@ def test_a_mixer_of_another_name_is_refused():
 def test_configurations_without_the_key_are_of_the_frame_rule(tmp_path):
     data = json.loads(TOKENS.to_json())
     (tmp_path / "token.json").write_text(json.dumps(data))
-    assert WorldConfig.load(tmp_path / "token.json") == TOKENS
+    assert read_config(tmp_path / "token.json") == TOKENS
     del data["network"]["mixer"]
     (tmp_path / "frame.json").write_text(json.dumps(data))
-    assert WorldConfig.load(tmp_path / "frame.json").network == TINY.network
+    assert read_config(tmp_path / "frame.json").network == TINY.network
 
 
 def test_the_layer_has_the_heads_and_the_state_size_of_the_frame_rule(mixer):
@@ -190,7 +190,7 @@ def test_a_world_steps_forks_and_keeps_its_state_in_a_file(world, tmp_path):
     walk = [0.0, 0.0, 0.02, 0.0, 0.01, 0.0]
     begun = world.begin(world.scene(picture()), seed=0)
     state, _ = drive(world, begun, walk)
-    block = state.slots[0].memory.blocks[0].mixer
+    block = state.slots[0].memory.network.blocks[0].mixer
     assert isinstance(block, TokenState) and block.recurrent.shape == (1, HEADS, 16, 16)
     kept = copy_of(state.slots)
     _, (clip,) = drive(world, state, walk)

@@ -289,7 +289,7 @@ def test_planners_act_in_a_wrapped_environment(tiny):
 def test_planners_plan_twists(tiny):
     env = SanaWMEnv(tiny, action_mode="discrete")
     env.reset(seed=0)
-    with pytest.raises(ValueError, match='make it with action_mode="twist", not \'discrete\''):
+    with pytest.raises(ValueError, match="make it with action_mode=\"twist\", not 'discrete'"):
         PLANNERS[0].plan(env, GOAL, np.random.default_rng(0))
 
 

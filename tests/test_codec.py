@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sanawm_env.codec.patch_pca import LATENT_STD, PATCH, PatchPCACodec, to_patches
+from sanawm_env.engines.sanawm.codec.patch_pca import LATENT_STD, PATCH, PatchPCACodec, to_patches
 
 SHIPPED = Path(__file__).parents[1] / "sanawm_env" / "assets" / "nano" / "codec.safetensors"
 

@@ -384,9 +384,7 @@ def test_scripts_are_read_from_text(tmp_path):
 
 LEVELS = "abcdefghijkl"
 BOMB = "a: &a [x]\n" + "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in pairwise(LEVELS))
-MERGED = "a: &a {x: 1}\n" + "".join(
-    f"{b}: &{b} {{<<: [{','.join([f'*{a}'] * 9)}]}}\n" for a, b in pairwise(LEVELS)
-)
+MERGED = "a: &a {x: 1}\n" + "".join(f"{b}: &{b} {{<<: [{','.join([f'*{a}'] * 9)}]}}\n" for a, b in pairwise(LEVELS))
 
 
 def test_settings_mean_what_they_say(tmp_path):

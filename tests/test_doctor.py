@@ -7,13 +7,13 @@ import pytest
 import tyro
 
 from sanawm_env.cli import Command, Play, main
-from sanawm_env.cli.doctor import LADDER, RESERVE, SLACK, recommended
-from sanawm_env.world import memory
-from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.engine import LoadOptions
-from sanawm_env.world.memory import predict_memory
-from sanawm_env.world.official import OFFICIAL
-from sanawm_env.world.weights import world_folder
+from sanawm_env.cli.doctor import LADDER, RESERVE, SLACK, _options, recommended
+from sanawm_env.engines.sanawm import memory
+from sanawm_env.engines.sanawm.engine import SanaLoadOptions
+from sanawm_env.engines.sanawm.memory import predict_memory
+from sanawm_env.engines.sanawm.official import OFFICIAL
+from sanawm_env.world.engine import read_config
+from sanawm_env.world.folders import world_folder
 from tests.golden_files import ROOT
 from tests.standin_hub import fetched
 
@@ -56,12 +56,8 @@ def test_the_best_setting_that_fits_is_one_command(capsys, home):
     shown = doctor(capsys, "--memory-gb", "24")
     assert "sanawm play --world streaming --device cuda --refiner\n" in shown
     folder = world_folder("streaming")
-    config = WorldConfig.load(folder / "config.json")
-    peaks = {
-        setting: predict_memory(config, folder, LoadOptions(setting[1], setting[0], setting[1] if setting[0] else None,
-                                                            setting[2])).peak
-        for setting in LADDER
-    }  # fmt: skip
+    config = read_config(folder / "config.json")
+    peaks = {setting: predict_memory(config, folder, _options(*setting)).peak for setting in LADDER}
     for number, (refiner, bits, parts) in enumerate(LADDER):
         need = peaks[refiner, bits, parts]
         if need >= min((peaks[setting] for setting in LADDER[:number]), default=need + 1):
@@ -72,7 +68,7 @@ def test_the_best_setting_that_fits_is_one_command(capsys, home):
         assert (bits in command) == (bits is not None)
         assert (",".join(parts) in command) == bool(parts)
         options = tyro.cli(Play, args=command[2:])  # it can be run
-        assert LoadOptions(**options.load_options) == LoadOptions(bits, refiner, bits if refiner else None, parts)
+        assert SanaLoadOptions(**options.load_options) == _options(refiner, bits, parts)
     assert "takes more than" in recommended(RESERVE, "cuda")
 
 

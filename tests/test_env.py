@@ -34,7 +34,7 @@ from sanawm_env.envs.env import RENDER_MODES
 from sanawm_env.envs.observations import OBS_MODES
 from sanawm_env.envs.tasks import TASKS
 from sanawm_env.world import tree
-from sanawm_env.world.weights import known_worlds
+from sanawm_env.world.folders import known_worlds
 from tests.worlds import TINY, picture, with_starts, write_tiny_world
 
 ID = "SanaWM/Explore-v0"

@@ -11,7 +11,8 @@ from PIL import Image
 from rich.console import Console
 from scipy.spatial.transform import RigidTransform, Rotation
 
-from sanawm_env.network.state import BlockState, GDNState, NetworkState, Page, WindowState
+from sanawm_env.engines.sanawm.engine import SanaMemory
+from sanawm_env.engines.sanawm.network.state import BlockState, GDNState, NetworkState, Page, WindowState
 from sanawm_env.training.evaluate import evaluate, print_table, save_sheet, with_timesteps
 from sanawm_env.training.places import place
 from sanawm_env.training.probes import without_recurrence, without_window
@@ -157,9 +158,9 @@ def test_seeds_decide_what_is_measured():
 
 def test_unknown_layouts_are_measured_without_an_anchor():
     class Blind(HoldEngine):
-        def encode_prompt(self, prompt, anchor):
+        def encode(self, image, prompt, anchor):
             anchors.append(anchor)
-            return super().encode_prompt(prompt, anchor)
+            return super().encode(image, prompt, anchor)
 
     anchors = []
     world = World(Blind(lossless_codec()), "blind")
@@ -180,14 +181,14 @@ def test_commands_never_leave_the_room():
 def test_forgetting_takes_one_kind_of_memory_and_edits_nothing():
     gdn = GDNState(*(torch.ones(1, 2, 3, 3) for _ in range(3)), camera_kv=torch.ones(1, 2, 3, 3))
     window = WindowState((Page(torch.ones(1), torch.ones(1)),))
-    memory = NetworkState((BlockState(gdn, torch.ones(1)), BlockState(window, torch.ones(1))))
+    memory = SanaMemory(NetworkState((BlockState(gdn, torch.ones(1)), BlockState(window, torch.ones(1)))))
     world = World(HoldEngine(lossless_codec()), "hold")
     state = world.begin(world.scene(np.zeros((32, 48, 3), np.uint8)))
     state = dataclasses.replace(state, slots=(dataclasses.replace(state.slots[0], memory=memory),))
-    zeroed, kept = (block.mixer for block in without_recurrence(state).slots[0].memory.blocks)
+    zeroed, kept = (block.mixer for block in without_recurrence(state).slots[0].memory.network.blocks)
     assert not any(t.any() for t in (zeroed.kv, zeroed.z, zeroed.camera_kv))
     assert zeroed.key_tail is gdn.key_tail and kept is window
-    untouched, emptied = (block.mixer for block in without_window(state).slots[0].memory.blocks)
+    untouched, emptied = (block.mixer for block in without_window(state).slots[0].memory.network.blocks)
     assert untouched is gdn and emptied.pages == ()
     assert gdn.kv.all() and gdn.z.all() and gdn.camera_kv.all() and len(window.pages) == 1
 

@@ -18,14 +18,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sanawm_env.cli import main
-from sanawm_env.network.config import SanaWMConfig
-from sanawm_env.network.model import SanaWM
-from sanawm_env.world import weights as weights_module
-from sanawm_env.world.checkpoint import UNUSED, check_entries, network_config, open_checkpoint
-from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.official import NETWORK_GB, OFFICIAL, PINS
+from sanawm_env.engines.sanawm import fetch as weights_module
+from sanawm_env.engines.sanawm.checkpoint import UNUSED, check_entries, network_config, open_checkpoint
+from sanawm_env.engines.sanawm.fetch import fetch
+from sanawm_env.engines.sanawm.network.config import SanaWMConfig
+from sanawm_env.engines.sanawm.network.model import SanaWM
+from sanawm_env.engines.sanawm.official import NETWORK_GB, OFFICIAL, PINS
+from sanawm_env.world.engine import read_config
+from sanawm_env.world.folders import read_manifest, world_folder
 from sanawm_env.world.saving import only_writer
-from sanawm_env.world.weights import fetch, read_manifest, world_folder
 from tests.golden_files import SHIPPED
 from tests.standin_hub import NETWORK, OWNER, network_weights, serving, training_checkpoint, write_hub
 
@@ -73,7 +74,7 @@ def shapes(weights):
 def test_a_fetched_world_is_whole(server, home):
     folder = fetch("streaming", ("dit", "codec", "text"), **SIZE)
     assert folder == home / "worlds" / "streaming" == world_folder("streaming")
-    config = WorldConfig.load(folder / "config.json")
+    config = read_config(folder / "config.json")
     assert (config.network.hidden_size, config.codec, config.dtype) == (NETWORK.hidden_size, "ltx2", "bfloat16")
     assert config.sampler.timesteps == (1000, 960, 889, 727)
     weights, official = load_file(folder / "network.safetensors"), own_weights()
@@ -101,7 +102,7 @@ def test_only_the_files_of_a_part_are_downloaded_and_nothing_twice(server):
     assert server.sent == []
     fetch("streaming", ("dit", "text"), height=96, width=96)  # another picture is no other network
     assert server.sent == []
-    assert WorldConfig.load(world_folder("streaming") / "config.json").height == 96
+    assert read_config(world_folder("streaming") / "config.json").height == 96
 
 
 def test_what_is_here_at_its_pin_needs_no_hub(server):
@@ -198,7 +199,7 @@ def test_worlds_share_what_they_have_in_common(server):
     assert [name for name in sent[1:] if not name.startswith("vae/")] == []
     parts = read_manifest(folder)["parts"]
     assert parts["codec"]["revision"] == PINS["SANA-WM_bidirectional"]
-    assert WorldConfig.load(folder / "config.json").codec == "ltx2_bidirectional"
+    assert read_config(folder / "config.json").codec == "ltx2_bidirectional"
 
 
 def test_a_branch_that_has_moved_brings_the_new_weights(server):
@@ -323,8 +324,8 @@ def test_a_disk_that_fills_up_in_the_middle_of_the_conversion_leaves_the_world_b
 PROBE = """
 import resource, sys, threading
 from pathlib import Path
-from sanawm_env.world.checkpoint import open_checkpoint, write_network
-from sanawm_env.world.weights import network_size
+from sanawm_env.engines.sanawm.checkpoint import open_checkpoint, write_network
+from sanawm_env.engines.sanawm.fetch import network_size
 import torch
 torch.zeros(8).bfloat16()
 

@@ -28,29 +28,29 @@ FLOORS = {
     "agents": 6,
     "recording": 5, "viewer": 5, "integrations": 5,
     "envs": 4,
-    "world": 3,
-    "network": 2, "codec": 2, "text": 2, "refiner": 2,
+    "engines": 3,
+    "world": 2,
     "camera": 1, "kernels": 1, "metrics": 1,
 }  # fmt: skip
 ENVIRONMENT_LIBRARIES = {"gymnasium", "stable_baselines3", "ray", "torchrl"}
-NETWORK_ROOMS = {"sanawm_env.network", "sanawm_env.codec", "sanawm_env.text", "sanawm_env.refiner"}
+ENGINES = {"sanawm_env.engines"}
 # What a room must know nothing of, besides the rooms above it.
 UNKNOWN = {
-    "agents": NETWORK_ROOMS,
-    "recording": NETWORK_ROOMS | {"torch"},
-    "viewer": NETWORK_ROOMS,
-    "integrations": NETWORK_ROOMS,
-    "envs": NETWORK_ROOMS | {"torch.nn"},
+    "agents": ENGINES,
+    "recording": ENGINES | {"torch"},
+    "viewer": ENGINES,
+    "integrations": ENGINES,
+    "envs": ENGINES | {"torch.nn"},
+    "engines": ENVIRONMENT_LIBRARIES,
     "world": ENVIRONMENT_LIBRARIES,
-    "network": ENVIRONMENT_LIBRARIES | {"huggingface_hub"},
-    "codec": ENVIRONMENT_LIBRARIES | {"huggingface_hub"},
-    "text": ENVIRONMENT_LIBRARIES,
-    "refiner": ENVIRONMENT_LIBRARIES,
     "camera": ENVIRONMENT_LIBRARIES | {"safetensors", "huggingface_hub"},
     "kernels": ENVIRONMENT_LIBRARIES | {"safetensors", "huggingface_hub"},
     "metrics": ENVIRONMENT_LIBRARIES | {"safetensors", "huggingface_hub"},
     "training": ENVIRONMENT_LIBRARIES | {"websockets"},
 }
+# Parts of engines that know nothing of where weights come from.
+for _part in ("network", "codec"):
+    UNKNOWN[f"engines.sanawm.{_part}"] = ENVIRONMENT_LIBRARIES | {"huggingface_hub"}
 
 
 def modules():
@@ -106,7 +106,11 @@ def offences(name, source):
         there = room(imported)
         if there is not None and not may_import(here, there):
             yield f"{name}:{line} imports {imported}: {here} must not know {there}"
-        for unknown in UNKNOWN.get(here, ()):
+        engine = ".".join(name.split(".")[1:4])  # and its part
+        other = engine.split(".")[1:2]
+        if here == there == "engines" and other and imported.split(".")[2:3] not in ([], other):
+            yield f"{name}:{line} imports {imported}: engines do not know each other"
+        for unknown in {*UNKNOWN.get(here, ()), *UNKNOWN.get(engine, ())}:
             if f"{imported}.".startswith(f"{unknown}."):
                 yield f"{name}:{line} imports {imported}: {here} must know nothing of {unknown}"
 
@@ -126,16 +130,19 @@ def test_every_room_stands_on_a_floor():
     [
         ("sanawm_env.camera.x", "from sanawm_env.world import World"),
         ("sanawm_env.camera.x", "def f():\n    import sanawm_env.metrics.pose"),
-        ("sanawm_env.network.x", "from ..codec import y"),
-        ("sanawm_env.network.x", "from .. import envs"),
+        ("sanawm_env.engines.sanawm.network.x", "from ....envs import y"),
+        ("sanawm_env.engines.sanawm.network.x", "import huggingface_hub"),
+        ("sanawm_env.engines.rooms.x", "from sanawm_env.engines.sanawm import engine"),
+        ("sanawm_env.world.x", "from sanawm_env.engines.sanawm.engine import SanaEngine"),
         ("sanawm_env.world.x", "import gymnasium.spaces as s"),
         ("sanawm_env.world.x", "import sanawm_env"),
         ("sanawm_env.world.x", "from sanawm_env.training import places"),
         ("sanawm_env.envs.x", "from torch import nn"),
+        ("sanawm_env.envs.x", "from sanawm_env.engines import sanawm"),
         ("sanawm_env.recording.x", "import torch"),
         ("sanawm_env.training.x", "from sanawm_env.recording.sheet import contact_sheet"),
         ("sanawm_env.training.x", "import gymnasium"),
-        ("sanawm_env.agents.x", "from sanawm_env.network.model import SanaWM"),
+        ("sanawm_env.agents.x", "from sanawm_env.engines.sanawm.network.model import SanaWM"),
     ],
 )
 def test_an_import_against_the_table_is_noticed(name, source):
@@ -178,7 +185,7 @@ def test_videos_and_trajectories_are_read_without_torch(tmp_path):
 @pytest.mark.slow
 def test_networks_and_worlds_load_neither_triton_nor_fla(tmp_path):
     loaded = run_python(
-        "import sys, json, sanawm_env, sanawm_env.kernels.dispatch, sanawm_env.network.model, sanawm_env.world.world\n"
+        "import sys, json, sanawm_env.kernels.dispatch, sanawm_env.engines.sanawm.engine, sanawm_env.world.world\n"
         "print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))",
         cwd=tmp_path,
     )
@@ -195,8 +202,8 @@ from dataclasses import replace
 import torch
 from sanawm_env.kernels.dispatch import choose
 from sanawm_env.kernels.inputs import Grid
-from sanawm_env.network.config import SanaWMConfig
-from sanawm_env.network.model import SanaWM
+from sanawm_env.engines.sanawm.network.config import SanaWMConfig
+from sanawm_env.engines.sanawm.network.model import SanaWM
 
 def refusal(call):
     try:

@@ -42,8 +42,12 @@ FILES = {
     "tiff": (corners(), "a.tiff", {}, 0),
     "gif": (corners().convert("P", palette=Image.Palette.ADAPTIVE), "a.gif", {}, 2),
     "palette": (corners().convert("P", palette=Image.Palette.ADAPTIVE), "a.png", {}, 2),
-    "palette with transparency": (corners().convert("P", palette=Image.Palette.ADAPTIVE), "a.png",
-                                  {"transparency": 0}, 2),
+    "palette with transparency": (
+        corners().convert("P", palette=Image.Palette.ADAPTIVE),
+        "a.png",
+        {"transparency": 0},
+        2,
+    ),
     "rgba": (corners().convert("RGBA"), "a.png", {}, 0),
     "cmyk": (corners().convert("CMYK"), "a.jpg", {"quality": 95, "subsampling": 0}, 20),
     "no suffix": (corners(), "a", {"format": "PNG"}, 0),
@@ -84,8 +88,15 @@ def test_alpha_is_dropped_and_not_blended(tmp_path):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(tmp_path, orientation):
-    stored_as = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90",
-                 7: "TRANSVERSE", 8: "ROTATE_270"}
+    stored_as = {
+        2: "FLIP_LEFT_RIGHT",
+        3: "ROTATE_180",
+        4: "FLIP_TOP_BOTTOM",
+        5: "TRANSPOSE",
+        6: "ROTATE_90",
+        7: "TRANSVERSE",
+        8: "ROTATE_270",
+    }
     image = corners()
     if orientation in stored_as:
         image = image.transpose(Image.Transpose[stored_as[orientation]])
@@ -263,10 +274,21 @@ def test_images_without_an_anchor_have_none(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "hello", "[]", "3", "{}", '{"place": "x"}', '{"place": "", "c2w": [[1]]}',
-     '{"place": "x", "c2w": [[1, 2], [3]]}', '{"place": "x", "c2w": "y"}', '{"place": "x", "c2w": null}',
-     '{"place": "x", "c2w": [[NaN,0,0,0],[0,1,0,0],[0,0,1,0],[0,0,0,1]]}',
-     '{"place": "x", "c2w": [[2,0,0,0],[0,2,0,0],[0,0,2,0],[0,0,0,1]]}', "[" * 100_000],
+    [
+        "",
+        "hello",
+        "[]",
+        "3",
+        "{}",
+        '{"place": "x"}',
+        '{"place": "", "c2w": [[1]]}',
+        '{"place": "x", "c2w": [[1, 2], [3]]}',
+        '{"place": "x", "c2w": "y"}',
+        '{"place": "x", "c2w": null}',
+        '{"place": "x", "c2w": [[NaN,0,0,0],[0,1,0,0],[0,0,1,0],[0,0,0,1]]}',
+        '{"place": "x", "c2w": [[2,0,0,0],[0,2,0,0],[0,0,2,0],[0,0,0,1]]}',
+        "[" * 100_000,
+    ],
 )
 def test_a_bad_anchor_is_refused(tmp_path, text):
     chunks = PngImagePlugin.PngInfo()

@@ -151,7 +151,7 @@ def test_settings_come_back_after_an_error():
 def test_what_comes_out_are_plain_tensors(nano):
     with torch.inference_mode():
         state, (clip,) = drive(nano, nano.begin(nano.scene(picture(77))), MOVES[0])
-    for tensor in (clip.frames, clip.latents, state.slots[0].frame, state.slots[0].scene.image_latent):
+    for tensor in (clip.frames, clip.latents, state.slots[0].frame, state.slots[0].scene.conditions.image_latent):
         assert not tensor.is_inference() and not tensor.requires_grad
     weight = torch.ones((), requires_grad=True)
     (clip.latents * weight).sum().backward()

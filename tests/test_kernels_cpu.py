@@ -9,7 +9,7 @@ from sanawm_env.kernels import cpu, reference
 from sanawm_env.kernels.inputs import Branch, Grid, RayTransform
 
 from sanawm_env.camera.twist import hold
-from sanawm_env.network.model import SanaWM
+from sanawm_env.engines.sanawm.network.model import SanaWM
 from sanawm_env.training.initial import initialise
 from sanawm_env.world import tree
 from sanawm_env.world.world import World
@@ -285,5 +285,5 @@ def test_a_nano_world_in_bfloat16_keeps_its_states_in_float32():
     world = World.load("nano", precision="bf16")
     state = world.begin(world.scene(world.starts[0]))
     state, _ = world.advance(state, hold(state.slots[0].c2w, np.array([0.1, 0, 0.4, 0, 0.2, 0])))
-    recurrent = state.slots[0].memory.blocks[0].mixer
+    recurrent = state.slots[0].memory.network.blocks[0].mixer
     assert {t.dtype for t in (recurrent.kv, recurrent.z, recurrent.camera_kv)} == {torch.float32}

@@ -108,6 +108,7 @@ def test_gdn_of_bfloat16_projections(ops):
 
 def cut(operands, grid, a, b):
     """The frames a to b of operands."""
+
     def tokens(t):
         return t[..., a * grid.tokens : b * grid.tokens, :]
 
@@ -157,6 +158,7 @@ def test_a_row_of_a_batch_is_bit_for_bit_what_it_is_alone(ops):
 
 def pool_of(state, slots):
     """A pool with other numbers in every slot, and the batch's states in the first ones."""
+
     def pool(t):
         filled = torch.randn(slots, *t.shape[1:], device=t.device).to(t.dtype)
         filled[: len(t)] = t

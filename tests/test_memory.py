@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from sanawm_env.network.config import SanaWMConfig
-from sanawm_env.network.precision import weight_bytes
-from sanawm_env.refiner.runner import Refiner
-from sanawm_env.world import memory, tree
-from sanawm_env.world.engine import LoadOptions
-from sanawm_env.world.memory import predict_memory
-from sanawm_env.world.official import OFFICIAL
-from sanawm_env.world.offload import work_blockwise
-from sanawm_env.world.weights import world_config, world_folder
+from sanawm_env.engines.sanawm import memory
+from sanawm_env.engines.sanawm.engine import SanaLoadOptions
+from sanawm_env.engines.sanawm.fetch import world_config
+from sanawm_env.engines.sanawm.memory import predict_memory
+from sanawm_env.engines.sanawm.network.config import SanaWMConfig
+from sanawm_env.engines.sanawm.network.precision import weight_bytes
+from sanawm_env.engines.sanawm.official import OFFICIAL
+from sanawm_env.engines.sanawm.offload import work_blockwise
+from sanawm_env.engines.sanawm.refiner.runner import Refiner
+from sanawm_env.world import tree
+from sanawm_env.world.folders import world_folder
 from sanawm_env.world.world import World
 from tests.standin_hub import fetched
 from tests.worlds import alive, picture
@@ -55,7 +57,7 @@ def measured(world, chunks, batch=1):
 
 def predicted(world, batch=1, **options):
     folder = world_folder(world.config.name)
-    return predict_memory(world.config, folder, LoadOptions(**options), batch)
+    return predict_memory(world.config, folder, SanaLoadOptions(**options), batch)
 
 
 @pytest.mark.slow
@@ -100,8 +102,8 @@ def test_without_a_limit_of_the_window_the_last_chunk_is_predicted(home):
 @pytest.mark.parametrize("precision", ["bf16", "fp8", "nvfp4"])
 def test_weights_in_fewer_bits(precision):
     """At a size at which the scales' padding does not rule."""
-    from sanawm_env.network.model import SanaWM
-    from sanawm_env.network.precision import quantize
+    from sanawm_env.engines.sanawm.network.model import SanaWM
+    from sanawm_env.engines.sanawm.network.precision import quantize
 
     pytest.importorskip("torchao")
     model = SanaWM(SanaWMConfig(latent_channels=4, hidden_size=192, depth=4, num_heads=4, head_dim=48, text_len=4))
@@ -158,7 +160,7 @@ def test_keys_and_values_that_wait_are_not_on_the_device():
     state, sizes = world.begin(world.scene(picture())), []
     for _ in range(5):
         state, _ = world.advance(state, STILL)
-        refined = state.slots[0].display.refiner
+        refined = state.slots[0].memory.refiner
         sizes.append(tree.nbytes((refined.sink, refined.history)))
     plain, away = (predicted(world, refiner=True, offload=offload) for offload in ((), "refiner"))
     keys = plain.between - away.between
@@ -177,7 +179,7 @@ def test_encoders_count_where_prompts_are_encoded_on_the_spot():
     assert "text" not in plain.weights and here.weights["text"] == away.weights["text"] > 0
     assert away.waiting["text"][1] < here.waiting["text"][1] == here.weights["text"]
     config = world_config("streaming", SanaWMConfig(), 704, 1280)
-    official = predict_memory(config, options=LoadOptions(text_encoder=True))
+    official = predict_memory(config, options=SanaLoadOptions(text_encoder=True))
     assert official.weights["text"] == pytest.approx(OFFICIAL["streaming"]["text"].gigabytes * 1e9, rel=0.02)
     # with the connectors; the encoder alone lies on the hub in 24 GB
     assert memory.weight_bytes(memory._refiner_encoder(None)["encoder"], None) == pytest.approx(24e9, rel=0.03)
@@ -192,7 +194,7 @@ def test_the_official_sizes_add_up():
     assert prediction.weights["network"] == pytest.approx(5.32e9, rel=0.01)
     assert prediction.weights["codec"] == pytest.approx(2.44e9, rel=0.01)
     for precision, size in (("fp8", 3.52e9), ("nvfp4", 2.73e9)):
-        fewer = predict_memory(config, options=LoadOptions(precision=precision))
+        fewer = predict_memory(config, options=SanaLoadOptions(precision=precision))
         assert fewer.weights["network"] == pytest.approx(size, rel=0.01)
         assert fewer.peak - prediction.peak == fewer.weights["network"] - prediction.weights["network"]
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from sanawm_env.refiner.runner import Refiner, RefinerConfig, without_audio
-from sanawm_env.world.offload import at_hand, blocks_of, check_offload, work_blockwise
+from sanawm_env.engines.sanawm.offload import at_hand, blocks_of, check_offload, work_blockwise
+from sanawm_env.engines.sanawm.refiner.runner import Refiner, RefinerConfig, without_audio
 from tests.standin_hub import REFINER
 
 META = torch.device("meta")

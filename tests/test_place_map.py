@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sanawm_env.network.place_map import DEPTHS, FEATURES, PLACE_CHANNELS, PlaceMap
+from sanawm_env.engines.sanawm.network.place_map import DEPTHS, FEATURES, PLACE_CHANNELS, PlaceMap
 
 BOX = (-4.0, -2.8, -3.0, 4.0, 0.0, 3.0)
 LENS = torch.tensor([[8.0, 8, 6, 4]])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sanawm_env.codec.patch_pca import PatchPCACodec
+from sanawm_env.engines.sanawm.codec.patch_pca import PatchPCACodec
 from sanawm_env.training import clips, places, walks
 from sanawm_env.training.places import PLACES, bounds, place, random_place
 from sanawm_env.training.raycast import intrinsics, render

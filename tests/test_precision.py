@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from sanawm_env.network.config import SanaWMConfig
-from sanawm_env.network.model import SanaWM
-from sanawm_env.network.precision import PRECISIONS, quantize, quantized_layers
+from sanawm_env.engines.sanawm.network.config import SanaWMConfig
+from sanawm_env.engines.sanawm.network.model import SanaWM
+from sanawm_env.engines.sanawm.network.precision import PRECISIONS, quantize, quantized_layers
 from sanawm_env.training.initial import initialise
 
 pytest.importorskip("torchao")

@@ -26,8 +26,10 @@ INTRINSICS = np.array([[80.0, 0, 48], [0, 80, 32], [0, 0, 1]])
 def clip(count, height=64, width=96, first=0):
     """Smooth frames whose brightness tells their index."""
     y, x = np.mgrid[:height, :width]
-    frames = [np.stack([x * 100 // width, y * 100 // height, np.full_like(x, 2 * i % 200)], axis=-1)
-              for i in range(first, first + count)]
+    frames = [
+        np.stack([x * 100 // width, y * 100 // height, np.full_like(x, 2 * i % 200)], axis=-1)
+        for i in range(first, first + count)
+    ]
     return np.array(frames, dtype=np.uint8).reshape(count, height, width, 3)
 
 
@@ -167,8 +169,12 @@ def test_a_full_disk_leaves_no_broken_video(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "frames",
-    [np.zeros((2, 64, 96, 3)), np.zeros((64, 96, 3), np.uint8), np.zeros((2, 64, 96, 4), np.uint8),
-     np.zeros((2, 0, 96, 3), np.uint8)],
+    [
+        np.zeros((2, 64, 96, 3)),
+        np.zeros((64, 96, 3), np.uint8),
+        np.zeros((2, 64, 96, 4), np.uint8),
+        np.zeros((2, 0, 96, 3), np.uint8),
+    ],
     ids=["float", "one frame", "rgba", "empty"],
 )
 def test_arrays_that_are_not_frames_are_refused(tmp_path, frames):
@@ -442,8 +448,13 @@ def test_a_new_rollout_replaces_the_old_one(tmp_path):
 
 @pytest.mark.parametrize(
     "bad",
-    [{"c2w": poses(23)}, {"c2w": np.eye(4)}, {"intrinsics": np.eye(4)}, {"frames": clip(24).astype(float)},
-     {"frames": clip(24, 32, 48)}],
+    [
+        {"c2w": poses(23)},
+        {"c2w": np.eye(4)},
+        {"intrinsics": np.eye(4)},
+        {"frames": clip(24).astype(float)},
+        {"frames": clip(24, 32, 48)},
+    ],
     ids=["too few poses", "one pose", "intrinsics", "float frames", "another size"],
 )
 def test_a_refused_clip_leaves_the_rollout_good(tmp_path, bad):

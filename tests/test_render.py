@@ -9,10 +9,11 @@ from PIL import Image
 
 from sanawm_env.cli import main, render
 from sanawm_env.cli.render import check_layout, dtypes, load_pipeline, one_step, predict_render_memory, show
+from sanawm_env.engines.sanawm import memory
+from sanawm_env.engines.sanawm.fetch import fetch, official_folder
 from sanawm_env.recording.arrays import load_trajectory
 from sanawm_env.recording.video import read_video
-from sanawm_env.world import memory
-from sanawm_env.world.weights import fetch, official_folder, world_folder
+from sanawm_env.world.folders import world_folder
 from tests.standin_hub import fetched
 from tests.worlds import alive, picture
 

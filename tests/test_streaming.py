@@ -10,14 +10,14 @@ import torch
 import sanawm_env  # noqa: F401
 from sanawm_env.camera.twist import hold
 from sanawm_env.cli import main
+from sanawm_env.engines.sanawm.prompts import Prompts
+from sanawm_env.engines.sanawm.sampler import shifted_timesteps
 from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.recording.episode import Episode, EpisodeWriter, Step, begin
 from sanawm_env.viewer.session import Session
 from sanawm_env.world import tree
-from sanawm_env.world.prompts import Prompts
-from sanawm_env.world.sampler import shifted_timesteps
+from sanawm_env.world.folders import world_folder
 from sanawm_env.world.state import WorldState, stack
-from sanawm_env.world.weights import world_folder
 from sanawm_env.world.world import World
 from tests.standin_hub import fetched
 from tests.worlds import drive, picture
@@ -81,8 +81,8 @@ def test_an_unknown_prompt_is_encoded_where_that_is_allowed(hub, world, scene):
     allowed = World.load("streaming", text_encoder=True)
     assert allowed.weights_hash == world.weights_hash
     fresh = allowed.scene(picture(), "never encoded before")
-    assert fresh.text.shape == scene.text.shape
-    assert not torch.equal(fresh.text, scene.text)
+    assert fresh.conditions.text.shape == scene.conditions.text.shape
+    assert not torch.equal(fresh.conditions.text, scene.conditions.text)
 
 
 def test_the_camera_and_the_prompt_matter(world, scene):
@@ -96,7 +96,7 @@ def test_the_camera_and_the_prompt_matter(world, scene):
 @pytest.mark.parametrize("policy", ["tails", "latents"])
 def test_a_restored_state_goes_on_bit_for_bit(world, scene, policy, tmp_path):
     state, _ = drive(world, world.begin(scene), FORWARD, TURN)
-    kept = state if policy == "tails" else state.without_tails()
+    kept = state if policy == "tails" else world.without_caches(state)
     if policy == "latents":
         assert kept.nbytes < state.nbytes
     _, (expected,) = drive(world, state, FORWARD)
@@ -114,7 +114,7 @@ def test_the_latents_policy_of_an_environment_drops_the_caches_and_changes_no_fr
     env.reset(seed=0, options={"prompt": "a quiet street"})
     env.step(np.zeros(6))
     here = env.snapshot()
-    assert here.slot.display.codec.tails is None
+    assert here.slot.memory.decoder.tails is None
     env.step(np.full(6, 0.5))
     expected = env.clip.frames.copy()
     env.restore(here)
@@ -127,7 +127,7 @@ def test_slots_of_different_depth_step_together(world, scene):
     deep, _ = drive(world, world.begin(scene, 1), FORWARD)
     both = stack([deep, world.begin(scene, 2), deep.without_tails()])
     after, (clip,) = drive(world, both, TURN)
-    assert clip.lanes == ((0, 1),) * 3
+    assert clip.batch_rows == ((0, 1),) * 3
     assert torch.equal(clip.frames[0], clip.frames[2])
     assert [slot.chunk for slot in after.slots] == [2, 1, 2]
 
@@ -165,9 +165,9 @@ def test_a_changed_prompt_reaches_the_refiner(hub, two_prompts):
     world = World.load("streaming", refiner=True)
     state, _ = drive(world, world.begin(world.scene(picture(), "a quiet street")), FORWARD)
     rain = world.with_prompt(state, "rain")
-    expected = world.scene(picture(), "rain").refiner_text
-    assert torch.equal(rain.slots[0].display.refiner.text, expected[0])
-    assert rain.slots[0].display.refiner.history is state.slots[0].display.refiner.history
+    expected = world.scene(picture(), "rain").conditions.refiner_text
+    assert torch.equal(rain.slots[0].memory.refiner.text, expected[0])
+    assert rain.slots[0].memory.refiner.history is state.slots[0].memory.refiner.history
     _, (wet,) = drive(world, rain, FORWARD)
     _, (dry,) = drive(world, state, FORWARD)
     assert not torch.equal(wet.frames, dry.frames)

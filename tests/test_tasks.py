@@ -357,10 +357,15 @@ def test_impossible_goals_are_refused_and_change_nothing(tiny, name, options, er
         *(
             ({"task": task, "task_options": {name: value}}, ValueError, f"{name} of a task must be")
             for task, name, values in (
-                ("explore", "cell", (0, np.nan, -1, "0.5", True, 1e-300)), ("explore", "sector", (0, 1e9, "30")),
-                ("pointnav", "radius", (np.nan, np.inf, 0, -1, "1")), ("pointnav", "chunks", (0, -2, 1.5, "3", True)),
-                ("pointnav", "shaped", ("no", 2)), ("imagenav", "angle", (-1, np.nan)), ("imagenav", "radius", (0,)),
-                ("followpath", "width", (0, None)), ("followpath", "chunks", (0, 10**30)),
+                ("explore", "cell", (0, np.nan, -1, "0.5", True, 1e-300)),
+                ("explore", "sector", (0, 1e9, "30")),
+                ("pointnav", "radius", (np.nan, np.inf, 0, -1, "1")),
+                ("pointnav", "chunks", (0, -2, 1.5, "3", True)),
+                ("pointnav", "shaped", ("no", 2)),
+                ("imagenav", "angle", (-1, np.nan)),
+                ("imagenav", "radius", (0,)),
+                ("followpath", "width", (0, None)),
+                ("followpath", "chunks", (0, 10**30)),
             )
             for value in values
         ),

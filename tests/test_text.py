@@ -7,9 +7,9 @@ import torch
 from rich.console import Console
 
 from sanawm_env.cli.encode_prompts import encode_prompts
-from sanawm_env.refiner.text import RefinerTextEncoder
-from sanawm_env.text.gemma import TEXT_LEN, GemmaEncoder, instruction
-from sanawm_env.world.prompts import PromptCache, Prompts
+from sanawm_env.engines.sanawm.prompts import PromptCache, Prompts
+from sanawm_env.engines.sanawm.refiner.text import RefinerTextEncoder
+from sanawm_env.engines.sanawm.text.gemma import TEXT_LEN, GemmaEncoder, instruction
 from sanawm_env.world.world import World
 from tests.standin_hub import write_gemma2, write_gemma3
 

@@ -13,9 +13,11 @@ from safetensors.torch import load_file
 from sanawm_env.kernels import reference
 from sanawm_env.kernels.inputs import Grid
 
-from sanawm_env.codec.patch_pca import PatchPCACodec
-from sanawm_env.network.model import SanaWM
-from sanawm_env.network.place_map import PlaceMap
+from sanawm_env.engines.sanawm.codec.patch_pca import PatchPCACodec
+from sanawm_env.engines.sanawm.conditions import camera_inputs, place_token
+from sanawm_env.engines.sanawm.network.model import SanaWM
+from sanawm_env.engines.sanawm.network.place_map import PlaceMap
+from sanawm_env.engines.sanawm.sampler import data_from_v, v_target
 from sanawm_env.training import network as training
 from sanawm_env.training.clips import ClipsConfig, generate, load
 from sanawm_env.training.initial import initialise, parts_of, untrained
@@ -23,8 +25,6 @@ from sanawm_env.training.nano import NANO
 from sanawm_env.training.network import TrainConfig, draw, train_network
 from sanawm_env.training.raycast import intrinsics
 from sanawm_env.training.recipe import Recipe
-from sanawm_env.world.conditions import camera_inputs, place_token
-from sanawm_env.world.sampler import data_from_v, v_target
 from tests.golden_files import ROOT
 
 CODEC = ROOT / "sanawm_env" / "assets" / "nano" / "codec.safetensors"

@@ -14,12 +14,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sanawm_env.camera.twist import hold
-from sanawm_env.codec.patch_pca import PatchPCACodec
+from sanawm_env.engines.sanawm.codec.patch_pca import PatchPCACodec
+from sanawm_env.engines.sanawm.sampler import SamplerConfig
 from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
-from sanawm_env.world.sampler import SamplerConfig
+from sanawm_env.world.engine import Engine
+from sanawm_env.world.folders import known_worlds
 from sanawm_env.world.state import WorldState, stack
-from sanawm_env.world.weights import known_worlds
 from sanawm_env.world.world import World
 from tests.worlds import TINY, drive, picture, write_tiny_world
 
@@ -139,7 +140,7 @@ def test_fresh_and_running_slots_advance_together(world, start):
     fresh = world.begin(world.scene(picture(1)), seed=8)
     together = stack([running, fresh, running.reseed(3)])
     after, (clip,) = drive(world, together, TURN)
-    assert clip.lanes == ((0, 2), (0, 1), (1, 2))
+    assert clip.batch_rows == ((0, 2), (0, 1), (1, 2))
     assert [slot.chunk for slot in after.slots] == [4, 1, 4]
     for i, single in enumerate(together):
         alone, (own,) = drive(world, single, TURN)
@@ -157,10 +158,10 @@ def test_a_slot_taken_from_a_batch_does_not_keep_its_neighbours_alive(world, sta
 def test_branches_share_what_they_have_in_common(world, start):
     """The first chunk's page stays in the window for ever: it is one tensor, however deep the tree."""
     state, _ = drive(world, start, FORWARD)
-    page = state.slots[0].memory.blocks[1].mixer.pages[0]
+    page = state.slots[0].memory.network.blocks[1].mixer.pages[0]
     for twist in (TURN, FORWARD, STILL):
         state, _ = drive(world, state, twist)
-        assert state.slots[0].memory.blocks[1].mixer.pages[0].k.data_ptr() == page.k.data_ptr()
+        assert state.slots[0].memory.network.blocks[1].mixer.pages[0].k.data_ptr() == page.k.data_ptr()
 
 
 @pytest.mark.slow
@@ -272,10 +273,10 @@ def test_bad_poses_are_refused_before_any_work(world, start, spoil, message):
     calls = []
     engine = world.engine
 
-    class Watching:
+    class Watching(Engine):
         config, device = engine.config, engine.device
 
-        def imagine(self, *args):
+        def advance(self, *args):
             calls.append(args)
 
     watched = World(Watching(), world.weights_hash)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from sanawm_env.engines.sanawm.engine import SanaEngine
+from sanawm_env.engines.sanawm.graphs import Graphs
+from sanawm_env.engines.sanawm.sampler import SamplerConfig
 from sanawm_env.world import tree
-from sanawm_env.world.engine import SanaEngine
-from sanawm_env.world.graphs import Graphs
-from sanawm_env.world.sampler import SamplerConfig
 from sanawm_env.world.state import stack
 from sanawm_env.world.world import World
 from tests.test_world import FORWARD, STILL, TURN, content
@@ -115,7 +115,7 @@ def test_fresh_and_running_slots_advance_together_and_change_no_state(world, pla
 
 def test_memory_does_not_grow(world, walk):
     states, *_ = walk
-    pages = [state.slots[0].memory.blocks[1].mixer.pages for state in states[1:]]
+    pages = [state.slots[0].memory.network.blocks[1].mixer.pages for state in states[1:]]
     assert len({first.k.data_ptr() for first, *_ in pages}) == 1  # the first chunk's page, in every window
     assert states[-1].nbytes == states[-2].nbytes
     state = states[-1]

@@ -11,15 +11,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sanawm_env.camera.twist import hold
-from sanawm_env.codec.patch_pca import PatchPCACodec
-from sanawm_env.network.config import SanaWMConfig
-from sanawm_env.network.model import SanaWM
+from sanawm_env.engines.sanawm.codec.patch_pca import PatchPCACodec
+from sanawm_env.engines.sanawm.config import SanaWorldConfig
+from sanawm_env.engines.sanawm.network.config import SanaWMConfig
+from sanawm_env.engines.sanawm.network.model import SanaWM
+from sanawm_env.engines.sanawm.sampler import SamplerConfig
 from sanawm_env.training.initial import initialise
-from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.sampler import SamplerConfig
 from sanawm_env.world.world import World
 
-TINY = WorldConfig(
+TINY = SanaWorldConfig(
     name="tiny",
     network=SanaWMConfig(
         latent_channels=6,
@@ -39,7 +39,7 @@ TINY = WorldConfig(
 )
 
 
-def write_tiny_world(folder: Path, seed: int = 0, config: WorldConfig = TINY) -> Path:
+def write_tiny_world(folder: Path, seed: int = 0, config: SanaWorldConfig = TINY) -> Path:
     """A folder that `World.load` reads; other seeds give other weights."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(seed)

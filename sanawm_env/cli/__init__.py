@@ -587,8 +587,8 @@ def _check_places(*files: Path | None, world: str | None) -> None:
     """Raises what a file that cannot be written raises, ValueError for one of the world that is read; folders are made
     if missing."""
     from sanawm_env.recording.rollout import check_writable
+    from sanawm_env.world.folders import world_folder
     from sanawm_env.world.saving import check_apart
-    from sanawm_env.world.weights import world_folder
 
     places = [file for file in files if file is not None]
     if world is not None:

@@ -13,13 +13,13 @@ from rich.table import Table
 
 from sanawm_env.camera.twist import hold
 from sanawm_env.cli.machine import machine_name
+from sanawm_env.engines.sanawm.memory import predict_memory
 from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.world.engine import Engine
+from sanawm_env.world.folders import world_folder
 from sanawm_env.world.images import ImageSource
-from sanawm_env.world.memory import predict_memory
 from sanawm_env.world.state import stack
 from sanawm_env.world.threads import with_torch_threads
-from sanawm_env.world.weights import world_folder
 from sanawm_env.world.world import World
 
 WARM_UP = 3  # chunks until the attention window is full and shapes repeat

@@ -23,17 +23,19 @@ from torch import Tensor
 
 from sanawm_env.cli.bench import check_counts, synchronize
 from sanawm_env.cli.machine import machine_name
+from sanawm_env.engines.sanawm.config import SanaWorldConfig
+from sanawm_env.engines.sanawm.fetch import world_config
+from sanawm_env.engines.sanawm.graphs import CudaRecorder, Graphs
+from sanawm_env.engines.sanawm.network.config import SanaWMConfig
+from sanawm_env.engines.sanawm.network.model import Context, SanaWM
+from sanawm_env.engines.sanawm.network.state import NetworkState
+from sanawm_env.engines.sanawm.sampler import sample_chunk
 from sanawm_env.kernels import reference
 from sanawm_env.kernels.dispatch import Kernels, choose
 from sanawm_env.kernels.inputs import Grid
-from sanawm_env.network.config import SanaWMConfig
-from sanawm_env.network.model import Context, SanaWM
-from sanawm_env.network.state import NetworkState
 from sanawm_env.world import tree
-from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.graphs import CudaRecorder, Graphs
-from sanawm_env.world.sampler import sample_chunk
-from sanawm_env.world.weights import world_config, world_folder
+from sanawm_env.world.engine import read_config
+from sanawm_env.world.folders import world_folder
 from sanawm_env.world.world import usable_device
 
 OPERATORS = ("gdn", "depthwise_glu", "attend")
@@ -48,7 +50,7 @@ MEMORY_FACTOR = 1.5  # the full network's memory on a CPU over that of its weigh
 class Subject:
     """What is measured: a network of random weights, its fast operators; `repeats` readings make a median."""
 
-    config: WorldConfig
+    config: SanaWorldConfig
     network: SanaWM
     fast: Kernels
     repeats: int
@@ -77,7 +79,7 @@ class Moment:
 
 
 def bench_kernels(
-    config: WorldConfig, threads: int, repeats: int, batches: Sequence[int], device: str, console: Console
+    config: SanaWorldConfig, threads: int, repeats: int, batches: Sequence[int], device: str, console: Console
 ) -> dict[str, Any]:
     """Measure and print the tables; the numbers as plain values. Times are medians over `repeats`. ValueError for
     counts below 1, a device that is not there, or a network that does not fit the memory."""
@@ -96,16 +98,16 @@ def bench_kernels(
     return numbers
 
 
-def sized(size: str | None, device: str) -> WorldConfig:
+def sized(size: str | None, device: str) -> SanaWorldConfig:
     """The shipped nano world or, "full", the official model at 704 x 1280; None: full on CUDA devices."""
     if size is None:
         size = "full" if device.startswith("cuda") else "nano"
     if size == "full":
         return world_config("full", SanaWMConfig(), 704, 1280)
-    return WorldConfig.load(world_folder("nano") / "config.json")
+    return read_config(world_folder("nano") / "config.json")
 
 
-def random_subject(config: WorldConfig, device: torch.device, repeats: int, backend: str | None = None) -> Subject:
+def random_subject(config: SanaWorldConfig, device: torch.device, repeats: int, backend: str | None = None) -> Subject:
     """backend: the fast operators; None for those that are chosen on this device."""
     dtype = getattr(torch, config.dtype)
     network = random_network(config.network, device, dtype)
@@ -208,7 +210,7 @@ class Work:
     flops: int
 
 
-def least_work(config: WorldConfig, batch: int) -> dict[str, Work]:
+def least_work(config: SanaWorldConfig, batch: int) -> dict[str, Work]:
     """Of one call of every operator, and of a block's norms, modulations and residuals.
 
     Tokens n = T S of width c = h d, f channels behind the gate, e bytes an element; k keys in the window: first chunk
@@ -234,7 +236,7 @@ def least_work(config: WorldConfig, batch: int) -> dict[str, Work]:
     }
 
 
-def step_floor(config: WorldConfig, batch: int, floors: dict[str, float], tflops: float) -> float:
+def step_floor(config: SanaWorldConfig, batch: int, floors: dict[str, float], tflops: float) -> float:
     """Milliseconds of a step: the sum over passes and blocks, from the floors of one call (ms) and the rate of matrix
     products.
 

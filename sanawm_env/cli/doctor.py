@@ -1,7 +1,7 @@
 """`sanawm doctor`: what is installed and downloaded, what this machine has, and which worlds will fit it."""
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import metadata
@@ -16,22 +16,15 @@ from rich.live import Live
 from rich.table import Table
 
 from sanawm_env.cli.machine import disk_usage, machine_name
-from sanawm_env.network.config import SanaWMConfig
-from sanawm_env.network.precision import CAPABILITY
-from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.engine import LoadOptions
-from sanawm_env.world.memory import MemoryPrediction, predict_memory
-from sanawm_env.world.weights import (
-    OFFICIAL,
-    OFFLINE,
-    home,
-    known_worlds,
-    official_folder,
-    read_manifest,
-    shipped_worlds,
-    world_config,
-    world_folder,
-)
+from sanawm_env.engines.sanawm.config import SanaWorldConfig
+from sanawm_env.engines.sanawm.engine import SanaLoadOptions
+from sanawm_env.engines.sanawm.fetch import official_folder, world_config
+from sanawm_env.engines.sanawm.memory import MemoryPrediction, predict_memory
+from sanawm_env.engines.sanawm.network.config import SanaWMConfig
+from sanawm_env.engines.sanawm.network.precision import CAPABILITY
+from sanawm_env.engines.sanawm.official import OFFICIAL, OFFLINE
+from sanawm_env.world.engine import read_config
+from sanawm_env.world.folders import home, known_worlds, read_manifest, shipped_worlds, world_folder
 
 if TYPE_CHECKING:
     from sanawm_env.cli import Doctor
@@ -87,7 +80,7 @@ def recommended(free: float, device: str, world: str = "streaming") -> str:
     a command that can be copied."""
     folder, config = _known(world)
     for refiner, bits, parts in LADDER:
-        options = LoadOptions(bits, refiner, bits if refiner else None, parts)
+        options = _options(refiner, bits, parts)
         try:
             peak = predict_memory(config, folder, options).peak
         except (ImportError, OSError, ValueError) as error:
@@ -176,7 +169,7 @@ def _candidates() -> Iterator[tuple[str, str, Callable[..., MemoryPrediction]]]:
     here, else of the official sizes."""
     for name in shipped_worlds():
         folder = world_folder(name)
-        config = WorldConfig.load(folder / "config.json")
+        config = read_config(folder / "config.json")
         yield name, config.dtype, partial(_step, config, folder, False, None)
     for name in OFFICIAL:
         if name in OFFLINE:
@@ -188,16 +181,23 @@ def _candidates() -> Iterator[tuple[str, str, Callable[..., MemoryPrediction]]]:
                 yield name + "+refiner" * refiner, precision, partial(_step, config, folder, refiner, precision)
 
 
-def _known(name: str) -> tuple[Path | None, WorldConfig]:
+def _options(refiner: bool, bits: str | None, offload: Sequence[str]) -> SanaLoadOptions:
+    """Load options of a setting of the `LADDER`."""
+    return SanaLoadOptions(
+        precision=bits, refiner=refiner, refiner_precision=bits if refiner else None, offload=offload
+    )
+
+
+def _known(name: str) -> tuple[Path | None, SanaWorldConfig]:
     """Folder and configuration of an official world; without one that it will have."""
     folder = world_folder(name) if name in known_worlds() else None
-    return folder, WorldConfig.load(folder / "config.json") if folder else world_config(name, SanaWMConfig(), 704, 1280)
+    return folder, read_config(folder / "config.json") if folder else world_config(name, SanaWMConfig(), 704, 1280)
 
 
 def _step(
-    config: WorldConfig, folder: Path | None, refiner: bool, precision: str | None, offload: bool
+    config: SanaWorldConfig, folder: Path | None, refiner: bool, precision: str | None, offload: bool
 ) -> MemoryPrediction:
-    options = LoadOptions(precision, refiner, precision if refiner else None, offload)
+    options = _options(refiner, precision, offload)
     return predict_memory(config, folder, options)
 
 

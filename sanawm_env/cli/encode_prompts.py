@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import Progress
 
-from sanawm_env.world.files import read_text
-from sanawm_env.world.prompts import Prompts, check_prompt
-from sanawm_env.world.weights import world_folder
+from sanawm_env.engines.sanawm.prompts import Prompts
+from sanawm_env.world.files import check_prompt, read_text
+from sanawm_env.world.folders import world_folder
 
 if TYPE_CHECKING:
     from sanawm_env.cli import EncodePrompts

@@ -7,9 +7,10 @@ from rich.console import Console
 from rich.prompt import Confirm
 from rich.table import Table
 
-from sanawm_env.world.checkpoint import open_checkpoint
-from sanawm_env.world.official import OFFICIAL, OFFLINE, OWNER, PI3X, PINS, REPORTS
-from sanawm_env.world.weights import disk_free, fetch, home, network_size
+from sanawm_env.engines.sanawm.checkpoint import open_checkpoint
+from sanawm_env.engines.sanawm.fetch import disk_free, fetch, network_size
+from sanawm_env.engines.sanawm.official import OFFICIAL, OFFLINE, OWNER, PI3X, PINS, REPORTS
+from sanawm_env.world.folders import home
 
 if TYPE_CHECKING:
     from sanawm_env.cli import Fetch

@@ -39,11 +39,11 @@ from torch import Tensor
 
 from sanawm_env.cli import bench_kernels as bench
 from sanawm_env.cli.bench_kernels import Moment, Subject
+from sanawm_env.engines.sanawm.config import SanaWorldConfig
+from sanawm_env.engines.sanawm.network.config import SanaWMConfig
+from sanawm_env.engines.sanawm.sampler import SamplerConfig
 from sanawm_env.kernels import reference
-from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.world import tree
-from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.sampler import SamplerConfig
 from sanawm_env.world.saving import write_text
 from sanawm_env.world.signals import interrupting
 from sanawm_env.world.terminal import literal_console
@@ -52,7 +52,7 @@ from sanawm_env.world.world import usable_device
 ROOT = Path(__file__).parents[2]
 LONGEST = 180  # seconds that one part may take
 NO_TESTS = 5  # pytest's exit status where all were skipped
-TINY = WorldConfig(
+TINY = SanaWorldConfig(
     name="tiny",
     network=SanaWMConfig(
         latent_channels=6, hidden_size=16, depth=2, num_heads=1, head_dim=16, mlp_ratio=2, caption_channels=3,
@@ -87,10 +87,10 @@ class Setting:
         """After how many frames rounding is looked at."""
         return (3, 6, 9) if self.tiny else (3, 30, 120)
 
-    def config(self, size: str) -> WorldConfig:
+    def config(self, size: str) -> SanaWorldConfig:
         return TINY if self.tiny else bench.sized(size, str(self.device))
 
-    def subject(self, config: WorldConfig) -> Subject:
+    def subject(self, config: SanaWorldConfig) -> Subject:
         """On a GPU or in the interpreter with the Triton kernels."""
         interpreted = os.environ.get("TRITON_INTERPRET") == "1"
         backend = "triton" if self.device.type == "cuda" or interpreted else None
@@ -190,7 +190,7 @@ def ratios(setting: Setting, size: str, batch: int) -> Part:
     return rows, numbers
 
 
-def whole_step(config: WorldConfig, batch: int, measured: dict[str, Any]) -> list[Row]:
+def whole_step(config: SanaWorldConfig, batch: int, measured: dict[str, Any]) -> list[Row]:
     """The full step's own targets; upstream's kernels, which two of them name, are not here to be measured."""
     net, step = config.network, measured["step"]["fast_ms"]
     calls = sum(not net.is_softmax(i) for i in range(net.depth)) * (len(config.sampler.timesteps) + 1)

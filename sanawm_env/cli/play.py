@@ -30,10 +30,9 @@ from sanawm_env.recording.video import VideoWriter
 from sanawm_env.viewer.page import Backstage, Page
 from sanawm_env.viewer.playback import Decision, Driver, Imagined
 from sanawm_env.viewer.session import GB, Film, Session
-from sanawm_env.world.engine import LoadOptions
 from sanawm_env.world.files import brief, check_count, check_number, read_json, reason
+from sanawm_env.world.folders import known_worlds
 from sanawm_env.world.thumbnails import thumbnail
-from sanawm_env.world.weights import known_worlds
 from sanawm_env.world.world import World
 
 if TYPE_CHECKING:
@@ -142,7 +141,7 @@ def record(film: Film, kind: str, out: Path) -> Path:
         for node, frames in zip(film.nodes[1:], film.chunks(), strict=True):
             now, ended = film.session.moment(node.id), node is film.nodes[-1]
             prompt = now.slot.scene.prompt
-            writer.add(Step(frames, node.c2w, node.c2w, 0.0, False, ended, now.clip.lanes[0], prompt))
+            writer.add(Step(frames, node.c2w, node.c2w, 0.0, False, ended, now.clip.batch_rows[0], prompt))
     return path
 
 
@@ -155,7 +154,9 @@ def episode_writer(film: Film, path: Path, upscale: int) -> EpisodeWriter:
     if len(film.nodes) < 2:
         raise ValueError("An episode has at least one chunk: drive on before you record it.")
     world, loaded = film.session.world, asdict(film.session.world.options)
-    settings = {name: value for name, value in loaded.items() if value != asdict(LoadOptions())[name]}
+    settings = {
+        name: value for name, value in loaded.items() if value != asdict(type(film.session.world.options)())[name]
+    }
     settings |= {"action_mode": "poses", "max_episode_chunks": len(film.nodes) - 1, "horizon": "reanchor"}
     env = SanaWMEnv(world, action_mode="poses", max_episode_chunks=len(film.nodes) - 1, horizon="reanchor")
     env.restore(film.session.moment(film.nodes[0].id))

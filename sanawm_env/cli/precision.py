@@ -11,8 +11,8 @@ from rich.table import Table
 
 from sanawm_env.camera.twist import hold
 from sanawm_env.cli.machine import machine_name
+from sanawm_env.engines.sanawm.network.precision import quantized_layers
 from sanawm_env.metrics.image import psnr
-from sanawm_env.network.precision import quantized_layers
 from sanawm_env.training.evaluate import evaluate
 from sanawm_env.world.world import World
 

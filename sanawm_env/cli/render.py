@@ -17,17 +17,17 @@ from torch import nn
 from sanawm_env.camera.intrinsics import intrinsics_matrix
 from sanawm_env.camera.trajectory import whole_chunks
 from sanawm_env.cli.rollout import camera_path
-from sanawm_env.codec.ltx2 import TILE_FRAMES, TILE_STRIDE
-from sanawm_env.network.config import SanaWMConfig
-from sanawm_env.network.precision import weight_bytes
+from sanawm_env.engines.sanawm.codec.ltx2 import TILE_FRAMES, TILE_STRIDE
+from sanawm_env.engines.sanawm.fetch import check_picture_size, official_folder, world_config
+from sanawm_env.engines.sanawm.memory import META_DEVICE, LiveBytes, MemoryPrediction, fused_attention
+from sanawm_env.engines.sanawm.network.config import SanaWMConfig
+from sanawm_env.engines.sanawm.network.precision import weight_bytes
 from sanawm_env.recording.arrays import load_array
 from sanawm_env.recording.rollout import RolloutWriter
 from sanawm_env.world.files import brief, read_json
 from sanawm_env.world.images import fit_image, load_image
 from sanawm_env.world.lens import fit_lens
-from sanawm_env.world.memory import META_DEVICE, LiveBytes, MemoryPrediction, fused_attention
 from sanawm_env.world.saving import check_apart
-from sanawm_env.world.weights import check_picture_size, official_folder, world_config
 
 if TYPE_CHECKING:
     from sanawm_env.cli import Render

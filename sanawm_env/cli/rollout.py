@@ -47,9 +47,7 @@ def rollout(options: "Rollout", console: Console) -> None:
     image = options.image if options.image is not None else (world.starts[0] if world.starts else None)
     if image is None:
         raise ValueError(f"The {name} world ships no start images; give one with --image.")
-    check_apart(
-        [options.out / name for name in EpisodeWriter.names], [image, options.trajectory, options.intrinsics]
-    )
+    check_apart([options.out / name for name in EpisodeWriter.names], [image, options.trajectory, options.intrinsics])
     settings |= {
         "world": options.world, "device": options.device, "action_mode": "poses", "horizon": options.horizon,
         "max_episode_chunks": len(poses) // n,

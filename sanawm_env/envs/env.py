@@ -26,14 +26,14 @@ from PIL import Image
 
 from sanawm_env.camera.presets import Workspace
 from sanawm_env.envs.actions import Keys, steering
-from sanawm_env.envs.making import LOAD_OPTIONS, check_keywords, described, keywords
+from sanawm_env.envs.making import check_keywords, described, keywords, load_options
 from sanawm_env.envs.observations import Observation, observer
 from sanawm_env.envs.snapshot import HostClip, Snapshot
 from sanawm_env.envs.tasks import Task, Transition, make_task
 from sanawm_env.world.files import brief, check_count, check_number
+from sanawm_env.world.folders import known_worlds, world_address
 from sanawm_env.world.images import ImageSource, images_in
 from sanawm_env.world.state import MAX_SEED, Scene, WorldState, check_seed, stack
-from sanawm_env.world.weights import known_worlds, world_address
 from sanawm_env.world.world import Clip, World, usable_device
 
 RENDER_MODES = ("rgb_array", "rgb_array_list")
@@ -74,7 +74,7 @@ class SanaWMEnv(gym.Env):
         task_options: settings of a task given by name, the fields of its class.
         reward_fn: takes a `tasks.Transition` of B episodes and returns B rewards that replace the task's.
         world_options: how the world is loaded: precision, refiner, refiner_precision, offload, text_encoder, see
-            `sanawm_env.world.engine.LoadOptions`.
+            `sanawm_env.engines.sanawm.engine.SanaLoadOptions`; other engines have options of their own.
 
     Any other keyword raises TypeError. Actions outside the box are clipped; anything that is not an action raises
     ValueError or TypeError and changes nothing. An episode terminates when its task says so. It is truncated after
@@ -114,7 +114,9 @@ class SanaWMEnv(gym.Env):
         reward_fn: Callable[[Transition], Any] | None = None,
         **world_options: Any,
     ):
-        check_keywords("SanaWMEnv.__init__", world_options, KEYWORDS, LOAD_OPTIONS)
+        if not isinstance(world, World | str | os.PathLike):
+            raise TypeError(f"world must be a name, a folder or a loaded World, got {brief(world)}.")
+        check_keywords("SanaWMEnv.__init__", world_options, KEYWORDS, load_options(world))
         for name, value, known in (("horizon", horizon, HORIZONS), ("snapshots", snapshots, SNAPSHOTS)):
             if value not in known:
                 raise ValueError(f"{name} must be {' or '.join(map(repr, known))}, got {brief(value)}.")
@@ -124,8 +126,6 @@ class SanaWMEnv(gym.Env):
             raise TypeError(f"reward_fn must be a function of a Transition, got {type(reward_fn).__name__}.")
         self.max_episode_chunks = max_episode_chunks
         self.task, self.reward_fn = make_task(task, task_options), reward_fn
-        if not isinstance(world, World | str | os.PathLike):
-            raise TypeError(f"world must be a name, a folder or a loaded World, got {brief(world)}.")
         if isinstance(world, World) and world_options:
             raise TypeError(f"A loaded World takes no {', '.join(world_options)}: load it with them.")
         self.world = world if isinstance(world, World) else World.load(world, device, **world_options)
@@ -198,7 +198,7 @@ class SanaWMEnv(gym.Env):
     def lane(self) -> tuple[int, int]:
         """Row of the last step in the batch it was imagined in, and how many ran there; (0, 1) right after a reset."""
         clip = self._moment("ask how it was imagined").clip
-        return (0, 1) if clip is None else clip.lanes[0]
+        return (0, 1) if clip is None else clip.batch_rows[0]
 
     @property
     def obs_mode(self) -> str:
@@ -259,7 +259,7 @@ class SanaWMEnv(gym.Env):
         now = self._moment("take a snapshot").alone()
         now = replace(now, rng=json.dumps(self.np_random.bit_generator.state, default=np.ndarray.tolist))
         if self.snapshots == "latents":
-            now = replace(now, state=now.state.without_tails())
+            now = replace(now, state=self.world.without_caches(now.state))
         return now if device is None else now.to(usable_device(device))
 
     def restore(self, snapshot: Snapshot, reseed: int | None = None) -> tuple[Observation, dict[str, Any]]:
@@ -631,7 +631,7 @@ def _imagine(env: SanaWMEnv, moments: Sequence[Snapshot], plans: Sequence[Plan])
     """The moments after their plans, in one batch; what the task remembers is carried on as it is."""
     state, clip = env.world.advance(stack(plan.state for plan in plans), np.stack([plan.poses for plan in plans]))
     rows = [slice(i, i + 1) for i in range(len(plans))]
-    clips = [Clip(clip.frames[i], clip.c2w[i], clip.latents[i], clip.lanes[i]) for i in rows]
+    clips = [Clip(clip.frames[i], clip.c2w[i], clip.latents[i], clip.batch_rows[i]) for i in rows]
     return [
         replace(now, state=state[i], clip=own, carry=plan.carry, rng=None)
         for i, (now, plan, own) in enumerate(zip(moments, plans, clips, strict=True))

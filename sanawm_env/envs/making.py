@@ -12,10 +12,21 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from sanawm_env.camera.presets import Workspace
-from sanawm_env.world.engine import LoadOptions
+from sanawm_env.world.engine import engine_type, read_config
+from sanawm_env.world.world import World, find_world
 
-LOAD_OPTIONS = tuple(field.name for field in dataclasses.fields(LoadOptions))
 NEAREST = {"max_episode_steps": "max_episode_chunks"}  # what Gymnasium calls it, and what it is called here
+
+
+def load_options(world: str | os.PathLike | World) -> tuple[str, ...]:
+    """The options that a world, by name, folder or loaded, can be loaded with; errors as `World.load`."""
+    if isinstance(world, World):
+        kind = type(world.options)
+    else:
+        source = find_world(world)
+        config = read_config(source / "config.json") if isinstance(source, os.PathLike) else source
+        kind = engine_type(config.engine).options_type
+    return tuple(field.name for field in dataclasses.fields(kind))
 
 
 def keywords(function: Callable) -> tuple[str, ...]:

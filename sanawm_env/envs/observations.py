@@ -49,9 +49,7 @@ class Observer:
     def space(self) -> spaces.Space:
         h, w = self.size
         if self.mode == "latent":
-            c = self.config
-            shape = (c.network.latent_channels, c.latents_per_chunk, c.latent_height, c.latent_width)
-            return spaces.Box(-LATENT_BOUND, LATENT_BOUND, shape, np.float32)
+            return spaces.Box(-LATENT_BOUND, LATENT_BOUND, self.config.latent_shape, np.float32)
         if self.mode == "dict":
             pose = spaces.Box(-self._pose_bound, self._pose_bound)
             return spaces.Dict(rgb=_pixels(h, w, 3), pose=pose, **self.task.spaces(self.size, self.workspace))
@@ -97,7 +95,7 @@ class Observer:
         return np.clip(pose, -self._pose_bound, self._pose_bound)
 
     def _latents(self, latents: Tensor) -> Tensor:
-        n = self.config.latents_per_chunk
+        n = self.config.latent_shape[1]
         whole = latents.expand(-1, -1, n, -1, -1) if latents.shape[2] == 1 else latents
         return whole.float().clamp(-LATENT_BOUND, LATENT_BOUND)
 
@@ -108,6 +106,8 @@ def observer(
     """The mode of that name; ValueError naming what is accepted. Without a size, the world's own up to 144 x 256."""
     if mode not in OBS_MODES:
         raise ValueError(f"obs_mode must be one of {', '.join(OBS_MODES)}, got {brief(mode)}.")
+    if mode == "latent" and config.latent_shape is None:
+        raise ValueError(f'The {config.name} world has no latents: choose another obs_mode than "latent".')
     if size is None:
         size = (min(config.height, LARGEST[0]), min(config.width, LARGEST[1]))
     if not isinstance(size, tuple | list | np.ndarray) or np.shape(size) != (2,):

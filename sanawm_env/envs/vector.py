@@ -16,7 +16,7 @@ from gymnasium.vector.utils import batch_space, iterate
 
 from sanawm_env.envs.actions import host
 from sanawm_env.envs.env import KEYWORDS, MOST_CHUNKS, Move, SanaWMEnv, begun, reset_options, stepped
-from sanawm_env.envs.making import LOAD_OPTIONS, check_keywords, described, keywords
+from sanawm_env.envs.making import check_keywords, described, keywords, load_options
 from sanawm_env.envs.observations import Observation
 from sanawm_env.envs.snapshot import Snapshot
 from sanawm_env.world.files import brief, check_count
@@ -58,7 +58,9 @@ class SanaWMVectorEnv(VectorEnv):
         **settings: Any,
     ):
         own = keywords(SanaWMVectorEnv.__init__)
-        check_keywords("SanaWMVectorEnv.__init__", settings, (*own, *KEYWORDS), LOAD_OPTIONS)
+        check_keywords(
+            "SanaWMVectorEnv.__init__", settings, (*own, *KEYWORDS), load_options(settings.get("world", "nano"))
+        )
         self.num_envs, self.batch_invariant = check_count("num_envs", num_envs, 1, MOST_ENVS), batch_invariant
         if not isinstance(batch_invariant, bool | np.bool_):
             raise ValueError(f"batch_invariant must be True or False, got {brief(batch_invariant)}.")

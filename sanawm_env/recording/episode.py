@@ -38,11 +38,11 @@ from sanawm_env.recording.rollout import (
 from sanawm_env.recording.video import iterate_video, read_video
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.files import brief, check_count, check_number, file_sha256, read_json, reason
+from sanawm_env.world.folders import world_address
 from sanawm_env.world.images import fit_image, save_start
 from sanawm_env.world.saved import MAX_BATCH, MAX_SEED
 from sanawm_env.world.signals import postponed
 from sanawm_env.world.threads import MAX_THREADS, with_torch_threads, world_threads
-from sanawm_env.world.weights import world_address
 
 START, ACTIONS = "start.png", "actions.npz"
 FILES = (START, VIDEO, TRAJECTORY, ACTIONS, META)

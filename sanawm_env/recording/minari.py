@@ -34,9 +34,9 @@ from sanawm_env.recording.exports import (
 )
 from sanawm_env.recording.rollout import VIDEO
 from sanawm_env.recording.video import iterate_video
-from sanawm_env.world.config import WorldConfig
+from sanawm_env.world.engine import read_config
+from sanawm_env.world.folders import world_folder
 from sanawm_env.world.saving import write_text
-from sanawm_env.world.weights import world_folder
 
 
 def export_minari(dataset: Dataset, dataset_id: str, out: str | os.PathLike, *, jpeg: bool = False) -> Iterator[Row]:
@@ -178,7 +178,7 @@ def _observed(settings: dict[str, Any] | None, look: Look) -> spaces.Dict:
     if settings is None:
         return boundless
     try:
-        config = WorldConfig.load(world_folder(settings["world"]) / "config.json")
+        config = read_config(world_folder(settings["world"]) / "config.json")
     except (OSError, ValueError):
         return boundless
     workspace = Workspace(**settings["workspace"]) if settings.get("workspace") else config.workspace

@@ -19,7 +19,7 @@ from rich.progress import Progress
 from safetensors import safe_open
 from torch import Tensor
 
-from sanawm_env.codec.patch_pca import PatchPCACodec, to_patches
+from sanawm_env.engines.sanawm.codec.patch_pca import PatchPCACodec, to_patches
 from sanawm_env.training.places import PLACES, place, random_place
 from sanawm_env.training.raycast import intrinsics, render
 from sanawm_env.training.walks import CHUNK, sample_path, sample_start

@@ -8,18 +8,18 @@ import math
 
 import torch
 
-from sanawm_env.codec.patch_pca import LATENT_STD
-from sanawm_env.network.ablation import TokenMixer
-from sanawm_env.network.mixers import GDNMixer, WindowMixer
-from sanawm_env.network.model import SanaWM
-from sanawm_env.network.place_map import PlaceMap
-from sanawm_env.world.config import WorldConfig
+from sanawm_env.engines.sanawm.codec.patch_pca import LATENT_STD
+from sanawm_env.engines.sanawm.config import SanaWorldConfig
+from sanawm_env.engines.sanawm.network.ablation import TokenMixer
+from sanawm_env.engines.sanawm.network.mixers import GDNMixer, WindowMixer
+from sanawm_env.engines.sanawm.network.model import SanaWM
+from sanawm_env.engines.sanawm.network.place_map import PlaceMap
 
 NETWORK, PLACES = "network", "places"
 STARTS_SMALL = ("attn.proj.weight", "attn.layer.o_proj.weight", "point_conv.conv.weight", "t_conv.weight")
 
 
-def untrained(config: WorldConfig, generator: torch.Generator) -> torch.nn.ModuleDict:
+def untrained(config: SanaWorldConfig, generator: torch.Generator) -> torch.nn.ModuleDict:
     """The network of a world and, where it knows places, its place map; by the names of their files."""
     parts = torch.nn.ModuleDict({NETWORK: SanaWM(config.network)})
     initialise(parts[NETWORK], generator)

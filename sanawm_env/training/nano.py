@@ -4,20 +4,20 @@ import shutil
 from pathlib import Path
 
 from sanawm_env.camera.presets import Workspace
-from sanawm_env.network.config import SanaWMConfig
-from sanawm_env.network.place_map import PLACE_CHANNELS
+from sanawm_env.engines.sanawm.conditions import PLUCKER_CHANNELS
+from sanawm_env.engines.sanawm.config import SanaWorldConfig
+from sanawm_env.engines.sanawm.network.config import SanaWMConfig
+from sanawm_env.engines.sanawm.network.place_map import PLACE_CHANNELS
+from sanawm_env.engines.sanawm.sampler import SamplerConfig
 from sanawm_env.training.clips import random_stream
 from sanawm_env.training.places import PLACES, bounds, place
 from sanawm_env.training.raycast import HEIGHT, WIDTH, intrinsics, render
 from sanawm_env.training.walks import sample_start
 from sanawm_env.world.anchor import Anchor
-from sanawm_env.world.conditions import PLUCKER_CHANNELS
-from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.images import save_start
-from sanawm_env.world.sampler import SamplerConfig
 from sanawm_env.world.saving import replacing, write_text
 
-NANO = WorldConfig(
+NANO = SanaWorldConfig(
     name="nano",
     network=SanaWMConfig(
         latent_channels=96,
@@ -42,7 +42,7 @@ NANO = WorldConfig(
 STARTS_PER_PLACE = 16
 
 
-def export_world(config: WorldConfig, run: Path, codec: Path, out: Path) -> None:
+def export_world(config: SanaWorldConfig, run: Path, codec: Path, out: Path) -> None:
     """Write a world's folder: `config.json`, weights, codec, and start images that carry their anchors."""
     (out / "starts").mkdir(parents=True, exist_ok=True)
     write_text(out / "config.json", config.to_json() + "\n")

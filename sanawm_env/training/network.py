@@ -23,18 +23,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from sanawm_env.camera.trajectory import chunk_boundaries
-from sanawm_env.codec.patch_pca import LATENT_STD, PatchPCACodec
+from sanawm_env.engines.sanawm.codec.patch_pca import LATENT_STD, PatchPCACodec
+from sanawm_env.engines.sanawm.conditions import camera_inputs, place_token
+from sanawm_env.engines.sanawm.config import SanaWorldConfig
+from sanawm_env.engines.sanawm.network.model import SanaWM
+from sanawm_env.engines.sanawm.network.place_map import PlaceMap
+from sanawm_env.engines.sanawm.sampler import data_from_v, v_target
 from sanawm_env.kernels.inputs import Grid
 from sanawm_env.metrics.figures import figure_class
-from sanawm_env.network.model import SanaWM
-from sanawm_env.network.place_map import PlaceMap
 from sanawm_env.training.clips import codec_hash, load, made_with
 from sanawm_env.training.initial import parts_of, untrained
 from sanawm_env.training.walks import CHUNK
-from sanawm_env.world.conditions import camera_inputs, place_token
-from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.files import brief, check_count, check_number
-from sanawm_env.world.sampler import data_from_v, v_target
 from sanawm_env.world.saving import replacing
 from sanawm_env.world.signals import on_stop
 from sanawm_env.world.state import save_whole
@@ -95,7 +95,7 @@ class TrainConfig:
 def clip_loss(
     model: SanaWM,
     place_map: PlaceMap | None,
-    config: WorldConfig,
+    config: SanaWorldConfig,
     train: TrainConfig,
     batch: dict[str, Tensor],
     pixel_weights: Tensor,
@@ -151,7 +151,7 @@ def clip_loss(
 
 
 def train_network(
-    config: WorldConfig,
+    config: SanaWorldConfig,
     train: TrainConfig,
     codec: PatchPCACodec,
     data: Path,
@@ -306,7 +306,7 @@ def _stop_signals(at_once: bool = True) -> Iterator[list[int]]:
 
 
 def _step(
-    model: torch.nn.ModuleDict, optimizer: torch.optim.Optimizer, config: WorldConfig, train: TrainConfig,
+    model: torch.nn.ModuleDict, optimizer: torch.optim.Optimizer, config: SanaWorldConfig, train: TrainConfig,
     clips: dict[str, Tensor], pixel_weights: Tensor, step: int, rank: int, processes: int, stopped: list,
 ) -> tuple[float, bool]:  # fmt: skip
     """One step: the loss, and whether any of the processes was asked to stop before it."""
@@ -341,7 +341,7 @@ def _step(
 
 
 def draw(
-    clips: dict[str, Tensor], size: int, chunks: int, config: WorldConfig, generator: torch.Generator
+    clips: dict[str, Tensor], size: int, chunks: int, config: SanaWorldConfig, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """A batch of `size` pieces of `chunks` chunks, each beginning at any chunk of any walk."""
     available = (clips["latents"].shape[2] - 1) // config.latents_per_chunk

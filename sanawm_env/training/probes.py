@@ -11,11 +11,12 @@ import torch
 from rich.progress import track as progress
 
 from sanawm_env.camera.trajectory import relative_to_first
+from sanawm_env.engines.sanawm.engine import SanaMemory
+from sanawm_env.engines.sanawm.network.ablation import TokenState
+from sanawm_env.engines.sanawm.network.state import GDNState, WindowState
 from sanawm_env.metrics.image import ssim
 from sanawm_env.metrics.pose import PoseErrors
 from sanawm_env.metrics.pose import evaluate as pose_errors
-from sanawm_env.network.ablation import TokenState
-from sanawm_env.network.state import GDNState, NetworkState, WindowState
 from sanawm_env.training.align import track
 from sanawm_env.training.raycast import intrinsics, render
 from sanawm_env.training.truth import Walk, draw_walk, gradient, pooled_psnr
@@ -156,7 +157,7 @@ def drift(
 def _norms(state: WorldState) -> tuple[float, float]:
     kv, camera = [], []
     for slot in state.slots:
-        for block in slot.memory.blocks if slot.memory is not None else ():
+        for block in slot.memory.network.blocks if slot.memory is not None else ():
             if isinstance(block.mixer, GDNState):
                 kv.append(block.mixer.kv.norm(dim=(-2, -1)).mean().item())
                 camera.append(block.mixer.camera_kv.norm(dim=(-2, -1)).mean().item())
@@ -229,10 +230,11 @@ def without_window(state: WorldState) -> WorldState:
 
 
 def _edited(state: WorldState, edit) -> WorldState:
-    def edited(memory: NetworkState | None) -> NetworkState | None:
+    def edited(memory: SanaMemory | None) -> SanaMemory | None:
         if memory is None:
             return None
-        return replace(memory, blocks=tuple(replace(block, mixer=edit(block.mixer)) for block in memory.blocks))
+        blocks = tuple(replace(block, mixer=edit(block.mixer)) for block in memory.network.blocks)
+        return replace(memory, network=replace(memory.network, blocks=blocks))
 
     return replace(state, slots=tuple(replace(slot, memory=edited(slot.memory)) for slot in state.slots))
 

@@ -18,14 +18,14 @@ import torch
 from rich.console import Console
 
 from sanawm_env.camera.trajectory import relative_to_first
-from sanawm_env.codec.patch_pca import PATCH, PatchPCACodec, to_patches
+from sanawm_env.engines.sanawm.codec.patch_pca import PATCH, PatchPCACodec, to_patches
+from sanawm_env.engines.sanawm.conditions import PLUCKER_CHANNELS
+from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.metrics.figures import figure_class
-from sanawm_env.network.config import SanaWMConfig
 from sanawm_env.training.clips import ClipsConfig, Footage, generate, load, sample_frames_for_codec, store
 from sanawm_env.training.evaluate import Example, draw_sheet, evaluate, print_table, save_sheet
 from sanawm_env.training.nano import NANO, export_world
 from sanawm_env.training.network import MAX_SEED, TrainConfig, train_network
-from sanawm_env.world.conditions import PLUCKER_CHANNELS
 from sanawm_env.world.files import brief, check_count, read_json, reason
 from sanawm_env.world.saving import only_writer, replacing, write_text
 from sanawm_env.world.terminal import literal_console

@@ -1,8 +1,8 @@
 """A session in a folder: what it holds, written whole and read with distrust.
 
-    session.json          all that is not numbers: schema, weights, nodes, and the SHA-256 of every other file
-    arrays.safetensors    poses, thumbnails and what keys carry on, of all nodes
-    ID.safetensors        the moment after each node, as `Snapshot.save` writes it
+session.json          all that is not numbers: schema, weights, nodes, and the SHA-256 of every other file
+arrays.safetensors    poses, thumbnails and what keys carry on, of all nodes
+ID.safetensors        the moment after each node, as `Snapshot.save` writes it
 """
 
 import json

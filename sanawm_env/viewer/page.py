@@ -418,7 +418,7 @@ class Page:
             "fps": config.fps,
             "chunk": config.chunk_frames,
             "fov": config.horizontal_fov,
-            "prompts": getattr(self.session.world.engine, "prompts", None) is not None,
+            "prompts": "prompts" in self.session.world.engine.capabilities,
             "scenes": [path.stem for path in self.session.scenes],
             "drivers": list(self.backstage.drivers),
             "upload": MAX_UPLOAD_BYTES,

@@ -22,6 +22,8 @@ MAX_PIXELS = 89_478_485
 """Larger pictures, of images and of videos, are refused as decompression bombs (Pillow's own limit; 8000x8000 is 64
 million pixels)."""
 MAX_JSON_DEPTH = 100
+MAX_LETTERS = 20_000
+"""Of a prompt; encoders read some 300 words of one."""
 _KINDS = {
     stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
@@ -186,3 +188,16 @@ class _Brief(reprlib.Repr):
 
 
 _BRIEF = _Brief()
+
+
+def check_prompt(prompt: Any) -> str:
+    """A prompt without the blanks and newlines around it. TypeError for what is no text, ValueError for one that no
+    encoder reads: over `MAX_LETTERS`, with a NUL, or with halves of letters that are no Unicode."""
+    if not isinstance(prompt, str):
+        raise TypeError(f"A prompt must be a string, got {brief(prompt)}.")
+    prompt = prompt.strip()
+    if len(prompt) > MAX_LETTERS:
+        raise ValueError(f"A prompt must have at most {MAX_LETTERS:,} letters, got {len(prompt):,}.")
+    if "\0" in prompt or any("\ud800" <= letter <= "\udfff" for letter in prompt):
+        raise ValueError(f"A prompt must be text, without NUL or broken Unicode, got {brief(prompt)}.")
+    return prompt

@@ -2,7 +2,6 @@
 world leaves itself. Files are held to it when they are read, and nothing else is."""
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,21 +29,14 @@ def check_slot(slot: "Slot", world: "World", path: str) -> None:
     _check_scene(slot.scene, world, f"{path}.scene")
     check_count(f"{path}.seed", slot.seed, 0, MAX_SEED)
     check_count(f"{path}.chunk", slot.chunk, 0, MOST_CHUNKS)
-    check_count(f"{path}.start", slot.start, max(0, slot.chunk - world.longest_segment), slot.chunk)
+    check_count(f"{path}.start", slot.start, max(0, slot.chunk - config.longest_segment), slot.chunk)
     for name in ("c2w", "origin"):
         check_poses(getattr(slot, name), (), f"{path}.{name}")
     tree.check_tensor(slot.frame, (config.height, config.width, 3), (torch.uint8,), f"{path}.frame")
-    frames = 1 if slot.first else config.latents_per_chunk
-    tree.check_tensor(slot.latents, _latents(world, frames), FLOATS, f"{path}.latents")
-    if slot.first:
-        memory = display = None
-    else:
-        memory, display = world.engine.outline(slot.scene, slot.chunk - slot.start)
-        codec = getattr(slot.display, "codec", None)
-        if getattr(display, "codec", None) is not None and codec is not None and codec.tails is None:
-            display = replace(display, codec=replace(display.codec, tails=None))  # to be made again
+    _check_latents(slot.latents, world, slot.first, f"{path}.latents")
+    conditions, memory = world.engine.outline(slot.scene, slot.chunk - slot.start)
+    tree.check_layout(slot.scene.conditions, conditions, f"{path}.scene.conditions")
     tree.check_layout(slot.memory, memory, f"{path}.memory")
-    tree.check_layout(slot.display, display, f"{path}.display")
 
 
 def check_clip(clip: "Clip", world: "World", path: str) -> None:
@@ -52,13 +44,13 @@ def check_clip(clip: "Clip", world: "World", path: str) -> None:
     config = world.config
     n = config.chunk_frames
     tree.check_tensor(clip.frames, (1, n, config.height, config.width, 3), (torch.uint8,), f"{path}.frames")
-    tree.check_tensor(clip.latents, _latents(world, config.latents_per_chunk), FLOATS, f"{path}.latents")
+    _check_latents(clip.latents, world, False, f"{path}.latents")
     check_poses(clip.c2w, (1, n), f"{path}.c2w")
-    if len(clip.lanes) != 1:
-        raise ValueError(f"{path}.lanes must be of one episode, got {brief(clip.lanes)}")
-    row, size = clip.lanes[0]
-    check_count(f"{path}.lanes.size", size, 1, MAX_BATCH)
-    check_count(f"{path}.lanes.row", row, 0, size - 1)
+    if len(clip.batch_rows) != 1:
+        raise ValueError(f"{path}.batch_rows must be of one episode, got {brief(clip.batch_rows)}")
+    row, size = clip.batch_rows[0]
+    check_count(f"{path}.batch_rows.size", size, 1, MAX_BATCH)
+    check_count(f"{path}.batch_rows.row", row, 0, size - 1)
 
 
 def check_poses(c2w: Any, shape: tuple[int, ...], path: str) -> None:
@@ -90,28 +82,16 @@ def _check_scene(scene: "Scene", world: "World", path: str) -> None:
     for value in scene.intrinsics:
         check_number(f"{path}.intrinsics", float(value), -MOST_METRES, MOST_METRES)
     fit_intrinsics(scene.intrinsics, 1)
-    tree.check_tensor(scene.image_latent, _latents(world, 1), FLOATS, f"{path}.image_latent")
-    length = config.network.text_len
-    tree.check_tensor(scene.text, (1, length, config.network.caption_channels), FLOATS, f"{path}.text")
-    prompts = getattr(world.engine, "prompts", scene.text_mask)  # engines of others know for themselves
-    if (scene.text_mask is None) != (prompts is None):
-        raise ValueError(f"{path}.text_mask is {'missing' if scene.text_mask is None else 'for worlds with text'}")
-    if scene.text_mask is not None:
-        tree.check_tensor(scene.text_mask, (1, length), (torch.int64,), f"{path}.text_mask")
-    if (scene.refiner_text is None) != (not world.options.refiner):
-        raise ValueError(f"{path}.refiner_text does not go with a world loaded with refiner={world.options.refiner}")
-    if scene.refiner_text is not None:
-        text, mask = scene.refiner_text
-        if text.ndim != 3 or text.shape[0] != 1:
-            raise ValueError(f"{path}.refiner_text must be (1, L, C), got {tuple(text.shape)}")
-        tree.check_tensor(text, tuple(text.shape), FLOATS, f"{path}.refiner_text")
-        tree.check_tensor(mask, tuple(text.shape[:2]), (torch.int64,), f"{path}.refiner_text mask")
     if scene.anchor is not None:
-        if scene.anchor.place not in config.places:
+        if not config.knows(scene.anchor.place):
             raise ValueError(f"{path}.anchor is of the place {brief(scene.anchor.place)}, which is not known here")
         check_poses(scene.anchor.c2w, (), f"{path}.anchor")
 
 
-def _latents(world: "World", frames: int) -> tuple[int, ...]:
-    config = world.config
-    return 1, config.network.latent_channels, frames, config.latent_height, config.latent_width
+def _check_latents(latents: Any, world: "World", first: bool, path: str) -> None:
+    shape = world.config.latent_shape
+    if shape is not None:
+        channels, frames, *size = shape
+        tree.check_tensor(latents, (1, channels, 1 if first else frames, *size), FLOATS, path)
+    elif latents is not None:
+        raise ValueError(f"{path} must be None, got {brief(latents)}")

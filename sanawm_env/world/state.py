@@ -19,10 +19,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sanawm_env.codec.state import LTX2State
-from sanawm_env.network.ablation import TokenState
-from sanawm_env.network.state import BlockState, GDNState, NetworkState, Page, WindowState
-from sanawm_env.refiner.state import RefinerState
 from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.files import brief, check_file, parse_json, reason
@@ -33,7 +29,7 @@ from sanawm_env.world.saving import replacing
 if TYPE_CHECKING:
     from sanawm_env.world.world import World
 
-SCHEMA = 3
+SCHEMA = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,32 +37,19 @@ class Scene:
     """A start image, encoded once.
 
     key: content hash of what was given. weights_hash: of the world that encoded it.
-    image: (H, W, 3) uint8, cropped to the world's picture.
-    intrinsics: (4,) float64 fx, fy, cx, cy in pixels of `image`. image_latent: (1, c, 1, h, w).
-    text: (1, L, caption_channels); text_mask: (1, L) or None. anchor: pose of frame 0 in a known place, or None.
-    intrinsics_source: "given", "fov", "estimated" or "default". refiner_text: features (1, L, C) and mask (1, L) for
-        the refiner, None without one. prompt: the text as it was given.
+    image: (H, W, 3) uint8, frame 0. intrinsics: (4,) float64 fx, fy, cx, cy in pixels of `image`.
+    conditions: what the engine made of image, prompt and anchor, a tree. anchor: pose of frame 0 in a known place, or
+    None. intrinsics_source: "given", "fov", "estimated" or "default". prompt: the text as it was given.
     """
 
     key: str
     weights_hash: str
     image: np.ndarray
     intrinsics: np.ndarray
-    image_latent: Tensor
-    text: Tensor
-    text_mask: Tensor | None = None
+    conditions: Any
     anchor: Anchor | None = None
     intrinsics_source: str = "default"
-    refiner_text: tuple[Tensor, Tensor] | None = None
     prompt: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class Display:
-    """What turning latents into frames carries from chunk to chunk: the decoder's and the refiner's state."""
-
-    codec: LTX2State | None = None
-    refiner: RefinerState | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +57,10 @@ class Slot:
     """One episode at a chunk border.
 
     chunk: chunks imagined so far. c2w: (4, 4) float64 pose of the last frame relative to frame 0.
-    frame: (H, W, 3) uint8, the last frame. latents: (1, c, T, h, w) of the last chunk (the image's before the first).
-    memory: the engine's recurrent state (tensors with a leading axis of 1), None before a segment's first chunk.
-    display: what showing frames carries, likewise.
+    frame: (H, W, 3) uint8, the last frame. latents: (1, c, T, h, w) of the last chunk, of frame 0 alone before the
+        first; None in worlds without.
+    memory: all that the engine carries from chunk to chunk (tensors with a leading axis of 1), None before a segment's
+        first chunk.
     origin, start: pose (relative to frame 0) and chunk at which this segment began: the identity and 0, until the
         episode is taken further from its last frame (`World.reanchor`).
     """
@@ -86,9 +70,8 @@ class Slot:
     chunk: int
     c2w: np.ndarray
     frame: Tensor
-    latents: Tensor
+    latents: Tensor | None = None
     memory: Any = None
-    display: Display | None = None
     origin: np.ndarray = field(default_factory=lambda: np.eye(4))
     start: int = 0
 
@@ -123,7 +106,7 @@ class WorldState:
 
     @property
     def device(self) -> torch.device:
-        return self.slots[0].latents.device
+        return self.slots[0].frame.device
 
     @isolated
     def to(self, device: str | torch.device) -> "WorldState":
@@ -134,11 +117,6 @@ class WorldState:
         """The same moment with another future: slot i draws its noise from seed + i from now on."""
         seed = check_seed(seed)
         return replace(self, slots=tuple(replace(slot, seed=seed + i) for i, slot in enumerate(self.slots)))
-
-    def without_tails(self) -> "WorldState":
-        """The same moment without the decoder's caches (0.6 GB at 720p): its last latents stand for them and are
-        replayed when frames are next asked for, which gives the same frames bit for bit."""
-        return replace(self, slots=tuple(_without_tails(slot) for slot in self.slots))
 
     @isolated
     def save(self, path: str | os.PathLike, extra: Any = None) -> None:
@@ -167,11 +145,6 @@ class WorldState:
         return load_state(path, world)[0]
 
 
-_SCENE_TYPES = (Scene, Slot, Anchor, Display, LTX2State, RefinerState)
-_MEMORY_TYPES = (NetworkState, BlockState, GDNState, TokenState, WindowState, Page)
-_TYPES = {t.__name__: t for t in (*_SCENE_TYPES, *_MEMORY_TYPES)}
-
-
 @isolated
 def load_state(path: str | os.PathLike, world: "World", *extra_types: type) -> tuple[WorldState, Any]:
     """As `WorldState.load`, and what was saved as `extra`: its dataclasses are made if they are named here.
@@ -196,7 +169,7 @@ def load_state(path: str | os.PathLike, world: "World", *extra_types: type) -> t
             f"{path} has schema {brief(header.get('schema'))}, this version reads {SCHEMA}: save it anew with this "
             "version."
         )
-    types = _TYPES | {t.__name__: t for t in extra_types}
+    types = {t.__name__: t for t in (Scene, Slot, Anchor, *world.engine.state_types, *extra_types)}
     try:
         for name in ("engine", "weights_hash"):
             if not isinstance(header.get(name), str):
@@ -236,12 +209,6 @@ def stack(states: Iterable[WorldState]) -> WorldState:
     if len({(s.engine, s.weights_hash) for s in states}) > 1:
         raise ValueError("States of different worlds cannot be stacked; stack states of one world only.")
     return replace(states[0], slots=tuple(slot for s in states for slot in s.slots))
-
-
-def _without_tails(slot: Slot) -> Slot:
-    if slot.display is None or slot.display.codec is None:
-        return slot
-    return replace(slot, display=replace(slot.display, codec=replace(slot.display.codec, tails=None)))
 
 
 def check_seed(seed: int) -> int:

@@ -11,7 +11,7 @@ import hashlib
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import wraps
 from os import PathLike
 from pathlib import Path
@@ -25,19 +25,17 @@ from sanawm_env.camera.trajectory import check_trajectory
 from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.engine import ENGINES, Engine, LoadOptions
-from sanawm_env.world.files import brief
+from sanawm_env.world.engine import Engine, LoadOptions, engine_type, known_engines, make_options, read_config
+from sanawm_env.world.files import brief, check_prompt
+from sanawm_env.world.folders import files_of, folder_names, recorded_sha256, world_folder
 from sanawm_env.world.images import ImageSource, fit_image, load_image, read_anchor
 from sanawm_env.world.isolation import isolated, run_isolated
 from sanawm_env.world.lens import Intrinsics, fit_lens
-from sanawm_env.world.prompts import PromptFeatures, check_prompt
 from sanawm_env.world.state import Scene, Slot, WorldState, check_seed
 from sanawm_env.world.threads import Lock
-from sanawm_env.world.weights import files_of, recorded_sha256, world_folder
 
 SCENES_KEPT, WORLDS_KEPT = 64, 8
 AS_CONFIGURED = LoadOptions()
-MAX_LATENT_FRAMES = 1024  # length of the official rotary table (dit.md 4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,15 +43,21 @@ class Clip:
     """What one `advance` shows.
 
     frames: (B, 24, H, W, 3) uint8 on the world's device. c2w: (B, 24, 4, 4) float64, the poses they were asked for.
-    latents: (B, c, T, h, w) of the new latent frames. lanes: for each slot its row in the batch it ran in and how many
-        ran there: episodes with different amounts of memory (just begun, say) cannot share one. Pictures are the same
-        bit for bit where weights, state, poses and this pair are.
+    latents: (B, c, T, h, w) of the new latent frames, None in worlds without. batch_rows: for each slot its row in the
+        batch it ran in and how many ran there: episodes with different amounts of memory (just begun, say) cannot share
+        one. Pictures are the same bit for bit where weights, state, poses and this pair are.
     """
 
     frames: Tensor
     c2w: np.ndarray
-    latents: Tensor
-    lanes: tuple[tuple[int, int], ...]
+    latents: Tensor | None
+    batch_rows: tuple[tuple[int, int], ...]
+
+    def __getitem__(self, i: int) -> "Clip":
+        """The clip of slot i, with a leading axis of 1; nothing is copied."""
+        row = slice(i, i + 1)
+        latents = None if self.latents is None else self.latents[row]
+        return Clip(self.frames[row], self.c2w[row], latents, self.batch_rows[row])
 
 
 def _at_work(method: Callable) -> Callable:
@@ -61,6 +65,8 @@ def _at_work(method: Callable) -> Callable:
 
     @wraps(method)
     def call(self: "World", *args: Any, **kwargs: Any) -> Any:
+        if self._engine is None:
+            raise RuntimeError("This world was unloaded: load it again with World.load.")
         _check_process(self.device)
         return run_isolated(lambda: method(self, *args, **kwargs), self.options.threads)
 
@@ -78,7 +84,8 @@ class World:
     def __init__(
         self, engine: Engine, weights_hash: str, starts: Sequence[Path] = (), options: LoadOptions = AS_CONFIGURED
     ):
-        self.engine = engine
+        self._engine: Engine | None = engine
+        self.config, self.device, self.mode = engine.config, engine.device, engine.describe()
         self.options = options
         self.weights_hash = weights_hash
         self.starts = tuple(starts)
@@ -88,35 +95,44 @@ class World:
     @staticmethod
     def load(name: str | PathLike = "nano", device: str | torch.device = "cpu", **options: Any) -> "World":
         """The world of that name, or in that folder (`config.json` and weights); one per process, name, device and
-        options, which are the fields of `LoadOptions`: precision, refiner, refiner_precision, offload,
-        text_encoder, softcap, backend, graphs, timesteps, flow_shift, threads. A folder whose files have changed since
-        is another world.
+        options (the fields of the engine's `options_type`: threads, and for SANA-WM precision, refiner and so on). A
+        folder whose files have changed since is another world.
 
         Raises ValueError for an unknown name (naming the known ones), files that do not fit, or a device that is not
-        there; FileNotFoundError for missing weights.
+        there; TypeError for options that the engine does not take; FileNotFoundError for missing weights.
         """
-        known = [field.name for field in fields(LoadOptions)]
-        if unknown := [option for option in options if option not in known]:
-            raise TypeError(f"A world is loaded with the options {', '.join(known)}, not {', '.join(unknown)}.")
-        wanted = LoadOptions(**options)
-        return _loaded(world_folder(name).resolve(), usable_device(device), wanted)
+        source = find_world(name)
+        config = source if isinstance(source, WorldConfig) else read_config(source / "config.json")
+        wanted = make_options(engine_type(config.engine).options_type, config.name, options)
+        return _loaded(source, usable_device(device), wanted)
+
+    def unload(self) -> None:
+        """Give the memory of its weights back. Whoever holds this world cannot use it any more (RuntimeError in one
+        sentence); states and snapshots stay good for the same world loaded again."""
+        with _register.held():
+            for key in [key for key, world in _kept.items() if world is self]:
+                del _kept[key]
+            for key in [key for key, world in _worlds.items() if world is self]:
+                del _worlds[key]
+        with self._lock.held():
+            self._scenes.clear()
+        if (engine := self._engine) is not None:
+            self._engine = None
+            engine.unload()
+            if self.device.type == "cuda":
+                del engine
+                torch.cuda.empty_cache()
 
     def __deepcopy__(self, memo: dict) -> "World":
         """Itself: a world is weights and pure functions, there is nothing to copy."""
         return self
 
     @property
-    def config(self) -> WorldConfig:
-        return self.engine.config
-
-    @property
-    def mode(self) -> str:
-        """Which world and which stages make the frames, such as "streaming+refiner"."""
-        return self.config.name + "+refiner" * self.options.refiner
-
-    @property
-    def device(self) -> torch.device:
-        return self.engine.device
+    def engine(self) -> Engine:
+        """The model. RuntimeError once it is unloaded."""
+        if self._engine is None:
+            raise RuntimeError("This world was unloaded: load it again with World.load.")
+        return self._engine
 
     def scene(
         self,
@@ -141,25 +157,22 @@ class World:
         """
         if anchor is None and isinstance(image, str | PathLike):
             anchor = read_anchor(image)
-            anchor = anchor if anchor is not None and anchor.place in self.config.places else None
+            anchor = anchor if anchor is not None and self.config.knows(anchor.place) else None
         if anchor is not None and not isinstance(anchor, Anchor):
             raise TypeError(f"anchor must be an Anchor, a place and the pose in it, got {type(anchor).__name__}.")
-        if anchor is not None and anchor.place not in self.config.places:
+        if anchor is not None and not self.config.knows(anchor.place):
             name, places = self.config.name, ", ".join(self.config.places) or "none"
             raise ValueError(f"The {name} world does not know the place {anchor.place!r}; it knows {places}.")
         prompt = check_prompt(prompt)
         picture = load_image(image)
         lens, source = fit_lens(picture, self.config, intrinsics, fov_deg)
-        frame = fit_image(picture, self.config.height, self.config.width)
+        frame = self._start_image(fit_image(picture, self.config.height, self.config.width), lens, anchor)
         key = _scene_key(frame, lens, prompt, anchor)
         with self._lock.held():
             scene = self._scenes.get(key)
         if scene is None:
-            words, latent = self._encode(frame, prompt, anchor)
-            scene = Scene(
-                key, self.weights_hash, frame, lens, latent,
-                words.text, words.text_mask, anchor, source, words.refiner, prompt,
-            )  # fmt: skip
+            conditions = self._encode(frame, prompt, anchor)
+            scene = Scene(key, self.weights_hash, frame, lens, conditions, anchor, source, prompt)
             with self._lock.held():
                 scene = self._scenes.setdefault(key, scene)
                 while len(self._scenes) > SCENES_KEPT:
@@ -168,9 +181,12 @@ class World:
         return scene if scene.intrinsics_source == source else replace(scene, intrinsics_source=source)
 
     @_at_work
-    def _encode(self, frame: np.ndarray, prompt: str, anchor: Anchor | None) -> tuple[PromptFeatures, Tensor]:
-        words = self.engine.encode_prompt(prompt, anchor)
-        return words, self.engine.encode(frame)
+    def _start_image(self, image: np.ndarray, intrinsics: np.ndarray, anchor: Anchor | None) -> np.ndarray:
+        return self.engine.start_image(image, intrinsics, anchor)
+
+    @_at_work
+    def _encode(self, image: np.ndarray, prompt: str, anchor: Anchor | None) -> Any:
+        return self.engine.encode(image, prompt, anchor)
 
     @_at_work
     def begin(self, scene: Scene | Sequence[Scene], seed: int | Sequence[int] = 0) -> WorldState:
@@ -198,7 +214,7 @@ class World:
                 chunk=0,
                 c2w=np.eye(4),
                 frame=torch.tensor(s.image, device=self.device),
-                latents=s.image_latent,
+                latents=self.engine.start_latents(s.conditions),
             )
             for s, number in zip(scenes, seeds, strict=True)
         )
@@ -216,37 +232,34 @@ class World:
         """
         self.check_state(state)
         poses = self._check_poses(poses, len(state))
-        lanes: dict[Any, list[int]] = {}
-        for i, slot in enumerate(state.slots):
-            lanes.setdefault(_layout(slot), []).append(i)
-        slots: list[Slot] = list(state.slots)
-        frames: list[Tensor] = [torch.empty(0)] * len(slots)
-        places = {i: (row, len(lane)) for lane in lanes.values() for row, i in enumerate(lane)}
         self._check_horizon(state)
-        for lane in lanes.values():
-            members = [state.slots[i] for i in lane]
+        batches: dict[Any, list[int]] = {}
+        for i, slot in enumerate(state.slots):
+            batches.setdefault(_layout(slot), []).append(i)
+        slots: list[Slot] = list(state.slots)
+        places = {i: (row, len(batch)) for batch in batches.values() for row, i in enumerate(batch)}
+        order, chunks = [], []
+        for batch in batches.values():
+            members = [state.slots[i] for i in batch]
             memory = _batched([slot.memory for slot in members])
-            latents, next_memory = self.engine.imagine(members, memory, torch.from_numpy(poses[lane]))
-            display = _batched([slot.display for slot in members])
-            pictures, next_display = self.engine.decode(members, latents, display)
-            fresh = latents[:, :, int(members[0].first) :]
-            for row, i in enumerate(lane):
+            chunk = self.engine.advance(members, memory, torch.from_numpy(poses[batch]))
+            for row, i in enumerate(batch):
                 slots[i] = replace(
                     state.slots[i],
                     chunk=state.slots[i].chunk + 1,
                     c2w=poses[i, -1],
-                    frame=pictures[row, -1].clone(),
-                    latents=fresh[row : row + 1].clone(),
-                    memory=_own_row(next_memory, row, memory, state.slots[i].memory),
-                    display=_own_row(next_display, row, display, state.slots[i].display),
+                    frame=chunk.frames[row, -1].clone(),
+                    latents=None if chunk.latents is None else chunk.latents[row : row + 1].clone(),
+                    memory=_own_row(chunk.memory, row, memory, state.slots[i].memory),
                 )
-                frames[i] = pictures[row]
-        clip = Clip(
-            frames=pictures if len(lanes) == 1 else torch.stack(frames),
-            c2w=poses,
-            latents=torch.cat([slot.latents for slot in slots]),
-            lanes=tuple(places[i] for i in range(len(slots))),
-        )
+            order += batch
+            chunks.append(chunk)
+        frames, latents = chunks[0].frames, chunks[0].latents
+        if len(chunks) > 1:
+            back = np.argsort(order).tolist()  # from the order of the batches to that of the slots
+            frames = torch.cat([chunk.frames for chunk in chunks])[back]
+            latents = None if latents is None else torch.cat([chunk.latents for chunk in chunks])[back]
+        clip = Clip(frames, poses, latents, tuple(places[i] for i in range(len(slots))))
         return replace(state, slots=tuple(slots)), clip
 
     @_at_work
@@ -267,25 +280,29 @@ class World:
         return replace(state, slots=slots)
 
     def _prompted(self, slot: Slot, prompt: str) -> Slot:
-        old, display = slot.scene, slot.display
+        old = slot.scene
         if prompt == old.prompt:
             return slot
-        words = self.engine.encode_prompt(prompt, old.anchor)
-        mask = None if words.text_mask is None else words.text_mask.to(old.text.device)
-        scene = replace(
-            old,
-            key=_scene_key(old.image, old.intrinsics, prompt, old.anchor),
-            text=words.text.to(old.text),
-            text_mask=mask,
-            refiner_text=words.refiner and tuple(t.to(old.text.device) for t in words.refiner),
-            prompt=prompt,
+        conditions = tree.map_tensors(
+            lambda t: t.to(slot.frame.device), self.engine.encode(old.image, prompt, old.anchor)
         )
-        if display is not None and display.refiner is not None:
-            text, mask = words.refiner
-            before = display.refiner
-            after = replace(before, text=text.to(before.text), text_mask=mask.to(before.text_mask))
-            display = replace(display, refiner=after)
-        return replace(slot, scene=scene, display=display)
+        key = _scene_key(old.image, old.intrinsics, prompt, old.anchor)
+        scene = replace(old, key=key, conditions=conditions, prompt=prompt)
+        memory = None if slot.memory is None else self.engine.with_conditions(slot.memory, conditions)
+        latents = self.engine.start_latents(conditions) if slot.first else slot.latents
+        return replace(slot, scene=scene, memory=memory, latents=latents)
+
+    def without_caches(self, state: WorldState) -> WorldState:
+        """The same states without what can be made again (the decoder's caches, 0.6 GB at 720p): it is, when frames are
+        next asked for, which gives the same frames bit for bit."""
+        self.check_state(state)
+        return replace(
+            state,
+            slots=tuple(
+                slot if slot.memory is None else replace(slot, memory=self.engine.without_caches(slot.memory))
+                for slot in state.slots
+            ),
+        )
 
     @_at_work
     def reanchor(self, state: WorldState) -> WorldState:
@@ -302,24 +319,25 @@ class World:
         anchor = old.anchor
         if anchor is not None:  # the pose of the new frame 0 in the place
             anchor = Anchor(anchor.place, anchor.c2w @ np.linalg.inv(slot.origin) @ slot.c2w)
-        picture = slot.frame.cpu().numpy()
+        picture = self.engine.start_image(slot.frame.cpu().numpy(), old.intrinsics, anchor)
         key = _content_key(old.key.encode(), picture.tobytes(), slot.c2w.tobytes())
-        scene = replace(old, key=key, image=picture, image_latent=self.engine.encode(picture), anchor=anchor)
+        conditions = self.engine.encode(picture, old.prompt, anchor)
+        scene = replace(old, key=key, image=picture, conditions=conditions, anchor=anchor)
         return replace(
-            slot, scene=scene, latents=scene.image_latent, memory=None, display=None, origin=slot.c2w, start=slot.chunk
+            slot,
+            scene=scene,
+            latents=self.engine.start_latents(conditions),
+            memory=None,
+            origin=slot.c2w,
+            start=slot.chunk,
         )
 
-    @property
-    def longest_segment(self) -> int:
-        """Chunks that an episode can run without a break."""
-        return (MAX_LATENT_FRAMES - 1) // self.config.latents_per_chunk
-
     def _check_horizon(self, state: WorldState) -> None:
-        longest = self.longest_segment
+        longest = self.config.longest_segment
         if any(slot.chunk - slot.start >= longest for slot in state.slots):
             raise ValueError(
-                f"An episode has run {longest} chunks without a break, which is where the model's rotary positions end "
-                f"(latent frame {MAX_LATENT_FRAMES}): go on with world.reanchor(state)."
+                f"An episode has run {longest} chunks without a break, as long as one can in the {self.config.name} "
+                "world: go on with world.reanchor(state)."
             )
 
     def check_state(self, state: WorldState) -> None:
@@ -330,7 +348,7 @@ class World:
             raise ValueError(
                 f"This state belongs to other weights ({state.engine} {state.weights_hash[:12]}) than this world "
                 f"({self.config.engine} {self.weights_hash[:12]}): load the world it was made with, with the same "
-                "precision, refiner, refiner_precision, timesteps and flow_shift."
+                "options."
             )
 
     def _check_poses(self, poses: np.ndarray, batch: int) -> np.ndarray:
@@ -351,10 +369,22 @@ _loading: dict[Any, Lock] = {}
 _register = Lock()
 
 
-def _loaded(folder: Path, device: torch.device, options: LoadOptions) -> World:
+def find_world(name: str | PathLike) -> Path | WorldConfig:
+    """The folder of a world, or the configuration of an engine that needs none and has that name.
+
+    Raises as `folders.world_folder`.
+    """
+    if isinstance(name, str) and name in known_engines() and name not in folder_names():
+        engine = engine_type(name)
+        if not engine.needs_files:
+            return engine.config_type()
+    return world_folder(name).resolve()
+
+
+def _loaded(source: Path | WorldConfig, device: torch.device, options: LoadOptions) -> World:
     """The one world of these files; the last `WORLDS_KEPT` are kept even if nobody else does. Others can be found and
     loaded while one is being loaded."""
-    key = folder, device, options, files_of(folder)
+    key = source, device, options, () if isinstance(source, WorldConfig) else files_of(source)
     with _register.held():
         lock = _loading.setdefault(key, Lock())
     with lock.held():
@@ -362,7 +392,7 @@ def _loaded(folder: Path, device: torch.device, options: LoadOptions) -> World:
             world = _worlds.get(key)
         if world is None:
             _check_process(device)
-            world = run_isolated(lambda: _load(folder, device, options), options.threads)
+            world = run_isolated(lambda: _load(source, device, options), options.threads)
         with _register.held():
             _worlds[key] = _kept[key] = world
             _kept.move_to_end(key)
@@ -380,31 +410,25 @@ def _check_process(device: torch.device) -> None:
         )
 
 
-def _load(folder: Path, device: torch.device, options: LoadOptions) -> World:
-    config = WorldConfig.load(folder / "config.json")
-    if config.engine not in ENGINES:
-        known = ", ".join(sorted(ENGINES))
-        raise ValueError(f"{folder} needs the engine {config.engine!r}; known engines are {known}.")
-    as_trained = config.sampler
-    config = replace(config, sampler=as_trained.with_steps(options.timesteps, options.flow_shift))
-    engine = ENGINES[config.engine](folder, config, device, options)
+def _load(source: Path | WorldConfig, device: torch.device, options: LoadOptions) -> World:
+    if isinstance(source, WorldConfig):
+        engine = engine_type(source.engine).load(None, source, device, options)
+        digest = hashlib.sha256(source.to_json().encode() + engine.identity())
+        return World(engine, digest.hexdigest(), engine.starts(), options)
+    config = read_config(source / "config.json")
+    engine = engine_type(config.engine).load(source, config, device, options)
     digest = hashlib.sha256()
-    digest.update((folder / "config.json").name.encode())
-    digest.update((folder / "config.json").read_bytes())
-    recorded = recorded_sha256(folder)  # official weights are hashed once, when they are converted
+    digest.update((source / "config.json").name.encode())
+    digest.update((source / "config.json").read_bytes())
+    recorded = recorded_sha256(source)  # official weights are hashed once, when they are converted
     if recorded is not None:
         digest.update(recorded.encode())
     else:
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in sorted(source.glob("*.safetensors")):
             digest.update(path.name.encode())
             digest.update(path.read_bytes())
-    # what changes the numbers belongs to the weights; where parts wait and how prompts are found does not
-    changes = (options.precision, options.refiner, options.refiner_precision)
-    if any(changes):
-        digest.update(repr(changes).encode())
-    if config.sampler.timesteps != as_trained.timesteps:
-        digest.update(repr(tuple(map(float, config.sampler.timesteps))).encode())
-    return World(engine, digest.hexdigest(), sorted((folder / "starts").glob("*.png")), options)
+    digest.update(engine.identity())
+    return World(engine, digest.hexdigest(), sorted((source / "starts").glob("*.png")), options)
 
 
 @isolated
@@ -433,7 +457,7 @@ def _content_key(*parts: bytes) -> str:
 
 def _layout(slot: Slot) -> tuple:
     """Episodes of equal layout can share a batch."""
-    return slot.first, tree.layout((slot.memory, slot.display))
+    return slot.first, tree.layout(slot.memory)
 
 
 def _batched(memories: list[Any]) -> Any:

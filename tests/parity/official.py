@@ -7,9 +7,9 @@ from functools import cache
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sanawm_env.network.config import SanaWMConfig
-from sanawm_env.network.model import SanaWM
-from sanawm_env.network.state import BlockState, GDNState, NetworkState, Page, WindowState
+from sanawm_env.engines.sanawm.network.config import SanaWMConfig
+from sanawm_env.engines.sanawm.network.model import SanaWM
+from sanawm_env.engines.sanawm.network.state import BlockState, GDNState, NetworkState, Page, WindowState
 from tests.golden_files import golden
 
 MODEL_TOLERANCE = 1e-4

@@ -28,11 +28,11 @@ from sanawm_env.kernels.reference import (
 )
 
 from sanawm_env.camera.rays import plucker_groups, ray_from_world, raymap_rows, rigid_inverse
-from sanawm_env.network.config import SanaWMConfig
-from sanawm_env.network.model import SanaWM
-from sanawm_env.network.rope import phases, rope_angles
-from sanawm_env.network.state import WindowState
-from sanawm_env.world.sampler import SamplerConfig, sample_chunk, shifted_timesteps
+from sanawm_env.engines.sanawm.network.config import SanaWMConfig
+from sanawm_env.engines.sanawm.network.model import SanaWM
+from sanawm_env.engines.sanawm.network.rope import phases, rope_angles
+from sanawm_env.engines.sanawm.network.state import WindowState
+from sanawm_env.engines.sanawm.sampler import SamplerConfig, sample_chunk, shifted_timesteps
 from tests.golden_files import SHIPPED, golden
 from tests.parity import official
 from tests.parity.official import (

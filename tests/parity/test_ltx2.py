@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sanawm_env.codec.ltx2 import LTX2Codec, receptive_frames
-from sanawm_env.codec.state import LTX2State
+from sanawm_env.engines.sanawm.codec.ltx2 import LTX2Codec, receptive_frames
+from sanawm_env.engines.sanawm.codec.state import LTX2State
 from tests.golden_files import golden
 
 pytest.importorskip("diffusers")

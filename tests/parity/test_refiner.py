@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sanawm_env.refiner.runner import Refiner, RefinerConfig, without_audio
+from sanawm_env.engines.sanawm.refiner.runner import Refiner, RefinerConfig, without_audio
 from sanawm_env.world import tree
 
 diffusers = pytest.importorskip("diffusers")

@@ -9,113 +9,39 @@ Files and names: codec_text_refiner.md section (e), dit.md 1.1, `official`.
 import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from sanawm_env.network.config import SanaWMConfig
-from sanawm_env.world.checkpoint import Checkpoint, check_entries, network_config, open_checkpoint, write_network
-from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.files import brief, file_sha256, read_json
-from sanawm_env.world.hub import Listing, cached, download, in_cache, list_files, missing_bytes
-from sanawm_env.world.official import OFFICIAL, OFFLINE, OWNER, PINS, Part
-from sanawm_env.world.sampler import SamplerConfig, shifted_timesteps
+from sanawm_env.engines.sanawm.checkpoint import (
+    Checkpoint,
+    check_entries,
+    network_config,
+    open_checkpoint,
+    write_network,
+)
+from sanawm_env.engines.sanawm.config import SanaWorldConfig
+from sanawm_env.engines.sanawm.hub import Listing, cached, download, in_cache, list_files, missing_bytes
+from sanawm_env.engines.sanawm.network.config import SanaWMConfig
+from sanawm_env.engines.sanawm.official import OFFICIAL, OFFLINE, OWNER, PINS, Part
+from sanawm_env.engines.sanawm.sampler import SamplerConfig, shifted_timesteps
+from sanawm_env.world.engine import read_config
+from sanawm_env.world.files import file_sha256
+from sanawm_env.world.folders import CONFIG, MANIFEST, home, read_manifest
 from sanawm_env.world.saving import only_writer, replacing, replacing_files, replacing_folder
 
-SHIPPED = Path(__file__).parent.parent / "assets"
-NETWORK, MANIFEST, CONFIG = "network.safetensors", "manifest.json", "config.json"
+NETWORK = "network.safetensors"
 GB = 1e9
 MOST_PIXELS = 4096  # of a side
 CHUNK_CAUSAL_SHIFT = 9.8  # inference_flow_shift of its configuration; 9.95 in training
 SLACK, SPARE = 1.01, 0.2 * GB  # of a disk, for what is not counted
 
 
-def home() -> Path:
-    """Folder of fetched worlds: `$SANAWM_HOME`, by default ~/.cache/sanawm-env. OSError where there is neither."""
-    if given := os.environ.get("SANAWM_HOME"):
-        return Path(given)
-    try:
-        return Path.home() / ".cache" / "sanawm-env"
-    except RuntimeError:
-        raise OSError("This user has no home folder to keep worlds in: set SANAWM_HOME to a folder.") from None
-
-
 def official_folder(name: str) -> Path:
     """Where the official world of that name lies once it is fetched."""
     return home() / "worlds" / name
-
-
-def shipped_worlds() -> list[str]:
-    """Worlds inside this package."""
-    return sorted(folder.parent.name for folder in SHIPPED.glob("*/config.json"))
-
-
-def world_address(world: str | os.PathLike) -> str:
-    """The name of a world, or its folder made absolute, so that it is found from elsewhere."""
-    return str(world) if world in known_worlds() else os.path.abspath(world)
-
-
-def known_worlds() -> list[str]:
-    """Names that `World.load` takes here and now besides folders: shipped and fetched worlds."""
-    names = set(shipped_worlds())
-    with suppress(OSError):  # without a home folder nothing was fetched
-        names |= {folder.parent.name for folder in home().glob("worlds/*/config.json")}
-    return sorted(names)
-
-
-def world_folder(name: str | os.PathLike) -> Path:
-    """The folder of a world given by name or as a folder itself.
-
-    Raises ValueError naming the known worlds, or the command that fetches an official one; TypeError for neither.
-    """
-    if not isinstance(name, str | os.PathLike):
-        raise TypeError(f"A world is a name or a folder, got {brief(name)}.")
-    text = str(name)
-    if text in shipped_worlds():
-        return SHIPPED / text
-    if text in known_worlds():
-        return official_folder(text)
-    folder = Path(os.path.expanduser(name))  # left as it is where there is no home
-    if (folder / "config.json").is_file():
-        return folder
-    if text in OFFLINE:
-        raise ValueError(f"The {text} world makes whole clips and cannot be stepped: use `sanawm render`.")
-    if text in OFFICIAL:
-        raise ValueError(f"The {text} world is not on this machine yet: run `sanawm fetch {text}`.")
-    raise ValueError(
-        f"Unknown world {text!r}; the known worlds are {', '.join(known_worlds())}, or give a folder that holds "
-        f"config.json and weights. To be fetched: {', '.join(OFFICIAL)}."
-    )
-
-
-def files_of(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
-    """What loading a world's folder reads, as far as other files can be told from these without reading them: paths,
-    sizes, times of change, inodes."""
-    inside = ("config.json", MANIFEST, "*.safetensors", "starts/*", "codec/*", "refiner/transformer/*")
-    found = []
-    for path in sorted(path for pattern in inside for path in folder.glob(pattern)):
-        with suppress(OSError):
-            now = path.stat()
-            found.append((str(path.relative_to(folder)), now.st_size, now.st_mtime_ns, now.st_ino))
-    return tuple(found)
-
-
-def read_manifest(folder: Path) -> dict:
-    """What `fetch` wrote about a world folder, {} for other worlds and for what is no manifest."""
-    with suppress(OSError, ValueError):
-        manifest = read_json(folder / MANIFEST, 2**20)
-        parts = manifest.get("parts", {})
-        if isinstance(parts, dict) and all(isinstance(part, dict) for part in parts.values()):
-            return manifest
-    return {}
-
-
-def recorded_sha256(folder: Path) -> str | None:
-    """SHA-256 of network and codec as it was when they were converted, None for worlds that were not."""
-    return read_manifest(folder).get("sha256")
 
 
 def fetch(
@@ -256,7 +182,7 @@ def check_picture_size(height: int, width: int) -> None:
         raise ValueError(f"height and width must be multiples of 32 up to {MOST_PIXELS}, got {height} x {width}.")
 
 
-def world_config(name: str, network: SanaWMConfig, height: int, width: int) -> WorldConfig:
+def world_config(name: str, network: SanaWMConfig, height: int, width: int) -> SanaWorldConfig:
     """What an official world is, beside its weights: picture, lens, sampler, window."""
     sampler = SamplerConfig()
     if name == "chunk-causal":
@@ -264,7 +190,7 @@ def world_config(name: str, network: SanaWMConfig, height: int, width: int) -> W
         network = SanaWMConfig(**{**asdict(network), "window": -1})
         steps = shifted_timesteps(60, CHUNK_CAUSAL_SHIFT)
         sampler = SamplerConfig(steps, 5.0, "chunk_flow_euler", CHUNK_CAUSAL_SHIFT)
-    return WorldConfig(
+    return SanaWorldConfig(
         name=name,
         network=network,
         sampler=sampler,
@@ -392,7 +318,7 @@ def _make_network(name: str, plan: Plan, folder: Path, manifest: dict, height: i
     """Convert what was downloaded; network, manifest and configuration appear together, and the download is gone then
     unless it is to be kept. Where the network is here already, only the picture's size is set."""
     if plan.here:
-        config = WorldConfig.load(folder / CONFIG)
+        config = read_config(folder / CONFIG)
         if (config.height, config.width) != (height, width):
             _write_json(folder / CONFIG, json.loads(replace(config, height=height, width=width).to_json()))
         return

@@ -31,7 +31,7 @@ class SanaWMConfig:
             "v_prediction" (Salimans and Ho 2022, on the noisy latents scaled to unit variance), which is minus the data
             at full noise and never asks the network to copy its noise.
         mixer: what the GDN blocks are: "frame", the gated delta rule over frames, or "token", its token-wise ablation
-            (`sanawm_env.network.ablation`).
+            (`sanawm_env.engines.sanawm.network.ablation`).
     """
 
     latent_channels: int = 128

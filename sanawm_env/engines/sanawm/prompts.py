@@ -16,16 +16,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sanawm_env.text.gemma import INSTRUCTION_SHA256, TEXT_LEN, GemmaEncoder
-from sanawm_env.world.files import brief
+from sanawm_env.engines.sanawm.offload import work_blockwise
+from sanawm_env.engines.sanawm.text.gemma import INSTRUCTION_SHA256, TEXT_LEN, GemmaEncoder
+from sanawm_env.world.files import brief, check_prompt
 from sanawm_env.world.isolation import isolated
-from sanawm_env.world.offload import work_blockwise
 from sanawm_env.world.state import save_whole
 from sanawm_env.world.threads import Lock
 
 Kind = Literal["prompt", "negative", "refiner"]
-MAX_LETTERS = 20_000
-"""Of a prompt; encoders read some 300 words of one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,19 +33,6 @@ class PromptFeatures:
     text: Tensor
     text_mask: Tensor | None = None
     refiner: tuple[Tensor, Tensor] | None = None
-
-
-def check_prompt(prompt: Any) -> str:
-    """A prompt without the blanks and newlines around it. TypeError for what is no text, ValueError for one that no
-    encoder reads: over `MAX_LETTERS`, with a NUL, or with halves of letters that are no Unicode."""
-    if not isinstance(prompt, str):
-        raise TypeError(f"A prompt must be a string, got {brief(prompt)}.")
-    prompt = prompt.strip()
-    if len(prompt) > MAX_LETTERS:
-        raise ValueError(f"A prompt must have at most {MAX_LETTERS:,} letters, got {len(prompt):,}.")
-    if "\0" in prompt or any("\ud800" <= letter <= "\udfff" for letter in prompt):
-        raise ValueError(f"A prompt must be text, without NUL or broken Unicode, got {brief(prompt)}.")
-    return prompt
 
 
 class PromptCache:
@@ -163,7 +148,7 @@ class Prompts:
         return {"prompt": encoder.encode, "negative": encoder.encode_negative}
 
     def _refiner_text(self, device: str | torch.device) -> Mapping[str, Any]:
-        from sanawm_env.refiner.text import RefinerTextEncoder
+        from sanawm_env.engines.sanawm.refiner.text import RefinerTextEncoder
 
         encoder = RefinerTextEncoder.load(self.folder / "refiner", "cpu" if self.offload else device)
         if self.offload:

@@ -1,7 +1,7 @@
 """The official weights as they lie on the hub: repositories, revisions, sizes and terms, each with its source and date.
 
-Nobody here could download them: this is what is known of them, from others who could. `sanawm_env.world.weights` is
-what fetches them.
+Nobody here could download them: this is what is known of them, from others who could. `fetch` is what fetches
+them.
 """
 
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sanawm_env.refiner.state import RefinerState
+from sanawm_env.engines.sanawm.refiner.state import RefinerState
 
 AUDIO_PREFIXES = (
     "audio_",

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.kernels.inputs import GDNState, Page
-from sanawm_env.network.config import SanaWMConfig
 
 if TYPE_CHECKING:
-    from sanawm_env.network.ablation import TokenState
+    from sanawm_env.engines.sanawm.network.ablation import TokenState
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sanawm_env.codec.state import LTX2State
+from sanawm_env.engines.sanawm.codec.state import LTX2State
 
 TIME_STRIDE, SPACE_STRIDE, CHUNK = 8, 32, 3
 TILE_FRAMES, TILE_STRIDE = 96, 64

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from sanawm_env.network.config import SanaWMConfig
+from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 
 if TYPE_CHECKING:
-    from sanawm_env.network.model import Context
+    from sanawm_env.engines.sanawm.network.model import Context
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sanawm_env.engines.sanawm.network.config import SanaWMConfig
+from sanawm_env.engines.sanawm.network.layers import KeyConv, RMSNorm, project
+from sanawm_env.engines.sanawm.network.state import WindowState, push_page
 from sanawm_env.kernels.dispatch import Kernels
 from sanawm_env.kernels.inputs import Branch, GDNState, Grid, Page
 from sanawm_env.kernels.reference import merge_heads, query_world, rotate, split_heads, to_ray, to_world
-from sanawm_env.network.config import SanaWMConfig
-from sanawm_env.network.layers import KeyConv, RMSNorm, project
-from sanawm_env.network.state import WindowState, push_page
 
 if TYPE_CHECKING:
-    from sanawm_env.network.model import Context
+    from sanawm_env.engines.sanawm.network.model import Context
 
 
 class Mixer(nn.Module):

@@ -15,11 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from sanawm_env.camera.rays import ray_from_world, rigid_inverse
-from sanawm_env.kernels.dispatch import Kernels, choose
-from sanawm_env.kernels.inputs import Grid, RayTransform
-from sanawm_env.network.ablation import TokenMixer
-from sanawm_env.network.config import SanaWMConfig
-from sanawm_env.network.layers import (
+from sanawm_env.engines.sanawm.network.ablation import TokenMixer
+from sanawm_env.engines.sanawm.network.config import SanaWMConfig
+from sanawm_env.engines.sanawm.network.layers import (
     CaptionEmbedder,
     ConvFFN,
     CrossAttention,
@@ -31,9 +29,11 @@ from sanawm_env.network.layers import (
     modulate,
     project,
 )
-from sanawm_env.network.mixers import GDNMixer, WindowMixer
-from sanawm_env.network.rope import phases, rope_angles
-from sanawm_env.network.state import BlockState, NetworkState
+from sanawm_env.engines.sanawm.network.mixers import GDNMixer, WindowMixer
+from sanawm_env.engines.sanawm.network.rope import phases, rope_angles
+from sanawm_env.engines.sanawm.network.state import BlockState, NetworkState
+from sanawm_env.kernels.dispatch import Kernels, choose
+from sanawm_env.kernels.inputs import Grid, RayTransform
 
 
 @dataclass(frozen=True, eq=False)

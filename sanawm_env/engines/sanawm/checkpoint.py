@@ -18,8 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sanawm_env.network.config import SanaWMConfig
-from sanawm_env.network.model import SanaWM
+from sanawm_env.engines.sanawm.network.config import SanaWMConfig
+from sanawm_env.engines.sanawm.network.model import SanaWM
 from sanawm_env.world.files import check_file
 
 INERT = ("recall_gate", "y_embedder.y_embedding", "raymap_embedder.")

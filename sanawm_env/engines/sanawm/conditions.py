@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from sanawm_env.camera.rays import chunk_conditions
-from sanawm_env.network.place_map import PlaceMap
-from sanawm_env.world.config import WorldConfig
+from sanawm_env.engines.sanawm.config import SanaWorldConfig
+from sanawm_env.engines.sanawm.network.place_map import PlaceMap
 
 PLUCKER_CHANNELS = 48
 
 
 def camera_inputs(
-    config: WorldConfig, place_map: PlaceMap | None, origin: Tensor, poses: Tensor, intrinsics: Tensor,
+    config: SanaWorldConfig, place_map: PlaceMap | None, origin: Tensor, poses: Tensor, intrinsics: Tensor,
     anchor: Tensor, place: Tensor, *, first: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Conditions of one chunk of B episodes.

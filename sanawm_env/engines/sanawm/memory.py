@@ -25,21 +25,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sanawm_env.camera.intrinsics import intrinsics_from_fov
-from sanawm_env.codec.ltx2 import LTX2Codec
-from sanawm_env.codec.patch_pca import PatchPCACodec
+from sanawm_env.engines.sanawm import engine
+from sanawm_env.engines.sanawm.codec.ltx2 import LTX2Codec
+from sanawm_env.engines.sanawm.codec.patch_pca import PatchPCACodec
+from sanawm_env.engines.sanawm.conditions import camera_inputs
+from sanawm_env.engines.sanawm.config import SanaWorldConfig
+from sanawm_env.engines.sanawm.engine import SanaConditions, SanaEngine, SanaLoadOptions, codec_module
+from sanawm_env.engines.sanawm.network.config import SanaWMConfig
+from sanawm_env.engines.sanawm.network.model import Block, Context, SanaWM
+from sanawm_env.engines.sanawm.network.place_map import PlaceMap
+from sanawm_env.engines.sanawm.network.precision import weight_bytes
+from sanawm_env.engines.sanawm.offload import blocks_of
+from sanawm_env.engines.sanawm.prompts import PromptFeatures
+from sanawm_env.engines.sanawm.refiner.runner import Refiner
+from sanawm_env.engines.sanawm.sampler import SamplerConfig
 from sanawm_env.kernels import cpu, reference
-from sanawm_env.network.config import SanaWMConfig
-from sanawm_env.network.model import Block, Context, SanaWM
-from sanawm_env.network.place_map import PlaceMap
-from sanawm_env.network.precision import weight_bytes
-from sanawm_env.refiner.runner import Refiner
-from sanawm_env.world import engine, tree
-from sanawm_env.world.conditions import camera_inputs
-from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.engine import LoadOptions, SanaEngine, codec_module
-from sanawm_env.world.offload import blocks_of
-from sanawm_env.world.prompts import PromptFeatures
-from sanawm_env.world.sampler import SamplerConfig
+from sanawm_env.world import tree
 from sanawm_env.world.state import Scene, Slot
 from sanawm_env.world.world import World
 
@@ -82,7 +83,7 @@ class MemoryPrediction:
 
 
 def predict_memory(
-    config: WorldConfig, folder: Path | None = None, options: LoadOptions | None = None, batch: int = 1
+    config: SanaWorldConfig, folder: Path | None = None, options: SanaLoadOptions | None = None, batch: int = 1
 ) -> MemoryPrediction:
     """What encoding start images and stepping `batch` episodes takes, without snapshots.
 
@@ -93,7 +94,7 @@ def predict_memory(
     not.
     Raises ImportError where a part needs a library that is not installed.
     """
-    options = options or LoadOptions()
+    options = options or SanaLoadOptions()
     if options.precision is not None:
         config = replace(config, dtype="bfloat16")
     network, codec, refiner = _outline(config, folder, options.refiner)
@@ -157,7 +158,7 @@ class _Rehearsed:
 
 
 @cache
-def _rehearse(config: WorldConfig, folder: Path | None, refiner: bool, batch: int) -> tuple[_Rehearsed, _Rehearsed]:
+def _rehearse(config: SanaWorldConfig, folder: Path | None, refiner: bool, batch: int) -> tuple[_Rehearsed, _Rehearsed]:
     """Of a world that has all on the device; and of one whose refiner's keys and values lie in the host's memory."""
     run = _Rehearsal(config, *_outline(config, folder, refiner))
     grows = config.network.window < 0
@@ -192,7 +193,7 @@ def _at_the_end(most: list[Counter[str]], between: list[int], left: int) -> _Reh
     return _Rehearsed(working, between[-1] + left * (between[-1] - between[-2]))
 
 
-def _outline(config: WorldConfig, folder: Path | None, refiner: bool) -> tuple[SanaWM, Any, Refiner | None]:
+def _outline(config: SanaWorldConfig, folder: Path | None, refiner: bool) -> tuple[SanaWM, Any, Refiner | None]:
     """Network, codec and refiner on the meta device."""
     dtype = getattr(torch, config.dtype)
     if config.codec == "patch_pca":
@@ -510,13 +511,13 @@ def fused_attention() -> Iterator[None]:
         yield
 
 
-_conditions: dict[tuple[WorldConfig, int, bool], list[tuple[torch.Size, torch.dtype]]] = {}
+_conditions: dict[tuple[SanaWorldConfig, int, bool], list[tuple[torch.Size, torch.dtype]]] = {}
 
 
 class _Rehearsal(SanaEngine):
     """The engine on the meta device. live: to be entered around its work."""
 
-    def __init__(self, config: WorldConfig, network: SanaWM, codec: Any, refiner: Refiner | None):
+    def __init__(self, config: SanaWorldConfig, network: SanaWM, codec: Any, refiner: Refiner | None):
         # how many steps a chunk takes does not matter to what is alive, nor to the refiner
         if refiner is not None:
             refiner = Refiner(refiner.transformer, replace(refiner.config, sigmas=(refiner.config.sigmas[0], 0.0)))
@@ -552,7 +553,9 @@ class _Rehearsal(SanaEngine):
         image = np.zeros((config.height, config.width, 3), np.uint8)
         lens = intrinsics_from_fov(config.horizontal_fov, config.width, config.height).astype(np.float64)
         words = self._features("", META_DEVICE)
-        return Scene("", "", image, lens, self.encode(image), words.text, words.text_mask, refiner_text=words.refiner)
+        return Scene(
+            "", "", image, lens, SanaConditions(self.encode_image(image), words.text, words.text_mask, words.refiner)
+        )
 
     def _features(self, prompt: str, device: torch.device, negative: bool = False) -> PromptFeatures:
         def empty(length: int, width: int) -> tuple[Tensor, Tensor]:

@@ -14,8 +14,8 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from sanawm_env.network.model import Context, SanaWM
-from sanawm_env.network.state import NetworkState
+from sanawm_env.engines.sanawm.network.model import Context, SanaWM
+from sanawm_env.engines.sanawm.network.state import NetworkState
 from sanawm_env.world.files import brief, check_number
 
 

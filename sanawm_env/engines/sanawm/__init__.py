@@ -1,0 +1,1 @@
+"""SANA-WM: network, codec, prompts, refiner, sampler and weights, behind `engine.SanaEngine`."""

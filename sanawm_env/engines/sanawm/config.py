@@ -1,0 +1,83 @@
+"""What defines a SANA-WM world, as plain values: `config.json` beside its weights holds exactly this."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sanawm_env.engines.sanawm.network.config import SanaWMConfig
+from sanawm_env.engines.sanawm.sampler import SamplerConfig
+from sanawm_env.world.config import WorldConfig
+from sanawm_env.world.files import check_count
+
+SIZES = {"spatial_stride": 1024, "temporal_stride": 1024, "latents_per_chunk": 341}
+CODECS = ("patch_pca", "ltx2", "ltx2_bidirectional")
+MAX_LATENT_FRAMES = 1024  # length of the official rotary table (dit.md 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SanaWorldConfig(WorldConfig):
+    """A world's configuration with its network and its sampler.
+
+    Attributes, besides those of every world:
+        spatial_stride, temporal_stride: pixels and frames per latent. latents_per_chunk: 3, so that a chunk is 24
+            frames.
+        codec: "patch_pca" (`codec.safetensors`), or LTX-2's of the folder `codec/`, which carries state between chunks:
+            "ltx2", whose decoder is causal, or "ltx2_bidirectional", whose decoder is not.
+        dtype: of the network's weights and latents, "float32" or "bfloat16".
+
+    The official model was validated to 40 chunks, one minute (camera.md 7.4); its rotary positions end at latent frame
+    1024.
+    """
+
+    engine: str = "sanawm"
+    height: int = 704
+    width: int = 1280
+    network: SanaWMConfig
+    sampler: SamplerConfig
+    spatial_stride: int = 32
+    temporal_stride: int = 8
+    latents_per_chunk: int = 3
+    codec: str = "patch_pca"
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, most in SIZES.items():
+            check_count(name, getattr(self, name), 1, most)
+        for name, stride in (("height", self.spatial_stride), ("width", self.spatial_stride)):
+            if getattr(self, name) % stride:
+                raise ValueError(f"{name} must be a multiple of spatial_stride {stride}, got {getattr(self, name)}")
+        if not isinstance(self.network, SanaWMConfig) or not isinstance(self.sampler, SamplerConfig):
+            raise ValueError("network and sampler must be a SanaWMConfig and a SamplerConfig")
+        if self.codec not in CODECS:
+            raise ValueError(f"codec must be {' or '.join(CODECS)}, got {self.codec!r}")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f'dtype must be "float32" or "bfloat16", got {self.dtype!r}')
+
+    __hash__ = WorldConfig.__hash__
+
+    @property
+    def chunk_frames(self) -> int:
+        return self.latents_per_chunk * self.temporal_stride
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        return self.network.latent_channels, self.latents_per_chunk, self.latent_height, self.latent_width
+
+    @property
+    def longest_segment(self) -> int:
+        return (MAX_LATENT_FRAMES - 1) // self.latents_per_chunk
+
+    @property
+    def latent_height(self) -> int:
+        return self.height // self.spatial_stride
+
+    @property
+    def latent_width(self) -> int:
+        return self.width // self.spatial_stride
+
+    @classmethod
+    def from_plain(cls, data: Mapping) -> "SanaWorldConfig":
+        sampler = {**data["sampler"], "timesteps": tuple(data["sampler"]["timesteps"])}
+        return super().from_plain(
+            {**data, "network": SanaWMConfig(**data["network"]), "sampler": SamplerConfig(**sampler)}
+        )

@@ -1,0 +1,101 @@
+"""Where worlds lie: the shipped ones inside this package, fetched ones under `$SANAWM_HOME`/worlds (by default
+~/.cache/sanawm-env), others in folders of their own.
+
+A world's folder holds `config.json`, weights, perhaps `starts/` and, where it was fetched, `manifest.json` (which parts
+came from where).
+"""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from sanawm_env.world.engine import engine_type, known_engines
+from sanawm_env.world.files import brief, read_json
+
+SHIPPED = Path(__file__).parent.parent / "assets"
+MANIFEST, CONFIG = "manifest.json", "config.json"
+
+
+def home() -> Path:
+    """Folder of fetched worlds: `$SANAWM_HOME`, by default ~/.cache/sanawm-env. OSError where there is neither."""
+    if given := os.environ.get("SANAWM_HOME"):
+        return Path(given)
+    try:
+        return Path.home() / ".cache" / "sanawm-env"
+    except RuntimeError:
+        raise OSError("This user has no home folder to keep worlds in: set SANAWM_HOME to a folder.") from None
+
+
+def shipped_worlds() -> list[str]:
+    """Worlds inside this package."""
+    return sorted(folder.parent.name for folder in SHIPPED.glob("*/config.json"))
+
+
+def world_address(world: str | os.PathLike) -> str:
+    """The name of a world, or its folder made absolute, so that it is found from elsewhere."""
+    return str(world) if world in known_worlds() else os.path.abspath(world)
+
+
+def known_worlds() -> list[str]:
+    """Names that `World.load` takes here and now besides folders: shipped and fetched worlds, and engines that need no
+    files."""
+    return sorted({*folder_names(), *(name for name in known_engines() if not engine_type(name).needs_files)})
+
+
+def folder_names() -> set[str]:
+    """Shipped and fetched worlds."""
+    names = set(shipped_worlds())
+    with suppress(OSError):  # without a home folder nothing was fetched
+        names |= {folder.parent.name for folder in home().glob("worlds/*/config.json")}
+    return names
+
+
+def world_folder(name: str | os.PathLike) -> Path:
+    """The folder of a world given by name or as a folder itself.
+
+    Raises ValueError naming the known worlds, or the command that fetches an official one; TypeError for neither.
+    """
+    if not isinstance(name, str | os.PathLike):
+        raise TypeError(f"A world is a name or a folder, got {brief(name)}.")
+    text = str(name)
+    if text in shipped_worlds():
+        return SHIPPED / text
+    if text in folder_names():
+        return home() / "worlds" / text
+    folder = Path(os.path.expanduser(name))  # left as it is where there is no home
+    if (folder / CONFIG).is_file():
+        return folder
+    elsewhere = {world: advice for engine in known_engines() for world, advice in engine_type(engine).elsewhere.items()}
+    if text in elsewhere:
+        raise ValueError(f"The {text} world {elsewhere[text]}.")
+    raise ValueError(
+        f"Unknown world {text!r}; the known worlds are {', '.join(known_worlds())}, or give a folder that holds "
+        f"config.json and weights. To be fetched: {', '.join(elsewhere)}."
+    )
+
+
+def files_of(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
+    """What loading a world's folder reads, as far as other files can be told from these without reading them: paths,
+    sizes, times of change, inodes."""
+    inside = ("config.json", MANIFEST, "*.safetensors", "starts/*", "codec/*", "refiner/transformer/*")
+    found = []
+    for path in sorted(path for pattern in inside for path in folder.glob(pattern)):
+        with suppress(OSError):
+            now = path.stat()
+            found.append((str(path.relative_to(folder)), now.st_size, now.st_mtime_ns, now.st_ino))
+    return tuple(found)
+
+
+def read_manifest(folder: Path) -> dict:
+    """What `fetch` wrote about a world folder, {} for other worlds and for what is no manifest."""
+    with suppress(OSError, ValueError):
+        manifest = read_json(folder / MANIFEST, 2**20)
+        parts = manifest.get("parts", {})
+        if isinstance(parts, dict) and all(isinstance(part, dict) for part in parts.values()):
+            return manifest
+    return {}
+
+
+def recorded_sha256(folder: Path) -> str | None:
+    """SHA-256 of network and codec as it was when they were converted, None for worlds that were not."""
+    return read_manifest(folder).get("sha256")
