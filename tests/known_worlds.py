@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import torch
 
+from sanawm_env.engines.rooms.places import place
+from sanawm_env.engines.rooms.raycast import intrinsics, render
 from sanawm_env.engines.sanawm.codec.patch_pca import PATCH, PatchPCACodec
 from sanawm_env.training.nano import NANO
-from sanawm_env.training.places import place
-from sanawm_env.training.raycast import intrinsics, render
 from sanawm_env.world.engine import Chunk, Engine
 
 SMALL = dataclasses.replace(NANO, height=32, width=48)

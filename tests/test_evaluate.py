@@ -11,13 +11,13 @@ from PIL import Image
 from rich.console import Console
 from scipy.spatial.transform import RigidTransform, Rotation
 
+from sanawm_env.engines.rooms.places import place
+from sanawm_env.engines.rooms.raycast import intrinsics, render
+from sanawm_env.engines.rooms.walks import clearance, sample_start
 from sanawm_env.engines.sanawm.engine import SanaMemory
 from sanawm_env.engines.sanawm.network.state import BlockState, GDNState, NetworkState, Page, WindowState
 from sanawm_env.training.evaluate import evaluate, print_table, save_sheet, with_timesteps
-from sanawm_env.training.places import place
 from sanawm_env.training.probes import without_recurrence, without_window
-from sanawm_env.training.raycast import intrinsics, render
-from sanawm_env.training.walks import clearance, sample_start
 from sanawm_env.training.warps import plane_homographies, rotation_homographies, visible_in_first, warp
 from sanawm_env.world.world import World
 from tests.golden_files import ROOT

@@ -136,7 +136,7 @@ def test_every_room_stands_on_a_floor():
         ("sanawm_env.world.x", "from sanawm_env.engines.sanawm.engine import SanaEngine"),
         ("sanawm_env.world.x", "import gymnasium.spaces as s"),
         ("sanawm_env.world.x", "import sanawm_env"),
-        ("sanawm_env.world.x", "from sanawm_env.training import places"),
+        ("sanawm_env.world.x", "from sanawm_env.training import clips"),
         ("sanawm_env.envs.x", "from torch import nn"),
         ("sanawm_env.envs.x", "from sanawm_env.engines import sanawm"),
         ("sanawm_env.recording.x", "import torch"),

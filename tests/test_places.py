@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from sanawm_env.engines.rooms import places, walks
+from sanawm_env.engines.rooms.places import PLACES, bounds, place, random_place
+from sanawm_env.engines.rooms.raycast import intrinsics, render
+from sanawm_env.engines.rooms.walks import clearance, sample_path, sample_start
 from sanawm_env.engines.sanawm.codec.patch_pca import PatchPCACodec
-from sanawm_env.training import clips, places, walks
-from sanawm_env.training.places import PLACES, bounds, place, random_place
-from sanawm_env.training.raycast import intrinsics, render
-from sanawm_env.training.walks import clearance, sample_path, sample_start
+from sanawm_env.training import clips
 from tests.golden_files import ROOT
 
 CODEC = PatchPCACodec.load(ROOT / "sanawm_env" / "assets" / "nano" / "codec.safetensors")

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from sanawm_env.engines.rooms.raycast import intrinsics, render
 from sanawm_env.metrics.pose import pose_errors, relative
 from sanawm_env.training.align import locate, track
 from sanawm_env.training.nano import NANO
 from sanawm_env.training.probes import camera_errors, drift, loop_closure, seeds
-from sanawm_env.training.raycast import intrinsics, render
 from sanawm_env.training.truth import draw_walk
 from sanawm_env.world.world import World
 from tests.known_worlds import HoldEngine, TruthEngine, lossless_codec, lossy_codec

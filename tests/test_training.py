@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from sanawm_env.kernels import reference
 from sanawm_env.kernels.inputs import Grid
 
+from sanawm_env.engines.rooms.raycast import intrinsics
 from sanawm_env.engines.sanawm.codec.patch_pca import PatchPCACodec
 from sanawm_env.engines.sanawm.conditions import camera_inputs, place_token
 from sanawm_env.engines.sanawm.network.model import SanaWM
@@ -23,7 +24,6 @@ from sanawm_env.training.clips import ClipsConfig, generate, load
 from sanawm_env.training.initial import initialise, parts_of, untrained
 from sanawm_env.training.nano import NANO
 from sanawm_env.training.network import TrainConfig, draw, train_network
-from sanawm_env.training.raycast import intrinsics
 from sanawm_env.training.recipe import Recipe
 from tests.golden_files import ROOT
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from sanawm_env.camera.twist import hold
-from sanawm_env.training.raycast import Place, intrinsics, render
+from sanawm_env.engines.rooms.raycast import Place, intrinsics, render
 
 BLURS = (8.0, 4.0, 4.0, 2.0, 2.0, 1.0, 1.0, 0.6)  # pixels, one Gauss-Newton step each
 STEP = np.array([0.03, 0.03, 0.03, 0.012, 0.012, 0.012])  # metres and radians, of the numerical Jacobian

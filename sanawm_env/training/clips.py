@@ -19,10 +19,10 @@ from rich.progress import Progress
 from safetensors import safe_open
 from torch import Tensor
 
+from sanawm_env.engines.rooms.places import PLACES, place, random_place
+from sanawm_env.engines.rooms.raycast import intrinsics, render
+from sanawm_env.engines.rooms.walks import CHUNK, sample_path, sample_start
 from sanawm_env.engines.sanawm.codec.patch_pca import PatchPCACodec, to_patches
-from sanawm_env.training.places import PLACES, place, random_place
-from sanawm_env.training.raycast import intrinsics, render
-from sanawm_env.training.walks import CHUNK, sample_path, sample_start
 from sanawm_env.world.files import check_count, check_number
 from sanawm_env.world.saving import replacing_folder
 from sanawm_env.world.signals import of_a_pool

@@ -41,10 +41,10 @@ from rich.text import Text
 
 from sanawm_env.camera.dsl import KeyState, hold_keys
 from sanawm_env.camera.trajectory import relative_to_first
+from sanawm_env.engines.rooms.raycast import intrinsics, render
 from sanawm_env.engines.sanawm.engine import SanaEngine
 from sanawm_env.metrics.image import psnr, ssim
 from sanawm_env.training.probes import without_recurrence, without_window
-from sanawm_env.training.raycast import intrinsics, render
 from sanawm_env.training.truth import Walk, draw_walk, gradient, known_places
 from sanawm_env.training.warps import plane_homographies, rotation_homographies, visible_in_first, warp
 from sanawm_env.world.anchor import Anchor
@@ -149,7 +149,7 @@ def evaluate(
     """Measure a world on `scenes` walks of `chunks` chunks each.
 
     Args:
-        world: a loaded world, or what `World.load` takes. It must know places of `training.places`.
+        world: a loaded world, or what `World.load` takes. It must know places of `engines.rooms`.
         stride: measure the frames stride, 2 stride, ... of each chunk.
         timesteps: another step list for the sampler; None for the world's own.
         unknown_scenes: also measure that many walks in layouts the world does not know, without anchors (`unknown`).

@@ -4,15 +4,15 @@ import shutil
 from pathlib import Path
 
 from sanawm_env.camera.presets import Workspace
+from sanawm_env.engines.rooms.places import PLACES, bounds, place
+from sanawm_env.engines.rooms.raycast import HEIGHT, WIDTH, intrinsics, render
+from sanawm_env.engines.rooms.walks import sample_start
 from sanawm_env.engines.sanawm.conditions import PLUCKER_CHANNELS
 from sanawm_env.engines.sanawm.config import SanaWorldConfig
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.network.place_map import PLACE_CHANNELS
 from sanawm_env.engines.sanawm.sampler import SamplerConfig
 from sanawm_env.training.clips import random_stream
-from sanawm_env.training.places import PLACES, bounds, place
-from sanawm_env.training.raycast import HEIGHT, WIDTH, intrinsics, render
-from sanawm_env.training.walks import sample_start
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.images import save_start
 from sanawm_env.world.saving import replacing, write_text

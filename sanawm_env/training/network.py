@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from sanawm_env.camera.trajectory import chunk_boundaries
+from sanawm_env.engines.rooms.walks import CHUNK
 from sanawm_env.engines.sanawm.codec.patch_pca import LATENT_STD, PatchPCACodec
 from sanawm_env.engines.sanawm.conditions import camera_inputs, place_token
 from sanawm_env.engines.sanawm.config import SanaWorldConfig
@@ -33,7 +34,6 @@ from sanawm_env.kernels.inputs import Grid
 from sanawm_env.metrics.figures import figure_class
 from sanawm_env.training.clips import codec_hash, load, made_with
 from sanawm_env.training.initial import parts_of, untrained
-from sanawm_env.training.walks import CHUNK
 from sanawm_env.world.files import brief, check_count, check_number
 from sanawm_env.world.saving import replacing
 from sanawm_env.world.signals import on_stop

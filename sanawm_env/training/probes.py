@@ -11,6 +11,7 @@ import torch
 from rich.progress import track as progress
 
 from sanawm_env.camera.trajectory import relative_to_first
+from sanawm_env.engines.rooms.raycast import intrinsics, render
 from sanawm_env.engines.sanawm.engine import SanaMemory
 from sanawm_env.engines.sanawm.network.ablation import TokenState
 from sanawm_env.engines.sanawm.network.state import GDNState, WindowState
@@ -18,7 +19,6 @@ from sanawm_env.metrics.image import ssim
 from sanawm_env.metrics.pose import PoseErrors
 from sanawm_env.metrics.pose import evaluate as pose_errors
 from sanawm_env.training.align import track
-from sanawm_env.training.raycast import intrinsics, render
 from sanawm_env.training.truth import Walk, draw_walk, gradient, pooled_psnr
 from sanawm_env.training.warps import visible_in_first
 from sanawm_env.world.anchor import Anchor

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sanawm_env.engines.rooms.places import PLACES, place, random_place
+from sanawm_env.engines.rooms.raycast import Place, intrinsics, render
+from sanawm_env.engines.rooms.walks import sample_path, sample_start
 from sanawm_env.training.clips import ROLES, random_stream
-from sanawm_env.training.places import PLACES, place, random_place
-from sanawm_env.training.raycast import Place, intrinsics, render
-from sanawm_env.training.walks import sample_path, sample_start
 from sanawm_env.world.config import WorldConfig
 
 

@@ -5,7 +5,7 @@ from scipy.spatial.transform import Rotation
 
 from sanawm_env.camera.dsl import FPS, TAU_PRESS, KeyDynamics, KeyState, hold_keys
 from sanawm_env.camera.twist import hold
-from sanawm_env.training.raycast import Place, intrinsics, trace, turn
+from sanawm_env.engines.rooms.raycast import Place, intrinsics, trace, turn
 
 CHUNK = 24  # frames
 CLEARANCE, START_CLEARANCE = 0.35, 0.7  # metres between the camera and walls or furniture: on a path, at its start

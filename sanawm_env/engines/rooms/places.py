@@ -10,8 +10,8 @@ from functools import cache
 
 import numpy as np
 
-from sanawm_env.training.baking import Boxes, Canvas, Lights, bake, tint
-from sanawm_env.training.raycast import Place
+from sanawm_env.engines.rooms.baking import Boxes, Canvas, Lights, bake, tint
+from sanawm_env.engines.rooms.raycast import Place
 
 CEILING = 2.8  # metres, of rooms
 _LAYOUT_NAMESPACE = 0x9ACE  # keeps layout seeds apart from every other use of the same integers

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from sanawm_env.training.raycast import TEXEL, UV_AXES, Place, turn
+from sanawm_env.engines.rooms.raycast import TEXEL, UV_AXES, Place, turn
 
 _LUMEL = 0.08  # metres per cell of the light maps
 
