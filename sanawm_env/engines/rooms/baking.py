@@ -11,8 +11,10 @@ import numpy as np
 import torch
 
 from sanawm_env.engines.rooms.raycast import TEXEL, UV_AXES, Place, turn
+from sanawm_env.world.threads import with_torch_threads
 
 _LUMEL = 0.08  # metres per cell of the light maps
+NOTHING = np.array([0x808080], np.uint32)
 
 
 class Canvas:
@@ -125,7 +127,7 @@ def bake(name: str, boxes: Boxes, shell: dict[int, Canvas], lights: Lights) -> P
         start[box, face], stride[box, face] = offset, texture.shape[1]
         textures.append(texture.ravel())
         offset += texture.size
-    return Place(name, centre, half, yaw, np.concatenate(textures), start, stride)
+    return Place(name, centre, half, yaw, np.concatenate([*textures, NOTHING]), start, stride)
 
 
 def _lumels(centre, half, yaw, box: int, face: int) -> tuple[np.ndarray, np.ndarray]:
@@ -225,9 +227,9 @@ def _light(points, normals, boxes, panes, lights: Lights) -> np.ndarray:
 def _develop(canvas: Canvas, light: np.ndarray) -> np.ndarray:
     """Colours under `light`, tone-mapped and packed into uint32; one texel of margin guards look-ups at the rim."""
     rows, columns = canvas.glowing.shape
-    grown = torch.nn.functional.interpolate(
-        torch.from_numpy(light.astype(np.float32)).permute(2, 0, 1)[None], (rows, columns), mode="bilinear"
-    )[0].permute(1, 2, 0).numpy()  # fmt: skip
+    coarse = torch.from_numpy(light.astype(np.float32)).permute(2, 0, 1)[None]
+    with with_torch_threads(1):  # their number decides the last bits
+        grown = torch.nn.functional.interpolate(coarse, (rows, columns), mode="bilinear")[0].permute(1, 2, 0).numpy()
     radiance = (canvas.colour / 255) ** 2.2 * grown * 1.12
     shoulder = np.where(radiance > 0.6, 0.6 + 0.4 * np.tanh((radiance - 0.6) / 0.4), radiance)  # roll highlights off
     shown = np.where(canvas.glowing[..., None], canvas.colour, 255 * shoulder ** (1 / 2.2))

@@ -1,17 +1,20 @@
-"""The places the nano world learns: two rooms that connect, a corridor around a corner, a court under open sky.
+"""The places of the rooms world, which nano learns: two rooms that connect, a corridor around a corner, a court under
+open sky.
 
 The narrow, calm world of shared/reference/nano.md section 4: three fixed places in one consistent style and, in the
-same style, endlessly many unknown rooms. Everything is a box: `raycast` shows it, `baking` paints and lights it,
+same style, endlessly many furnished rooms. Everything is a box: `raycast` shows it, `baking` paints and lights it,
 `walks` wanders through it. Place frame: origin at the middle of the floor, y down, the floor at y = 0.
 """
 
-from dataclasses import dataclass
-from functools import cache
+import re
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 
 import numpy as np
 
 from sanawm_env.engines.rooms.baking import Boxes, Canvas, Lights, bake, tint
 from sanawm_env.engines.rooms.raycast import Place
+from sanawm_env.world.files import brief
 
 CEILING = 2.8  # metres, of rooms
 _LAYOUT_NAMESPACE = 0x9ACE  # keeps layout seeds apart from every other use of the same integers
@@ -19,8 +22,14 @@ _LAYOUT_NAMESPACE = 0x9ACE  # keeps layout seeds apart from every other use of t
 WHITE, TRIM, WOOD, LEAF = (232, 227, 216), (246, 243, 236), (168, 122, 84), (104, 138, 92)
 
 
+ROLES = {"train": 1, "validation": 2, "evaluate": 3, "collect": 4, "test": 5}
+"""What furnished rooms are for: part of their seeds, so that no two roles share one."""
+ROOMS_KEPT = 16  # some 2 MB each
+_ROOM = re.compile("(train|test)/(0|[1-9][0-9]{0,11})")
+
 # width, height, depth of each place's outermost box, metres
 PLACES = {"gallery": (8.4, CEILING, 5.2), "corridor": (8.0, CEILING, 8.0), "court": (8.6, 5.4, 8.6)}
+PLACE_NAMES = f'{", ".join(PLACES)}, and furnished rooms "train/N" and "test/N", N from 0'
 
 
 def bounds(name: str) -> tuple[float, ...]:
@@ -29,11 +38,31 @@ def bounds(name: str) -> tuple[float, ...]:
     return -width / 2, -height, -depth / 2, width / 2, 0.0, depth / 2
 
 
+def is_place(name: str) -> bool:
+    """Whether there is a place of that name: one of PLACES, or a furnished room "train/N" or "test/N", N from 0 to
+    10^12 - 1."""
+    return name in PLACES or _ROOM.fullmatch(name) is not None
+
+
 def place(name: str) -> Place:
-    """The fixed place called `name`, one of PLACES; ValueError for any other name."""
-    if name not in PLACES:
-        raise ValueError(f"Unknown place {name!r}; the nano world has {', '.join(PLACES)}.")
-    return _fixed_place(name)
+    """The place called `name`; ValueError for what is none (`is_place`).
+
+    Rooms of "test" are none that nano was trained, validated, evaluated or shown on, nor any of "train". The last
+    `ROOMS_KEPT` rooms are kept."""
+    if not is_place(name):
+        raise ValueError(f"Unknown place {brief(name)}; there are {PLACE_NAMES}.")
+    return _fixed_place(name) if name in PLACES else _furnished_room(name)
+
+
+@lru_cache(ROOMS_KEPT)
+def _furnished_room(name: str) -> Place:
+    role, number = name.split("/")
+    return replace(random_place(room_seed(role, int(number))), name=name)
+
+
+def room_seed(role: str, number: int) -> int:
+    """The seed for `random_place` of a room, one of 2^40 that its role has for itself."""
+    return ROLES[role] << 40 | number
 
 
 @cache

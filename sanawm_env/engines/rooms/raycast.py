@@ -11,6 +11,7 @@ import numpy as np
 HEIGHT, WIDTH = 64, 96  # pixels
 FIELD_OF_VIEW = 70.0  # degrees, horizontal
 TEXEL = 0.02  # metres per texel of the atlas
+FARTHEST = 1000.0  # metres; float32 rays still meet the texel they should
 UV_AXES = ((2, 1), (0, 2), (0, 1))  # axes a face normal to x, y, z is textured along
 _CORNERS = np.array([[i >> 2 & 1, i >> 1 & 1, i & 1] for i in range(8)]) * 2.0 - 1
 
@@ -19,10 +20,11 @@ _CORNERS = np.array([[i >> 2 & 1, i >> 1 & 1, i & 1] for i in range(8)]) * 2.0 -
 class Place:
     """One furnished room. The first box is the room itself (seen from inside), the others are its furniture.
 
-    name: one of PLACES, or "unknown".
+    name: as `places.place` knows it, or "unknown".
     centre, half: (N, 3) float64, box centres and half sizes, metres, place frame.
     yaw: (N,) float64, rotation of each box about the vertical, radians.
-    atlas: (A,) uint32, baked colours 0x00BBGGRR of all faces, one after the other, rows first.
+    atlas: (A,) uint32, baked colours 0x00BBGGRR of all faces, one after the other, rows first; the last is what rays
+        see that miss the room.
     face_start, face_stride: (N, 6) int32, where the texture of face 2 * axis + (1 on the positive side) lies.
     """
 
@@ -63,8 +65,11 @@ def render(
 
     Returns frames (F, height, width, 3) uint8, averaged over supersample x supersample rays per pixel, and depth
     (F, height, width) float32, metres along the camera's z axis through pixel centres; None when `depth` is
-    false, which saves a third of the time. Cameras must be inside the room and outside the furniture. ValueError for
-    other shapes.
+    false, which saves a third of the time. ValueError for other shapes.
+
+    Faces are seen from their fronts alone: from inside a piece of furniture the room is seen as if that piece were not
+    there, from outside the room its inner sides beyond the wall that is in between, and grey (depth inf) beside them.
+    Over `FARTHEST` metres from the middle of the place everything is grey.
     """
     c2w, intrinsics = np.asarray(c2w, np.float64), np.asarray(intrinsics, np.float64)
     if c2w.ndim != 3 or c2w.shape[1:] != (4, 4):
@@ -101,10 +106,13 @@ def trace(place: Place, pose: np.ndarray, lens: np.ndarray, height: int, width: 
     rotation, position = pose[:3, :3], pose[:3, 3]
     turns = turn(place.yaw)
     origins, towards = ((position - place.centre)[:, None] @ turns)[:, 0], turns.swapaxes(1, 2) @ rotation
+    depth = np.full((height, width), np.inf, np.float32)
+    texel = np.full((height, width), -1, np.int32)
+    if not np.linalg.norm(position) <= FARTHEST:
+        return depth, texel
+    outside = (np.abs(origins[0]) > place.half[0] - 1e-4).any()  # or so near to a wall that rounding decides
     # the room first, then the furniture before it
     parts = _footprints(place.half[1:], origins[1:], towards[1:], lens, height, width)
-    depth = np.empty((height, width), np.float32)
-    texel = np.empty((height, width), np.int32)
     for box, rows, columns in [(0, slice(0, height), slice(0, width)), *((box + 1, *part) for box, *part in parts)]:
         origin, toward = origins[box], towards[box]
         across, down = toward[:, :1] * x[columns] + toward[:, 2:], toward[:, 1:2] * y[rows]
@@ -115,7 +123,10 @@ def trace(place: Place, pose: np.ndarray, lens: np.ndarray, height: int, width: 
         extent = np.abs(inverse) * place.half[box].astype(np.float32)[:, None, None]
         sides = far = middle + extent
         reach = leave = np.minimum(np.minimum(far[0], far[1]), far[2])
-        if box:  # furniture is met where a ray enters, and only before what is already there
+        if box == 0 and outside:
+            missed = (leave <= (middle - extent).max(0)) | (leave <= 0)
+            reach = np.where(missed, np.float32(0), leave)
+        elif box:  # furniture is met where a ray enters, and only before what is already there
             sides = middle - extent
             reach = np.maximum(np.maximum(sides[0], sides[1]), sides[2])
             hit = np.flatnonzero((reach < leave) & (reach > 0) & (reach < depth[rows, columns]))
@@ -135,6 +146,8 @@ def trace(place: Place, pose: np.ndarray, lens: np.ndarray, height: int, width: 
         index = place.face_stride[box].take(face) * v + u + place.face_start[box].take(face)
         if box == 0:
             depth[:], texel[:] = reach, index
+            if outside:
+                depth[missed], texel[missed] = np.inf, -1
         else:
             row, column = np.divmod(hit, columns.stop - columns.start)
             seen = (row + rows.start) * width + column + columns.start
