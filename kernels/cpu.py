@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from sanawm_env.kernels import reference
-from sanawm_env.kernels.inputs import Branch, GDNState, Grid, RayTransform
+from sanawm_env.kernels.inputs import Branch, GDNInputs, GDNState, Grid
 from sanawm_env.kernels.reference import DENOMINATOR_EPS, NORM_EPS, wide
 from torch import Tensor
 
@@ -18,8 +18,8 @@ ONEDNN = (
     and torch.backends.cpu.get_cpu_capability() == "AVX512"
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # torch's own, and not promised to stay
 )
-WORTH_ONEDNN = 2**20  # multiplications from which on it wins over its longer call
-WORTH_PARTS = 2**16  # scores of a head, likewise for attention in parts
+ONEDNN_FROM = 2**20  # multiplications from which on it wins over its longer call
+PARTS_FROM = 2**16  # scores of a head, likewise for attention in parts
 SCORES = 2**20  # of a head that are held at once: memory does not grow with the square of the tokens
 IMAGE = 2**19  # numbers of the FFN's image that are held at once: they fit the cache and are not fresh memory each time
 
@@ -31,27 +31,21 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         ONEDNN
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
-        and x.numel() * weight.shape[0] >= WORTH_ONEDNN
+        and x.numel() * weight.shape[0] >= ONEDNN_FROM
     ):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 
 
-def gdn(
-    main: Branch,
-    camera: Branch | None,
-    beta: Tensor,
-    decay: Tensor,
-    phase: Tensor,
-    rays: RayTransform | None,
-    grid: Grid,
-    state: GDNState | None,
-    save: bool,
-) -> tuple[Tensor, Tensor | None, GDNState | None]:
-    """Matrix products are those of both branches and all frames at once (`_states`); the normaliser is vectors."""
+def gdn(inputs: GDNInputs, state: GDNState | None, save: bool) -> tuple[Tensor, Tensor | None, GDNState | None]:
+    """As `reference.gdn`: matrix products are those of both branches and all frames at once (`_states`), the normaliser
+    is vectors."""
+    camera, beta, decay, phase, rays, grid = (
+        inputs.camera, inputs.beta, inputs.decay, inputs.phase, inputs.rays, inputs.grid
+    )  # fmt: skip
     if len(grid.chunk_starts) > 1:
-        return reference.gdn(main, camera, beta, decay, phase, rays, grid, state, save)
-    plain_q, plain_k, v, key_tail = _features(main, beta.shape[1], grid, state and state.key_tail, save)
+        return reference.gdn(inputs, state, save)
+    plain_q, plain_k, v, key_tail = _features(inputs.main, beta.shape[1], grid, state and state.key_tail, save)
     b, n, heads, d = v.shape
     shape = (1 if camera is None else 2, b, heads, n, d)
     queries, keys, values = (plain_q.new_empty(shape) for _ in range(3))
@@ -200,7 +194,7 @@ def _scan(
 
 
 def depthwise_glu(x: Tensor, weight: Tensor, bias: Tensor, grid: Grid) -> Tensor:
-    """A few frames at a time."""
+    """As `reference.depthwise_glu`, a few frames at a time."""
     channels = x.shape[-1]
     frames = x.view(-1, grid.height, grid.width, channels)
     out = x.new_empty(*frames.shape[:3], channels // 2)
@@ -212,19 +206,18 @@ def depthwise_glu(x: Tensor, weight: Tensor, bias: Tensor, grid: Grid) -> Tensor
     return out.view(*x.shape[:2], -1)
 
 
-def attend(q: Tensor, past: Sequence[tuple[Tensor, Tensor]], k: Tensor, v: Tensor, grid: Grid) -> Tensor:
-    """Two linears around a softmax, head by head: torch's fused attention calls MKL (see `linear`), and in bfloat16 it
-    is three times as slow as its parts."""
-    keys, values = [*(page[0] for page in past), k], [*(page[1] for page in past), v]
-    length = sum(page.shape[2] for page in keys)
-    if not ONEDNN or q.shape[2] * length < WORTH_PARTS or len(grid.chunk_starts) > 1:
-        return reference.attend(q, past, k, v, grid)
+def attend(q: Tensor, pages: Sequence[tuple[Tensor, Tensor]], grid: Grid) -> Tensor:
+    """As `reference.attend`, as two linears around a softmax, head by head: torch's fused attention calls MKL (see
+    `linear`), and in bfloat16 it is three times as slow as its parts."""
+    length = sum(k.shape[2] for k, _ in pages)
+    if not ONEDNN or q.shape[2] * length < PARTS_FROM or len(grid.chunk_starts) > 1:
+        return reference.attend(q, pages, grid)
     out = torch.empty_like(q)
     q = q * q.shape[-1] ** -0.5
     rows = max(1, SCORES // length)
     for b in range(q.shape[0]):
         for h in range(q.shape[1]):
-            k, v = (torch.cat([page[b, h] for page in pages]) for pages in (keys, values))
+            k, v = (torch.cat([part[b, h] for part in parts]) for parts in zip(*pages, strict=True))
             for i in range(0, q.shape[2], rows):
                 weights = linear(q[b, h, i : i + rows], k).softmax(-1)
                 out[b, h, i : i + rows] = linear(weights, v.mT)

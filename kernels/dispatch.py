@@ -1,7 +1,7 @@
 """Which form of the operators runs: chosen by device and dtype, or forced by name.
 
     kernels = choose(device, dtype)          # kernels.name says which one it is, kernels.why says why
-    kernels.gdn(...); kernels.depthwise_glu(...); kernels.attend(...)     # signatures: reference.py
+    kernels.gdn(inputs, state, save); kernels.depthwise_glu(...); kernels.attend(...)     # signatures: reference.py
 
 Choosing "triton" is the only thing that imports triton.
 """

@@ -5,12 +5,12 @@ order frame, row, column. Sources: dit.md 5, 6, 7, 11.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from torch import Tensor
 
 
-class Grid(NamedTuple):
+@dataclass(frozen=True)
+class Grid:
     """Latent frames x rows x columns of one call, and the first frame of every chunk in it.
 
     Several chunks in one call make a chunk-causal pass: a frame sees its own chunk and the past.
@@ -20,6 +20,11 @@ class Grid(NamedTuple):
     height: int
     width: int
     chunk_starts: tuple[int, ...] = (0,)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(T, H, W)."""
+        return self.frames, self.height, self.width
 
     @property
     def tokens(self) -> int:
@@ -57,6 +62,24 @@ class Branch:
     conv: Tensor
     q_norm: Tensor
     k_norm: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class GDNInputs:
+    """What a GDN block computes from the tokens of one call before the operator runs.
+
+    main, camera: raw projections of the two branches; the camera branch comes with its `rays`, or both are None.
+    beta: (B, h, T, S) write gate per token, float32 or wider. decay: (B, h, T) per frame, likewise.
+    phase: (B, 1, N, D/2) rotary phases of the main branch, complex.
+    """
+
+    main: Branch
+    camera: Branch | None
+    beta: Tensor
+    decay: Tensor
+    phase: Tensor
+    rays: RayTransform | None
+    grid: Grid
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from sanawm_env.kernels.inputs import Branch, GDNState, Grid, RayTransform
+from sanawm_env.kernels.inputs import Branch, GDNInputs, GDNState, Grid, RayTransform
 from torch import Tensor
 
 
@@ -105,33 +105,23 @@ NORM_EPS = 1e-5
 DENOMINATOR_EPS = 1e-8
 
 
-def gdn(
-    main: Branch,
-    camera: Branch | None,
-    beta: Tensor,
-    decay: Tensor,
-    phase: Tensor,
-    rays: RayTransform | None,
-    grid: Grid,
-    state: GDNState | None,
-    save: bool,
-) -> tuple[Tensor, Tensor | None, GDNState | None]:
+def gdn(inputs: GDNInputs, state: GDNState | None, save: bool) -> tuple[Tensor, Tensor | None, GDNState | None]:
     """Both branches of a GDN block, between its input projections and its output projections (dit.md 5, 7.3).
 
     Args:
-        main, camera: raw projections; the camera branch with its `rays`, or neither.
-        beta: (B, h, T, S) write gate per token. decay: (B, h, T). phase: (B, 1, N, D/2) complex, of the main branch.
+        inputs: of this call.
         state: left by the chunk before, None for the first. Read only.
         save: return the next state too.
 
     Returns: read-outs (B, N, C) of the main and the camera branch, float32 or wider, and the next state or None.
     """
-    q, k, v, key_tail = features(main, beta.shape[1], grid, state and state.key_tail)
-    read, kv, z = main_branch(q, k, v, beta, decay, phase, grid, state)
+    beta, decay, grid = inputs.beta, inputs.decay, inputs.grid
+    q, k, v, key_tail = features(inputs.main, beta.shape[1], grid, state and state.key_tail)
+    read, kv, z = main_branch(q, k, v, beta, decay, inputs.phase, grid, state)
     camera_read = camera_kv = camera_tail = None
-    if camera is not None:
-        q, k, v, camera_tail = features(camera, beta.shape[1], grid, state and state.camera_key_tail)
-        camera_read, camera_kv = camera_branch(q, k, v, beta, decay, rays, grid, state)
+    if inputs.camera is not None:
+        q, k, v, camera_tail = features(inputs.camera, beta.shape[1], grid, state and state.camera_key_tail)
+        camera_read, camera_kv = camera_branch(q, k, v, beta, decay, inputs.rays, grid, state)
         camera_read = merge_heads(camera_read)
     return merge_heads(read), camera_read, GDNState(kv, z, key_tail, camera_kv, camera_tail) if save else None
 
@@ -234,7 +224,7 @@ def _ray_transform(x: Tensor, matrix: Tensor, phase: Tensor) -> Tensor:
     return torch.cat((moved, rotate(rotary, phase)), dim=-1)
 
 
-# --- the other two operators a fast form is worth for ---
+# --- the other two operators that have faster forms ---
 
 
 def depthwise_glu(x: Tensor, weight: Tensor, bias: Tensor, grid: Grid) -> Tensor:
@@ -251,15 +241,17 @@ def depthwise_glu(x: Tensor, weight: Tensor, bias: Tensor, grid: Grid) -> Tensor
     return (a * F.silu(g)).reshape(*x.shape[:2], -1)
 
 
-def attend(q: Tensor, past: Sequence[tuple[Tensor, Tensor]], k: Tensor, v: Tensor, grid: Grid) -> Tensor:
-    """Softmax attention of q (B, h, N, D) to the keys and values of past pages and to the current k, v; scale D^-1/2.
-    Several chunks in one call see each other only backwards."""
-    mask = None
-    if len(grid.chunk_starts) > 1:
-        mask = chunk_mask(grid, sum(page[0].shape[2] for page in past), q.device)
-    if past:
-        k = torch.cat([*(page[0] for page in past), k], dim=2)
-        v = torch.cat([*(page[1] for page in past), v], dim=2)
+def attend(q: Tensor, pages: Sequence[tuple[Tensor, Tensor]], grid: Grid) -> Tensor:
+    """Softmax attention with scale D^-1/2. Several chunks in one call see each other only backwards.
+
+    Args:
+        q: (B, h, N, D) queries.
+        pages: keys and values (B, h, N_i, D) of past chunks, oldest first, then those of this call.
+
+    Returns: (B, h, N, D).
+    """
+    k, v = pages[-1] if len(pages) == 1 else (torch.cat(part, dim=2) for part in zip(*pages, strict=True))
+    mask = chunk_mask(grid, k.shape[2] - q.shape[2], q.device) if len(grid.chunk_starts) > 1 else None
     if mask is None and q.requires_grad and q.dtype == torch.bfloat16 and q.device.type == "cpu":
         # training on a CPU: torch's fused attention is three times as slow there as its parts
         with torch.autocast("cpu", enabled=False):  # which would take the softmax in float32

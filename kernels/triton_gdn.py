@@ -23,7 +23,7 @@ import torch
 import triton
 import triton.language as tl
 from sanawm_env.kernels import reference
-from sanawm_env.kernels.inputs import Branch, GDNState, Grid, RayTransform
+from sanawm_env.kernels.inputs import Branch, GDNInputs, GDNState
 from sanawm_env.kernels.reference import DENOMINATOR_EPS, NORM_EPS
 from sanawm_env.kernels.slots import Slots, each_its_own, nowhere
 from torch import Tensor
@@ -389,16 +389,7 @@ INTERPRETED = isinstance(_prep, InterpretedFunction)
 
 
 def gdn(
-    main: Branch,
-    camera: Branch | None,
-    beta: Tensor,
-    decay: Tensor,
-    phase: Tensor,
-    rays: RayTransform | None,
-    grid: Grid,
-    state: GDNState | None,
-    save: bool,
-    precision: Precision | None = None,
+    inputs: GDNInputs, state: GDNState | None, save: bool, precision: Precision | None = None
 ) -> tuple[Tensor, Tensor | None, GDNState | None]:
     """As `reference.gdn`; read-outs come in the dtype of the projections.
 
@@ -407,26 +398,18 @@ def gdn(
 
     Several chunks in one call go by the reference. Raises RuntimeError where a gradient is asked for.
     """
-    if len(grid.chunk_starts) > 1:
-        return reference.gdn(main, camera, beta, decay, phase, rays, grid, state, save)
-    batch, heads = beta.shape[:2]
-    size = main.q.shape[-1] // heads
-    device = main.q.device
-    rows = each_its_own(batch, device)
-    new = _empty_state(main, camera, batch, heads, size, grid) if save else None
-    slots = Slots(rows if state is not None else nowhere(batch, device), rows if save else nowhere(batch, device))
-    reads = gdn_slots(main, camera, beta, decay, phase, rays, grid, state, new, slots, precision)
-    return reads[0], None if camera is None else reads[1], new
+    if len(inputs.grid.chunk_starts) > 1:
+        return reference.gdn(inputs, state, save)
+    batch, device = len(inputs.beta), inputs.main.q.device
+    rows, none = each_its_own(batch, device), nowhere(batch, device)
+    new = _empty_state(inputs) if save else None
+    slots = Slots(none if state is None else rows, rows if save else none)
+    reads = gdn_slots(inputs, state, new, slots, precision)
+    return reads[0], None if inputs.camera is None else reads[1], new
 
 
 def gdn_slots(
-    main: Branch,
-    camera: Branch | None,
-    beta: Tensor,
-    decay: Tensor,
-    phase: Tensor,
-    rays: RayTransform | None,
-    grid: Grid,
+    inputs: GDNInputs,
     pool: GDNState | None,
     new_pool: GDNState | None,
     slots: Slots,
@@ -437,6 +420,7 @@ def gdn_slots(
 
     Returns the read-outs (1 or 2, B, N, C), main before camera.
     """
+    main, camera, beta, decay, rays = inputs.main, inputs.camera, inputs.beta, inputs.decay, inputs.rays
     gradients = (main, camera, pool) if torch.is_grad_enabled() else ()
     if any(t is not None and t.requires_grad for x in gradients if x is not None for t in vars(x).values()):
         raise RuntimeError('The Triton operators are forward only: train with backend "reference".')
@@ -458,7 +442,7 @@ def gdn_slots(
         gram_mode = scan_mode = "fp32"
     key_scale = (size * tokens) ** -0.5
     ray_groups = 0 if camera is None else size // 8
-    angles = torch.view_as_real(phase).contiguous()
+    angles = torch.view_as_real(inputs.phase).contiguous()
     camera_angles, p, p_inv = angles, angles, angles
     if rays is not None:
         turns = torch.view_as_real(rays.phase), rays.p.float(), rays.p_inv.float()
@@ -516,15 +500,17 @@ def _rowwise(branch: Branch) -> Branch:
     return replace(branch, q=rows(branch.q), k=rows(branch.k), v=rows(branch.v))
 
 
-def _empty_state(main: Branch, camera: Branch | None, batch: int, heads: int, size: int, grid: Grid) -> GDNState:
-    wide = dict(dtype=torch.float32, device=main.q.device)
-    channels, past = heads * size, main.conv.shape[-1] - 1
+def _empty_state(inputs: GDNInputs) -> GDNState:
+    """The next state of each row, to be written."""
+    main, (batch, heads, _, tokens) = inputs.main, inputs.beta.shape
+    wide, channels = dict(dtype=torch.float32, device=main.q.device), main.q.shape[-1]
+    size = channels // heads
 
     def tail() -> Tensor:
-        return main.k.new_empty(batch, past, grid.tokens, channels)
+        return main.k.new_empty(batch, main.conv.shape[-1] - 1, tokens, channels)
 
     kv, z = torch.empty(batch, heads, size, size, **wide), torch.empty(batch, heads, size, 1, **wide)
-    if camera is None:
+    if inputs.camera is None:
         return GDNState(kv, z, tail())
     return GDNState(kv, z, tail(), torch.empty_like(kv), tail())
 

@@ -1,5 +1,7 @@
 """Softmax attention over a window of pages: a Triton kernel lays the pages out, the attention is torch's."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 import triton
@@ -30,27 +32,29 @@ def _fill_window(
     tl.store(values + to, x, inside)
 
 
-def attend(q: Tensor, past: list[tuple[Tensor, Tensor]], k: Tensor, v: Tensor, grid: Grid) -> Tensor:
-    """As `reference.attend`: pages and current chunk are laid out once, the attention is torch's."""
-    if len(grid.chunk_starts) > 1 or not past:
-        return reference.attend(q, past, k, v, grid)
+def attend(q: Tensor, pages: Sequence[tuple[Tensor, Tensor]], grid: Grid) -> Tensor:
+    """As `reference.attend`: pages are laid out once, the attention is torch's."""
+    if len(grid.chunk_starts) > 1 or len(pages) == 1:
+        return reference.attend(q, pages, grid)
     rows = each_its_own(q.shape[0], q.device)
-    return attend_pages(q, [(*page, rows) for page in past], k, v)
+    return attend_pages(q, [(*page, rows) for page in pages])
 
 
-def attend_pages(q: Tensor, past: list[tuple[Tensor, Tensor, Tensor]], k: Tensor, v: Tensor, width: int = 0) -> Tensor:
-    """Softmax attention of q (B, h, N, D) to pages by number and to the current k, v (B, h, N, D).
+def attend_pages(q: Tensor, pages: Sequence[tuple[Tensor, Tensor, Tensor]], width: int = 0) -> Tensor:
+    """Softmax attention of q (B, h, N, D) to pages by number.
 
     Args:
-        past: pools of keys and values (slots, h, N_i, D) with the (B,) int64 page of each row, oldest first.
+        pages: pools of keys and values (slots, h, N_i, D) with the (B,) int64 page of each row, oldest first.
         width: pad heads to so many channels for the library's attention; 0 leaves them.
+
+    Returns: (B, h, N, D).
     """
     batch, heads, _, size = q.shape
     width = max(width, size)
-    total = sum(page.shape[2] for page, _, _ in past) + k.shape[2]
-    keys, values = torch.empty(2, batch, heads, total, width, dtype=k.dtype, device=k.device)
+    total = sum(key.shape[2] for key, _, _ in pages)
+    keys, values = torch.empty(2, batch, heads, total, width, dtype=q.dtype, device=q.device)
     start = 0
-    for key, value, slots in (*past, (k, v, each_its_own(batch, q.device))):
+    for key, value, slots in pages:
         key, value = (t if t.stride(-1) == 1 else t.contiguous() for t in (key, value))
         count = key.shape[2]
         _fill_window[(triton.cdiv(count, 64), batch * heads)](

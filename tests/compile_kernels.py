@@ -73,11 +73,11 @@ def main(dtype: torch.dtype) -> None:
             if hasattr(module, name):
                 setattr(module, name, Compiled(getattr(module, name), results))
     with torch.no_grad():
-        triton_gdn.gdn(**random_operands(1, 20, 112, GRID, dtype))
+        triton_gdn.gdn(*random_operands(1, 20, 112, GRID, dtype), save=True)
         x, taps, bias = torch.empty(1, 2640, 13440), torch.empty(13440, 1, 3, 3), torch.empty(13440)
         triton_ffn.depthwise_glu(*(t.to(dtype) for t in (x, taps, bias)), GRID)
         q = torch.zeros(1, 2, 64, 112, dtype=dtype)
-        triton_window.attend(q, [(q, q)], q, q, Grid(1, 8, 8))
+        triton_window.attend(q, [(q, q), (q, q)], Grid(1, 8, 8))
     print(json.dumps(results))
 
 

@@ -1,9 +1,9 @@
 """Random arguments of the operators in `sanawm_env.kernels`, for tests that compare their forms."""
 
-from typing import Any
+from dataclasses import replace
 
 import torch
-from sanawm_env.kernels.inputs import Branch, GDNState, Grid, RayTransform
+from sanawm_env.kernels.inputs import Branch, GDNInputs, GDNState, Grid, RayTransform
 from torch import Tensor
 
 from sanawm_env.camera.rays import ray_from_world, rigid_inverse
@@ -22,8 +22,8 @@ def random_operands(
     camera: bool = True,
     state: bool = True,
     taps: int = 4,
-) -> dict[str, Any]:
-    """Keyword arguments of `reference.gdn`, as a block hands them over.
+) -> tuple[GDNInputs, GDNState | None]:
+    """Inputs and state of `reference.gdn`, as a block hands them over.
 
     Projections, taps and norm weights are of `dtype`; gates, geometry and states float32 at least. As in the network,
     the main branch's q, k, v are views of one fused projection, and rays come from camera poses.
@@ -40,25 +40,40 @@ def random_operands(
 
     first = grid.frames * torch.arange(b)
     main_phase, camera_phase = (t[:, None] for t in phase_tables(d, grid, first, wide))
-    return {
-        "main": branch(*normal(b, n, 3 * c).chunk(3, dim=-1)),
-        "camera": branch(*(normal(b, n, c) for _ in range(3))) if camera else None,
-        "beta": normal(b, heads, grid.frames, grid.tokens, of=wide).sigmoid(),
-        "decay": normal(b, heads, grid.frames, of=wide).sigmoid(),
-        "phase": main_phase,
-        "rays": ray_transform(b, grid, camera_phase, g) if camera else None,
-        "grid": grid,
-        "state": GDNState(
-            normal(b, heads, d, d, of=wide),
-            normal(b, heads, d, 1, of=wide).abs(),  # keys are rectified, so no normaliser is negative
-            normal(b, taps - 1, grid.tokens, c),
-            normal(b, heads, d, d, of=wide) if camera else None,
-            normal(b, taps - 1, grid.tokens, c) if camera else None,
-        )
-        if state
-        else None,
-        "save": True,
-    }
+    inputs = GDNInputs(
+        main=branch(*normal(b, n, 3 * c).chunk(3, dim=-1)),
+        camera=branch(*(normal(b, n, c) for _ in range(3))) if camera else None,
+        beta=normal(b, heads, grid.frames, grid.tokens, of=wide).sigmoid(),
+        decay=normal(b, heads, grid.frames, of=wide).sigmoid(),
+        phase=main_phase,
+        rays=ray_transform(b, grid, camera_phase, g) if camera else None,
+        grid=grid,
+    )
+    if not state:
+        return inputs, None
+    return inputs, GDNState(
+        normal(b, heads, d, d, of=wide),
+        normal(b, heads, d, 1, of=wide).abs(),  # keys are rectified, so no normaliser is negative
+        normal(b, taps - 1, grid.tokens, c),
+        normal(b, heads, d, d, of=wide) if camera else None,
+        normal(b, taps - 1, grid.tokens, c) if camera else None,
+    )
+
+
+def frames_of(inputs: GDNInputs, a: int, b: int) -> GDNInputs:
+    """The frames a to b, as one chunk."""
+    tokens = slice(a * inputs.grid.tokens, b * inputs.grid.tokens)
+
+    def branch(x: Branch) -> Branch:
+        return replace(x, q=x.q[:, tokens], k=x.k[:, tokens], v=x.v[:, tokens])
+
+    rays = inputs.rays
+    return GDNInputs(
+        branch(inputs.main), branch(inputs.camera), inputs.beta[:, :, a:b], inputs.decay[:, :, a:b],
+        inputs.phase[:, :, tokens],
+        RayTransform(rays.p[:, tokens], rays.p_inv[:, tokens], rays.phase[:, :, tokens]),
+        replace(inputs.grid, frames=b - a, chunk_starts=(0,)),
+    )  # fmt: skip
 
 
 def phase_tables(d: int, grid: Grid, first: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

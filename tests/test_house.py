@@ -217,7 +217,7 @@ config = SanaWMConfig(latent_channels=4, hidden_size=32, depth=2, num_heads=2, h
 model, grid = SanaWM(config), Grid(3, 2, 2)
 with torch.no_grad():
     context = model.prepare(grid, torch.zeros(1, dtype=torch.int64), text=torch.zeros(1, 2, 8))
-    out, state = model(torch.ones(1, 4, *grid[:3]), torch.zeros(1), context, save=True)
+    out, state = model(torch.ones(1, 4, *grid.shape), torch.zeros(1), context, save=True)
     chosen = choose(cpu, torch.float32).name
 ablation = replace(config, mixer="token")
 refusals = [refusal(call) for call in (lambda: choose(cpu, torch.float32, "triton"), lambda: SanaWM(ablation))]

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 from sanawm_env.kernels import cpu, reference
-from sanawm_env.kernels.inputs import Branch, Grid, RayTransform
+from sanawm_env.kernels.inputs import Grid
 
 from sanawm_env.camera.twist import hold
 from sanawm_env.engines.sanawm.network.model import SanaWM
 from sanawm_env.training.initial import initialise
 from sanawm_env.world import tree
 from sanawm_env.world.world import World
-from tests.kernel_inputs import camera_rows, random_operands
+from tests.kernel_inputs import camera_rows, frames_of, random_operands
 from tests.worlds import TINY
 
 ROUNDING = {torch.float64: 1e-13, torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -33,11 +33,6 @@ def difference(a, b) -> float:
     return max(((x - y).abs().max() / y.abs().max()).item() if not torch.equal(x, y) else 0 for x, y in pairs)
 
 
-def mapped(fn, given):
-    """The operands of `gdn` with fn(tensor) for every tensor."""
-    return {name: x if name in ("grid", "save") else tree.map_tensors(fn, x) for name, x in given.items()}
-
-
 def normal(*shape, dtype=torch.float32, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
@@ -52,41 +47,24 @@ def normal(*shape, dtype=torch.float32, seed=0):
 def test_gdn(d, dtype, state, camera):
     for b, grid in ((1, Grid(3, 3, 5)), (2, Grid(4, 1, 7)), (3, Grid(1, 3, 3)), (1, Grid(5, 2, 2))):
         given = random_operands(b, 3, d, grid, dtype, seed=d, camera=camera, state=state)
-        assert difference(cpu.gdn(**given), reference.gdn(**given)) < ROUNDING[dtype]
+        assert difference(cpu.gdn(*given, save=True), reference.gdn(*given, save=True)) < ROUNDING[dtype]
 
 
 @pytest.mark.parametrize("taps", [1, 2, 5])
 def test_gdn_with_another_number_of_taps(taps):
     for state in (True, False):
         given = random_operands(state=state, taps=taps)
-        assert difference(cpu.gdn(**given), reference.gdn(**given)) < 1e-13
-
-
-def part(given, a, b):
-    """The frames a..b of the operands of `gdn`."""
-    grid = given["grid"]
-    at = slice(a * grid.tokens, b * grid.tokens)
-
-    def branch(x):
-        return Branch(x.q[:, at], x.k[:, at], x.v[:, at], x.conv, x.q_norm, x.k_norm)
-
-    rays = given["rays"]
-    return given | {
-        "main": branch(given["main"]), "camera": branch(given["camera"]),
-        "beta": given["beta"][:, :, a:b], "decay": given["decay"][:, :, a:b], "phase": given["phase"][:, :, at],
-        "rays": RayTransform(rays.p[:, at], rays.p_inv[:, at], rays.phase[:, :, at]),
-        "grid": grid._replace(frames=b - a, chunk_starts=(0,)),
-    }  # fmt: skip
+        assert difference(cpu.gdn(*given, save=True), reference.gdn(*given, save=True)) < 1e-13
 
 
 def test_gdn_chunk_by_chunk_equals_the_whole():
     starts, end = (0, 4, 7), 10
-    given = random_operands(grid=Grid(end, 3, 3, starts))
-    expected = reference.gdn(**given)
-    assert difference(cpu.gdn(**given), expected) == 0  # several chunks at once are left to the reference
-    state, reads = given["state"], []
+    inputs, state = random_operands(grid=Grid(end, 3, 3, starts))
+    expected, reads = reference.gdn(inputs, state, save=True), []
+    # several chunks at once are left to the reference
+    assert difference(cpu.gdn(inputs, state, save=True), expected) == 0
     for a, b in zip(starts, (*starts[1:], end), strict=True):
-        *read, state = cpu.gdn(**part(given, a, b) | {"state": state})
+        *read, state = cpu.gdn(frames_of(inputs, a, b), state, save=True)
         reads.append(read)
     whole = tuple(torch.cat(branch, dim=1) for branch in zip(*reads, strict=True))
     assert difference((*whole, state), expected) < 1e-13
@@ -94,18 +72,17 @@ def test_gdn_chunk_by_chunk_equals_the_whole():
 
 def test_gdn_without_saving_is_the_same_read_out():
     given = random_operands()
-    *reads, state = cpu.gdn(**given | {"save": False})
+    *reads, state = cpu.gdn(*given, save=False)
     assert state is None
-    assert difference(tuple(reads), cpu.gdn(**given)[:2]) == 0
+    assert difference(tuple(reads), cpu.gdn(*given, save=True)[:2]) == 0
 
 
 def test_a_batch_equals_its_slots():
     given = random_operands(b=3, dtype=torch.float32)
-
-    together = cpu.gdn(**given)
+    together = cpu.gdn(*given, save=True)
     for i in range(3):
         # norms and taps have no batch axis
-        alone = cpu.gdn(**mapped(lambda t, i=i: t[i : i + 1] if len(t) == 3 else t, given))
+        alone = cpu.gdn(*tree.map_tensors(lambda t, i=i: t[i : i + 1] if len(t) == 3 else t, given), save=True)
         assert difference(alone, tree.map_tensors(lambda t, i=i: t[i : i + 1], together)) < 1e-5
 
 
@@ -125,8 +102,8 @@ def test_depthwise_glu(dtype, at_once, monkeypatch):
 @pytest.mark.parametrize("d", [24, 32, 48, 64, 112])
 def test_attend(d, dtype, at_once, monkeypatch):
     monkeypatch.setattr(cpu, "SCORES", at_once)
-    monkeypatch.setattr(cpu, "WORTH_PARTS", 0)
-    monkeypatch.setattr(cpu, "WORTH_ONEDNN", 0)
+    monkeypatch.setattr(cpu, "PARTS_FROM", 0)
+    monkeypatch.setattr(cpu, "ONEDNN_FROM", 0)
     monkeypatch.setattr(cpu, "ONEDNN", True)  # where there is none, `linear` is torch's own
     if dtype == torch.float32 and not torch.backends.mkldnn.is_available():
         pytest.skip("torch was built without oneDNN")
@@ -135,28 +112,29 @@ def test_attend(d, dtype, at_once, monkeypatch):
         # views, as in the network
         q, k, v = (normal(b, n, 3, d, dtype=dtype, seed=s).transpose(1, 2) for s in range(3))
         past = [(normal(b, 3, m, d, dtype=dtype, seed=m), normal(b, 3, m, d, dtype=dtype, seed=-m)) for m in lengths]
-        wide = [(k.double(), v.double()) for k, v in past]
-        expected = reference.attend(q.double(), wide, k.double(), v.double(), grid).to(dtype)
-        assert difference(cpu.attend(q, past, k, v, grid), expected) < ROUNDING[dtype]
+        pages = [*past, (k, v)]
+        expected = reference.attend(q.double(), [(k.double(), v.double()) for k, v in pages], grid).to(dtype)
+        assert difference(cpu.attend(q, pages, grid), expected) < ROUNDING[dtype]
 
 
 def test_attend_of_the_last_frame_alone():
     grid = Grid(3, 8, 12)
     q, k, v = (normal(2, 3, 288, 64, seed=s) for s in range(3))
-    past = [(normal(2, 3, 384, 64, seed=3), normal(2, 3, 384, 64, seed=4))]
-    last = cpu.attend(q[:, :, -96:], past, k, v, Grid(1, 8, 12))
-    assert difference(last, reference.attend(q, past, k, v, grid)[:, :, -96:]) < 1e-5
+    pages = [(normal(2, 3, 384, 64, seed=3), normal(2, 3, 384, 64, seed=4)), (k, v)]
+    last = cpu.attend(q[:, :, -96:], pages, Grid(1, 8, 12))
+    assert difference(last, reference.attend(q, pages, grid)[:, :, -96:]) < 1e-5
 
 
 def test_attend_over_several_chunks():
     grid, (q, k, v) = Grid(4, 3, 3, (0, 2)), (normal(1, 2, 36, 16, seed=s) for s in range(3))
-    assert difference(cpu.attend(q, [(k, v)], k, v, grid), reference.attend(q, [(k, v)], k, v, grid)) == 0
+    pages = [(k, v), (k, v)]
+    assert difference(cpu.attend(q, pages, grid), reference.attend(q, pages, grid)) == 0
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("worth", [0, cpu.WORTH_ONEDNN])
-def test_linear(dtype, worth, monkeypatch):
-    monkeypatch.setattr(cpu, "WORTH_ONEDNN", worth)
+@pytest.mark.parametrize("least", [0, cpu.ONEDNN_FROM])
+def test_linear(dtype, least, monkeypatch):
+    monkeypatch.setattr(cpu, "ONEDNN_FROM", least)
     for rows, inside, out in ((7, 24, 40), (1, 3, 5), (288, 192, 192)):
         x, weight, bias = (normal(*shape, dtype=dtype) for shape in ((2, rows, inside), (out, inside), (out,)))
         for w in (weight, weight.mT.contiguous().mT):
@@ -171,12 +149,12 @@ def test_no_operator_writes_to_what_it_was_given():
     grid = Grid(3, 8, 12)
     x, weight, bias = normal(2, 288, 96), normal(96, 1, 3, 3), normal(96)
     q, k, v = (normal(2, 3, 288, 64, seed=s) for s in range(3))
-    everything = (*given.values(), x, weight, bias, q, k, v)
+    everything = (*given, x, weight, bias, q, k, v)
     before = [t.clone() for t in tree.leaves(everything)]
-    cpu.gdn(**given)
-    cpu.gdn(**given | {"state": None})
+    cpu.gdn(*given, save=True)
+    cpu.gdn(given[0], None, save=True)
     cpu.depthwise_glu(x, weight, bias, grid)
-    cpu.attend(q, [(k, v)], k, v, grid)
+    cpu.attend(q, [(k, v), (k, v)], grid)
     cpu.linear(x, normal(96, 96))
     assert all(torch.equal(a, b) for a, b in zip(before, tree.leaves(everything), strict=True))
 
@@ -185,9 +163,9 @@ def test_operators_know_shapes_without_values():
     def shapes(operators, move):
         grid, x, q = Grid(3, 8, 12), move(normal(1, 288, 96)), move(normal(1, 3, 288, 64))
         out = (
-            operators.gdn(**mapped(move, random_operands(dtype=torch.float32))),
+            operators.gdn(*tree.map_tensors(move, random_operands(dtype=torch.float32)), save=True),
             operators.depthwise_glu(x, move(normal(96, 1, 3, 3)), move(normal(96)), grid),
-            operators.attend(q, [(q, q)], q, q, grid),
+            operators.attend(q, [(q, q), (q, q)], grid),
         )
         return [(t.shape, t.dtype) for t in tree.leaves(out)]
 
@@ -213,9 +191,9 @@ def chunk(model, b=2, frames=3, first=1, tokens=1, mask=False, seed=0):
         grid, torch.full((b,), first),
         text=text, text_mask=torch.ones(b, tokens) if mask else None,
         camera=camera_rows(b, grid, generator).float(),
-        plucker=torch.randn(b, config.plucker_channels, *grid[:3], generator=generator),
+        plucker=torch.randn(b, config.plucker_channels, *grid.shape, generator=generator),
     )  # fmt: skip
-    return context, torch.randn(b, config.latent_channels, *grid[:3], generator=generator)
+    return context, torch.randn(b, config.latent_channels, *grid.shape, generator=generator)
 
 
 @pytest.mark.parametrize("depth", [2, 3], ids=["softmax last", "GDN last"])

@@ -14,8 +14,9 @@ from sanawm_env.kernels.inputs import GDNState, Grid
 from sanawm_env.kernels.slots import Slots
 from torch import Tensor
 
+from sanawm_env.world import tree
 from tests.golden_files import ROOT
-from tests.kernel_inputs import random_operands
+from tests.kernel_inputs import frames_of, random_operands
 
 pytest.importorskip("triton", reason="no triton here: its kernels are not tested")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -33,26 +34,17 @@ def ops():
     return choose(DEVICE, torch.float32, "triton")
 
 
-def mapped(fn, x):
-    """fn of every tensor in a tree of dataclasses."""
-    if isinstance(x, Tensor):
-        return fn(x)
-    if is_dataclass(x):
-        return replace(x, **{f.name: mapped(fn, getattr(x, f.name)) for f in fields(x)})
-    return x
-
-
 def double(t):
     return t.to(torch.complex128) if t.is_complex() else t.double() if t.is_floating_point() else t
 
 
 def on_device(operands):
-    return {name: mapped(lambda t: t.to(DEVICE), value) for name, value in operands.items()}
+    return tree.map_tensors(lambda t: t.to(DEVICE), operands)
 
 
-def exact(operands):
+def exact(inputs, state):
     """The reference's results in float64."""
-    return reference.gdn(**{name: mapped(double, value) for name, value in operands.items()})
+    return reference.gdn(*tree.map_tensors(double, (inputs, state)), save=True)
 
 
 def error(got, expected):
@@ -86,70 +78,46 @@ CASES = [
 @pytest.mark.parametrize("batch, heads, size, grid, camera, state", CASES)
 def test_gdn_equals_the_reference(ops, batch, heads, size, grid, camera, state):
     operands = on_device(random_operands(batch, heads, size, grid, torch.float32, 1, camera, state))
-    assert error(ops.gdn(**operands), exact(operands)) < 2e-6
+    assert error(ops.gdn(*operands, save=True), exact(*operands)) < 2e-6
 
 
 @pytest.mark.slow
 def test_gdn_of_a_longer_or_shorter_key_convolution(ops):
     for taps in (2, 6):
         operands = on_device(random_operands(1, 2, 16, Grid(3, 3, 4), torch.float32, taps=taps))
-        assert error(ops.gdn(**operands), exact(operands)) < 2e-6
+        assert error(ops.gdn(*operands, save=True), exact(*operands)) < 2e-6
 
 
 @pytest.mark.slow
 def test_gdn_of_bfloat16_projections(ops):
     operands = on_device(random_operands(1, 2, 32, Grid(3, 4, 6), torch.bfloat16))
-    got, expected = ops.gdn(**operands), reference.gdn(**operands)
+    got, expected = ops.gdn(*operands, save=True), reference.gdn(*operands, save=True)
     assert got[0].dtype == torch.bfloat16
     assert got[2].kv.dtype == torch.float32
     assert error(got, expected) < 3e-2
     assert torch.equal(got[2].key_tail, expected[2].key_tail)
 
 
-def cut(operands, grid, a, b):
-    """The frames a to b of operands."""
-
-    def tokens(t):
-        return t[..., a * grid.tokens : b * grid.tokens, :]
-
-    def branch(x):
-        return replace(x, q=tokens(x.q), k=tokens(x.k), v=tokens(x.v))
-
-    rays = operands["rays"]
-    a_token, b_token = a * grid.tokens, b * grid.tokens
-    return operands | {
-        "main": branch(operands["main"]), "camera": branch(operands["camera"]),
-        "beta": operands["beta"][:, :, a:b], "decay": operands["decay"][:, :, a:b],
-        "phase": tokens(operands["phase"]),
-        "rays": replace(
-            rays, p=rays.p[:, a_token:b_token], p_inv=rays.p_inv[:, a_token:b_token], phase=tokens(rays.phase)
-        ),
-        "grid": grid._replace(frames=b - a),
-    }  # fmt: skip
-
-
 @pytest.mark.slow
 def test_chunks_that_hand_over_the_state_equal_the_whole(ops):
-    grid = Grid(7, 3, 4, (0, 4))
-    operands = on_device(random_operands(2, 2, 24, grid, torch.float32, state=False))
-    whole = exact(operands)
-    single = grid._replace(chunk_starts=(0,))
-    first = ops.gdn(**cut(operands, single, 0, 4))
-    second = ops.gdn(**cut(operands, single, 4, 7) | {"state": first[2]})
+    inputs, _ = on_device(random_operands(2, 2, 24, Grid(7, 3, 4, (0, 4)), torch.float32, state=False))
+    whole = exact(inputs, None)
+    first = ops.gdn(frames_of(inputs, 0, 4), None, save=True)
+    second = ops.gdn(frames_of(inputs, 4, 7), first[2], save=True)
     got = tuple(torch.cat((a, b), dim=1) for a, b in zip(first[:2], second[:2], strict=True))
     assert error((*got, second[2]), whole) < 2e-6
 
 
 def test_calls_of_several_chunks_go_by_the_reference(ops):
     operands = on_device(random_operands(1, 1, 16, Grid(5, 2, 3, (0, 2)), torch.float32))
-    assert error(ops.gdn(**operands), exact(operands)) < 1e-5
+    assert error(ops.gdn(*operands, save=True), exact(*operands)) < 1e-5
 
 
 @pytest.mark.slow
 def test_a_row_of_a_batch_is_bit_for_bit_what_it_is_alone(ops):
     operands = on_device(random_operands(4, 2, 32, Grid(3, 3, 5), torch.float32))
-    together = ops.gdn(**operands)
-    alone = ops.gdn(**{name: mapped(lambda t: t[2:3] if len(t) == 4 else t, x) for name, x in operands.items()})
+    together = ops.gdn(*operands, save=True)
+    alone = ops.gdn(*tree.map_tensors(lambda t: t[2:3] if len(t) == 4 else t, operands), save=True)
     for a, b in zip(together[:2], alone[:2], strict=True):
         assert torch.equal(a[2:3], b)
     for f in fields(GDNState):
@@ -164,22 +132,20 @@ def pool_of(state, slots):
         filled[: len(t)] = t
         return filled
 
-    return mapped(pool, state)
+    return tree.map_tensors(pool, state)
 
 
 @pytest.mark.slow
 def test_states_are_read_and_written_by_slot_number(ops):
     from sanawm_env.kernels.triton_gdn import gdn_slots
 
-    operands = on_device(random_operands(3, 2, 16, Grid(3, 2, 3), torch.float32))
-    grid, state = operands["grid"], operands["state"]
-    shuffled = mapped(lambda t: t[[1, 0, 2]], state)  # row 0 goes on from the state of row 1, and so on
-    expected = exact(operands | {"state": shuffled})
+    inputs, state = on_device(random_operands(3, 2, 16, Grid(3, 2, 3), torch.float32))
+    shuffled = tree.map_tensors(lambda t: t[[1, 0, 2]], state)  # row 0 goes on from the state of row 1, and so on
+    expected = exact(inputs, shuffled)
     pool = pool_of(state, 8)
-    before = mapped(torch.clone, pool)
+    before = tree.map_tensors(torch.clone, pool)
     slots = Slots(src=torch.tensor([1, 0, 2], device=DEVICE), dst=torch.tensor([6, 4, -1], device=DEVICE))
-    arguments = [operands[name] for name in ("main", "camera", "beta", "decay", "phase", "rays")]
-    reads = gdn_slots(*arguments, grid, pool, pool, slots)
+    reads = gdn_slots(inputs, pool, pool, slots)
     assert error((reads[0], reads[1]), expected[:2]) < 2e-6
     for f in fields(GDNState):
         now, old, new = (getattr(x, f.name) for x in (pool, before, expected[2]))
@@ -192,12 +158,11 @@ def test_states_are_read_and_written_by_slot_number(ops):
 def test_a_row_without_a_slot_starts_from_nothing(ops):
     from sanawm_env.kernels.triton_gdn import gdn_slots
 
-    operands = on_device(random_operands(2, 1, 16, Grid(3, 2, 3), torch.float32))
-    fresh = exact(operands | {"state": None})
-    pool = pool_of(operands["state"], 4)
+    inputs, state = on_device(random_operands(2, 1, 16, Grid(3, 2, 3), torch.float32))
+    fresh = exact(inputs, None)
+    pool = pool_of(state, 4)
     slots = Slots(src=torch.tensor([-1, 0], device=DEVICE), dst=torch.tensor([2, 3], device=DEVICE))
-    arguments = [operands[name] for name in ("main", "camera", "beta", "decay", "phase", "rays")]
-    reads = gdn_slots(*arguments, operands["grid"], pool, pool, slots)
+    reads = gdn_slots(inputs, pool, pool, slots)
     assert error(reads[0][:1], fresh[0][:1]) < 2e-6
     assert error(pool.kv[2], fresh[2].kv[0]) < 2e-6
 
@@ -205,44 +170,41 @@ def test_a_row_without_a_slot_starts_from_nothing(ops):
 @pytest.mark.slow
 def test_nothing_that_was_given_is_written_to(ops):
     operands = on_device(random_operands(2, 1, 16, Grid(3, 2, 3), torch.float32))
-    before = {name: mapped(torch.clone, value) for name, value in operands.items()}
-    ops.gdn(**operands)
-    ops.gdn(**operands | {"save": False})
-    for name, value in operands.items():
-        if isinstance(value, Tensor) or is_dataclass(value):
-            assert error(value, before[name]) == 0, name
+    before = [t.clone() for t in tree.leaves(operands)]
+    ops.gdn(*operands, save=True)
+    ops.gdn(*operands, save=False)
+    assert all(torch.equal(a, b) for a, b in zip(before, tree.leaves(operands), strict=True))
 
 
 def test_gradients_are_refused(ops):
     operands = on_device(random_operands(1, 1, 16, Grid(3, 2, 2), torch.float32))
-    operands["main"].q_norm.requires_grad_()
+    operands[0].main.q_norm.requires_grad_()
     with torch.enable_grad(), pytest.raises(RuntimeError, match=r"forward only: train with backend \"reference\""):
-        ops.gdn(**operands)
+        ops.gdn(*operands, save=True)
 
 
 def walk(chunks, grid, size, heads, dtype):
-    """Operands of chunks whose keys and values drift slowly, as a camera's do."""
-    first = random_operands(1, heads, size, grid, dtype, state=False)
-    other = random_operands(1, heads, size, grid, dtype, seed=1, state=False)
+    """Inputs of chunks whose keys and values drift slowly, as a camera's do."""
+    first, other = (random_operands(1, heads, size, grid, dtype, seed, state=False)[0] for seed in (0, 1))
 
     def mixed(i):
         def mix(name):
-            a, b, angle = getattr(first["main"], name), getattr(other["main"], name), torch.tensor(0.1 * i)
+            a, b, angle = getattr(first.main, name), getattr(other.main, name), torch.tensor(0.1 * i)
             return (angle.cos() * a.double() + angle.sin() * b.double()).to(dtype)
 
-        return replace(first["main"], q=mix("q"), k=mix("k"), v=mix("v"))
+        return replace(first.main, q=mix("q"), k=mix("k"), v=mix("v"))
 
-    decay = torch.full_like(first["decay"], 0.993)  # its value at initialisation: a memory of 150 frames
+    decay = torch.full_like(first.decay, 0.993)  # its value at initialisation: a memory of 150 frames
     for i in range(chunks):
-        yield on_device(first | {"main": mixed(i), "camera": None, "rays": None, "decay": decay})
+        yield on_device(replace(first, main=mixed(i), camera=None, rays=None, decay=decay))
 
 
 def drift(gdn, chunks, grid, size, heads, dtype, **options):
     """Relative error of the state in the Frobenius norm after every chunk, both sides carrying their own state."""
     state = true = None
-    for operands in walk(chunks, grid, size, heads, dtype):
-        state = gdn(**operands | {"state": state}, **options)[2]
-        true = exact(operands | {"state": true})[2]
+    for inputs in walk(chunks, grid, size, heads, dtype):
+        state = gdn(inputs, state, save=True, **options)[2]
+        true = exact(inputs, true)[2]
         yield ((state.kv.double() - true.kv).norm() / true.kv.norm()).item()
 
 
@@ -266,7 +228,7 @@ def test_the_error_over_120_frames_at_full_size(ops, precision, bound):
 @pytest.mark.parametrize("dtype, bound", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
 def test_gdn_at_full_size(ops, dtype, bound):
     operands = on_device(random_operands(2, 20, 112, Grid(3, 22, 40), dtype))
-    assert error(ops.gdn(**operands), exact(operands)) < bound
+    assert error(ops.gdn(*operands, save=True), exact(*operands)) < bound
 
 
 @pytest.mark.slow
@@ -293,9 +255,8 @@ def window(batch, heads, size, lengths):
 @pytest.mark.parametrize("lengths", [(), (16,), (16, 12), (70, 12, 12)])
 def test_attention_over_pages_equals_the_reference(ops, lengths):
     q, pages, k, v = window(2, 3, 24, lengths)
-    expected = reference.attend(q.double(), [(a.double(), b.double()) for a, b in pages], k.double(), v.double(),
-                                Grid(3, 2, 2))  # fmt: skip
-    assert error(ops.attend(q, pages, k, v, Grid(3, 2, 2)), expected) < 2e-6
+    expected = reference.attend(q.double(), tree.map_tensors(torch.Tensor.double, (*pages, (k, v))), Grid(3, 2, 2))
+    assert error(ops.attend(q, [*pages, (k, v)], Grid(3, 2, 2)), expected) < 2e-6
 
 
 def test_pages_are_read_by_number_and_heads_can_be_padded(ops):
@@ -304,9 +265,10 @@ def test_pages_are_read_by_number_and_heads_can_be_padded(ops):
     q, pages, k, v = window(3, 2, 24, (16, 12))
     order = torch.tensor([2, 2, 0], device=DEVICE)
     chosen = [(a[order].double(), b[order].double()) for a, b in pages]
-    expected = reference.attend(q.double(), chosen, k.double(), v.double(), Grid(3, 2, 2))
+    expected = reference.attend(q.double(), [*chosen, (k.double(), v.double())], Grid(3, 2, 2))
+    numbered = [*((*page, order) for page in pages), (k, v, torch.arange(3, device=DEVICE))]
     for width in (0, 32):
-        assert error(attend_pages(q, [(*page, order) for page in pages], k, v, width), expected) < 2e-6
+        assert error(attend_pages(q, numbered, width), expected) < 2e-6
 
 
 @pytest.mark.slow

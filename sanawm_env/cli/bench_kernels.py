@@ -155,14 +155,14 @@ def prepared(subject: Subject, batch: int, chunk: int) -> Context:
         text=normal(batch, net.text_len, net.caption_channels),
         text_mask=torch.ones(batch, net.text_len, device=device) if net.text_len > 1 else None,
         camera=torch.cat((c2w.flatten(2), lens.expand(batch, grid.frames, 4)), dim=-1),
-        plucker=normal(batch, net.plucker_channels, *grid[:3]),
+        plucker=normal(batch, net.plucker_channels, *grid.shape),
     )
 
 
 def noise_of(subject: Subject, batch: int, chunk: int) -> Tensor:
     """What a chunk's latents are made from, (B, c, T, h, w)."""
     channels = subject.config.network.latent_channels
-    return _normal(chunk, subject.device, batch, channels, *subject.grid(chunk)[:3]).to(subject.dtype)
+    return _normal(chunk, subject.device, batch, channels, *subject.grid(chunk).shape).to(subject.dtype)
 
 
 def _normal(seed: int, device: torch.device, *shape: int) -> Tensor:
@@ -336,12 +336,12 @@ def device_checks(subject: Subject, batch: int) -> dict[str, Any]:
     and would cost as a copy, and whether a moment stepped twice gives the same bits."""
     moment = settled(subject, batch, subject.fast.name)
     given = operands(subject, moment)
-    q, past, k, v, _ = given["attend"]
-    k, v = (torch.cat([*(page[i] for page in past), own], dim=2) for i, own in enumerate((k, v)))
+    q, pages, _ = given["attend"]
+    k, v = (torch.cat(part, dim=2) for part in zip(*pages, strict=True))
     width = q.shape[-1]
     padded = [F.pad(t, (0, (1 << (width - 1).bit_length()) - width)) for t in (q, k, v)]
     x, weight, bias, grid = given["depthwise_glu"]
-    image = x.unflatten(1, grid[:3]).flatten(0, 1).permute(0, 3, 1, 2)
+    image = x.unflatten(1, grid.shape).flatten(0, 1).permute(0, 3, 1, 2)
     calls = {
         f"attention_{width}_ms": partial(F.scaled_dot_product_attention, q, k, v),
         f"attention_{padded[0].shape[-1]}_padded_ms": partial(

@@ -151,9 +151,11 @@ def walk_errors(subject: Subject, mode: str, frames: Sequence[int]) -> dict[int,
     for chunk in range(1, frames[-1] // 3 + 1):
         noise = 0.9 * same + 0.44 * bench.noise_of(subject, 1, chunk)
         given = bench.operands(subject, Moment(noise, bench.prepared(subject, 1, chunk), None))["gdn"]
-        branches, (*gates, grid) = tree.map_tensors(lambda t: t.to(dtype), given[:2]), given[2:7]
-        *reads, state = subject.fast.gdn(*branches, *gates, grid, state, True, **options)
-        *exact_reads, exact = reference.gdn(*tree.map_tensors(_double, (*branches, *gates)), grid, exact, True)
+        inputs, *_ = given
+        main, camera = tree.map_tensors(lambda t: t.to(dtype), (inputs.main, inputs.camera))
+        inputs = replace(inputs, main=main, camera=camera)
+        *reads, state = subject.fast.gdn(inputs, state, True, **options)
+        *exact_reads, exact = reference.gdn(tree.map_tensors(_double, inputs), exact, True)
         if 3 * chunk in frames:
             held, exactly = ((s.kv, s.z, s.camera_kv) for s in (state, exact))
             errors[3 * chunk] = _error(held, exactly), _error(reads, exact_reads)

@@ -322,7 +322,7 @@ class SanaEngine(Engine):
             text_mask = torch.cat((self.negative.text_mask.expand_as(text_mask), text_mask))
             frame_index, camera, plucker = (torch.cat((t, t)) for t in (frame_index, camera, plucker))
             memory = None if first else tree.map_tensors(lambda u, c: torch.cat((u, c)), *memory)
-        shape = (config.network.latent_channels, *grid[:3])
+        shape = (config.network.latent_channels, *grid.shape)
         noise = torch.stack([chunk_noise(slot.seed, slot.chunk, shape) for slot in slots])
         noise = noise.to(device, self.network.final_layer.linear.weight.dtype)
         image_latent = torch.cat([c.image_latent for c in given]).to(noise.dtype) if first else None

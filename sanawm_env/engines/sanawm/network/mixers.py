@@ -16,7 +16,7 @@ from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.network.layers import KeyConv, RMSNorm, project
 from sanawm_env.engines.sanawm.network.state import WindowState, push_page
 from sanawm_env.kernels.dispatch import Kernels
-from sanawm_env.kernels.inputs import Branch, GDNState, Grid, Page
+from sanawm_env.kernels.inputs import Branch, GDNInputs, GDNState, Grid, Page
 from sanawm_env.kernels.reference import merge_heads, query_world, rotate, split_heads, to_ray, to_world
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ class GDNMixer(Mixer):
         if rays is not None:
             qkv = (project(layer, x, kernels) for layer in (self.q_proj_cam, self.k_proj_cam, self.v_proj_cam))
             camera = Branch(*qkv, self.conv_k_cam.weight, self.q_norm_cam.weight, self.k_norm_cam.weight)
-        read, camera_read, state = kernels.gdn(main, camera, beta, decay, context.phase, rays, grid, state, save)
+        inputs = GDNInputs(main, camera, beta, decay, context.phase, rays, grid)
+        read, camera_read, state = kernels.gdn(inputs, state, save)
         return self.finish(x, read, camera_read, kernels), state
 
 
@@ -115,11 +116,11 @@ class WindowMixer(Mixer):
             x, q, context = x[:, -last.grid.tokens :], q[:, -last.grid.tokens :], last
         grid, phase, rays = context.grid, context.phase, context.rays
         q = rotate(split_heads(self.q_norm(q), self.heads), phase)
-        main = merge_heads(kernels.attend(q, [(p.k, p.v) for p in pages], k, v, grid))
+        main = merge_heads(kernels.attend(q, [*((p.k, p.v) for p in pages), (k, v)], grid))
         if rays is not None:
             q = query_world(split_heads(self.q_norm_cam(project(self.q_proj_cam, x, kernels)), self.heads), rays)
             past = [(p.camera_k, p.camera_v) for p in pages]
-            camera = merge_heads(to_ray(kernels.attend(q, past, camera_k, camera_v, grid), rays))
+            camera = merge_heads(to_ray(kernels.attend(q, [*past, (camera_k, camera_v)], grid), rays))
         out = self.finish(x, main, camera, kernels)
         if not save:
             return out, None

@@ -60,7 +60,7 @@ class Context:
         s = self.grid.tokens
         return replace(
             self,
-            grid=self.grid._replace(frames=1, chunk_starts=(0,)),
+            grid=replace(self.grid, frames=1, chunk_starts=(0,)),
             phase=self.phase[:, :, -s:],
             rays=self.rays and RayTransform(self.rays.p[:, -s:], self.rays.p_inv[:, -s:], self.rays.phase[:, :, -s:]),
             added=self.added and tuple(rows[:, -s:] for rows in self.added),
@@ -178,7 +178,7 @@ class SanaWM(nn.Module):
             p = ray_from_world(camera, grid.height, grid.width).flatten(1, 3)
             rays = RayTransform(p, rigid_inverse(p), _table(cam, weight.dtype))
         if plucker is not None:
-            _expect("plucker", plucker, (batch, self.config.plucker_channels, *grid[:3]))
+            _expect("plucker", plucker, (batch, self.config.plucker_channels, *grid.shape))
             embedded = self.plucker_embedder(plucker.to(weight.dtype))
             added = tuple(project(block.plucker_proj, embedded, kernels) for block in self.blocks)
         if text_mask is not None:
@@ -217,7 +217,7 @@ class SanaWM(nn.Module):
         """
         grid = context.grid
         batch = context.phase.shape[0]
-        _expect("latents", latents, (batch, self.config.latent_channels, *grid[:3]))
+        _expect("latents", latents, (batch, self.config.latent_channels, *grid.shape))
         timesteps = timesteps.reshape(batch, -1).long().expand(batch, grid.frames)
         embedding = self.t_embedder(timesteps)
         modulation = self.t_block(embedding).unflatten(-1, (6, -1))
@@ -228,7 +228,7 @@ class SanaWM(nn.Module):
             last = None if predict or i + 1 < len(self.blocks) else context.last_frame()
             x, block_state = block(x, modulation, context, i, state and state.blocks[i], save, last)
             states.append(block_state)
-        out = self.final_layer(x, embedding).mT.unflatten(-1, grid[:3]) if predict else None
+        out = self.final_layer(x, embedding).mT.unflatten(-1, grid.shape) if predict else None
         return out, NetworkState(tuple(states)) if save else None
 
 
