@@ -34,7 +34,7 @@ from sanawm_env.world.files import brief, check_count, check_number
 from sanawm_env.world.folders import known_worlds, world_address
 from sanawm_env.world.images import ImageSource, images_in
 from sanawm_env.world.state import MAX_SEED, Scene, WorldState, check_seed, stack
-from sanawm_env.world.world import Clip, World, usable_device
+from sanawm_env.world.world import World, usable_device
 
 RENDER_MODES = ("rgb_array", "rgb_array_list")
 RESET_OPTIONS = ("scene", "prompt", "intrinsics", "fov_deg", "anchor", "seed", "task")
@@ -630,11 +630,9 @@ def _workspace(settings: Mapping[str, float]) -> Workspace:
 def _imagine(env: SanaWMEnv, moments: Sequence[Snapshot], plans: Sequence[Plan]) -> list[Snapshot]:
     """The moments after their plans, in one batch; what the task remembers is carried on as it is."""
     state, clip = env.world.advance(stack(plan.state for plan in plans), np.stack([plan.poses for plan in plans]))
-    rows = [slice(i, i + 1) for i in range(len(plans))]
-    clips = [Clip(clip.frames[i], clip.c2w[i], clip.latents[i], clip.batch_rows[i]) for i in rows]
     return [
-        replace(now, state=state[i], clip=own, carry=plan.carry, rng=None)
-        for i, (now, plan, own) in enumerate(zip(moments, plans, clips, strict=True))
+        replace(now, state=state[i], clip=clip[i], carry=plan.carry, rng=None)
+        for i, (now, plan) in enumerate(zip(moments, plans, strict=True))
     ]
 
 

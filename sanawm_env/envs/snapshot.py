@@ -91,8 +91,7 @@ class Snapshot:
         """The same moment with a clip in storage of its own: a kept one must not keep a batch of them alive."""
         if self.clip is None or self.clip.frames.untyped_storage().nbytes() == self.clip.frames.nbytes:
             return self
-        clip = replace(self.clip, frames=self.clip.frames.clone(), latents=self.clip.latents.clone())
-        return replace(self, clip=clip)
+        return replace(self, clip=tree.map_tensors(lambda t: t.clone(), self.clip))
 
     def poses(self, frames: int) -> np.ndarray:
         """(frames, 4, 4) pose of each frame of the last step; right after a reset the start's, repeated. Read-only."""

@@ -19,7 +19,7 @@ from rich.progress import Progress
 from safetensors import safe_open
 from torch import Tensor
 
-from sanawm_env.engines.rooms.places import PLACES, place, random_place
+from sanawm_env.engines.rooms.places import PLACES, ROLES, place, random_place, room_seed
 from sanawm_env.engines.rooms.raycast import intrinsics, render
 from sanawm_env.engines.rooms.walks import CHUNK, sample_path, sample_start
 from sanawm_env.engines.sanawm.codec.patch_pca import PatchPCACodec, to_patches
@@ -29,7 +29,6 @@ from sanawm_env.world.signals import of_a_pool
 from sanawm_env.world.state import save_whole
 
 MAX_SHARD_CHUNKS = 20_000
-ROLES = {"train": 1, "validation": 2, "evaluate": 3, "collect": 4}
 
 
 def random_stream(role: str, seed: int, index: int) -> np.random.Generator:
@@ -42,7 +41,7 @@ def random_stream(role: str, seed: int, index: int) -> np.random.Generator:
 def sample_clip(role: str, rng: np.random.Generator, num_frames: int, unknown_fraction: float):
     """One walk: frames (F, 64, 96, 3) uint8, c2w (F, 4, 4) float64 in the place frame, index in PLACES or -1."""
     if rng.random() < unknown_fraction:
-        index, here = -1, random_place(ROLES[role] << 40 | int(rng.integers(1 << 40)))
+        index, here = -1, random_place(room_seed(role, int(rng.integers(1 << 40))))
     else:
         index = int(rng.integers(len(PLACES)))
         here = place(list(PLACES)[index])

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sanawm_env.engines.rooms.places import PLACES, place, random_place
+from sanawm_env.engines.rooms.places import PLACES, place, random_place, room_seed
 from sanawm_env.engines.rooms.raycast import Place, intrinsics, render
 from sanawm_env.engines.rooms.walks import sample_path, sample_start
-from sanawm_env.training.clips import ROLES, random_stream
+from sanawm_env.training.clips import random_stream
 from sanawm_env.world.config import WorldConfig
 
 
@@ -45,7 +45,7 @@ def draw_walk(
     """Walk `index` of (role, seed), `frames` frames long."""
     rng = random_stream(role, seed, index)
     episode, layout = int(rng.integers(1 << 62)), int(rng.integers(1 << 40))
-    here = place(str(rng.choice(known_places(config)))) if known else random_place(ROLES[role] << 40 | layout)
+    here = place(str(rng.choice(known_places(config)))) if known else random_place(room_seed(role, layout))
     return Walk(here, sample_path(here, sample_start(here, rng), rng, frames), episode, known)
 
 

@@ -50,12 +50,14 @@ class Chunk(NamedTuple):
 
     frames: (B, F, H, W, 3) uint8, F of the configuration's `chunk_frames`. memory: what the engine needs for the next
     chunk, a tree (`world.tree`) whose tensors have a leading axis B. latents: (B, c, T, h, w), of the chunk alone; None
-    for engines that have none.
+    for engines that have none. c2w: (B, F, 4, 4) float64, the poses that are really shown, where an engine does not
+    take the camera wherever it was asked to; None for those asked for.
     """
 
     frames: Tensor
     memory: Any
     latents: Tensor | None = None
+    c2w: Tensor | None = None
 
 
 class Engine(Protocol):

@@ -42,7 +42,8 @@ AS_CONFIGURED = LoadOptions()
 class Clip:
     """What one `advance` shows.
 
-    frames: (B, 24, H, W, 3) uint8 on the world's device. c2w: (B, 24, 4, 4) float64, the poses they were asked for.
+    frames: (B, 24, H, W, 3) uint8 on the world's device. c2w: (B, 24, 4, 4) float64, the poses they show: those
+        asked for, or where the world let the camera go.
     latents: (B, c, T, h, w) of the new latent frames, None in worlds without. batch_rows: for each slot its row in the
         batch it ran in and how many ran there: episodes with different amounts of memory (just begun, say) cannot share
         one. Pictures are the same bit for bit where weights, state, poses and this pair are.
@@ -238,22 +239,26 @@ class World:
             batches.setdefault(_layout(slot), []).append(i)
         slots: list[Slot] = list(state.slots)
         places = {i: (row, len(batch)) for batch in batches.values() for row, i in enumerate(batch)}
-        order, chunks = [], []
+        order, chunks, ends = [], [], poses[:, -1]
+        ends.setflags(write=False)
         for batch in batches.values():
             members = [state.slots[i] for i in batch]
             memory = _batched([slot.memory for slot in members])
             chunk = self.engine.advance(members, memory, torch.from_numpy(poses[batch]))
+            if chunk.c2w is not None:
+                poses[batch] = chunk.c2w.cpu().numpy()
             for row, i in enumerate(batch):
                 slots[i] = replace(
                     state.slots[i],
                     chunk=state.slots[i].chunk + 1,
-                    c2w=poses[i, -1],
+                    c2w=ends[i],
                     frame=chunk.frames[row, -1].clone(),
                     latents=None if chunk.latents is None else chunk.latents[row : row + 1].clone(),
                     memory=_own_row(chunk.memory, row, memory, state.slots[i].memory),
                 )
             order += batch
             chunks.append(chunk)
+        poses.setflags(write=False)  # states and clips share it
         frames, latents = chunks[0].frames, chunks[0].latents
         if len(chunks) > 1:
             back = np.argsort(order).tolist()  # from the order of the batches to that of the slots
@@ -358,9 +363,7 @@ class World:
         if poses.shape != (batch, n, 4, 4):
             single = f"({n}, 4, 4) or " if batch == 1 else ""
             raise ValueError(f"poses must have the shape {single}({batch}, {n}, 4, 4), got {poses.shape}.")
-        checked = check_trajectory(poses.reshape(-1, 4, 4)).reshape(poses.shape)
-        checked.setflags(write=False)  # states and clips share it
-        return checked
+        return check_trajectory(poses.reshape(-1, 4, 4)).reshape(poses.shape)
 
 
 _worlds: "weakref.WeakValueDictionary[Any, World]" = weakref.WeakValueDictionary()

@@ -9,6 +9,7 @@ from sanawm_env.engines.rooms.raycast import Place, intrinsics, trace, turn
 
 CHUNK = 24  # frames
 CLEARANCE, START_CLEARANCE = 0.35, 0.7  # metres between the camera and walls or furniture: on a path, at its start
+SWEEP = 0.1  # metres between the spots of a step that are looked at
 START_DEPTH = 2.0  # metres, median of what a start sees
 EYE_LOW, EYE_HIGH = 0.5, 2.3  # metres above the floor
 PITCH_LIMIT, ROLL_LIMIT = np.deg2rad(40.0), np.deg2rad(25.0)
@@ -24,6 +25,30 @@ def clearance(place: Place, position: np.ndarray) -> float:
     outside = np.abs(np.stack([c * x - s * z, y, s * x + c * z], -1)) - place.half[1:]
     gaps = np.linalg.norm(np.maximum(outside, 0), axis=-1) + np.minimum(outside.max(-1), 0)
     return float(min(walls, gaps.min(initial=np.inf)))
+
+
+def held_clear(place: Place, start: np.ndarray, path: np.ndarray) -> np.ndarray:
+    """How far (F, 3) a camera stays behind positions `path` (F, 3) that it is asked to go through from `start` (3,),
+    metres, if nothing lets it pass: a step that leads nearer than 0.35 m to anything, floor and ceiling too, is not
+    taken, nor one that leads nearer still where the camera is that near already. Each step is as long as it was asked
+    to be, so a camera that is held goes on from where it is."""
+
+    def gap(position: np.ndarray) -> float:
+        height = place.half[0, 1] - abs(position[1] - place.centre[0, 1])
+        return min(clearance(place, position), height)
+
+    behind, here = np.zeros_like(path), start
+    stays = np.zeros(3)
+    for f, asked in enumerate(path):
+        target = asked + stays
+        least = min(CLEARANCE, gap(here))
+        parts = min(int(np.linalg.norm(target - here) / SWEEP), 1000)  # a step may be long enough to cross furniture
+        if gap(target) < least or any(gap(p) < least for p in np.linspace(here, target, parts + 1, endpoint=False)[1:]):
+            stays = here - asked
+        else:
+            here = target
+        behind[f] = stays
+    return behind
 
 
 def sample_start(place: Place, rng: np.random.Generator) -> np.ndarray:
