@@ -215,7 +215,7 @@ def actions(poses: NDArray, env: SanaWMEnv) -> Iterator[NDArray]:
     if env.action_mode == "poses":
         yield from (chunk[1:] for chunk in chunks)
     elif env.action_mode == "twist":
-        full = env.steering.speed.scale(np.ones(6))
+        full = env.controller.speed.scale(np.ones(6))
         for chunk in chunks:
             moved = RigidTransform.from_matrix(np.linalg.inv(chunk[0]) @ chunk[-1]).as_exp_coords()
             twist = np.roll(moved, 3) / (size / FPS)

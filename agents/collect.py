@@ -22,10 +22,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from sanawm_env.agents.collection import GATES, KEYFRAMES, Collection, Job, pending, plan
 
-from sanawm_env.envs.env import SanaWMEnv, step_together
+from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.metrics.lasting import drift, loop_closure
 from sanawm_env.recording.dataset import Dataset, Row, Shard, clean
 from sanawm_env.recording.episode import EpisodeWriter, Step, begin
+from sanawm_env.simulation.simulator import MOST_CHUNKS
 from sanawm_env.world.files import reason
 from sanawm_env.world.saving import check_target, only_writer
 from sanawm_env.world.terminal import literal_console
@@ -108,8 +109,7 @@ def work(collection: Collection, jobs: Sequence[Job], shard: Shard) -> Generator
             if not running:
                 break
             asked = [(run, action) for run in running if (action := run.next_action()) is not None]
-            rewards = step_together([r.env for r, _ in asked], [a for _, a in asked], slots=range(len(asked)))
-            for (run, action), reward in zip(asked, rewards, strict=True):
+            for run, action, reward in stepped(asked):
                 background.submit(run.writer.add, Step.of(run.env, action, reward))
                 run.over = any(run.env.ended)
             for run in [run for run in running if run.over]:
@@ -131,6 +131,20 @@ def beginning(collection: Collection, job: Job) -> SanaWMEnv:
     lens = None if start.intrinsics is None else np.array(start.intrinsics)
     begin(env, start.image, job.seed, prompt=start.prompt, intrinsics=lens, fov_deg=start.fov_deg)
     return env
+
+
+def stepped(asked: Sequence[tuple["_Run", Any]]) -> Iterator[tuple["_Run", Any, float]]:
+    """Runs and actions, stepped together, and the reward of each."""
+    if not asked:
+        return
+    simulator, actions = asked[0][0].env.simulator, [action for _, action in asked]
+    endless = replace(simulator.limits, max_episode_chunks=MOST_CHUNKS)  # how long it is, is each job's own
+    episodes, transition = replace(simulator, limits=endless).step(
+        [run.env.episode for run, _ in asked], actions, numbers=range(len(asked))
+    )
+    for (run, action), episode, reward in zip(asked, episodes, transition.rewards, strict=True):
+        run.env.episode = episode
+        yield run, action, float(reward)
 
 
 def _settings(collection: Collection, job: Job) -> dict[str, Any]:

@@ -388,6 +388,6 @@ def _check_path(script: Script, chunks: int, seed: int, env: SanaWMEnv) -> None:
     if isinstance(script, PathScript):
         if env.action_mode not in ("poses", "twist"):
             raise ValueError(f'{script.name} drives the action modes "poses" and "twist", not {env.action_mode!r}.')
-        if env.workspace.too_far(script.path(chunks, seed, config)):
+        if env.workspace.beyond_hard_distance(script.path(chunks, seed, config)):
             metres = env.workspace.hard_distance
             raise ValueError(f"{script.name} leaves the workspace: cameras stay within {metres:g} m of the start.")

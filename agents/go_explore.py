@@ -1,7 +1,7 @@
-"""A small Go-Explore (Ecoffet et al. 2021, Nature 590): an archive of moments by viewpoint cell, returned to at will.
+"""A small Go-Explore (Ecoffet et al. 2021, Nature 590): an archive of episodes by viewpoint cell, returned to at will.
 
-First return, then explore: pick a cell that was seldom picked, restore its snapshot, walk on at random, keep what is
-new. Without snapshots the same explorer has to begin at a start each time, which is what other world models offer.
+First return, then explore: pick a cell that was seldom picked, go on from its episode, walk at random, keep what is
+new. Without going back the same explorer has to begin at the start each time, which is what other world models offer.
 """
 
 from collections.abc import Callable
@@ -9,47 +9,47 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sanawm_env.envs.snapshot import Snapshot
-from sanawm_env.envs.tasks import Explore
-from sanawm_env.envs.vector import SanaWMVectorEnv
+from sanawm_env.simulation.episode import Episode
+from sanawm_env.simulation.simulator import Simulator
+from sanawm_env.simulation.tasks import Explore
 from sanawm_env.world import tree
 from sanawm_env.world.files import check_count
 
 Cell = tuple[int, int, int]
-MOST = 1 << 40  # steps, and moments of an archive
+MOST = 1 << 40  # steps, and episodes of an archive
 
 
 @dataclass
 class Archive:
-    """The first moment that was seen in every cell, up to `capacity`, and how often each was returned to."""
+    """The first episode that was seen in every cell, up to `capacity`, and how often each was returned to."""
 
     capacity: int = 500
-    moments: dict[Cell, Snapshot] = field(default_factory=dict)
+    episodes: dict[Cell, Episode] = field(default_factory=dict)
     visits: dict[Cell, int] = field(default_factory=dict)
 
-    def add(self, cell: Cell, moment: Snapshot) -> None:
-        """Keep the moment if the cell is new and there is room."""
-        if cell not in self.moments and len(self.moments) < self.capacity:
-            self.moments[cell], self.visits[cell] = moment, 0
+    def add(self, cell: Cell, episode: Episode) -> None:
+        """Keep the episode if the cell is new and there is room."""
+        if cell not in self.episodes and len(self.episodes) < self.capacity:
+            self.episodes[cell], self.visits[cell] = episode, 0
 
-    def pick(self, rng: np.random.Generator) -> Snapshot:
-        """A moment of a cell that was seldom picked: with a weight of 1 / sqrt(visits + 1)."""
-        cells = list(self.moments)
+    def pick(self, rng: np.random.Generator) -> Episode:
+        """An episode of a cell that was seldom picked: with a weight of 1 / sqrt(visits + 1)."""
+        cells = list(self.episodes)
         weights = 1 / np.sqrt([self.visits[cell] + 1 for cell in cells])
         cell = cells[rng.choice(len(cells), p=weights / weights.sum())]
         self.visits[cell] += 1
-        return self.moments[cell]
+        return self.episodes[cell]
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the archive keeps alive; what its moments share counts once."""
-        return tree.nbytes(tuple(self.moments.values()))
+        """Bytes that the archive keeps alive; what its episodes share counts once."""
+        return tree.nbytes(tuple(self.episodes.values()))
 
 
 @dataclass(frozen=True)
 class GoExplore:
-    """Settings. walk: random steps after each return. returns: to archived moments, or (False) to a start each time.
-    capacity: moments that the archive keeps at most; what one weighs is its `Snapshot.nbytes`."""
+    """Settings. walk: random steps after each return. returns: to archived episodes, or (False) to a start each time.
+    capacity: episodes that the archive keeps at most; what one weighs is its `nbytes`."""
 
     walk: int = 3
     returns: bool = True
@@ -61,44 +61,44 @@ class GoExplore:
 
     def run(
         self,
-        envs: SanaWMVectorEnv,
+        simulator: Simulator,
+        start: Episode,
+        slots: int,
         budget: int,
         seed: int,
         progress: Callable[[int, int], None] | None = None,
     ) -> tuple[np.ndarray, Archive]:
-        """Explore with all slots until `budget` steps (of all slots together) are spent.
+        """Explore from `start` with so many episodes at a time until `budget` steps (of all together) are spent.
 
-        envs: with autoreset_mode "Disabled", one start image, and episodes long enough. progress: is told steps and
-        cells now and then. Returns the number of cells seen after every batched step, and the archive
-        (of the start alone, without returns).
-        Raises ValueError for another autoreset mode or a budget that is not above zero.
+        progress: is told steps and cells now and then. Returns the number of cells seen after every batched step, and
+        the archive (of the start alone, without returns). Raises ValueError for a number that is not above zero.
         """
         budget = check_count("The budget of steps", budget, 1, MOST)
-        if envs.autoreset_mode.value != "Disabled":
-            raise ValueError('Go-Explore restores slots itself: make the environment with autoreset_mode="Disabled".')
+        slots = check_count("The number of episodes at a time", slots, 1, MOST)
+        simulator.check(start)
         rng, cells, archive = np.random.default_rng(seed), Explore(), Archive(self.capacity)
-        envs.reset(seed=seed)
-        begin = envs.snapshot([0])[0]
-        envs.restore([begin] * envs.num_envs)
-        seen, coverage = {_cell(cells, begin)}, []
-        archive.add(_cell(cells, begin), begin)
-        left = np.zeros(envs.num_envs, int)  # steps of each slot until it goes elsewhere
-        while len(coverage) * envs.num_envs < budget:
-            for i in np.flatnonzero((left == 0) | [any(env.ended) for env in envs.envs]):
-                envs.restore([archive.pick(rng) if self.returns else begin], [i], reseed=[int(rng.integers(1 << 62))])
-                left[i] = self.walk if self.returns else envs.envs[i].max_episode_chunks
-            actions = [env.sample_actions(rng, 1)[0] for env in envs.envs]
-            *_, infos = envs.step(np.stack(actions))
+        length = self.walk if self.returns else simulator.limits.max_episode_chunks
+        seen, coverage = {_cell(cells, start)}, []
+        archive.add(_cell(cells, start), start)
+        episodes = [start] * slots
+        left = np.zeros(slots, int)  # steps of each until it goes elsewhere
+        while len(coverage) * slots < budget:
+            for i in np.flatnonzero((left == 0) | [simulator.ended(episode) for episode in episodes]):
+                there = archive.pick(rng) if self.returns else start
+                episodes[i] = there.reseed(int(rng.integers(1 << 62)))
+                left[i] = length
+            actions = [simulator.controller.sample_walk_actions(rng, 1)[0] for _ in range(slots)]
+            episodes, transition = simulator.step(episodes, actions)
             left -= 1
-            for i, moment in enumerate(envs.snapshot()):
-                seen.update(map(tuple, cells.cells(infos["c2w"][i]).tolist()))
-                if self.returns and not any(envs.envs[i].ended):
-                    archive.add(_cell(cells, moment), moment)
+            for episode, c2w in zip(episodes, transition.c2w, strict=True):
+                seen.update(map(tuple, cells.cells(c2w).tolist()))
+                if self.returns and not simulator.ended(episode):
+                    archive.add(_cell(cells, episode), episode.with_own_clip())
             coverage.append(len(seen))
             if progress is not None:
-                progress(len(coverage) * envs.num_envs, len(seen))
+                progress(len(coverage) * slots, len(seen))
         return np.array(coverage), archive
 
 
-def _cell(cells: Explore, moment: Snapshot) -> Cell:
-    return tuple(cells.cells(moment.slot.c2w[None])[0].tolist())
+def _cell(cells: Explore, episode: Episode) -> Cell:
+    return tuple(cells.cells(episode.slot.c2w[None])[0].tolist())

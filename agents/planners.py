@@ -1,7 +1,7 @@
-"""Planning by imagination: fork the moment into many futures, imagine them in batches, act as the best did.
+"""Planning by imagination: fork the episode into many futures, imagine them in batches, act as the best did.
 
 Random shooting (Rao 2009), the cross-entropy method (Rubinstein and Kroese 2004) and MPPI (Williams et al. 2017), as
-model-predictive control: `act` plans from the moment an environment is in and returns the first action of the plan.
+model-predictive control: `act` plans from where an environment is and returns the first action of the plan.
 Forks cost nothing, because states are values.
 """
 
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sanawm_env.envs.env import SanaWMEnv
-from sanawm_env.envs.snapshot import Snapshot
-from sanawm_env.envs.tasks import likenesses
+from sanawm_env.simulation.controllers import Twist
+from sanawm_env.simulation.episode import Episode
+from sanawm_env.simulation.simulator import Simulator
+from sanawm_env.simulation.tasks import likenesses
 from sanawm_env.world.files import brief, check_count, check_number
 
 Objective = Callable[[Tensor, NDArray], NDArray]
@@ -24,7 +26,7 @@ Objective = Callable[[Tensor, NDArray], NDArray]
 the horizon: step h ends with frame 24 h - 1."""
 
 PLANAR = (0, 2, 4)  # of a twist: sideways, forwards, turn
-CHUNK = 24
+STEP_FRAMES = 24  # of the worlds that there are
 MOST = 1 << 20  # futures, steps and rounds
 
 
@@ -60,7 +62,7 @@ class Planner(ABC):
             value, name = getattr(self, field.name), f"{field.name} of a planner"
             if field.type is int:
                 check_count(name, value, 1, MOST)
-            elif field.type is float and check_number(name, value) <= 0:
+            elif field.type is float and check_number(name, value, 0) == 0 != field.default:
                 raise ValueError(f"{name} must be above zero, got {value!r}.")
         axes = self.axes if isinstance(self.axes, tuple | list) else ()
         if not axes or any(axis not in range(6) for axis in axes) or len(set(axes)) < len(axes):
@@ -69,13 +71,13 @@ class Planner(ABC):
     @abstractmethod
     def plan(
         self,
-        env: SanaWMEnv,
+        simulator: Simulator,
+        episode: Episode,
         objective: Objective,
         rng: np.random.Generator,
-        moment: Snapshot | None = None,
         previous: Plan | None = None,
     ) -> Plan:
-        """The best course from `moment` (None: where the environment is), which is not changed, nor is the environment.
+        """The best course from an episode of the simulator, whose controller must be of twists.
 
         previous: the plan of the step before: the search begins where that one, one step on, left off.
         """
@@ -83,8 +85,14 @@ class Planner(ABC):
     def act(
         self, env: SanaWMEnv, objective: Objective, rng: np.random.Generator, previous: Plan | None = None
     ) -> tuple[NDArray, Plan]:
-        """The first action of a plan from here, and the plan."""
-        plan = self.plan(env, objective, rng, previous=previous)
+        """The first action of a plan from where an environment is, and the plan. The environment is not changed.
+
+        Raises TypeError or ValueError for what cannot be planned with.
+        """
+        inner = getattr(env, "unwrapped", env)
+        if not isinstance(inner, SanaWMEnv):
+            raise TypeError(f"Planners imagine in a SanaWMEnv, got {type(inner).__name__}.")
+        plan = self.plan(inner.simulator, inner.episode, objective, rng, previous)
         return plan.actions[0], plan
 
     def twists(self, actions: NDArray) -> NDArray:
@@ -93,36 +101,30 @@ class Planner(ABC):
         out[..., list(self.axes)] = np.clip(actions, -1, 1)
         return out
 
-    def scores(self, env: SanaWMEnv, moment: Snapshot, actions: NDArray, objective: Objective) -> NDArray:
-        """Of the futures (n,) that actions (n, horizon, axes) lead to from a moment.
+    def scores(self, simulator: Simulator, episode: Episode, actions: NDArray, objective: Objective) -> NDArray:
+        """Of the futures (n,) that actions (n, horizon, axes) lead to from an episode.
 
         Raises ValueError for an objective that does not return one finite number for each future.
         """
         found = []
         for part in np.split(self.twists(actions), range(self.batch, len(actions), self.batch)):
-            scores = np.asarray(objective(*imagined(env, moment, part)), np.float64)
+            scores = np.asarray(objective(*imagined(simulator, episode, part)), np.float64)
             if scores.shape != (len(part),) or not np.isfinite(scores).all():
                 raise ValueError(f"An objective must return {len(part)} finite scores, one per future, got {scores}.")
             found.append(scores)
         return np.concatenate(found)
 
-    def _start(
-        self, env: SanaWMEnv, objective: Objective, rng: np.random.Generator, moment: Snapshot | None
-    ) -> Snapshot:
-        """Where the futures begin. TypeError or ValueError for what cannot be planned with."""
-        env = env.unwrapped
-        if not isinstance(env, SanaWMEnv):
-            raise TypeError(f"Planners imagine in a SanaWMEnv, got {type(env).__name__}.")
-        if env.action_mode != "twist":
-            raise ValueError(f'Planners plan twists: make it with action_mode="twist", not {env.action_mode!r}.')
+    def _check(self, simulator: Simulator, episode: Episode, objective: Objective, rng: np.random.Generator) -> None:
+        """TypeError or ValueError for what cannot be planned with."""
+        if not isinstance(simulator.controller, Twist):
+            raise ValueError(
+                f'Planners plan twists: make it with action_mode="twist", not {type(simulator.controller).__name__}.'
+            )
         if not callable(objective):
             raise TypeError(f"An objective is a function of frames and poses, or a PointGoal, got {brief(objective)}.")
         if not isinstance(rng, np.random.Generator):
             raise TypeError(f"rng must be a numpy Generator, as of np.random.default_rng(0), got {brief(rng)}.")
-        if moment is None:
-            return env.snapshot()
-        env.check_snapshot(moment)
-        return moment
+        simulator.check(episode)
 
     def _prior(self, previous: Plan | None, std: float, warm_std: float) -> tuple[NDArray, NDArray]:
         """Mean and std (horizon, axes) to begin with: around standing still, or closer around the previous plan's mean,
@@ -142,10 +144,10 @@ class Planner(ABC):
 class RandomShooting(Planner):
     """Imagine random futures, keep the best."""
 
-    def plan(self, env, objective, rng, moment=None, previous=None):
-        here = self._start(env, objective, rng, moment)
+    def plan(self, simulator, episode, objective, rng, previous=None):
+        self._check(simulator, episode, objective, rng)
         actions = rng.uniform(-1, 1, (self.candidates, self.horizon, len(self.axes)))  # (N, H, A)
-        scores = self.scores(env, here, actions, objective)  # (N,)
+        scores = self.scores(simulator, episode, actions, objective)  # (N,)
         best = actions[scores.argmax()]
         return Plan(self.twists(best), scores, float(scores.max()), best, np.zeros_like(best))
 
@@ -165,8 +167,8 @@ class CEM(Planner):
         if self.elites > self.candidates:
             raise ValueError(f"elites must be among the {self.candidates} candidates, got {self.elites}.")
 
-    def plan(self, env, objective, rng, moment=None, previous=None):
-        here = self._start(env, objective, rng, moment)
+    def plan(self, simulator, episode, objective, rng, previous=None):
+        self._check(simulator, episode, objective, rng)
         mean, std = self._prior(previous, self.std, self.warm_std)  # (H, A)
         best, score = mean, -np.inf
         for i in range(self.iterations):
@@ -174,7 +176,7 @@ class CEM(Planner):
             actions = np.clip(mean + std * noise, -1, 1)  # (N, H, A)
             if i or previous is not None:
                 actions[0] = mean
-            scores = self.scores(env, here, actions, objective)  # (N,)
+            scores = self.scores(simulator, episode, actions, objective)  # (N,)
             elite = actions[np.argsort(-scores)[: self.elites]]  # (E, H, A)
             mean, std = elite.mean(0), np.maximum(elite.std(0), self.min_std)
             if scores.max() > score:
@@ -184,36 +186,41 @@ class CEM(Planner):
 
 @dataclass(frozen=True, kw_only=True)
 class MPPI(Planner):
-    """Move the mean to the average of the futures, weighted by the exponential of their scores."""
+    """Move the mean by the noise of the futures, weighted by the exponential of their scores (Williams et al. 2017,
+    algorithm 2; a score is minus its cost).
+
+    temperature: lambda. std: of the noise, on every axis. control_cost: gamma of the term gamma u' v / std^2 that is
+    taken off a score. iterations: how often the update is made in one step; once in the paper.
+    """
 
     iterations: int = 2
     temperature: float = 0.02
-    std: float = 0.7
-    warm_std: float = 0.4
+    std: float = 0.5
+    control_cost: float = 0.0
 
-    def plan(self, env, objective, rng, moment=None, previous=None):
-        here = self._start(env, objective, rng, moment)
-        mean, std = self._prior(previous, self.std, self.warm_std)  # (H, A)
-        best, score = mean, -np.inf
+    def plan(self, simulator, episode, objective, rng, previous=None):
+        self._check(simulator, episode, objective, rng)
+        mean, std = self._prior(previous, self.std, self.std)  # (H, A)
+        score = -np.inf
         for _ in range(self.iterations):
-            noise = rng.standard_normal((self.candidates, *mean.shape))
-            actions = np.clip(mean + std * noise, -1, 1)  # (N, H, A)
-            scores = self.scores(env, here, actions, objective)  # (N,)
-            weights = np.exp((scores - scores.max()) / self.temperature)
-            mean = np.einsum("n,nha->ha", weights / weights.sum(), actions)
-            best, score = (actions[scores.argmax()], float(scores.max())) if scores.max() > score else (best, score)
-            std = std / 2
-        return Plan(self.twists(mean), scores, score, mean, std)
+            noise = std * rng.standard_normal((self.candidates, *mean.shape))  # (N, H, A)
+            actions = mean + noise
+            scores = self.scores(simulator, episode, actions, objective)  # (N,), of the actions clipped to [-1, 1]
+            costs = -scores + self.control_cost * (mean * actions / std**2).sum((1, 2))
+            weights = np.exp((costs.min() - costs) / self.temperature)
+            mean = mean + np.einsum("n,nha->ha", weights / weights.sum(), noise)
+            score = max(score, float(scores.max()))
+        return Plan(self.twists(mean), scores, score, np.clip(mean, -1, 1), std)
 
 
-def imagined(env: SanaWMEnv, moment: Snapshot, actions: NDArray) -> tuple[Tensor, NDArray]:
-    """Futures of one moment: frames (n, horizon * 24, H, W, 3) uint8 and c2w (n, horizon * 24, 4, 4) of actions
+def imagined(simulator: Simulator, episode: Episode, actions: NDArray) -> tuple[Tensor, NDArray]:
+    """Futures of one episode: frames (n, horizon * F, H, W, 3) uint8 and c2w (n, horizon * F, 4, 4) of actions
     (n, horizon, ...). One fork, one batched step for each of the horizon."""
-    now, frames, c2w = [moment] * len(actions), [], []
+    now, frames, c2w = [episode] * len(actions), [], []
     for step in range(actions.shape[1]):
-        now = env.unwrapped.imagine(now, actions[:, step])
-        frames.append(torch.cat([m.clip.frames for m in now]))
-        c2w.append(np.concatenate([m.clip.c2w for m in now]))
+        now, clip = simulator.imagine(now, actions[:, step])
+        frames.append(clip.frames)
+        c2w.append(clip.c2w)
     return torch.cat(frames, dim=1), np.concatenate(c2w, axis=1)
 
 
@@ -224,11 +231,13 @@ class ImageGoal:
     A frame is compared at several sizes, because large ones tell near views apart and small ones far ones.
 
     goal: (H, W, 3) uint8, tensor or array. scales: how many times smaller. hurry: what a step later costs.
+    step_frames: frames of a step (`WorldConfig.chunk_frames`).
     """
 
     goal: Tensor | NDArray
     scales: Sequence[int] = (2, 4, 8)
     hurry: float = 0.005
+    step_frames: int = STEP_FRAMES
 
     def __post_init__(self):
         if not isinstance(self.goal, Tensor | np.ndarray):
@@ -240,9 +249,10 @@ class ImageGoal:
         for scale in self.scales:
             check_count("scales of an image goal", scale, 1, MOST)
         check_number("hurry of an image goal", self.hurry)
+        check_count("step_frames of an image goal", self.step_frames, 1, MOST)
 
     def __call__(self, frames: Tensor, c2w: NDArray) -> NDArray:
-        ends = frames[:, CHUNK - 1 :: CHUNK]  # (n, horizon, H, W, 3)
+        ends = frames[:, self.step_frames - 1 :: self.step_frames]  # (n, horizon, H, W, 3)
         goal = torch.as_tensor(self.goal)
         total = sum(likenesses(ends.flatten(0, 1), goal.to(ends.device), scale).cpu() for scale in self.scales)
         later = self.hurry * np.arange(ends.shape[1])
@@ -256,13 +266,15 @@ class PointGoal:
 
     point: NDArray
     hurry: float = 0.05
+    step_frames: int = STEP_FRAMES
 
     def __post_init__(self):
         point = np.asarray(self.point) if isinstance(self.point, np.ndarray | list | tuple) else np.empty(0)
         if point.shape != (3,) or point.dtype.kind not in "fiu" or not np.isfinite(point).all():
             raise ValueError(f"A point goal is three finite numbers, metres, got {brief(self.point)}.")
         check_number("hurry of a point goal", self.hurry)
+        check_count("step_frames of a point goal", self.step_frames, 1, MOST)
 
     def __call__(self, frames: Tensor, c2w: NDArray) -> NDArray:
-        away = np.linalg.norm(c2w[:, CHUNK - 1 :: CHUNK, :3, 3] - self.point, axis=-1)
+        away = np.linalg.norm(c2w[:, self.step_frames - 1 :: self.step_frames, :3, 3] - self.point, axis=-1)
         return -(away + self.hurry * np.arange(away.shape[1])).min(axis=1)

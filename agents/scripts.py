@@ -97,7 +97,7 @@ class Stroll(Script):
     name: str = "stroll"
 
     def actions(self, env, chunks, seed):
-        return iter(env.sample_actions(np.random.default_rng(seed), chunks))
+        return iter(env.controller.sample_walk_actions(np.random.default_rng(seed), chunks))
 
 
 @dataclass(frozen=True)

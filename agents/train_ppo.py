@@ -32,8 +32,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from stable_baselines3.common.vec_env import VecMonitor, VecTransposeImage
 
-from sanawm_env.envs.snapshot import Snapshot
 from sanawm_env.recording.rollout import check_writable
+from sanawm_env.simulation.episode import Snapshot
 from sanawm_env.world.files import brief, check_count, check_number, read_json, read_text, reason
 from sanawm_env.world.saving import only_writer, remove, replacing_files, replacing_folder, write_text
 from sanawm_env.world.signals import exit_status, interrupting

@@ -19,7 +19,7 @@ from sanawm_env.agents.collect import collect, here
 from sanawm_env.agents.collection import Collection, plan
 
 from sanawm_env.cli.machine import machine_name
-from sanawm_env.envs.env import SanaWMEnv, step_together
+from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.recording.dataset import totals
 from sanawm_env.recording.episode import begin
 from sanawm_env.world.threads import with_torch_threads
@@ -41,7 +41,9 @@ def bare(planned) -> None:
         scripts = [job.script.actions(env, job.chunks, job.draw) for env, job in zip(envs, group, strict=True)]
         with with_torch_threads(planned.collection.threads):
             for actions in zip(*scripts, strict=True):
-                step_together(envs, list(actions), slots=range(len(envs)))
+                episodes, _ = envs[0].simulator.step([env.episode for env in envs], actions)
+                for env, episode in zip(envs, episodes, strict=True):
+                    env.episode = episode
 
 
 def main() -> None:

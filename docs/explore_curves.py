@@ -18,7 +18,7 @@ from rich.table import Table
 from sanawm_env.agents.go_explore import GoExplore
 from scipy import stats
 
-from sanawm_env import SanaWMVectorEnv
+from sanawm_env import SanaWMEnv
 from sanawm_env.cli.machine import machine_name
 from sanawm_env.world.world import World
 
@@ -33,12 +33,10 @@ def run(name: str, seed: int) -> dict:
     file = RUN / f"{name.replace(' ', '_')}_{seed}.json"
     if not file.exists():
         starts = World.load("nano").starts
-        envs = SanaWMVectorEnv(
-            SLOTS, world="nano", scenes=starts[seed * 9 % len(starts)], obs_mode="latent", autoreset_mode="Disabled",
-            max_episode_chunks=EPISODE,
-        )  # fmt: skip
-        coverage, archive = WAYS[name].run(envs, BUDGET, seed)
-        numbers = {"coverage": coverage.tolist(), "moments": len(archive.moments), "bytes": archive.nbytes}
+        env = SanaWMEnv("nano", scenes=starts[seed * 9 % len(starts)], max_episode_chunks=EPISODE)
+        env.reset(seed=seed)
+        coverage, archive = WAYS[name].run(env.simulator, env.episode, SLOTS, BUDGET, seed)
+        numbers = {"coverage": coverage.tolist(), "moments": len(archive.episodes), "bytes": archive.nbytes}
         file.write_text(json.dumps(numbers))
     return json.loads(file.read_text())
 

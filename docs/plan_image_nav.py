@@ -74,9 +74,9 @@ def uniform(axes: tuple[int, ...]) -> Draw:
     return draw
 
 
-def stroll(env: SanaWMEnv, rng: np.random.Generator) -> np.ndarray:
+def walk(env: SanaWMEnv, rng: np.random.Generator) -> np.ndarray:
     """As the hidden walks are drawn, forwards with turns: the strongest policy that does not look."""
-    return env.sample_actions(rng, 1)[0]
+    return env.controller.sample_walk_actions(rng, 1)[0]
 
 
 def random_successes(starts: list[Path], draw: Draw, rounds: int = 4) -> tuple[int, int]:
@@ -116,7 +116,7 @@ def main(first: int = 0, step: int = 1) -> None:
         "CEM, 64 imagined futures a decision": rate(sum(e["success"] for e in episodes), EPISODES),
         "random, planar twists": rate(*random_successes(starts, uniform(PLANAR))),
         "random, whole action space": rate(*random_successes(starts, uniform(tuple(range(6))))),
-        "random, as hidden walks are drawn": rate(*random_successes(starts, stroll)),
+        "random, as hidden walks are drawn": rate(*random_successes(starts, walk)),
     }
     table = Table("policy", "success", "95 % interval", "episodes", title="SanaWM/ImageNav-v0, held-out spots")
     for name, row in rows.items():

@@ -2,7 +2,7 @@
 
 Importing this registers `SanaWM/Explore-v0` and its sisters PointNav, ImageNav, FollowPath and Walk (without a task),
 and ExplorePixels for tools that take nothing but an id, and loads neither torch nor weights; `SanaWMEnv`,
-`SanaWMVectorEnv`, `Snapshot` and `World` are imported when they are first used.
+`SanaWMVectorEnv`, `Simulator`, `Snapshot` and `World` are imported when they are first used.
 """
 
 import importlib
@@ -17,10 +17,11 @@ __version__ = "0.1.0"
 _LAZY = {
     "SanaWMEnv": "sanawm_env.envs.env",
     "SanaWMVectorEnv": "sanawm_env.envs.vector",
-    "Snapshot": "sanawm_env.envs.snapshot",
+    "Simulator": "sanawm_env.simulation.simulator",
+    "Snapshot": "sanawm_env.simulation.episode",
     "World": "sanawm_env.world.world",
 }
-__all__ = ["SanaWMEnv", "SanaWMVectorEnv", "Snapshot", "World", "__version__"]
+__all__ = ["SanaWMEnv", "SanaWMVectorEnv", "Simulator", "Snapshot", "World", "__version__"]
 
 _SETTINGS = {name: {"task": name.lower()} for name in ("Explore", "PointNav", "ImageNav", "FollowPath")}
 _SETTINGS["Walk"] = {"task": "none"}

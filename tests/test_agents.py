@@ -9,9 +9,9 @@ from sanawm_env.agents.cameras import CAMERAS, TURN, WALK, Spline, parse
 from sanawm_env.agents.go_explore import GoExplore
 from sanawm_env.agents.planners import CEM, MPPI, ImageGoal, PointGoal, RandomShooting, imagined
 
-from sanawm_env import SanaWMEnv, SanaWMVectorEnv
+from sanawm_env import SanaWMEnv
 from sanawm_env.camera.trajectory import check_trajectory
-from sanawm_env.envs.tasks import Explore
+from sanawm_env.simulation.tasks import Explore
 from sanawm_env.world import tree
 from tests.worlds import picture, with_starts, write_tiny_world
 
@@ -154,7 +154,7 @@ def test_bad_paths_are_named(env):
 @pytest.mark.parametrize("planner", PLANNERS, ids=lambda p: type(p).__name__)
 def test_a_plan_is_a_function_of_the_moment_and_the_seed(env, planner):
     before = [t.clone() for t in tree.leaves(env.state.slots)]
-    plan, again = (planner.plan(env, GOAL, np.random.default_rng(1)) for _ in range(2))
+    plan, again = (planner.plan(env.simulator, env.episode, GOAL, np.random.default_rng(1)) for _ in range(2))
     assert plan.actions.shape == (2, 6) and plan.actions.dtype == np.float32
     assert np.array_equal(plan.actions, again.actions) and plan.score == again.score
     assert not plan.actions[:, [1, 3, 5]].any() and np.abs(plan.actions).max() <= 1
@@ -176,7 +176,9 @@ def test_planning_again_and_again_reaches_a_point(env, planner):
 @pytest.mark.slow
 def test_the_elite_beat_random_futures_at_equal_budget(env):
     planners = RandomShooting(horizon=2, candidates=80), CEM(horizon=2, candidates=20, iterations=4, elites=4)
-    shooting, cem = ([p.plan(env, GOAL, np.random.default_rng(s)).score for s in range(6)] for p in planners)
+    shooting, cem = (
+        [p.plan(env.simulator, env.episode, GOAL, np.random.default_rng(s)).score for s in range(6)] for p in planners
+    )
     assert np.mean(cem) > np.mean(shooting)
 
 
@@ -188,7 +190,9 @@ def test_small_batches_bound_memory_and_give_the_same_plan(env):
         return GOAL(frames, c2w)
 
     plans = [
-        RandomShooting(horizon=2, candidates=7, batch=batch).plan(env, objective, np.random.default_rng(0))
+        RandomShooting(horizon=2, candidates=7, batch=batch).plan(
+            env.simulator, env.episode, objective, np.random.default_rng(0)
+        )
         for batch in (7, 3)
     ]
     assert seen == [7, 3, 3, 1]
@@ -198,7 +202,7 @@ def test_small_batches_bound_memory_and_give_the_same_plan(env):
 
 def test_a_future_is_what_stepping_there_shows(env):
     actions = np.random.default_rng(0).uniform(-1, 1, (3, 2, 6)).astype(np.float32)
-    frames, c2w = imagined(env, env.snapshot(), actions)
+    frames, c2w = imagined(env.simulator, env.episode, actions)
     assert frames.shape[:2] == c2w.shape[:2] == (3, 48)
     for action in actions[1]:
         *_, info = env.step(action)
@@ -208,7 +212,7 @@ def test_a_future_is_what_stepping_there_shows(env):
 
 def test_an_image_goal_prefers_the_walk_that_led_to_the_picture(env):
     actions = np.random.default_rng(3).uniform(-1, 1, (6, 2, 6)).astype(np.float32)
-    frames, c2w = imagined(env, env.snapshot(), actions)
+    frames, c2w = imagined(env.simulator, env.episode, actions)
     scores = ImageGoal(frames[4, -1])(frames, c2w)
     assert scores.argmax() == 4
     assert scores[4] == pytest.approx(1 - 0.005)
@@ -250,14 +254,14 @@ def test_an_image_goal_is_a_picture(given):
 
 def test_planners_need_a_world_to_imagine_in():
     with pytest.raises(TypeError, match="Planners imagine in a SanaWMEnv, got CartPoleEnv"):
-        PLANNERS[0].plan(gym.make("CartPole-v1"), GOAL, np.random.default_rng(0))
+        PLANNERS[0].act(gym.make("CartPole-v1"), GOAL, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("scores", [3.0, [1.0], [np.nan] * 4])
 def test_an_objective_that_does_not_score_each_future_is_named(env, scores):
     planner = RandomShooting(horizon=1, candidates=4)
     with pytest.raises(ValueError, match="An objective must return 4 finite scores, one per future, got"):
-        planner.plan(env, lambda frames, c2w: scores, np.random.default_rng(0))
+        planner.plan(env.simulator, env.episode, lambda frames, c2w: scores, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(
@@ -274,9 +278,11 @@ def test_a_planner_takes_an_objective_and_a_generator(env, objective, rng, says)
 
 
 def test_a_warm_start_is_of_the_same_planner(env):
-    short = CEM(horizon=2, candidates=4, elites=2).plan(env, GOAL, np.random.default_rng(0))
+    short = CEM(horizon=2, candidates=4, elites=2).plan(env.simulator, env.episode, GOAL, np.random.default_rng(0))
     with pytest.raises(ValueError, match="go on with a plan of the same planner"):
-        CEM(horizon=3, candidates=4, elites=2).plan(env, GOAL, np.random.default_rng(0), previous=short)
+        CEM(horizon=3, candidates=4, elites=2).plan(
+            env.simulator, env.episode, GOAL, np.random.default_rng(0), previous=short
+        )
 
 
 def test_planners_act_in_a_wrapped_environment(tiny):
@@ -289,26 +295,27 @@ def test_planners_act_in_a_wrapped_environment(tiny):
 def test_planners_plan_twists(tiny):
     env = SanaWMEnv(tiny, action_mode="discrete")
     env.reset(seed=0)
-    with pytest.raises(ValueError, match="make it with action_mode=\"twist\", not 'discrete'"):
-        PLANNERS[0].plan(env, GOAL, np.random.default_rng(0))
+    with pytest.raises(ValueError, match='make it with action_mode="twist", not Keys'):
+        PLANNERS[0].plan(env.simulator, env.episode, GOAL, np.random.default_rng(0))
 
 
 # --- Go-Explore ---
 
 
 def explore(tiny, **settings):
-    envs = SanaWMVectorEnv(4, world=tiny, scenes=picture(), autoreset_mode="Disabled", max_episode_chunks=50)
-    return GoExplore(**settings).run(envs, 48, seed=0)
+    env = SanaWMEnv(tiny, scenes=picture(), max_episode_chunks=50)
+    env.reset(seed=0)
+    return GoExplore(**settings).run(env.simulator, env.episode, 4, 48, seed=0)
 
 
-def test_go_explore_keeps_a_moment_of_every_cell_it_stood_in(tiny):
+def test_go_explore_keeps_an_episode_of_every_cell_it_stood_in(tiny):
     coverage, archive = explore(tiny)
     assert coverage.shape == (12,) and (np.diff(coverage) >= 0).all()
-    assert coverage[-1] >= len(archive.moments) > 8
-    assert archive.nbytes < sum(moment.nbytes for moment in archive.moments.values())
+    assert coverage[-1] >= len(archive.episodes) > 8
+    assert archive.nbytes < sum(each.nbytes for each in archive.episodes.values())
     env = SanaWMEnv(tiny)
-    for cell, moment in list(archive.moments.items())[:3]:
-        env.restore(moment)
+    for cell, there in list(archive.episodes.items())[:3]:
+        env.episode = there
         assert tuple(Explore().cells(env.info["c2w"][-1:])[0]) == cell
 
 
@@ -319,11 +326,11 @@ def test_without_returns_the_budget_is_the_same(tiny):
 
 
 def test_the_archive_is_bounded(tiny):
-    assert len(explore(tiny, capacity=5)[1].moments) == 5
+    assert len(explore(tiny, capacity=5)[1].episodes) == 5
 
 
-def test_go_explore_needs_slots_of_its_own(tiny):
-    with pytest.raises(ValueError, match='make the environment with autoreset_mode="Disabled"'):
-        GoExplore().run(SanaWMVectorEnv(2, world=tiny), 4, seed=0)
+def test_go_explore_says_what_it_counts(env):
     with pytest.raises(ValueError, match=r"The budget of steps must be a whole number from 1 to .*, got 0"):
-        GoExplore().run(SanaWMVectorEnv(2, world=tiny, autoreset_mode="Disabled"), 0, seed=0)
+        GoExplore().run(env.simulator, env.episode, 2, 0, seed=0)
+    with pytest.raises(ValueError, match=r"The number of episodes at a time must be a whole number .*, got 0"):
+        GoExplore().run(env.simulator, env.episode, 0, 4, seed=0)

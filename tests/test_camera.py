@@ -435,8 +435,8 @@ def test_distances_are_measured_from_the_start():
     poses = np.tile(np.eye(4), (3, 1, 1))
     poses[1, :3, 3] = 0, 0, -20
     workspace = Workspace()
-    assert workspace.far(poses) and not workspace.too_far(poses)
-    assert not workspace.far(poses[:1]) and workspace.too_far(4 * poses)
+    assert workspace.beyond_soft_distance(poses) and not workspace.beyond_hard_distance(poses)
+    assert not workspace.beyond_soft_distance(poses[:1]) and workspace.beyond_hard_distance(4 * poses)
 
 
 def test_discrete_actions_are_lookups_into_held_keys():

@@ -32,6 +32,7 @@ from sanawm_env.metrics.lasting import drift, loop_closure
 from sanawm_env.recording.dataset import Dataset, validate
 from sanawm_env.recording.episode import Episode, differences
 from sanawm_env.recording.video import VideoWriter
+from sanawm_env.simulation.simulator import Simulator
 from sanawm_env.world.threads import world_threads
 from tests.test_cli import refused
 from tests.test_episode import world  # noqa: F401
@@ -132,15 +133,15 @@ def test_a_stop_by_hand_keeps_what_is_finished(small, tmp_path, monkeypatch):
         original(self, *arguments)
         seen.append(self.writer.out_dir)
 
-    def step_together(*arguments, **keywords):
+    def step(*arguments, **keywords):
         if len(seen) >= 2:
             raise KeyboardInterrupt
         time.sleep(0.01)
         return stepped(*arguments, **keywords)
 
-    stepped = collecting.step_together
+    stepped = Simulator.step
     monkeypatch.setattr(collecting._Run, "finish", finish)
-    monkeypatch.setattr(collecting, "step_together", step_together)
+    monkeypatch.setattr(Simulator, "step", step)
     with pytest.raises(KeyboardInterrupt):
         collect(small(seeds=5), tmp_path / "d", console=QUIET)
     done = whole(tmp_path / "d")

@@ -29,10 +29,10 @@ from sanawm_env import SanaWMEnv, Snapshot, World
 from sanawm_env.camera.dsl import KeyDynamics, actions_to_c2w
 from sanawm_env.camera.presets import KEY_ORDER, PRESETS, WALKING_TURNS, Workspace, multi_binary, pitch_of
 from sanawm_env.camera.twist import hold, ramp
-from sanawm_env.envs.actions import ACTION_MODES
 from sanawm_env.envs.env import RENDER_MODES
 from sanawm_env.envs.observations import OBS_MODES
-from sanawm_env.envs.tasks import TASKS
+from sanawm_env.simulation.controllers import ACTION_MODES
+from sanawm_env.simulation.tasks import TASKS
 from sanawm_env.world import tree
 from sanawm_env.world.folders import known_worlds
 from tests.worlds import TINY, picture, with_starts, write_tiny_world
@@ -496,7 +496,7 @@ def test_the_keyboard_table_plays(tiny):
 
 def moment(env):
     """All that must not change when something is refused."""
-    return env._now, json.dumps(env.np_random.bit_generator.state)
+    return env._episode, json.dumps(env.np_random.bit_generator.state)
 
 
 @pytest.mark.parametrize(("obs_mode", "action_mode"), MODES)
@@ -938,8 +938,8 @@ def test_an_unreadable_start_image_is_named(tiny, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"not an image")
     env = SanaWMEnv(tiny, scenes=tmp_path)
     env.reset(options={"scene": picture()})
-    before, generator = env._now, env.np_random.bit_generator.state
+    before, generator = env._episode, env.np_random.bit_generator.state
     with pytest.raises(ValueError, match=r"broken\.png cannot be read as an image"):
         env.reset(seed=0)
-    assert env._now is before
+    assert env._episode is before
     assert env.np_random.bit_generator.state == generator

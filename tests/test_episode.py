@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scipy.spatial.transform import RigidTransform
 
-from sanawm_env.envs.env import SanaWMEnv, step_together
+from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.recording.episode import FILES, Episode, EpisodeWriter, Step, begin, body_twists, differences
 from sanawm_env.recording.video import read_video
 from tests.worlds import picture, with_starts, write_tiny_world
@@ -38,9 +38,12 @@ def record(out, world, image, chunks=3, company=2, **settings):
     ]
     rng = np.random.default_rng(0)
     for _ in range(chunks):
-        actions = [env.sample_actions(rng, 1)[0] for env in envs]
-        rewards = step_together(envs, actions, slots=range(company))
-        for writer, env, action, reward in zip(writers, envs, actions, rewards, strict=True):
+        actions = [env.controller.sample_walk_actions(rng, 1)[0] for env in envs]
+        episodes, transition = envs[0].simulator.step([env.episode for env in envs], actions)
+        for writer, env, episode, action, reward in zip(
+            writers, envs, episodes, actions, transition.rewards, strict=True
+        ):
+            env.episode = episode
             writer.add(Step.of(env, action, reward))
     for writer in writers:
         writer.close()

@@ -28,7 +28,7 @@ FLOORS = {
     "agents": 6,
     "recording": 5, "viewer": 5, "integrations": 5,
     "envs": 4,
-    "engines": 3,
+    "simulation": 3, "engines": 3,
     "world": 2,
     "camera": 1, "kernels": 1, "metrics": 1,
 }  # fmt: skip
@@ -41,6 +41,7 @@ UNKNOWN = {
     "viewer": ENGINES,
     "integrations": ENGINES,
     "envs": ENGINES | {"torch.nn"},
+    "simulation": ENGINES | ENVIRONMENT_LIBRARIES - {"gymnasium"},
     "engines": ENVIRONMENT_LIBRARIES,
     "world": ENVIRONMENT_LIBRARIES,
     "camera": ENVIRONMENT_LIBRARIES | {"safetensors", "huggingface_hub"},
@@ -106,6 +107,9 @@ def offences(name, source):
         there = room(imported)
         if there is not None and not may_import(here, there):
             yield f"{name}:{line} imports {imported}: {here} must not know {there}"
+        of_spaces = ".spaces" in f"{imported}." or imported == "gymnasium.vector.utils.batch_space"
+        if here == "simulation" and imported.startswith("gymnasium") and not of_spaces:
+            yield f"{name}:{line} imports {imported}: simulation knows Gymnasium's spaces alone"
         engine = ".".join(name.split(".")[1:4])  # and its part
         other = engine.split(".")[1:2]
         if here == there == "engines" and other and imported.split(".")[2:3] not in ([], other):
@@ -138,6 +142,8 @@ def test_every_room_stands_on_a_floor():
         ("sanawm_env.world.x", "import sanawm_env"),
         ("sanawm_env.world.x", "from sanawm_env.training import clips"),
         ("sanawm_env.envs.x", "from torch import nn"),
+        ("sanawm_env.simulation.x", "from sanawm_env.envs.env import SanaWMEnv"),
+        ("sanawm_env.simulation.x", "from gymnasium import Env"),
         ("sanawm_env.envs.x", "from sanawm_env.engines import sanawm"),
         ("sanawm_env.recording.x", "import torch"),
         ("sanawm_env.training.x", "from sanawm_env.recording.sheet import contact_sheet"),

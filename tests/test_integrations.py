@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from sanawm_env import SanaWMEnv, SanaWMVectorEnv
-from sanawm_env.envs.tasks import Task, Verdict
 from sanawm_env.envs.wrappers import ScalePixels, VectorScalePixels
 from sanawm_env.integrations import lerobot, rllib
+from sanawm_env.simulation.tasks import Task, Verdict
 from tests.test_env import write_world
 
 pytest.importorskip("stable_baselines3")
@@ -39,7 +39,7 @@ class Leave(Task):
 
     def evaluate(self, transition):
         gone = np.array([np.linalg.norm(moment.slot.c2w[:3, 3]) > 2 for moment in transition.after])
-        states = [moment.task for moment in transition.before]
+        states = [moment.task_state for moment in transition.before]
         return Verdict(np.array([float(moment.slot.chunk) for moment in transition.after]), gone, states)
 
 

@@ -17,11 +17,11 @@ from rich.console import Console
 
 from sanawm_env.cli.export import export
 from sanawm_env.envs.env import SanaWMEnv
-from sanawm_env.envs.tasks import make_task
 from sanawm_env.recording.dataset import Dataset
 from sanawm_env.recording.episode import begin
 from sanawm_env.recording.minari import action_space, export_minari
 from sanawm_env.recording.video import VideoWriter
+from sanawm_env.simulation.tasks import make_task
 from tests.datasets import collect, rewards, say, small_world
 from tests.worlds import picture
 

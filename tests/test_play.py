@@ -403,7 +403,7 @@ def test_scenes_are_chosen_and_dropped_in_and_bad_images_are_said(tab, served, t
     tab.fill("#fov", "80")
     tab.click('[data-scene="1"]')
     tab.wait_for_selector('.node >> text="1"')
-    assert session.moment(session.current.id).slot.scene.intrinsics_source == "fov"
+    assert session.snapshot(session.current.id).slot.scene.intrinsics_source == "fov"
     Image.fromarray(picture(7)).save(tmp_path / "garden.png")
     tab.set_input_files("#image", tmp_path / "garden.png")
     tab.wait_for_selector(".node >> text=garden")
@@ -1141,7 +1141,7 @@ def test_scripted_cameras_follow_their_path_from_anywhere(served):
     session = served.session
     session.drive("wd-24")
     here, driver = session.current.c2w[-1], make_driver("orbit:radius=2,degrees=30", session)
-    nodes = [session.drive(driver(session.moment(session.current.id)).move) for _ in range(3)]
+    nodes = [session.drive(driver(session.snapshot(session.current.id)).move) for _ in range(3)]
     walked = np.linalg.inv(here) @ np.concatenate([node.c2w for node in nodes])
     assert np.allclose(walked, driver.camera.poses(73)[1:], atol=1e-9)
 
@@ -1150,7 +1150,7 @@ def test_planners_go_where_they_are_sent(served):
     session = served.session
     driver = make_driver("point:0,2.5,horizon=1,candidates=8", session)
     for _ in range(8):
-        decision = driver(session.moment(session.current.id))
+        decision = driver(session.snapshot(session.current.id))
         if decision.move is None:
             break
         assert len(decision.futures) == 8
@@ -1159,7 +1159,7 @@ def test_planners_go_where_they_are_sent(served):
     assert decision.move is None
     assert np.linalg.norm(session.current.c2w[-1, :3, 3] - [0, 0, 2.5]) < 0.35
     image = make_driver(f"image:{session.current.id}", session)
-    assert image(session.moment(session.current.id)).move is None
+    assert image(session.snapshot(session.current.id)).move is None
 
 
 def test_a_trained_policy_drives_by_its_weights_alone(served, folder, tmp_path):
@@ -1171,10 +1171,10 @@ def test_a_trained_policy_drives_by_its_weights_alone(served, folder, tmp_path):
     )
     model = train_ppo(settings)
     driver = make_driver(f"policy:{tmp_path / 'ppo'}", served.session)
-    moment = served.session.moment(0)
+    moment = served.session.snapshot(0)
     move = driver(moment).move
     action = int(model.predict(driver.env.observation, deterministic=True)[0])
-    assert move == f"{driver.env.steering.table[action] or 'none'}-24"
+    assert move == f"{driver.env.controller.table[action] or 'none'}-24"
     assert served.session.drive(move).chunk == 1
     (tmp_path / "ppo" / "policy.zip").write_bytes(b"PK")
     with pytest.raises(ValueError, match="is not the policy"):

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from sanawm_env.envs.env import SanaWMEnv
-from sanawm_env.envs.snapshot import Snapshot
+from sanawm_env.simulation.episode import Snapshot
 from sanawm_env.world import tree
 from sanawm_env.world.state import WorldState
 from sanawm_env.world.world import World

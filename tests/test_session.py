@@ -17,7 +17,8 @@ from PIL import Image
 
 from sanawm_env.camera.dsl import actions_to_c2w
 from sanawm_env.camera.twist import hold
-from sanawm_env.envs.snapshot import Snapshot
+from sanawm_env.simulation.episode import Snapshot
+from sanawm_env.simulation.simulator import Simulator
 from sanawm_env.viewer import session as module
 from sanawm_env.viewer.moves import Followed, Held, Pushed, as_parts, cut, text
 from sanawm_env.viewer.session import MAX_UPLOAD_BYTES, Session
@@ -40,7 +41,7 @@ def session(world):
 
 
 def tensors(session: Session, node: int) -> list[torch.Tensor]:
-    moment = session.moment(node)
+    moment = session.snapshot(node)
     return list(tree.leaves((moment.state.slots, moment.clip)))
 
 
@@ -71,15 +72,15 @@ def test_held_keys_give_the_poses_of_the_action_string(session):
     first = session.drive("w-10,wd-14")
     second = session.drive("d-24")
     walked = np.concatenate([first.c2w, second.c2w])
-    dynamics = session.steering.keys.dynamics
+    dynamics = session.controllers.keys.dynamics
     expected = actions_to_c2w("w-10,wd-14,d-24", dynamics.translation_speed, dynamics.rotation_speed_deg)
     assert np.allclose(walked, expected[1:], atol=1e-6)
-    assert np.array_equal(first.c2w[-1], session.moment(first.id).slot.c2w)
+    assert np.array_equal(first.c2w[-1], session.snapshot(first.id).slot.c2w)
 
 
 def test_twists_and_poses_drive_too_and_keys_go_on_from_there(session):
     twisted = session.drive([0, 0, 1, 0, 0.5, 0.3])
-    speed = session.steering.twist.speed
+    speed = session.controllers.twist.speed
     assert np.allclose(twisted.c2w, hold(np.eye(4), speed.scale(np.array([0, 0, 1, 0, 0.5, 0.3]))))
     followed = session.drive(twisted.c2w[::-1].copy())
     assert np.array_equal(followed.c2w, twisted.c2w[::-1])
@@ -149,7 +150,7 @@ def test_driving_goes_on_where_a_worlds_horizon_ends(tmp_path):
     session.begin(picture(1))
     nodes = [session.drive("d-24") for _ in range(5)]
     assert [node.chunk for node in nodes] == [1, 2, 3, 4, 5]
-    assert session.moment(nodes[-1].id).slot.start == 4
+    assert session.snapshot(nodes[-1].id).slot.start == 4
     session.close()
 
 
@@ -210,11 +211,11 @@ def test_deleting_takes_what_grew_from_it_and_spares_pins(session):
 
 def test_memory_counts_what_branches_share_once(session):
     def counted() -> int:
-        moments = tuple(session.moment(i) for i in session.tree.nodes)
-        return tree.nbytes(tuple((m.state.slots, m.clip, m.task) for m in moments))
+        moments = tuple(session.snapshot(i) for i in session.tree.nodes)
+        return tree.nbytes(tuple((m.state.slots, m.clip, m.task_state) for m in moments))
 
     nodes = [session.drive("w-24") for _ in range(4)]
-    assert session.memory.device == counted() < sum(session.moment(i).nbytes for i in session.tree.nodes)
+    assert session.memory.device == counted() < sum(session.snapshot(i).nbytes for i in session.tree.nodes)
     session.restore(nodes[1].id)
     session.drive("a-24")
     session.delete(nodes[2].id)
@@ -285,7 +286,7 @@ def test_pinned_moments_stay_and_the_oldest_go_first(world):
     one = session.memory.device
     session._store.limit = 2 * one
     last = [session.drive("w-24") for _ in range(4)]
-    kept = set(session._store._device.moments)
+    kept = set(session._store._device.snapshots)
     assert {pinned.id, last[-1].id} <= kept
     assert 0 not in kept
     assert session.memory.device <= 2 * one
@@ -298,7 +299,7 @@ def test_what_was_looked_at_last_stays(world):
     session.frames(nodes[0].id)
     session._store.limit = session.memory.device - 1  # one has to go
     session.restore(nodes[3].id)
-    assert list(session._store._device.moments) == [nodes[2].id, nodes[0].id, nodes[3].id]
+    assert list(session._store._device.snapshots) == [nodes[2].id, nodes[0].id, nodes[3].id]
     session.close()
 
 
@@ -321,15 +322,15 @@ def test_a_full_disk_loses_nothing(world, monkeypatch):
 
 
 def test_a_full_device_is_lightened_once_and_then_said(session, monkeypatch):
-    first, step, calls = session.drive("w-24"), session._env.step, []
+    first, step, calls = session.drive("w-24"), Simulator.step, []
 
-    def full(poses):
+    def full(self, *given):
         calls.append(session.memory.on_device)
         if len(calls) < fails:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return step(poses)
+        return step(self, *given)
 
-    monkeypatch.setattr(session._env, "step", full)
+    monkeypatch.setattr(Simulator, "step", full)
     fails = 2
     assert session.drive("w-24").parent == first.id
     assert calls == [2, 1]
@@ -359,12 +360,12 @@ def test_scenes_are_shipped_files_arrays_and_uploads(session, tmp_path):
     assert uploaded.scene == "dropped"
     (tmp_path / "same.png").write_bytes(image_bytes("PNG"))
     read = session.begin(tmp_path / "same.png")
-    assert session.moment(uploaded.id).slot.scene.key == session.moment(read.id).slot.scene.key
+    assert session.snapshot(uploaded.id).slot.scene.key == session.snapshot(read.id).slot.scene.key
 
 
 def test_the_lens_of_a_scene_can_be_set(session):
     wide = session.begin(0, fov_deg=100)
-    scene = session.moment(wide.id).slot.scene
+    scene = session.snapshot(wide.id).slot.scene
     assert scene.intrinsics_source == "fov"
     assert scene.intrinsics[0] == pytest.approx(scene.image.shape[1] / 2 / np.tan(np.radians(50)))
 

@@ -11,7 +11,7 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 from sanawm_env import SanaWMEnv, Snapshot
 from sanawm_env.camera.presets import STANDARD
 from sanawm_env.camera.twist import hold
-from sanawm_env.envs.tasks import Explore, FollowPath, ImageNav, PointNav, Task, likeness
+from sanawm_env.simulation.tasks import Explore, FollowPath, ImageNav, PointNav, Task, likeness
 from tests.worlds import with_starts, write_tiny_world
 
 NAMES = ("explore", "pointnav", "imagenav", "followpath")
@@ -42,7 +42,7 @@ def to_point(env, obs, info, point=None):
     x, _, z = obs["goal"] if point is None else point
     seconds, ahead = 1.5, np.hypot(x, z)
     turn = np.arctan2(x, z)
-    speed = env.steering.speed.scale(np.ones(6))
+    speed = env.controller.speed.scale(np.ones(6))
     forward = ahead * np.cos(turn / 2) if abs(turn) < 1 else 0
     return np.clip([0, 0, forward / seconds / speed[2], 0, turn / seconds / speed[4], 0], -1, 1)
 
@@ -132,8 +132,8 @@ class Replay:
         twin = SanaWMEnv(env.world, task="none")
         twin.reset(seed=seed)
         for _ in range(100):  # as the task draws it
-            self.actions = list(env.sample_actions(twin.np_random, chunks))
-            if np.linalg.norm(env.walk(twin.snapshot(), np.stack(self.actions))[-1, :3, 3]) >= 0.7:
+            self.actions = list(env.controller.sample_walk_actions(twin.np_random, chunks))
+            if np.linalg.norm(env.simulator.follow(twin.episode, np.stack(self.actions))[-1, :3, 3]) >= 0.7:
                 break
 
     def __call__(self, env, obs, info):
@@ -187,7 +187,7 @@ def test_a_path_can_be_followed_to_its_end(tiny):
 def test_poses_of_the_path_itself_cover_all_of_it(tiny):
     env = SanaWMEnv(tiny, task="followpath", action_mode="poses")
     env.reset(seed=0)
-    path, total, chunk, terminated = env.snapshot().task.c2w, 0.0, 0, False
+    path, total, chunk, terminated = env.snapshot().task_state.c2w, 0.0, 0, False
     while not terminated:
         _, reward, terminated, _, info = env.step(path[24 * chunk : 24 * chunk + 24])
         total, chunk = total + reward, chunk + 1
@@ -247,16 +247,16 @@ class Brightest(Task):
 
     state_type = tuple
 
-    def begin(self, moments, rngs, stage, options):
-        return [(0, np.zeros(2))] * len(moments)
+    def reset(self, episodes, rngs, simulator, options):
+        return [(0, np.zeros(2))] * len(episodes)
 
     def info(self, moment):
-        return {"steps": moment.task[0]}
+        return {"steps": moment.task_state[0]}
 
     def evaluate(self, transition):
-        from sanawm_env.envs.tasks import Verdict
+        from sanawm_env.simulation.tasks import Verdict
 
-        states = [(moment.task[0] + 1, moment.task[1]) for moment in transition.before]
+        states = [(moment.task_state[0] + 1, moment.task_state[1]) for moment in transition.before]
         bright = np.array([float(m.slot.frame.float().mean()) for m in transition.after])
         return Verdict(bright, bright > 1e9, states)
 

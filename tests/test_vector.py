@@ -459,12 +459,12 @@ def test_a_reset_that_fails_in_a_step_leaves_every_slot(tiny, mode, monkeypatch)
     action = np.zeros((3, 6), np.float32)
     if mode == "NextStep":
         envs.step(action)
-    before = [(env.now, env.np_random.bit_generator.state) for env in envs.envs]
+    before = [(env.episode, env.np_random.bit_generator.state) for env in envs.envs]
     with monkeypatch.context() as patched:
         patched.setattr(SanaWMEnv, "_scene", lambda *_: (_ for _ in ()).throw(OSError("the disk is gone")))
         with pytest.raises(OSError, match="the disk is gone"):
             envs.step(action)
-    assert [(env.now, env.np_random.bit_generator.state) for env in envs.envs] == before
+    assert [(env.episode, env.np_random.bit_generator.state) for env in envs.envs] == before
     assert envs.step(action)[4]["chunk"].tolist() == ([0, 3, 2] if mode == "NextStep" else [0, 2, 1])
 
 

@@ -75,11 +75,11 @@ class Workspace:
         most, angle = math.radians(self.fov_fraction * horizontal_fov_deg), np.linalg.norm(twist[3:]) * seconds
         return twist if angle <= most else np.concatenate([twist[:3], twist[3:] * (most / angle)])
 
-    def too_far(self, poses: np.ndarray) -> bool:
+    def beyond_hard_distance(self, poses: np.ndarray) -> bool:
         """Whether any of the poses (F, 4, 4) relative to frame 0 lies beyond the hard distance."""
         return bool(distance(poses) > self.hard_distance)
 
-    def far(self, poses: np.ndarray) -> bool:
+    def beyond_soft_distance(self, poses: np.ndarray) -> bool:
         """Whether any of the poses (F, 4, 4) relative to frame 0 lies beyond the soft distance."""
         return bool(distance(poses) > self.soft_distance)
 

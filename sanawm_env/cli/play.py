@@ -18,15 +18,17 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from sanawm_env.agents import cameras
-from sanawm_env.agents.planners import CEM, CHUNK, ImageGoal, Objective, Plan, Planner, PointGoal, RandomShooting
+from sanawm_env.agents.planners import CEM, ImageGoal, Objective, Plan, Planner, PointGoal, RandomShooting
 from sanawm_env.agents.policy_file import read_weights
 from sanawm_env.camera.presets import held_keys
 from sanawm_env.camera.trajectory import orthonormalize
 from sanawm_env.envs.env import SanaWMEnv
-from sanawm_env.envs.snapshot import Snapshot
 from sanawm_env.recording.episode import EpisodeWriter, Step
 from sanawm_env.recording.rollout import check_writable
 from sanawm_env.recording.video import VideoWriter
+from sanawm_env.simulation.controllers import make_controller
+from sanawm_env.simulation.episode import Snapshot
+from sanawm_env.simulation.simulator import Simulator
 from sanawm_env.viewer.page import Backstage, Page
 from sanawm_env.viewer.playback import Decision, Driver, Imagined
 from sanawm_env.viewer.session import GB, Film, Session
@@ -139,9 +141,9 @@ def record(film: Film, kind: str, out: Path) -> Path:
         return path
     with episode_writer(film, path, upscale) as writer:
         for node, frames in zip(film.nodes[1:], film.chunks(), strict=True):
-            now, ended = film.session.moment(node.id), node is film.nodes[-1]
+            now, ended = film.session.snapshot(node.id), node is film.nodes[-1]
             prompt = now.slot.scene.prompt
-            writer.add(Step(frames, node.c2w, node.c2w, 0.0, False, ended, now.clip.batch_rows[0], prompt))
+            writer.add(Step(frames, node.c2w, node.c2w, 0.0, False, ended, now.batch_row, prompt))
     return path
 
 
@@ -159,7 +161,7 @@ def episode_writer(film: Film, path: Path, upscale: int) -> EpisodeWriter:
     }
     settings |= {"action_mode": "poses", "max_episode_chunks": len(film.nodes) - 1, "horizon": "reanchor"}
     env = SanaWMEnv(world, action_mode="poses", max_episode_chunks=len(film.nodes) - 1, horizon="reanchor")
-    env.restore(film.session.moment(film.nodes[0].id))
+    env.episode = film.session.snapshot(film.nodes[0].id).episode
     meta = {"title": f"{film.session.name} · {film.nodes[-1].title}", "moves": [node.title for node in film.nodes[1:]]}
     return EpisodeWriter(
         path, env, {"world": film.session.name, **settings}, film.nodes[0].seed, meta, upscale=upscale
@@ -195,23 +197,25 @@ def make_driver(text: str, session: Session) -> Driver:
             raise ValueError(f"A planner takes horizon and candidates, each once, not {brief(part)}.")
         else:
             settings[key] = check_count(f"{key} of a planner", _number(int, value, f"{key} of a planner"), 1, MOST[key])
-    env = SanaWMEnv(session.world, obs_mode="rgb", action_mode="twist", horizon="reanchor")
+    config = session.world.config
+    controller = make_controller("twist", config, None, "hold", config.workspace)
+    simulator = replace(session.simulator, controller=controller)
     if name == "explore" and not values:
         planner = RandomShooting(**{"horizon": 2, "candidates": 8, "batch": 8, **settings})
-        return PlannerDriver(text, planner, env, Unseen(session), lambda moment: False)
+        return PlannerDriver(text, planner, simulator, Unseen(session), lambda snapshot: False)
     elites = min(3, settings.get("candidates", 3))
     planner = CEM(**{"horizon": 2, "candidates": 12, "iterations": 2, "elites": elites, **settings})
     if name == "image" and len(values) == 1:
         node = session.tree[_number(int, values[0], "The node to go back to")]
-        goal = ImageGoal(session.moment(node.id).slot.frame)
-        return PlannerDriver(text, planner, env, goal, lambda moment: _near(moment.slot.c2w, node.c2w[-1]))
+        goal = ImageGoal(session.snapshot(node.id).slot.frame, step_frames=config.chunk_frames)
+        return PlannerDriver(text, planner, simulator, goal, lambda there: _near(there.slot.c2w, node.c2w[-1]))
     if name == "point" and len(values) == 2:
         what = "A place to go to"
         x, z = (check_number(f"{what}, in metres,", _number(float, value, what), -FAR, FAR) for value in values)
         point = np.array([x, 0.0, z])
         return PlannerDriver(
-            text, planner, env, PointGoal(point),
-            lambda moment: bool(np.linalg.norm(moment.slot.c2w[:3, 3] - point) < ARRIVED_METRES),
+            text, planner, simulator, PointGoal(point, step_frames=config.chunk_frames),
+            lambda there: bool(np.linalg.norm(there.slot.c2w[:3, 3] - point) < ARRIVED_METRES),
         )  # fmt: skip
     raise ValueError(f"There is no driver {brief(text)}: it is {FORMS}; cameras are {', '.join(cameras.CAMERAS)}.")
 
@@ -225,10 +229,10 @@ class CameraDriver:
     frames: int
     done: int = 0
 
-    def __call__(self, moment: Snapshot) -> Decision:
+    def __call__(self, snapshot: Snapshot) -> Decision:
         path = self.camera.poses(self.done + self.frames + 1)[self.done :]
         self.done += self.frames
-        return Decision(orthonormalize(moment.slot.c2w) @ np.linalg.inv(path[0]) @ path[1:])
+        return Decision(orthonormalize(snapshot.slot.c2w) @ np.linalg.inv(path[0]) @ path[1:])
 
 
 @dataclass
@@ -237,7 +241,7 @@ class PlannerDriver:
 
     name: str
     planner: Planner
-    env: SanaWMEnv
+    simulator: Simulator
     objective: Objective
     arrived: Callable[[Snapshot], bool]
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
@@ -247,10 +251,10 @@ class PlannerDriver:
     def give_up(self) -> None:
         self.given_up.set()
 
-    def __call__(self, moment: Snapshot) -> Decision:
-        if self.arrived(moment):
+    def __call__(self, snapshot: Snapshot) -> Decision:
+        if self.arrived(snapshot):
             return Decision(None)
-        self.env.restore(replace(moment, action_mode="twist", carry=self.env.steering.start()))
+        here = replace(snapshot.episode, controller_state=self.simulator.controller.start())
         seen: list[tuple[float, Imagined]] = []
 
         def watched(frames: torch.Tensor, c2w: NDArray) -> NDArray:
@@ -261,10 +265,10 @@ class PlannerDriver:
             seen.extend(zip(scores, map(Imagined, c2w, ends), strict=True))
             return scores
 
-        action, self.previous = self.planner.act(self.env, watched, self.rng, self.previous)
+        self.previous = self.planner.plan(self.simulator, here, watched, self.rng, self.previous)
         last = seen[-self.planner.candidates :]  # of the last iteration
         best = sorted(last, key=lambda scored: -scored[0])[:FUTURES]
-        return Decision(action, tuple(future for _, future in best))
+        return Decision(self.previous.actions[0], tuple(future for _, future in best))
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,7 +279,8 @@ class Unseen:
 
     def __call__(self, frames: torch.Tensor, c2w: NDArray) -> NDArray:
         had = np.stack([node.c2w[-1] for node in self.session.tree.nodes.values()])  # (N, 4, 4)
-        ends = c2w[:, CHUNK - 1 :: CHUNK, None]  # (n, horizon, 1, 4, 4)
+        step = self.session.frames_per_chunk
+        ends = c2w[:, step - 1 :: step, None]  # (n, horizon, 1, 4, 4)
         away = np.linalg.norm(ends[..., :3, 3] - had[:, :3, 3], axis=-1)
         turned = 0.25 * (1 - (ends[..., :3, 2] * had[:, :3, 2]).sum(-1))
         return (away + turned).min(axis=-1).mean(axis=-1)
@@ -290,12 +295,12 @@ class PolicyDriver:
     env: SanaWMEnv
     frames: int
 
-    def __call__(self, moment: Snapshot) -> Decision:
-        self.env.restore(replace(moment, action_mode=self.env.action_mode, carry=self.env.steering.start()))
+    def __call__(self, snapshot: Snapshot) -> Decision:
+        self.env.episode = replace(snapshot.episode, controller_state=self.env.controller.start())
         action = self.predict(self.env.observation)
         if self.env.action_mode == "twist":
             return Decision(action)
-        held = self.env.steering.table[int(action)] if self.env.action_mode == "discrete" else held_keys(action)
+        held = self.env.controller.table[int(action)] if self.env.action_mode == "discrete" else held_keys(action)
         return Decision(f"{''.join(held) or 'none'}-{self.frames}")
 
 

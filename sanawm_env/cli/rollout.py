@@ -35,7 +35,7 @@ def rollout(options: "Rollout", console: Console) -> None:
     name, n = world.config.name, world.config.chunk_frames
     poses = whole_chunks(camera_path(options, world.config), n)
     limit = world.config.workspace.hard_distance
-    if world.config.workspace.too_far(poses):
+    if world.config.workspace.beyond_hard_distance(poses):
         raise ValueError(f"The camera path leaves the workspace of {name}: stay within {limit:g} m of the start.")
     longest = world.config.horizon_chunks
     if options.horizon == "stop" and len(poses) > longest * n:

@@ -1,5 +1,5 @@
-"""The Gymnasium room: actions become poses, a world imagines them, the last frame becomes an observation.
+"""The Gymnasium room: `env` and `vector` are thin around a `Simulator`, `observations` what an agent sees, `wrappers`
+and `making` what Gymnasium's users expect besides. Nothing here knows how a world works inside.
 
-`explore` the environment, `actions` and `observations` its modes, `snapshot` its whole state as a value. Nothing here
-knows how a world works inside. This file imports nothing, because ids are registered without torch.
+This file imports nothing, because ids are registered without torch.
 """

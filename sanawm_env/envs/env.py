@@ -11,39 +11,36 @@ import copy
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
 from PIL import Image
 
 from sanawm_env.camera.presets import Workspace
-from sanawm_env.envs.actions import Keys, steering
 from sanawm_env.envs.making import check_keywords, described, keywords, load_options
 from sanawm_env.envs.observations import Observation, observer
-from sanawm_env.envs.snapshot import HostClip, Snapshot
-from sanawm_env.envs.tasks import Task, Transition, make_task
-from sanawm_env.world.files import brief, check_count, check_number
+from sanawm_env.simulation.controllers import Controller, Keys, make_controller
+from sanawm_env.simulation.episode import Episode, HostClip, Snapshot
+from sanawm_env.simulation.simulator import EpisodeOver, Limits, Simulator
+from sanawm_env.simulation.tasks import Task, Transition, make_task
+from sanawm_env.world.files import brief, check_number
 from sanawm_env.world.folders import known_worlds, world_address
 from sanawm_env.world.images import ImageSource, images_in
-from sanawm_env.world.state import MAX_SEED, Scene, WorldState, check_seed, stack
+from sanawm_env.world.state import MAX_SEED, Scene, WorldState, check_seed
 from sanawm_env.world.world import World, usable_device
 
 RENDER_MODES = ("rgb_array", "rgb_array_list")
 RESET_OPTIONS = ("scene", "prompt", "intrinsics", "fov_deg", "anchor", "seed", "task")
 MARKS = ("lerobot_new_rollout", "minari_autoseed")  # that LeRobot's rollout and Minari's collector hand on; no matter
-HORIZONS = ("stop", "reanchor")
 SNAPSHOTS = ("tails", "latents")
 BIT_GENERATORS = {kind.__name__: kind for kind in (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937,
                                                    np.random.Philox, np.random.SFC64)}  # fmt: skip
-MOST_CHUNKS = 2**62
 
 
 class SanaWMEnv(gym.Env):
@@ -117,32 +114,29 @@ class SanaWMEnv(gym.Env):
         if not isinstance(world, World | str | os.PathLike):
             raise TypeError(f"world must be a name, a folder or a loaded World, got {brief(world)}.")
         check_keywords("SanaWMEnv.__init__", world_options, KEYWORDS, load_options(world))
-        for name, value, known in (("horizon", horizon, HORIZONS), ("snapshots", snapshots, SNAPSHOTS)):
-            if value not in known:
-                raise ValueError(f"{name} must be {' or '.join(map(repr, known))}, got {brief(value)}.")
+        if snapshots not in SNAPSHOTS:
+            raise ValueError(f"snapshots must be {' or '.join(map(repr, SNAPSHOTS))}, got {brief(snapshots)}.")
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ValueError(f"render_mode must be None, {' or '.join(RENDER_MODES)}, got {brief(render_mode)}.")
-        if reward_fn is not None and not callable(reward_fn):
-            raise TypeError(f"reward_fn must be a function of a Transition, got {type(reward_fn).__name__}.")
-        self.max_episode_chunks = max_episode_chunks
-        self.task, self.reward_fn = make_task(task, task_options), reward_fn
         if isinstance(world, World) and world_options:
             raise TypeError(f"A loaded World takes no {', '.join(world_options)}: load it with them.")
-        self.world = world if isinstance(world, World) else World.load(world, device, **world_options)
-        self.horizon, self.snapshots = horizon, snapshots
-        if workspace is None:
-            workspace = self.world.config.workspace
-        self.workspace = workspace if isinstance(workspace, Workspace) else _workspace(workspace)
-        self._action_mode, self.render_mode = action_mode, render_mode
-        config = self.world.config
+        task = make_task(task, task_options)
+        Limits(Workspace(), max_episode_chunks, horizon)  # before a world is loaded, which takes a while
+        _check_reward_fn(reward_fn)
+        loaded = world if isinstance(world, World) else World.load(world, device, **world_options)
+        config = loaded.config
+        workspace = _workspace(config.workspace if workspace is None else workspace)
+        limits = Limits(workspace, max_episode_chunks, horizon)
+        controller = make_controller(action_mode, config, speed, smoothing, workspace)
+        self.simulator = Simulator(loaded, controller, task, limits, reward_fn)
+        self._action_mode, self.render_mode, self.snapshots = action_mode, render_mode, snapshots
         self.metadata = type(self).metadata | {"render_fps": config.fps}
-        self._scenes = _start_images(scenes, self.world)
+        self._scenes = _start_images(scenes, loaded)
         self._source = world if isinstance(world, str | os.PathLike) else None
-        self.steering = steering(action_mode, config, speed, smoothing, self.workspace)
-        self._observe = observer(obs_mode, config, obs_size, self.workspace, self.task)
-        self.action_space = self.steering.space
+        self._observe = observer(obs_mode, config, obs_size, workspace, task)
+        self.action_space = controller.space
         self.observation_space = self._observe.space
-        self._now: Snapshot | None = None
+        self._episode: Episode | None = None
         self._spec: EnvSpec | None = None
         self._warned = False
 
@@ -158,7 +152,7 @@ class SanaWMEnv(gym.Env):
         Raises ValueError for an unknown option or a negative seed, TypeError for a seed that is no whole number,
         FileNotFoundError, TypeError or ValueError for an image; nothing has changed then.
         """
-        (move,) = begun([self], [seed], options)
+        (move,) = begun(self.simulator, [self], [seed], options)
         seen = move.seen
         move.go()
         return seen
@@ -169,15 +163,16 @@ class SanaWMEnv(gym.Env):
         Raises ValueError or TypeError for what is not an action of the action space (values outside a twist's box are
         clipped), gymnasium's ResetNeeded before the first reset and after the end; the state is then unchanged.
         """
-        (move,) = stepped([self], [action])
+        (after,), transition = stepped(self.simulator, [self], [action])
+        move = Move(self, after)
         obs, info = move.seen
-        ended = move.ended
         move.go()
-        return obs, move.reward, *ended, info
+        reward, terminated, truncated = (float(transition.rewards[0]), *self._ended(after))
+        return obs, reward, terminated, truncated, info
 
     def render(self) -> np.ndarray | list[np.ndarray] | None:
         """The last frame (H, W, 3) uint8 or the list of the last step's frames, by `render_mode`; at full size."""
-        now = self._moment("render")
+        now = self._now("render")
         if self.render_mode is None:
             gym.logger.warn('render() needs a render_mode: make the environment with render_mode="rgb_array".')
             return None
@@ -192,13 +187,46 @@ class SanaWMEnv(gym.Env):
 
         Copied from the device when asked for. Right after a reset the start image, repeated. ResetNeeded before.
         """
-        return self._moment("look at the clip").host_clip(self.world.config.chunk_frames)
+        return self._now("look at the clip").host_clip(self.world.config.chunk_frames)
 
     @property
-    def lane(self) -> tuple[int, int]:
-        """Row of the last step in the batch it was imagined in, and how many ran there; (0, 1) right after a reset."""
-        clip = self._moment("ask how it was imagined").clip
-        return (0, 1) if clip is None else clip.batch_rows[0]
+    def world(self) -> World:
+        """The world that is walked in."""
+        return self.simulator.world
+
+    @property
+    def controller(self) -> Controller:
+        """What actions mean."""
+        return self.simulator.controller
+
+    @property
+    def workspace(self) -> Workspace:
+        """Where the camera may go."""
+        return self.simulator.limits.workspace
+
+    @property
+    def horizon(self) -> str:
+        """ "stop" or "reanchor", as it was made."""
+        return self.simulator.limits.horizon
+
+    @property
+    def task(self) -> Task:
+        """What episodes are for. May be set, to one that observes and remembers the same."""
+        return self.simulator.task
+
+    @task.setter
+    def task(self, task: Task) -> None:
+        self.simulator = replace(self.simulator, task=make_task(task))
+        self._observe = replace(self._observe, task=task)
+
+    @property
+    def reward_fn(self) -> Callable[[Transition], Any] | None:
+        """What replaces the task's rewards. May be set."""
+        return self.simulator.reward_fn
+
+    @reward_fn.setter
+    def reward_fn(self, function: Callable[[Transition], Any] | None) -> None:
+        self.simulator = replace(self.simulator, reward_fn=_check_reward_fn(function))
 
     @property
     def obs_mode(self) -> str:
@@ -213,11 +241,12 @@ class SanaWMEnv(gym.Env):
     @property
     def max_episode_chunks(self) -> int:
         """Steps until an episode is truncated. May be set, to a whole number above zero."""
-        return self._max_episode_chunks
+        return self.simulator.limits.max_episode_chunks
 
     @max_episode_chunks.setter
     def max_episode_chunks(self, chunks: int) -> None:
-        self._max_episode_chunks = check_count("max_episode_chunks", chunks, 1, MOST_CHUNKS)
+        limits = replace(self.simulator.limits, max_episode_chunks=chunks)
+        self.simulator = replace(self.simulator, limits=limits)
 
     @property
     def spec(self) -> EnvSpec | None:
@@ -232,38 +261,41 @@ class SanaWMEnv(gym.Env):
     def scene(self) -> Scene:
         """The start of this episode: image, content hash (key), prompt, intrinsics and their source. ResetNeeded before
         the first reset."""
-        return self._moment("ask for its scene").slot.scene
+        return self._now("ask for its scene").slot.scene
 
     @property
     def state(self) -> WorldState:
         """The world's state, a value. ResetNeeded before the first reset."""
-        return self._moment("ask for the state").state
+        return self._now("ask for the state").state
 
     def set_prompt(self, prompt: str) -> None:
         """Go on under another prompt from this moment: the next step follows it. Nothing else changes.
 
         Raises TypeError or ValueError for a prompt that the world cannot take, ResetNeeded before the first reset.
         """
-        self._now = self.prompted(prompt)
+        self._episode = self.prompted(prompt)
 
-    def prompted(self, prompt: str) -> Snapshot:
-        """This moment with another prompt; the errors of `set_prompt`."""
-        now = self._moment("set its prompt")
+    def prompted(self, prompt: str) -> Episode:
+        """The episode with another prompt from here on; the errors of `set_prompt`."""
+        now = self._now("set its prompt")
         if not isinstance(prompt, str):
             raise TypeError(f"A prompt must be a string, got {brief(prompt)}.")
         return replace(now, state=self.world.with_prompt(now.state, prompt))
 
     def snapshot(self, device: str | None = None) -> Snapshot:
-        """This moment as a value; copies no tensor unless it goes to another device. ResetNeeded before a reset,
-        ValueError for a device that is not there."""
-        now = self._moment("take a snapshot").alone()
-        now = replace(now, rng=json.dumps(self.np_random.bit_generator.state, default=np.ndarray.tolist))
+        """The episode as a value; copies no tensor unless it goes to another device, or was stepped with others (then
+        its frames, so that it does not keep theirs alive). ResetNeeded before a reset, ValueError for a device that is
+        not there."""
+        now = self._now("take a snapshot").with_own_clip()
         if self.snapshots == "latents":
             now = replace(now, state=self.world.without_caches(now.state))
-        return now if device is None else now.to(usable_device(device))
+        rng = json.dumps(self.np_random.bit_generator.state, default=np.ndarray.tolist)
+        kept = {field.name: getattr(now, field.name) for field in fields(Episode)}
+        snapshot = Snapshot(**kept, action_mode=self.action_mode, rng=rng)
+        return snapshot if device is None else snapshot.to(usable_device(device))
 
     def restore(self, snapshot: Snapshot, reseed: int | None = None) -> tuple[Observation, dict[str, Any]]:
-        """Go to the moment of `snapshot`: what the step or reset that led there returned, and the same future.
+        """Go back to a snapshot: what the step or reset that led there returned, and the same future.
 
         reseed: an episode seed for another future. A snapshot without `rng` (see `clone_state`) gets a drawn one.
         Raises TypeError for anything but a snapshot, ValueError for one of another world or action mode.
@@ -281,14 +313,9 @@ class SanaWMEnv(gym.Env):
         if snapshot.action_mode != self.action_mode:
             raise ValueError(
                 f"This snapshot was taken in action_mode {snapshot.action_mode!r}, "
-                f"the environment steers by {self.action_mode!r}: restore it into one of the same mode."
+                f"the environment has {self.action_mode!r}: restore it into one of the same mode."
             )
-        if type(snapshot.task) is not self.task.state_type:
-            raise ValueError(
-                f"This snapshot is not of the task {type(self.task).__name__}: restore it into an environment with "
-                "the task it was taken in."
-            )
-        self.task.check(snapshot)
+        self.simulator.check(snapshot)
 
     def restored(self, snapshot: Snapshot, reseed: int | None = None) -> "Move":
         """`restore`, worked out but not done; its errors."""
@@ -299,8 +326,8 @@ class SanaWMEnv(gym.Env):
         elif reseed is None:
             rng = copy.deepcopy(self.np_random)
             reseed = int(rng.integers(MAX_SEED))
-        now = snapshot.to(self.world.device)
-        return Move(self, now if reseed is None else replace(now, state=now.state.reseed(reseed)), rng)
+        now = snapshot.episode.to(self.world.device)
+        return Move(self, now if reseed is None else now.reseed(reseed), rng)
 
     @property
     def _max_episode_steps(self) -> int:
@@ -310,31 +337,42 @@ class SanaWMEnv(gym.Env):
     @property
     def fresh(self) -> bool:
         """Whether it was never reset."""
-        return self._now is None
+        return self._episode is None
 
     @property
     def ended(self) -> tuple[bool, bool]:
-        """Whether this moment is terminated, whether it is truncated."""
-        return Move(self, self._moment("ask whether it has ended")).ended
+        """Whether the episode is terminated, whether it is truncated."""
+        return self._ended(self._now("ask whether it has ended"))
 
     @property
-    def now(self) -> Snapshot:
-        """This moment, without the generator: `snapshot` is what can be kept. ResetNeeded before the first reset."""
-        return self._moment("look at it")
+    def episode(self) -> Episode:
+        """The episode as it is now, without the generator: `snapshot` is what can be kept. ResetNeeded before the first
+        reset. May be set, to one of this world, controller and task (ValueError for others)."""
+        return self._now("look at it")
 
-    def observe(self, moments: Sequence[Snapshot]) -> Observation:
-        """What moments of environments of this kind show, with a leading axis."""
-        return self._observe(moments)
+    @episode.setter
+    def episode(self, episode: Episode) -> None:
+        self.simulator.check(episode)
+        self._episode = episode
+
+    @property
+    def batch_row(self) -> tuple[int, int]:
+        """Row of the last step in the batch it was imagined in, and how many ran there; (0, 1) right after a reset."""
+        return self._now("ask how it was imagined").batch_row
+
+    def observe(self, episodes: Sequence[Episode]) -> Observation:
+        """What episodes of environments of this kind show, with a leading axis."""
+        return self._observe(episodes)
 
     @property
     def observation(self) -> Observation:
-        """What is observed of this moment."""
-        return self._observe.one(self._moment("observe"))
+        """What is observed now."""
+        return self._observe.one(self._now("observe"))
 
     @property
     def info(self) -> dict[str, Any]:
-        """The info of this moment."""
-        return self._info(self._moment("ask for its info"))
+        """The info of now."""
+        return self.simulator.info(self._now("ask for its info"))
 
     def clone_state(self, include_rng: bool = True) -> Snapshot:
         """`snapshot` under ALE's name. Without the generator, each restore continues with new noise."""
@@ -347,36 +385,49 @@ class SanaWMEnv(gym.Env):
 
     def get_keys_to_action(self) -> dict[tuple[str, ...], Any]:
         """Keys to actions for `gymnasium.utils.play`; ValueError unless the action mode has keys."""
-        if not isinstance(self.steering, Keys):
+        if not isinstance(self.controller, Keys):
             raise ValueError(f'action_mode {self.action_mode!r} has no keys: use "discrete" or "keys" to play.')
-        return self.steering.for_keyboard()
+        return self.controller.for_keyboard()
+
+    def sibling(self) -> "SanaWMEnv":
+        """Another environment of the same settings around the same simulator, without an episode and a generator."""
+        other = object.__new__(type(self))
+        other.__dict__.update(vars(self) | {"_episode": None, "_np_random": None, "_np_random_seed": None})
+        other.action_space = copy.deepcopy(self.action_space)  # it has a generator of its own
+        other.observation_space = copy.deepcopy(self.observation_space)
+        return other
 
     def __copy__(self):
         raise TypeError("A shallow copy of an environment would share its episode: fork it with copy.deepcopy.")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SanaWMEnv":
-        memo |= {id(value): value for value in (self.world, self._now, self._scenes)}
+        memo |= {id(value): value for value in (self.simulator, self._episode, self._scenes)}
         fork = memo[id(self)] = object.__new__(type(self))
         fork.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return fork
 
     def __getstate__(self) -> dict[str, Any]:
-        now = None if self._now is None else self._now.to("cpu")
+        episode = None if self._episode is None else self._episode.to("cpu")
         world = _address(self._source, self.world), str(self.world.device), asdict(self.world.options)
-        return self.__dict__ | {"world": world, "_now": now}
+        simulator = {name: value for name, value in vars(self.simulator).items() if name != "world"}
+        return self.__dict__ | {"simulator": (world, simulator), "_episode": episode}
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         self.__dict__.update(attributes)
-        self._source, device, options = attributes["world"]
-        self.world = World.load(self._source, device, **options)
-        if self._now is not None:
-            self.world.check_state(self._now.state)
-            self._now = self._now.to(self.world.device)
+        (self._source, device, options), rest = attributes["simulator"]
+        world = World.load(self._source, device, **options)
+        self.simulator = Simulator(world, **rest)
+        if self._episode is not None:
+            world.check_state(self._episode.state)
+            self._episode = self._episode.to(world.device)
 
-    def _moment(self, what: str) -> Snapshot:
-        if self._now is None:
+    def _now(self, what: str) -> Episode:
+        if self._episode is None:
             raise ResetNeeded(f"There is no episode yet: call reset before you {what}.")
-        return self._now
+        return self._episode
+
+    def _ended(self, episode: Episode) -> tuple[bool, bool]:
+        return episode.terminated, self.simulator.truncated(episode)
 
     def _choose(self, options: Mapping[str, Any], rng: np.random.Generator) -> tuple[Scene, int]:
         """Scene and episode seed. Both are always drawn, so that what one episode is given does not change the next."""
@@ -400,105 +451,35 @@ class SanaWMEnv(gym.Env):
         given = {name: options.get(name) for name in ("intrinsics", "fov_deg", "anchor")}
         return self.world.scene(image, prompt=prompt, **given)
 
-    def _truncated(self, now: Snapshot) -> bool:
-        return now.slot.chunk >= self.max_episode_chunks or self._outside(now) or self._out_of_horizon(now)
-
-    def _at_horizon(self, now: Snapshot) -> bool:
-        return now.slot.chunk - now.slot.start >= self.world.config.horizon_chunks
-
-    def _out_of_horizon(self, now: Snapshot) -> bool:
-        return self.horizon == "stop" and self._at_horizon(now)
-
-    def _outside(self, now: Snapshot) -> bool:
-        return now.clip is not None and self.workspace.too_far(now.clip.c2w[0])
-
-    def _info(self, now: Snapshot) -> dict[str, Any]:
-        return {
-            "c2w": now.poses(self.world.config.chunk_frames).copy(),
-            "chunk": now.slot.chunk,
-            "scene": int(now.slot.scene.key[:15], 16),
-            "seed": now.slot.seed,
-            "out_of_workspace": self._outside(now),
-            "out_of_horizon": self._out_of_horizon(now),
-            "segment_start": now.slot.start,
-            "intrinsics": now.slot.scene.intrinsics.copy(),
-            **self.task.info(now),
-        }
-
-    def _plan(self, action: Any) -> "Plan":
-        """Where an action leads, before anything is imagined; the errors of `step`."""
-        now = self._moment("step")
-        if now.terminated or self._truncated(now):
-            raise ResetNeeded("The episode is over: call reset (or restore a snapshot) before the next step.")
-        action = self.steering.read(action)
-        carry, poses = self.steering.move(now.carry, now.slot.c2w, action)
-        state = now.state
-        if self.horizon == "reanchor" and self._at_horizon(now):
-            state = self.world.reanchor(state)
-        return Plan(state, carry, poses, action)
-
-    # what a task may do to set a goal (`tasks.Stage`)
-
-    def sample_actions(self, rng: np.random.Generator, chunks: int) -> np.ndarray:
-        """A walk (chunks, ...) as an agent could take it from frame 0: forwards, with turns."""
-        return self.steering.stroll(rng, chunks)
-
-    def walk(self, moment: Snapshot, actions: np.ndarray) -> np.ndarray:
-        """Poses (chunks * 24, 4, 4) of these actions from a moment; nothing is imagined."""
-        carry, c2w, path = moment.carry, moment.slot.c2w, []
-        for action in actions:
-            carry, poses = self.steering.move(carry, c2w, action)
-            c2w = poses[-1]
-            path.append(poses)
-        return np.concatenate(path)
-
-    def imagine(self, moments: Sequence[Snapshot], actions: Sequence[np.ndarray]) -> list[Snapshot]:
-        """The moments after one action each, in one batch, without a task."""
-        moves = [self.steering.move(m.carry, m.slot.c2w, action) for m, action in zip(moments, actions, strict=True)]
-        return _imagine(self, moments, [Plan(m.state, *move) for m, move in zip(moments, moves, strict=True)])
-
 
 KEYWORDS = keywords(SanaWMEnv.__init__)
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """An action before it is imagined: the state it starts from, what steering carries on, poses (24, 4, 4), and the
-    action as an array."""
-
-    state: WorldState
-    carry: Any
-    poses: np.ndarray
-    action: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Move:
     """Where an environment goes next, worked out before it goes, so that whatever fails leaves it where it is.
 
-    rng: how its generator goes on, None for as it is. rng_seed: the seed it was made from, if it was. reward: of the
-    step.
+    rng: how its generator goes on, None for as it is. rng_seed: the seed it was made from, if it was.
     """
 
     env: SanaWMEnv
-    now: Snapshot
+    episode: Episode
     rng: np.random.Generator | None = None
     rng_seed: int | None = None
-    reward: float = 0.0
 
     @property
     def info(self) -> dict[str, Any]:
-        return self.env._info(self.now)
+        return self.env.simulator.info(self.episode)
+
+    @property
+    def ended(self) -> tuple[bool, bool]:
+        """Whether the episode is terminated, whether it is truncated, there."""
+        return self.env._ended(self.episode)
 
     @property
     def seen(self) -> tuple[Observation, dict[str, Any]]:
         """Observation and info of there."""
-        return self.env._observe.one(self.now), self.info
-
-    @property
-    def ended(self) -> tuple[bool, bool]:
-        """Whether that moment is terminated, whether it is truncated."""
-        return self.now.terminated, self.env._truncated(self.now)
+        return self.env._observe.one(self.episode), self.info
 
     def go(self) -> None:
         """Go there."""
@@ -510,14 +491,17 @@ class Move:
                 own.bit_generator.state = self.rng.bit_generator.state
             else:
                 self.env.np_random = self.rng
-        self.env._now = self.now
+        self.env._episode = self.episode
 
 
 def begun(
-    envs: Sequence[SanaWMEnv], seeds: Sequence[int | None], options: Mapping[str, Any] | None = None
+    simulator: Simulator,
+    envs: Sequence[SanaWMEnv],
+    seeds: Sequence[int | None],
+    options: Mapping[str, Any] | None = None,
 ) -> list[Move]:
-    """The beginning of an episode in each of several environments of one kind; errors as in `SanaWMEnv.reset`. Goals
-    that have to be imagined are imagined in one batch."""
+    """The beginning of an episode in each of several environments around one simulator; errors as in
+    `SanaWMEnv.reset`. Goals that have to be imagined are imagined in one batch."""
     if not envs:
         return []
     options = reset_options(options)
@@ -531,66 +515,35 @@ def begun(
         (copy.deepcopy(env.np_random), None) if seed is None else seeding.np_random(_reset_seed(seed))
         for env, seed in zip(envs, seeds, strict=True)
     ]
-    moments = []
-    for i, (env, (rng, _)) in enumerate(zip(envs, generators, strict=True)):
-        scene, seed = env._choose(options, rng)
-        state = env.world.begin(scene, seed if given is None else given + i)
-        moments.append(Snapshot(state, None, env.action_mode, env.steering.start()))
-    lead = envs[0]
-    tasks = lead.task.begin(moments, [rng for rng, _ in generators], lead, task_options)
-    return [
-        Move(env, replace(moment, task=task), rng, seed)
-        for env, moment, task, (rng, seed) in zip(envs, moments, tasks, generators, strict=True)
-    ]
+    rngs = [rng for rng, _ in generators]
+    chosen = [env._choose(options, rng) for env, rng in zip(envs, rngs, strict=True)]
+    episode_seeds = [seed if given is None else given + i for i, (_, seed) in enumerate(chosen)]
+    episodes = simulator.reset([scene for scene, _ in chosen], episode_seeds, rngs, task_options)
+    return [Move(env, episode, rng, seed) for env, episode, (rng, seed) in zip(envs, episodes, generators, strict=True)]
 
 
 def stepped(
-    envs: Sequence[SanaWMEnv], actions: Sequence[Any], one_by_one: bool = False, slots: Sequence[int] = (0,)
-) -> list[Move]:
-    """One step of several environments of one kind, worked out in one batch; see `step_together`."""
-    if not envs:
-        return []
-    plans = []
-    for slot, env, action in zip(slots, envs, actions, strict=True):
+    simulator: Simulator,
+    envs: Sequence[SanaWMEnv],
+    actions: Sequence[Any],
+    one_by_one: bool = False,
+    numbers: Sequence[int] | None = None,
+) -> tuple[list[Episode], Transition]:
+    """One step of several environments around one simulator, worked out and not gone. ResetNeeded, with the number of
+    the slot where there are several, before a reset and after an episode's end; else errors as `Simulator.step`."""
+    for number, env in zip(range(len(envs)) if numbers is None else numbers, envs, strict=True):
         try:
-            plans.append(env._plan(action))
-        except (ValueError, TypeError, ResetNeeded) as error:
-            if slots == (0,):
-                raise
-            raise type(error)(f"Slot {slot}: {error}") from None
-    lead, before = envs[0], [env._now for env in envs]
-    if one_by_one:
-        after = [_imagine(lead, [now], [plan])[0] for now, plan in zip(before, plans, strict=True)]
-    else:
-        after = _imagine(lead, before, plans)
-    frames = torch.cat([now.clip.frames for now in after]) if len(after) > 1 else after[0].clip.frames
-    c2w = np.concatenate([now.clip.c2w for now in after])
-    transition = Transition(before, after, np.stack([plan.action for plan in plans]), frames, c2w)
-    verdict = lead.task.evaluate(transition)
-    rewards = verdict.rewards if lead.reward_fn is None else _own_rewards(lead.reward_fn, transition)
-    for env, now in zip(envs, after, strict=True):
-        if env.workspace.far(now.clip.c2w[0]) and not env._warned:
+            if any(env._ended(env._now("step"))):  # by its own limits
+                raise EpisodeOver("The episode is over: call reset (or restore a snapshot) before the next step.")
+        except (EpisodeOver, ResetNeeded) as error:
+            raise ResetNeeded(str(error) if numbers is None else f"Slot {number}: {error}") from None
+    after, transition = simulator.step([env.episode for env in envs], actions, one_by_one, numbers)
+    for env, episode in zip(envs, after, strict=True):
+        if env.workspace.beyond_soft_distance(episode.c2w) and not env._warned:
             env._warned = True
             metres = env.workspace.soft_distance
             gym.logger.warn(f"The camera is over {metres:g} m from its start: expect poor pictures.")
-    return [
-        Move(env, replace(now, task=state, terminated=bool(ended)), reward=float(reward))
-        for env, now, state, ended, reward in zip(envs, after, verdict.states, verdict.terminated, rewards, strict=True)
-    ]
-
-
-def step_together(
-    envs: Sequence[SanaWMEnv], actions: Sequence[Any], one_by_one: bool = False, slots: Sequence[int] = (0,)
-) -> list[float]:
-    """One step of several environments of one kind, in one batch; the reward of each.
-
-    Errors as in `SanaWMEnv.step`, with the number of the slot where there are several, before any of them has changed.
-    one_by_one: imagine them in batches of one, for results that do not depend on the company. slots: their numbers.
-    """
-    moves = stepped(envs, actions, one_by_one, slots)
-    for move in moves:
-        move.go()
-    return [move.reward for move in moves]
+    return after, transition
 
 
 def reset_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -620,31 +573,19 @@ def _generator(state: str) -> np.random.Generator:
         raise ValueError("This snapshot does not hold the state of a random generator: take it anew.") from error
 
 
-def _workspace(settings: Mapping[str, float]) -> Workspace:
+def _workspace(settings: Mapping[str, float] | Workspace) -> Workspace:
+    if isinstance(settings, Workspace):
+        return settings
     if not isinstance(settings, Mapping):
         raise TypeError(f"workspace must be a mapping of its limits, got {type(settings).__name__}.")
     check_keywords("Workspace.__init__", settings, keywords(Workspace.__init__))
     return Workspace(**settings)
 
 
-def _imagine(env: SanaWMEnv, moments: Sequence[Snapshot], plans: Sequence[Plan]) -> list[Snapshot]:
-    """The moments after their plans, in one batch; what the task remembers is carried on as it is."""
-    state, clip = env.world.advance(stack(plan.state for plan in plans), np.stack([plan.poses for plan in plans]))
-    return [
-        replace(now, state=state[i], clip=clip[i], carry=plan.carry, rng=None)
-        for i, (now, plan) in enumerate(zip(moments, plans, strict=True))
-    ]
-
-
-def _own_rewards(reward_fn: Callable[[Transition], Any], transition: Transition) -> np.ndarray:
-    returned = reward_fn(transition)
-    with suppress(TypeError, ValueError):
-        rewards = np.asarray(returned, np.float64)
-        if rewards.shape == (len(transition.after),) and np.isfinite(rewards).all():
-            return rewards
-    raise ValueError(
-        f"reward_fn must return {len(transition.after)} finite numbers, one for each episode, got {brief(returned)}."
-    )
+def _check_reward_fn(function: Any) -> Any:
+    if function is not None and not callable(function):
+        raise TypeError(f"reward_fn must be a function of a Transition, got {type(function).__name__}.")
+    return function
 
 
 def _address(source: str | os.PathLike | None, world: World) -> str:

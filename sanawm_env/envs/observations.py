@@ -1,4 +1,4 @@
-"""What an agent sees of a moment: a small picture and the pose, several pictures, or latents."""
+"""What an agent sees of an episode: a small picture and the pose, several pictures, or latents."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from sanawm_env.camera.presets import Workspace
-from sanawm_env.envs.snapshot import Snapshot
-from sanawm_env.envs.tasks import Task
+from sanawm_env.simulation.episode import Episode
+from sanawm_env.simulation.tasks import Task
 from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.files import brief, check_count
 from sanawm_env.world.images import resize_frames
@@ -28,8 +28,8 @@ Observation = NDArray | dict[str, NDArray]
 
 @dataclass(frozen=True)
 class Observer:
-    """One observation mode of a world; `size` (h, w) is the picture's. A call takes the moments of B episodes and
-    returns arrays of its own with a leading axis B; pictures are made small on the device, then copied.
+    """One observation mode of a world; `size` (h, w) is the picture's. A call takes B episodes and returns
+    arrays of its own with a leading axis B; pictures are made small on the device, then copied.
 
     dict: rgb, the last frame (h, w, 3) uint8, and pose (7,) float32: translation in metres and unit quaternion
         x, y, z, w (w >= 0) of the last frame's camera-to-world pose relative to frame 0; and what the task adds.
@@ -56,21 +56,21 @@ class Observer:
         shapes = {"rgb": (h, w, 3), "stack": (h, w, 3 * STACKED), "chunk": (self.config.chunk_frames, h, w, 3)}
         return _pixels(*shapes[self.mode])
 
-    def __call__(self, moments: Sequence[Snapshot]) -> Observation:
+    def __call__(self, episodes: Sequence[Episode]) -> Observation:
         if self.mode == "latent":
-            return _host(torch.cat([self._latents(now.slot.latents) for now in moments]))
+            return _host(torch.cat([self._latents(now.slot.latents) for now in episodes]))
         if self.mode == "dict":
-            poses = np.stack([self._pose(now.slot.c2w) for now in moments])
-            return {"rgb": self._frames(moments, 1)[:, 0], "pose": poses} | self.task.observe(moments, self.size)
+            poses = np.stack([self._pose(now.slot.c2w) for now in episodes])
+            return {"rgb": self._frames(episodes, 1)[:, 0], "pose": poses} | self.task.observe(episodes, self.size)
         if self.mode == "rgb":
-            return self._frames(moments, 1)[:, 0]
+            return self._frames(episodes, 1)[:, 0]
         if self.mode == "chunk":
-            return self._frames(moments, self.config.chunk_frames)
-        return np.concatenate(np.moveaxis(self._frames(moments, STACKED), 1, 0), axis=-1)
+            return self._frames(episodes, self.config.chunk_frames)
+        return np.concatenate(np.moveaxis(self._frames(episodes, STACKED), 1, 0), axis=-1)
 
-    def one(self, moment: Snapshot) -> Observation:
-        """As a call, of a single moment and without the leading axis."""
-        seen = self([moment])
+    def one(self, episode: Episode) -> Observation:
+        """As a call, of a single episode and without the leading axis."""
+        seen = self([episode])
         return {name: value[0] for name, value in seen.items()} if isinstance(seen, dict) else seen[0]
 
     @property
@@ -78,16 +78,18 @@ class Observer:
         # Twice the distance allowed, because a last step may end beyond it.
         return np.array([2 * self.workspace.hard_distance] * 3 + [1] * 4, np.float32)
 
-    def _frames(self, moments: Sequence[Snapshot], count: int) -> NDArray:
+    def _frames(self, episodes: Sequence[Episode], count: int) -> NDArray:
         """(B, count, h, w, 3) evenly spaced frames that end with the last; right after a reset that one, repeated."""
         step = self.config.chunk_frames // count
         shown = [
-            now.slot.frame[None].expand(count, -1, -1, -1) if now.clip is None or count == 1
-            else now.clip.frames[0, step - 1 :: step]
-            for now in moments
-        ]  # fmt: skip
-        small = resize_frames(torch.cat(shown), *self.size)
-        return _host(small.unflatten(0, (len(moments), count)))
+            now.slot.frame[None].expand(count, -1, -1, -1)
+            if now.clip is None or count == 1
+            else now.frames[step - 1 :: step]
+            for now in episodes
+        ]
+        if count == 1:
+            return _host(resize_frames(torch.cat(shown), *self.size)[:, None])
+        return _host(torch.stack([resize_frames(frames, *self.size) for frames in shown]))  # small before together
 
     def _pose(self, c2w: NDArray) -> NDArray:
         quaternion = Rotation.from_matrix(c2w[:3, :3]).as_quat(canonical=True)

@@ -1,7 +1,7 @@
 """Many episodes of one world in one batch: `gym.make_vec("SanaWM/Explore-v0", num_envs=8)`.
 
-Every slot is a `SanaWMEnv` of its own; what they share is the forward pass. So a slot has the seeds, the snapshots and
-the rules of the single environment, and the two agree by construction.
+One `Simulator` steps the episodes of all slots in one batch. A slot is a thin `SanaWMEnv` around it (its episode and
+its random generator), so it has the seeds, the snapshots and the rules of the single environment.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,17 +14,18 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, iterate
 
-from sanawm_env.envs.actions import host
-from sanawm_env.envs.env import KEYWORDS, MOST_CHUNKS, Move, SanaWMEnv, begun, reset_options, stepped
+from sanawm_env.envs.env import KEYWORDS, Move, SanaWMEnv, begun, reset_options, stepped
 from sanawm_env.envs.making import check_keywords, described, keywords, load_options
 from sanawm_env.envs.observations import Observation
-from sanawm_env.envs.snapshot import Snapshot
+from sanawm_env.simulation.controllers import host
+from sanawm_env.simulation.episode import Snapshot
+from sanawm_env.simulation.simulator import MOST_CHUNKS, Simulator
 from sanawm_env.world.files import brief, check_count
 from sanawm_env.world.world import World
 
 MOST_ENVS = 1 << 16
 OF_BATCH = ("num_envs", "autoreset_mode", "batch_invariant", "max_episode_steps", "vectorization_mode")
-JUDGED_TOGETHER = ("world", "task", "reward_fn", "steering", "workspace")  # one for all slots
+SHARED = ("simulator", "task", "reward_fn")  # one for all slots
 
 Arrays = tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
@@ -69,11 +70,12 @@ class SanaWMVectorEnv(VectorEnv):
             steps = check_count("max_episode_steps", max_episode_steps, 1, MOST_CHUNKS)
             chunks = check_count("max_episode_chunks", settings.get("max_episode_chunks", steps), 1, MOST_CHUNKS)
             settings["max_episode_chunks"] = min(steps, chunks)
-        self.envs = [SanaWMEnv(**settings) for _ in range(self.num_envs)]
-        lead = self.envs[0]
-        self.render_mode = lead.render_mode
-        self.metadata = lead.metadata | {"autoreset_mode": self.autoreset_mode}
-        self.single_observation_space, self.single_action_space = lead.observation_space, lead.action_space
+        first = SanaWMEnv(**settings)
+        self.envs = [first, *(first.sibling() for _ in range(self.num_envs - 1))]
+        self.simulator: Simulator = first.simulator
+        self.render_mode = first.render_mode
+        self.metadata = first.metadata | {"autoreset_mode": self.autoreset_mode}
+        self.single_observation_space, self.single_action_space = first.observation_space, first.action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._spec: EnvSpec | None = None
@@ -128,22 +130,35 @@ class SanaWMVectorEnv(VectorEnv):
                 "Values must be a list or tuple with length equal to the number of environments: got "
                 f"{len(values)} values for {self.num_envs}."
             )
-        if name in JUDGED_TOGETHER and any(value is not values[0] for value in values):
+        if name in SHARED and any(value is not values[0] for value in values):
             raise ValueError(f"All slots share their {name}: give one value for all of them.")
         before = [vars(env).copy() for env in self.envs]
         try:
             for env, value in zip(self.envs, values, strict=True):
                 env.set_wrapper_attr(name, value)
+            self.simulator = self._shared()
         except BaseException:
             for env, attributes in zip(self.envs, before, strict=True):
                 vars(env).clear()
                 vars(env).update(attributes)
             raise
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "simulator"}
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        vars(self).update(attributes)
+        self.simulator = self._shared()
+
+    def _shared(self) -> Simulator:
+        """The simulator of all slots; how many steps each may take is its own affair."""
+        simulator, longest = self.envs[0].simulator, max(env.max_episode_chunks for env in self.envs)
+        return replace(simulator, limits=replace(simulator.limits, max_episode_chunks=longest))
+
     @property
     def world(self) -> World:
         """The world that all slots walk in."""
-        return self.envs[0].world
+        return self.simulator.world
 
     def reset(
         self,
@@ -166,11 +181,11 @@ class SanaWMVectorEnv(VectorEnv):
         if len(seeds) != self.num_envs:
             raise ValueError(f"reset takes one seed or one for each of {self.num_envs} slots, got {len(seeds)}.")
         if each is None:
-            moves = begun([self.envs[i] for i in slots], [seeds[i] for i in slots], options)
+            moves = begun(self.simulator, [self.envs[i] for i in slots], [seeds[i] for i in slots], options)
         elif len(each) != self.num_envs:
             raise ValueError(f"reset takes options for all or for each of {self.num_envs} slots, got {len(each)}.")
         else:
-            moves = [move for i in slots for move in begun([self.envs[i]], [seeds[i]], each[i])]
+            moves = [move for i in slots for move in begun(self.simulator, [self.envs[i]], [seeds[i]], each[i])]
         return self._go(dict(zip(slots, moves, strict=True)), slots)
 
     def step(self, actions: Any) -> Arrays:
@@ -182,11 +197,15 @@ class SanaWMVectorEnv(VectorEnv):
         resetting = np.flatnonzero(over).tolist() if self.autoreset_mode == AutoresetMode.NEXT_STEP else []
         stepping = [i for i in range(self.num_envs) if i not in resetting]
         envs = [self.envs[i] for i in stepping]
-        steps = stepped(envs, [given[i] for i in stepping], self.batch_invariant, stepping)
-        moves = dict(zip(stepping, steps, strict=True)) | self._begun(resetting)
-        rewards, ended = np.zeros(self.num_envs), np.zeros((2, self.num_envs), bool)
-        for i in stepping:
-            rewards[i], ended[:, i] = moves[i].reward, moves[i].ended
+        rewards, ended, moves = np.zeros(self.num_envs), np.zeros((2, self.num_envs), bool), {}
+        if stepping:
+            actions = [given[i] for i in stepping]
+            after, transition = stepped(self.simulator, envs, actions, self.batch_invariant, stepping)
+            moves = {i: Move(self.envs[i], episode) for i, episode in zip(stepping, after, strict=True)}
+            rewards[stepping] = transition.rewards
+            for i in stepping:
+                ended[:, i] = moves[i].ended
+        moves |= self._begun(resetting)
         infos: dict[str, Any] = {}
         if self.autoreset_mode == AutoresetMode.SAME_STEP:
             finished = np.flatnonzero(ended.any(axis=0)).tolist()
@@ -202,7 +221,7 @@ class SanaWMVectorEnv(VectorEnv):
         return None if self.render_mode is None else tuple(env.render() for env in self.envs)
 
     def snapshot(self, indices: Sequence[int] | None = None) -> list[Snapshot]:
-        """The moments of these slots, of all by default. They go into any slot, and into a single environment."""
+        """Of these slots, of all by default. They go into any slot, and into a single environment."""
         return [self.envs[i].snapshot() for i in self._indices(indices, distinct=False)]
 
     def set_prompt(self, prompt: str | Sequence[str], indices: Sequence[int] | None = None) -> None:
@@ -215,15 +234,15 @@ class SanaWMVectorEnv(VectorEnv):
         prompts = [prompt] * len(slots) if isinstance(prompt, str) else _listed(prompt, "prompts are given in a list")
         if len(prompts) != len(slots):
             raise ValueError(f"set_prompt takes one prompt or one for each of {len(slots)} slots, got {len(prompts)}.")
-        moments = [self.envs[i].prompted(text) for i, text in zip(slots, prompts, strict=True)]
-        for i, now in zip(slots, moments, strict=True):
-            Move(self.envs[i], now).go()
+        episodes = [self.envs[i].prompted(text) for i, text in zip(slots, prompts, strict=True)]
+        for i, episode in zip(slots, episodes, strict=True):
+            Move(self.envs[i], episode).go()
 
     def restore(
         self, snapshots: Sequence[Snapshot], indices: Sequence[int] | None = None, reseed: Sequence[int] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Put moments into slots (into all by default), and what those slots showed back. Other slots stay. A slot that
-        waits for its reset goes on with the moment instead.
+        """Take slots (all by default) back to snapshots: what those showed. Other slots stay. A slot that waits for its
+        reset goes on from the snapshot instead.
 
         reseed: an episode seed for each, for other futures. Raises ValueError for slots that are not there, for one
         named twice, for unequal counts; TypeError or ValueError for snapshots as `SanaWMEnv.restore`. Nothing has
@@ -237,14 +256,14 @@ class SanaWMVectorEnv(VectorEnv):
                 f"restore needs a snapshot{also} for each slot, got {len(snapshots)} snapshots{and_seeds} for "
                 f"{len(slots)} slots."
             )
-        moves = [self.envs[i].restored(*moment) for i, *moment in zip(slots, snapshots, seeds, strict=True)]
+        moves = [self.envs[i].restored(*given) for i, *given in zip(slots, snapshots, seeds, strict=True)]
         return self._go(dict(zip(slots, moves, strict=True)), slots)
 
     def fork(
         self, source: int, slots: Sequence[int] | None = None, reseed: Sequence[int] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Put the moment of slot `source` into `slots` (all others by default): many futures of one moment. Copies no
-        tensor. Slots go on with the noise of the source, or with that of `reseed`, one seed for each.
+        """Put the episode of slot `source` into `slots` (all others by default): many futures of one past. Copies no
+        tensor of its state. Slots go on with the noise of the source, or with that of `reseed`, one seed for each.
 
         Raises ValueError as `restore`, for a source whose episode is over, and for slots that the next step will reset.
         """
@@ -266,14 +285,15 @@ class SanaWMVectorEnv(VectorEnv):
         return np.array([not env.fresh and any(env.ended) for env in self.envs])
 
     def _begun(self, slots: Sequence[int]) -> dict[int, Move]:
-        return dict(zip(slots, begun([self.envs[i] for i in slots], [None] * len(slots)), strict=True))
+        envs = [self.envs[i] for i in slots]
+        return dict(zip(slots, begun(self.simulator, envs, [None] * len(slots)), strict=True))
 
     def _go(
         self, moves: dict[int, Move], slots: Iterable[int], infos: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Make the moves of these slots, after all that could fail: what all slots show then, infos of `slots`."""
         infos = {} if infos is None else infos
-        obs = self.envs[0].observe([moves[i].now if i in moves else env.now for i, env in enumerate(self.envs)])
+        obs = self.envs[0].observe([moves[i].episode if i in moves else env.episode for i, env in enumerate(self.envs)])
         for i in slots:
             infos = self._add_info(infos, moves[i].info, i)
         for move in moves.values():
@@ -309,7 +329,7 @@ class SanaWMVectorEnv(VectorEnv):
             if isinstance(i, bool) or not isinstance(i, int | np.integer) or not 0 <= i < self.num_envs:
                 raise ValueError(f"There is no slot {brief(i)}: slots are 0 to {self.num_envs - 1}.")
         if distinct and len(set(slots)) < len(slots):
-            raise ValueError(f"A slot can hold one moment: {brief(slots)} names one twice.")
+            raise ValueError(f"A slot can hold one episode: {brief(slots)} names one twice.")
         return [int(i) for i in slots]
 
 

@@ -29,7 +29,7 @@ from gymnasium.wrappers import (
 
 from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.envs.observations import Observation
-from sanawm_env.envs.snapshot import Snapshot
+from sanawm_env.simulation.episode import Snapshot
 
 # --- pixels ---
 
@@ -102,8 +102,8 @@ EPISODE: dict[type[gym.Wrapper], tuple[str, ...]] = {
 
 @dataclass(frozen=True, eq=False)
 class WrappedSnapshot:
-    """A moment seen from outside. inner: the environment's own. outer: what each wrapper remembers of the episode, from
-    the outermost inwards. seen: the observation and info that the step or reset returned."""
+    """A snapshot seen from outside. inner: the environment's own. outer: what each wrapper remembers of the episode,
+    from the outermost inwards. seen: the observation and info that the step or reset returned."""
 
     inner: Snapshot
     outer: tuple[tuple[type, dict[str, Any]], ...]
@@ -114,7 +114,7 @@ class Snapshottable(gym.Wrapper, RecordConstructorArgs):
     """The outermost wrapper: `snapshot` and `restore` that carry the counters of the wrappers between.
 
     `env.unwrapped.restore` puts back the episode but not, say, the steps that a TimeLimit has counted, nor the older
-    frames of a FrameStackObservation. Here they come along, and `restore` returns what the wrappers made of the moment.
+    frames of a FrameStackObservation. Here they come along, and `restore` returns what the wrappers made of it.
 
     carry: of wrappers of one's own, the names of the attributes to carry, {MyWrapper: ("count",)}.
     Raises TypeError around anything but a `SanaWMEnv`.
@@ -141,13 +141,13 @@ class Snapshottable(gym.Wrapper, RecordConstructorArgs):
         return obs, *judged, info
 
     def snapshot(self, device: str | None = None) -> WrappedSnapshot:
-        """This moment with what the wrappers remember. ResetNeeded before the first reset."""
+        """The episode with what the wrappers remember. ResetNeeded before the first reset."""
         inner = self.unwrapped.snapshot(device)
         outer = tuple((type(wrapper), _remembered(wrapper, names)) for wrapper, names in self._memories())
         return WrappedSnapshot(inner, outer, self._seen)
 
     def restore(self, snapshot: WrappedSnapshot, reseed: int | None = None) -> tuple[Observation, dict[str, Any]]:
-        """Go to that moment, in the wrappers too: returns what the step or reset that led there returned.
+        """Go back to it, in the wrappers too: returns what the step or reset that led there returned.
 
         reseed: as `SanaWMEnv.restore`. Raises TypeError for anything but a snapshot of this method's kind, ValueError
         for one of other wrappers, and what `SanaWMEnv.restore` raises; nothing has changed then.

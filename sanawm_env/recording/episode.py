@@ -11,7 +11,6 @@
 the same axes) that takes frame f to frame f + 1; the last one, after which there is nothing, is zero.
 """
 
-import copy
 import json
 import os
 import re
@@ -25,7 +24,7 @@ import numpy as np
 from scipy.spatial.transform import RigidTransform
 
 from sanawm_env.camera.intrinsics import intrinsics_matrix
-from sanawm_env.envs.env import SanaWMEnv, step_together
+from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.metrics.image import psnr
 from sanawm_env.recording.arrays import Trajectory, load_arrays, load_trajectory
 from sanawm_env.recording.rollout import (
@@ -57,8 +56,8 @@ _KINDS = {
 
 
 class Step(NamedTuple):
-    """What one step of an environment leaves. frames: (24, H, W, 3) uint8. c2w: (24, 4, 4). lane: row in the batch it
-    was imagined in, and how many ran there. prompt: that it followed, None for the one of the step before."""
+    """What one step of an environment leaves. frames: (F, H, W, 3) uint8. c2w: (F, 4, 4). batch_row: row in the batch
+    it was imagined in, and how many ran there. prompt: that it followed, None for the one of the step before."""
 
     frames: np.ndarray
     c2w: np.ndarray
@@ -66,13 +65,13 @@ class Step(NamedTuple):
     reward: float
     terminated: bool
     truncated: bool
-    lane: tuple[int, int]
+    batch_row: tuple[int, int]
     prompt: str | None = None
 
     @classmethod
     def of(cls, env: SanaWMEnv, action: Any, reward: float) -> "Step":
         """The step that `env` has just taken."""
-        return cls(*env.clip, np.asarray(action), float(reward), *env.ended, env.lane, env.scene.prompt)
+        return cls(*env.clip, np.asarray(action), float(reward), *env.ended, env.batch_row, env.scene.prompt)
 
 
 class EpisodeWriter(RolloutWriter):
@@ -131,7 +130,7 @@ class EpisodeWriter(RolloutWriter):
             if step.prompt not in (None, self._prompt):
                 self._prompt = step.prompt
                 self._prompts.append([len(self._steps), step.prompt])
-            self._steps.append((step.action, step.reward, step.terminated, step.truncated, step.lane))
+            self._steps.append((step.action, step.reward, step.terminated, step.truncated, step.batch_row))
 
     def __exit__(self, *exception) -> None:
         if not self._steps:
@@ -139,7 +138,7 @@ class EpisodeWriter(RolloutWriter):
         super().__exit__(*exception)
 
     def _write(self, folder: Path, interrupted: bool) -> None:
-        *columns, lanes = zip(*self._steps, strict=True)
+        *columns, batch_rows = zip(*self._steps, strict=True)
         actions, rewards, terminated, truncated = map(np.array, columns)
         np.savez_compressed(
             folder / ACTIONS, actions=actions, rewards=rewards, terminated=terminated, truncated=truncated,
@@ -153,7 +152,7 @@ class EpisodeWriter(RolloutWriter):
             "truncated": truncated[-1],
             "actions": actions,
             "action_dtype": actions.dtype.name,
-            "batch": lanes,
+            "batch": batch_rows,
         }
         if self._prompts:
             self.meta["prompts"] = self._prompts
@@ -192,14 +191,14 @@ class Episode:
                 raise ValueError(f"its action_dtype is {brief(meta['action_dtype'])}")
             if not isinstance(meta.get("video", {}), dict):
                 raise ValueError(f"its video is {brief(meta['video'])}")
-            lanes = np.array(meta["batch"])
-            if lanes.dtype.kind != "i" and lanes.size:
+            rows = np.array(meta["batch"])
+            if rows.dtype.kind != "i" and rows.size:
                 raise ValueError("'batch' must be a row and a size for each action")
-            if lanes.shape != (len(meta["actions"]), 2) or (lanes < 0).any() or (lanes[:, 0] >= lanes[:, 1]).any():
+            if rows.shape != (len(meta["actions"]), 2) or (rows < 0).any() or (rows[:, 0] >= rows[:, 1]).any():
                 raise ValueError("'batch' must be a row and a size for each action")
-            if lanes[:, 1].max() > MAX_BATCH:
-                raise ValueError(f"a batch of {lanes[:, 1].max()} is more than {MAX_BATCH}")
-            if not _are_prompts(meta.get("prompts", []), len(lanes)):
+            if rows[:, 1].max() > MAX_BATCH:
+                raise ValueError(f"a batch of {rows[:, 1].max()} is more than {MAX_BATCH}")
+            if not _are_prompts(meta.get("prompts", []), len(rows)):
                 raise ValueError("'prompts' must be pairs of a step's number and a text")
         except ValueError as error:
             raise ValueError(f"{path} does not describe an episode: {reason(error)}.") from error
@@ -278,10 +277,9 @@ class Episode:
                 if i in prompts:
                     env.set_prompt(prompts[i])
                 action = np.asarray(action, meta["action_dtype"])
-                company = [copy.deepcopy(env) for _ in range(size)]
-                rewards = step_together(company, [action] * size, slots=range(size))
-                env = company[row]
-                step = Step.of(env, action, rewards[row])
+                episodes, transition = env.simulator.step([env.episode] * size, [action] * size)
+                env.episode = episodes[row]
+                step = Step.of(env, action, transition.rewards[row])
                 if writer is not None:
                     writer.add(step)
                 yield step

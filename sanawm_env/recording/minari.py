@@ -19,7 +19,6 @@ from gymnasium.envs.registration import EnvSpec
 import sanawm_env  # noqa: F401  registers the ids
 from sanawm_env.camera.presets import WALKING_TURNS, Workspace
 from sanawm_env.envs.observations import Observer
-from sanawm_env.envs.tasks import Task
 from sanawm_env.recording.dataset import Dataset, Row, leave_out
 from sanawm_env.recording.episode import Episode
 from sanawm_env.recording.exports import (
@@ -34,6 +33,7 @@ from sanawm_env.recording.exports import (
 )
 from sanawm_env.recording.rollout import VIDEO
 from sanawm_env.recording.video import iterate_video
+from sanawm_env.simulation.tasks import Task
 from sanawm_env.world.engine import read_config
 from sanawm_env.world.folders import world_folder
 from sanawm_env.world.saving import write_text

@@ -1,8 +1,8 @@
 """A session in a folder: what it holds, written whole and read with distrust.
 
 session.json          all that is not numbers: schema, weights, nodes, and the SHA-256 of every other file
-arrays.safetensors    poses, thumbnails and what keys carry on, of all nodes
-ID.safetensors        the moment after each node, as `Snapshot.save` writes it
+arrays.safetensors    poses, thumbnails and states of held keys, of all nodes
+ID.safetensors        the episode after each node, as `Snapshot.save` writes it
 """
 
 import json
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sanawm_env.camera.dsl import KeyState
 from sanawm_env.camera.trajectory import check_trajectory
-from sanawm_env.envs.snapshot import Snapshot, check_keys
+from sanawm_env.simulation.episode import Snapshot, check_keys
 from sanawm_env.viewer.moves import Followed, Held, Pushed
 from sanawm_env.viewer.store import Store
 from sanawm_env.viewer.tree import Node, Tree
@@ -26,14 +26,14 @@ from sanawm_env.world.saving import replacing_folder, write_text
 from sanawm_env.world.state import save_whole
 from sanawm_env.world.world import World
 
-SCHEMA = 1
+SCHEMA = 2
 HEADER, ARRAYS = "session.json", "arrays.safetensors"
 MAX_HEADER_BYTES = 64 * 2**20
 _TYPES = {t.__name__: t for t in (Node, Held, Pushed, Followed, KeyState)}
 
 
-def save(folder: Path, tree: Tree, moments: Mapping[int, Snapshot | Path], world: World) -> Path:
-    """As `Session.save`; of each moment itself, or the file in which it lies."""
+def save(folder: Path, tree: Tree, snapshots: Mapping[int, Snapshot | Path], world: World) -> Path:
+    """As `Session.save`; of each snapshot itself, or the file in which it lies."""
     if folder.exists() and not (folder / HEADER).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there and holds no session: choose another name.")
     with replacing_folder(folder) as part:
@@ -49,15 +49,15 @@ def save(folder: Path, tree: Tree, moments: Mapping[int, Snapshot | Path], world
         }
         save_whole(tensors, part / ARRAYS)
         for node in tree.nodes:
-            moment, path = moments[node], _moment_file(part, node)
-            moment.save(path) if isinstance(moment, Snapshot) else link(moment, path)
+            snapshot, path = snapshots[node], _snapshot_file(part, node)
+            snapshot.save(path) if isinstance(snapshot, Snapshot) else link(snapshot, path)
         header["sha256"] = {path.name: file_sha256(path) for path in sorted(part.iterdir())}
         write_text(part / HEADER, json.dumps(header) + "\n")
     return folder
 
 
 def read(folder: Path, world: World) -> tuple[Tree, dict[int, Path]]:
-    """The tree of a saved session and the file of each moment. Errors as in `Session.open`."""
+    """The tree of a saved session and the file of each snapshot. Errors as in `Session.open`."""
     path = folder / HEADER
     if not path.is_file():
         raise FileNotFoundError(f"There is no session in {folder}: a session is a folder with a {HEADER}.")
@@ -79,18 +79,18 @@ def read(folder: Path, world: World) -> tuple[Tree, dict[int, Path]]:
         if ARRAYS not in sums:
             raise ValueError(f"{ARRAYS} is missing")
         tree = _tree(header, _arrays(folder / ARRAYS), world.config.chunk_frames)
-        moments = {node: _moment_file(folder, node) for node in tree.nodes}
-        if missing := [file.name for file in moments.values() if file.name not in sums]:
+        snapshots = {node: _snapshot_file(folder, node) for node in tree.nodes}
+        if missing := [file.name for file in snapshots.values() if file.name not in sums]:
             raise ValueError(f"{missing[0]} is missing")
     except (AttributeError, KeyError, OSError, SafetensorError, TypeError, ValueError) as error:
         raise ValueError(f"{folder} is not a complete session: {error}.") from error
-    return tree, moments
+    return tree, snapshots
 
 
-def adopt(moments: Mapping[int, Path], store: Store) -> Store:
-    """The store with moments that lie in files of others: under names of its own, so that those may go."""
-    for node, path in moments.items():
-        own = _moment_file(store.folder, node)
+def adopt(snapshots: Mapping[int, Path], store: Store) -> Store:
+    """The store with snapshots that lie in files of others: under names of its own, so that those may go."""
+    for node, path in snapshots.items():
+        own = _snapshot_file(store.folder, node)
         link(path, own)
         store.adopt(node, own)
     return store
@@ -122,13 +122,13 @@ def _tree(header: dict, tensors: Mapping[str, Tensor], frames: int) -> Tree:
         check_trajectory(node.c2w)
         check_count(f"chunk of node {node.id}", node.chunk, 0, MOST_CHUNKS)
         check_count(f"seed of node {node.id}", node.seed, 0, MAX_SEED)
-        if node.carry is not None:
-            check_keys(node.carry, f"carry of node {node.id}")
+        if node.controller_state is not None:
+            check_keys(node.controller_state, f"controller_state of node {node.id}")
         if node.thumbnail.dtype != np.uint8 or node.thumbnail.ndim != 3 or node.thumbnail.shape[2] != 3:
             raise ValueError(f"node {node.id} has no thumbnail")
     tree[tree.current]
     return tree
 
 
-def _moment_file(folder: Path, node: int) -> Path:
+def _snapshot_file(folder: Path, node: int) -> Path:
     return folder / f"{node}.safetensors"

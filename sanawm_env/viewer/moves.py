@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from sanawm_env.camera import twist
 from sanawm_env.camera.dsl import KeyState, hold_keys, parse_actions
 from sanawm_env.camera.presets import KEY_ORDER, Workspace, pitch_of
-from sanawm_env.envs.actions import Keys, Poses, Twist, steering
+from sanawm_env.simulation.controllers import Keys, Poses, Twist, make_controller
 from sanawm_env.world.config import WorldConfig
 
 
@@ -109,41 +109,41 @@ def text(parts: Parts) -> str:
 
 
 @dataclass(frozen=True)
-class Steering:
-    """What parts mean in a world: the modes of `envs.actions`, which own speeds and limits."""
+class Controllers:
+    """What parts mean in a world: its controllers, which own speeds and limits."""
 
     keys: Keys
     twist: Twist
     poses: Poses
 
     @classmethod
-    def of(cls, config: WorldConfig, speed: str | None = None) -> "Steering":
+    def of(cls, config: WorldConfig, speed: str | None = None) -> "Controllers":
         """For a world. speed: a preset's name, None for the world's own; ValueError for an unknown one."""
         workspace = config.workspace
-        return cls(*(steering(mode, config, speed, "hold", workspace) for mode in ("keys", "twist", "poses")))
+        return cls(*(make_controller(mode, config, speed, "hold", workspace) for mode in ("keys", "twist", "poses")))
 
     @property
     def workspace(self) -> Workspace:
         return self.poses.workspace
 
-    def move(self, parts: Parts, c2w: NDArray, carry: KeyState | None) -> tuple[NDArray, KeyState | None]:
-        """Poses (F, 4, 4) of parts that set out from c2w (4, 4), and what held keys carry on (None after others).
+    def move(self, parts: Parts, c2w: NDArray, keys: KeyState | None) -> tuple[NDArray, KeyState | None]:
+        """Poses (F, 4, 4) of parts that set out from c2w (4, 4), and the state of held keys (None after others).
 
         Raises ValueError or TypeError for numbers that are no twist, or poses that are not rigid or too far away.
         """
         path = []
         for part in parts:
             if isinstance(part, Held):
-                state = carry if carry is not None else KeyState(c2w, float(pitch_of(c2w)))
-                carry, poses = hold_keys(state, part.keys, part.frames, self.keys.dynamics)
+                state = keys if keys is not None else KeyState(c2w, float(pitch_of(c2w)))
+                keys, poses = hold_keys(state, part.keys, part.frames, self.keys.dynamics)
             elif isinstance(part, Pushed):
-                carry, poses = None, self._push(part, c2w)
+                keys, poses = None, self._push(part, c2w)
             else:
-                carry, poses = None, part.c2w
+                keys, poses = None, part.c2w
             c2w = poses[-1]
             path.append(poses)
         _, checked = self.poses.move(None, c2w, np.concatenate(path))
-        return checked, carry
+        return checked, keys
 
     def _push(self, part: Pushed, c2w: NDArray) -> NDArray:
         wanted, _ = self.twist.move(self.twist.start(), c2w, part.twist)

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sanawm_env.camera.presets import KEY_ORDER
-from sanawm_env.envs.snapshot import Snapshot
+from sanawm_env.simulation.episode import Snapshot
 from sanawm_env.viewer.moves import Held, Parts, Pushed, cut
 from sanawm_env.viewer.session import Session
 from sanawm_env.viewer.tree import Node
@@ -61,12 +61,12 @@ class Decision:
 
 
 class Driver(Protocol):
-    """Who drives in place of keys, called in a thread of its own with the moment to go on from. One that thinks long
+    """Who drives in place of keys, called in a thread of its own with the snapshot to go on from. One that thinks long
     may also have `give_up()`, which is called once its answer is not wanted any more."""
 
     name: str
 
-    def __call__(self, moment: Snapshot) -> Decision: ...
+    def __call__(self, snapshot: Snapshot) -> Decision: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -408,12 +408,12 @@ class Player:
 
     def _coasting(self, node: Node) -> Parts | None:
         """A chunk without keys, while the camera is still fast."""
-        dynamics, carry = self.session.steering.keys.dynamics, node.carry
-        if carry is None:
+        dynamics, keys = self.session.controllers.keys.dynamics, node.controller_state
+        if keys is None:
             return None
         turn = math.radians(dynamics.rotation_speed_deg)
         full = (dynamics.translation_speed, dynamics.translation_speed, turn, turn)
-        speed = max(abs(v) / f for v, f in zip(carry.velocity, full, strict=True))
+        speed = max(abs(v) / f for v, f in zip(keys.velocity, full, strict=True))
         return (Held(frozenset(), self.length),) if speed > COASTS else None
 
     def _decided(self, node: Node) -> Any:
@@ -422,7 +422,7 @@ class Player:
         if driver is None:
             return None
         if self._thought is None or self._thought[0] != node.id or self._thought[1] is not driver:
-            future = self._thinker.submit(driver, self.session.moment(node.id))
+            future = self._thinker.submit(driver, self.session.snapshot(node.id))
             future.add_done_callback(lambda _: self._wake.set())
             self._thought = node.id, driver, future
         if not self._thought[2].done():

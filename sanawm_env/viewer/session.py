@@ -7,7 +7,7 @@
     session.restore(node.id)                # back, in no time and at no cost: states are values
     session.drive("a-24")                   # another branch
 
-The frames of a node lie in its moment (`Snapshot.clip`), on disk like in memory, so branches are compared, recorded and
+The frames of a node lie in its snapshot, on disk like in memory, so branches are compared, recorded and
 saved exactly as they were seen and nothing is imagined twice.
 """
 
@@ -18,7 +18,7 @@ import threading
 import weakref
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from os import PathLike
 from pathlib import Path
 
@@ -29,11 +29,12 @@ from PIL import Image
 
 from sanawm_env.camera.dsl import KeyState
 from sanawm_env.camera.intrinsics import intrinsics_matrix
-from sanawm_env.envs.env import SanaWMEnv
-from sanawm_env.envs.snapshot import Snapshot
 from sanawm_env.metrics.image import psnr
+from sanawm_env.simulation.episode import Episode, Snapshot
+from sanawm_env.simulation.simulator import Limits, Simulator
+from sanawm_env.simulation.tasks import Task
 from sanawm_env.viewer import files
-from sanawm_env.viewer.moves import Parts, Steering, as_parts
+from sanawm_env.viewer.moves import Controllers, Parts, as_parts
 from sanawm_env.viewer.store import Memory, Store
 from sanawm_env.viewer.tree import Node, Tree
 from sanawm_env.world.images import ImageSource
@@ -46,7 +47,6 @@ GB = 10**9
 MAX_UPLOAD_BYTES = 16 * 2**20
 UPLOAD_FORMATS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 MAX_NAME = 80
-ENDLESS = 2**62  # chunks: a session goes on from the last frame where a world's horizon ends
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,7 @@ class Comparison:
 class Session:
     """A world and the tree of what was done in it. Every method may be called from any thread.
 
-    memory_limit: bytes of moments that stay in the world's memory; older ones that are not pinned move to the host's
+    memory_limit: bytes of snapshots that stay in the world's memory; older ones that are not pinned move to the host's
         memory, where the world is elsewhere, and from there (same limit) to disk. They come back when they are needed.
     folder: for those; None for a temporary one. speed: a speed preset's name, None for the world's own.
     seed: of the seeds that are drawn. name: name or folder by which `World.load` found the world.
@@ -114,11 +114,11 @@ class Session:
         name: str | None = None,
     ):
         self.name = name or world.config.name
-        self.world, self.steering = world, Steering.of(world.config, speed)
+        self.world, self.controllers = world, Controllers.of(world.config, speed)
         self.frames_per_chunk, self.fps = world.config.chunk_frames, world.config.fps
-        self._env = SanaWMEnv(
-            world, obs_mode="rgb", action_mode="poses", max_episode_chunks=ENDLESS, horizon="reanchor", speed=speed
-        )
+        # a session has no end: it goes on from the last frame where a world's horizon ends
+        limits = Limits(world.config.workspace, horizon="reanchor")
+        self.simulator = Simulator(world, self.controllers.poses, Task(), limits)
         scratch = Scratch("sanawm-play-", folder)
         self.folder, self.close = scratch.folder, weakref.finalize(self, scratch.__exit__)
         self._store = Store(world, self.folder, memory_limit)
@@ -150,16 +150,16 @@ class Session:
         """Start images that the world ships."""
         return self.world.starts
 
-    def moment(self, node: int) -> Snapshot:
-        """The moment after a node, to imagine from elsewhere; brought back if it was moved away."""
+    def snapshot(self, node: int) -> Snapshot:
+        """The episode after a node, to imagine from elsewhere; brought back if it was moved away."""
         with self._lock:
-            return self._moment(self._tree[node].id)
+            return self._snapshot(self._tree[node].id)
 
     def frames(self, node: int) -> NDArray:
         """(24, H, W, 3) uint8 frames of a node, read-only; (1, H, W, 3) of a start."""
         with self._lock:
             count = len(self._tree[node].c2w)
-            frames = self._moment(node).host_clip(count).frames
+            frames = self._snapshot(node).host_clip(count).frames
             self._trim(self._tree)
             return frames
 
@@ -184,10 +184,14 @@ class Session:
             if isinstance(image, bytes):
                 image = self._keep_upload(image)
             elif isinstance(image, int):
-                label = name or (self.scenes[image].stem if 0 <= image < len(self.scenes) else "")
+                if not 0 <= image < len(self.scenes):
+                    raise ValueError(f"There is no scene {image}: scenes are 0 to {len(self.scenes) - 1}.")
+                image = self.scenes[image]
+                label = name or image.stem
             seed = self._draw() if seed is None else check_seed(seed)
-            self._env.reset(options={"scene": image, "prompt": prompt, "fov_deg": fov_deg, "seed": seed})
-            return self._add(self._env.snapshot(), None, label[:MAX_NAME], (), None)
+            scene = self.world.scene(image, prompt=prompt, fov_deg=fov_deg)
+            (episode,) = self.simulator.reset([scene], [seed])
+            return self._add(episode, None, label[:MAX_NAME], (), None)
 
     def drive(self, move: str | ArrayLike | Parts, at: int | None = None, seed: int | None = None) -> Node:
         """Imagine the chunk after a node (None: the present) under a move; it becomes the present.
@@ -197,20 +201,20 @@ class Session:
         """
         with self._lock:
             parent = self.current if at is None else self._tree[at]
-            moment, parts, carry = self._imagine(parent, move, seed, self._prompts.get(parent.id))
-            return self._add(moment, parent, parent.scene, parts, carry)
+            episode, parts, keys = self._imagine(parent, move, seed, self._prompts.get(parent.id))
+            return self._add(episode, parent, parent.scene, parts, keys)
 
     def revise(self, node: int, move: str | ArrayLike | Parts) -> Node:
         """Imagine another chunk in place of the present one, which nobody has named, pinned or driven on from: the
-        same moment before it, the same noise, another move."""
+        same node before it, the same noise, another move."""
         with self._lock:
             old = self._tree[node]
             if old.parent is None or not self.plain(node):
                 raise ValueError(f"Node {node} is kept: it is a start, has a name or a pin, or was driven on from.")
-            prompt = self._moment(node).slot.scene.prompt
-            moment, parts, carry = self._imagine(self._tree[old.parent], move, old.seed, prompt)
+            prompt = self._snapshot(node).slot.scene.prompt
+            episode, parts, keys = self._imagine(self._tree[old.parent], move, old.seed, prompt)
             ahead = self._prompts.get(node)
-            new = self._add(moment, self._tree[old.parent], old.scene, parts, carry, instead_of=old)
+            new = self._add(episode, self._tree[old.parent], old.scene, parts, keys, instead_of=old)
             if ahead is not None:
                 self._prompts[new.id] = ahead
             return new
@@ -224,33 +228,33 @@ class Session:
         """What is driven on from a node (None: the present) follows another prompt from there on."""
         with self._lock:
             node = self.current if at is None else self._tree[at]
-            state = self.world.with_prompt(self._moment(node.id).state, prompt)
+            state = self.world.with_prompt(self._snapshot(node.id).state, prompt)
             self._prompts[node.id] = state.slots[0].scene.prompt
 
     def prompt(self, node: int) -> str:
         """What the chunks after a node follow."""
         with self._lock:
-            return self._prompts.get(node, self._moment(node).slot.scene.prompt)
+            return self._prompts.get(node, self._snapshot(node).slot.scene.prompt)
 
     def restore(self, node: int) -> Node:
-        """Make a node the present: the same moment, bit for bit, and the same future under the same moves."""
+        """Make a node the present: bit for bit the same, and the same future under the same moves."""
         with self._lock:
             found = self._tree[node]
-            self._moment(node)
+            self._snapshot(node)
             self._become(replace(self._tree, current=node))
             return found
 
     def reseed(self, node: int, seed: int | None = None) -> Node:
-        """Another future of the same moment: the chunk of this node imagined again, from the moment before it under the
+        """Another future of the same past: the chunk of this node imagined again, from the node before it under the
         same move, with other noise (None: drawn). It becomes the present, a branch beside the node."""
         with self._lock, self._drawn_for_good():
             found = self._tree[node]
             if found.parent is None:
                 raise ValueError(f"Node {node} is a start image, which no noise made: reseed a chunk after it.")
-            parent, prompt = self._tree[found.parent], self._moment(node).slot.scene.prompt
+            parent, prompt = self._tree[found.parent], self._snapshot(node).slot.scene.prompt
             seed = self._draw() if seed is None else check_seed(seed)
-            moment, parts, carry = self._imagine(parent, found.parts, seed, prompt)
-            return self._add(moment, parent, parent.scene, parts, carry)
+            episode, parts, keys = self._imagine(parent, found.parts, seed, prompt)
+            return self._add(episode, parent, parent.scene, parts, keys)
 
     # --- looking after the tree ---
 
@@ -282,7 +286,7 @@ class Session:
             current, parent = self._tree.current, self._tree[node].parent
             if current in gone:
                 current = left[-1] if parent is None else parent
-                self._moment(current)
+                self._snapshot(current)
             self._become(self._tree.without(gone, current), gone)
             return gone
 
@@ -303,27 +307,27 @@ class Session:
         """The branch that ends in a node, from its start image on."""
         with self._lock:
             line = tuple(self._tree.line(node))
-            return Film(self, self._moment(line[0].id).slot.scene, line, self.fps)
+            return Film(self, self._snapshot(line[0].id).slot.scene, line, self.fps)
 
     # --- files ---
 
     def save(self, folder: str | PathLike) -> Path:
         """Write the whole session to a folder, which appears whole or not at all: session.json, arrays.safetensors and
-        a safetensors file for each moment. An older session there is replaced. OSError where it cannot be written."""
+        a safetensors file for each node. An older session there is replaced. OSError where it cannot be written."""
         with self._lock:
-            tree, moments = self._tree, self._store.view()
+            tree, snapshots = self._tree, self._store.view()
         if not tree.nodes:
             raise ValueError("There is no scene yet, and nothing to save: begin one.")
-        return files.save(Path(folder), tree, moments, self.world)
+        return files.save(Path(folder), tree, snapshots, self.world)
 
     def open(self, folder: str | PathLike) -> Node:
-        """Go on with a saved session in place of this one. Every file is verified first; moments are read when they are
-        visited. FileNotFoundError or ValueError in one sentence for what is no session of this world."""
+        """Go on with a saved session in place of this one. Every file is verified first; snapshots are read when they
+        are visited. FileNotFoundError or ValueError in one sentence for what is no session of this world."""
         with self._lock:
-            tree, moments = files.read(Path(folder), self.world)
+            tree, snapshots = files.read(Path(folder), self.world)
             fresh = Path(tempfile.mkdtemp(prefix="opened-", dir=self.folder))
             try:
-                store = files.adopt(moments, Store(self.world, fresh, self._store.limit))
+                store = files.adopt(snapshots, Store(self.world, fresh, self._store.limit))
                 store.get(tree.current)
             except BaseException:
                 remove(fresh)
@@ -338,18 +342,18 @@ class Session:
 
     def _imagine(
         self, parent: Node, move: str | ArrayLike | Parts, seed: int | None, prompt: str | None
-    ) -> tuple[Snapshot, Parts, KeyState | None]:
+    ) -> tuple[Episode, Parts, KeyState | None]:
         parts = as_parts(move, self.frames_per_chunk)
-        poses, carry = self.steering.move(parts, parent.c2w[-1], parent.carry)
+        poses, keys = self.controllers.move(parts, parent.c2w[-1], parent.controller_state)
         seed = None if seed is None else check_seed(seed)
-        before = self._moment(parent.id)
+        before = self._snapshot(parent.id).episode
         for attempt in range(2):
             try:
-                self._env.restore(before, seed)
+                state = before.state if seed is None else before.state.reseed(seed)
                 if prompt is not None:
-                    self._env.set_prompt(prompt)
-                self._env.step(poses)
-                return self._env.snapshot(), parts, carry
+                    state = self.world.with_prompt(state, prompt)
+                (episode,), _ = self.simulator.step([replace(before, state=state)], [poses])
+                return episode, parts, keys
             except torch.OutOfMemoryError as error:
                 if attempt:
                     raise MemoryError(
@@ -360,28 +364,29 @@ class Session:
 
     def _add(
         self,
-        moment: Snapshot,
+        episode: Episode,
         parent: Node | None,
         scene: str,
         parts: Parts,
-        carry: KeyState | None,
+        keys: KeyState | None,
         instead_of: Node | None = None,
     ) -> Node:
         """A new node, in place of an old one if one is given; OSError, and nothing has changed, where the disk is full
-        that older moments have to move to."""
+        that older snapshots have to move to."""
         tree = self._tree
         if instead_of is None:
             straight_on = parent is not None and not tree.children(parent.id)
             branch = parent.branch if straight_on else tree.next_branch
         else:
             tree, branch = tree.without([instead_of.id], parent.id), instead_of.branch
-        c2w = moment.poses(1 if parent is None else self.frames_per_chunk).copy()
+        c2w = episode.c2w.copy()
         c2w.setflags(write=False)
         node = Node(
-            tree.next_id, None if parent is None else parent.id, branch, scene, moment.slot.chunk, moment.slot.seed,
-            c2w, thumbnail(moment.slot.frame.cpu().numpy()), parts, carry,
+            tree.next_id, None if parent is None else parent.id, branch, scene, episode.slot.chunk, episode.slot.seed,
+            c2w, thumbnail(episode.slot.frame.cpu().numpy()), parts, keys,
         )  # fmt: skip
-        self._store.put(node.id, moment)
+        kept = {field.name: getattr(episode, field.name) for field in fields(Episode)}
+        self._store.put(node.id, Snapshot(**kept, action_mode="poses"))
         try:
             self._become(tree.add(node), set() if instead_of is None else {instead_of.id})
         except BaseException:
@@ -390,7 +395,7 @@ class Session:
         return node
 
     def _become(self, tree: Tree, gone: Collection[int] = ()) -> None:
-        """Have another tree, once the memory limit holds for it; the moments `gone` are not needed any more."""
+        """Have another tree, once the memory limit holds for it; the snapshots `gone` are not needed any more."""
         try:
             self._trim(tree, gone)
         except OSError:
@@ -406,7 +411,7 @@ class Session:
         self._tree = self._tree.change(node)
         return node
 
-    def _moment(self, node: int) -> Snapshot:
+    def _snapshot(self, node: int) -> Snapshot:
         try:
             return self._store.get(node)
         except torch.OutOfMemoryError:

@@ -1,17 +1,17 @@
-"""What an action means: each mode turns an action into the 24 camera poses of the next chunk.
+"""Controllers: what an action means. Each turns an action into the camera poses of the next chunk.
 
-A mode is a value with an action `space`, a `start()` (what steering carries from step to step, at the beginning),
-`read(action)`, the action as an array of the space's shape (lists, numbers and tensors are read too), and
-`move(carry, c2w, action) -> (carry, poses)`: c2w (4, 4) is the pose reached and poses (F, 4, 4) float64 follow it.
+A controller is a value with an action `space`, a `start()` (its state at the beginning of an episode), `read(action)`,
+the action as an array of the space's shape (lists, numbers and tensors are read too), and
+`move(state, c2w, action) -> (state, poses)`: c2w (4, 4) is the pose reached and poses (F, 4, 4) float64 follow it.
 Both raise ValueError or TypeError in one sentence for what is not an action, and change nothing they were given.
-`stroll(rng, chunks)` makes actions of a walk from frame 0, forwards with turns: where hidden goals lie.
+`sample_walk_actions(rng, chunks)` draws actions of a walk from frame 0, forwards with turns: where hidden goals lie.
 Camera reference, section 8.
 """
 
 import math
 from copy import deepcopy
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -37,7 +37,22 @@ from sanawm_env.world.files import brief
 
 ACTION_MODES = ("twist", "keys", "discrete", "poses")
 SMOOTHINGS = ("hold", "ramp")
-STROLL_LOW, STROLL_HIGH = (-0.4, 0.1, -1.0), (0.4, 0.8, 1.0)  # sideways, forwards, turn; of what is fastest
+WALK_LOW, WALK_HIGH = (-0.4, 0.1, -1.0), (0.4, 0.8, 1.0)  # sideways, forwards, turn; of what is fastest
+
+
+class Controller(Protocol):
+    """See above. workspace: where the camera may go."""
+
+    @property
+    def space(self) -> spaces.Space: ...
+
+    def start(self) -> Any: ...
+
+    def read(self, action: Any) -> np.ndarray: ...
+
+    def move(self, state: Any, c2w: np.ndarray, action: Any) -> tuple[Any, np.ndarray]: ...
+
+    def sample_walk_actions(self, rng: np.random.Generator, chunks: int) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -75,9 +90,9 @@ class Twist:
             poses = twist.hold(c2w, wanted, self.frames, fps=self.fps)
         return wanted, self.workspace.confine(c2w, poses)
 
-    def stroll(self, rng: np.random.Generator, chunks: int) -> np.ndarray:
+    def sample_walk_actions(self, rng: np.random.Generator, chunks: int) -> np.ndarray:
         actions = np.zeros((chunks, 6), np.float32)
-        actions[:, [0, 2, 4]] = rng.uniform(STROLL_LOW, STROLL_HIGH, (chunks, 3))
+        actions[:, [0, 2, 4]] = rng.uniform(WALK_LOW, WALK_HIGH, (chunks, 3))
         return actions
 
 
@@ -120,9 +135,11 @@ class Keys:
     def move(self, state: KeyState, c2w: np.ndarray, action: ArrayLike) -> tuple[KeyState, np.ndarray]:
         action = self.read(action)
         held = held_keys(action) if self.table is None else frozenset(self.table[int(action)])
+        if not np.allclose(state.pose, c2w, atol=1e-6):  # the world has stopped the camera
+            state = replace(state, pose=c2w)
         return hold_keys(state, held, self.frames, self.dynamics)
 
-    def stroll(self, rng: np.random.Generator, chunks: int) -> np.ndarray:
+    def sample_walk_actions(self, rng: np.random.Generator, chunks: int) -> np.ndarray:
         held = rng.choice(["w", "wa", "wd", "a", "d"], chunks)
         if self.table is None:
             return np.stack([multi_binary(keys) for keys in held])
@@ -156,16 +173,16 @@ class Poses:
         shape = (self.frames, 4, 4)
         return _numbers(action, shape, f"a pose action is {shape} camera-to-world matrices")
 
-    def move(self, carry: None, c2w: np.ndarray, action: ArrayLike) -> tuple[None, np.ndarray]:
+    def move(self, state: None, c2w: np.ndarray, action: ArrayLike) -> tuple[None, np.ndarray]:
         poses = check_trajectory(self.read(action))
-        if self.workspace.too_far(poses):
+        if self.workspace.beyond_hard_distance(poses):
             limit, reached = self.workspace.hard_distance, distance(poses)
             raise ValueError(f"poses must stay within {limit:g} m of frame 0, got one {reached:.1f} m away.")
         return None, poses
 
-    def stroll(self, rng: np.random.Generator, chunks: int) -> np.ndarray:
+    def sample_walk_actions(self, rng: np.random.Generator, chunks: int) -> np.ndarray:
         path = [np.eye(4)[None]]
-        for sideways, forward, turn in rng.uniform(STROLL_LOW, STROLL_HIGH, (chunks, 3)):
+        for sideways, forward, turn in rng.uniform(WALK_LOW, WALK_HIGH, (chunks, 3)):
             motion = STANDARD.scale(np.array([sideways, 0, forward, 0, turn, 0]))
             path.append(twist.hold(path[-1][-1], motion, self.frames))
         return np.stack(path[1:])
@@ -216,9 +233,9 @@ def _batch_poses(space: PoseSpace, n: int = 1) -> PoseSpace:
     return PoseSpace(space.frames, space.reach, deepcopy(space.np_random), (n, *space.lead))
 
 
-def steering(
+def make_controller(
     mode: str, config: WorldConfig, speed: str | None, smoothing: str, workspace: Workspace
-) -> Twist | Keys | Poses:
+) -> Controller:
     """The mode of that name for a world; ValueError naming what is accepted."""
     speed = config.speed if speed is None else speed
     for what, value, known in (

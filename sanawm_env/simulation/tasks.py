@@ -1,14 +1,14 @@
-"""Tasks: what an episode is for. They look at moments and say what a step was worth and whether the goal is reached.
+"""Tasks: what an episode is for. They look at episodes and say what a step earned and whether the goal is reached.
 
-A task is a value. What it remembers within an episode (cells seen, a goal) is a state that travels in the snapshot, so
-a restored moment knows its goal and a fork shares it. Everything is batched: lists of moments, arrays of rewards.
+A task is a value. What it remembers within an episode (cells seen, a goal) is a state that travels in the episode, so a
+restored one knows its goal and a fork shares it. Everything is batched: lists of episodes, arrays of rewards.
 
 Positions are metres in the episode's world frame (the camera's at frame 0, OpenCV axes: right, down, forward).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
@@ -18,9 +18,12 @@ from torch import Tensor
 
 from sanawm_env.camera.presets import Workspace
 from sanawm_env.camera.trajectory import check_trajectory
-from sanawm_env.envs.snapshot import GoalState, PathState, Snapshot
+from sanawm_env.simulation.episode import Episode, GoalState, PathState
 from sanawm_env.world.files import brief, check_count, check_number
 from sanawm_env.world.images import resize_frames
+
+if TYPE_CHECKING:
+    from sanawm_env.simulation.simulator import Simulator
 
 GOAL_CHUNKS, PATH_CHUNKS = 3, 5  # how far hidden goals are and how long hidden paths, in steps
 
@@ -29,16 +32,19 @@ GOAL_CHUNKS, PATH_CHUNKS = 3, 5  # how far hidden goals are and how long hidden 
 class Transition:
     """One step of B episodes.
 
-    before, after: their moments, both with what the task remembered before. actions: (B, ...).
-    frames: (B, 24, H, W, 3) uint8, on the world's device.
-    c2w: (B, 24, 4, 4) float64, the pose of each frame.
+    before, after: the episodes. While a task evaluates, both hold what it remembered before. actions: (B, ...).
+    frames: (B, F, H, W, 3) uint8, on the world's device. c2w: (B, F, 4, 4) float64, the pose of each frame.
+    rewards (B,) float64, terminated (B,) and truncated (B,) bool: what task and limits made of it; empty before.
     """
 
-    before: Sequence[Snapshot]
-    after: Sequence[Snapshot]
+    before: Sequence[Episode]
+    after: Sequence[Episode]
     actions: NDArray
     frames: Tensor
     c2w: NDArray
+    rewards: NDArray = field(default_factory=lambda: np.zeros(0))
+    terminated: NDArray = field(default_factory=lambda: np.zeros(0, bool))
+    truncated: NDArray = field(default_factory=lambda: np.zeros(0, bool))
 
 
 class Verdict(NamedTuple):
@@ -49,27 +55,11 @@ class Verdict(NamedTuple):
     states: Sequence[Any]
 
 
-class Stage(Protocol):
-    """What a task may do to set a goal: look at the workspace, walk without imagining, or imagine."""
-
-    workspace: Workspace
-    max_episode_chunks: int
-
-    def sample_actions(self, rng: np.random.Generator, chunks: int) -> NDArray:
-        """A walk (chunks, ...) that an agent could take: forwards and round corners."""
-
-    def walk(self, moment: Snapshot, actions: NDArray) -> NDArray:
-        """Poses (chunks * 24, 4, 4) of these actions from a moment; nothing is imagined."""
-
-    def imagine(self, moments: Sequence[Snapshot], actions: Sequence[NDArray]) -> list[Snapshot]:
-        """The moments after one action each."""
-
-
 class Task:
     """No task: reward 0.0, never terminated. The base of the others.
 
     States are trees of tuples, arrays, tensors, numbers and frozen dataclasses (of one's own: name them to
-    `Snapshot.load`).
+    `Episode.load`).
     """
 
     reward_range: tuple[float, float] = (0.0, 0.0)
@@ -79,35 +69,36 @@ class Task:
         """What an observation in the mode "dict" holds besides picture (of this size) and pose."""
         return {}
 
-    def begin(
+    def reset(
         self,
-        moments: Sequence[Snapshot],
+        episodes: Sequence[Episode],
         rngs: Sequence[np.random.Generator],
-        stage: Stage,
+        simulator: "Simulator",
         options: Mapping[str, Any],
     ) -> list[Any]:
-        """The task's state at the start of each episode. options: `options["task"]` of reset, for curricula.
+        """The task's state at the start of each episode. simulator: to look at the limits, to follow actions without
+        imagining, and to imagine. options: `options["task"]` of reset, for curricula.
 
         Raises ValueError or TypeError for options it does not take, before anything has happened.
         """
         _only(options, ())
-        return [None] * len(moments)
+        return [None] * len(episodes)
 
-    def observe(self, moments: Sequence[Snapshot], size: tuple[int, int]) -> dict[str, NDArray]:
+    def observe(self, episodes: Sequence[Episode], size: tuple[int, int]) -> dict[str, NDArray]:
         """Batched entries for `spaces`."""
         return {}
 
-    def check(self, moment: Snapshot) -> None:
-        """ValueError unless what a moment, perhaps one from a file, remembers is of this task."""
+    def check(self, episode: Episode) -> None:
+        """ValueError unless what an episode, perhaps one from a file, remembers is of this task."""
 
-    def info(self, moment: Snapshot) -> dict[str, Any]:
+    def info(self, episode: Episode) -> dict[str, Any]:
         """What `info` of reset and step says besides: of the goal, and how far it is."""
         return {}
 
     def evaluate(self, transition: Transition) -> Verdict:
         """Judge one step of every episode."""
         n = len(transition.after)
-        states = [moment.task for moment in transition.before]
+        states = [episode.task_state for episode in transition.before]
         return Verdict(np.zeros(n), np.zeros(n, bool), states)
 
 
@@ -136,20 +127,20 @@ class Explore(Task):
         sectors = round(360 / self.sector)
         return np.column_stack((floor, np.round(heading / self.sector) % sectors)).astype(np.int64)
 
-    def begin(self, moments, rngs, stage, options):
+    def reset(self, episodes, rngs, simulator, options):
         _only(options, ())
-        return [self.cells(moment.slot.c2w[None]) for moment in moments]
+        return [self.cells(episode.slot.c2w[None]) for episode in episodes]
 
-    def check(self, moment):
-        cells = moment.task
+    def check(self, episode):
+        cells = episode.task_state
         if cells.ndim != 2 or cells.shape[1] != 3 or cells.dtype != np.int64:
-            raise ValueError(f"The cells of a moment must be (N, 3) int64, got {cells.dtype} {cells.shape}.")
+            raise ValueError(f"The cells of an episode must be (N, 3) int64, got {cells.dtype} {cells.shape}.")
 
-    def info(self, moment):
-        return {"cells": len(moment.task)}
+    def info(self, episode):
+        return {"cells": len(episode.task_state)}
 
     def evaluate(self, transition):
-        seen = [moment.task for moment in transition.before]
+        seen = [episode.task_state for episode in transition.before]
         entered = [self.cells(c2w) for c2w in transition.c2w]
         states = [np.unique(np.concatenate(pair), axis=0) for pair in zip(seen, entered, strict=True)]
         rewards = np.array([len(after) - len(before) for before, after in zip(seen, states, strict=True)], float)
@@ -190,41 +181,43 @@ class PointNav(Task):
         reach = np.float32(4 * workspace.hard_distance)
         return {"goal": spaces.Box(-reach, reach, (3,), np.float32)}
 
-    def begin(self, moments, rngs, stage, options):
+    def reset(self, episodes, rngs, simulator, options):
         _only(options, ("goal", "goal_c2w", "chunks"))
-        return [GoalState(c2w) for c2w in _goals(moments, rngs, stage, options, self.chunks, 2 * self.radius)[0]]
+        return [GoalState(c2w) for c2w in _goals(episodes, rngs, simulator, options, self.chunks, 2 * self.radius)[0]]
 
-    def observe(self, moments, size):
-        return {"goal": np.stack([_seen_from(m.slot.c2w, m.task.c2w[:3, 3]) for m in moments]).astype(np.float32)}
+    def observe(self, episodes, size):
+        return {
+            "goal": np.stack([_seen_from(m.slot.c2w, m.task_state.c2w[:3, 3]) for m in episodes]).astype(np.float32)
+        }
 
-    def info(self, moment):
-        away = self.distance(moment)
-        return {"goal_c2w": moment.task.c2w.copy(), "distance": away, "is_success": self.arrived(moment)}
+    def info(self, episode):
+        away = self.distance(episode)
+        return {"goal_c2w": episode.task_state.c2w.copy(), "distance": away, "is_success": self.arrived(episode)}
 
-    def distance(self, moment: Snapshot) -> float:
+    def distance(self, episode: Episode) -> float:
         """Metres from the camera to the goal."""
-        return float(np.linalg.norm(moment.slot.c2w[:3, 3] - moment.task.c2w[:3, 3]))
+        return float(np.linalg.norm(episode.slot.c2w[:3, 3] - episode.task_state.c2w[:3, 3]))
 
-    def arrived(self, moment: Snapshot) -> bool:
-        return self.distance(moment) <= self.radius
+    def arrived(self, episode: Episode) -> bool:
+        return self.distance(episode) <= self.radius
 
     def evaluate(self, transition):
-        there = np.array([self.arrived(moment) for moment in transition.after])
+        there = np.array([self.arrived(episode) for episode in transition.after])
         rewards = there.astype(float)
         if self.dense:
             pairs = zip(transition.before, transition.after, strict=True)
             most = self.reward_range[1] - 1
-            rewards += np.clip([self.worth(after) - self.worth(before) for before, after in pairs], -most, most)
-        return Verdict(rewards, there, [moment.task for moment in transition.before])
+            rewards += np.clip([self.potential(after) - self.potential(before) for before, after in pairs], -most, most)
+        return Verdict(rewards, there, [episode.task_state for episode in transition.before])
 
     @property
     def dense(self) -> bool:
-        """Whether a step pays for what it gains in `worth`, besides arriving."""
+        """Whether a step pays for what it gains in `potential`, besides arriving."""
         return self.shaped
 
-    def worth(self, moment: Snapshot) -> float:
-        """How good it is to be there."""
-        return -self.distance(moment)
+    def potential(self, episode: Episode) -> float:
+        """How good it is to be there; a dense reward is the difference of a step (Ng et al. 1999)."""
+        return -self.distance(episode)
 
 
 @dataclass(frozen=True)
@@ -256,41 +249,44 @@ class ImageNav(PointNav):
     def spaces(self, size, workspace):
         return {"goal_rgb": spaces.Box(0, 255, (*size, 3), np.uint8)}
 
-    def begin(self, moments, rngs, stage, options):
+    def reset(self, episodes, rngs, simulator, options):
         _only(options, ("chunks",))
-        goals, walks = _goals(moments, rngs, stage, options, self.chunks, 2 * self.radius)
-        now = list(moments)
+        goals, walks = _goals(episodes, rngs, simulator, options, self.chunks, 2 * self.radius)
+        now = list(episodes)
         for step in range(len(walks[0])):
-            now = stage.imagine(now, [walk[step] for walk in walks])
-        return [GoalState(c2w, moment.slot.frame) for c2w, moment in zip(goals, now, strict=True)]
+            now = simulator.imagine(now, [walk[step] for walk in walks])[0]
+        return [GoalState(c2w, episode.slot.frame) for c2w, episode in zip(goals, now, strict=True)]
 
-    def observe(self, moments, size):
-        return {"goal_rgb": np.concatenate([_small(moment.task.image, size) for moment in moments])}
+    def observe(self, episodes, size):
+        return {"goal_rgb": np.concatenate([_small(episode.task_state.image, size) for episode in episodes])}
 
-    def check(self, moment):
-        if moment.task.image is None:
-            raise ValueError("This moment has a goal but no picture of it: it was saved in another task.")
+    def check(self, episode):
+        if episode.task_state.image is None:
+            raise ValueError("This episode has a goal but no picture of it: it was saved in another task.")
 
-    def info(self, moment):
-        angle = self.turned(moment)
-        return super().info(moment) | {"angle": angle, "likeness": likeness(moment.slot.frame, moment.task.image)}
+    def info(self, episode):
+        angle = self.turned(episode)
+        return super().info(episode) | {
+            "angle": angle,
+            "likeness": likeness(episode.slot.frame, episode.task_state.image),
+        }
 
-    def turned(self, moment: Snapshot) -> float:
+    def turned(self, episode: Episode) -> float:
         """Degrees between the camera's rotation and the goal's."""
-        apart = moment.slot.c2w[:3, :3].T @ moment.task.c2w[:3, :3]
+        apart = episode.slot.c2w[:3, :3].T @ episode.task_state.c2w[:3, :3]
         return float(np.degrees(Rotation.from_matrix(apart).magnitude()))
 
-    def arrived(self, moment):
-        return super().arrived(moment) and self.turned(moment) <= self.angle
+    def arrived(self, episode):
+        return super().arrived(episode) and self.turned(episode) <= self.angle
 
     @property
     def dense(self):
         return self.reward != "success"
 
-    def worth(self, moment):
+    def potential(self, episode):
         if self.reward == "image":
-            return likeness(moment.slot.frame, moment.task.image)
-        return super().worth(moment) - RADIAN_METRES * np.radians(self.turned(moment))
+            return likeness(episode.slot.frame, episode.task_state.image)
+        return super().potential(episode) - RADIAN_METRES * np.radians(self.turned(episode))
 
 
 @dataclass(frozen=True)
@@ -317,32 +313,32 @@ class FollowPath(Task):
         reach = np.float32(4 * workspace.hard_distance)
         return {"waypoints": spaces.Box(-reach, reach, (4, 3), np.float32)}
 
-    def begin(self, moments, rngs, stage, options):
+    def reset(self, episodes, rngs, simulator, options):
         _only(options, ("path", "chunks"))
         if "path" in options:
             path = check_trajectory(_array(options["path"], "A path"))
             if len(path) < 2:
                 raise ValueError(f"A path needs at least two poses, got {len(path)}.")
-            _within(path, stage.workspace)
-            return [PathState(path) for _ in moments]
-        chunks = _chunks(options, self.chunks, PATH_CHUNKS, stage)
-        return [PathState(_walk(m, rng, stage, chunks)[1]) for m, rng in zip(moments, rngs, strict=True)]
+            _within(path, simulator.limits.workspace)
+            return [PathState(path) for _ in episodes]
+        chunks = _chunks(options, self.chunks, PATH_CHUNKS, simulator)
+        return [PathState(_walk(m, rng, simulator, chunks)[1]) for m, rng in zip(episodes, rngs, strict=True)]
 
-    def observe(self, moments, size):
+    def observe(self, episodes, size):
         ahead = []
-        for moment in moments:
-            at = np.minimum(moment.task.reached + np.array([6, 12, 18, 24]), len(moment.task.c2w) - 1)
-            ahead.append([_seen_from(moment.slot.c2w, point) for point in moment.task.c2w[at, :3, 3]])
+        for episode in episodes:
+            at = np.minimum(episode.task_state.reached + np.array([6, 12, 18, 24]), len(episode.task_state.c2w) - 1)
+            ahead.append([_seen_from(episode.slot.c2w, point) for point in episode.task_state.c2w[at, :3, 3]])
         return {"waypoints": np.array(ahead, np.float32)}
 
-    def info(self, moment):
-        covered, path = self.covered(moment.task), moment.task.c2w[:, :3, 3]
-        deviation = float(np.linalg.norm(path - moment.slot.c2w[:3, 3], axis=1).min())
+    def info(self, episode):
+        covered, path = self.covered(episode.task_state), episode.task_state.c2w[:, :3, 3]
+        deviation = float(np.linalg.norm(path - episode.slot.c2w[:3, 3], axis=1).min())
         return {"covered": covered, "deviation": deviation, "is_success": covered == 1}
 
     def evaluate(self, transition):
-        states = [self._follow(m.task, c2w) for m, c2w in zip(transition.before, transition.c2w, strict=True)]
-        before = [moment.task for moment in transition.before]
+        states = [self._follow(m.task_state, c2w) for m, c2w in zip(transition.before, transition.c2w, strict=True)]
+        before = [episode.task_state for episode in transition.before]
         rewards = [self.covered(b) - self.covered(a) for a, b in zip(before, states, strict=True)]
         return Verdict(np.array(rewards), np.array([self.covered(state) == 1 for state in states]), states)
 
@@ -377,7 +373,7 @@ def make_task(task: "str | Task", options: Mapping[str, Any] | None = None) -> T
     if not isinstance(options, Mapping | None):
         raise TypeError(f"task_options must be a mapping, got {type(options).__name__}.")
     kind, options = TASKS[task], options or {}
-    known = [field.name for field in fields(kind)] if is_dataclass(kind) else []
+    known = [each.name for each in fields(kind)] if is_dataclass(kind) else []
     if unknown := [str(name) for name in options if name not in known]:
         takes = f"it takes {', '.join(known)}" if known else "it takes none"
         raise TypeError(f"The task {task!r} does not take these task_options: {', '.join(unknown)}; {takes}.")
@@ -407,9 +403,9 @@ def _seen_from(c2w: NDArray, point: NDArray) -> NDArray:
 
 
 def _goals(
-    moments: Sequence[Snapshot],
+    episodes: Sequence[Episode],
     rngs: Sequence[np.random.Generator],
-    stage: Stage,
+    simulator: "Simulator",
     options: Mapping[str, Any],
     chunks: int | None,
     away: float,
@@ -419,10 +415,10 @@ def _goals(
         raise ValueError("Give one goal: a point (goal) or a pose (goal_c2w).")
     if given := [options[name] for name in ("goal", "goal_c2w") if name in options]:
         goal = _goal(given[0], point="goal" in options)
-        _within(goal[None], stage.workspace)
-        return [goal] * len(moments), [np.zeros((0,))] * len(moments)
-    chunks = _chunks(options, chunks, GOAL_CHUNKS, stage)
-    walks = [_walk(moment, rng, stage, chunks, away) for moment, rng in zip(moments, rngs, strict=True)]
+        _within(goal[None], simulator.limits.workspace)
+        return [goal] * len(episodes), [np.zeros((0,))] * len(episodes)
+    chunks = _chunks(options, chunks, GOAL_CHUNKS, simulator)
+    walks = [_walk(episode, rng, simulator, chunks, away) for episode, rng in zip(episodes, rngs, strict=True)]
     return [path[-1] for _, path in walks], [actions for actions, _ in walks]
 
 
@@ -446,27 +442,30 @@ def _array(given: Any, what: str) -> NDArray:
 
 
 def _walk(
-    moment: Snapshot, rng: np.random.Generator, stage: Stage, chunks: int, away: float = 0.0
+    episode: Episode, rng: np.random.Generator, simulator: "Simulator", chunks: int, away: float = 0.0
 ) -> tuple[NDArray, NDArray]:
     """Actions and poses of a walk that stays within the workspace's soft distance and, where that can be, ends at least
     `away` metres off."""
     for _ in range(100):
-        actions = stage.sample_actions(rng, chunks)
-        path = stage.walk(moment, actions)
-        if not stage.workspace.far(path) and np.linalg.norm(path[-1, :3, 3] - moment.slot.c2w[:3, 3]) >= away:
+        actions = simulator.controller.sample_walk_actions(rng, chunks)
+        path = simulator.follow(episode, actions)
+        if (
+            not simulator.limits.workspace.beyond_soft_distance(path)
+            and np.linalg.norm(path[-1, :3, 3] - episode.slot.c2w[:3, 3]) >= away
+        ):
             break
     return actions, path
 
 
-def _chunks(options: Mapping[str, Any], own: int | None, default: int, stage: Stage) -> int:
+def _chunks(options: Mapping[str, Any], own: int | None, default: int, simulator: "Simulator") -> int:
     """Of options, of the task itself, or the default as far as an episode lets."""
     chunks = options.get("chunks", own)
     if chunks is None:
-        return min(default, stage.max_episode_chunks)
+        return min(default, simulator.limits.max_episode_chunks)
     chunks = check_count("chunks of a task", chunks, 1, MOST_CHUNKS)
-    if chunks > stage.max_episode_chunks:
+    if chunks > simulator.limits.max_episode_chunks:
         raise ValueError(
-            f"A goal {chunks} steps away cannot be reached in an episode of {stage.max_episode_chunks}: "
+            f"A goal {chunks} steps away cannot be reached in an episode of {simulator.limits.max_episode_chunks}: "
             "ask for fewer chunks, or make the environment with a larger max_episode_chunks."
         )
     return chunks
@@ -478,7 +477,7 @@ def _check_chunks(chunks: int | None) -> None:
 
 
 def _within(poses: NDArray, workspace: Workspace) -> None:
-    if workspace.too_far(poses):
+    if workspace.beyond_hard_distance(poses):
         raise ValueError(
             f"A goal must lie within the workspace, {workspace.hard_distance:g} m around frame 0: this one cannot be "
             "reached."

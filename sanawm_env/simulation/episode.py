@@ -1,0 +1,215 @@
+"""An episode as a value: everything that its future and its last transition depend on.
+
+Whoever walks in a world holds one of these and replaces it at each step, so keeping one, going back to it and forking
+it only set references. Nothing is copied, and a tree of episodes shares what its branches have in common. A `Snapshot`
+is an episode with what an environment adds, and can be saved to a file.
+"""
+
+import os
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sanawm_env.camera.dsl import KeyState
+from sanawm_env.camera.presets import KEY_ORDER
+from sanawm_env.world import tree
+from sanawm_env.world.files import brief, check_count, check_number, reason
+from sanawm_env.world.saved import check_array, check_clip, check_poses
+from sanawm_env.world.state import Slot, WorldState, load_state
+from sanawm_env.world.tree import check_tensor
+from sanawm_env.world.world import Clip, World
+
+MOST_SPEED = 1000.0  # metres or radians a second
+
+
+class HostClip(NamedTuple):
+    """A clip in NumPy: frames (24, H, W, 3) uint8 and c2w (24, 4, 4) float64 camera-to-world, both read-only."""
+
+    frames: np.ndarray
+    c2w: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class GoalState:
+    """What a task with a goal remembers. c2w: (4, 4) pose to reach. image: (H, W, 3) uint8 tensor of what is seen
+    there, or None."""
+
+    c2w: np.ndarray
+    image: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class PathState:
+    """What following a path remembers. c2w: (F, 4, 4) poses. reached: index of the furthest one so far."""
+
+    c2w: np.ndarray
+    reached: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """One episode at a chunk border.
+
+    state: of the world, one slot. controller_state: what the controller carries from step to step (held keys and
+    speeds, or the previous twist). task_state: what the task remembers. clip: what the last step showed, None after a
+    reset; row `clip_row` of it is this episode's, because episodes that step together share one. terminated: whether
+    the task has ended it.
+    """
+
+    state: WorldState
+    controller_state: KeyState | np.ndarray | None = None
+    task_state: Any = None
+    clip: Clip | None = None
+    clip_row: int = 0
+    terminated: bool = False
+
+    @property
+    def slot(self) -> Slot:
+        """The world's part: scene, seed, chunk, pose and last frame."""
+        return self.state.slots[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of tensor memory this episode keeps alive, shared ones included."""
+        return tree.nbytes((self.state.slots, self.clip, self.task_state))
+
+    @property
+    def device(self) -> torch.device:
+        return self.state.device
+
+    @property
+    def frames(self) -> Tensor:
+        """(F, H, W, 3) uint8 of the last step, on the world's device; right after a reset (1, H, W, 3), the start."""
+        return self.slot.frame[None] if self.clip is None else self.clip.frames[self.clip_row]
+
+    @property
+    def c2w(self) -> np.ndarray:
+        """(F, 4, 4) float64 of the last step, relative to frame 0; right after a reset (1, 4, 4), the identity."""
+        return self.slot.c2w[None] if self.clip is None else self.clip.c2w[self.clip_row]
+
+    @property
+    def batch_row(self) -> tuple[int, int]:
+        """Row of the last step in the batch it was computed in, and how many ran there; (0, 1) after a reset."""
+        return (0, 1) if self.clip is None else self.clip.batch_rows[self.clip_row]
+
+    def to(self, device: str | torch.device) -> Self:
+        """The same episode with its tensors on another device; itself where it is there already."""
+        if self.device == torch.device(device):
+            return self
+        own = self.with_own_clip()
+        clip, task_state = tree.map_tensors(lambda t: t.to(device), (own.clip, own.task_state))
+        return replace(own, state=own.state.to(device), clip=clip, task_state=task_state)
+
+    def reseed(self, seed: int) -> Self:
+        """The same episode with another future: its noise is that of `seed` from here on."""
+        return replace(self, state=self.state.reseed(seed))
+
+    def with_own_clip(self) -> Self:
+        """The same episode with a clip in storage of its own: a kept one must not keep a batch of them alive."""
+        if self.clip is None:
+            return self
+        clip = self.clip[self.clip_row]
+        if clip.frames.untyped_storage().nbytes() == clip.frames.nbytes:
+            return self if len(self.clip.frames) == 1 else replace(self, clip=clip, clip_row=0)
+        latents = None if clip.latents is None else clip.latents.clone()
+        return replace(self, clip=replace(clip, frames=clip.frames.clone(), latents=latents), clip_row=0)
+
+    def poses(self, frames: int) -> np.ndarray:
+        """(frames, 4, 4) pose of each frame of the last step; right after a reset the start's, repeated. Read-only."""
+        return np.broadcast_to(self.slot.c2w, (frames, 4, 4)) if self.clip is None else self.c2w
+
+    def host_clip(self, frames: int) -> HostClip:
+        """The last `frames` frames in NumPy; right after a reset the start image and its pose, repeated."""
+        if self.clip is None:
+            shown = np.broadcast_to(self.slot.frame.cpu().numpy(), (frames, *self.slot.frame.shape))
+        else:
+            shown = self.frames.cpu().numpy()
+        clip = HostClip(shown, self.poses(frames).view())
+        for array in clip:
+            array.setflags(write=False)
+        return clip
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot(Episode):
+    """An episode as `SanaWMEnv.snapshot` keeps it. action_mode: of the controller that its state belongs to. rng: the
+    environment's random generator as JSON, None to leave the generator of whoever restores alone."""
+
+    action_mode: str = "twist"
+    rng: str | None = None
+
+    @property
+    def episode(self) -> Episode:
+        """The episode alone."""
+        return Episode(**{field.name: getattr(self, field.name) for field in fields(Episode)})
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write a safetensors file with a JSON header; it appears whole or not at all. OSError where it cannot be."""
+        own = self.with_own_clip()
+        kept = {name: getattr(own, name) for name in _SAVED}
+        self.state.save(path, tuple(kept.items()))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, world: World, *task_states: type) -> "Snapshot":
+        """Read a snapshot that `save` wrote, for `world`. task_states: dataclasses of a task of one's own.
+
+        Raises FileNotFoundError, or ValueError in one sentence for a truncated or foreign file, another schema or
+        other weights.
+        """
+        if not isinstance(world, World):
+            raise TypeError(f"A snapshot is loaded for a World (World.load, or env.world), got {brief(world)}.")
+        state, extra = load_state(path, world, Clip, KeyState, GoalState, PathState, *task_states)
+        pairs = [pair for pair in extra if isinstance(pair, tuple) and len(pair) == 2] if type(extra) is tuple else []
+        if [name for name, _ in pairs] != list(_SAVED) or len(pairs) != len(extra) or len(state) != 1:
+            raise ValueError(f"{path} holds a world state but no environment's snapshot: read it with WorldState.load.")
+        snapshot = cls(state, **dict(pairs))
+        try:
+            snapshot._check(world)
+        except ValueError as error:
+            raise ValueError(f"{path} does not hold a complete snapshot: {reason(error)}.") from error
+        return snapshot
+
+    def _check(self, world: World) -> None:
+        """ValueError that says what beside the state could not have been saved in this world."""
+        if self.clip is not None:
+            if not isinstance(self.clip, Clip):
+                raise ValueError(f"clip is {brief(self.clip)}")
+            check_clip(self.clip, world, "clip")
+        kinds = {"keys": KeyState, "discrete": KeyState, "twist": np.ndarray, "poses": type(None)}
+        if not isinstance(self.action_mode, str) or self.action_mode not in kinds:
+            raise ValueError(f"action_mode is {brief(self.action_mode)}")
+        if not isinstance(self.terminated, bool):
+            raise ValueError(f"terminated is {brief(self.terminated)}")
+        if not isinstance(self.rng, str | None):
+            raise ValueError(f"rng is {brief(self.rng)}")
+        if isinstance(self.controller_state, KeyState):
+            check_keys(self.controller_state, "controller_state")
+        elif self.controller_state is not None:
+            check_array(self.controller_state, (6,), np.float64, "controller_state")
+            if not (np.abs(self.controller_state) <= MOST_SPEED).all():
+                raise ValueError("controller_state is not a velocity")
+        if not isinstance(self.controller_state, kinds[self.action_mode]):
+            raise ValueError(f"controller_state does not go with the action mode {self.action_mode}")
+        if isinstance(self.task_state, GoalState):
+            check_poses(self.task_state.c2w, (), "task_state.c2w")
+            if self.task_state.image is not None:
+                check_tensor(self.task_state.image, tuple(self.slot.frame.shape), (torch.uint8,), "task_state.image")
+        if isinstance(self.task_state, PathState):
+            check_poses(self.task_state.c2w, (max(2, len(np.atleast_1d(self.task_state.c2w))),), "task_state.c2w")
+            check_count("task_state.reached", self.task_state.reached, 0, len(self.task_state.c2w) - 1)
+
+
+_SAVED = ("clip", "action_mode", "controller_state", "rng", "task_state", "terminated")
+
+
+def check_keys(keys: KeyState, path: str) -> None:
+    """ValueError unless what keys carry on could have come of holding some."""
+    check_poses(keys.pose, (), f"{path}.pose")
+    check_number(f"{path}.pitch", keys.pitch, -np.pi / 2, np.pi / 2)
+    for number in keys.velocity:
+        check_number(f"{path}.velocity", number, -MOST_SPEED, MOST_SPEED)
+    if not keys.held <= set(KEY_ORDER):
+        raise ValueError(f"{path}.held are not keys, got {brief(keys.held)}")
