@@ -34,7 +34,7 @@ from sanawm_env.envs.observations import OBS_MODES
 from sanawm_env.simulation.controllers import ACTION_MODES
 from sanawm_env.simulation.tasks import TASKS
 from sanawm_env.world import tree
-from sanawm_env.world.folders import known_worlds
+from sanawm_env.world.folders import shipped_worlds
 from tests.worlds import TINY, picture, with_starts, write_tiny_world
 
 ID = "SanaWM/Explore-v0"
@@ -154,7 +154,7 @@ def test_an_id_alone_gives_pixels_and_a_number():
 
 
 def test_every_shipped_world_runs():
-    for name in known_worlds():
+    for name in (*shipped_worlds(), "rooms"):
         env = gym.make(ID, world=name, render_mode="rgb_array")
         first, _ = env.reset(seed=0)
         obs, reward, terminated, truncated, info = env.step(env.action_space.sample())

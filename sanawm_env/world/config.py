@@ -41,7 +41,7 @@ class WorldConfig:
     horizontal_fov: float = 70.0
     speed: str = "standard"
     workspace: Workspace = field(default=Workspace())
-    places: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    places: Mapping[str, tuple[float, ...]] = field(default_factory=dict, hash=False)
     horizon_chunks: int = 40
 
     def __post_init__(self):
@@ -63,9 +63,6 @@ class WorldConfig:
                 check_number(f"the bounding box of the place {brief(name)}", value, -1000, 1000)
                 if i > 2 and value <= box[i - 3]:
                     raise ValueError(f"the bounding box of the place {brief(name)} must be lower, then upper corner")
-
-    def __hash__(self) -> int:  # the generated one cannot take a mapping
-        return hash(self.to_json())
 
     @property
     def chunk_frames(self) -> int:

@@ -44,15 +44,15 @@ class RoomsConfig(WorldConfig):
     width: int = 192
     chunk_frames: int = 24
     workspace: Workspace = field(default=Workspace(pitch_limit_deg=40, soft_distance=4, hard_distance=8))
-    places: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: {name: bounds(name) for name in PLACES})
+    places: Mapping[str, tuple[float, ...]] = field(
+        default_factory=lambda: {name: bounds(name) for name in PLACES}, hash=False
+    )
 
     def __post_init__(self):
         super().__post_init__()
         check_count("chunk_frames", self.chunk_frames, 1, 1000)
         if unknown := [name for name in self.places if not is_place(name)]:
             raise ValueError(f"places must be some of {PLACE_NAMES}, got {brief(unknown[0])}")
-
-    __hash__ = WorldConfig.__hash__
 
     def knows(self, place: str) -> bool:
         return is_place(place)

@@ -53,8 +53,6 @@ class SanaWorldConfig(WorldConfig):
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f'dtype must be "float32" or "bfloat16", got {self.dtype!r}')
 
-    __hash__ = WorldConfig.__hash__
-
     @property
     def chunk_frames(self) -> int:
         return self.latents_per_chunk * self.temporal_stride
