@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 
 from sanawm_env.camera.twist import hold
-from sanawm_env.world.engine import _registered
+from sanawm_env.world.engine import Engine, _registered
 from sanawm_env.world.state import WorldState
 from sanawm_env.world.world import World
 from tests.worlds import picture
@@ -38,6 +39,13 @@ def world(example) -> World:
 
 def test_it_is_short_enough_to_read():
     assert len(EXAMPLE.read_text().splitlines()) < 100
+
+
+def test_the_page_about_it_names_what_there_is():
+    page = (ROOT / "docs" / "own_engine.md").read_text()
+    table = page[page.index("| part |") : page.index("**Found by name.**")]
+    named = set(re.findall(r"`(\w+)[`(]", "".join(line.split(" | ")[0] for line in table.splitlines())))
+    assert {"advance", "encode", "outline"} <= named <= {*vars(Engine), *Engine.__annotations__, "Chunk"}
 
 
 def test_a_camera_that_stays_sees_the_photograph(world):
