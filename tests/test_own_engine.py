@@ -118,6 +118,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_an_installed_package_is_found_by_the_name_of_its_world(tmp_path):
     """Nothing imports it but its entry point."""
     site, work = tmp_path / "site", tmp_path / "work"

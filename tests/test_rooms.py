@@ -27,6 +27,7 @@ from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.images import read_anchor
 from sanawm_env.world.state import WorldState, stack
 from sanawm_env.world.world import World
+from tests.test_playback import Stage
 
 SIZE = {"height": 24, "width": 36}
 FORWARD = np.array([0, 0, 1, 0, 0.3, 0], np.float32)
@@ -116,6 +117,7 @@ def test_a_wall_is_no_obstacle_to_sight_from_outside_and_furniture_none_from_ins
 # --- places ---
 
 
+@pytest.mark.slow
 def test_rooms_by_number_are_endless_and_those_of_test_are_for_nothing_else():
     assert all(map(is_place, (*PLACES, "train/0", "test/0", "train/123", "test/999999999999")))
     nowhere = "attic", "", "train", "train/", "train/-1", "train/01", "train/1 ", "test/1000000000000", "collect/1"
@@ -279,6 +281,7 @@ def test_a_batch_is_its_episodes_one_by_one(world):
         assert np.array_equal(state.slots[i].c2w, after.slots[0].c2w)
 
 
+@pytest.mark.slow
 def test_threads_get_what_one_gets_bit_for_bit(world):
     """Baking included: four threads ask for the same new rooms at once."""
     places._furnished_room.cache_clear()
@@ -337,6 +340,7 @@ def test_a_state_without_an_anchor_or_of_another_size_is_not_read(world, tmp_pat
         WorldState.load(tmp_path / "state.safetensors", World.load("rooms", height=25, width=36))
 
 
+@pytest.mark.slow
 def test_a_rollout_by_the_command_comes_out_the_same_again(tmp_path):
     main(["rollout", "--world", "rooms", "--actions", "w-12,wd-12", "--out", str(tmp_path / "walk")])
     episode = Episode.open(tmp_path / "walk")
@@ -345,6 +349,7 @@ def test_a_rollout_by_the_command_comes_out_the_same_again(tmp_path):
     assert differences(episode, Episode.open(tmp_path / "again")) == []
 
 
+@pytest.mark.slow
 def test_a_collection_of_a_yaml_file_is_whole(tmp_path):
     save_start_in("train/9", tmp_path / "room.png")
     settings = {"world": "rooms", "cameras": ["w-24"], "chunks": 1, "env": {**SIZE, "collisions": True}}
@@ -367,6 +372,19 @@ def test_a_session_of_the_viewer_is_driven_saved_and_opened(world, tmp_path):
     assert again.drive("d-24").c2w.shape == (24, 4, 4)
     for each in (session, again):
         each.close()
+
+
+def test_the_player_drives_it_and_a_new_key_begins_with_any_frame(world):
+    stage = Stage(world, cost=0.05)
+    stage.press(frozenset("w"))
+    stage.after(0.7)
+    stage.press(frozenset("d"))
+    stage.after(0.5)
+    first, second = stage.titles[0].split(",")
+    assert first.startswith("w-") and second.startswith("d-")
+    assert int(first[2:]) % 8  # no latents to wait for
+    stage.player.close()
+    stage.session.close()
 
 
 def test_a_planner_finds_the_better_of_two_ways():

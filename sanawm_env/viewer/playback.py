@@ -113,7 +113,8 @@ class Player:
         self.on_show, self.on_tree, self.on_futures, self.on_error = on_show, on_tree, on_futures, on_error
         self.length = session.frames_per_chunk
         self.seconds = self.length / session.fps
-        self.stride = session.world.config.temporal_stride
+        latents = session.world.config.latent_shape
+        self.stride = 1 if latents is None else self.length // latents[1]  # frames of a latent
         self.shown: Shown | None = None  # the newest, for viewers who come later
         self._driver: Driver | None = None
         self.latencies: deque[float] = deque(maxlen=4096)  # seconds from an input to the first frame that follows it
