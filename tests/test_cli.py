@@ -335,6 +335,7 @@ EXAMPLES = {p.name for p in (ROOT / "examples").glob("*.py")} - ELSEWHERE
 @pytest.mark.parametrize("example", sorted(EXAMPLES))
 def test_examples_run(example, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [example])
     runpy.run_path(str(ROOT / "examples" / example), run_name="__main__")
     assert capsys.readouterr().out
     assert os.getcwd() == str(tmp_path)
