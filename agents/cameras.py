@@ -31,10 +31,10 @@ class Camera(ABC):
     above `WALK` or `TURN`.
     """
 
-    def poses(self, frames: int) -> NDArray:
-        """(frames, 4, 4) float64 c2w, the first one the identity. ValueError for fewer than one frame."""
+    def poses(self, frames: int, fps: float = FPS) -> NDArray:
+        """(frames, 4, 4) float64 c2w, `fps` a second, the first one the identity. ValueError for fewer than one."""
         frames = check_count("The number of frames of a path", frames, 1, MAX_FRAMES)
-        positions, rotations = self.path(np.arange(frames) / FPS)
+        positions, rotations = self.path(np.arange(frames) / fps)
         c2w = np.tile(np.eye(4), (frames, 1, 1))
         c2w[:, :3, :3], c2w[:, :3, 3] = rotations.as_matrix(), positions
         return np.linalg.inv(c2w[0]) @ c2w
@@ -143,9 +143,10 @@ class RandomWalk(Camera):
     def path(self, seconds):
         rng, knots = np.random.default_rng(self.seed), np.arange(0, seconds[-1] + 3, 1.5)
         turns = CubicSpline(knots, rng.uniform(-1, 1, len(knots)) * self.turn)
-        heading = np.concatenate(([0], np.cumsum(np.clip(turns(seconds[1:]), -TURN, TURN)) / FPS))
+        apart = np.diff(seconds)
+        heading = np.concatenate(([0], np.cumsum(np.clip(turns(seconds[1:]), -TURN, TURN) * apart)))
         ahead = np.radians(heading)
-        steps = np.stack((np.sin(ahead), 0 * ahead, np.cos(ahead)), axis=-1)[:-1] * self.speed / FPS
+        steps = np.stack((np.sin(ahead), 0 * ahead, np.cos(ahead)), axis=-1)[:-1] * (self.speed * apart[:, None])
         return np.concatenate((np.zeros((1, 3)), np.cumsum(steps, axis=0))), _headings(heading)
 
 
@@ -218,7 +219,7 @@ def actions(poses: NDArray, env: SanaWMEnv) -> Iterator[NDArray]:
         full = env.controller.speed.scale(np.ones(6))
         for chunk in chunks:
             moved = RigidTransform.from_matrix(np.linalg.inv(chunk[0]) @ chunk[-1]).as_exp_coords()
-            twist = np.roll(moved, 3) / (size / FPS)
+            twist = np.roll(moved, 3) / (size / env.world.config.fps)
             share = np.divide(twist, full, out=np.zeros(6), where=full > 0)
             yield np.clip(share, -1, 1).astype(np.float32)
     else:

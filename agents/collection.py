@@ -191,10 +191,10 @@ def plan(collection: Collection, out: str | os.PathLike) -> Plan:
     world, config = env.world, env.world.config
     limit = config.workspace.pitch_limit_deg
     scripts = [
-        script if isinstance(script, Script) else read_script(str(script), collection.folder, limit)
+        script if isinstance(script, Script) else read_script(str(script), collection.folder, limit, config.fps)
         for script in collection.cameras
     ]
-    pairs = list(itertools.product(_starts(collection, world, Path(out)), scripts)) + _bench(collection)
+    pairs = list(itertools.product(_starts(collection, world, Path(out)), scripts)) + _bench(collection, config.fps)
     seeds = range(collection.seeds) if isinstance(collection.seeds, int) else collection.seeds
     if not pairs or not seeds:
         raise ValueError("There is nothing to collect: give at least one scene, one camera and one seed.")
@@ -326,7 +326,7 @@ def _start(scene: Mapping[str, Any], folder: Path) -> Start:
     return Start(folder / image, prompt or "", lens, fov)
 
 
-def _bench(collection: Collection) -> list[tuple[Start, Script]]:
+def _bench(collection: Collection, fps: float) -> list[tuple[Start, Script]]:
     """Scenes of SANA-WM-Bench, each with its camera (camera.md 7.1)."""
     if collection.bench is None:
         return []
@@ -352,7 +352,7 @@ def _bench(collection: Collection) -> list[tuple[Start, Script]]:
             start = Start(image, str(row.get("prompt") or ""), None if lens is None else _vector(lens[0]))
             if not image.is_file():
                 raise FileNotFoundError(f"There is no start image at {image}")
-            pairs.append((start, Given(str(row["camera_path"]), read_path(camera))))
+            pairs.append((start, Given(str(row["camera_path"]), read_path(camera, fps))))
         except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
             said = f"it has no {error}" if isinstance(error, KeyError) else reason(error)
             bad.append((f"line {number}: {said}", error))

@@ -67,7 +67,7 @@ class Filmed(PathScript):
 
     def path(self, chunks, seed, config):
         camera = replace(self.camera, seed=seed) if self.seeded else self.camera
-        return camera.poses(1 + chunks * config.chunk_frames)
+        return camera.poses(1 + chunks * config.chunk_frames, config.fps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +112,9 @@ class Policy(Script):
         return self.function(env, np.random.default_rng(seed))
 
 
-def read_script(text: str, folder: Path, pitch_limit_deg: float) -> Script:
-    """The script of a text, see above; files are looked for in `folder`. pitch_limit_deg: of looking up by keys.
+def read_script(text: str, folder: Path, pitch_limit_deg: float, fps: float = FPS) -> Script:
+    """The script of a text, see above; files are looked for in `folder`. pitch_limit_deg: of looking up by keys. fps:
+    of the world.
 
     Raises FileNotFoundError or ValueError in one sentence.
     """
@@ -125,9 +126,9 @@ def read_script(text: str, folder: Path, pitch_limit_deg: float) -> Script:
         seeded = "seed" in [field.name for field in fields(camera)] and "seed=" not in text
         return Filmed(text, camera, seeded)
     if Path(text).suffix.lower() in (".npz", ".npy") or (Path(text).suffix and (folder / text).is_file()):
-        return Given(text, read_path(folder / text))
+        return Given(text, read_path(folder / text, fps))
     try:
-        return Given(text, actions_to_c2w(text, pitch_limit_deg=pitch_limit_deg).astype(np.float64))
+        return Given(text, actions_to_c2w(text, pitch_limit_deg=pitch_limit_deg, fps=fps).astype(np.float64))
     except ValueError as error:
         known = ", ".join((*cameras.CAMERAS, Stroll.name))
         raise ValueError(
@@ -136,14 +137,14 @@ def read_script(text: str, folder: Path, pitch_limit_deg: float) -> Script:
         ) from None
 
 
-def read_path(path: Path) -> NDArray:
-    """Poses (F, 4, 4) float64 of a trajectory file, relative to the first, 16 a second: a file that says another rate
-    is brought to it, and that is logged. Errors of `load_trajectory`."""
+def read_path(path: Path, fps: float = FPS) -> NDArray:
+    """Poses (F, 4, 4) float64 of a trajectory file, relative to the first, `fps` a second: a file that says another
+    rate is brought to it, and that is logged. Errors of `load_trajectory`."""
     given = load_trajectory(path)
-    taken = given.at(FPS)
+    taken = given.at(fps)
     if taken is not given:
         logging.getLogger(__name__).warning(
-            "%s has %g poses a second: its %d are brought to %d, %d a second.",
-            path, given.fps, len(given.c2w), len(taken.c2w), FPS,
+            "%s has %g poses a second: its %d are brought to %d, %g a second.",
+            path, given.fps, len(given.c2w), len(taken.c2w), fps,
         )  # fmt: skip
     return relative_to_first(np.stack([orthonormalize(pose) for pose in taken.c2w]))

@@ -1,6 +1,8 @@
 """The official layout from hub to frames, end to end: fetch, load, step, fork, refine, guide, on tiny weights."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import gymnasium as gym
 import numpy as np
@@ -125,7 +127,7 @@ def test_the_latents_policy_of_an_environment_drops_the_caches_and_changes_no_fr
 @pytest.mark.slow
 def test_slots_of_different_depth_step_together(world, scene):
     deep, _ = drive(world, world.begin(scene, 1), FORWARD)
-    both = stack([deep, world.begin(scene, 2), deep.without_tails()])
+    both = stack([deep, world.begin(scene, 2), world.without_caches(deep)])
     after, (clip,) = drive(world, both, TURN)
     assert clip.batch_rows == ((0, 1),) * 3
     assert torch.equal(clip.frames[0], clip.frames[2])
@@ -269,8 +271,8 @@ def test_guided_worlds_carry_both_memories(hub):
     assert world.config.sampler.guidance_scale > 1 and world.config.network.window == -1
     state = world.begin(world.scene(picture(), "a quiet street"))
     deep, clips = drive(world, state, FORWARD, TURN)
-    assert len(deep.slots[0].memory) == 2
-    assert not same(*deep.slots[0].memory)
+    assert len(deep.slots[0].memory.network) == 2
+    assert not same(*deep.slots[0].memory.network)
     _, again = drive(world, state, FORWARD, TURN)
     assert torch.equal(again[1].frames, clips[1].frames)
     _, (pair,) = drive(world, stack([deep, deep]), FORWARD)
@@ -366,7 +368,7 @@ def test_the_refiner_changes_the_picture_and_not_the_memory(hub, world, scene):
     state = refined.begin(refined.scene(picture(), "a quiet street"))
     deep, clips = drive(refined, state, FORWARD, TURN)
     plain, plain_clips = drive(world, world.begin(scene), FORWARD, TURN)
-    assert same(deep.slots[0].memory, plain.slots[0].memory)
+    assert same(deep.slots[0].memory.network, plain.slots[0].memory.network)
     assert not torch.equal(clips[1].frames, plain_clips[1].frames)
     _, (again,) = drive(refined, deep, FORWARD)
     _, (expected,) = drive(refined, deep, FORWARD)
@@ -468,3 +470,24 @@ def test_poses_reach_the_streaming_world_in_its_own_frame(world, scene):
     state, clip = world.advance(world.begin(scene), poses)
     np.testing.assert_array_equal(clip.c2w[0], poses)
     np.testing.assert_array_equal(state.slots[0].c2w, poses[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"refiner": True}, {"refiner": True, "offload": True}], ids=str)
+def test_threads_get_what_one_thread_alone_gets(hub, options):
+    """Each drives an episode of its own in one world, all at the same time."""
+    world = World.load("streaming", **options)
+    scenes = [world.scene(picture(i), "a quiet street") for i in range(3)]
+
+    def walk(i):
+        ready.wait()
+        return drive(world, world.begin(scenes[i], i), FORWARD, TURN, FORWARD)[1]
+
+    ready = threading.Barrier(1)
+    alone = [walk(i) for i in range(3)]
+    ready = threading.Barrier(3)
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(walk, range(3)))
+    assert all(
+        torch.equal(a.frames, b.frames) for x, y in zip(alone, together, strict=True) for a, b in zip(x, y, strict=True)
+    )

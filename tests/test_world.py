@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import hashlib
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -371,3 +372,20 @@ def test_bad_seeds_are_refused(world, start, seed, error):
 def test_a_world_is_a_name_or_a_folder(name):
     with pytest.raises(TypeError, match="A world is a name or a folder, got"):
         World.load(name)
+
+
+def test_an_unloaded_world_says_so_and_its_states_go_on_in_the_same_world_loaded_again(tmp_path):
+    folder = write_tiny_world(tmp_path / "w")
+    world = World.load(folder)
+    state, _ = drive(world, world.begin(world.scene(picture())), FORWARD)
+    weights = weakref.ref(world.engine.network)
+    world.unload()
+    world.unload()  # twice is once
+    gc.collect()
+    assert weights() is None
+    for call in (lambda: world.advance(state, np.eye(4)), lambda: world.scene(picture()), lambda: world.engine):
+        with pytest.raises(RuntimeError, match=r"was unloaded: load it again with World\.load"):
+            call()
+    again = World.load(folder)
+    assert again is not world
+    drive(again, state, FORWARD)

@@ -1,6 +1,7 @@
 """Keyboard control: strings such as `"w-24,wd-12,none-8"` and held keys to camera poses.
 
-Grammar, velocity filter and pose integration follow the camera reference, section 2. One frame lasts 1/16 s. Keys walk
+Grammar, velocity filter and pose integration follow the camera reference, section 2. One frame lasts 1/16 s, or as
+long as `KeyDynamics.fps` says. Keys walk
 on the horizontal plane (no roll, no climbing): w/s forward and back, l/j strafe right and left, d/a turn right and
 left, i/k look up and down. All arithmetic is float64; the camera of frame 0 is assumed level.
 """
@@ -21,16 +22,18 @@ _EFFECT = {"w": (0, 1), "s": (0, -1), "l": (1, 1), "j": (1, -1), "d": (2, 1), "a
 
 @dataclass(frozen=True)
 class KeyDynamics:
-    """How keys move the camera: metres and degrees per frame at full speed, pitch limit, velocity smoothing."""
+    """How keys move the camera: metres and degrees per frame at full speed, pitch limit, velocity smoothing, frames a
+    second."""
 
     translation_speed: float = 0.025
     rotation_speed_deg: float = 0.6
     pitch_limit_deg: float = 60.0
     smooth: bool = True
+    fps: float = FPS
 
     def __post_init__(self):
         values = (self.translation_speed, self.rotation_speed_deg, self.pitch_limit_deg)
-        if not all(math.isfinite(value) for value in values) or self.pitch_limit_deg < 0:
+        if not all(math.isfinite(value) for value in values) or self.pitch_limit_deg < 0 or not self.fps > 0:
             raise ValueError(f"key speeds must be finite and the pitch limit not negative, got {self}")
 
 
@@ -87,15 +90,18 @@ def actions_to_c2w(
     rotation_speed_deg: float = KeyDynamics.rotation_speed_deg,
     pitch_limit_deg: float = KeyDynamics.pitch_limit_deg,
     smooth: bool = KeyDynamics.smooth,
+    fps: float = FPS,
 ) -> np.ndarray:
     """Poses (N + 1, 4, 4) float32 of an action string of N frames, the first the identity; errors as `parse_actions`.
 
-    Speeds are metres and degrees per frame. Holding the same keys step by step gives the same poses bit for bit.
+    Speeds are metres and degrees per 1/16 s, frames 1 / fps s long. Holding the same keys step by step gives the same
+    poses bit for bit.
     """
     segments = parse_actions(action)
     if sum(frames for _, frames in segments) > MAX_FRAMES:
         raise ValueError(f"the action string asks for more than {MAX_FRAMES} frames; split it into shorter ones")
-    dynamics = KeyDynamics(translation_speed, rotation_speed_deg, pitch_limit_deg, smooth)
+    slower = FPS / fps
+    dynamics = KeyDynamics(translation_speed * slower, rotation_speed_deg * slower, pitch_limit_deg, smooth, fps)
     state, poses = KeyState(), [np.eye(4)[None]]
     for keys, frames in segments:
         state, held = hold_keys(state, keys, frames, dynamics)
@@ -140,11 +146,11 @@ def _next_velocity(
     target = tuple(speed * sign for speed, sign in zip(speeds, direction, strict=True))
     if not dynamics.smooth or held - previous:
         return target
-    return tuple(u + _gain(goal) * (goal - u) for u, goal in zip(velocity, target, strict=True))
+    return tuple(u + _gain(goal, dynamics.fps) * (goal - u) for u, goal in zip(velocity, target, strict=True))
 
 
-def _gain(target: float) -> float:
-    return 1.0 - math.exp(-1.0 / FPS / (TAU_PRESS if abs(target) > 1e-12 else TAU_COAST))
+def _gain(target: float, fps: float) -> float:
+    return 1.0 - math.exp(-1.0 / fps / (TAU_PRESS if abs(target) > 1e-12 else TAU_COAST))
 
 
 def _integrate(

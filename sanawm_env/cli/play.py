@@ -85,9 +85,9 @@ def play(options: "Play", console: Console) -> None:
 
 def begin(name: str, options: "Play") -> Session:
     """A session in a world, at its first scene or, for the world that was asked for, where the options say."""
-    world = World.load(name, options.device, **options.load_options)
-    session = Session(world, options.memory_limit_gb * GB, seed=options.seed, name=name)
     asked = name == options.world
+    world = World.load(name, options.device, **(options.load_options if asked else {}))  # others have their own
+    session = Session(world, options.memory_limit_gb * GB, seed=options.seed, name=name)
     try:
         if asked and options.session is not None:
             session.open(options.session)
@@ -185,7 +185,7 @@ def make_driver(text: str, session: Session) -> Driver:
     """
     name, _, rest = text.strip().partition(":")
     if name in cameras.CAMERAS:
-        return CameraDriver(text, cameras.parse(text), session.frames_per_chunk)
+        return CameraDriver(text, cameras.parse(text), session.frames_per_chunk, session.fps)
     if name == "policy" and rest:
         return policy(Path(rest), session)
     values, settings = [], {}
@@ -227,10 +227,11 @@ class CameraDriver:
     name: str
     camera: cameras.Camera
     frames: int
+    fps: float
     done: int = 0
 
     def __call__(self, snapshot: Snapshot) -> Decision:
-        path = self.camera.poses(self.done + self.frames + 1)[self.done :]
+        path = self.camera.poses(self.done + self.frames + 1, self.fps)[self.done :]
         self.done += self.frames
         return Decision(orthonormalize(snapshot.slot.c2w) @ np.linalg.inv(path[0]) @ path[1:])
 

@@ -88,9 +88,9 @@ def camera_path(options: "CameraPath", config: WorldConfig) -> np.ndarray:
     if options.actions is not None:
         _check_length(1 + sum(frames for _, frames in parse_actions(options.actions)), config)
         limit = config.workspace.pitch_limit_deg
-        return actions_to_c2w(options.actions, pitch_limit_deg=limit).astype(np.float64)
+        return actions_to_c2w(options.actions, pitch_limit_deg=limit, fps=config.fps).astype(np.float64)
     if options.trajectory is not None:
-        poses = read_path(options.trajectory)
+        poses = read_path(options.trajectory, config.fps)
         _check_length(len(poses), config)
         return poses
     if options.chunks < 1:

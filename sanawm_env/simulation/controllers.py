@@ -20,7 +20,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike
 
 from sanawm_env.camera import twist
-from sanawm_env.camera.dsl import FPS, KeyDynamics, KeyState, hold_keys
+from sanawm_env.camera.dsl import KeyDynamics, KeyState, hold_keys
 from sanawm_env.camera.presets import (
     PRESETS,
     STANDARD,
@@ -161,6 +161,7 @@ class Poses:
 
     workspace: Workspace
     frames: int
+    fps: float
 
     @property
     def space(self) -> "PoseSpace":
@@ -184,7 +185,7 @@ class Poses:
         path = [np.eye(4)[None]]
         for sideways, forward, turn in rng.uniform(WALK_LOW, WALK_HIGH, (chunks, 3)):
             motion = STANDARD.scale(np.array([sideways, 0, forward, 0, turn, 0]))
-            path.append(twist.hold(path[-1][-1], motion, self.frames))
+            path.append(twist.hold(path[-1][-1], motion, self.frames, fps=self.fps))
         return np.stack(path[1:])
 
 
@@ -247,8 +248,9 @@ def make_controller(
     if mode == "twist":
         return Twist(preset, workspace, frames, config.fps, config.horizontal_fov, smoothing == "ramp")
     if mode == "poses":
-        return Poses(workspace, frames)
-    dynamics = KeyDynamics(preset.planar / FPS, preset.turn_deg / FPS, workspace.pitch_limit_deg)
+        return Poses(workspace, frames, config.fps)
+    speeds = preset.planar / config.fps, preset.turn_deg / config.fps
+    dynamics = KeyDynamics(*speeds, workspace.pitch_limit_deg, fps=config.fps)
     return Keys(dynamics, frames, WALKING_TURNS if mode == "discrete" else None)
 
 

@@ -375,8 +375,8 @@ class Page:
         self._soon(self._send_tree)
 
     def _change_world(self, name: str) -> None:
-        """A session in another world for everybody; this one ends. ValueError, and nothing changes, where that world is
-        not here."""
+        """A session in another world for everybody; this one ends, and its world's memory is given back. ValueError,
+        and nothing changes, where that world is not here."""
         if name not in self.backstage.worlds:
             raise ValueError(f"The worlds to choose from are {', '.join(self.backstage.worlds)}, got {brief(name)}.")
         old, new = self.player, Player(self.backstage.session(name), self.clock)
@@ -385,6 +385,8 @@ class Page:
         self._soon(self._greet_all)
         new.start()
         old.session.close()
+        if old.session.world is not new.session.world:
+            old.session.world.unload()
 
     def _greet_all(self) -> None:
         for browser in tuple(self._browsers):

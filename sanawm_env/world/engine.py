@@ -40,6 +40,9 @@ class LoadOptions:
 
     threads: int | None = None
 
+    decisive: ClassVar[tuple[str, ...]] = ()
+    """Names of those that decide the numbers beyond their last bits: other ones are another world."""
+
     def __post_init__(self):
         if self.threads is not None:
             object.__setattr__(self, "threads", check_count("threads", self.threads, 1, MAX_THREADS))

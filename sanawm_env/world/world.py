@@ -350,10 +350,11 @@ class World:
         if not isinstance(state, WorldState):
             raise TypeError(f"A world advances a WorldState, got {type(state).__name__}; make one with world.begin.")
         if (state.engine, state.weights_hash) != (self.config.engine, self.weights_hash):
+            *others, last = self.options.decisive or ("",)
+            same = f", with the same {', '.join(others)} and {last}" if last else ""
             raise ValueError(
                 f"This state belongs to other weights ({state.engine} {state.weights_hash[:12]}) than this world "
-                f"({self.config.engine} {self.weights_hash[:12]}): load the world it was made with, with the same "
-                "options."
+                f"({self.config.engine} {self.weights_hash[:12]}): load the world it was made with{same}."
             )
 
     def _check_poses(self, poses: np.ndarray, batch: int) -> np.ndarray:

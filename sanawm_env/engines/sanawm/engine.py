@@ -72,6 +72,8 @@ class SanaLoadOptions(LoadOptions):
     timesteps: tuple[float, ...] | None = None
     flow_shift: float | None = None
 
+    decisive = ("precision", "refiner", "refiner_precision", "timesteps", "flow_shift")
+
     def __post_init__(self):
         super().__post_init__()
         object.__setattr__(self, "offload", check_offload(self.offload))
