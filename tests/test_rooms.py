@@ -226,7 +226,7 @@ def test_every_observation_but_latents_can_be_asked_for(mode):
         ({"height": 0}, ValueError, "height must be a whole number from 1 to 4,096, got 0"),
         ({"supersample": 9}, ValueError, "supersample must be a whole number from 1 to 8, got 9"),
         ({"width": "wide"}, ValueError, "width must be a whole number"),
-        ({"height": 2000, "width": 2000}, ValueError, "A picture has at most 8,388,608 rays, got 2000 x 2000 pixels"),
+        ({"height": 4000, "width": 4000}, ValueError, "A picture has at most 33,554,432 rays, got 4000 x 4000 pixels"),
         ({"collisions": 1}, TypeError, "collisions must be True or False, got 1"),
         ({"refiner": True}, TypeError, "unexpected keyword argument 'refiner'"),
     ],
