@@ -92,7 +92,7 @@ class Simulator:
         seeds: of each episode's noise. rngs: of what the task draws, None for those of the seeds. task_options: what
         the task reads (a goal, a distance). Raises as `World.begin` and the task.
         """
-        states = list(self.world.begin(scenes, seeds))
+        states = list(self.world.begin(list(scenes), list(seeds)))
         episodes = [Episode(state, self.controller.start()) for state in states]
         if rngs is None:
             rngs = [np.random.default_rng(state.slots[0].seed) for state in states]
