@@ -269,7 +269,7 @@ class SanaWMEnv(gym.Env):
         return self._now("ask for the state").state
 
     def set_prompt(self, prompt: str) -> None:
-        """Go on under another prompt from this moment: the next step follows it. Nothing else changes.
+        """Go on under another prompt from here: the next step follows it. Nothing else changes.
 
         Raises TypeError or ValueError for a prompt that the world cannot take, ResetNeeded before the first reset.
         """

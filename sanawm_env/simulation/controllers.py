@@ -235,10 +235,16 @@ def _batch_poses(space: PoseSpace, n: int = 1) -> PoseSpace:
 
 
 def make_controller(
-    mode: str, config: WorldConfig, speed: str | None, smoothing: str, workspace: Workspace
+    mode: str,
+    config: WorldConfig,
+    speed: str | None = None,
+    smoothing: str = "hold",
+    workspace: Workspace | None = None,
 ) -> Controller:
-    """The mode of that name for a world; ValueError naming what is accepted."""
+    """The action mode of that name for a world. speed, workspace: None for the world's own. ValueError naming what is
+    accepted."""
     speed = config.speed if speed is None else speed
+    workspace = config.workspace if workspace is None else workspace
     for what, value, known in (
         ("action_mode", mode, ACTION_MODES), ("speed", speed, PRESETS), ("smoothing", smoothing, SMOOTHINGS)
     ):  # fmt: skip

@@ -2,7 +2,7 @@
 
 A chunk shows 24 frames; the one after it is imagined just before it is needed, so that keys are read as late as
 possible. A key that changes in the middle of a chunk does not wait for its end: because states are values, the chunk is
-imagined again from the moment before it, with the same noise and the same poses up to the frames that will have been
+imagined again from the node before it, with the same noise and the same poses up to the frames that will have been
 shown by then, and its new rest replaces the old one. What is pressed anew begins with a latent (8 frames): within one,
 frames that have been shown would change too much (a jump of 24 dB on nano; at a latent's border it is 27 to 33, as from
 one latent to the next anyway). What is let go only eases off, and does so from any frame.

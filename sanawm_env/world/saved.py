@@ -1,4 +1,4 @@
-"""What a saved moment must be to go on in a world: numbers in their ranges, tensors of the shapes and dtypes that this
+"""What a saved state must be to go on in a world: numbers in their ranges, tensors of the shapes and dtypes that this
 world leaves itself. Files are held to it when they are read, and nothing else is."""
 
 import re

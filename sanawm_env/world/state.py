@@ -114,7 +114,7 @@ class WorldState:
         return replace(self, slots=tree.map_tensors(lambda t: t.to(device), self.slots))
 
     def reseed(self, seed: int) -> "WorldState":
-        """The same moment with another future: slot i draws its noise from seed + i from now on."""
+        """The same state with another future: slot i draws its noise from seed + i from now on."""
         seed = check_seed(seed)
         return replace(self, slots=tuple(replace(slot, seed=seed + i) for i, slot in enumerate(self.slots)))
 

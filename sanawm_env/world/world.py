@@ -269,7 +269,7 @@ class World:
 
     @_at_work
     def with_prompt(self, state: WorldState, prompt: str | Sequence[str]) -> WorldState:
-        """The same moment with another prompt, which what is imagined from here on follows; start images, memories,
+        """The same state with another prompt, which what is imagined from here on follows; start images, memories,
         poses and noise stay. Before the first chunk this is the state that begins with that prompt.
 
         prompt: of every episode, or one for each. Raises TypeError or ValueError as `scene`.
@@ -311,7 +311,7 @@ class World:
 
     @_at_work
     def reanchor(self, state: WorldState) -> WorldState:
-        """The same moment as the start of a new segment: the last frame becomes the start image, the recurrent memory
+        """The same state as the start of a new segment: the last frame becomes the start image, the recurrent memory
         is dropped. Poses go on in the episode's world frame (relative to its very first frame), so that nothing jumps
         for who steers. How episodes outlast the length the model knows (see `WorldConfig.horizon_chunks`)."""
         self.check_state(state)
