@@ -125,19 +125,19 @@ def test_other_weights_and_another_image_are_refused(world, image, tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda meta: meta.pop("seed"), "'seed' is missing"),
+        (lambda meta: meta.pop("seed"), "seed is missing"),
         (lambda meta: meta.update(schema=9), "schema 9"),
-        (lambda meta: meta.update(actions="none"), "'actions' is missing or not"),
-        (lambda meta: meta.update(batch=[[0, 1]] * 2), "a row and a size for each action"),
-        (lambda meta: meta.update(batch=[[2, 2]]), "a row and a size for each action"),
-        (lambda meta: meta.update(batch=[[0, 10**9]]), "more than 4096"),
-        (lambda meta: meta.update(batch=[[0, 1.0]]), "a row and a size for each action"),
+        (lambda meta: meta.update(actions="none"), "a list of actions"),
+        (lambda meta: meta.update(batch=[[0, 1]] * 2), "a row and a size of the batch of each"),
+        (lambda meta: meta.update(batch=[[2, 2]]), "a row in a batch of 2 must be a whole number from 0 to 1, got 2"),
+        (lambda meta: meta.update(batch=[[0, 10**9]]), "size of a batch must be a whole number from 1 to 4,096"),
+        (lambda meta: meta.update(batch=[[0, 1.0]]), r"batch\[0\]\[1\] must be a whole number, got 1.0"),
         (lambda meta: meta.update(threads=100_000), "threads must be"),
         (lambda meta: meta.update(seed=-1), "seed must be"),
         (lambda meta: meta.update(fps=0), "fps must be"),
         (lambda meta: meta.update(num_frames=10**12), "num_frames must be"),
         (lambda meta: meta.update(action_dtype="S1000000000"), "action_dtype"),
-        (lambda meta: meta.update(video=[1]), "its video"),
+        (lambda meta: meta.update(video=[1]), "video must be a mapping"),
     ],
 )
 def test_a_meta_that_describes_no_episode_is_refused(world, image, tmp_path, change, says):

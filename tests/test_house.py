@@ -171,7 +171,19 @@ def run_python(code, *flags, cwd):
 
 
 def test_importing_the_package_is_light(tmp_path):
-    heavy = {"torch", "fla", "triton", "matplotlib", "PIL", "av", "scipy", "diffusers", "transformers", "websockets"}
+    heavy = {
+        "torch",
+        "fla",
+        "triton",
+        "matplotlib",
+        "PIL",
+        "av",
+        "scipy",
+        "diffusers",
+        "pydantic",
+        "transformers",
+        "websockets",
+    }
     loaded = run_python(
         "import sys, json, sanawm_env; print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))", cwd=tmp_path
     )

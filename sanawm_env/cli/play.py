@@ -34,6 +34,7 @@ from sanawm_env.viewer.playback import Decision, Driver, Imagined
 from sanawm_env.viewer.session import GB, Film, Session
 from sanawm_env.world.files import brief, check_count, check_number, read_json, reason
 from sanawm_env.world.folders import known_worlds
+from sanawm_env.world.reading import read
 from sanawm_env.world.thumbnails import thumbnail
 from sanawm_env.world.world import World
 
@@ -318,9 +319,8 @@ def policy(folder: Path, session: Session) -> PolicyDriver:
         raise FileNotFoundError(f"There is no training in {folder}: it is a folder with settings.json and policy.zip.")
     try:
         kept = read_json(settings_file, MAX_SETTINGS_BYTES)
-        tuples = {name: tuple(kept[name]) for name in ("obs_size", "scenes") if name in kept}
-        settings = TrainPPO(**{**kept, **tuples, "num_envs": 1, "device": str(session.world.device)})
-    except (AttributeError, TypeError, ValueError) as error:
+        settings = read(TrainPPO, kept | {"num_envs": 1, "device": str(session.world.device)})
+    except ValueError as error:
         raise ValueError(f"{settings_file} does not describe a training: {reason(error)}.") from error
     if settings.obs_mode == "dict":
         raise ValueError(f"The policy in {folder} looks for a goal, and none is set here: train one with obs_mode rgb.")

@@ -31,14 +31,34 @@ from sanawm_env.world.files import (
     read_text,
     reason,
 )
+from sanawm_env.world.reading import read
 from sanawm_env.world.saved import MAX_SEED
 from sanawm_env.world.saving import check_outside, only_writer, remove, write_text
 
 DATASET, MANIFEST, SHARDS, PARTIAL = "dataset.json", "manifest.jsonl", "shard-*", ".partial"
 SCHEMA = 1
 MAX_HEADER_BYTES, MAX_ROW_BYTES, MAX_MANIFEST_BYTES = 2**20, 2**20, 2**30
-_WHOLE = ("weights_hash", "fps", "height", "width", "chunk_frames", "action_mode")  # equal in all that is merged
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What a `dataset.json` must hold besides its schema, equal in all that is merged; it may say more."""
+
+    weights_hash: str
+    fps: float
+    height: int
+    width: int
+    chunk_frames: int
+    action_mode: str
+
+    def __post_init__(self):
+        check_number("fps", self.fps, 0.01, 1000)
+        for name in ("height", "width", "chunk_frames"):
+            check_count(name, getattr(self, name), 1, 10**6)
+
+
+_WHOLE = tuple(field.name for field in fields(Header))
 
 
 @dataclass(frozen=True)
@@ -109,12 +129,8 @@ class Dataset:
         try:
             header = read_json(path, MAX_HEADER_BYTES)
             if header.get("schema") != SCHEMA:
-                raise ValueError(f"it has schema {header.get('schema')}, this version reads {SCHEMA}")
-            if missing := [name for name in _WHOLE if name not in header]:
-                raise ValueError(f"it has no {missing[0]}")
-            check_number("fps", header["fps"], 0.01, 1000)
-            for name in ("height", "width", "chunk_frames"):
-                check_count(name, header[name], 1, 10**6)
+                raise ValueError(f"it has schema {brief(header.get('schema'))}, this version reads {SCHEMA}")
+            read(Header, header, others=True)
         except ValueError as error:
             raise ValueError(f"{path} does not describe a dataset: {error}.") from error
         return cls(folder, header)
@@ -351,7 +367,6 @@ def _problems(dataset: Dataset, row: Row, thorough: bool) -> Iterator[str]:
 
 def _shard_rows(shard: Path) -> Iterator[Row]:
     noted = set()
-    kinds = {f.name: Mapping if f.name == "measures" else f.type for f in fields(Row)}
     manifest = shard / MANIFEST
     try:
         *lines, rest = read_text(manifest, MAX_MANIFEST_BYTES).split("\n") if manifest.exists() else [""]
@@ -359,13 +374,10 @@ def _shard_rows(shard: Path) -> Iterator[Row]:
         raise ValueError(f"{manifest} cannot be read: {error}.") from error
     for number, line in enumerate([*lines, rest] if rest else lines, start=1):
         try:
-            value = parse_json(line[:MAX_ROW_BYTES])
-            row = Row(**{name: value[name] for name in kinds.keys() & value.keys()})
-            if not all(isinstance(getattr(row, name), kind) for name, kind in kinds.items()):
-                raise TypeError(line)
+            row = read(Row, parse_json(line[:MAX_ROW_BYTES]), others=True)
             for name in ("seed", "chunks", "frames", "bytes"):
                 check_count(name, getattr(row, name), 0, MAX_SEED)
-        except (ValueError, TypeError, AttributeError) as error:
+        except ValueError as error:
             if number > len(lines):
                 break  # its writer was killed while it wrote: the episode, if there is one, is found below
             raise ValueError(f"Line {number} of {manifest} is not a row: restore it, or remove the line.") from error

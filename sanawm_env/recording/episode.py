@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +39,7 @@ from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.files import brief, check_count, check_number, file_sha256, read_json, reason
 from sanawm_env.world.folders import world_address
 from sanawm_env.world.images import fit_image, save_start
+from sanawm_env.world.reading import read
 from sanawm_env.world.saved import MAX_BATCH, MAX_SEED
 from sanawm_env.world.signals import postponed
 from sanawm_env.world.threads import MAX_THREADS, with_torch_threads, world_threads
@@ -48,11 +49,46 @@ FILES = (START, VIDEO, TRAJECTORY, ACTIONS, META)
 SCHEMA = 1
 MAX_META_BYTES, MAX_FRAMES = 64 * 2**20, 10**8
 MAX_COMPANY = 256  # that an episode is imagined again in
-_KINDS = {
-    "schema": int, "world": str, "weights_hash": str, "env": dict, "seed": int, "prompt": str, "intrinsics": list,
-    "actions": list, "action_dtype": str, "batch": list, "fps": int | float, "num_frames": int, "frames_sha256": str,
-    "versions": dict,
-}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meta:
+    """What a `meta.json` must hold besides its schema and the actions; it may say more. Raises ValueError.
+
+    world, device, env: of the environment; its keywords. batch: of each step the row in the batch it was imagined in,
+    and how many ran there. prompts: number of the step before which the prompt was changed, and to what.
+    """
+
+    world: str
+    weights_hash: str
+    env: Mapping[str, Any]
+    seed: int
+    prompt: str
+    intrinsics: tuple[float, ...]
+    action_dtype: str
+    batch: tuple[tuple[int, int], ...]
+    fps: float
+    num_frames: int
+    frames_sha256: str
+    versions: Mapping[str, Any]
+    device: str = "cpu"
+    threads: int | None = None
+    video: Mapping[str, Any] = field(default_factory=dict)
+    prompts: tuple[tuple[int, str], ...] = ()
+
+    def __post_init__(self):
+        check_count("seed", self.seed, 0, MAX_SEED)
+        check_count("num_frames", self.num_frames, 1, MAX_FRAMES)
+        check_number("fps", self.fps, 0.01, 1000)
+        if self.threads is not None:
+            check_count("threads", self.threads, 1, MAX_THREADS)
+        if not re.fullmatch("bool|u?int(8|16|32|64)|float(16|32|64)", self.action_dtype):
+            raise ValueError(f"its action_dtype is {brief(self.action_dtype)}")
+        for row, size in self.batch:
+            check_count("the size of a batch", size, 1, MAX_BATCH)
+            check_count(f"a row in a batch of {size}", row, 0, size - 1)
+        for step, _ in self.prompts:
+            check_count("the step of a prompt", step, 0, len(self.batch) - 1)
 
 
 class Step(NamedTuple):
@@ -177,29 +213,12 @@ class Episode:
             raise FileNotFoundError(f"There is no episode in {folder}: an episode is a folder with {', '.join(FILES)}.")
         try:
             meta = read_json(path, MAX_META_BYTES)
-            for name, kind in _KINDS.items():
-                if not isinstance(meta.get(name), kind):
-                    raise ValueError(f"{name!r} is missing or not what it should be")
-            if meta["schema"] != SCHEMA:
-                raise ValueError(f"it has schema {brief(meta['schema'])}, this version reads {SCHEMA}")
-            check_count("its seed", meta["seed"], 0, MAX_SEED)
-            check_count("its num_frames", meta["num_frames"], 1, MAX_FRAMES)
-            check_number("its fps", meta["fps"], 0.01, 1000)
-            if meta.get("threads") is not None:
-                check_count("its threads", meta["threads"], 1, MAX_THREADS)
-            if not re.fullmatch("bool|u?int(8|16|32|64)|float(16|32|64)", meta["action_dtype"]):
-                raise ValueError(f"its action_dtype is {brief(meta['action_dtype'])}")
-            if not isinstance(meta.get("video", {}), dict):
-                raise ValueError(f"its video is {brief(meta['video'])}")
-            rows = np.array(meta["batch"])
-            if rows.dtype.kind != "i" and rows.size:
-                raise ValueError("'batch' must be a row and a size for each action")
-            if rows.shape != (len(meta["actions"]), 2) or (rows < 0).any() or (rows[:, 0] >= rows[:, 1]).any():
-                raise ValueError("'batch' must be a row and a size for each action")
-            if rows[:, 1].max() > MAX_BATCH:
-                raise ValueError(f"a batch of {rows[:, 1].max()} is more than {MAX_BATCH}")
-            if not _are_prompts(meta.get("prompts", []), len(rows)):
-                raise ValueError("'prompts' must be pairs of a step's number and a text")
+            if meta.get("schema") != SCHEMA:
+                raise ValueError(f"it has schema {brief(meta.get('schema'))}, this version reads {SCHEMA}")
+            actions = meta.get("actions")
+            known = read(Meta, {name: value for name, value in meta.items() if name != "actions"}, others=True)
+            if not isinstance(actions, list) or len(actions) != len(known.batch):
+                raise ValueError("it must hold a list of actions, and of a row and a size of the batch of each")
         except ValueError as error:
             raise ValueError(f"{path} does not describe an episode: {reason(error)}.") from error
         return cls(folder, meta)
@@ -283,18 +302,6 @@ class Episode:
                 if writer is not None:
                     writer.add(step)
                 yield step
-
-
-def _are_prompts(prompts: Any, steps: int) -> bool:
-    """Whether that says before which steps the prompt was changed, and to what."""
-    return isinstance(prompts, list) and all(
-        isinstance(pair, list)
-        and len(pair) == 2
-        and type(pair[0]) is int
-        and 0 <= pair[0] < steps
-        and isinstance(pair[1], str)
-        for pair in prompts
-    )
 
 
 def differences(a: Episode, b: Episode) -> list[str]:

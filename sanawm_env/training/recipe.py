@@ -10,7 +10,7 @@ of the data, time, machine, numbers.
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,8 @@ from sanawm_env.training.clips import ClipsConfig, Footage, generate, load, samp
 from sanawm_env.training.evaluate import Example, draw_sheet, evaluate, print_table, save_sheet
 from sanawm_env.training.nano import NANO, export_world
 from sanawm_env.training.network import MAX_SEED, TrainConfig, train_network
-from sanawm_env.world.files import brief, check_count, read_json, reason
+from sanawm_env.world.files import check_count, read_json, reason
+from sanawm_env.world.reading import read
 from sanawm_env.world.saving import only_writer, replacing, write_text
 from sanawm_env.world.terminal import literal_console
 from sanawm_env.world.world import World
@@ -74,18 +75,15 @@ class Recipe:
         """Read what `to_json` wrote, or a part of it; FileNotFoundError or ValueError in one sentence."""
         if not path.exists():
             raise FileNotFoundError(f"There is no recipe {path}; a run leaves its own as {RECIPE}.")
-        kinds = {f.name: type(f.default) for f in fields(cls)}
+        whole = asdict(cls())
         try:
-            data = read_json(path, MAX_RECIPE_BYTES)
-            if unknown := sorted(set(data) - set(kinds)):
-                raise ValueError(f"unknown part {brief(unknown[0])}, a recipe has {', '.join(kinds)}")
-            base = cls()
+            given = read_json(path, MAX_RECIPE_BYTES)
             parts = {
-                name: value if kinds[name] is int else replace(getattr(base, name), **value)
-                for name, value in data.items()
+                k: whole[k] | v if isinstance(v, dict) and isinstance(whole.get(k), dict) else v
+                for k, v in given.items()
             }
-            return replace(base, **parts)
-        except (TypeError, ValueError) as error:
+            return read(cls, parts)
+        except ValueError as error:
             raise ValueError(f"{path} is not a recipe: {reason(error)}.") from error
 
 

@@ -85,13 +85,3 @@ class WorldConfig:
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1)
-
-    @classmethod
-    def from_plain(cls, data: Mapping) -> "WorldConfig":
-        """Of what a JSON file holds; ValueError or TypeError that says what does not fit."""
-        data = dict(data)
-        if "workspace" in data:
-            data["workspace"] = Workspace(**data["workspace"])
-        if "places" in data:
-            data["places"] = {name: tuple(box) for name, box in data["places"].items()}
-        return cls(**data)

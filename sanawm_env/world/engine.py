@@ -22,6 +22,7 @@ from torch import Tensor
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.config import MAX_BYTES, WorldConfig
 from sanawm_env.world.files import brief, check_count, read_json, reason
+from sanawm_env.world.reading import read
 from sanawm_env.world.state import Scene, Slot
 from sanawm_env.world.threads import MAX_THREADS
 
@@ -212,8 +213,8 @@ def read_config(path: Path) -> WorldConfig:
     except ValueError as error:
         raise ValueError(f"{path.parent} needs an engine that is not here: {reason(error)}.") from None
     try:
-        return kind.from_plain(data)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return read(kind, data)
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is not the configuration of a world: {reason(error)}.") from error
 
 

@@ -26,7 +26,7 @@ class SamplerConfig:
     name: of the official sampler, "self_forcing_flow_euler" or "chunk_flow_euler", which make lists differently.
     flow_shift: that the list was made with, for the record."""
 
-    timesteps: tuple[float, ...] = (1000, 960, 889, 727)
+    timesteps: tuple[int | float, ...] = (1000, 960, 889, 727)
     guidance_scale: float = 1.0
     name: str = "self_forcing_flow_euler"
     flow_shift: float | None = None

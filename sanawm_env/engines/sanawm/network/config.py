@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from sanawm_env.world.files import brief, check_count, check_number
+
 SIZES = (
     ("latent_channels", 1, 4096), ("hidden_size", 1, 65536), ("depth", 1, 256), ("num_heads", 1, 1024),
     ("head_dim", 1, 1024), ("caption_channels", 1, 65536), ("text_len", 1, 65536), ("plucker_channels", 1, 4096),
@@ -39,7 +41,7 @@ class SanaWMConfig:
     depth: int = 20
     num_heads: int = 20
     head_dim: int = 112
-    mlp_ratio: float = 3
+    mlp_ratio: int | float = 3
     caption_channels: int = 2304
     text_len: int = 300
     plucker_channels: int = 48
@@ -53,16 +55,12 @@ class SanaWMConfig:
 
     def __post_init__(self):
         for name, least, most in SIZES:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-                raise ValueError(f"{name} must be a whole number from {least} to {most}, got {str(value)[:40]!r}.")
-        ratio = self.mlp_ratio
-        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 64:
-            raise ValueError(f"mlp_ratio must be a number above 0 and at most 64, got {str(ratio)[:40]!r}.")
+            check_count(name, getattr(self, name), least, most)
+        ratio = check_number("mlp_ratio", self.mlp_ratio, 1e-9, 64)
         if int(self.hidden_size * ratio) < 1:
             raise ValueError(f"mlp_ratio {ratio} leaves the FFN of {self.hidden_size} channels none.")
         if not isinstance(self.sink, bool):
-            raise ValueError(f"sink must be true or false, got {str(self.sink)[:40]!r}.")
+            raise ValueError(f"sink must be true or false, got {brief(self.sink)}.")
         if not self.window:
             raise ValueError("window must be -1 for all chunks, or at least 1, got 0.")
         if self.hidden_size % self.head_dim or self.hidden_size % self.num_heads:

@@ -1,0 +1,120 @@
+"""Plain data, of JSON, YAML or keywords, as frozen dataclasses: pydantic holds it to the annotations of the fields, and
+what does not fit is said in one sentence. What the numbers of a field may be its class says, in `__post_init__`."""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from sanawm_env.world.files import brief, reason
+
+T = TypeVar("T")
+
+_KINDS = {
+    "int": "a whole number", "float": "a number", "bool": "true or false", "string": "a text", "list": "a list",
+    "tuple": "a list", "dict": "a mapping", "mapping": "a mapping", "dataclass": "a mapping", "none": "null",
+}  # fmt: skip
+"""By the first word of pydantic's types of errors, such as int_type."""
+
+
+def read(kind: type[T], data: Any, *, others: bool = False) -> T:
+    """An instance of a dataclass from a mapping of plain values, as JSON and YAML have them.
+
+    Kinds are held to as JSON's strict readers do: true is no number, "3" and 3.0 are no whole number, 3 is a number; a
+    list is read as a tuple, a text as a path, a mapping as a dataclass where the field is one. A file is read by
+    `files.read_json`, whose limits come first. others: let names be that the class does not know.
+
+    Raises ValueError, in a sentence that is to follow whatever was read, for names that are unknown or missing and for
+    values of another kind; and what the class raises in `__post_init__`.
+    """
+    if not isinstance(data, Mapping):
+        raise ValueError(f"it must be a mapping, got {brief(data)}")
+    if not others:
+        _check_names(kind, data)
+    try:
+        text = json.dumps(data, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"it must hold plain values: {reason(error)}") from error
+    try:
+        return _adapter(kind).validate_json(text, strict=True)
+    except ValidationError as error:
+        raise ValueError(_sentence(error.errors(include_url=False), data)) from error
+
+
+def nearest(name: Any, known: Iterable[str]) -> str:
+    """ " (did you mean speed?)" where a known name is like the given one, else nothing."""
+    near = difflib.get_close_matches(str(name)[:100], list(known), 1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+@cache
+def _adapter(kind: type) -> TypeAdapter:
+    return TypeAdapter(kind)
+
+
+def _check_names(kind: type, data: Mapping, inside: str = "") -> None:
+    known, hints = [field.name for field in dataclasses.fields(kind)], get_type_hints(kind)
+    for name, value in data.items():
+        if name not in known:
+            meant = nearest(name, known)
+            raise ValueError(f"there is no setting {brief(name)}{inside}{meant}, settings are {', '.join(known)}")
+        for part in (hints[name], *get_args(hints[name])):
+            if dataclasses.is_dataclass(part) and isinstance(value, Mapping):
+                _check_names(part, value, f" in {name}")
+
+
+def _sentence(errors: list[Any], data: Any) -> str:
+    """What pydantic found, of the first field and, of the kinds that this may be, the one that was come nearest to."""
+    found = [(_path(error["loc"], data), error) for error in errors]
+    first = [(path, error) for path, error in found if path[:1] == found[0][0][:1]]
+    deepest = max(len(path) for path, _ in first)
+    path, error = next((path, error) for path, error in first if len(path) == deepest)
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{reason(part, 80)}" for part in path)[1:]
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    if error["type"] == "json_invalid":
+        return f"it cannot be read: {reason(error['ctx']['error'])}"
+    if error["type"] == "missing":
+        name = error["loc"][-1]
+        return (
+            f"{where} has too few values"
+            if isinstance(name, int)
+            else f"{name} is missing" + f" in {where}" * bool(where)
+        )
+    if error["type"] == "too_long":
+        return f"{where} has too many values, it takes {error['ctx']['max_length']}"
+    accepted = dict.fromkeys(_accepted(error) for other, error in first if other == path)
+    if _KINDS["float"] in accepted:
+        accepted.pop(_KINDS["int"], None)
+    return f"{where} must be {' or '.join(filter(None, accepted))}, got {brief(_value(path, data))}"
+
+
+def _accepted(error: Mapping[str, Any]) -> str:
+    """What a field may be, by an error of pydantic; nothing for objects that no file can hold."""
+    if error["type"] == "literal_error":
+        return str(error["ctx"]["expected"])
+    if error["type"] == "needs_python_object":
+        return ""
+    return _KINDS.get(error["type"].split("_")[0], reason(error["msg"]))
+
+
+def _path(loc: tuple[int | str, ...], data: Any) -> tuple[int | str, ...]:
+    """Where an error lies, without the names that pydantic has for the kinds of a union."""
+    path = []
+    for part in loc:
+        if (isinstance(data, Mapping) and part in data) or (
+            isinstance(data, list | tuple) and part in range(len(data))
+        ):
+            path.append(part)
+            data = data[part]
+    return tuple(path)
+
+
+def _value(path: tuple[int | str, ...], data: Any) -> Any:
+    for part in path:
+        data = data[part]
+    return data
