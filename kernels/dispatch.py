@@ -25,7 +25,6 @@ class Kernels:
 
     name: one of `BACKENDS`. why: half a sentence on why it was chosen.
     linear: `torch.nn.functional.linear`, or a faster form of it.
-    skips_unread: the network may leave out what nobody reads (see `SanaWM.forward`); the reference computes all.
     """
 
     name: str
@@ -33,7 +32,6 @@ class Kernels:
     gdn: Callable
     depthwise_glu: Callable
     attend: Callable
-    skips_unread: bool
     linear: Callable = F.linear
 
 
@@ -61,7 +59,7 @@ def choose(device: torch.device, dtype: torch.dtype, backend: str | None = None)
         if device.type == "cuda":
             ops = SimpleNamespace(**{name: _on(device, getattr(ops, name)) for name in OPERATORS})
     linear = cpu.linear if backend == "cpu" else F.linear
-    return Kernels(backend, why, ops.gdn, ops.depthwise_glu, ops.attend, backend != "reference", linear)
+    return Kernels(backend, why, ops.gdn, ops.depthwise_glu, ops.attend, linear)
 
 
 def check_backend(backend: str) -> None:

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 from sanawm_env.kernels import cpu, reference
+from sanawm_env.kernels.dispatch import choose
 from sanawm_env.kernels.inputs import Grid
 
 from sanawm_env.camera.twist import hold
+from sanawm_env.engines.sanawm.network.context import BlockConditions
 from sanawm_env.engines.sanawm.network.model import SanaWM
+from sanawm_env.engines.sanawm.network.shortcuts import fold_single_token, next_state
 from sanawm_env.training.initial import initialise
 from sanawm_env.world import tree
 from sanawm_env.world.world import World
@@ -197,25 +200,28 @@ def chunk(model, b=2, frames=3, first=1, tokens=1, mask=False, seed=0):
 
 
 @pytest.mark.parametrize("depth", [2, 3], ids=["softmax last", "GDN last"])
-def test_without_a_prediction_the_state_is_the_same(depth):
+def test_the_state_of_a_clean_pass_is_the_same_without_what_nobody_reads(depth):
     model = network("cpu", depth=depth)
     assert model.config.is_softmax(depth - 1) == (depth == 2)
-    state = None
+    state, predictions = None, []
     for i, frames in enumerate((4, 3, 3)):
         context, latents = chunk(model, frames=frames, first=4 * i, seed=i)
-        times = torch.full((2,), 500.0)
-        out, full = model(latents, times, context, state, save=True)
-        nothing, state = model(latents, times, context, state, save=True, predict=False)
-        assert out.shape == latents.shape and nothing is None
+        out, full = model(latents, torch.zeros(2), context, state, save=True)
+        with model.final_layer.register_forward_hook(lambda *call: predictions.append(call)):
+            state = next_state(model, latents, context, state)
+        assert out.shape == latents.shape and not predictions
         assert difference(state, full) < 1e-6
 
 
 def test_the_reference_leaves_nothing_out():
     model = network("reference")
     context, latents = chunk(model)
+    assert all(conditions.text is not None for conditions in context.conditions)
     out, state = model(latents, torch.zeros(2), context, save=True)
-    same, other = model(latents, torch.zeros(2), context, save=True, predict=False)
-    assert difference((same, other), (out, state)) == 0
+    passes = []
+    with model.register_forward_hook(lambda _, given, result: passes.append(result)):
+        alone = next_state(model, latents, context, None)
+    assert difference(tuple(passes), ((out, state),)) == 0 and difference(alone, state) == 0
 
 
 @pytest.mark.parametrize("mask", [False, True])
@@ -223,9 +229,13 @@ def test_a_single_token_of_text_adds_the_same_to_every_x(mask):
     model = network("reference")
     context, _ = chunk(model, mask=mask)
     text = model.attention_y_norm(model.y_embedder(normal(2, 1, model.config.caption_channels)))
-    layer = model.blocks[0].cross_attn
-    full = layer(normal(2, 36, 32), layer.keys_values(text), context.text_bias, context.kernels)
-    assert difference(layer.of_one_token(text).expand_as(full), full) < 1e-6
+    layer, x, rays = model.blocks[0].cross_attn, normal(2, 36, 32), normal(2, 36, 32, seed=1)
+    keys_values = layer.keys_values(text)
+    read = layer(x, keys_values, context.text_bias, context.kernels)
+    for added, expected in ((None, read), (rays, rays + read)):
+        given = (BlockConditions(added, keys_values),)
+        (folded,) = fold_single_token(model.blocks[:1], given, text, choose(x.device, x.dtype, "cpu"))
+        assert folded.text is None and difference(folded.added.expand_as(x), expected) < 1e-6
 
 
 @pytest.mark.parametrize("tokens", [1, 5])

@@ -27,7 +27,8 @@ from sanawm_env.engines.sanawm.config import SanaWorldConfig
 from sanawm_env.engines.sanawm.fetch import world_config
 from sanawm_env.engines.sanawm.graphs import CudaRecorder, Graphs
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
-from sanawm_env.engines.sanawm.network.model import Context, SanaWM
+from sanawm_env.engines.sanawm.network.context import Context
+from sanawm_env.engines.sanawm.network.model import SanaWM
 from sanawm_env.engines.sanawm.network.state import NetworkState
 from sanawm_env.engines.sanawm.sampler import sample_chunk
 from sanawm_env.kernels import reference

@@ -531,8 +531,8 @@ def test_a_block_of_either_kind_in_triton_leaves_the_stream_as_it_is():
     assert len(kinds) == 2
 
     def in_triton(block, args):
-        x, modulation, _, *rest = args
-        return x, modulation, triton, *rest
+        x, modulation, conditions, _, *rest = args
+        return x, modulation, conditions, triton, *rest
 
     hooks = [block.register_forward_pre_hook(in_triton) for block in kinds.values()]
     try:

@@ -32,7 +32,7 @@ from sanawm_env.engines.sanawm.conditions import camera_inputs
 from sanawm_env.engines.sanawm.config import SanaWorldConfig
 from sanawm_env.engines.sanawm.engine import SanaConditions, SanaEngine, SanaLoadOptions, codec_module
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
-from sanawm_env.engines.sanawm.network.model import Block, Context, SanaWM
+from sanawm_env.engines.sanawm.network.model import SanaWM
 from sanawm_env.engines.sanawm.network.place_map import PlaceMap
 from sanawm_env.engines.sanawm.network.precision import weight_bytes
 from sanawm_env.engines.sanawm.offload import blocks_of
@@ -321,8 +321,6 @@ class LiveBytes(TorchDispatchMode):
         work, built = block.forward, _built(block)
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if isinstance(block, Block):
-                args = _own_conditions(*args)
             key = built, _outline_of(args), _outline_of(kwargs)
             holders = [x for x in (*args, *kwargs.values()) if _has_fields(x) and not dataclasses.is_dataclass(x)]
             empty = [(holder, name) for holder in holders for name, value in vars(holder).items() if value is None]
@@ -411,16 +409,6 @@ class _Recipe:
     storages: list[int]
     parts: list[tuple]
     left: Any
-
-
-def _own_conditions(x: Tensor, modulation: Tensor, context: Context, index: int, *rest: Any) -> tuple:
-    """What a network's block is given, without the conditions of other blocks: blocks are alike then."""
-
-    def own(context: Context) -> Context:
-        added, text = context.added, context.text
-        return replace(context, added=added and (added[index],), text=text and (text[index],))
-
-    return x, modulation, own(context), 0, *(own(r) if isinstance(r, Context) else r for r in rest)
 
 
 _PLAIN = type("Plain", (), {}).__basicsize__  # of objects that are nothing but their fields

@@ -14,7 +14,9 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from sanawm_env.engines.sanawm.network.model import Context, SanaWM
+from sanawm_env.engines.sanawm.network.context import Context
+from sanawm_env.engines.sanawm.network.model import SanaWM
+from sanawm_env.engines.sanawm.network.shortcuts import next_state
 from sanawm_env.engines.sanawm.network.state import NetworkState
 from sanawm_env.world.files import brief, check_number
 
@@ -126,9 +128,7 @@ def sample_chunk(
         # in float32 at least, then back to the dtype of the latents (dit.md 12)
         x = (x - (active * (sigma - below))[:, None, :, None, None] * velocity).to(noise.dtype)
     doubled = torch.cat((x, x)) if config.guidance_scale > 1 else x
-    clean = torch.zeros(doubled.shape[0], device=x.device)
-    _, state = model(doubled, clean, context, state, save=True, predict=False)
-    return x, state
+    return x, next_state(model, doubled, context, state)
 
 
 def predict_velocity(

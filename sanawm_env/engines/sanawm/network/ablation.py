@@ -11,14 +11,11 @@ CUDA device, or Triton's interpreter (for tests: it takes help, `tests/test_kern
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
-
-if TYPE_CHECKING:
-    from sanawm_env.engines.sanawm.network.model import Context
+from sanawm_env.engines.sanawm.network.context import Context
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +55,7 @@ class TokenMixer(nn.Module):
         return self.layer.o_proj
 
     def forward(
-        self, x: Tensor, context: "Context", state: TokenState | None, save: bool
+        self, x: Tensor, context: Context, state: TokenState | None, save: bool
     ) -> tuple[Tensor, TokenState | None]:
         """x: (B, N, C) modulated tokens. Returns the output (B, N, C) and, if `save`, the next state.
 

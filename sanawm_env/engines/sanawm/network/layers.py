@@ -23,11 +23,12 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (..., dim). Returns the same shape and dtype."""
         return rms_norm(x, self.weight, self.eps)
 
 
 def layer_norm(x: Tensor) -> Tensor:
-    """LayerNorm without parameters, eps 1e-6."""
+    """LayerNorm of x (..., C) without parameters, eps 1e-6."""
     return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 
@@ -51,13 +52,14 @@ def project(layer: nn.Linear | nn.Conv2d, x: Tensor, kernels: Kernels) -> Tensor
 
 
 class VoxelEmbed(nn.Module):
-    """Latent grid (B, c, T, H, W) to tokens (B, T*H*W, C): a Conv3d of kernel 1, stored as one, applied as a linear."""
+    """Latents to tokens: a Conv3d of kernel 1, stored as one, applied as a linear."""
 
     def __init__(self, channels: int, dim: int):
         super().__init__()
         self.proj = nn.Conv3d(channels, dim, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (B, c, T, H, W). Returns (B, T*H*W, C)."""
         return F.linear(x.flatten(2).mT, self.proj.weight.flatten(1), self.proj.bias)
 
 
@@ -78,6 +80,7 @@ class TimestepEmbedder(nn.Module):
         return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
     def forward(self, timesteps: Tensor) -> Tensor:
+        """timesteps: (...). Returns (..., C)."""
         return self.mlp(self.sinusoid(timesteps).to(self.mlp[0].weight.dtype))
 
 
@@ -90,11 +93,12 @@ class CaptionProjection(nn.Module):
         self.fc2 = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (..., channels). Returns (..., C)."""
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
 
 class CaptionEmbedder(nn.Module):
-    """Text features (B, L, caption_channels) to (B, L, C). `y_embedding` is in the official state dict, and inert."""
+    """Text features to the network's width. `y_embedding` is in the official state dict, and inert."""
 
     def __init__(self, channels: int, dim: int, text_len: int):
         super().__init__()
@@ -102,11 +106,12 @@ class CaptionEmbedder(nn.Module):
         self.register_buffer("y_embedding", torch.zeros(text_len, channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (B, L, caption_channels). Returns (B, L, C)."""
         return self.y_proj(x)
 
 
 class KeyConv(nn.Module):
-    """Taps of the temporal key convolution (`sanawm_env.kernels.reference.key_conv`)."""
+    """Taps (C, 1, K) of the temporal key convolution (`sanawm_env.kernels.reference.key_conv`)."""
 
     def __init__(self, dim: int, taps: int):
         super().__init__()
@@ -131,15 +136,11 @@ class CrossAttention(nn.Module):
         return split_heads(self.k_norm(k), self.num_heads), split_heads(v, self.num_heads)
 
     def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], bias: Tensor | None, kernels: Kernels) -> Tensor:
-        """x: (B, N, C); bias: (B, 1, 1, L) added to the scores, or None."""
+        """x: (B, N, C); keys_values: of `keys_values`; bias: (B, 1, 1, L) added to the scores, or None. Returns
+        (B, N, C)."""
         q = split_heads(self.q_norm(project(self.q_linear, x, kernels)), self.num_heads)
         read = merge_heads(F.scaled_dot_product_attention(q, *keys_values, attn_mask=bias))
         return project(self.proj, read, kernels)
-
-    def of_one_token(self, text: Tensor) -> Tensor:
-        """The output (B, 1, C) for text (B, 1, C) of a single token: every x gives it all its attention."""
-        _, v = self.kv_linear(text).chunk(2, dim=-1)
-        return self.proj(v)
 
 
 class ConvFFN(nn.Module):
@@ -161,8 +162,9 @@ class ConvFFN(nn.Module):
         return project(self.point_conv.conv, u, kernels).unflatten(1, (grid.frames, grid.tokens))
 
     def forward(self, x: Tensor, grid: Grid, tail: Tensor | None, kernels: Kernels) -> tuple[Tensor, Tensor]:
-        """x: (B, T*S, C); tail: (B, S, C) r of the frame before, None for zeros. Returns output and next tail."""
-        r = self.spatial(x, grid, kernels)
+        """x: (B, T*S, C); tail: (B, S, C) r of the frame before, None for zeros. Returns the output (B, T*S, C) and the
+        next tail (B, S, C)."""
+        r = self.spatial(x, grid, kernels)  # (B, T, S, C)
         if tail is None:
             tail = torch.zeros_like(r[:, 0])
         before = torch.cat((tail[:, None], r[:, :-1]), dim=1)

@@ -6,25 +6,23 @@ The camera branch moves queries, keys and values into world coordinates with the
 ray, so that only relative ray poses matter.
 """
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
+from sanawm_env.engines.sanawm.network.context import Context
 from sanawm_env.engines.sanawm.network.layers import KeyConv, RMSNorm, project
 from sanawm_env.engines.sanawm.network.state import WindowState, push_page
 from sanawm_env.kernels.dispatch import Kernels
 from sanawm_env.kernels.inputs import Branch, GDNInputs, GDNState, Grid, Page
 from sanawm_env.kernels.reference import merge_heads, query_world, rotate, split_heads, to_ray, to_world
 
-if TYPE_CHECKING:
-    from sanawm_env.engines.sanawm.network.model import Context
-
 
 class Mixer(nn.Module):
-    """What both kinds of block share: projections, norms, gate. Softmax blocks carry the gate parameters of the GDN
+    """What both kinds of block share: projections, norms, gate. Softmax blocks have the gate parameters of the GDN
     blocks too, unused, because the official state dict has them."""
 
     def __init__(self, config: SanaWMConfig):
@@ -73,20 +71,19 @@ class GDNMixer(Mixer):
         return beta, torch.exp(-self.A_log.float().exp() * rate).transpose(1, 2)
 
     def forward(
-        self, x: Tensor, context: "Context", state: GDNState | None, save: bool
+        self, x: Tensor, context: Context, state: GDNState | None, save: bool
     ) -> tuple[Tensor, GDNState | None]:
         """x: (B, N, C) modulated tokens. Returns the output (B, N, C) and, if `save`, the next state."""
         grid, rays, kernels = context.grid, context.rays, context.kernels
         beta, decay = self.gates(x, grid)
         qkv = project(self.qkv, x, kernels).chunk(3, dim=-1)
-        main = Branch(*qkv, self.conv_k.weight, self.q_norm.weight, self.k_norm.weight)
-        camera = None
+        main, camera = Branch(*qkv, self.conv_k.weight, self.q_norm.weight, self.k_norm.weight), None
         if rays is not None:
             qkv = (project(layer, x, kernels) for layer in (self.q_proj_cam, self.k_proj_cam, self.v_proj_cam))
             camera = Branch(*qkv, self.conv_k_cam.weight, self.q_norm_cam.weight, self.k_norm_cam.weight)
         inputs = GDNInputs(main, camera, beta, decay, context.phase, rays, grid)
-        read, camera_read, state = kernels.gdn(inputs, state, save)
-        return self.finish(x, read, camera_read, kernels), state
+        main, camera, state = kernels.gdn(inputs, state, save)  # read-outs (B, N, C)
+        return self.finish(x, main, camera, kernels), state
 
 
 class WindowMixer(Mixer):
@@ -97,33 +94,39 @@ class WindowMixer(Mixer):
         self.window, self.sink = config.window, config.sink
 
     def forward(
-        self, x: Tensor, context: "Context", state: WindowState | None, save: bool, last: "Context | None" = None
+        self, x: Tensor, context: Context, state: WindowState | None, save: bool
     ) -> tuple[Tensor, WindowState | None]:
-        """x: (B, N, C) modulated tokens. Returns the output (B, N, C) and, if `save`, the next state.
+        """x: (B, N, C) modulated tokens. Returns the output (B, N, C) and, if `save`, the next state."""
+        past = state.pages if state is not None else ()
+        q, page = self.page(x, context)
+        out = self.read(x, q, past, page, context)
+        return out, self.keep(past, page) if save else None
 
-        last: the part of the context that is the last frame's, where only the output of its tokens (B, S, C) is wanted.
-        """
-        phase, rays, kernels = context.phase, context.rays, context.kernels
-        pages = state.pages if state is not None else ()
+    def page(self, x: Tensor, context: Context) -> tuple[Tensor, Page]:
+        """Of tokens x (B, N, C): the main branch's projected queries (B, N, C), which share a projection with its keys
+        and values, and the page of both branches."""
+        rays, kernels = context.rays, context.kernels
         q, k, v = project(self.qkv, x, kernels).chunk(3, dim=-1)
-        k = rotate(split_heads(self.k_norm(k), self.heads), phase)
-        v = split_heads(v, self.heads)
-        camera = camera_k = camera_v = None
-        if rays is not None:
-            camera_k = to_world(split_heads(self.k_norm_cam(project(self.k_proj_cam, x, kernels)), self.heads), rays)
-            camera_v = to_world(split_heads(project(self.v_proj_cam, x, kernels), self.heads), rays)
-        if last is not None:
-            x, q, context = x[:, -last.grid.tokens :], q[:, -last.grid.tokens :], last
-        grid, phase, rays = context.grid, context.phase, context.rays
-        q = rotate(split_heads(self.q_norm(q), self.heads), phase)
-        main = merge_heads(kernels.attend(q, [*((p.k, p.v) for p in pages), (k, v)], grid))
-        if rays is not None:
-            q = query_world(split_heads(self.q_norm_cam(project(self.q_proj_cam, x, kernels)), self.heads), rays)
-            past = [(p.camera_k, p.camera_v) for p in pages]
-            camera = merge_heads(to_ray(kernels.attend(q, [*past, (camera_k, camera_v)], grid), rays))
-        out = self.finish(x, main, camera, kernels)
-        if not save:
-            return out, None
+        k, v = rotate(split_heads(self.k_norm(k), self.heads), context.phase), split_heads(v, self.heads)
+        if rays is None:
+            return q, Page(k, v)
+        camera_k = split_heads(self.k_norm_cam(project(self.k_proj_cam, x, kernels)), self.heads)
+        camera_v = split_heads(project(self.v_proj_cam, x, kernels), self.heads)
+        return q, Page(k, v, to_world(camera_k, rays), to_world(camera_v, rays))
+
+    def read(self, x: Tensor, q: Tensor, past: tuple[Page, ...], page: Page, context: Context) -> Tensor:
+        """The output (B, n, C) of tokens x (B, n, C) with projected queries q (B, n, C), from past pages and the
+        current one. n is N, or less with the part of the context that belongs to these tokens."""
+        grid, rays, kernels, pages = context.grid, context.rays, context.kernels, (*past, page)
+        q = rotate(split_heads(self.q_norm(q), self.heads), context.phase)
+        main = merge_heads(kernels.attend(q, [(p.k, p.v) for p in pages], grid))
+        if rays is None:
+            return self.finish(x, main, None, kernels)
+        q = query_world(split_heads(self.q_norm_cam(project(self.q_proj_cam, x, kernels)), self.heads), rays)
+        camera = to_ray(kernels.attend(q, [(p.camera_k, p.camera_v) for p in pages], grid), rays)
+        return self.finish(x, main, merge_heads(camera), kernels)
+
+    def keep(self, past: tuple[Page, ...], page: Page) -> WindowState:
+        """The state after a chunk: the pages that the next one sees."""
         # v is a view of the fused projection: a page must not keep q and k of the chunk alive
-        pages = push_page(pages, Page(k, v.contiguous(), camera_k, camera_v), self.window, self.sink)
-        return out, WindowState(pages)
+        return WindowState(push_page(past, replace(page, v=page.v.contiguous()), self.window, self.sink))

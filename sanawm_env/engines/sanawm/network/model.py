@@ -2,21 +2,23 @@
 
     context = model.prepare(grid, frame_index, text=..., text_mask=..., camera=..., plucker=...)   # once per chunk
     velocity, _ = model(latents, timesteps, context, state)                                        # denoising passes
-    _, state = model(clean_latents, zeros, context, state, save=True, predict=False)               # the clean pass
+    _, state = model(clean_latents, zeros, context, state, save=True)                              # the clean pass
 
 `prepare` holds everything that does not depend on the latents; the forward pass never writes to a tensor it was
 given, and a state comes out only where one is asked for. Parameter names and shapes are those of the official
-checkpoint at every size.
-"""
+checkpoint at every size. What fast passes leave out is in `shortcuts.py`, the clean pass for its state alone too.
 
-from dataclasses import dataclass, replace
+Sizes in comments: B batch, T latent frames, N = T * H * W tokens, C width, c latent channels, L text tokens.
+"""
 
 import torch
 from torch import Tensor, nn
 
 from sanawm_env.camera.rays import ray_from_world, rigid_inverse
+from sanawm_env.engines.sanawm.network import shortcuts
 from sanawm_env.engines.sanawm.network.ablation import TokenMixer
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
+from sanawm_env.engines.sanawm.network.context import BlockConditions, Context
 from sanawm_env.engines.sanawm.network.layers import (
     CaptionEmbedder,
     ConvFFN,
@@ -36,39 +38,8 @@ from sanawm_env.kernels.dispatch import Kernels, choose
 from sanawm_env.kernels.inputs import Grid, RayTransform
 
 
-@dataclass(frozen=True, eq=False)
-class Context:
-    """What one chunk's passes share.
-
-    kernels: the operators. phase: (B, 1, N, D/2) rotary table. rays: None without cameras.
-    added: per block what it adds to every token whatever the latents are, (B, N, C) or (B, 1, C): the ray conditions,
-        and the cross-attention where `text` is None.
-    text: per block the keys and values of the text; None where it is a single token, which leaves nothing to weigh.
-    text_bias: (B, 1, 1, L) of the text's mask.
-    """
-
-    kernels: Kernels
-    grid: Grid
-    phase: Tensor
-    rays: RayTransform | None
-    added: tuple[Tensor, ...] | None
-    text: tuple[tuple[Tensor, Tensor], ...] | None
-    text_bias: Tensor | None
-
-    def last_frame(self) -> "Context":
-        """The part that tokens of the last frame read."""
-        s = self.grid.tokens
-        return replace(
-            self,
-            grid=replace(self.grid, frames=1, chunk_starts=(0,)),
-            phase=self.phase[:, :, -s:],
-            rays=self.rays and RayTransform(self.rays.p[:, -s:], self.rays.p_inv[:, -s:], self.rays.phase[:, :, -s:]),
-            added=self.added and tuple(rows[:, -s:] for rows in self.added),
-        )
-
-
 class Block(nn.Module):
-    """Self-attention, ray conditions, cross-attention, FFN."""
+    """Self-attention, ray conditions, cross-attention, FFN (dit.md 3)."""
 
     def __init__(self, config: SanaWMConfig, index: int):
         super().__init__()
@@ -80,39 +51,34 @@ class Block(nn.Module):
         self.cross_attn = CrossAttention(dim, config.num_heads)
         self.mlp = ConvFFN(dim, config.mlp_ratio)
 
+    def conditions(self, plucker: Tensor | None, text: Tensor, kernels: Kernels) -> BlockConditions:
+        """Of embedded ray conditions (B, N, C), or None, and text (B, L, C)."""
+        added = None if plucker is None else project(self.plucker_proj, plucker, kernels)
+        return BlockConditions(added, self.cross_attn.keys_values(text))
+
+    def modulations(self, modulation: Tensor) -> tuple[Tensor, ...]:
+        """Shift, scale and gate of the self-attention, then of the FFN, each (B, T, C), from (B, T, 6, C)."""
+        return (self.scale_shift_table + modulation).unbind(2)
+
     def forward(
         self,
         x: Tensor,
         modulation: Tensor,
+        conditions: BlockConditions,
         context: Context,
-        index: int,
         state: BlockState | None,
         save: bool,
-        last: Context | None = None,
-    ) -> tuple[Tensor | None, BlockState | None]:
-        """x: (B, N, C); modulation: (B, T, 6, C). Returns x after the block and, if `save`, the block's next state.
-
-        last: `context.last_frame()` where the state is all that is wanted: the output is None then, and after the mixer
-        only the tokens of the last frame go on, up to the FFN's tail.
-        """
-        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (self.scale_shift_table + modulation).unbind(2)
-        given = modulate(x, shift_a, scale_a), context, state and state.mixer, save
-        if last is None:
-            mixed, mixer_state = self.attn(*given)
-        else:
-            mixed, mixer_state = self.attn(*given, last) if isinstance(self.attn, WindowMixer) else self.attn(*given)
-            context, x, mixed = last, x[:, -last.grid.tokens :], mixed[:, -last.grid.tokens :]
-            gate_a, shift_f, scale_f = gate_a[:, -1:], shift_f[:, -1:], scale_f[:, -1:]
+    ) -> tuple[Tensor, BlockState | None]:
+        """x: (B, N, C); modulation: (B, T, 6, C). Returns x after the block and, if `save`, the block's next state."""
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulations(modulation)
+        mixed, mixer_state = self.attn(modulate(x, shift_a, scale_a), context, state and state.mixer, save)
         x = x + gate(mixed, gate_a)
-        if context.added is not None:
-            x = x + context.added[index]
-        if context.text is not None:
-            x = x + self.cross_attn(x, context.text[index], context.text_bias, context.kernels)
-        given = modulate(x, shift_f, scale_f), context.grid
-        if last is not None:
-            return None, BlockState(mixer_state, self.mlp.spatial(*given, context.kernels)[:, -1])
-        out, ffn_tail = self.mlp(*given, state and state.ffn_tail, context.kernels)
-        x = x + gate(out, gate_f)
+        if conditions.added is not None:
+            x = x + conditions.added
+        if conditions.text is not None:
+            x = x + self.cross_attn(x, conditions.text, context.text_bias, context.kernels)
+        fed, ffn_tail = self.mlp(modulate(x, shift_f, scale_f), context.grid, state and state.ffn_tail, context.kernels)
+        x = x + gate(fed, gate_f)
         return x, BlockState(mixer_state, ffn_tail) if save else None
 
 
@@ -168,29 +134,25 @@ class SanaWM(nn.Module):
             plucker: (B, plucker_channels, T, H, W), or None.
         """
         batch, weight = frame_index.shape[0], self.x_embedder.proj.weight
-        _expect("text", text, (batch, None, self.config.caption_channels))
-        frames = frame_index[:, None] + torch.arange(grid.frames, device=frame_index.device)
-        main, cam = rope_angles(self.config.head_dim, frames, grid.height, grid.width)
         kernels = choose(weight.device, weight.dtype, self.backend)
-        rays = added = bias = None
+        _expect("text", text, (batch, None, self.config.caption_channels))
+        frames = frame_index[:, None] + torch.arange(grid.frames, device=frame_index.device)  # (B, T)
+        main_angles, camera_angles = rope_angles(self.config.head_dim, frames, grid.height, grid.width)
+        rays = text_bias = embedded = None
         if camera is not None:
             _expect("camera", camera, (batch, grid.frames, 20))
-            p = ray_from_world(camera, grid.height, grid.width).flatten(1, 3)
-            rays = RayTransform(p, rigid_inverse(p), _table(cam, weight.dtype))
+            p = ray_from_world(camera, grid.height, grid.width).flatten(1, 3)  # (B, N, 4, 4)
+            rays = RayTransform(p, rigid_inverse(p), _phases(camera_angles, weight.dtype))
         if plucker is not None:
             _expect("plucker", plucker, (batch, self.config.plucker_channels, *grid.shape))
-            embedded = self.plucker_embedder(plucker.to(weight.dtype))
-            added = tuple(project(block.plucker_proj, embedded, kernels) for block in self.blocks)
+            embedded = self.plucker_embedder(plucker.to(weight.dtype))  # (B, N, C)
         if text_mask is not None:
             _expect("text_mask", text_mask, text.shape[:2])
-            bias = ((1 - text_mask.to(weight.dtype)) * -10000.0)[:, None, None]
-        tokens = self.attention_y_norm(self.y_embedder(text.to(weight.dtype)))
-        if kernels.skips_unread and tokens.shape[1] == 1:
-            keys_values, read = None, [block.cross_attn.of_one_token(tokens) for block in self.blocks]
-            added = tuple(read if added is None else (a + b for a, b in zip(added, read, strict=True)))
-        else:
-            keys_values = tuple(block.cross_attn.keys_values(tokens) for block in self.blocks)
-        return Context(kernels, grid, _table(main, weight.dtype), rays, added, keys_values, bias)
+            text_bias = ((1 - text_mask.to(weight.dtype)) * -10000.0)[:, None, None]  # (B, 1, 1, L)
+        tokens = self.attention_y_norm(self.y_embedder(text.to(weight.dtype)))  # (B, L, C)
+        conditions = tuple(block.conditions(embedded, tokens, kernels) for block in self.blocks)
+        conditions = shortcuts.fold_single_token(self.blocks, conditions, tokens, kernels)
+        return Context(kernels, grid, _phases(main_angles, weight.dtype), rays, text_bias, conditions)
 
     def forward(
         self,
@@ -199,8 +161,7 @@ class SanaWM(nn.Module):
         context: Context,
         state: NetworkState | None = None,
         save: bool = False,
-        predict: bool = True,
-    ) -> tuple[Tensor | None, NetworkState | None]:
+    ) -> tuple[Tensor, NetworkState | None]:
         """One pass over one chunk.
 
         Args:
@@ -209,31 +170,32 @@ class SanaWM(nn.Module):
             context: of this chunk, from `prepare`.
             state: left by the chunk before, None for the first. Read only.
             save: return the state for the next chunk too.
-            predict: whether the prediction is read. Where it is not, the operators that skip what nobody reads leave
-                it out, and all of the last block that no state holds.
 
-        Returns: the prediction (B, c, T, H, W) (see `SanaWMConfig.prediction_type`), None where it is left out, and
-        the next state or None.
+        Returns: the prediction (B, c, T, H, W) (see `SanaWMConfig.prediction_type`), and the next state or None.
         """
-        grid = context.grid
-        batch = context.phase.shape[0]
-        _expect("latents", latents, (batch, self.config.latent_channels, *grid.shape))
-        timesteps = timesteps.reshape(batch, -1).long().expand(batch, grid.frames)
-        embedding = self.t_embedder(timesteps)
-        modulation = self.t_block(embedding).unflatten(-1, (6, -1))
-        x = self.x_embedder(latents)
-        predict = predict or not context.kernels.skips_unread
+        x, embedding, modulation = self.embed(latents, timesteps, context)
         states = []
-        for i, block in enumerate(self.blocks):
-            last = None if predict or i + 1 < len(self.blocks) else context.last_frame()
-            x, block_state = block(x, modulation, context, i, state and state.blocks[i], save, last)
-            states.append(block_state)
-        out = self.final_layer(x, embedding).mT.unflatten(-1, grid.shape) if predict else None
-        return out, NetworkState(tuple(states)) if save else None
+        for block, conditions, before in zip(self.blocks, context.conditions, self.block_states(state), strict=True):
+            x, after = block(x, modulation, conditions, context, before, save)  # (B, N, C)
+            states.append(after)
+        prediction = self.final_layer(x, embedding).mT.unflatten(-1, context.grid.shape)  # (B, c, T, H, W)
+        return prediction, NetworkState(tuple(states)) if save else None
+
+    def embed(self, latents: Tensor, timesteps: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """Where a pass begins (arguments as in `forward`): tokens (B, N, C), the embedding of the noise levels
+        (B, T, C), and the modulation that blocks share (B, T, 6, C)."""
+        grid, batch = context.grid, context.phase.shape[0]
+        _expect("latents", latents, (batch, self.config.latent_channels, *grid.shape))
+        embedding = self.t_embedder(timesteps.reshape(batch, -1).long().expand(batch, grid.frames))
+        return self.x_embedder(latents), embedding, self.t_block(embedding).unflatten(-1, (6, -1))
+
+    def block_states(self, state: NetworkState | None) -> tuple[BlockState | None, ...]:
+        """Of every block; None before the first chunk."""
+        return (None,) * len(self.blocks) if state is None else state.blocks
 
 
-def _table(angles: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, N, pairs) angles in float64 to phases broadcast over heads, complex64 or wider."""
+def _phases(angles: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, N, pairs) angles in float64 to phases (B, 1, N, pairs), complex64, or wider for weights in float64."""
     return phases(angles).to(torch.complex128 if dtype == torch.float64 else torch.complex64)[:, None]
 
 

@@ -72,17 +72,17 @@ class PlaceMap(nn.Module):
         points, grids = [], []
         for down, across in (*QUARTERS, (0.0, 0.0)):
             # patch centres, unlike the network's own rays: half a cell further
-            lens = intrinsics - intrinsics.new_tensor([0, 0, 0.5 + across, 0.5 + down])
-            rays = lens[:, None, None].expand(*frames.shape[:3], 4)
-            direction = plucker_rays(frames, rays, height, width)[..., :3]
+            shifted = intrinsics - intrinsics.new_tensor([0, 0, 0.5 + across, 0.5 + down])
+            shifted = shifted[:, None, None].expand(*frames.shape[:3], 4)
+            direction = plucker_rays(frames, shifted, height, width)[..., :3]
             centre = frames[..., None, None, :3, 3].expand_as(direction)
-            far, face = self._exit(centre, direction, grid)
-            points.append(centre + far * direction)
+            distance, face = self._exit(centre, direction, grid)
+            points.append(centre + distance * direction)
             grids.append(face)
         points[-1:] = [centre + depth * direction for depth in DEPTHS]
         grids[-1:] = [grid] * len(DEPTHS)
         found = self._look_up(torch.stack(points, dim=-2), torch.stack(grids, dim=-1)).flatten(-2)
-        out = torch.cat((centre / 4, direction, far.log(), found), dim=-1)  # (B, 2, T, h, w, c)
+        out = torch.cat((centre / 4, direction, distance.log(), found), dim=-1)  # (B, 2, T, h, w, c)
         out = out * (place >= 0)[:, None, None, None, None, None]
         return out.movedim((1, 5), (1, 2)).flatten(1, 2)
 
