@@ -71,7 +71,7 @@ def render(
 
     Faces are seen from their fronts alone: from inside a piece of furniture the room is seen as if that piece were not
     there, from outside the room its inner sides beyond the wall that is in between, and grey (depth inf) beside them.
-    Over `FARTHEST` metres from the middle of the place everything is grey.
+    Over `FARTHEST` metres along an axis from the middle of the place everything is grey.
     """
     c2w, intrinsics = np.asarray(c2w, np.float64), np.asarray(intrinsics, np.float64)
     if c2w.ndim != 3 or c2w.shape[1:] != (4, 4):
@@ -110,7 +110,7 @@ def trace(place: Place, pose: np.ndarray, lens: np.ndarray, height: int, width: 
     origins, towards = ((position - place.centre)[:, None] @ turns)[:, 0], turns.swapaxes(1, 2) @ rotation
     depth = np.full((height, width), np.inf, np.float32)
     texel = np.full((height, width), -1, np.int32)
-    if not np.linalg.norm(position) <= FARTHEST:
+    if np.abs(position).max() > FARTHEST:
         return depth, texel
     outside = (np.abs(origins[0]) > place.half[0] - 1e-4).any()  # or so near to a wall that rounding decides
     # the room first, then the furniture before it

@@ -9,7 +9,7 @@ from sanawm_env.engines.rooms.raycast import Place, intrinsics, trace, turn
 
 CHUNK = 24  # frames
 CLEARANCE, START_CLEARANCE = 0.35, 0.7  # metres between the camera and walls or furniture: on a path, at its start
-SWEEP = 0.1  # metres between the spots of a step that are looked at
+SWEEP = 0.1  # metres along an axis between the spots of a step that are looked at
 START_DEPTH = 2.0  # metres, median of what a start sees
 EYE_LOW, EYE_HIGH = 0.5, 2.3  # metres above the floor
 PITCH_LIMIT, ROLL_LIMIT = np.deg2rad(40.0), np.deg2rad(25.0)
@@ -42,7 +42,7 @@ def held_clear(place: Place, start: np.ndarray, path: np.ndarray) -> np.ndarray:
     for f, asked in enumerate(path):
         target = asked + stays
         least = min(CLEARANCE, gap(here))
-        parts = min(int(np.linalg.norm(target - here) / SWEEP), 1000)  # a step may be long enough to cross furniture
+        parts = int(min(np.abs(target - here).max() / SWEEP, 1000))  # a step may be long enough to cross furniture
         if gap(target) < least or any(gap(p) < least for p in np.linspace(here, target, parts + 1, endpoint=False)[1:]):
             stays = here - asked
         else:
