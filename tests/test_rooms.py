@@ -394,3 +394,26 @@ def test_a_planner_finds_the_better_of_two_ways():
     cem = CEM(horizon=1, candidates=2, iterations=1, elites=1)
     _, plan = cem.act(env, PointGoal(np.array([0, 0, 1.0])), np.random.default_rng(0))
     assert plan.score == max(plan.scores)
+
+
+def test_keys_go_on_from_where_the_camera_was_stopped(solid):
+    env = SanaWMEnv(solid, action_mode="discrete", task="none", max_episode_chunks=20)
+    env.reset(seed=0, options={"scene": ANYTHING, "anchor": at("gallery", 2.0, -1.5, 0.5)})
+    forward = env.get_keys_to_action()[("w",)]
+    for _ in range(6):
+        env.step(forward)
+    stopped = env.info["c2w"][-1]
+    assert np.allclose(env.info["c2w"][0, :3, 3], stopped[:3, 3])  # it has stood there for a chunk
+    env.step(env.get_keys_to_action()[("s",)])
+    back = np.linalg.norm(env.info["c2w"][:, :3, 3] - stopped[:3, 3], axis=1)
+    assert 0 < back[0] < 0.1 and (np.diff(back) > 0).all()
+
+
+def test_goals_behind_walls_are_not_set(solid):
+    """A hidden walk is stopped as the camera is, so where it ends can be reached."""
+    env = SanaWMEnv(solid, task="pointnav")
+    for seed in range(8):
+        _, info = env.reset(seed=seed)
+        anchor = env.scene.anchor
+        goal = (anchor.c2w @ info["goal_c2w"])[:3, 3]
+        assert clearance(place(anchor.place), goal) >= CLEARANCE - 1e-6

@@ -50,6 +50,10 @@ class KeyState:
     velocity: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     held: frozenset[str] = frozenset()
 
+    def at(self, c2w: np.ndarray) -> "KeyState":
+        """The state at the pose (4, 4) that was really reached, where a world has stopped the camera."""
+        return self if np.allclose(self.pose, c2w, atol=1e-6) else replace(self, pose=c2w)
+
     def step(self, keys: Iterable[str], dynamics: KeyDynamics = KeyDynamics()) -> "KeyState":
         """The state one frame later with `keys` held."""
         held = _checked(keys)

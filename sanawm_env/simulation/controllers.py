@@ -10,7 +10,7 @@ Camera reference, section 8.
 
 import math
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -135,9 +135,7 @@ class Keys:
     def move(self, state: KeyState, c2w: np.ndarray, action: ArrayLike) -> tuple[KeyState, np.ndarray]:
         action = self.read(action)
         held = held_keys(action) if self.table is None else frozenset(self.table[int(action)])
-        if not np.allclose(state.pose, c2w, atol=1e-6):  # the world has stopped the camera
-            state = replace(state, pose=c2w)
-        return hold_keys(state, held, self.frames, self.dynamics)
+        return hold_keys(state.at(c2w), held, self.frames, self.dynamics)
 
     def sample_walk_actions(self, rng: np.random.Generator, chunks: int) -> np.ndarray:
         held = rng.choice(["w", "wa", "wd", "a", "d"], chunks)

@@ -144,12 +144,22 @@ class Simulator:
         return self._advance(episodes, planned)
 
     def follow(self, episode: Episode, actions: NDArray) -> NDArray:
-        """Poses (chunks * F, 4, 4) of actions (chunks, ...) from an episode; nothing is imagined."""
+        """Poses (chunks * F, 4, 4) of actions (chunks, ...) from an episode; nothing is imagined, but where the world
+        may stop the camera."""
+        if "obstacles" in self.world.engine.capabilities:
+            return self._walk(episode, actions)
         state, c2w, path = episode.controller_state, episode.slot.c2w, []
         for action in actions:
             state, poses = self.controller.move(state, c2w, action)
             c2w = poses[-1]
             path.append(poses)
+        return np.concatenate(path)
+
+    def _walk(self, episode: Episode, actions: NDArray) -> NDArray:
+        path = []
+        for action in actions:
+            (episode,), clip = self.imagine([episode], [action])
+            path.append(clip.c2w[0])
         return np.concatenate(path)
 
     def plan(self, episode: Episode, action: Any) -> Planned:

@@ -135,6 +135,7 @@ class Controllers:
         for part in parts:
             if isinstance(part, Held):
                 state = keys if keys is not None else KeyState(c2w, float(pitch_of(c2w)))
+                state = state.at(c2w)
                 keys, poses = hold_keys(state, part.keys, part.frames, self.keys.dynamics)
             elif isinstance(part, Pushed):
                 keys, poses = None, self._push(part, c2w)

@@ -79,6 +79,11 @@ class WorldConfig:
         """Chunks that an episode can run before it has to go on from its last frame (`World.reanchor`)."""
         return ENDLESS
 
+    @property
+    def known_places(self) -> str:
+        """Their names, for people to read."""
+        return ", ".join(self.places) or "none"
+
     def knows(self, place: str) -> bool:
         """Whether a start image can be anchored to the place of that name."""
         return place in self.places

@@ -162,7 +162,7 @@ class World:
         if anchor is not None and not isinstance(anchor, Anchor):
             raise TypeError(f"anchor must be an Anchor, a place and the pose in it, got {type(anchor).__name__}.")
         if anchor is not None and not self.config.knows(anchor.place):
-            name, places = self.config.name, ", ".join(self.config.places) or "none"
+            name, places = self.config.name, self.config.known_places
             raise ValueError(f"The {name} world does not know the place {anchor.place!r}; it knows {places}.")
         prompt = check_prompt(prompt)
         picture = load_image(image)

@@ -54,6 +54,10 @@ class RoomsConfig(WorldConfig):
         if unknown := [name for name in self.places if not is_place(name)]:
             raise ValueError(f"places must be some of {PLACE_NAMES}, got {brief(unknown[0])}")
 
+    @property
+    def known_places(self) -> str:
+        return PLACE_NAMES
+
     def knows(self, place: str) -> bool:
         return is_place(place)
 
@@ -89,7 +93,6 @@ class RoomsEngine(Engine):
     config_type = RoomsConfig
     options_type = RoomsLoadOptions
     needs_files = False
-    capabilities = frozenset({"anchors", "exact"})
 
     def __init__(self, config: RoomsConfig, device: torch.device, options: RoomsLoadOptions):
         height, width = options.height or config.height, options.width or config.width
@@ -99,6 +102,7 @@ class RoomsEngine(Engine):
                 "make it smaller, or supersample less."
             )
         self.config, self.device, self.options = replace(config, height=height, width=width), device, options
+        self.capabilities = frozenset({"anchors", "exact"} | ({"obstacles"} if options.collisions else set()))
 
     @classmethod
     def load(
