@@ -3,7 +3,7 @@
 orbit:radius=2,degrees=90      a scripted camera of `cameras`
 w-48,dw-24                     held keys
 paths/loop.npz                 a trajectory (.npz with c2w, or .npy), followed as it is
-stroll                         a random walk in the environment's own actions, drawn from the job's seed
+walk                           a random walk in the environment's own actions, drawn from the job's seed
 """
 
 import hashlib
@@ -91,10 +91,10 @@ class Given(PathScript):
 
 
 @dataclass(frozen=True)
-class Stroll(Script):
+class WalkActions(Script):
     """Random actions of a walk: forwards, with turns."""
 
-    name: str = "stroll"
+    name: str = "walk"
 
     def actions(self, env, chunks, seed):
         return iter(env.controller.sample_walk_actions(np.random.default_rng(seed), chunks))
@@ -119,8 +119,8 @@ def read_script(text: str, folder: Path, pitch_limit_deg: float, fps: float = FP
     Raises FileNotFoundError or ValueError in one sentence.
     """
     name = text.partition(":")[0]
-    if name == Stroll.name:
-        return Stroll()
+    if name == WalkActions.name:
+        return WalkActions()
     if name in cameras.CAMERAS:
         camera = cameras.parse(text)
         seeded = "seed" in [field.name for field in fields(camera)] and "seed=" not in text
@@ -130,7 +130,7 @@ def read_script(text: str, folder: Path, pitch_limit_deg: float, fps: float = FP
     try:
         return Given(text, actions_to_c2w(text, pitch_limit_deg=pitch_limit_deg, fps=fps).astype(np.float64))
     except ValueError as error:
-        known = ", ".join((*cameras.CAMERAS, Stroll.name))
+        known = ", ".join((*cameras.CAMERAS, WalkActions.name))
         raise ValueError(
             f"There is no camera {text!r}: give {known}, a file that ends in .npz or .npy, or keys such as "
             f'"w-48,dw-24" ({error}).'

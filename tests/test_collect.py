@@ -94,7 +94,7 @@ def test_threads_are_kept_and_readers_can_jump_to_any_frame(small, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["poses", "twist"])
 def test_an_episode_of_a_dataset_comes_out_the_same_alone(small, tmp_path, mode):
-    collection = small(cameras=["orbit", "w-60", "stroll"], chunks=None, batch=4, action_mode=mode)
+    collection = small(cameras=["orbit", "w-60", "walk"], chunks=None, batch=4, action_mode=mode)
     dataset = collect(collection, tmp_path / "d", console=QUIET)
     lanes = set()
     for i, episode in enumerate(dataset.episodes()):
@@ -297,7 +297,7 @@ def test_functions_of_ones_own_drive_too(small, tmp_path):
 
 def test_tasks_reward_and_end_episodes(small, tmp_path):
     env = {"task": "pointnav", "task_options": {"radius": 60.0}}
-    dataset = collect(small(cameras=["stroll"], action_mode="twist", env=env), tmp_path / "d", console=QUIET)
+    dataset = collect(small(cameras=["walk"], action_mode="twist", env=env), tmp_path / "d", console=QUIET)
     assert all(e.meta["terminated"] and e.chunks == 1 and e.meta["return"] > 0.5 for e in dataset.episodes())
 
 

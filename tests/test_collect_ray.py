@@ -58,7 +58,7 @@ def test_a_killed_worker_is_replaced_and_its_jobs_are_done(cluster, small, tmp_p
 
 def test_what_a_job_raises_is_raised_here(cluster, small, tmp_path):  # noqa: F811
     wrong = Policy("wrong", lambda env, rng: iter([[1.0, 2.0]]))
-    collection = small(cameras=["stroll", wrong], action_mode="twist")
+    collection = small(cameras=["walk", wrong], action_mode="twist")
     with pytest.raises(ValueError, match="six finite numbers"):
         collect(collection, tmp_path / "d", console=QUIET, run=collect_ray.Cluster(workers=1))
     whole(tmp_path / "d")

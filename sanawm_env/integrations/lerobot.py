@@ -101,7 +101,7 @@ class LeRobotVectorEnv(VectorWrapper):
             environment_state=spaces.Box(-np.inf, np.inf, (count,), np.float32),
         )
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
-        task = type(self.unwrapped.envs[0].task).__name__
+        task = type(self.unwrapped.simulator.task).__name__
         task = "none" if task == "Task" else task
         described = DESCRIPTIONS.get(task.lower(), task) if task_description is None else task_description
         self._said = {"task": task.lower(), "task_description": described}
