@@ -81,6 +81,9 @@ class Engine(Protocol):
     elsewhere: ClassVar[Mapping[str, str]] = {}
     """Worlds that are known and not on this machine, and what to say of each, as in "is not here yet: run ..."."""
 
+    splits: ClassVar[Mapping[str, int]] = {}
+    """Endless sets of start images that `draw_start` draws from, and how many are in each."""
+
     config: Any
     """Of `config_type`."""
     device: torch.device
@@ -93,6 +96,14 @@ class Engine(Protocol):
         """From the files of a world's folder; None for a world without. FileNotFoundError or ValueError in one
         sentence."""
         ...
+
+    @classmethod
+    def draw_start(
+        cls, split: str, number: int, height: int, width: int, intrinsics: np.ndarray
+    ) -> tuple[np.ndarray, Anchor]:
+        """Start image `number` of a set: a picture (H, W, 3) uint8 through intrinsics (4,) in its pixels, and where it
+        was taken. For worlds of any engine."""
+        raise NotImplementedError
 
     def encode(self, image: np.ndarray, prompt: str, anchor: Anchor | None) -> Any:
         """What the engine needs of a start, a tree: of the picture (H, W, 3) uint8, the prompt, which is stripped, and

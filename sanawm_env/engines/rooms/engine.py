@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -93,6 +94,7 @@ class RoomsEngine(Engine):
     config_type = RoomsConfig
     options_type = RoomsLoadOptions
     needs_files = False
+    splits: ClassVar[Mapping[str, int]] = {"train": 10**12, "test": 10**12}
 
     def __init__(self, config: RoomsConfig, device: torch.device, options: RoomsLoadOptions):
         height, width = options.height or config.height, options.width or config.width
@@ -114,6 +116,15 @@ class RoomsEngine(Engine):
         options = self.options
         decides = (REVISION, self.config.height, self.config.width, options.supersample, options.collisions)
         return repr(decides).encode()
+
+    @classmethod
+    def draw_start(
+        cls, split: str, number: int, height: int, width: int, intrinsics: np.ndarray
+    ) -> tuple[np.ndarray, Anchor]:
+        name = f"{split}/{number}"
+        here = place(name)
+        c2w = sample_start(here, np.random.default_rng(number))
+        return render(here, c2w[None], intrinsics, height, width, depth=False)[0][0], Anchor(name, c2w)
 
     def starts(self) -> Sequence[Path]:
         return sorted(path for world in ("nano", "rooms") for path in (SHIPPED / world / "starts").glob("*.png"))

@@ -1,0 +1,58 @@
+"""Start images without end: sets that an engine draws from, by number, such as "rooms:train" and "rooms:test"."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from sanawm_env.camera.intrinsics import intrinsics_from_fov
+from sanawm_env.world.anchor import Anchor
+from sanawm_env.world.config import WorldConfig
+from sanawm_env.world.engine import engine_type, known_engines
+from sanawm_env.world.files import brief
+
+
+class Start(NamedTuple):
+    """image: (H, W, 3) uint8, of the size of the world that it is for. anchor: where it was taken, None where that
+    world does not know the place."""
+
+    image: np.ndarray
+    anchor: Anchor | None
+
+
+@dataclass(frozen=True)
+class DrawnScenes:
+    """The set `split` of the engine of that name. As a sequence it has `count` members, more than are ever drawn; sets
+    of different splits have nothing in common (Cobbe et al. 2020, Procgen)."""
+
+    engine: str
+    split: str
+    count: int
+
+    @classmethod
+    def named(cls, text: str) -> "DrawnScenes | None":
+        """The set of a name such as "rooms:train"; None for a text that begins with no engine's name and a colon.
+
+        Raises ValueError naming the sets there are.
+        """
+        engine, colon, split = text.partition(":")
+        if not colon or engine not in known_engines():
+            return None
+        splits = engine_type(engine).splits
+        if split not in splits:
+            names = ", ".join(f"{engine}:{name}" for name in splits) or "none"
+            raise ValueError(f"There are no start images {brief(text)}; of the engine {engine} there are {names}.")
+        return cls(engine, split, splits[split])
+
+    def __str__(self) -> str:
+        return f"{self.engine}:{self.split}"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def start(self, number: int, config: WorldConfig) -> Start:
+        """Member `number`, a function of it and the split alone, for a world."""
+        lens = intrinsics_from_fov(config.horizontal_fov, config.width, config.height)
+        kind = engine_type(self.engine)
+        image, anchor = kind.draw_start(self.split, number, config.height, config.width, lens.astype(np.float64))
+        return Start(image, anchor if config.knows(anchor.place) else None)
