@@ -154,7 +154,11 @@ class RandomShooting(Planner):
 
 @dataclass(frozen=True, kw_only=True)
 class CEM(Planner):
-    """Fit a Gaussian to the elite, sample from it, again."""
+    """Fit a Gaussian to the elite, sample from it, again (de Boer et al. 2005, algorithm 3.3 without smoothing).
+
+    min_std: that the fit does not fall below, the noise of Szita and Lorincz 2006. From the second iteration on, and
+    with a previous plan, one candidate is the mean itself. What is returned is the best future seen.
+    """
 
     iterations: int = 2
     elites: int = 8

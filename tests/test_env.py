@@ -580,6 +580,8 @@ def test_a_snapshot_is_loaded_for_a_world(env, tmp_path):
     env.snapshot().save(tmp_path / "moment")
     with pytest.raises(TypeError, match=r"loaded for a World .*, got 'nano'"):
         Snapshot.load(tmp_path / "moment", "nano")
+    with pytest.raises(TypeError, match=r"A state is read from a path, got None"):
+        Snapshot.load(None, env.world)
 
 
 def test_a_file_that_is_no_snapshot_of_this_world_is_refused(tiny, other, env, tmp_path):

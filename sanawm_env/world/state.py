@@ -151,6 +151,8 @@ def load_state(path: str | os.PathLike, world: "World", *extra_types: type) -> t
 
     Without `extra_types` the extra is left alone and None is returned for it.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"A state is read from a path, got {brief(path)}.")
     path = Path(path)
     if not hasattr(world, "check_state"):
         raise TypeError(f"A state is read for a World, got {type(world).__name__}: give World.load(name).")
