@@ -127,7 +127,7 @@ def work(collection: Collection, jobs: Sequence[Job], shard: Shard) -> Generator
 
 def beginning(collection: Collection, job: Job) -> SanaWMEnv:
     """The environment of a job, reset to where it begins; errors as `SanaWMEnv` and its reset."""
-    env, start = SanaWMEnv(**_settings(collection, job)), job.start
+    env, start = SanaWMEnv(**collection.config.keywords | {"max_episode_chunks": job.chunks}), job.start
     lens = None if start.intrinsics is None else np.array(start.intrinsics)
     begin(env, start.image, job.seed, prompt=start.prompt, intrinsics=lens, fov_deg=start.fov_deg)
     return env
@@ -147,10 +147,6 @@ def stepped(asked: Sequence[tuple["_Run", Any]]) -> Iterator[tuple["_Run", Any, 
         yield run, action, float(reward)
 
 
-def _settings(collection: Collection, job: Job) -> dict[str, Any]:
-    return collection.settings | {"max_episode_chunks": job.chunks}
-
-
 def _reject(shard: Shard, rows: "SimpleQueue[Row]", job: Job, why: str) -> None:
     """A job that could not begin becomes a row."""
     row = Row(job.id, camera=job.script.name, source=str(job.start.image), seed=job.seed, reason=why)
@@ -162,11 +158,10 @@ class _Run:
     """A job under way."""
 
     def __init__(self, collection: Collection, job: Job, shard: Shard, env: SanaWMEnv):
-        settings = _settings(collection, job)
         self.env = env
         facts = {"id": job.id, "camera": job.script.name, "source": str(job.start.image)}
         how = {"sheet": False, "crf": collection.crf, "keyframes": KEYFRAMES}
-        self.writer = EpisodeWriter(shard.begin(), self.env, settings, job.seed, facts, **how)
+        self.writer = EpisodeWriter(shard.begin(), self.env, job.seed, facts, **how)
         self.actions, self.gates = job.script.actions(self.env, job.chunks, job.draw), collection.gates
         self.over = False
 

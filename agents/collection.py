@@ -9,9 +9,10 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sanawm_env.agents.cameras import RandomWalk
@@ -19,6 +20,7 @@ from sanawm_env.agents.scripts import Given, PathScript, Script, read_path, read
 from sanawm_env.agents.settings_file import read_yaml
 
 from sanawm_env.camera.dsl import FPS
+from sanawm_env.envs.config import EnvConfig
 from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.recording.arrays import load_trajectory
 from sanawm_env.recording.dataset import Dataset
@@ -38,6 +40,7 @@ from sanawm_env.world.files import (
 from sanawm_env.world.folders import world_address
 from sanawm_env.world.images import fit_image, images_in, load_image, read_anchor
 from sanawm_env.world.lens import fit_lens
+from sanawm_env.world.reading import read
 from sanawm_env.world.saved import MAX_SEED
 from sanawm_env.world.saving import Scratch
 from sanawm_env.world.threads import MAX_THREADS
@@ -98,6 +101,8 @@ class Collection:
     gates: Mapping[str, float] = field(default_factory=dict)
     folder: Path = Path()
 
+    __pydantic_config__: ClassVar = {"arbitrary_types_allowed": True}  # scripts
+
     def __post_init__(self):
         for name, default in (("scenes", [STARTS]), ("cameras", ["orbit"])):
             if getattr(self, name) is None:
@@ -107,9 +112,6 @@ class Collection:
         ):  # fmt: skip
             if getattr(self, name) is not None or name in ("batch", "crf"):
                 check_count(f"{name} of a collection", getattr(self, name), least, most)
-        for name, kinds in (("world", str | os.PathLike), ("device", str), ("action_mode", str)):
-            if not isinstance(getattr(self, name), kinds):
-                raise TypeError(f"{name} of a collection must be text, got {brief(getattr(self, name))}.")
         if isinstance(self.seeds, Sequence) and not isinstance(self.seeds, str):
             for seed in self.seeds:
                 check_count("A seed of a collection", seed, 0, MAX_SEED)
@@ -125,8 +127,6 @@ class Collection:
             if name not in GATES:
                 raise ValueError(f"gates are {' and '.join(GATES)} with a number each, got {brief(name)}.")
             check_number(f"The gate {name}", bound, least=0)
-        if wrong := [name for name in self.env if not isinstance(name, str)]:
-            raise TypeError(f"env takes keywords of the environment, got {brief(wrong[0])}.")
         if reserved := [name for name in self.env if name in ("world", "device", "scenes", "action_mode")]:
             raise ValueError(f"{reserved[0]} is said beside env, not in it.")
 
@@ -139,19 +139,18 @@ class Collection:
         path = Path(path)
         if not path.exists():
             raise FileNotFoundError(f"There is no file {path}: `sanawm collect` takes a YAML file, see the README.")
-        known = [f.name for f in fields(cls) if f.name != "folder"]
         try:
-            given = read_yaml(path)
-            if unknown := [name for name in given if name not in known]:
-                raise ValueError(f"there is no setting {brief(unknown[0])}, settings are {', '.join(known)}")
-            return cls(**given, folder=path.parent)
+            if "folder" in (given := read_yaml(path)):
+                raise ValueError("there is no setting 'folder' in a file: it is the one that the file lies in")
+            return replace(read(cls, given), folder=path.parent)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path} does not describe a collection: {reason(error, 400)}.") from error
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Keywords that make its environments, but for their length."""
-        return {"world": world_address(self.world), "device": self.device, "action_mode": self.action_mode, **self.env}
+    @cached_property
+    def config(self) -> EnvConfig:
+        """What its environments are made with, but for their length."""
+        beside = {"world": world_address(self.world), "device": self.device, "action_mode": self.action_mode}
+        return EnvConfig.from_plain(beside | self.env)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,8 +185,7 @@ def plan(collection: Collection, out: str | os.PathLike) -> Plan:
 
     Raises FileNotFoundError, ValueError or TypeError in one sentence.
     """
-    settings = collection.settings
-    env = SanaWMEnv(**settings)
+    env = SanaWMEnv(**collection.config.keywords)
     world, config = env.world, env.world.config
     limit = config.workspace.pitch_limit_deg
     scripts = [
@@ -203,7 +201,8 @@ def plan(collection: Collection, out: str | os.PathLike) -> Plan:
     unreadable = _unreadable(starts, world)
     if len(unreadable) == len({start.image for start in starts}):
         raise ValueError(f"No start image can be read: {next(iter(unreadable.values()))}.")
-    decided = {name: value for name, value in settings.items() if name != "device"} | {"weights": world.weights_hash}
+    decided = {"world": collection.config.world, "action_mode": collection.action_mode, **collection.env}
+    decided["weights"] = world.weights_hash
     jobs, hashes = {}, {}
     for (start, script), seed in itertools.product(pairs, seeds):
         chunks = script.length(collection.chunks, config)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import tyro
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -32,6 +33,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 from stable_baselines3.common.vec_env import VecMonitor, VecTransposeImage
 
+from sanawm_env.envs.config import EnvConfig
+from sanawm_env.envs.vector import SanaWMVectorEnv
 from sanawm_env.recording.rollout import check_writable
 from sanawm_env.simulation.episode import Snapshot
 from sanawm_env.world.files import brief, check_count, check_number, read_json, read_text, reason
@@ -41,7 +44,6 @@ from sanawm_env.world.terminal import literal_console, out_of_memory
 from sanawm_env.world.threads import with_torch_threads
 
 Task = Literal["explore", "pointnav", "imagenav", "followpath"]
-IDS = {"explore": "Explore", "pointnav": "PointNav", "imagenav": "ImageNav", "followpath": "FollowPath"}
 ObsMode = Literal["rgb", "stack", "dict"]
 LEAST_PIXELS = 36  # a side of the pictures that NatureCNN takes
 COUNTS = {
@@ -107,6 +109,15 @@ class TrainPPO:
         for side in self.obs_size:
             check_count("each side of obs_size, in pixels,", side, LEAST_PIXELS, 4096)
 
+    @property
+    def config(self) -> EnvConfig:
+        """What its environments are made with."""
+        return EnvConfig(
+            world=self.world, device=self.device, scenes=list(self.scenes) or None, obs_mode=self.obs_mode,
+            action_mode=self.action_mode, obs_size=self.obs_size, max_episode_chunks=self.max_episode_chunks,
+            task=self.task, task_options=None if self.goal_chunks is None else {"chunks": self.goal_chunks},
+        )  # fmt: skip
+
 
 def train_ppo(settings: TrainPPO, console: Console | None = None) -> PPO:
     """Train, or go on training, until `settings.steps` are done; the policy is kept in `settings.out`.
@@ -141,18 +152,8 @@ def _train(settings: TrainPPO, console: Console) -> PPO:
 
 def make_envs(settings: TrainPPO) -> SB3VecEnv:
     """The batched environment that these settings train on."""
-    return SB3VecEnv(
-        f"SanaWM/{IDS[settings.task]}-v0",
-        num_envs=settings.num_envs,
-        world=settings.world,
-        scenes=list(settings.scenes) or None,
-        max_episode_chunks=settings.max_episode_chunks,
-        obs_mode=settings.obs_mode,
-        action_mode=settings.action_mode,
-        obs_size=settings.obs_size,
-        device=settings.device,
-        task_options={} if settings.goal_chunks is None else {"chunks": settings.goal_chunks},
-    )
+    keywords = settings.config.keywords
+    return SB3VecEnv(SanaWMVectorEnv(settings.num_envs, autoreset_mode=AutoresetMode.SAME_STEP, **keywords))
 
 
 class Pictures(BaseFeaturesExtractor):

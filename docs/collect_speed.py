@@ -35,7 +35,7 @@ def bare(planned) -> None:
     batch, jobs = planned.collection.batch, planned.jobs
     for first in range(0, len(jobs), batch):
         group = jobs[first : first + batch]
-        envs = [SanaWMEnv(**planned.collection.settings, max_episode_chunks=job.chunks) for job in group]
+        envs = [SanaWMEnv(**planned.collection.config.keywords | {"max_episode_chunks": job.chunks}) for job in group]
         for env, job in zip(envs, group, strict=True):
             begin(env, job.start.image, job.seed)
         scripts = [job.script.actions(env, job.chunks, job.draw) for env, job in zip(envs, group, strict=True)]

@@ -37,7 +37,7 @@ def collect(folder: Path, world: Path, chunks: Sequence[int] = (2, 1, 3), **sett
             begin(env, picture(number), seed=number)
             facts = {"id": f"job-{number}", "camera": f"script {number % 2}"}
             video = {"sheet": False, "keyframes": 2}
-            with EpisodeWriter(shard.begin(), env, settings, number, facts, **video) as writer:
+            with EpisodeWriter(shard.begin(), env, number, facts, **video) as writer:
                 for step in range(count):
                     action = env.action_space.sample()
                     env.step(action)

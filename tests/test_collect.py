@@ -370,7 +370,7 @@ def test_scripts_are_read_from_text(tmp_path):
     np.save(tmp_path / "p.npy", c2w)
     assert isinstance(read_script("p.npy", tmp_path, 60), Given)
     walk = read_script("random-walk", tmp_path, 60)
-    config = Collection().settings and plan(Collection(chunks=1), tmp_path).world.config
+    config = Collection().config and plan(Collection(chunks=1), tmp_path).world.config
     assert not np.allclose(walk.path(2, 1, config), walk.path(2, 2, config))
     fixed = read_script("random-walk:seed=4", tmp_path, 60)
     assert np.array_equal(fixed.path(2, 1, config), fixed.path(2, 2, config))
@@ -450,11 +450,11 @@ def test_a_plan_shows_which_images_cannot_be_read(world, photos, tmp_path, capsy
         ("[1, 2]", "not a list of settings"),
         ("scene: [starts]", "there is no setting 'scene'"),
         ("batch: 0", "batch of a collection must be"),
-        ("chunks: many", "chunks of a collection must be"),
-        ("seeds: [a]", "A seed of a collection must be"),
+        ("chunks: many", "chunks must be a whole number"),
+        ("seeds: [a]", "seeds[0] must be a whole number"),
         ("seeds: -1", "seeds of a collection"),
         ("seeds: 0", "nothing to collect"),
-        ("scenes: starts", "scenes of a collection must be a sequence"),
+        ("scenes: starts", "scenes must be a list"),
         ("crf: 90", "crf of a collection"),
         ("gates: {blur: 1}", "gates are drift and closure"),
         ("env: {world: other}", "world is said beside env"),
@@ -472,7 +472,7 @@ def test_a_plan_shows_which_images_cannot_be_read(world, photos, tmp_path, capsy
         ("env: {task: fly}", "task must be one of"),
         ("world: elsewhere", "elsewhere"),
         ("seeds: 1000000000000000000", "seeds of a collection"),
-        ("seeds: 12:30", "got '12:30'"),
+        ("seeds: 12:30", "seeds must be a whole number or a list, got '12:30'"),
         (f"seeds: {'9' * 5000}", "is no number (line 1)"),
         ("scenes: [{sample: 1000000000}]", "from 0 to 10,000"),
         ("chunks: 1000000000\nenv: {horizon: reanchor}", "from 1 to 4,096"),
@@ -490,7 +490,7 @@ def test_a_plan_shows_which_images_cannot_be_read(world, photos, tmp_path, capsy
         ("scenes: [12]", "got 12"),
         ("scenes: [{image: a.png, intrinsics: [1, 2]}]", "four numbers"),
         ("scenes: [{image: a.png, fov_deg: wide}]", "got 'wide'"),
-        ("device: [cpu]", "must be text"),
+        ("device: [cpu]", "device must be a text"),
         (BOMB, "unfolds to more than 200,000 values"),
         (MERGED, "unfolds to more than 200,000 values"),
     ],

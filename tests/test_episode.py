@@ -33,8 +33,7 @@ def record(out, world, image, chunks=3, company=2, **settings):
     for i, env in enumerate(envs):
         begin(env, image, i)
     writers = [
-        EpisodeWriter(out / str(i), env, settings, i, {"source": image}, sheet=False, keyframes=2)
-        for i, env in enumerate(envs)
+        EpisodeWriter(out / str(i), env, i, {"source": image}, sheet=False, keyframes=2) for i, env in enumerate(envs)
     ]
     rng = np.random.default_rng(0)
     for _ in range(chunks):
@@ -181,7 +180,7 @@ def test_an_interrupted_episode_keeps_its_whole_steps(world, image, tmp_path):
     settings = {"world": world, "action_mode": "twist", "max_episode_chunks": 3}
     env = SanaWMEnv(**settings)
     begin(env, image, 0)
-    with pytest.raises(KeyboardInterrupt), EpisodeWriter(tmp_path / "e", env, settings, 0) as writer:
+    with pytest.raises(KeyboardInterrupt), EpisodeWriter(tmp_path / "e", env, 0) as writer:
         for action in np.zeros((2, 6), np.float32):
             _, reward, *_ = env.step(action)
             writer.add(Step.of(env, action, reward))
@@ -195,7 +194,7 @@ def test_an_abandoned_episode_leaves_nothing(world, image, tmp_path):
     settings = {"world": world, "action_mode": "twist"}
     env = SanaWMEnv(**settings)
     begin(env, image, 0)
-    writer = EpisodeWriter(tmp_path / "e", env, settings, 0)
+    writer = EpisodeWriter(tmp_path / "e", env, 0)
     _, reward, *_ = env.step(np.zeros(6))
     writer.add(Step.of(env, np.zeros(6), reward))
     writer.abandon()

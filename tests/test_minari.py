@@ -16,6 +16,7 @@ from PIL import Image
 from rich.console import Console
 
 from sanawm_env.cli.export import export
+from sanawm_env.envs.config import EnvConfig
 from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.recording.dataset import Dataset
 from sanawm_env.recording.episode import begin
@@ -117,8 +118,8 @@ def test_pictures_as_jpeg_are_about_the_same(native, loaded, tmp_path):
 
 
 def test_the_environment_can_be_made_again(native, loaded):
-    settings = {"world": native.header["world"], "action_mode": "twist", "max_episode_chunks": 3}
-    assert loaded.env_spec.kwargs == {**settings, "obs_mode": "dict", "obs_size": [32, 48]}
+    made = EnvConfig(world=native.header["world"], max_episode_chunks=3, obs_size=(32, 48))
+    assert EnvConfig.from_plain(loaded.env_spec.kwargs) == made
     assert loaded.env_spec.entry_point == "sanawm_env.envs.env:SanaWMEnv"
 
 

@@ -223,7 +223,7 @@ def test_an_episode_with_changed_prompts_is_imagined_again(hub, two_prompts, tmp
     settings = {"world": "streaming", "max_episode_chunks": 3}
     env = SanaWMEnv(scenes=[picture()], **settings)
     begin(env, picture(), 3, prompt="a quiet street")
-    with EpisodeWriter(tmp_path / "episode", env, settings, 3, sheet=False) as writer:
+    with EpisodeWriter(tmp_path / "episode", env, 3, sheet=False) as writer:
         for prompt in ("rain", None, "snow"):
             if prompt is not None:
                 env.set_prompt(prompt)

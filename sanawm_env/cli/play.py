@@ -156,17 +156,14 @@ def episode_writer(film: Film, path: Path, upscale: int) -> EpisodeWriter:
         raise ValueError("This branch was dreamt again on its way, and an episode has one seed: record it as mp4.")
     if len(film.nodes) < 2:
         raise ValueError("An episode has at least one chunk: drive on before you record it.")
-    world, loaded = film.session.world, asdict(film.session.world.options)
-    settings = {
-        name: value for name, value in loaded.items() if value != asdict(type(film.session.world.options)())[name]
-    }
-    settings |= {"action_mode": "poses", "max_episode_chunks": len(film.nodes) - 1, "horizon": "reanchor"}
+    world = film.session.world
     env = SanaWMEnv(world, action_mode="poses", max_episode_chunks=len(film.nodes) - 1, horizon="reanchor")
     env.episode = film.session.snapshot(film.nodes[0].id).episode
+    usual = asdict(type(world.options)())
+    options = {name: value for name, value in asdict(world.options).items() if value != usual[name]}
+    config = replace(env.config, world=film.session.name, world_options=options)
     meta = {"title": f"{film.session.name} · {film.nodes[-1].title}", "moves": [node.title for node in film.nodes[1:]]}
-    return EpisodeWriter(
-        path, env, {"world": film.session.name, **settings}, film.nodes[0].seed, meta, upscale=upscale
-    )  # fmt: skip
+    return EpisodeWriter(path, env, film.nodes[0].seed, meta, config, upscale=upscale)
 
 
 def _again():

@@ -30,8 +30,7 @@ def rollout(options: "Rollout", console: Console) -> None:
 
     Raises ValueError, TypeError or OSError in one sentence.
     """
-    settings = options.load_options
-    world = World.load(options.world, options.device, **settings)
+    world = World.load(options.world, options.device, **options.load_options)
     name, n = world.config.name, world.config.chunk_frames
     poses = whole_chunks(camera_path(options, world.config), n)
     limit = world.config.workspace.hard_distance
@@ -48,11 +47,10 @@ def rollout(options: "Rollout", console: Console) -> None:
     if image is None:
         raise ValueError(f"The {name} world ships no start images; give one with --image.")
     check_apart([options.out / name for name in EpisodeWriter.names], [image, options.trajectory, options.intrinsics])
-    settings |= {
-        "world": options.world, "device": options.device, "action_mode": "poses", "horizon": options.horizon,
-        "max_episode_chunks": len(poses) // n,
-    }  # fmt: skip
-    env = SanaWMEnv(scenes=[image], **settings)
+    env = SanaWMEnv(
+        options.world, scenes=[image], device=options.device, action_mode="poses", horizon=options.horizon,
+        max_episode_chunks=len(poses) // n, **options.load_options,
+    )  # fmt: skip
     begin(env, image, options.seed, prompt=options.prompt, intrinsics=intrinsics, fov_deg=options.fov_deg)
     script = str(options.actions or options.trajectory or options.twist)
     facts = {
@@ -63,7 +61,7 @@ def rollout(options: "Rollout", console: Console) -> None:
     }
     columns = (TextColumn("imagining"), BarColumn(), MofNCompleteColumn(), TextColumn("chunks"), TimeRemainingColumn())
     upscale = max(1, 512 // world.config.width)
-    with EpisodeWriter(options.out, env, settings, options.seed, facts, upscale=upscale) as writer:
+    with EpisodeWriter(options.out, env, options.seed, facts, upscale=upscale) as writer:
         seconds, done = 0.0, 0
         with Progress(*columns, console=console) as progress:
             for chunk in progress.track(poses.reshape(-1, n, 4, 4)):

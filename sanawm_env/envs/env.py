@@ -23,6 +23,7 @@ from gymnasium.utils import seeding
 from PIL import Image
 
 from sanawm_env.camera.presets import Workspace
+from sanawm_env.envs.config import RENDER_MODES, EnvConfig
 from sanawm_env.envs.making import check_keywords, described, keywords, load_options
 from sanawm_env.envs.observations import Observation, observer
 from sanawm_env.simulation.controllers import Controller, Keys, make_controller
@@ -35,10 +36,8 @@ from sanawm_env.world.images import ImageSource, images_in
 from sanawm_env.world.state import MAX_SEED, Scene, WorldState, check_seed
 from sanawm_env.world.world import World, usable_device
 
-RENDER_MODES = ("rgb_array", "rgb_array_list")
 RESET_OPTIONS = ("scene", "prompt", "intrinsics", "fov_deg", "anchor", "seed", "task")
 MARKS = ("lerobot_new_rollout", "minari_autoseed")  # that LeRobot's rollout and Minari's collector hand on; no matter
-SNAPSHOTS = ("tails", "latents")
 BIT_GENERATORS = {kind.__name__: kind for kind in (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937,
                                                    np.random.Philox, np.random.SFC64)}  # fmt: skip
 
@@ -73,8 +72,9 @@ class SanaWMEnv(gym.Env):
         world_options: how the world is loaded: precision, refiner, refiner_precision, offload, text_encoder, see
             `sanawm_env.engines.sanawm.engine.SanaLoadOptions`; other engines have options of their own.
 
-    Any other keyword raises TypeError. Actions outside the box are clipped; anything that is not an action raises
-    ValueError or TypeError and changes nothing. An episode terminates when its task says so. It is truncated after
+    All but reward_fn are kept in `config`, an `EnvConfig`, which has the defaults and travels in files. Any other
+    keyword raises TypeError. Actions outside the box are clipped; anything that is not an action raises ValueError or
+    TypeError and changes nothing. An episode terminates when its task says so. It is truncated after
     `max_episode_chunks` steps, when the camera has left the workspace (`info["out_of_workspace"]`) or at the horizon
     (`info["out_of_horizon"]`).
 
@@ -93,47 +93,38 @@ class SanaWMEnv(gym.Env):
 
     def __init__(
         self,
-        world: str | os.PathLike | World = "nano",
-        scenes: ImageSource | Sequence[ImageSource] | None = None,
-        obs_mode: str = "dict",
-        action_mode: str = "twist",
-        max_episode_chunks: int = 10,
-        device: str = "cpu",
-        speed: str | None = None,
-        smoothing: str = "hold",
-        obs_size: tuple[int, int] | None = None,
-        render_mode: str | None = None,
-        workspace: Mapping[str, float] | Workspace | None = None,
-        horizon: str = "stop",
-        snapshots: str = "tails",
-        task: str | Task = "none",
-        task_options: Mapping[str, Any] | None = None,
+        world: str | os.PathLike | World = EnvConfig.world,
+        scenes: ImageSource | Sequence[ImageSource] | None = EnvConfig.scenes,
+        obs_mode: str = EnvConfig.obs_mode,
+        action_mode: str = EnvConfig.action_mode,
+        max_episode_chunks: int = EnvConfig.max_episode_chunks,
+        device: str = EnvConfig.device,
+        speed: str | None = EnvConfig.speed,
+        smoothing: str = EnvConfig.smoothing,
+        obs_size: tuple[int, int] | None = EnvConfig.obs_size,
+        render_mode: str | None = EnvConfig.render_mode,
+        workspace: Mapping[str, float] | Workspace | None = EnvConfig.workspace,
+        horizon: str = EnvConfig.horizon,
+        snapshots: str = EnvConfig.snapshots,
+        task: str | Task = EnvConfig.task,
+        task_options: Mapping[str, Any] | None = EnvConfig.task_options,
         reward_fn: Callable[[Transition], Any] | None = None,
         **world_options: Any,
     ):
-        if not isinstance(world, World | str | os.PathLike):
-            raise TypeError(f"world must be a name, a folder or a loaded World, got {brief(world)}.")
         check_keywords("SanaWMEnv.__init__", world_options, KEYWORDS, load_options(world))
-        if snapshots not in SNAPSHOTS:
-            raise ValueError(f"snapshots must be {' or '.join(map(repr, SNAPSHOTS))}, got {brief(snapshots)}.")
-        if render_mode is not None and render_mode not in RENDER_MODES:
-            raise ValueError(f"render_mode must be None, {' or '.join(RENDER_MODES)}, got {brief(render_mode)}.")
-        if isinstance(world, World) and world_options:
-            raise TypeError(f"A loaded World takes no {', '.join(world_options)}: load it with them.")
-        task = make_task(task, task_options)
-        Limits(Workspace(), max_episode_chunks, horizon)  # before a world is loaded, which takes a while
-        _check_reward_fn(reward_fn)
-        loaded = world if isinstance(world, World) else World.load(world, device, **world_options)
-        config = loaded.config
-        workspace = _workspace(config.workspace if workspace is None else workspace)
-        limits = Limits(workspace, max_episode_chunks, horizon)
-        controller = make_controller(action_mode, config, speed, smoothing, workspace)
-        self.simulator = Simulator(loaded, controller, task, limits, reward_fn)
-        self._action_mode, self.render_mode, self.snapshots = action_mode, render_mode, snapshots
-        self.metadata = type(self).metadata | {"render_fps": config.fps}
-        self._scenes = _start_images(scenes, loaded)
-        self._source = world if isinstance(world, str | os.PathLike) else None
-        self._observe = observer(obs_mode, config, obs_size, workspace, task)
+        given = {name: value for name, value in locals().items() if name in SETTINGS}
+        self.config = config = EnvConfig(**given)
+        _check_reward_fn(reward_fn)  # before a world is loaded, which takes a while
+        if not isinstance(world, World):
+            world = World.load(world, device, **world_options)
+        workspace = config.workspace or world.config.workspace
+        controller = make_controller(action_mode, world.config, speed, smoothing, workspace)
+        limits, task = Limits(workspace, max_episode_chunks, horizon), make_task(task, task_options)
+        self.simulator = Simulator(world, controller, task, limits, reward_fn)
+        self.render_mode = render_mode
+        self.metadata = type(self).metadata | {"render_fps": world.config.fps}
+        self._scenes = _start_images(scenes, world)
+        self._observe = observer(obs_mode, world.config, obs_size, workspace, task)
         self.action_space = controller.space
         self.observation_space = self._observe.space
         self._episode: Episode | None = None
@@ -217,6 +208,7 @@ class SanaWMEnv(gym.Env):
     @task.setter
     def task(self, task: Task) -> None:
         self.simulator = replace(self.simulator, task=make_task(task))
+        self.config = replace(self.config, task=task, task_options=None)
         self._observe = replace(self._observe, task=task)
 
     @property
@@ -231,12 +223,12 @@ class SanaWMEnv(gym.Env):
     @property
     def obs_mode(self) -> str:
         """What is observed, see `observations.Observer`; as it was made."""
-        return self._observe.mode
+        return self.config.obs_mode
 
     @property
     def action_mode(self) -> str:
         """What an action means, see `actions`; as it was made."""
-        return self._action_mode
+        return self.config.action_mode
 
     @property
     def max_episode_chunks(self) -> int:
@@ -246,6 +238,7 @@ class SanaWMEnv(gym.Env):
     @max_episode_chunks.setter
     def max_episode_chunks(self, chunks: int) -> None:
         limits = replace(self.simulator.limits, max_episode_chunks=chunks)
+        self.config = replace(self.config, max_episode_chunks=chunks)
         self.simulator = replace(self.simulator, limits=limits)
 
     @property
@@ -287,7 +280,7 @@ class SanaWMEnv(gym.Env):
         its frames, so that it does not keep theirs alive). ResetNeeded before a reset, ValueError for a device that is
         not there."""
         now = self._now("take a snapshot").with_own_clip()
-        if self.snapshots == "latents":
+        if self.config.snapshots == "latents":
             now = replace(now, state=self.world.without_caches(now.state))
         rng = json.dumps(self.np_random.bit_generator.state, default=np.ndarray.tolist)
         kept = {field.name: getattr(now, field.name) for field in fields(Episode)}
@@ -401,22 +394,21 @@ class SanaWMEnv(gym.Env):
         raise TypeError("A shallow copy of an environment would share its episode: fork it with copy.deepcopy.")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SanaWMEnv":
-        memo |= {id(value): value for value in (self.simulator, self._episode, self._scenes)}
+        memo |= {id(value): value for value in (self.config, self.simulator, self._episode, self._scenes)}
         fork = memo[id(self)] = object.__new__(type(self))
         fork.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return fork
 
     def __getstate__(self) -> dict[str, Any]:
         episode = None if self._episode is None else self._episode.to("cpu")
-        world = _address(self._source, self.world), str(self.world.device), asdict(self.world.options)
         simulator = {name: value for name, value in vars(self.simulator).items() if name != "world"}
-        return self.__dict__ | {"simulator": (world, simulator), "_episode": episode}
+        config = _by_name(self.config, self.world)
+        return self.__dict__ | {"config": config, "simulator": simulator, "_episode": episode}
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         self.__dict__.update(attributes)
-        (self._source, device, options), rest = attributes["simulator"]
-        world = World.load(self._source, device, **options)
-        self.simulator = Simulator(world, **rest)
+        world = World.load(self.config.world, self.config.device, **self.config.world_options)
+        self.simulator = Simulator(world, **attributes["simulator"])
         if self._episode is not None:
             world.check_state(self._episode.state)
             self._episode = self._episode.to(world.device)
@@ -453,6 +445,7 @@ class SanaWMEnv(gym.Env):
 
 
 KEYWORDS = keywords(SanaWMEnv.__init__)
+SETTINGS = tuple(each.name for each in fields(EnvConfig))
 
 
 @dataclass(frozen=True, eq=False)
@@ -573,28 +566,19 @@ def _generator(state: str) -> np.random.Generator:
         raise ValueError("This snapshot does not hold the state of a random generator: take it anew.") from error
 
 
-def _workspace(settings: Mapping[str, float] | Workspace) -> Workspace:
-    if isinstance(settings, Workspace):
-        return settings
-    if not isinstance(settings, Mapping):
-        raise TypeError(f"workspace must be a mapping of its limits, got {type(settings).__name__}.")
-    check_keywords("Workspace.__init__", settings, keywords(Workspace.__init__))
-    return Workspace(**settings)
-
-
 def _check_reward_fn(function: Any) -> Any:
     if function is not None and not callable(function):
         raise TypeError(f"reward_fn must be a function of a Transition, got {type(function).__name__}.")
     return function
 
 
-def _address(source: str | os.PathLike | None, world: World) -> str:
-    """Name or absolute folder to load a world from elsewhere; TypeError for one that was made in no such way."""
-    if source is not None:
-        return world_address(source)
+def _by_name(config: EnvConfig, world: World) -> EnvConfig:
+    """The same with a name or absolute folder to load its world from; TypeError for a World that has neither."""
+    if not isinstance(config.world, World):
+        return replace(config, world=world_address(config.world))
     name = world.config.name
     if name in known_worlds() and World.load(name).weights_hash == world.weights_hash:
-        return name
+        return replace(config, world=name, device=str(world.device), world_options=asdict(world.options))
     raise TypeError("An environment around a loaded World cannot be pickled: give a name or folder.")
 
 

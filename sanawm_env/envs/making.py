@@ -1,7 +1,6 @@
 """What `gymnasium.make` passes to an environment and keeps of it: keywords, and the spec it can be made from again."""
 
 import dataclasses
-import difflib
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,8 @@ from gymnasium.envs.registration import EnvSpec
 
 from sanawm_env.camera.presets import Workspace
 from sanawm_env.world.engine import engine_type, read_config
+from sanawm_env.world.files import brief
+from sanawm_env.world.reading import nearest
 from sanawm_env.world.world import World, find_world
 
 NEAREST = {"max_episode_steps": "max_episode_chunks"}  # what Gymnasium calls it, and what it is called here
@@ -20,6 +21,8 @@ NEAREST = {"max_episode_steps": "max_episode_chunks"}  # what Gymnasium calls it
 
 def load_options(world: str | os.PathLike | World) -> tuple[str, ...]:
     """The options that a world, by name, folder or loaded, can be loaded with; errors as `World.load`."""
+    if not isinstance(world, World | str | os.PathLike):
+        raise TypeError(f"world must be a name, a folder or a loaded World, got {brief(world)}.")
     if isinstance(world, World):
         kind = type(world.options)
     else:
@@ -42,8 +45,8 @@ def check_keywords(owner: str, given: Mapping[str, Any], known: Sequence[str], o
     for name in given:
         if name in known or name in of_world:
             continue
-        near = NEAREST.get(name) or next(iter(difflib.get_close_matches(str(name), [*known, *of_world], 1)), None)
-        meant = f" (did you mean {near}?)" if near in (*known, *of_world) else ""
+        near = NEAREST.get(name)
+        meant = f" (did you mean {near}?)" if near in known else nearest(name, (*known, *of_world))
         loads = f", and to load its world {', '.join(of_world)}" if of_world else ""
         raise TypeError(
             f"{owner}() got an unexpected keyword argument {str(name)!r}{meant}: it takes {', '.join(known)}{loads}."
@@ -55,10 +58,11 @@ def described(spec: EnvSpec | None, steps: int) -> EnvSpec | None:
     the length of an episode, where wrappers look for it."""
     if spec is None:
         return None
-    return dataclasses.replace(spec, kwargs=_plain(spec.kwargs), max_episode_steps=steps)
+    return dataclasses.replace(spec, kwargs=plain(spec.kwargs), max_episode_steps=steps)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A keyword with plain values in place of paths, enumerations, workspaces and numbers of NumPy."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 1):  # others are pictures
@@ -68,7 +72,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Workspace):
         return dataclasses.asdict(value)
     if type(value) is dict:
-        return {name: _plain(inner) for name, inner in value.items()}
+        return {name: plain(inner) for name, inner in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(_plain(inner) for inner in value)
+        return type(value)(plain(inner) for inner in value)
     return value

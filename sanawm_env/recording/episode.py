@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ import numpy as np
 from scipy.spatial.transform import RigidTransform
 
 from sanawm_env.camera.intrinsics import intrinsics_matrix
+from sanawm_env.envs.config import EnvConfig
 from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.metrics.image import psnr
 from sanawm_env.recording.arrays import Trajectory, load_arrays, load_trajectory
@@ -88,7 +89,7 @@ class Meta:
             check_count("the size of a batch", size, 1, MAX_BATCH)
             check_count(f"a row in a batch of {size}", row, 0, size - 1)
         for step, _ in self.prompts:
-            check_count("the step of a prompt", step, 0, len(self.batch) - 1)
+            check_count("prompts: the number of a step", step, 0, len(self.batch) - 1)
 
 
 class Step(NamedTuple):
@@ -113,8 +114,9 @@ class Step(NamedTuple):
 class EpisodeWriter(RolloutWriter):
     """Context manager that writes the episode of `env`, which has just been reset, to a folder.
 
-    settings: keywords that made the environment, plain values; the world by name or folder. seed: what `begin` got.
-    meta: what else is to be said of it. sheet and the settings of the video: as for `RolloutWriter`.
+    seed: what `begin` got. meta: what else is to be said of it. config: what is to be said of the environment, by
+    default what made it; its world by name or folder (TypeError for a loaded one). sheet and the settings of the video:
+    as for `RolloutWriter`.
     Steps are added from any one thread: nothing of the environment is looked at after this. Leaving the block in any
     way keeps the steps that are complete.
     """
@@ -126,23 +128,24 @@ class EpisodeWriter(RolloutWriter):
         self,
         out_dir: str | os.PathLike,
         env: SanaWMEnv,
-        settings: Mapping[str, Any],
         seed: int,
         meta: Mapping[str, Any] | None = None,
+        config: EnvConfig | None = None,
         **options: Any,
     ):
         world, scene = env.world, env.state.slots[0].scene
+        made = replace(env.config if config is None else config, scenes=None).to_plain()
         self._image, self._anchor, self._lens = scene.image, scene.anchor, intrinsics_matrix(scene.intrinsics)
         self._steps: list[tuple[Any, ...]] = []
         self._prompt, self._prompts = scene.prompt, []
         facts = {
             "schema": SCHEMA,
-            "world": world_address(settings["world"]),
+            "world": world_address(made["world"]),
             "weights_hash": world.weights_hash,
             "mode": world.mode,
             "device": world.device.type,
             "threads": world_threads(world.options.threads),
-            "env": {name: value for name, value in settings.items() if name not in ("world", "device")},
+            "env": {name: value for name, value in made.items() if name not in ("world", "device")},
             "seed": seed,
             "prompt": scene.prompt,
             "scene": scene.key,
@@ -246,13 +249,23 @@ class Episode:
         """Steps."""
         return len(self.meta["actions"])
 
+    @property
+    def config(self) -> EnvConfig:
+        """What its environment was made with. ValueError for what no environment can be made with."""
+        meta = self.meta
+        try:
+            return EnvConfig.from_plain({"world": meta["world"], "device": meta.get("device", "cpu"), **meta["env"]})
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self.folder / META} does not describe an environment: {reason(error)}.") from error
+
     def environment(self, world: str | None = None, device: str | None = None) -> SanaWMEnv:
         """The environment it was recorded in, reset to its beginning. world, device: where these are elsewhere by now.
 
         Raises ValueError for a world of other weights, and what loading it, the environment and its reset raise.
         """
         meta = self.meta
-        made = SanaWMEnv(world or meta["world"], device=device or meta.get("device", "cpu"), **meta["env"])
+        config = replace(self.config, world=world or meta["world"])
+        made = SanaWMEnv(**replace(config, device=device or config.device).keywords)
         if made.world.weights_hash != meta["weights_hash"]:
             raise ValueError(
                 f"{self.folder} was imagined by other weights ({meta['world']}, {meta['weights_hash'][:12]}) than "
@@ -285,12 +298,13 @@ class Episode:
             raise ValueError(
                 f"{self.folder} was imagined in a batch of {most}; up to {MAX_COMPANY} can be imagined again."
             )
-        settings, how = {"world": meta["world"], **meta["env"]}, {"sheet": False, **(meta.get("video") or {})}
+        how = {"sheet": False, **meta.get("video", {})}
         with ExitStack() as stack:
             stack.enter_context(with_torch_threads(meta.get("threads")))
             env, writer = self.environment(world, device), None
             if out_dir is not None:
-                writer = stack.enter_context(EpisodeWriter(out_dir, env, settings, meta["seed"], meta, **how))
+                writer = stack.enter_context(EpisodeWriter(out_dir, env, meta["seed"], meta, self.config, **how))
+                writer.meta["env"] = meta["env"]  # in the words of then
             prompts = dict(meta.get("prompts", []))
             for i, (action, (row, size)) in enumerate(zip(meta["actions"], meta["batch"], strict=True)):
                 if i in prompts:

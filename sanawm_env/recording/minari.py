@@ -17,7 +17,8 @@ from gymnasium import registry, spaces
 from gymnasium.envs.registration import EnvSpec
 
 import sanawm_env  # noqa: F401  registers the ids
-from sanawm_env.camera.presets import WALKING_TURNS, Workspace
+from sanawm_env.camera.presets import WALKING_TURNS
+from sanawm_env.envs.config import EnvConfig
 from sanawm_env.envs.observations import Observer
 from sanawm_env.recording.dataset import Dataset, Row, leave_out
 from sanawm_env.recording.episode import Episode
@@ -74,13 +75,13 @@ def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, dataset_id
     from minari.dataset.minari_storage import MinariStorage
     from minari.namespace import NAMESPACE_METADATA_FILENAME
 
-    settings, number = _settings(dataset, rows), 0
+    made, number = _config(dataset, rows), 0
     with appearing(out / dataset_id) as folder:
         storage = MinariStorage.new(
             folder / "data",
-            observation_space=_observed(settings, look),
+            observation_space=_observed(made, look),
             action_space=action_space(dataset),
-            env_spec=_environment(settings, look),
+            env_spec=_environment(made, look),
             jpeg_encoding=jpeg,
         )
         about = f"Episodes imagined by the world {dataset.header.get('world')} (sanawm-env)."
@@ -150,39 +151,36 @@ def _buffer(episode: Episode, poses: spaces.Box, space: spaces.Space) -> Any:
     )
 
 
-def _settings(dataset: Dataset, rows: list[Row]) -> dict[str, Any] | None:
+def _config(dataset: Dataset, rows: list[Row]) -> EnvConfig | None:
     """Of the environment of all episodes, as long as the longest; None if they are not of one."""
-    shared, longest = None, 0
-    for episode in (Episode.open(dataset.folder / row.episode) for row in rows):
-        made = {"world": episode.meta["world"], **episode.meta["env"]}
-        longest = max(longest, made.pop("max_episode_chunks", episode.chunks))  # collectors fit it to the camera's path
-        if shared not in (None, made):
-            return None
-        shared = made
-    return {**shared, "max_episode_chunks": longest}
-
-
-def _environment(settings: dict[str, Any] | None, look: Look) -> EnvSpec | None:
-    """How gymnasium makes the environment of these settings, with observations like those of the dataset."""
-    if settings is None:
+    try:
+        configs = [Episode.open(dataset.folder / row.episode).config for row in rows]
+    except ValueError:
         return None
-    task = {"task": settings.get("task", "none")}
-    ids = [spec for spec in registry.values() if spec.namespace == "SanaWM" and spec.kwargs == task]
-    kwargs = {**settings, "obs_mode": "dict", "obs_size": [look.height, look.width]}
-    return replace(ids[0], kwargs=kwargs) if ids else None
+    longest = max(config.max_episode_chunks for config in configs)  # collectors fit it to the camera's path
+    shared, *others = (replace(config, max_episode_chunks=longest, device=EnvConfig.device) for config in configs)
+    return None if any(config != shared for config in others) else shared
 
 
-def _observed(settings: dict[str, Any] | None, look: Look) -> spaces.Dict:
+def _environment(config: EnvConfig | None, look: Look) -> EnvSpec | None:
+    """How gymnasium makes the environment of these settings, with observations like those of the dataset."""
+    if config is None:
+        return None
+    ids = [spec for spec in registry.values() if spec.namespace == "SanaWM" and spec.kwargs == {"task": config.task}]
+    config = replace(config, obs_mode="dict", obs_size=(look.height, look.width))
+    return replace(ids[0], kwargs=config.to_plain()) if ids else None
+
+
+def _observed(made: EnvConfig | None, look: Look) -> spaces.Dict:
     """What that environment observes besides its goal; without bounds where its world is not on this machine."""
     boundless = observation_space(look.height, look.width)
-    if settings is None:
+    if made is None:
         return boundless
     try:
-        config = read_config(world_folder(settings["world"]) / "config.json")
+        config = read_config(world_folder(made.world) / "config.json")
     except (OSError, ValueError):
         return boundless
-    workspace = Workspace(**settings["workspace"]) if settings.get("workspace") else config.workspace
-    return Observer("dict", config, (look.height, look.width), workspace, Task()).space
+    return Observer("dict", config, (look.height, look.width), made.workspace or config.workspace, Task()).space
 
 
 def _minari() -> None:

@@ -1,0 +1,102 @@
+"""What an environment is made with, as one value, and as the plain keywords that files and specs hold.
+
+config = EnvConfig(world="nano", task="explore", max_episode_chunks=20)
+env = SanaWMEnv(**config.keywords)                      # env.config == config
+EnvConfig.from_plain(json.loads(json.dumps(config.to_plain()))) == config
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+from sanawm_env.camera.presets import Workspace
+from sanawm_env.envs.making import check_keywords, keywords, plain
+from sanawm_env.simulation.simulator import Limits
+from sanawm_env.simulation.tasks import Task, make_task
+from sanawm_env.world.files import brief
+from sanawm_env.world.images import ImageSource
+from sanawm_env.world.reading import read
+from sanawm_env.world.world import World
+
+RENDER_MODES = ("rgb_array", "rgb_array_list")
+SNAPSHOTS = ("tails", "latents")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvConfig:
+    """The keywords of `SanaWMEnv`, which says what they mean, and their defaults. world_options: those that load the
+    world, by name.
+
+    Raises ValueError or TypeError for what no environment can be made with, as far as that can be told without its
+    world.
+    """
+
+    world: str | os.PathLike | World = "nano"
+    scenes: ImageSource | Sequence[ImageSource] | None = None
+    obs_mode: str = "dict"
+    action_mode: str = "twist"
+    max_episode_chunks: int = 10
+    device: str = "cpu"
+    speed: str | None = None
+    smoothing: str = "hold"
+    obs_size: tuple[int, int] | None = None
+    render_mode: str | None = None
+    workspace: Workspace | None = None
+    horizon: str = "stop"
+    snapshots: str = "tails"
+    task: str | Task = "none"
+    task_options: Mapping[str, Any] | None = None
+    world_options: Mapping[str, Any] = field(default_factory=dict)
+
+    __pydantic_config__: ClassVar = {"arbitrary_types_allowed": True}  # worlds, tasks and pictures
+
+    def __post_init__(self):
+        if self.snapshots not in SNAPSHOTS:
+            raise ValueError(f"snapshots must be {' or '.join(map(repr, SNAPSHOTS))}, got {brief(self.snapshots)}.")
+        if self.render_mode is not None and self.render_mode not in RENDER_MODES:
+            raise ValueError(f"render_mode must be None, {' or '.join(RENDER_MODES)}, got {brief(self.render_mode)}.")
+        if isinstance(self.world, World) and self.world_options:
+            raise TypeError(f"A loaded World takes no {', '.join(self.world_options)}: load it with them.")
+        make_task(self.task, self.task_options)
+        Limits(Workspace(), self.max_episode_chunks, self.horizon)
+        object.__setattr__(self, "workspace", _workspace(self.workspace))
+        object.__setattr__(self, "task_options", self.task_options or None)
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """As `SanaWMEnv` and `gymnasium.make` take them: options of the world beside the others."""
+        names = [each.name for each in fields(self) if each.name != "world_options"]
+        return {name: getattr(self, name) for name in names} | dict(self.world_options)
+
+    def to_plain(self) -> dict[str, Any]:
+        """The keywords as JSON and YAML have them, without those that say nothing (None and empty). TypeError for a
+        world, a task or a picture that is given as an object: a file names them."""
+        values = {name: plain(value) for name, value in self.keywords.items()}
+        for name, value in values.items():
+            try:
+                json.dumps(value)
+            except (TypeError, ValueError):
+                raise TypeError(
+                    f"{name} cannot be written to a file, got {brief(value)}: give a name or path."
+                ) from None
+        return {name: value for name, value in values.items() if value not in (None, {})}
+
+    @classmethod
+    def from_plain(cls, data: Mapping[str, Any]) -> "EnvConfig":
+        """Of what `to_plain` made, or a part of it. ValueError or TypeError in one sentence for values that do not fit;
+        a name that is not known is an option of the world, which checks them."""
+        own = {each.name for each in fields(cls)} - {"world_options"}
+        given = {name: plain(value) for name, value in data.items()}
+        options = {name: value for name, value in given.items() if name not in own}
+        return read(cls, {name: given[name] for name in given if name in own} | {"world_options": options})
+
+
+def _workspace(settings: Mapping[str, float] | Workspace | None) -> Workspace | None:
+    if isinstance(settings, Workspace | None):
+        return settings
+    if not isinstance(settings, Mapping):
+        raise TypeError(f"workspace must be a mapping of its limits, got {type(settings).__name__}.")
+    check_keywords("Workspace.__init__", settings, keywords(Workspace.__init__))
+    return Workspace(**settings)
