@@ -1,5 +1,5 @@
 # make demo    imagine a walk and leave a video in runs/demo
-# make test    the whole suite
+# make test    the whole suite, after make lint
 # Both install what they need into .venv first: the demo the core alone, the tests every extra too (make setup).
 # To begin afresh: rm -rf .venv
 
@@ -38,11 +38,12 @@ browser:
 	@command -v chromium >/dev/null || { timeout 300 apt-get update -qq && DEBIAN_FRONTEND=noninteractive timeout 600 \
 		apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 || true
 
-test: setup browser
+test: setup browser lint
 	$(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 clean:
 	rm -rf build dist runs/demo sanawm_env.egg-info .pytest_cache .hypothesis .ruff_cache .benchmarks

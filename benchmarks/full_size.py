@@ -2,19 +2,17 @@
 `sanawm doctor` predicts?
 
     python benchmarks/full_size.py write runs/full_size            # 8 GB on disk, a tensor at a time
-    python benchmarks/full_size.py run runs/full_size              # on a CPU: 45 TFLOP, 10 to 20 minutes
+    python benchmarks/full_size.py run runs/full_size              # on a CPU: 45 TFLOP, some minutes
     python benchmarks/full_size.py run runs/full_size --device cuda
 
 `run` loads the world, encodes a start image, takes one denoising step and the clean pass for a first chunk, decodes it,
 and keeps, forks and saves the state it leaves. Every stage is measured by itself: seconds, and the most memory of the
 process besides what it took before the world was loaded (on CUDA, of torch's allocator), beside the prediction. Stages
 that are done are written to the JSON file at once; a run that is stopped begins anew. Pictures of random weights are
-noise. `write --tiny` writes toy sizes, for a trial on any machine. On a GPU, `sanawm bench --world runs/full_size
+noise. `--quick` is toy sizes, for a trial on any machine. On a GPU, `sanawm bench --world runs/full_size
 --device cuda` goes on from there.
 """
 
-import argparse
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -24,13 +22,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
+from harness import console, header, numbers_file, parser, seconds, write
+from harness import show as show_table
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from sanawm_env import SanaWMEnv
 from sanawm_env.camera.twist import hold
-from sanawm_env.cli.machine import machine_name
 from sanawm_env.engines.sanawm.checkpoint import Checkpoint, write_network
 from sanawm_env.engines.sanawm.fetch import world_config
 from sanawm_env.engines.sanawm.memory import predict_memory
@@ -38,23 +35,23 @@ from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.network.model import SanaWM
 from sanawm_env.engines.sanawm.prompts import Prompts
 from sanawm_env.world.engine import read_config
-from sanawm_env.world.saving import replacing
 from sanawm_env.world.state import WorldState, stack
 from sanawm_env.world.world import World
 
 TINY = SanaWMConfig(latent_channels=8, hidden_size=64, num_heads=4, head_dim=16, depth=4, caption_channels=32)
 TINY_CODEC = {
-    "latent_channels": 8, "block_out_channels": (8, 16, 32, 64), "decoder_block_out_channels": (8, 16, 32),
-    "layers_per_block": (1, 1, 1, 1, 1), "decoder_layers_per_block": (1, 1, 1, 1),
-}  # fmt: skip
+    "latent_channels": 8,
+    "block_out_channels": (8, 16, 32, 64),
+    "decoder_block_out_channels": (8, 16, 32),
+    "layers_per_block": (1, 1, 1, 1, 1),
+    "decoder_layers_per_block": (1, 1, 1, 1),
+}
 GB = 1e9
 LOAD, ENCODE, IMAGINE, DECODE = "load", "encode the start image", "one denoising step and the clean pass", "decode"
 FORKS = 8
-NUMBERS = Path(__file__).parents[1] / "docs" / "benchmarks" / "full_size.json"
-console = Console()
 
 
-def write(folder: Path, tiny: bool) -> None:
+def write_world(folder: Path, tiny: bool) -> None:
     """A streaming world in a folder: network, codec, one prompt and config.json."""
     from diffusers import AutoencoderKLLTX2Video
 
@@ -122,14 +119,10 @@ def progress(world: World, passes: int) -> Iterator[None]:
 
 def run(folder: Path, device: str, numbers: Path) -> dict[str, Any]:
     """All stages; what was measured, which is also in the JSON file `numbers`."""
-    place = torch.device(device)
     config = read_config(folder / "config.json")
     prediction = predict_memory(config, folder)  # first, so that libraries are there before memory is measured
-    meter = Meter(place)
-    found: dict[str, Any] = {
-        "machine": machine_name(place),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+    meter = Meter(torch.device(device))
+    found = header(device) | {
         "height": config.height,
         "width": config.width,
         "predicted": {
@@ -147,8 +140,8 @@ def run(folder: Path, device: str, numbers: Path) -> dict[str, Any]:
         result = work()
         passed, memory = time.perf_counter() - begin, meter.most() - meter.before
         found["stages"][name] = {"seconds": passed, "most_bytes": memory}
-        console.print(f"{name}: {passed:.1f} s, {memory / GB:.2f} GB at most", highlight=False)
-        save(found, numbers)
+        console.print(f"{name}: {passed:.1f} s, {memory / GB:.2f} GB at most")
+        write(numbers, found)
         return result
 
     world = stage(LOAD, lambda: World.load(folder, device, timesteps=[1000], threads=torch.get_num_threads()))
@@ -167,7 +160,7 @@ def run(folder: Path, device: str, numbers: Path) -> dict[str, Any]:
     found["measured_over_predicted"] = found["measured_peak"] / prediction.peak
     found["state"] = measure_state(world, state, folder)
     found["clip_bytes"] = clip.frames.nbytes
-    save(found, numbers)
+    write(numbers, found)
     return found
 
 
@@ -176,11 +169,6 @@ def measure_state(world: World, state: WorldState, folder: Path) -> dict[str, An
     file = folder / "state.safetensors"
     env = SanaWMEnv(world, scenes=[state.slots[0].scene.image])
     env.reset(seed=0)
-
-    def seconds(work: Callable[[], Any]) -> float:
-        begin = time.perf_counter()
-        work()
-        return time.perf_counter() - begin
 
     try:
         return {
@@ -198,42 +186,35 @@ def measure_state(world: World, state: WorldState, folder: Path) -> dict[str, An
         file.unlink(missing_ok=True)
 
 
-def save(found: dict[str, Any], numbers: Path) -> None:
-    numbers.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(numbers) as part:
-        part.write_text(json.dumps(found, indent=1) + "\n")
-
-
 def show(found: dict[str, Any]) -> None:
-    table = Table("stage", "seconds", "GB at most", "GB predicted", title=f"{found['width']} x {found['height']}")
     weights, working = sum(found["predicted"]["weights"].values()), found["predicted"]["working"]
     predicted = {IMAGINE: working["network"], DECODE: working["codec"]}  # of any chunk; the first takes least
+    rows = []
     for name, stage in found["stages"].items():
         guess = f"{(weights + predicted[name]) / GB:.2f}" if name in predicted else ""
-        table.add_row(name, f"{stage['seconds']:.1f}", f"{stage['most_bytes'] / GB:.2f}", guess)
-    console.print(table)
+        rows.append([name, f"{stage['seconds']:.1f}", f"{stage['most_bytes'] / GB:.2f}", guess])
+    title = f"{found['width']} x {found['height']}"
+    show_table(title, ["stage", "seconds", "GB at most", "GB predicted"], rows)
     state, ratio = found["state"], found["measured_over_predicted"]
     console.print(
         f"peak {found['measured_peak'] / GB:.2f} GB, predicted {found['predicted']['peak'] / GB:.2f} GB ({ratio:.2f}); "
         f"a state {state['bytes'] / GB:.2f} GB ({state['bytes_without_tails'] / GB:.2f} without tails), {FORKS} forks "
         f"{state[f'bytes_of_{FORKS}_forks'] / GB:.2f} GB in {1e3 * state['fork_seconds']:.2f} ms",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+        soft_wrap=True,
+    )
 
 
 def main(args: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("write", "run"))
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, default=NUMBERS)
-    options = parser.parse_args(args)
+    options = parser(__doc__)
+    options.add_argument("what", choices=("write", "run"))
+    options.add_argument("folder", type=Path)
+    options.add_argument("--device", default="cpu")
+    options = options.parse_args(args)
     if options.what == "write":
-        write(options.folder, options.tiny)
+        write_world(options.folder, options.quick)
         console.print(str(options.folder), soft_wrap=True)
     else:
-        show(run(options.folder, options.device, options.json))
+        show(run(options.folder, options.device, numbers_file(options, "full_size")))
 
 
 if __name__ == "__main__":

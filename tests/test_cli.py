@@ -20,6 +20,7 @@ from sanawm_env.cli import main
 from sanawm_env.recording.episode import Episode
 from sanawm_env.recording.video import read_video
 from sanawm_env.world.world import World
+from tests.golden_files import benchmark
 from tests.worlds import write_tiny_world
 
 ROOT = Path(__file__).parents[1]
@@ -221,8 +222,8 @@ def test_bench_prints_and_writes_its_numbers(tiny, tmp_path, capsys):
 def test_a_world_of_random_weights_can_be_written_and_timed(tmp_path):
     """What benchmarks/full_size.py does at the official sizes, at toy sizes."""
     pytest.importorskip("diffusers")
-    script = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "full_size.py"))["main"]
-    script(["write", str(tmp_path / "world"), "--tiny"])
+    script = benchmark("full_size")["main"]
+    script(["write", str(tmp_path / "world"), "--quick"])
     if sys.platform == "linux":
         script(["run", str(tmp_path / "world"), "--json", str(tmp_path / "full.json")])
         report = json.loads((tmp_path / "full.json").read_text())

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 
-from sanawm_env.cli.train import check_clips, read_clip
+from sanawm_env.cli.footage import check_clips, read_clip
 from sanawm_env.recording.video import VideoWriter, read_video
 from tests.datasets import write_wide
 

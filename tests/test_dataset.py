@@ -3,14 +3,12 @@
 import json
 import os
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
-from sanawm_env.cli.dataset import bring_together, look
+from sanawm_env.cli.dataset import DatasetMerge, DatasetPreview
 from sanawm_env.recording.dataset import Dataset, Row, Shard, clean, merge, totals, validate
 from sanawm_env.recording.episode import FILES
 from sanawm_env.recording.preview import preview
@@ -317,9 +315,8 @@ def test_a_damaged_episode_is_left_out_of_a_merge_and_named(make, tmp_path, capl
     (shard / "episode-00002/actions.npz").unlink()
     lines = (shard / "manifest.jsonl").read_text().splitlines(keepends=True)
     (shard / "manifest.jsonl").write_text("".join(lines[1:]))  # a killed writer had not noted the first
-    given = SimpleNamespace(datasets=[dataset.folder], out=tmp_path / "all")
     with pytest.raises(ValueError, match=r"were left out \(3\): see"):
-        bring_together(given, Console(quiet=True))
+        DatasetMerge((dataset.folder,), tmp_path / "all").run()
     assert caplog.text.count("is left out") == 3
     assert "episode-00004 is left out" in caplog.text and "cannot be read as a video" in caplog.text
     assert "episode-00000" in caplog.text and "episode-00002 is left out: it has no actions.npz" in caplog.text
@@ -330,7 +327,7 @@ def test_a_damaged_episode_is_left_out_of_a_merge_and_named(make, tmp_path, capl
         "shard-0000/episode-00002", "shard-0000/episode-00004", "shard-0000/episode-00000"
     ]  # fmt: skip
     with pytest.raises(ValueError, match=r"were left out \(2\): see"):
-        look(SimpleNamespace(dataset=dataset.folder, out=tmp_path), Console(quiet=True))
+        DatasetPreview(dataset.folder, tmp_path).run()
 
 
 def test_pictures_of_another_size_or_shape_are_found(make, tmp_path):

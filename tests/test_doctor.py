@@ -7,9 +7,9 @@ import pytest
 import tyro
 
 from sanawm_env.cli import Command, Play, main
-from sanawm_env.cli.doctor import LADDER, RESERVE, SLACK, _options, recommended
 from sanawm_env.engines.sanawm import memory
 from sanawm_env.engines.sanawm.engine import SanaLoadOptions
+from sanawm_env.engines.sanawm.fitting import LADDER, RESERVE, SLACK, load_options, recommended
 from sanawm_env.engines.sanawm.memory import predict_memory
 from sanawm_env.engines.sanawm.official import OFFICIAL
 from sanawm_env.world.engine import read_config
@@ -57,7 +57,7 @@ def test_the_best_setting_that_fits_is_one_command(capsys, home):
     assert "sanawm play --world streaming --device cuda --refiner\n" in shown
     folder = world_folder("streaming")
     config = read_config(folder / "config.json")
-    peaks = {setting: predict_memory(config, folder, _options(*setting)).peak for setting in LADDER}
+    peaks = {setting: predict_memory(config, folder, load_options(*setting)).peak for setting in LADDER}
     for number, (refiner, bits, parts) in enumerate(LADDER):
         need = peaks[refiner, bits, parts]
         if need >= min((peaks[setting] for setting in LADDER[:number]), default=need + 1):
@@ -68,7 +68,7 @@ def test_the_best_setting_that_fits_is_one_command(capsys, home):
         assert (bits in command) == (bits is not None)
         assert (",".join(parts) in command) == bool(parts)
         options = tyro.cli(Play, args=command[2:])  # it can be run
-        assert SanaLoadOptions(**options.load_options) == _options(refiner, bits, parts)
+        assert SanaLoadOptions(**options.load_options) == load_options(refiner, bits, parts)
     assert "takes more than" in recommended(RESERVE, "cuda")
 
 
@@ -131,8 +131,8 @@ def test_why_worlds_are_unknown_is_said_once_below_the_table(capsys, monkeypatch
 
     reason = 'The codec needs diffusers 0.42: pip install "sanawm-env[official]".'
     rows = [("streaming", "bf16", predict), ("streaming", "fp8", predict), ("bidirectional", "bf16", predict)]
-    monkeypatch.setattr("sanawm_env.cli.doctor._candidates", lambda: iter(rows))
-    monkeypatch.setattr("sanawm_env.cli.doctor.recommended", lambda *_: "")
+    monkeypatch.setattr("sanawm_env.engines.sanawm.fitting.candidates", lambda: iter(rows))
+    monkeypatch.setattr("sanawm_env.engines.sanawm.fitting.recommended", lambda *_: "")
     monkeypatch.setenv("COLUMNS", "80")
     shown = doctor(capsys, "--memory-gb", "24")
     assert shown.count(reason) == 1

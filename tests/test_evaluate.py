@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import runpy
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from sanawm_env.training.evaluate import evaluate, print_table, save_sheet, with
 from sanawm_env.training.probes import without_recurrence, without_window
 from sanawm_env.training.warps import plane_homographies, rotation_homographies, visible_in_first, warp
 from sanawm_env.world.world import World
-from tests.golden_files import ROOT
+from tests.golden_files import ROOT, benchmark
 from tests.known_worlds import SMALL, HoldEngine, TruthEngine, lossless_codec, lossy_codec
 
 LENS = np.array([60.0, 57.0, 47.0, 33.5])  # nothing centred or square, so that no mix-up cancels
@@ -259,13 +258,13 @@ def test_a_world_without_known_places_is_refused():
 @pytest.mark.parametrize("kind", ["known", "unknown"])
 def test_the_held_out_walks_are_the_committed_ones(kind):
     """The published numbers are of these walks: 64 in known places, 64 in unknown layouts, from their seed."""
-    script = runpy.run_path(str(ROOT / "docs" / "held_out.py"))
-    committed = json.loads(script["FILE"].read_text())
+    script = benchmark("held_out")
+    committed = json.loads((ROOT / "benchmarks" / "results" / "held_out.json").read_text())
     assert (committed["seed"], committed["chunks"], len(committed[kind])) == (script["SEED"], 8, 64)
     drawn = script["walks"](kind == "known", 4)
     for walk, kept in zip(drawn, committed[kind], strict=False):
         assert walk["place"] == kept["place"]
-        for moment in ("start", "end"):
-            np.testing.assert_allclose(walk[moment], kept[moment], atol=2e-3)
+        for end in ("start", "end"):
+            np.testing.assert_allclose(walk[end], kept[end], atol=2e-3)
     starts = [tuple(walk["start"][0]) for walk in committed["known"] + committed["unknown"]]
     assert len(set(starts)) == 128

@@ -6,15 +6,16 @@ import sys
 
 import pytest
 
-from sanawm_env.cli.gpu_check import ORDER, PARTS, TINY_ORDER, read_tests
-from tests.golden_files import ROOT
+from tests.golden_files import ROOT, benchmark
 
 pytestmark = pytest.mark.slow
+SCRIPT = benchmark("gpu_check")
+ORDER, PARTS, TINY_ORDER = SCRIPT["ORDER"], SCRIPT["PARTS"], SCRIPT["TINY_ORDER"]
 
 
 def gpu_check(out, *options):
     """Exit status, what was printed, and gpu_check.json."""
-    command = [sys.executable, "-m", "sanawm_env.cli.gpu_check", out, "--tiny", *options]
+    command = [sys.executable, "benchmarks/gpu_check.py", out, "--quick", *options]
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr, json.loads((out / "gpu_check.json").read_text())
 
@@ -58,6 +59,6 @@ def test_failed_tests_are_named(tmp_path):
     (tmp_path / "test_x.py").write_text("def test_right(): pass\ndef test_wrong(): assert False\n")
     command = [sys.executable, "-m", "pytest", "-q", "--junitxml=report", "test_x.py"]
     assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 1
-    counts, failed = read_tests(tmp_path / "report")
+    counts, failed = SCRIPT["read_tests"](tmp_path / "report")
     assert (counts["measured"], counts["verdict"]) == ("1 passed, 1 failed, 0 skipped", "missed")
     assert failed["what"] == "test_wrong"

@@ -1,6 +1,6 @@
 """Datasets as LeRobotDatasets: the layout, every value, files that fill up, and nothing half written.
 
-That lerobot itself reads them is tried where lerobot is: docs/lerobot_readback.py.
+That lerobot itself reads them is tried where lerobot is: benchmarks/lerobot_readback.py.
 """
 
 import errno
@@ -12,18 +12,16 @@ import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
-from types import SimpleNamespace
 
 import av
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 import yaml
-from rich.console import Console
 from rich.progress import Progress
 from scipy.spatial.transform import Rotation
 
-from sanawm_env.cli.export import export
+from sanawm_env.cli.dataset import DatasetExport
 from sanawm_env.recording import lerobot
 from sanawm_env.recording.dataset import Dataset, merge
 from sanawm_env.recording.episode import Episode
@@ -36,7 +34,7 @@ from tests.datasets import collect, rewards, say, small_world
 CHUNKS = (2, 1, 3)
 FRAMES = [25 + 24 * (n - 1) for n in CHUNKS]
 LIMITS = {"data_file_mb": 0.006, "video_file_mb": 0.05, "files_per_chunk": 2}  # about one episode to a file
-NUMBERS = Path(__file__).parents[1] / "docs" / "benchmarks" / "lerobot_readback.json"
+NUMBERS = Path(__file__).parents[1] / "benchmarks" / "results" / "lerobot_readback.json"
 
 
 @pytest.fixture(scope="module")
@@ -580,14 +578,12 @@ def test_importing_the_exporters_loads_no_extra():
 
 
 def command(native, tmp_path, **options):
-    console = Console(record=True, width=200)
-    given = {"dataset": native.folder, "format": "lerobot", "out": tmp_path / "out", "id": None} | options
-    export(SimpleNamespace(**given), console)
-    return console.export_text()
+    DatasetExport(native.folder, tmp_path / "out", **options).run()
 
 
-def test_the_command_exports(native, whole, tmp_path):
-    assert f"{sum(FRAMES)} frames in {tmp_path / 'out'}" in command(native, tmp_path)
+def test_the_command_exports(native, whole, tmp_path, capsys):
+    command(native, tmp_path)
+    assert f"{sum(FRAMES)} frames in {tmp_path / 'out'}" in capsys.readouterr().out
     assert table(tmp_path / "out", "data") == table(whole, "data")
 
 
@@ -612,7 +608,7 @@ def test_the_command_stopped_at_its_bar_leaves_nothing(native, tmp_path, monkeyp
 
 
 def test_lerobot_has_read_every_column_that_is_written():
-    """The recorded verdict of lerobot is of this layout: run docs/lerobot_readback.py again when it changes."""
+    """The recorded verdict of lerobot is of this layout: run benchmarks/lerobot_readback.py again when it changes."""
     report = json.loads(NUMBERS.read_text())
     assert report["codebase_version"] == lerobot.CODEBASE_VERSION
     assert report["features"] == sorted([CAMERA, *COLUMNS])

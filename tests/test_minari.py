@@ -6,16 +6,14 @@ import shutil
 import sys
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 import gymnasium
 import minari
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
-from sanawm_env.cli.export import export
+from sanawm_env.cli.dataset import DatasetExport
 from sanawm_env.envs.config import EnvConfig
 from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.recording.dataset import Dataset
@@ -293,9 +291,8 @@ def test_without_minari_the_extra_is_named(native, tmp_path, monkeypatch, missin
         export_minari(native, ID, tmp_path / "out")
 
 
-def test_the_command_exports_and_says_how_to_load(native, tmp_path, monkeypatch):
+def test_the_command_exports_and_says_how_to_load(native, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    console = Console(record=True, width=200)
-    export(SimpleNamespace(dataset=native.folder, format="minari", out=Path("out"), id=ID), console)
-    assert f'MINARI_DATASETS_PATH=out, then minari.load_dataset("{ID}")' in console.export_text()
+    DatasetExport(native.folder, Path("out"), "minari", ID).run()
+    assert f'MINARI_DATASETS_PATH=out, then minari.load_dataset("{ID}")' in capsys.readouterr().out
     assert read(tmp_path / "out").total_steps == sum(CHUNKS)

@@ -28,8 +28,8 @@ from PIL import Image
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from sanawm_env.cli import Play, main
-from sanawm_env.cli.play import backstage, is_loopback, make_driver, record
+from sanawm_env.cli import main
+from sanawm_env.cli.play import Play, is_loopback, make_driver, record
 from sanawm_env.recording.episode import Episode
 from sanawm_env.recording.video import read_video
 from sanawm_env.viewer.page import Page
@@ -89,7 +89,7 @@ def served(folder, tmp_path, monkeypatch):
     options = Play(world=folder, out=tmp_path / "play")
     session = Session(World.load(folder), name=folder)
     session.begin(0, seed=1)
-    page = Page(session, backstage(options), names=["Hub.example.org"], clock=Clock())
+    page = Page(session, options.services(), names=["Hub.example.org"], clock=Clock())
     yield page
     page.close()
 
@@ -353,7 +353,7 @@ def test_a_recorded_branch_is_a_video_and_an_episode(film, served):
     link = tab.get_attribute("#notes a", "href")
     with urllib.request.urlopen(served.url.rstrip("/") + link) as response:
         data = response.read()
-    path = served.backstage.sessions.parent / Path(link).name
+    path = served.services.sessions.parent / Path(link).name
     assert path.read_bytes() == data
     video = read_video(path)
     factor = video.shape[2] // 32
@@ -796,7 +796,7 @@ def test_the_page_works_under_the_path_of_a_proxy(served, chromium, proxy, path,
         tab.click("#mp4")
         with tab.expect_download() as download:
             tab.click("#notes a")
-        recorded = served.backstage.sessions.parent / download.value.suggested_filename
+        recorded = served.services.sessions.parent / download.value.suggested_filename
         assert Path(download.value.path()).read_bytes() == recorded.read_bytes()
         styles = tab.evaluate("getComputedStyle(document.body).display")
         assert styles == "flex"
@@ -1070,7 +1070,7 @@ def test_a_message_that_is_none_is_said_and_changes_nothing(served, message):
 def test_a_port_that_is_taken_is_said(served, folder):
     session = Session(World.load(folder))
     with pytest.raises(OSError, match="cannot be listened on"):
-        Page(session, served.backstage, port=served.port)
+        Page(session, served.services, port=served.port)
     session.close()
 
 

@@ -2,7 +2,6 @@
 
 import inspect
 import re
-import runpy
 import shlex
 import tomllib
 
@@ -13,7 +12,7 @@ from gymnasium.utils import seeding
 
 from sanawm_env import SanaWMEnv
 from sanawm_env.cli import Command
-from tests.golden_files import ROOT
+from tests.golden_files import ROOT, benchmark
 
 README = (ROOT / "README.md").read_text()
 
@@ -37,8 +36,8 @@ def test_the_python_blocks_run_one_after_the_other(monkeypatch):
 
 
 def test_the_tables_are_the_committed_numbers():
-    tables = runpy.run_path(str(ROOT / "docs" / "tables.py"))
-    for name in ("readme", "nano", "precision", "collect"):
+    tables = benchmark("tables")
+    for name in ("readme", *tables["PAGES"]):
         text = README if name == "readme" else (ROOT / "docs" / f"{name}.md").read_text()
         made = tables[f"{name}_tables"]()
         assert made

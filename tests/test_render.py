@@ -7,9 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
-from sanawm_env.cli import main, render
-from sanawm_env.cli.render import check_layout, dtypes, load_pipeline, one_step, predict_render_memory, show
-from sanawm_env.engines.sanawm import memory
+from sanawm_env.cli import main
+from sanawm_env.engines.sanawm import bidirectional, memory
+from sanawm_env.engines.sanawm.bidirectional import (
+    check_layout,
+    dtypes,
+    load_pipeline,
+    one_step,
+    predict_render_memory,
+    show,
+)
 from sanawm_env.engines.sanawm.fetch import fetch, official_folder
 from sanawm_env.recording.arrays import load_trajectory
 from sanawm_env.recording.video import read_video
@@ -150,7 +157,7 @@ def test_memory_is_predicted_from_shapes(folder, monkeypatch):
     convolutions take besides is each processor's business: without it here, and the most of it in a prediction."""
     with_workspace = predict_render_memory(folder / "pipeline", 128, 192, 33)
     monkeypatch.setattr(memory, "convolution_workspace", lambda *_: 0)
-    render._rehearse.cache_clear()
+    bidirectional._rehearse.cache_clear()
     pipeline = load_pipeline(folder / "pipeline", "cpu", False)
     size, cpu = (128, 192, 33), torch.device("cpu")
     network = predict_render_memory(folder / "pipeline", *size, dtype=torch.float32)
@@ -168,4 +175,4 @@ def test_memory_is_predicted_from_shapes(folder, monkeypatch):
     offloaded = predict_render_memory(folder / "pipeline", *size, offload=True, vae_dtype=torch.bfloat16)
     parts = [size + offloaded.working.get(part, 0) for part, size in offloaded.weights.items()]
     assert offloaded.peak == max(parts) < codec.peak
-    render._rehearse.cache_clear()
+    bidirectional._rehearse.cache_clear()

@@ -1,12 +1,9 @@
 """Prompts: the official window of tokens, the attention cap, and the cache that spares the encoder."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
-from rich.console import Console
 
-from sanawm_env.cli.encode_prompts import encode_prompts
+from sanawm_env.cli.encode_prompts import EncodePrompts
 from sanawm_env.engines.sanawm.prompts import PromptCache, Prompts
 from sanawm_env.engines.sanawm.refiner.text import RefinerTextEncoder
 from sanawm_env.engines.sanawm.text.gemma import TEXT_LEN, GemmaEncoder, instruction
@@ -158,4 +155,4 @@ def test_prompts_that_no_encoder_reads_are_refused_in_a_sentence(folder, tmp_pat
     if isinstance(prompt, str) and "half" not in kind:
         (tmp_path / "prompts.txt").write_text(f"a street\n\n# none\n{prompt}\n")
         with pytest.raises(ValueError, match=f"Line 4 of .*{says}"):
-            encode_prompts(SimpleNamespace(file=tmp_path / "prompts.txt", world="nano"), Console(quiet=True))
+            EncodePrompts(file=tmp_path / "prompts.txt", world="nano").run()

@@ -1,4 +1,4 @@
-"""`sanawm bench kernels`: every operator and the whole network step against plain torch, and against a floor.
+"""Every operator and the whole network step against plain torch, and against a floor.
 
 Three things run in turns on one machine: the reference, the form that `kernels.dispatch` chooses there, and what sets
 the floor: copies, and matrix products of the network's own shapes. Work is counted from shapes alone (`least_work`,
@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from sanawm_env.cli.bench import check_counts, synchronize
+from sanawm_env.cli.bench_world import synchronize
 from sanawm_env.cli.machine import machine_name
 from sanawm_env.engines.sanawm.config import SanaWorldConfig
 from sanawm_env.engines.sanawm.fetch import world_config
@@ -71,8 +71,8 @@ class Subject:
 
 
 @dataclass(frozen=True, eq=False)
-class Moment:
-    """Where a step starts: noise (B, c, T, h, w), the chunk's context, the state before it."""
+class StepInputs:
+    """What a step starts from: noise (B, c, T, h, w), the chunk's context, the state before it."""
 
     noise: Tensor
     context: Context
@@ -83,8 +83,7 @@ def bench_kernels(
     config: SanaWorldConfig, threads: int, repeats: int, batches: Sequence[int], device: str, console: Console
 ) -> dict[str, Any]:
     """Measure and print the tables; the numbers as plain values. Times are medians over `repeats`. ValueError for
-    counts below 1, a device that is not there, or a network that does not fit the memory."""
-    check_counts(threads, repeats, batches)
+    a device that is not there or a network that does not fit the memory."""
     torch.set_num_threads(threads)
     with console.status("making weights"):
         subject = random_subject(config, usable_device(device), repeats)
@@ -148,14 +147,14 @@ def prepared(subject: Subject, batch: int, chunk: int) -> Context:
     first = subject.config.latents_per_chunk * chunk + (chunk > 0)
     c2w = torch.eye(4, device=device).repeat(batch, grid.frames, 1, 1)
     c2w[..., 2, 3] = 0.2 * torch.arange(first, first + grid.frames, device=device)
-    lens = torch.tensor([0.7 * grid.width, 0.7 * grid.width, grid.width / 2, grid.height / 2], device=device)
+    intrinsics = torch.tensor([0.7 * grid.width, 0.7 * grid.width, grid.width / 2, grid.height / 2], device=device)
     normal = partial(_normal, chunk, device)
     return subject.network.prepare(
         grid,
         torch.full((batch,), first, device=device),
         text=normal(batch, net.text_len, net.caption_channels),
         text_mask=torch.ones(batch, net.text_len, device=device) if net.text_len > 1 else None,
-        camera=torch.cat((c2w.flatten(2), lens.expand(batch, grid.frames, 4)), dim=-1),
+        camera=torch.cat((c2w.flatten(2), intrinsics.expand(batch, grid.frames, 4)), dim=-1),
         plucker=normal(batch, net.plucker_channels, *grid.shape),
     )
 
@@ -170,18 +169,18 @@ def _normal(seed: int, device: torch.device, *shape: int) -> Tensor:
     return torch.randn(*shape, device=device, generator=torch.Generator(device).manual_seed(seed))
 
 
-def settled(subject: Subject, batch: int, backend: str) -> Moment:
-    """The first moment of a walk, by these operators, at which the attention window is full."""
+def settled(subject: Subject, batch: int, backend: str) -> StepInputs:
+    """The inputs of a walk's first step, by these operators, for which the attention window is full."""
     subject.network.backend = backend
     clean, state = torch.zeros(batch, device=subject.device), None
     for chunk in range(FULL_AFTER + 1):
-        moment = Moment(noise_of(subject, batch, chunk), prepared(subject, batch, chunk), state)
+        inputs = StepInputs(noise_of(subject, batch, chunk), prepared(subject, batch, chunk), state)
         if chunk < FULL_AFTER:
-            _, state = subject.network(moment.noise, clean, moment.context, state, save=True)
-    return moment
+            _, state = subject.network(inputs.noise, clean, inputs.context, state, save=True)
+    return inputs
 
 
-def operands(subject: Subject, moment: Moment) -> dict[str, tuple]:
+def operands(subject: Subject, inputs: StepInputs) -> dict[str, tuple]:
     """What a denoising pass hands every operator when it first calls it."""
     given: dict[str, tuple] = {}
 
@@ -189,15 +188,15 @@ def operands(subject: Subject, moment: Moment) -> dict[str, tuple]:
         given.setdefault(name, args)
         return getattr(reference, name)(*args)
 
-    noting = replace(moment.context.kernels, **{name: partial(noted, name) for name in OPERATORS})
-    level = torch.full((moment.noise.shape[0],), 500.0, device=subject.device)
-    subject.network(moment.noise, level, replace(moment.context, kernels=noting), moment.state)
+    noting = replace(inputs.context.kernels, **{name: partial(noted, name) for name in OPERATORS})
+    level = torch.full((inputs.noise.shape[0],), 500.0, device=subject.device)
+    subject.network(inputs.noise, level, replace(inputs.context, kernels=noting), inputs.state)
     return given
 
 
-def step(subject: Subject, moment: Moment) -> tuple[Tensor, NetworkState]:
+def step(subject: Subject, inputs: StepInputs) -> tuple[Tensor, NetworkState]:
     """All passes over a chunk, the clean one included."""
-    return sample_chunk(subject.network, moment.noise, moment.context, moment.state, subject.config.sampler)
+    return sample_chunk(subject.network, inputs.noise, inputs.context, inputs.state, subject.config.sampler)
 
 
 # --- floors ---
@@ -303,7 +302,7 @@ def against_floors(subject: Subject, batch: int) -> dict[str, Any]:
     for name in OPERATORS:
         calls = [partial(getattr(form, name), *given[name]) for form in (reference, subject.fast)]
         rows[name] = row(subject, calls, floors[name], max(limits[name], key=limits[name].get))
-    calls = [partial(step, subject, moment) for moment in (plain, fast)]
+    calls = [partial(step, subject, inputs) for inputs in (plain, fast)]
     rows["step"] = row(subject, calls, step_floor(subject.config, batch, floors, tflops), "sum")
     return {
         "rows": rows,
@@ -332,11 +331,11 @@ def row(subject: Subject, calls: list[Callable], floor: float, kind: str) -> dic
 
 @torch.inference_mode()
 def device_checks(subject: Subject, batch: int) -> dict[str, Any]:
-    """What is worth knowing of a GPU: torch's attention at the network's head width and padded to a power of two, its
+    """What to know of a GPU: torch's attention at the network's head width and padded to a power of two, its
     channels-last depthwise convolution alone; bytes that a walk of `CHUNKS` leaves behind, what a snapshot weighs
-    and would cost as a copy, and whether a moment stepped twice gives the same bits."""
-    moment = settled(subject, batch, subject.fast.name)
-    given = operands(subject, moment)
+    and would cost as a copy, and whether the same step twice gives the same bits."""
+    inputs = settled(subject, batch, subject.fast.name)
+    given = operands(subject, inputs)
     q, pages, _ = given["attend"]
     k, v = (torch.cat(part, dim=2) for part in zip(*pages, strict=True))
     width = q.shape[-1]
@@ -349,28 +348,28 @@ def device_checks(subject: Subject, batch: int) -> dict[str, Any]:
             F.scaled_dot_product_attention, *padded, scale=width**-0.5
         ),
         "depthwise_conv_ms": partial(F.conv2d, image, weight, bias, padding=1, groups=x.shape[-1]),
-        "state_copy_ms": partial(tree.map_tensors, torch.clone, moment.state),
+        "state_copy_ms": partial(tree.map_tensors, torch.clone, inputs.state),
     }
     seconds = in_turns(list(calls.values()), subject.repeats, subject.device)
-    (latents, state), (again, _) = step(subject, moment), step(subject, moment)
-    held = tree.nbytes(moment.state)
+    (latents, state), (again, _) = step(subject, inputs), step(subject, inputs)
+    held = tree.nbytes(inputs.state)
     return {
         "batch": batch,
         **{name: 1e3 * s for name, s in zip(calls, seconds, strict=True)},
         "state_bytes": held,
-        "next_state_adds_bytes": tree.nbytes((moment.state, state)) - held,
+        "next_state_adds_bytes": tree.nbytes((inputs.state, state)) - held,
         "repeats_bit_for_bit": torch.equal(latents, again),
-        "grown_bytes": grown_bytes(subject, moment),
+        "grown_bytes": grown_bytes(subject, inputs),
     }
 
 
-def grown_bytes(subject: Subject, moment: Moment) -> int:
+def grown_bytes(subject: Subject, inputs: StepInputs) -> int:
     """Device memory allocated after a walk of `CHUNKS` over that after its third chunk; 0 on a CPU, unwalked."""
     if subject.device.type != "cuda":
         return 0
     allocated = []
     for _ in range(CHUNKS):
-        moment = replace(moment, state=step(subject, moment)[1])
+        inputs = replace(inputs, state=step(subject, inputs)[1])
         synchronize(subject.device)
         allocated.append(torch.cuda.memory_allocated(subject.device))
     return allocated[-1] - allocated[2]
@@ -382,10 +381,10 @@ def graphed(subject: Subject, batch: int) -> dict[str, float]:
     in and out; nothing on a CPU."""
     if subject.device.type != "cuda":
         return {}
-    moment = settled(subject, batch, subject.fast.name)
+    inputs = settled(subject, batch, subject.fast.name)
     record = CudaRecorder(subject.device)
-    graph = Graphs(lambda _, noise, state: step(subject, replace(moment, noise=noise, state=state)), record)
-    calls = [partial(step, subject, moment), partial(graph, None, moment.noise, moment.state)]
+    graph = Graphs(lambda _, noise, state: step(subject, replace(inputs, noise=noise, state=state)), record)
+    calls = [partial(step, subject, inputs), partial(graph, None, inputs.noise, inputs.state)]
     launched, replayed = in_turns(calls, subject.repeats, subject.device)
     return {"step_launched_ms": 1e3 * launched, "step_graph_ms": 1e3 * replayed}
 

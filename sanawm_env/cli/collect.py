@@ -1,51 +1,63 @@
-"""`sanawm collect` and `sanawm replay`: datasets from a YAML file, and an episode of one imagined again."""
+"""`sanawm collect`: a dataset from a YAML file."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+import tyro
 from rich.table import Table
 
-from sanawm_env.agents.collect import collect
-from sanawm_env.agents.collection import Collection, estimate, plan
-from sanawm_env.cli.machine import disk_usage
-from sanawm_env.cli.show import megabytes
-from sanawm_env.recording.dataset import DATASET, Dataset, totals
-from sanawm_env.recording.episode import FILES, Episode, EpisodeWriter, differences
-from sanawm_env.world.saving import Scratch, check_apart
+from sanawm_env.cli.output import console, megabytes, say
 
 if TYPE_CHECKING:
-    from sanawm_env.cli import Collect, Replay
+    from sanawm_env.agents.collection import Collection
 
 
-def collect_command(options: "Collect", console: Console) -> None:
-    """Collect what a YAML file describes, or say what that would be. Raises as `agents.collect.collect`."""
-    collection = Collection.load(options.config)
-    out = options.out if options.out is not None else Path("runs") / options.config.stem
-    part = _part(options.part)
-    if options.dry_run:
-        _show_plan(collection, out, console)
-        return
-    run = None
-    if options.ray:
-        from sanawm_env.agents.collect_ray import Cluster
+@dataclass(frozen=True)
+class Collect:
+    """Collect a dataset: scenes x cameras x seeds from a YAML file. Stop it at any time: the same command goes on."""
 
-        run = Cluster(options.ray_address, options.workers)
-    try:
-        dataset = collect(collection, out, console=console, part=part, run=run)
-    except KeyboardInterrupt:
-        if not (out / DATASET).exists():
+    config: tyro.conf.Positional[Path]
+    """The collection; see examples/collect.yaml."""
+    out: Path | None = None
+    """Folder of the dataset; None: runs/ and the name of the file."""
+    dry_run: bool = False
+    """Show what would be collected and the disk that it takes."""
+    part: str | None = None
+    """i/n: every n-th episode from the i-th (0 is the first), for many machines that share a disk."""
+    ray: bool = False
+    """One worker per GPU, or per core, of a Ray cluster; each writes a shard of its own."""
+    ray_address: str | None = None
+    """Of a running cluster, "auto" for the one of this machine; None starts one here."""
+    workers: int | None = None
+    """How many; None: as many as there are GPUs, or cores for a world on the CPU."""
+
+    def run(self) -> None:
+        """Collect what the file describes, or say what that would be. Raises as `agents.collect.collect`."""
+        from sanawm_env.agents.collect import collect
+        from sanawm_env.agents.collection import Collection
+        from sanawm_env.recording.dataset import DATASET, Dataset, totals
+
+        collection = Collection.load(self.config)
+        out = self.out if self.out is not None else Path("runs") / self.config.stem
+        part = _part(self.part)
+        if self.dry_run:
+            _show_plan(collection, out)
+            return
+        run = None
+        if self.ray:
+            from sanawm_env.agents.collect_ray import Cluster
+
+            run = Cluster(self.ray_address, self.workers)
+        try:
+            dataset = collect(collection, out, console=console, part=part, run=run)
+        except KeyboardInterrupt:
+            if (out / DATASET).exists():
+                say(f"The same command goes on: {len(Dataset.open(out).finished())} episodes in {out}.")
             raise
-        done = len(Dataset.open(out).finished())
-        console.print(f"The same command goes on: {done} episodes in {out}.", soft_wrap=True)
-        raise
-    sums = totals(dataset.rows())
-    console.print(
-        f"{sums['episodes']} episodes, {sums['frames']} frames, {megabytes(sums['bytes'])} in {out}"
-        + f"; {sums['rejected']} rejected" * bool(sums["rejected"]),
-        soft_wrap=True,
-    )  # fmt: skip
+        sums = totals(dataset.rows())
+        rejected = f"; {sums['rejected']} rejected" * bool(sums["rejected"])
+        say(f"{sums['episodes']} episodes, {sums['frames']} frames, {megabytes(sums['bytes'])} in {out}{rejected}")
 
 
 def _part(text: str | None) -> tuple[int, int]:
@@ -58,7 +70,12 @@ def _part(text: str | None) -> tuple[int, int]:
     return int(index), int(parts)
 
 
-def _show_plan(collection: Collection, out: Path, console: Console) -> None:
+def _show_plan(collection: "Collection", out: Path) -> None:
+    from sanawm_env.agents.collection import estimate, plan
+    from sanawm_env.cli.machine import disk_usage
+    from sanawm_env.recording.dataset import DATASET, Dataset
+    from sanawm_env.world.saving import Scratch
+
     dataset = Dataset.open(out) if (out / DATASET).exists() else None
     with Scratch("sanawm-plan-") as folder:  # sampled start images are drawn to count them
         planned = plan(collection, folder)
@@ -77,32 +94,6 @@ def _show_plan(collection: Collection, out: Path, console: Console) -> None:
     table.add_row("disk that is free", megabytes(free))
     console.print(table)
     for why in planned.unreadable.values():
-        console.print(f"will be rejected: {why}", style="red", markup=False, highlight=False, soft_wrap=True)
+        say(f"will be rejected: {why}", style="red")
     if numbers["bytes"] > free:
         console.print("The disk will be full before it is done.", style="red")
-
-
-def replay_command(options: "Replay", console: Console) -> None:
-    """Imagine an episode again and write it, or compare it to what it was. Raises ValueError where it has changed."""
-    episode = Episode.open(options.episode)
-    if not options.verify:
-        read = [episode.folder / name for name in FILES]
-        source = episode.meta.get("source")
-        check_apart([options.out / name for name in EpisodeWriter.names], [*read, source and str(source)])
-        _replay(episode, options.out, options, console)
-        console.print(f"episode {options.out}", soft_wrap=True)
-        return
-    with Scratch("sanawm-replay-") as folder:
-        _replay(episode, folder, options, console)
-        found = differences(episode, Episode.open(folder))
-    if found:
-        raise ValueError(f"{options.episode} comes out otherwise: {'; '.join(found)}.")
-    console.print(f"{options.episode} comes out the same: every file, byte for byte.", soft_wrap=True)
-
-
-def _replay(episode: Episode, out: Path, options: "Replay", console: Console) -> None:
-    columns = (TextColumn("imagining"), BarColumn(), MofNCompleteColumn(), TextColumn("chunks"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        steps = episode.replay(out, options.world, options.device)
-        for _ in progress.track(steps, total=episode.chunks):
-            pass

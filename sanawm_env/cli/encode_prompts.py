@@ -1,50 +1,61 @@
 """`sanawm encode-prompts`: prompt features made once, so that environments need no text encoder."""
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
 
-from rich.console import Console
-from rich.progress import Progress
+import tyro
 
-from sanawm_env.engines.sanawm.prompts import Prompts
+from sanawm_env.cli.arguments import WorldOnDevice
+from sanawm_env.cli.output import progress, say
 from sanawm_env.world.files import check_prompt, read_text
-from sanawm_env.world.folders import world_folder
-
-if TYPE_CHECKING:
-    from sanawm_env.cli import EncodePrompts
 
 MOST_BYTES = 64 * 2**20
 
 
-def encode_prompts(options: "EncodePrompts", console: Console) -> None:
-    """Encode the prompts of a file into a world's cache, the empty ones too; each is kept as soon as it is done.
+@dataclass(frozen=True, kw_only=True)
+class EncodePrompts(WorldOnDevice):
+    """Encode prompts once, so that environments need no text encoder. What is cached already is skipped."""
 
-    Raises FileNotFoundError or ValueError in one sentence.
-    """
-    if not options.file.exists():
-        raise FileNotFoundError(f"There is no file of prompts at {options.file}.")
-    try:
-        lines = [line.strip() for line in read_text(options.file, MOST_BYTES).splitlines()]
-    except ValueError as error:
-        raise ValueError(f"{options.file} is not a list of prompts: {error}.") from error
-    prompts = []
-    for number, line in enumerate(lines, start=1):
-        if line and not line.startswith("#"):
-            try:
-                prompts.append(check_prompt(line))
-            except ValueError as error:
-                raise ValueError(f"Line {number} of {options.file}: {error}") from error
-    folder = world_folder(options.world)
-    if not (folder / "text" / "config.json").is_file():
-        raise FileNotFoundError(
-            f"The {options.world} world has no text encoder in {folder}: "
-            f"run `sanawm fetch {options.world} --parts text`."
+    file: tyro.conf.Positional[Path]
+    """One prompt per line; blank lines and lines that begin with # are skipped."""
+    world: str = "streaming"
+    offload: bool = False
+    """Run the encoders block by block from the host's memory, for a GPU that they do not fit."""
+    softcap: bool = False
+    """Soft-cap the encoder's attention scores, which the official pipeline does not."""
+
+    def run(self) -> None:
+        """Encode the prompts of a file into a world's cache, the empty ones too; each is kept as soon as it is done.
+
+        Raises FileNotFoundError or ValueError in one sentence.
+        """
+        from sanawm_env.engines.sanawm.prompts import Prompts
+        from sanawm_env.world.folders import world_folder
+
+        if not self.file.exists():
+            raise FileNotFoundError(f"There is no file of prompts at {self.file}.")
+        try:
+            lines = [line.strip() for line in read_text(self.file, MOST_BYTES).splitlines()]
+        except ValueError as error:
+            raise ValueError(f"{self.file} is not a list of prompts: {error}.") from error
+        prompts = []
+        for number, line in enumerate(lines, start=1):
+            if line and not line.startswith("#"):
+                try:
+                    prompts.append(check_prompt(line))
+                except ValueError as error:
+                    raise ValueError(f"Line {number} of {self.file}: {error}") from error
+        folder = world_folder(self.world)
+        if not (folder / "text" / "config.json").is_file():
+            raise FileNotFoundError(
+                f"The {self.world} world has no text encoder in {folder}: run `sanawm fetch {self.world} --parts text`."
+            )
+        refiner = (folder / "refiner" / "text").exists()
+        words = Prompts(
+            folder, self.world, softcap=self.softcap, load_encoders=True, refiner=refiner, offload=self.offload
         )
-    refiner = (folder / "refiner" / "text").exists()
-    words = Prompts(
-        folder, options.world, softcap=options.softcap, load_encoders=True, refiner=refiner, offload=options.offload
-    )
-    missing = words.missing(prompts)
-    with Progress(console=console) as progress:
-        task = progress.add_task("encoding", total=len(missing))
-        words.encode(missing, options.device, lambda: progress.advance(task))
-    console.print(f"{len(missing)} encoded, {folder / 'prompts'}", soft_wrap=True)
+        missing = words.missing(prompts)
+        with progress("encoding", "prompts") as bar:
+            task = bar.add_task("", total=len(missing))
+            words.encode(missing, self.device, lambda: bar.advance(task))
+        say(f"{len(missing)} encoded, {folder / 'prompts'}")

@@ -1,80 +1,108 @@
 """`sanawm precision`: what fewer bits per weight cost a world that knows the truth."""
 
+import json
+from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from rich.console import Console
 from rich.table import Table
 
-from sanawm_env.camera.twist import hold
-from sanawm_env.cli.machine import machine_name
-from sanawm_env.engines.sanawm.network.precision import quantized_layers
-from sanawm_env.metrics.image import psnr
-from sanawm_env.training.evaluate import evaluate
-from sanawm_env.world.world import World
+from sanawm_env.cli.arguments import Measurement
+from sanawm_env.cli.output import check_places, console, write_numbers
+
+if TYPE_CHECKING:
+    import torch
+
+    from sanawm_env.world.world import World
 
 KINDS = (None, "bf16", "fp8", "nvfp4")
 MOST_STARTS = 12
 TWISTS = ((0, 0, 0.3, 0, 0, 0), (0.2, 0, 0, 0, 0.2, 0), (0, 0, 0.2, 0, -0.2, 0), (-0.2, 0, 0, 0, 0, 0))
 
 
-def measure(name: str, scenes: int, seed: int, chunks: int, console: Console) -> dict[str, Any]:
-    """Compare a world with itself in fewer bits; print one table and return the numbers.
+@dataclass(frozen=True, kw_only=True)
+class Precision(Measurement):
+    """Measure what reduced precision costs a world: PSNR against its own bf16 rollout, and camera following."""
 
-    PSNR of every chunk against the bf16 rollout of the same start, noise and camera (at most twelve of the world's own
-    start images, four held twists), in dB over all frames; and what `sanawm evaluate` says of camera following, on
-    `scenes` walks.
-    """
-    rollouts, numbers = {}, {}
-    for kind in KINDS:
-        world = World.load(name, precision=kind)
-        with console.status(f"rolling out {kind or world.config.dtype}"):
-            rollouts[kind] = _rollouts(world, seed, chunks)
-        report = evaluate(world, scenes, seed, chunks, examples=0)
-        layers = quantized_layers(world.engine.network) if kind in ("fp8", "nvfp4") else []
-        weights = [world.engine.network.get_submodule(layer).weight for layer in layers]
-        numbers[kind or world.config.dtype] = {
-            "layers": len(layers),
-            "values": sum(w.numel() for w in weights),
-            "bytes_per_value": _bytes(weights) / sum(w.numel() for w in weights) if weights else None,
-            "psnr_against_truth": report.psnr,
-            "sign_agreement": report.sign_agreement,
-            "retrieval9": report.retrieval9,
+    scenes: int = 8
+
+    def run(self) -> None:
+        check_places(self.json, world=self.world)
+        write_numbers(self.json, json.dumps(self.measure(), indent=1))
+
+    def measure(self) -> dict[str, Any]:
+        """Compare a world with itself in fewer bits; print one table and return the numbers.
+
+        PSNR of every chunk against the bf16 rollout of the same start, noise and camera (at most twelve of the world's
+        own start images, four held twists), in dB over all frames; and what `sanawm evaluate` says of camera following,
+        on `scenes` walks.
+        """
+        import torch
+
+        from sanawm_env.cli.machine import machine_name
+        from sanawm_env.engines.sanawm.network.precision import quantized_layers
+        from sanawm_env.metrics.image import psnr
+        from sanawm_env.training.evaluate import evaluate
+        from sanawm_env.world.world import World
+
+        rollouts, numbers = {}, {}
+        for kind in KINDS:
+            world = World.load(self.world, precision=kind)
+            with console.status(f"rolling out {kind or world.config.dtype}"):
+                rollouts[kind] = _rollouts(world, self.seed, self.chunks)
+            report = evaluate(world, self.scenes, self.seed, self.chunks, examples=0)
+            layers = quantized_layers(world.engine.network) if kind in ("fp8", "nvfp4") else []
+            weights = [world.engine.network.get_submodule(layer).weight for layer in layers]
+            numbers[kind or world.config.dtype] = {
+                "layers": len(layers),
+                "values": sum(w.numel() for w in weights),
+                "bytes_per_value": _bytes(weights) / sum(w.numel() for w in weights) if weights else None,
+                "psnr_against_truth": report.psnr,
+                "sign_agreement": report.sign_agreement,
+                "retrieval9": report.retrieval9,
+            }
+        for kind in KINDS:
+            pairs = zip(rollouts[kind], rollouts["bf16"], strict=True)
+            row = numbers[kind or World.load(self.world).config.dtype]
+            row["psnr_against_bf16"] = None if kind == "bf16" else [psnr(a, b) for a, b in pairs]
+        table = Table(
+            "weights",
+            "layers",
+            "bytes/value",
+            "dB against bf16, chunk 1",
+            f"chunk {self.chunks}",
+            "dB of truth",
+            "sign",
+            "of 9",
+        )
+        for kind, row in numbers.items():
+            drift = row["psnr_against_bf16"]
+            cells = (
+                row["bytes_per_value"], drift and drift[0], drift and drift[-1],
+                row["psnr_against_truth"], row["sign_agreement"], row["retrieval9"],
+            )  # fmt: skip
+            table.add_row(kind, str(row["layers"]), *("" if c is None else f"{c:.2f}" for c in cells))
+        console.print(table)
+        return {
+            "world": self.world,
+            "weights_hash": World.load(self.world).weights_hash,
+            "scenes": self.scenes,
+            "seed": self.seed,
+            "chunks": self.chunks,
+            "date": str(date.today()),
+            "machine": machine_name(torch.device("cpu")),
+            "torch": torch.__version__,
+            "torchao": version("torchao"),
+            "precisions": numbers,
         }
-    for kind in KINDS:
-        pairs = zip(rollouts[kind], rollouts["bf16"], strict=True)
-        row = numbers[kind or World.load(name).config.dtype]
-        row["psnr_against_bf16"] = None if kind == "bf16" else [psnr(a, b) for a, b in pairs]
-    table = Table(
-        "weights", "layers", "bytes/value", "dB against bf16, chunk 1", f"chunk {chunks}", "dB of truth", "sign", "of 9"
-    )
-    for kind, row in numbers.items():
-        drift = row["psnr_against_bf16"]
-        cells = (
-            row["bytes_per_value"], drift and drift[0], drift and drift[-1],
-            row["psnr_against_truth"], row["sign_agreement"], row["retrieval9"],
-        )  # fmt: skip
-        table.add_row(kind, str(row["layers"]), *("" if c is None else f"{c:.2f}" for c in cells))
-    console.print(table)
-    return {
-        "world": name,
-        "weights_hash": World.load(name).weights_hash,
-        "scenes": scenes,
-        "seed": seed,
-        "chunks": chunks,
-        "date": str(date.today()),
-        "machine": machine_name(torch.device("cpu")),
-        "torch": torch.__version__,
-        "torchao": version("torchao"),
-        "precisions": numbers,
-    }
 
 
-def _rollouts(world: World, seed: int, chunks: int) -> list[np.ndarray]:
+def _rollouts(world: "World", seed: int, chunks: int) -> list[np.ndarray]:
     """Of every chunk, the frames of all episodes (start images x twists) one below the other: (N H, W, 3) uint8."""
+    from sanawm_env.camera.twist import hold
+
     apart = -(-len(world.starts) // MOST_STARTS)
     starts = [(start, twist) for start in world.starts[::apart] for twist in TWISTS]
     state = world.begin([world.scene(start) for start, _ in starts], seed)
@@ -88,6 +116,6 @@ def _rollouts(world: World, seed: int, chunks: int) -> list[np.ndarray]:
     return frames
 
 
-def _bytes(weights: list[torch.Tensor]) -> int:
+def _bytes(weights: "list[torch.Tensor]") -> int:
     """Of the tensors inside torchao's."""
     return sum(getattr(w, inner).nbytes for w in weights for inner in w.__tensor_flatten__()[0])

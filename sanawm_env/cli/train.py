@@ -1,122 +1,61 @@
-"""`sanawm train`: the recipe from the command line, and one's own footage brought into the nano world's shape."""
+"""`sanawm train`: a nano world of one's own."""
 
-import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-from rich.console import Console
-
-from sanawm_env.camera.trajectory import relative_to_first
-from sanawm_env.cli.machine import machine_name
-from sanawm_env.recording.arrays import Trajectory, load_trajectory
-from sanawm_env.recording.dataset import PARTIAL
-from sanawm_env.recording.rollout import TRAJECTORY, VIDEO, check_writable
-from sanawm_env.recording.video import check_square, frame_times, iterate_video, open_video, read_video
-from sanawm_env.training.clips import Footage
-from sanawm_env.training.nano import NANO
-from sanawm_env.training.recipe import CLIPS, NETWORK, QUICK, WORLD, Recipe, run
-from sanawm_env.world.files import check_count, reason
-from sanawm_env.world.images import fit_image
-from sanawm_env.world.lens import fit_lens
-from sanawm_env.world.saving import check_outside, is_part
-from sanawm_env.world.world import usable_device
+from sanawm_env.cli.output import console, say
 
 MAX_PROCESSES = 1024
 
 
-def train(options, console: Console) -> None:
-    device = usable_device(options.device)
-    check_count("--processes", options.processes, 1, MAX_PROCESSES)
-    recipe = QUICK if options.quick else Recipe()
-    if options.config is not None:
-        if options.quick:
-            raise ValueError("--quick is a recipe of its own: leave out --quick or --config.")
-        recipe = Recipe.load(options.config)
-    if options.steps is not None:
-        recipe = replace(recipe, train=replace(recipe.train, steps=options.steps))
-    footage = None
-    if options.data is not None:
-        check_outside(options.out, options.data)
-        for name in (CLIPS, NETWORK, WORLD):
-            check_outside(options.data, options.out / name)
-        folders = clip_folders(options.data)
-        check_clips(folders)
-        footage = partial(map, read_clip, folders)
-    check_writable(options.out)
-    world = run(
-        recipe, options.out, footage=footage, processes=options.processes, device=str(device),
-        machine=machine_name(device), console=console,
-    )  # fmt: skip
-    console.print(f"world {world} (try: sanawm rollout --world {world} --actions w-48)", soft_wrap=True)
+@dataclass(frozen=True)
+class Train:
+    """Make a nano world: codec, clips, network, then a look at it. Goes on where it was stopped, at any kill."""
 
+    out: Path = Path("runs/train")
+    """Folder for everything; the finished world is in its folder `world`."""
+    config: Path | None = None
+    """A recipe, such as the recipe.json that a run leaves; what it leaves out is as shipped."""
+    quick: bool = False
+    """A tiny world in a few minutes: the same chain, for trying it out."""
+    data: Path | None = None
+    """Folder of one's own clips (video.mp4 and trajectory.npz each, as rollouts leave them) to learn from instead."""
+    steps: int | None = None
+    """Length of the training; a run can be made longer later."""
+    processes: int = 2
+    """Training processes of one thread each, each with a batch of its own."""
+    device: str = "cpu"
 
-def clip_folders(data: Path) -> list[Path]:
-    """Folders under `data`, itself included, that hold a video and its trajectory; FileNotFoundError without any."""
-    folders = sorted(path.parent for path in data.rglob(TRAJECTORY))
-    whole = [folder for folder in folders if folder.suffix != PARTIAL and not is_part(folder)]
-    found = [folder for folder in whole if (folder / VIDEO).exists()]
-    if not found:
-        raise FileNotFoundError(f"No clips in {data}: a clip is a folder with {VIDEO} and {TRAJECTORY}.")
-    return found
+    def run(self) -> None:
+        from sanawm_env.cli.footage import check_clips, clip_folders, read_clip
+        from sanawm_env.cli.machine import machine_name
+        from sanawm_env.recording.rollout import check_writable
+        from sanawm_env.training.recipe import CLIPS, NETWORK, QUICK, WORLD, Recipe, run
+        from sanawm_env.world.files import check_count
+        from sanawm_env.world.saving import check_outside
+        from sanawm_env.world.world import usable_device
 
-
-def read_clip(folder: Path) -> Footage:
-    """A rollout's folder as footage: fitted to the nano world's picture, 16 frames a second (of a faster clip those
-    nearest in time, with their poses), poses relative to its first frame.
-
-    Raises ValueError where video and trajectory do not belong together, the lens is missing, or a clip is slower.
-    """
-    trajectory, lens, shown = _look_at(folder)
-    frames = read_video(folder / VIDEO)
-    if len(frames) != len(trajectory.c2w):
-        raise ValueError(f"{folder} has {len(frames)} frames and {len(trajectory.c2w)} poses: they must be as many.")
-    fitted = [fit_image(Image.fromarray(frames[i]), NANO.height, NANO.width) for i in shown]
-    return Footage(np.stack(fitted), relative_to_first(trajectory.c2w[shown]), lens)
-
-
-def check_clips(folders: Sequence[Path]) -> None:
-    """ValueError that names those that cannot be learned from, before the work."""
-    bad = []
-    for folder in folders:
-        try:
-            _look_at(folder)
-        except (ValueError, OSError) as error:
-            bad.append(reason(error))
-    if bad:
-        named = "; ".join(bad[:3]) + "; ..." * (len(bad) > 3)
-        raise ValueError(f"{len(bad)} of {len(folders)} clips cannot be learned from: {named}.")
-
-
-def _look_at(folder: Path) -> tuple[Trajectory, np.ndarray, np.ndarray]:
-    """Of a clip: its trajectory, the lens (4,) of the nano world's picture, and which frames are shown 16 times a
-    second. Errors as `read_clip`."""
-    times, trajectory = frame_times(folder / VIDEO), load_trajectory(folder / TRAJECTORY)
-    with open_video(folder / VIDEO) as stream:
-        try:
-            check_square(stream)
-        except ValueError as error:
-            raise ValueError(f"{folder / VIDEO} cannot be learned from: {error}.") from error
-    if len(times) != len(trajectory.c2w):
-        raise ValueError(f"{folder} has {len(times)} frames and {len(trajectory.c2w)} poses: they must be as many.")
-    if trajectory.intrinsics is None:
-        raise ValueError(f"{folder / TRAJECTORY} has no intrinsics: add the array (F, 3, 3), in pixels of the video.")
-    lens, _ = fit_lens(Image.fromarray(next(iterate_video(folder / VIDEO))), NANO, trajectory.intrinsics[0], None)
-    rate = (len(times) - 1) / times[-1] if times[-1] > 0 else NANO.fps
-    if trajectory.fps is not None and abs(rate / trajectory.fps - 1) > 0.02:
-        said = f"{rate:.3g} frames and {trajectory.fps:.3g} poses a second"
-        raise ValueError(f"{folder} has {said}: they must be as many.")
-    if rate < 0.98 * NANO.fps:
-        raise ValueError(f"{folder} has {rate:.3g} frames a second, the nano world {NANO.fps}: record faster ones.")
-    wanted = np.arange(int(times[-1] * NANO.fps + 1e-3) + 1) / NANO.fps
-    if np.abs(times - np.arange(len(times)) / NANO.fps).max() < 1e-3:
-        return trajectory, lens, np.arange(len(times))
-    logging.getLogger(__name__).warning(
-        "%s has %.3g frames a second: %d of its %d are taken, %d a second.",
-        folder, rate, len(wanted), len(times), NANO.fps,
-    )  # fmt: skip
-    after = np.searchsorted(times, wanted).clip(1, len(times) - 1)
-    return trajectory, lens, after - (wanted - times[after - 1] < times[after] - wanted)
+        device = usable_device(self.device)
+        check_count("--processes", self.processes, 1, MAX_PROCESSES)
+        recipe = QUICK if self.quick else Recipe()
+        if self.config is not None:
+            if self.quick:
+                raise ValueError("--quick is a recipe of its own: leave out --quick or --config.")
+            recipe = Recipe.load(self.config)
+        if self.steps is not None:
+            recipe = replace(recipe, train=replace(recipe.train, steps=self.steps))
+        footage = None
+        if self.data is not None:
+            check_outside(self.out, self.data)
+            for name in (CLIPS, NETWORK, WORLD):
+                check_outside(self.data, self.out / name)
+            folders = clip_folders(self.data)
+            check_clips(folders)
+            footage = partial(map, read_clip, folders)
+        check_writable(self.out)
+        machine, processes = machine_name(device), self.processes
+        world = run(
+            recipe, self.out, footage=footage, processes=processes, device=str(device), machine=machine, console=console
+        )
+        say(f"world {world} (try: sanawm rollout --world {world} --actions w-48)")

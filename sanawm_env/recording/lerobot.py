@@ -21,7 +21,7 @@ A row is a frame f, F = 24 n + 1 to an episode: frame 0 is the start image, fram
 Axes are OpenCV's: x right, y down, z forward. The task of an episode is its prompt, or else its camera script.
 
 Videos are joined by copying packets; nothing is encoded anew. Written from the format's description and what lerobot
-0.6.1 does with it (docs/lerobot_readback.py reads an export back with the real one); lerobot itself is not needed.
+0.6.1 does with it (benchmarks/lerobot_readback.py reads an export with the real one); lerobot itself is not needed.
 """
 
 import json

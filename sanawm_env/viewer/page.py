@@ -3,7 +3,7 @@
 The page is ours (`web/`) and not viser's, because of what viser 1.1.1 did in Debian's Chromium: its hotkeys know
 presses alone, and a system repeats only the newest key, so W ended when D was pressed too, and a tap could not be told
 from half a second of holding; 16 pictures a second through its WebGL scene took 1.7 cores where there is no GPU
-(`docs/play_latency.py` says what ours takes); and it wants an older rich than the one we use.
+(`benchmarks/play_latency.py` says what ours takes); and it wants an older rich than the one we use.
 
 All its addresses are relative, so it may be served under any path of a proxy, which may leave that path in its requests
 or take it out.
@@ -65,7 +65,7 @@ PATH_STEP = 6  # frames from one point of a drawn path to the next
 
 
 @dataclass(frozen=True)
-class Backstage:
+class Services:
     """What the rooms above can do for a page.
 
     record: writes a film as "mp4" or "episode" and returns the file or folder. driver: makes one for a session from
@@ -139,13 +139,13 @@ class Page:
     def __init__(
         self,
         session: Session,
-        backstage: Backstage,
+        services: Services,
         host: str = "127.0.0.1",
         port: int = 0,
         names: Iterable[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ):
-        self.backstage, self.host, self.port, self.clock = backstage, host, port, clock
+        self.services, self.host, self.port, self.clock = services, host, port, clock
         self.names = frozenset(name.lower() for name in names)
         self._browsers: set[_Browser] = set()
         self._recorded: dict[str, Path] = {}
@@ -319,7 +319,7 @@ class Page:
             node, kind = int(said["node"]), _text(said["kind"])
             self._aside(browser, lambda: self._record(browser, node, kind))
         elif what in ("save", "open"):
-            folder = self.backstage.sessions / _file_name(said["name"])
+            folder = self.services.sessions / _file_name(said["name"])
             if what == "save":
                 self._aside(browser, lambda: self._save(browser, folder))
             else:
@@ -371,15 +371,15 @@ class Page:
         return counted
 
     def _stage(self, name: str) -> None:
-        self.player.stage(self.backstage.driver(name, self.session) if name else None)
+        self.player.stage(self.services.driver(name, self.session) if name else None)
         self._soon(self._send_tree)
 
     def _change_world(self, name: str) -> None:
         """A session in another world for everybody; this one ends, and its world's memory is given back. ValueError,
         and nothing changes, where that world is not here."""
-        if name not in self.backstage.worlds:
-            raise ValueError(f"The worlds to choose from are {', '.join(self.backstage.worlds)}, got {brief(name)}.")
-        old, new = self.player, Player(self.backstage.session(name), self.clock)
+        if name not in self.services.worlds:
+            raise ValueError(f"The worlds to choose from are {', '.join(self.services.worlds)}, got {brief(name)}.")
+        old, new = self.player, Player(self.services.session(name), self.clock)
         old.close()
         self._watch(new)
         self._soon(self._greet_all)
@@ -402,7 +402,7 @@ class Page:
         self._soon(self._note, f"Saved as {self.session.save(folder)}.", "note", browser)
 
     def _record(self, browser: _Browser, node: int, kind: str) -> None:
-        path = self.backstage.record(self.session.film(node), kind)
+        path = self.services.record(self.session.film(node), kind)
         link = None
         if path.is_file():
             self._recorded[path.name], link = path, f"files/{quote(path.name)}"
@@ -415,14 +415,14 @@ class Page:
         return {
             "type": "hello",
             "world": self.session.world.config.name,
-            "worlds": list(self.backstage.worlds),
+            "worlds": list(self.services.worlds),
             "size": [config.height, config.width],
             "fps": config.fps,
             "chunk": config.chunk_frames,
             "fov": config.horizontal_fov,
             "prompts": "prompts" in self.session.world.engine.capabilities,
             "scenes": [path.stem for path in self.session.scenes],
-            "drivers": list(self.backstage.drivers),
+            "drivers": list(self.services.drivers),
             "upload": MAX_UPLOAD_BYTES,
         }
 

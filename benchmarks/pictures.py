@@ -1,22 +1,20 @@
-"""The pictures of nano in docs, from its held-out walks: `python docs/pictures.py`.
+"""The pictures of nano in docs, from its held-out walks: `python benchmarks/pictures.py`.
 
 gallery.png: truth above dream on eight walks. photographs.png: three photographs of other places, turned away from by
 1.5 seconds of yaw, beside the rotation homography, which is right wherever the photograph reaches.
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
-from held_out import SEED  # beside this script
+from harness import DOCS, parser
+from held_out import SEED
 from PIL import Image, ImageDraw, ImageFont
 
 from sanawm_env import World
 from sanawm_env.camera.twist import hold
 from sanawm_env.training.evaluate import evaluate, save_sheet
 from sanawm_env.training.warps import rotation_homographies, warp
-
-DOCS = Path(__file__).parent
 
 SHOWN = (5, 11, 17, 23)  # frames of the chunk
 YAW = 0.3  # rad/s
@@ -45,6 +43,8 @@ def photographs(world: World, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    nano = World.load(sys.argv[1] if len(sys.argv) > 1 else "nano")
+    options = parser(__doc__, quick=False, json=False)
+    options.add_argument("world", nargs="?", default="nano")
+    nano = World.load(options.parse_args().world)
     photographs(nano, DOCS / "photographs.png")
     save_sheet(evaluate(nano, 8, SEED, ablations=False, examples=8), DOCS / "gallery.png")

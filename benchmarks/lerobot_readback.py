@@ -7,13 +7,13 @@ own; nothing of sanawm-env is imported here:
     pip install torch==2.13.0 && pip install --no-deps lerobot==0.6.1 torchvision
     pip install "datasets>=4.8,<5" "pandas<3" pyarrow "av>=15,<16" jsonlines huggingface_hub draccus safetensors \\
         gymnasium tqdm termcolor einops deepdiff pillow pyyaml
-    python docs/lerobot_readback.py EXPORT DATASET          # writes docs/benchmarks/lerobot_readback.json
+    python benchmarks/lerobot_readback.py EXPORT DATASET          # writes results/lerobot_readback.json
 
 EXPORT is what `export_lerobot` made of the native DATASET. The recorded result is of two shards, and of limits so small
 that rows and frames lie in several files and folders:
 
-    sanawm collect docs/lerobot_readback.yaml --out runs/native --part 0/2
-    sanawm collect docs/lerobot_readback.yaml --out runs/native --part 1/2
+    sanawm collect benchmarks/lerobot_readback.yaml --out runs/native --part 0/2
+    sanawm collect benchmarks/lerobot_readback.yaml --out runs/native --part 1/2
     python -c "from sanawm_env.recording.dataset import Dataset; \\
         from sanawm_env.recording.lerobot import export_lerobot; \\
         list(export_lerobot(Dataset.open('runs/native'), 'runs/lerobot', \\
@@ -48,7 +48,7 @@ atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
 LIBRARIES = ("lerobot", "datasets", "torch", "av", "pyarrow", "numpy")
 CAMERA, BACKEND = "observation.images.camera", "pyav"
-NUMBERS = Path(__file__).parent / "benchmarks" / "lerobot_readback.json"
+NUMBERS = Path(__file__).parent / "results" / "lerobot_readback.json"
 
 # What statistics of pictures may differ by, of 255: the FFmpeg 7 of lerobot's PyAV makes RGB by BT.601 whatever the
 # file says, FFmpeg 8 does as it says (BT.709). The YUV frames are the same.
@@ -73,12 +73,12 @@ def expected(episode: dict, frame: int) -> dict[str, np.ndarray]:
     """The columns of one row, from the native files."""
     count, steps = len(episode["frames"]), len(episode["actions"])
     chunk = (count - 1) // steps
-    lens = episode["intrinsics"][frame]
+    k = episode["intrinsics"][frame]
     done = divmod(frame + 1, chunk)  # the action of this row takes the camera to the next frame
     return {
         "action": episode["twists"][frame] if frame < count - 1 else np.zeros(6),
         "sanawm.c2w": episode["c2w"][frame].ravel(),
-        "sanawm.intrinsics": np.array([lens[0, 0], lens[1, 1], lens[0, 2], lens[1, 2]]),
+        "sanawm.intrinsics": np.array([k[0, 0], k[1, 1], k[0, 2], k[1, 2]]),
         "sanawm.chunk_index": np.ceil(frame / chunk),
         "next.reward": 0 if done[1] or not done[0] else episode["rewards"][done[0] - 1],
         "next.done": frame == count - 1,
@@ -181,10 +181,12 @@ def check_stats(data: LeRobotDataset, root: Path, episodes: list[dict]) -> dict[
     """
     table = load_nested_dataset(root / "meta/episodes").with_format("numpy")
     stats = [
-        {name: {key: np.atleast_1d(np.array(row[f"stats/{name}/{key}"].tolist())) for key in data.meta.stats[name]}
-         for name in data.features}
+        {
+            name: {key: np.atleast_1d(np.array(row[f"stats/{name}/{key}"].tolist())) for key in data.meta.stats[name]}
+            for name in data.features
+        }
         for row in table
-    ]  # fmt: skip
+    ]
     worst = {"aggregate": 0.0, "moments": 0.0, "quantiles": 0.0}
     for name, values in aggregate_stats(stats).items():
         check(values.keys() == data.meta.stats[name].keys(), f"the stats of {name}")

@@ -1,15 +1,14 @@
 """How fast `sanawm play` answers: a minute at the keys in a real browser, and a picture of the page.
 
-    python docs/play_latency.py                   # two minutes; needs Debian's Chromium (apt-get install chromium)
+    python benchmarks/play_latency.py         # two minutes; needs Debian's Chromium (apt-get install chromium)
 
 The nano world, one torch thread, headless Chromium on the same machine. Keys are pressed at random from a seed: one or
-two of W, A, D, I, K, S, J, L for 0.3 to 2.5 s, changed in the middle of chunks, sometimes nothing for a moment. All
+two of W, A, D, I, K, S, J, L for 0.3 to 2.5 s, changed in the middle of chunks, sometimes nothing at all. All
 times are the page's own: from the key's event to the drawing of the first frame that follows it, and how late a frame
 was drawn while a key was held. A chunk that is imagined again when keys change is not bit for bit what was shown of it
-by then: `seams` says how near it comes. Writes docs/benchmarks/play_latency.json and docs/play.png.
+by then: `seams` says how near it comes. docs/play.png is the picture.
 """
 
-import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -17,27 +16,30 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+from harness import console, header, numbers_file, parser, plot_file, write
 from playwright.sync_api import Page as Tab
 from playwright.sync_api import sync_playwright
 
-from sanawm_env.cli import Play, _keep_memory
-from sanawm_env.cli.machine import machine_name
-from sanawm_env.cli.play import backstage, begin
+from sanawm_env.cli import Play, keep_memory
 from sanawm_env.metrics.image import psnr
 from sanawm_env.viewer.page import Page
 from sanawm_env.viewer.session import Session
 
 SEED, SECONDS = 2030, 60
-DOCS = Path(__file__).parent
 FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
-def driven_minute(tab: Tab, page: Page) -> dict:
-    """What the page measured while keys were pressed for a minute."""
-    rng, left = np.random.default_rng(SEED), SECONDS * 1000.0
+def driven(tab: Tab, page: Page, seconds: float) -> dict:
+    """What the page measured while keys were pressed for so long."""
+    rng, left = np.random.default_rng(SEED), seconds * 1000.0
     before = cpu_seconds()
     while left > 0:
         keys = rng.choice(list("wwwadikslj"), rng.integers(1, 3), replace=False)
@@ -51,20 +53,23 @@ def driven_minute(tab: Tab, page: Page) -> dict:
         left -= held + pause
         if page.session.current.chunk > 12:  # back to the start, now and then, as people do
             page.player.do(lambda: page.session.restore(0))
-    figures = tab.evaluate("({latencies: sanawm.figures.latencies, stalls: sanawm.figures.stalls, "
-                           "gaps: sanawm.figures.gaps})")  # fmt: skip
-    used = {name: round((seconds - before[name]) / SECONDS, 2) for name, seconds in cpu_seconds().items()}
+    script = "({latencies: sanawm.figures.latencies, stalls: sanawm.figures.stalls, gaps: sanawm.figures.gaps})"
+    figures = tab.evaluate(script)
+    used = {name: round((now - before[name]) / seconds, 2) for name, now in cpu_seconds().items()}
     latencies = np.array(figures["latencies"])
     return {
         "presses": len(latencies),
-        "latency_ms": {"p50": float(np.median(latencies)), "p95": float(np.quantile(latencies, 0.95)),
-                       "max": float(latencies.max())},
+        "latency_ms": {
+            "p50": float(np.median(latencies)),
+            "p95": float(np.quantile(latencies, 0.95)),
+            "max": float(latencies.max()),
+        },
         "longest_stall_ms": float(max(figures["stalls"])),
         "frames_per_s": 1000 / float(np.mean(figures["gaps"])),
         "chunk_ms": 1000 * page.player.seconds,
         "imagining_ms": 1000 * float(np.median(page.player._imagining)),
         "cores": used,
-    }  # fmt: skip
+    }
 
 
 def seams(session: Session) -> dict:
@@ -89,7 +94,7 @@ def cpu_seconds() -> dict[str, float]:
     return {"player": here.user + here.system, "browser": sum(t.user + t.system for t in times)}
 
 
-def picture(tab: Tab, page: Page) -> None:
+def picture(tab: Tab, page: Page, file: Path) -> None:
     """Three branches of the gallery (from which step of the first, and its keys), and a planner at work."""
     session, player = page.session, page.player
     start = next(i for i, path in enumerate(session.scenes) if path.stem == "gallery_10")
@@ -102,8 +107,8 @@ def picture(tab: Tab, page: Page) -> None:
     tab.wait_for_timeout(300)
     wait()
     root = session.current.id
-    player.do(lambda: [session.delete(node.id) for node in list(session.tree.nodes.values())
-                       if node.parent is None and node.id != root])  # fmt: skip
+    others = [node.id for node in session.tree.nodes.values() if node.parent is None and node.id != root]
+    player.do(lambda: [session.delete(node) for node in others])
     walks = {"the bench": (0, "w wd w d"), "": (1, "wa wa w wd w"), "look back": (2, "d wd wd")}
     line = [root]
     for name, (step, keys) in walks.items():
@@ -122,15 +127,17 @@ def picture(tab: Tab, page: Page) -> None:
     tab.click("#drive")
     tab.wait_for_function("sanawm.futures() > 0", timeout=60_000)
     tab.wait_for_timeout(500)
-    tab.screenshot(path=DOCS / "play.png")
+    tab.screenshot(path=file)
 
 
 def main() -> None:
-    _keep_memory()
+    options = parser(__doc__).parse_args()
+    seconds = 10 if options.quick else SECONDS
+    keep_memory()
     torch.set_num_threads(1)
     out = Path(tempfile.mkdtemp())
-    options = Play(out=out)
-    page = Page(begin("nano", options), backstage(options))
+    play = Play(out=out)
+    page = Page(play.begin("nano"), play.services())
     try:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
@@ -138,14 +145,16 @@ def main() -> None:
             tab.goto(page.url)
             tab.wait_for_selector("#view[data-node]")
             tab.click("#view")
-            where = {"machine": machine_name(page.session.world.device), "browser": browser.version}
-            numbers = {**where, "seconds": SECONDS, "seed": SEED, **driven_minute(tab, page)}
+            numbers = header() | {"browser": browser.version, "seconds": seconds, "seed": SEED}
+            numbers |= driven(tab, page, seconds)
             page.player.do(lambda: numbers.update(seam_db=seams(page.session)))
             while "seam_db" not in numbers:
                 tab.wait_for_timeout(100)
-            (DOCS / "benchmarks" / "play_latency.json").write_text(json.dumps(numbers, indent=1) + "\n")
-            print(json.dumps(numbers, indent=1))
-            picture(tab, page)
+            delay = numbers["latency_ms"]
+            console.print(f"from a key to its first frame: p50 {delay['p50']:.0f} ms, p95 {delay['p95']:.0f} ms")
+            file = numbers_file(options, "play_latency")
+            write(file, numbers)
+            picture(tab, page, plot_file(file.with_name("play.json")))
             browser.close()
     finally:
         page.close()

@@ -1,22 +1,22 @@
-"""Puts the numbers of docs/benchmarks into the tables of the README and of pages here: `python docs/tables.py`.
+"""Puts the numbers of results/ into the tables of the README and of docs: `python benchmarks/tables.py`.
 
 A table is found by its first line. The numbers come from
 `sanawm evaluate --scenes 64 --unknown-scenes 64 --seed 2028 --json nano_evaluate.json`,
 `sanawm study --scenes 12 --seed 2028 --json nano_study.json`,
 `sanawm bench --json nano_bench_{1,2}_threads.json`, `sanawm bench kernels --threads 1 --json kernels.json`,
 `python -m tests.rounding kernels_rounding.json`,
-`python docs/{fork_cost,plan_image_nav,ppo_explore,explore_curves,collect_speed,play_latency}.py` and
+`python benchmarks/{fork_cost,plan_image_nav,ppo_explore,explore_curves,collect_speed,play_latency,full_size}.py` and
 `sanawm precision --scenes 24 --seed 2028 --json nano_precision.json`.
 """
 
 import json
 from pathlib import Path
 
-NUMBERS = Path(__file__).parent / "benchmarks"
+from harness import DOCS, RESULTS, ROOT, parser
 
 
 def read(name: str) -> dict:
-    return json.loads((NUMBERS / f"{name}.json").read_text())
+    return json.loads((RESULTS / f"{name}.json").read_text())
 
 
 def quality(report: dict) -> str:
@@ -209,6 +209,31 @@ def playing(report: dict) -> str:
     return table([f"a driven minute, {report['presses']} keys", "in the browser"], rows)
 
 
+def full_size(report: dict) -> str:
+    """Stages, memory and the state at the official size."""
+    state = report["state"]
+    rows = [[name, f"{s['seconds']:.1f} s", gigabytes(s["most_bytes"])] for name, s in report["stages"].items()]
+    predicted = f"{gigabytes(report['predicted']['peak'])} predicted ({report['measured_over_predicted']:.2f})"
+    rows += [
+        [f"at most, of {predicted}", "", gigabytes(report["measured_peak"])],
+        ["`snapshot`", f"{1e3 * state['snapshot_seconds']:.2f} ms", gigabytes(state["bytes"])],
+        [
+            "fork it into eight",
+            f"{1e3 * state['fork_seconds']:.2f} ms",
+            gigabytes(state["bytes_of_8_forks"]) + " in all",
+        ],
+        ["`restore`", f"{1e3 * state['restore_seconds']:.1f} ms", ""],
+        ["save a state", f"{state['save_seconds']:.1f} s", gigabytes(state["file_bytes"]) + " on disk"],
+        ["load it", f"{state['load_seconds']:.1f} s", ""],
+    ]
+    where = f"{report['width']} x {report['height']}, {report['machine']}, {report['threads']} threads"
+    return table([where, "time", "memory"], rows)
+
+
+def gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB"
+
+
 def fidelity(report: dict) -> str:
     """PSNR of every chunk against the rollout in bfloat16."""
     others = {name: row["psnr_against_bf16"] for name, row in report["precisions"].items() if name != "bf16"}
@@ -247,13 +272,23 @@ def readme_tables() -> list[str]:
     tables += [rounding(read("kernels_rounding")), kernels(read("kernels")), collecting(read("collect_speed"))]
     tables.append(playing(read("play_latency")))
     proofs = {
-        "fork_cost": forking, "plan_image_nav": planning, "ppo_explore": learning, "explore_curves": exploring
-    }  # fmt: skip
+        "fork_cost": forking,
+        "plan_image_nav": planning,
+        "ppo_explore": learning,
+        "explore_curves": exploring,
+    }
     return [*tables, *(make(read(name)) for name, make in proofs.items())]
+
+
+def official_tables() -> list[str]:
+    return [full_size(read("full_size"))]
 
 
 def collect_tables() -> list[str]:
     return [yields(read("collect_speed"))]
+
+
+PAGES = {"nano": nano_tables, "precision": precision_tables, "collect": collect_tables, "official": official_tables}
 
 
 def fill(path: Path, tables: list[str]) -> None:
@@ -270,9 +305,12 @@ def fill(path: Path, tables: list[str]) -> None:
     path.write_text(text)
 
 
+def main() -> None:
+    parser(__doc__, quick=False, json=False).parse_args()
+    fill(ROOT / "README.md", readme_tables())
+    for name, made in PAGES.items():
+        fill(DOCS / f"{name}.md", made())
+
+
 if __name__ == "__main__":
-    docs = Path(__file__).parent
-    fill(docs.parent / "README.md", readme_tables())
-    fill(docs / "nano.md", nano_tables())
-    fill(docs / "precision.md", precision_tables())
-    fill(docs / "collect.md", collect_tables())
+    main()

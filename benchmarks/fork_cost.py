@@ -1,43 +1,28 @@
 """What a future costs: forked here, deep-copied or replayed from the start as one must elsewhere.
 
-    python docs/fork_cost.py              # two minutes on one core
+    python benchmarks/fork_cost.py              # two minutes on one core
 
-From one moment, eight steps into an episode, n futures of one step are imagined: by `fork` and one batched step; with n
-deep copies of the environment that step one by one; and by resetting n times and taking the eight steps again, one
+From one snapshot, eight steps into an episode, n futures of one step are imagined: by `fork` and one batched step; with
+n deep copies of the environment that step one by one; and by resetting n times and taking the eight steps again, one
 environment after the other and all n in one batch. Medians over repeats, one thread, on a core that does nothing else.
-Writes docs/benchmarks/fork_cost.json.
 
 A replay takes nine steps where a fork takes one, so the ratio is the length of the past plus one, and grows with it.
 Deep copies are nearly as fast here because `copy.deepcopy` of this environment is itself a fork: states are values.
 """
 
 import copy
-import json
-import time
-from collections.abc import Callable
-from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
-from rich.console import Console
+from harness import console, header, medians, numbers_file, parser, show, write
 from rich.progress import track
-from rich.table import Table
 
 from sanawm_env import SanaWMEnv, SanaWMVectorEnv
-from sanawm_env.cli.machine import machine_name
 
 FUTURES, PAST, REPEATS = (1, 8, 64), 8, 3
-NUMBERS = Path(__file__).parent / "benchmarks" / "fork_cost.json"
 
 
-def seconds(call: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
-
-
-def measure(n: int, rng: np.random.Generator) -> dict[str, float]:
+def measure(n: int, rng: np.random.Generator, repeats: int) -> dict[str, float]:
     """Futures per second of each way."""
     past, action = rng.uniform(-0.3, 0.3, (PAST, 6)), rng.uniform(-0.3, 0.3, (n, 6)).astype(np.float32)
     settings = {"world": "nano", "obs_mode": "rgb", "max_episode_chunks": 20}
@@ -70,19 +55,20 @@ def measure(n: int, rng: np.random.Generator) -> dict[str, float]:
     other = SanaWMEnv(**settings)
     ways = {"forked": forked, "deep copies": copied, "replayed": replayed, "replayed in a batch": replayed_in_a_batch}
     forked()
-    return {name: n / median(seconds(call) for _ in range(1 if n == 64 else REPEATS)) for name, call in ways.items()}
+    return {name: n / seconds for name, seconds in medians(ways, 1 if n == 64 else repeats).items()}
 
 
 def main() -> None:
+    options = parser(__doc__).parse_args()
     torch.set_num_threads(1)
-    console, rng = Console(), np.random.default_rng(0)
-    rates = {str(n): measure(n, rng) for n in track(FUTURES, "imagining", console=console)}
-    table = Table("futures", *next(iter(rates.values())), "fork over replay", title="futures per second, one step each")
-    for n, row in rates.items():
-        table.add_row(n, *(f"{x:.1f}" for x in row.values()), f"{row['forked'] / row['replayed']:.1f}")
-    console.print(table)
-    report = {"machine": machine_name(torch.device("cpu")), "threads": 1, "past": PAST, "futures_per_second": rates}
-    NUMBERS.write_text(json.dumps(report, indent=1) + "\n")
+    futures, repeats = ((1, 2), 1) if options.quick else (FUTURES, REPEATS)
+    rng = np.random.default_rng(0)
+    rates = {str(n): measure(n, rng, repeats) for n in track(futures, "imagining", console=console)}
+    rows = [
+        [n, *(f"{x:.1f}" for x in row.values()), f"{row['forked'] / row['replayed']:.1f}"] for n, row in rates.items()
+    ]
+    show("futures per second, one step each", ["futures", *rates["1"], "fork over replay"], rows)
+    write(numbers_file(options, "fork_cost"), header() | {"past": PAST, "futures_per_second": rates})
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-r"""What a GPU says of the kernels, in one command of some minutes: `python -m sanawm_env.cli.gpu_check OUT`.
+r"""What a GPU says of the kernels, in one command of some minutes: `python benchmarks/gpu_check.py OUT`.
 
 Tests of the kernels, rounding of the gated delta rule in every precision, every operator and the step against plain
 torch and a floor, CUDA graphs, memory over a long walk; then one table, with the targets of kernels.md 3 and 4 where
 there are any. OUT/gpu_check.json has all numbers and is written anew after every part. Every part is a process of its
-own: a crash, or a GPU that no longer answers, costs that part alone (FAILED, exit status 1). `--tiny` is a trial at toy
-sizes on any machine, with the Triton kernels where TRITON_INTERPRET=1.
+own: a crash, or a GPU that no longer answers, costs that part alone (FAILED, exit status 1). `--quick` is a trial at
+toy sizes on any machine, with the Triton kernels where TRITON_INTERPRET=1. Files of tests/ are run by pytest.
 
 A GPU machine without a registry needs these wheels beside torch, triton, numpy, scipy, safetensors, pillow, psutil,
 packaging, rich, cloudpickle, einops, transformers, pytest and hypothesis (the last two for the tests against fla):
@@ -15,16 +15,16 @@ packaging, rich, cloudpickle, einops, transformers, pytest and hypothesis (the l
 and there, in the repository with `.whl` carried along:
 
     python3 -m pip install -q --no-index --no-deps .whl/*.whl && python3 -m pip install -q --no-index --no-deps \
-        --no-build-isolation -e . && python3 -m sanawm_env.cli.gpu_check $OUT
+        --no-build-isolation -e . && python3 benchmarks/gpu_check.py $OUT
 """
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,35 +32,45 @@ from typing import Any
 from xml.etree import ElementTree
 
 import torch
+from harness import ROOT, parser
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from sanawm_env.kernels import reference
 from torch import Tensor
 
 from sanawm_env.cli import bench_kernels as bench
-from sanawm_env.cli.bench_kernels import Moment, Subject
+from sanawm_env.cli.bench_kernels import StepInputs, Subject
 from sanawm_env.engines.sanawm.config import SanaWorldConfig
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.sampler import SamplerConfig
-from sanawm_env.kernels import reference
 from sanawm_env.world import tree
 from sanawm_env.world.saving import write_text
 from sanawm_env.world.signals import interrupting
 from sanawm_env.world.terminal import literal_console
 from sanawm_env.world.world import usable_device
 
-ROOT = Path(__file__).parents[2]
 LONGEST = 180  # seconds that one part may take
 NO_TESTS = 5  # pytest's exit status where all were skipped
 TINY = SanaWorldConfig(
     name="tiny",
     network=SanaWMConfig(
-        latent_channels=6, hidden_size=16, depth=2, num_heads=1, head_dim=16, mlp_ratio=2, caption_channels=3,
-        text_len=4, softmax_every_n=2, input_size=1,
+        latent_channels=6,
+        hidden_size=16,
+        depth=2,
+        num_heads=1,
+        head_dim=16,
+        mlp_ratio=2,
+        caption_channels=3,
+        text_len=4,
+        softmax_every_n=2,
+        input_size=1,
     ),
     sampler=SamplerConfig(timesteps=(1000,)),
-    height=16, width=24, spatial_stride=8,
-)  # fmt: skip
+    height=16,
+    width=24,
+    spatial_stride=8,
+)
 
 # Relative error of the state after 3, 30 and 120 frames: what tests/test_kernels.py holds emulated rounding to.
 AS_CALLED = "as called"  # by the network
@@ -98,8 +108,8 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Row:
-    """Of the last table. verdict: met, missed, or nothing."""
+class Check:
+    """A row of the last table. verdict: met, missed, or nothing."""
 
     what: str
     measured: str
@@ -107,29 +117,29 @@ class Row:
     verdict: str = ""
 
 
-Part = tuple[list[Row], Any]
+Result = tuple[list[Check], Any]
 
 
-def against(what: str, measured: str, value: float, relation: str, bound: float | None) -> Row:
+def against(what: str, measured: str, value: float, relation: str, bound: float | None) -> Check:
     """A row with what is wanted and whether it was met, where there is a bound."""
     if bound is None:
-        return Row(what, measured)
+        return Check(what, measured)
     met = value >= bound if relation == ">=" else value <= bound
-    return Row(what, measured, f"{relation} {bound:.3g}", "met" if met else "missed")
+    return Check(what, measured, f"{relation} {bound:.3g}", "met" if met else "missed")
 
 
 # --- parts: each returns rows of the last table and numbers ---
 
 
-def versions(setting: Setting) -> Part:
+def versions(setting: Setting) -> Result:
     numbers = bench.header(setting.subject(setting.config("nano")))
     numbers |= {"python": sys.version.split()[0], "cuda": torch.version.cuda}
     names = ("machine", "python", "torch", "cuda", "triton", "backend")
-    return [Row(name, str(numbers[name])) for name in names], numbers
+    return [Check(name, str(numbers[name])) for name in names], numbers
 
 
-def rounding(setting: Setting) -> Part:
-    """The operator of one GDN block against the float64 reference, each carrying its own state."""
+def rounding(setting: Setting) -> Result:
+    """The operator of one GDN block against the float64 reference, each with its own state."""
     config = setting.config("full")
     subject = setting.subject(replace(config, dtype="float32", network=replace(config.network, depth=1)))
     rows, numbers = [], {}
@@ -150,8 +160,7 @@ def walk_errors(subject: Subject, mode: str, frames: Sequence[int]) -> dict[int,
     same, errors, state, exact = bench.noise_of(subject, 1, 1000), {}, None, None
     for chunk in range(1, frames[-1] // 3 + 1):
         noise = 0.9 * same + 0.44 * bench.noise_of(subject, 1, chunk)
-        given = bench.operands(subject, Moment(noise, bench.prepared(subject, 1, chunk), None))["gdn"]
-        inputs, *_ = given
+        inputs, *_ = bench.operands(subject, StepInputs(noise, bench.prepared(subject, 1, chunk), None))["gdn"]
         main, camera = tree.map_tensors(lambda t: t.to(dtype), (inputs.main, inputs.camera))
         inputs = replace(inputs, main=main, camera=camera)
         *reads, state = subject.fast.gdn(inputs, state, True, **options)
@@ -171,7 +180,7 @@ def _error(got: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
     return max(((g.double() - e).norm() / e.norm()).item() for g, e in zip(got, exact, strict=True))
 
 
-def ratios(setting: Setting, size: str, batch: int) -> Part:
+def ratios(setting: Setting, size: str, batch: int) -> Result:
     """Operators and step against plain torch and floors, beside the targets of the full network."""
     config = setting.config(size)
     subject = setting.subject(config)
@@ -188,11 +197,11 @@ def ratios(setting: Setting, size: str, batch: int) -> Part:
     if full:
         rows += whole_step(config, batch, measured)
     if peak := numbers["batch"][batch]["peak_bytes"]:
-        rows.append(Row(f"most memory at batch {batch}", f"{peak / 1e9:.2f} GB"))
+        rows.append(Check(f"most memory at batch {batch}", f"{peak / 1e9:.2f} GB"))
     return rows, numbers
 
 
-def whole_step(config: SanaWorldConfig, batch: int, measured: dict[str, Any]) -> list[Row]:
+def whole_step(config: SanaWorldConfig, batch: int, measured: dict[str, Any]) -> list[Check]:
     """The full step's own targets; upstream's kernels, which two of them name, are not here to be measured."""
     net, step = config.network, measured["step"]["fast_ms"]
     calls = sum(not net.is_softmax(i) for i in range(net.depth)) * (len(config.sampler.timesteps) + 1)
@@ -200,31 +209,31 @@ def whole_step(config: SanaWorldConfig, batch: int, measured: dict[str, Any]) ->
     return [
         against(f"step {batch}", f"{step:.4g} ms", step, "<=", STEP_MS.get(batch)),
         against(f"gdn's share of step {batch}", f"{share:.3f}", share, "<=", GDN_SHARE),
-        *(Row(f"{name} {batch}, upstream / fast", "not measured", f">= {x}") for name, x in UPSTREAM.items()),
+        *(Check(f"{name} {batch}, upstream / fast", "not measured", f">= {x}") for name, x in UPSTREAM.items()),
     ]
 
 
-def device_checks(setting: Setting, size: str) -> Part:
+def device_checks(setting: Setting, size: str) -> Result:
     numbers = bench.device_checks(setting.subject(setting.config(size)), 1)
     rows = []
     for name, value in numbers.items():
         text = f"{value:.4g}" if isinstance(value, float) else str(value)
         wanted = WANTED_CHECKS.get(name)
         verdict = "" if wanted is None else "met" if value == wanted else "missed"
-        rows.append(Row(name.replace("_", " "), text, "" if wanted is None else str(wanted), verdict))
+        rows.append(Check(name.replace("_", " "), text, "" if wanted is None else str(wanted), verdict))
     return rows, numbers
 
 
-def graphs(setting: Setting, size: str) -> Part:
+def graphs(setting: Setting, size: str) -> Result:
     numbers = bench.graphed(setting.subject(setting.config(size)), 1)
     if not numbers:
-        return [Row("step 1 as a CUDA graph", "no CUDA device")], numbers
+        return [Check("step 1 as a CUDA graph", "no CUDA device")], numbers
     launched, graph = numbers.values()
     text = f"{launched:.4g} / {graph:.4g} ms = {launched / graph:.2f}"
-    return [Row("step 1, launched / as a CUDA graph", text)], numbers
+    return [Check("step 1, launched / as a CUDA graph", text)], numbers
 
 
-PARTS: dict[str, tuple[Callable[..., Part], tuple]] = {
+PARTS: dict[str, tuple[Callable[..., Result], tuple]] = {
     "versions": (versions, ()),
     "rounding": (rounding, ()),
     "full 1": (ratios, ("full", 1)),
@@ -236,21 +245,32 @@ PARTS: dict[str, tuple[Callable[..., Part], tuple]] = {
     "nano graphs": (graphs, ("nano",)),
 }
 ORDER = (
-    "versions", "test_kernels_triton", "rounding", "full 1", "test_world_triton", "full checks", "full graphs",
-    "nano 1", "nano graphs", "full 4", "nano 16", "test_kernels_fla", "test_ablation",
-)  # fmt: skip
-"""What is in PARTS, and files of tests; by worth, for time may run out."""
+    "versions",
+    "test_kernels_triton",
+    "rounding",
+    "full 1",
+    "test_world_triton",
+    "full checks",
+    "full graphs",
+    "nano 1",
+    "nano graphs",
+    "full 4",
+    "nano 16",
+    "test_kernels_fla",
+    "test_ablation",
+)
+"""What is in PARTS, and files of tests; by what matters most, for time may run out."""
 TINY_ORDER = ("versions", "rounding", "full 1", "full checks", "full graphs", "test_kernels")
 
 
 # --- running them ---
 
 
-def check(options: argparse.Namespace) -> int:
+def check(options: Namespace) -> int:
     """All parts, the file and the table; the exit status."""
     options.out.mkdir(parents=True, exist_ok=True)
     deadline, done = time.monotonic() + 60 * options.minutes, {}
-    for name in options.only or (TINY_ORDER if options.tiny else ORDER):
+    for name in options.only or (TINY_ORDER if options.quick else ORDER):
         left = min(deadline - time.monotonic(), LONGEST)
         done[name] = run_part(name, options, left) if left > 0 else {"status": "skipped", "seconds": 0, "rows": []}
         write_text(options.out / "gpu_check.json", json.dumps(done, indent=1) + "\n")
@@ -263,7 +283,7 @@ def check(options: argparse.Namespace) -> int:
     return int(any(part["status"] == "FAILED" for part in done.values()))
 
 
-def run_part(name: str, options: argparse.Namespace, limit: float) -> dict[str, Any]:
+def run_part(name: str, options: Namespace, limit: float) -> dict[str, Any]:
     """Status, seconds, rows and numbers of a part in a process of its own, which is ended after `limit` seconds."""
     print(f"--- {name}", flush=True)
     begin, tests = time.monotonic(), name not in PARTS
@@ -272,12 +292,12 @@ def run_part(name: str, options: argparse.Namespace, limit: float) -> dict[str, 
         if tests:
             command = ["-m", "pytest", "-q", f"--junitxml={report}", str(ROOT / "tests" / f"{name}.py")]
         else:
-            command = ["-m", "sanawm_env.cli.gpu_check", str(report), "--part", name, *["--tiny"] * options.tiny]
+            command = [__file__, str(report), "--part", name, *["--quick"] * options.quick]
             command += ["--device", options.device] if options.device else []
         try:
             code, rows = subprocess.run([sys.executable, *command], cwd=ROOT, timeout=limit).returncode, []
         except subprocess.TimeoutExpired:
-            code, rows = None, [asdict(Row("out of time", f"{limit:.0f} s"))]
+            code, rows = None, [asdict(Check("out of time", f"{limit:.0f} s"))]
         found = {"rows": []}
         if report.exists():
             found = {"rows": read_tests(report)} if tests else json.loads(report.read_text())
@@ -293,15 +313,15 @@ def read_tests(report: Path) -> list[dict[str, str]]:
     failed = count["failures"] + count["errors"]
     text = f"{count['tests'] - failed - count['skipped']} passed, {failed} failed, {count['skipped']} skipped"
     bad = [case.get("name") for case in suite if case.find("failure") is not None or case.find("error") is not None]
-    rows = [Row("tests", text, "0 failed", "missed" if failed else "met"), *(Row(name, "failed") for name in bad)]
+    rows = [Check("tests", text, "0 failed", "missed" if failed else "met"), *(Check(name, "failed") for name in bad)]
     return [asdict(row) for row in rows]
 
 
-def report_part(options: argparse.Namespace) -> None:
+def report_part(options: Namespace) -> None:
     """One part in this process; its rows and numbers as JSON."""
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     part, arguments = PARTS[options.part]
-    rows, numbers = part(Setting(options.tiny, usable_device(device)), *arguments)
+    rows, numbers = part(Setting(options.quick, usable_device(device)), *arguments)
     write_text(options.out, json.dumps({"rows": [asdict(row) for row in rows], "numbers": numbers}))
 
 
@@ -310,17 +330,20 @@ def console() -> Console:
     return literal_console(width=None if sys.stdout.isatty() else 140)
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="folder for gpu_check.json; made if missing")
-    parser.add_argument("--tiny", action="store_true", help="toy sizes, for a trial on any machine")
-    parser.add_argument("--minutes", type=float, default=8, help="what has not begun after so many is skipped")
-    parser.add_argument("--device", help="cuda where there is one, else cpu")
-    parser.add_argument("--only", nargs="+", help=f"these parts alone: {', '.join(PARTS)}, or files of tests")
-    parser.add_argument("--part", choices=PARTS, help="this part in this process, its report written to OUT (a file)")
-    options = parser.parse_args()
-    for name in options.only or ():
+def main() -> None:
+    options = parser(__doc__, json=False)
+    options.add_argument("out", type=Path, help="folder for gpu_check.json; made if missing")
+    options.add_argument("--minutes", type=float, default=8, help="what has not begun after so many is skipped")
+    options.add_argument("--device", help="cuda where there is one, else cpu")
+    options.add_argument("--only", nargs="+", help=f"these parts alone: {', '.join(PARTS)}, or files of tests")
+    options.add_argument("--part", choices=PARTS, help="this part in this process, its report written to OUT (a file)")
+    given = options.parse_args()
+    for name in given.only or ():
         if name not in PARTS and not (ROOT / "tests" / f"{name}.py").is_file():
-            parser.error(f"there is no part {name!r}")
+            options.error(f"there is no part {name!r}")
     with interrupting():
-        sys.exit(report_part(options) if options.part else check(options))
+        sys.exit(report_part(given) if given.part else check(given))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""What a world's step costs on this machine, by stage, batch and operation."""
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import date
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from sanawm_env.camera.twist import hold
+from sanawm_env.cli.machine import machine_name
+from sanawm_env.engines.sanawm.memory import predict_memory
+from sanawm_env.envs.env import SanaWMEnv
+from sanawm_env.world.engine import Engine
+from sanawm_env.world.folders import world_folder
+from sanawm_env.world.images import ImageSource
+from sanawm_env.world.state import stack
+from sanawm_env.world.threads import with_torch_threads
+from sanawm_env.world.world import World
+
+WARM_UP = 3  # chunks until the attention window is full and shapes repeat
+
+
+class TimedEngine:
+    """An engine that counts the seconds spent in imagining and decoding."""
+
+    def __init__(self, engine: Engine):
+        self.engine = engine
+        self.seconds = {"network": 0.0, "codec": 0.0}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+    def imagine(self, *args: Any) -> Any:
+        return self._timed("network", self.engine.imagine, *args)
+
+    def decode(self, *args: Any) -> Any:
+        return self._timed("codec", self.engine.decode, *args)
+
+    def _timed(self, stage: str, call: Callable, *args: Any) -> Any:
+        begin = time.perf_counter()
+        result = call(*args)
+        synchronize(self.device)
+        self.seconds[stage] += time.perf_counter() - begin
+        return result
+
+
+def bench_world(
+    name: str, threads: int, repeats: int, batches: Sequence[int], device: str, console: Console
+) -> dict[str, Any]:
+    """Measure and print one table; the numbers as plain values. Times are medians over `repeats`. On a GPU, with the
+    most memory that was allocated; what was predicted stands beside it. A matrix product measured in the same run says
+    what the machine can do."""
+    with with_torch_threads(threads):
+        return _measure(name, threads, repeats, batches, device, console)
+
+
+def _measure(
+    name: str, threads: int, repeats: int, batches: Sequence[int], device: str, console: Console
+) -> dict[str, Any]:
+    loaded = World.load(name, device)
+    engine = TimedEngine(loaded.engine)
+    world = World(engine, loaded.weights_hash, loaded.starts)
+    numbers: dict[str, Any] = {
+        "world": name,
+        "weights_hash": world.weights_hash,
+        "device": str(world.device),
+        "machine": machine_name(world.device),
+        "torch": torch.__version__,
+        "threads": threads,
+        "date": str(date.today()),
+        "matmul_tflops": _matmul_tflops(world),
+        "batch": {},
+    }
+    title = f"{name}, {threads} threads"
+    cuda = world.device.type == "cuda"
+    columns = ("batch", "ms/step", "network", "codec", "rest", "steps/s", "frames/s", "GB pred.", *["GB"] * cuda)
+    table = Table(*columns, title=title)
+    for batch in batches:
+        with console.status(f"batch {batch}"):
+            if cuda:
+                torch.cuda.reset_peak_memory_stats(world.device)
+            row = numbers["batch"][batch] = _steps(world, engine, batch, repeats)
+            cells = [f"{value:.1f}" for value in row.values()]
+            row["predicted_bytes"] = predict_memory(world.config, world_folder(name), batch=batch).peak
+            if cuda:
+                row["peak_bytes"] = torch.cuda.max_memory_allocated(world.device)
+        table.add_row(str(batch), *cells, *(f"{row[key] / 1e9:.2f}" for key in row if key.endswith("_bytes")))
+    numbers |= _operations(world, repeats)
+    console.print(table)
+    small = Table("operation", "cost")
+    for key in ("env_step_ms", "snapshot_ms", "restore_ms", "fork_ms"):
+        small.add_row(key.removesuffix("_ms").replace("_", " "), f"{numbers[key]:.3f} ms")
+    small.add_row("state", f"{numbers['state_bytes'] / 1e6:.2f} MB")
+    small.add_row("matrix product, for comparison", f"{numbers['matmul_tflops']:.2f} TFLOP/s")
+    small.add_row("snapshot of the next step, on top", f"{numbers['snapshot_added_bytes'] / 1e6:.2f} MB")
+    console.print(small)
+    return numbers
+
+
+def _steps(world: World, engine: TimedEngine, batch: int, repeats: int) -> dict[str, float]:
+    """Median step of `batch` episodes, in parts; steps/s and frames/s count all episodes."""
+    state = world.begin([world.scene(_start(world))] * batch, seed=0)
+    twist = np.array([0, 0, 0.3, 0, 0.1, 0])
+    rows = []
+    for i in range(WARM_UP + repeats):
+        poses = np.stack([hold(slot.c2w, twist) for slot in state.slots])
+        engine.seconds = dict.fromkeys(engine.seconds, 0.0)
+        begin = time.perf_counter()
+        state, _ = world.advance(state, poses)
+        synchronize(world.device)
+        total = time.perf_counter() - begin
+        if i >= WARM_UP:
+            stages = engine.seconds["network"], engine.seconds["codec"]
+            rows.append((total, *stages, total - sum(stages)))
+    total, network, codec, rest = (median(column) for column in zip(*rows, strict=True))
+    return {
+        "ms": total * 1e3,
+        "network_ms": network * 1e3,
+        "codec_ms": codec * 1e3,
+        "rest_ms": rest * 1e3,
+        "steps_per_s": batch / total,
+        "frames_per_s": batch * world.config.chunk_frames / total,
+    }
+
+
+def _operations(world: World, repeats: int) -> dict[str, float]:
+    """What snapshot, restore and a fork into eight cost, and what states weigh."""
+    env = SanaWMEnv(world, scenes=[_start(world)], max_episode_chunks=10**9)
+    env.reset(seed=0)
+    action = np.array([0, 0, 0.4, 0, 0.2, 0], np.float32)
+    for _ in range(WARM_UP):
+        env.step(action)
+    before = env.snapshot()
+    steps = []
+    for _ in range(repeats):
+        env.restore(before)
+        steps.append(_time(lambda: env.step(action)))
+    after = env.snapshot()
+    return {
+        "env_step_ms": median(steps) * 1e3,
+        "snapshot_ms": median(_time(env.snapshot) for _ in range(repeats)) * 1e3,
+        "restore_ms": median(_time(lambda: env.restore(before)) for _ in range(repeats)) * 1e3,
+        "fork_ms": median(_time(lambda: stack([before.state] * 8)) for _ in range(repeats)) * 1e3,
+        "state_bytes": before.state.nbytes,
+        "snapshot_added_bytes": stack([before.state, after.state]).nbytes - before.state.nbytes,
+    }
+
+
+def _matmul_tflops(world: World) -> float:
+    """Of a square matrix product in the world's dtype, on its device."""
+    size = 8192 if world.device.type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=world.device).to(getattr(torch, world.config.dtype)) for _ in range(2))
+
+    def product() -> None:
+        a @ b
+        synchronize(world.device)
+
+    _time(product)
+    return 2 * size**3 / median(_time(product) for _ in range(10)) / 1e12
+
+
+def _start(world: World) -> ImageSource:
+    return world.starts[0] if world.starts else np.zeros((8, 8, 3), np.uint8)
+
+
+def _time(call: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for what the device was given to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,40 @@
+"""`sanawm evaluate`: a nano world against the ray-traced truth."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sanawm_env.cli.arguments import Walks, listed
+from sanawm_env.cli.output import check_places, console, say, write_numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Walks):
+    """Measure a nano world against the ray-traced truth, on places and paths drawn from a seed."""
+
+    out: Path = Path("runs/evaluate")
+    """Folder for truth_vs_dream.png."""
+    timesteps: str | None = None
+    """Another list of noise levels, such as "1000,700"; None for the world's own."""
+    unknown_scenes: int = 0
+    """Also measure this many walks in layouts the world does not know, without anchors."""
+
+    def run(self) -> None:
+        from sanawm_env.training.evaluate import evaluate, print_table, save_sheet
+
+        sheet = self.out / "truth_vs_dream.png"
+        check_places(sheet, self.json, world=self.world)
+        report = evaluate(
+            self.world,
+            self.scenes,
+            self.seed,
+            self.chunks,
+            timesteps=listed(float, self.timesteps, "--timesteps takes numbers such as 1000,700")
+            if self.timesteps
+            else None,
+            unknown_scenes=self.unknown_scenes,
+            role=self.role,
+        )
+        print_table(report, console)
+        save_sheet(report, sheet)
+        say(f"sheet {sheet}")
+        write_numbers(self.json, report.to_json())

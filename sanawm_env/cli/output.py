@@ -1,0 +1,52 @@
+"""What commands print and write: lines, bars of progress, numbers as people and as programs read them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sanawm_env.world.terminal import literal_console
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+console = literal_console()
+
+
+def say(text: object, **options) -> None:
+    """Print a line that is not broken: paths stay whole. options: of rich's `Console.print`."""
+    console.print(text, soft_wrap=True, **options)
+
+
+def progress(verb: str, unit: str, **options) -> "Progress":
+    """A bar with the count of what is done and the time that is left. options: of rich's `Progress`."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+    return Progress(*columns, console=console, **options)
+
+
+def megabytes(count: float) -> str:
+    """Bytes in MB, or GB from a thousand of them on."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def check_places(*files: Path | None, world: str | None) -> None:
+    """Raises what a file that cannot be written raises, ValueError for one of the world that is read; folders are made
+    if missing."""
+    from sanawm_env.recording.rollout import check_writable
+    from sanawm_env.world.folders import world_folder
+    from sanawm_env.world.saving import check_apart
+
+    places = [file for file in files if file is not None]
+    if world is not None:
+        check_apart(places, world_folder(world).rglob("*"))
+    for file in places:
+        check_writable(file.parent, (file.name,))
+
+
+def write_numbers(file: Path | None, text: str) -> None:
+    """Write JSON, whole or not at all, where a file is given, and say so."""
+    from sanawm_env.world.saving import write_text
+
+    if file is not None:
+        write_text(file, text + "\n")
+        say(f"numbers {file}")
