@@ -41,6 +41,17 @@ def test_a_clip_comes_back(codec):
     assert psnr(codec.decode(codec.encode(frames), True), frames) > 27
 
 
+def test_patches_may_have_another_size(tmp_path):
+    patches = torch.cat([to_patches(clip(seed, 8), 4).flatten(0, 3) for seed in range(1, 9)])
+    fitted = PatchPCACodec.fit(patches, 24)
+    latents = fitted.encode(clip())
+    assert latents.shape == (2, 24, 3, 4, 6) and fitted.stride == 4
+    assert psnr(fitted.decode(latents, True), clip()) > 27
+    assert torch.equal(fitted.decode(latents, True)[:, 1:], fitted.decode(latents[:, :, 1:], False))
+    fitted.save(tmp_path / "codec.safetensors")
+    assert PatchPCACodec.load(tmp_path / "codec.safetensors").stride == 4
+
+
 def test_more_components_reconstruct_better(codec):
     errors = []
     for n in (2, 8, 32):
@@ -125,5 +136,7 @@ def test_bad_input_is_refused_in_one_sentence(codec, tmp_path):
         codec.decode(torch.zeros(1, 31, 1, 2, 3), True)
     with pytest.raises(ValueError, match="patches must be"):
         PatchPCACodec.fit(torch.zeros(10, PATCH), 64)
+    with pytest.raises(ValueError, match="patches must be"):
+        PatchPCACodec.fit(torch.zeros(100, PATCH + 1), 4)
     with pytest.raises(FileNotFoundError, match="fit one"):
         PatchPCACodec.load(tmp_path / "none.safetensors")

@@ -198,7 +198,7 @@ def _outline(config: SanaWorldConfig, folder: Path | None, refiner: bool) -> tup
     dtype = getattr(torch, config.dtype)
     if config.codec == "patch_pca":
         with META_DEVICE:
-            codec: Any = PatchPCACodec(config.network.latent_channels)
+            codec: Any = PatchPCACodec(config.network.latent_channels, config.spatial_stride)
     else:
         codec = _codec(_part(folder, "codec"), dtype, config.codec == "ltx2")
     return _network(config.network, dtype), codec, _refiner(_part(folder, "refiner"), dtype) if refiner else None

@@ -1,4 +1,5 @@
-"""The nano world's codec: principal components of 8 x 8 x 8 x 3 pixel patches, fitted in closed form.
+"""The nano world's codec: principal components of patches of 8 x S x S x 3 pixel values (frames, rows, columns and
+colours; S is 8 or 16), fitted in closed form.
 
 Latent frame 0 holds the first picture (repeated eight times), latent frame k >= 1 holds frames 8k-7..8k, so any run of
 latents decodes on its own and there is no state to carry. The strides and the measured quality are those of
@@ -17,23 +18,26 @@ from torch import Tensor, nn
 TIME_STRIDE, SPACE_STRIDE = 8, 8
 LATENT_STD = 4.0
 PATCH = TIME_STRIDE * SPACE_STRIDE * SPACE_STRIDE * 3  # values per patch: time, row, column, colour
+LARGEST_STRIDE = 32
 
 
 class PatchPCACodec(nn.Module):
     """Frames <-> latents by a linear map.
 
-    Buffers: mean (1536,), components (C, 1536) with orthonormal rows, scale (C,): latent = scale * coordinate. Pixels
-    count 0..1 here. Stored with half-precision components, float32 in memory; `.to(device)` moves it as any module.
+    Buffers: mean (P,), components (C, P) with orthonormal rows, scale (C,): latent = scale * coordinate, where a patch
+    has P = 8 x S x S x 3 values, 1536 at the spatial stride S = 8. Pixels count 0..1 here. Stored with half-precision
+    components, float32 in memory; `.to(device)` moves it as any module.
     """
 
     mean: Tensor
     components: Tensor
     scale: Tensor
 
-    def __init__(self, channels: int = 64):
+    def __init__(self, channels: int = 64, stride: int = SPACE_STRIDE):
         super().__init__()
-        self.register_buffer("mean", torch.zeros(PATCH))
-        self.register_buffer("components", torch.zeros(channels, PATCH))
+        self.stride = stride
+        self.register_buffer("mean", torch.zeros(_values(stride)))
+        self.register_buffer("components", torch.zeros(channels, _values(stride)))
         self.register_buffer("scale", torch.ones(channels))
 
     @property
@@ -48,10 +52,13 @@ class PatchPCACodec(nn.Module):
 
     @staticmethod
     def fit(patches: Tensor, channels: int = 64) -> "PatchPCACodec":
-        """Codec of the `channels` strongest principal components of `patches` (N, 1536), uint8 or float in 0..1."""
-        if patches.ndim != 2 or patches.shape[1] != PATCH or len(patches) <= channels:
-            raise ValueError(f"patches must be (N, {PATCH}) with N > {channels}, not {tuple(patches.shape)}.")
-        total, square = torch.zeros(PATCH, dtype=torch.float64), torch.zeros(PATCH, PATCH, dtype=torch.float64)
+        """Codec of the `channels` strongest principal components of `patches` (N, P), uint8 or float in 0..1."""
+        stride = _stride(patches.shape[-1]) if patches.ndim == 2 else None
+        if stride is None or len(patches) <= channels:
+            sizes = f"{PATCH} or another 24 S S values"
+            raise ValueError(f"patches must be (N, {sizes}) with N > {channels}, not {tuple(patches.shape)}.")
+        size = _values(stride)
+        total, square = torch.zeros(size, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64)
         for block in patches.split(4096):
             block = _unit(block).double() - 0.5  # near the mean, so that subtracting it below loses nothing
             total += block.sum(0)
@@ -59,7 +66,7 @@ class PatchPCACodec(nn.Module):
         mean = total / len(patches)
         values, vectors = torch.linalg.eigh(square / len(patches) - torch.outer(mean, mean))
         values, vectors = values.flip(0)[:channels].clamp_min(1e-12), vectors.flip(1)[:, :channels].T
-        codec = PatchPCACodec(channels)
+        codec = PatchPCACodec(channels, stride)
         codec.mean.copy_(mean + 0.5)
         codec.components.copy_(vectors)
         # the variance of scale_i * coordinate_i is scale_i^2 * lambda_i; the common factor makes its mean LATENT_STD^2
@@ -68,8 +75,8 @@ class PatchPCACodec(nn.Module):
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
-        """Latents (B, C, 1 + n, H / 8, W / 8) float32 of frames (B, 1 + 8 n, H, W, 3), uint8 or float in 0..1."""
-        latents = (_unit(to_patches(frames)) - self.mean) @ self.components.T * self.scale
+        """Latents (B, C, 1 + n, H / S, W / S) float32 of frames (B, 1 + 8 n, H, W, 3), uint8 or float in 0..1."""
+        latents = (_unit(to_patches(frames, self.stride)) - self.mean) @ self.components.T * self.scale
         return latents.permute(0, 4, 1, 2, 3).contiguous()
 
     @torch.no_grad()
@@ -80,10 +87,10 @@ class PatchPCACodec(nn.Module):
         """
         if latents.ndim != 5 or latents.shape[1] != self.channels:
             raise ValueError(f"latents must be (B, {self.channels}, T, h, w), not {tuple(latents.shape)}.")
-        b, _, t, h, w = latents.shape
+        (b, _, t, h, w), side = latents.shape, self.stride
         coordinates = latents.permute(0, 2, 3, 4, 1).float() / self.scale
-        patches = (coordinates @ self.components + self.mean).view(b, t, h, w, 8, 8, 8, 3)
-        frames = patches.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(b, 8 * t, 8 * h, 8 * w, 3)
+        patches = (coordinates @ self.components + self.mean).view(b, t, h, w, 8, side, side, 3)
+        frames = patches.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(b, 8 * t, side * h, side * w, 3)
         if first:
             frames = torch.cat([frames[:, :8].mean(1, keepdim=True), frames[:, 8:]], 1)
         return frames.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
@@ -108,20 +115,36 @@ class PatchPCACodec(nn.Module):
             raise ValueError(f"{path} cannot be read as a codec: {error}.") from error
         if set(tensors) != {"mean", "components", "scale"}:
             raise ValueError(f"{path} is no PatchPCACodec: it holds {sorted(tensors)}, not components, mean, scale.")
-        codec = PatchPCACodec(len(tensors["scale"]))
+        stride = _stride(tensors["mean"].numel())
+        if stride is None:
+            raise ValueError(f"{path} is no PatchPCACodec: its patches have {tensors['mean'].numel()} values.")
+        codec = PatchPCACodec(len(tensors["scale"]), stride)
         codec.load_state_dict(tensors)
         return codec
 
 
-def to_patches(frames: Tensor) -> Tensor:
-    """Patches (B, 1 + n, H / 8, W / 8, 1536) of frames (B, 1 + 8 n, H, W, 3), same dtype, first frame repeated."""
-    shape = frames.shape
-    if frames.ndim != 5 or shape[4] != 3 or shape[1] % TIME_STRIDE != 1 or shape[2] % 8 or shape[3] % 8:
-        raise ValueError(f"frames must be (B, 1 + 8 n, 8 h, 8 w, 3), not {tuple(frames.shape)}.")
-    frames = torch.cat([frames[:, :1].expand(-1, 7, -1, -1, -1), frames], 1)
+def to_patches(frames: Tensor, stride: int = SPACE_STRIDE) -> Tensor:
+    """Patches (B, 1 + n, H / S, W / S, 24 S S) of frames (B, 1 + 8 n, H, W, 3), same dtype, first frame repeated."""
+    shape, s = frames.shape, stride
+    if frames.ndim != 5 or shape[4] != 3 or shape[1] % TIME_STRIDE != 1 or shape[2] % s or shape[3] % s:
+        raise ValueError(f"frames must be (B, 1 + 8 n, {s} h, {s} w, 3), not {tuple(frames.shape)}.")
+    return cut(torch.cat([frames[:, :1].expand(-1, 7, -1, -1, -1), frames], 1), s)
+
+
+def cut(frames: Tensor, stride: int) -> Tensor:
+    """Patches (B, n, H / S, W / S, 24 S S) of frames (B, 8 n, H, W, 3) that do not open a clip, same dtype."""
     b, f, height, width, _ = frames.shape
-    patches = frames.reshape(b, f // 8, 8, height // 8, 8, width // 8, 8, 3).permute(0, 1, 3, 5, 2, 4, 6, 7)
-    return patches.reshape(b, f // 8, height // 8, width // 8, PATCH)
+    patches = frames.reshape(b, f // 8, 8, height // stride, stride, width // stride, stride, 3)
+    return patches.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(b, f // 8, height // stride, width // stride, -1)
+
+
+def _values(stride: int) -> int:
+    return TIME_STRIDE * stride * stride * 3
+
+
+def _stride(values: int) -> int | None:
+    """The spatial stride at which a patch has so many values; None where there is none."""
+    return next((s for s in range(1, LARGEST_STRIDE + 1) if _values(s) == values), None)
 
 
 def _unit(pixels: Tensor) -> Tensor:
