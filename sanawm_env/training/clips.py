@@ -8,7 +8,7 @@ evaluation apart by construction: the role is part of every seed, also of the se
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,10 +20,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from sanawm_env.engines.rooms.places import PLACES, ROLES, place, random_place, room_seed
-from sanawm_env.engines.rooms.raycast import intrinsics, render
+from sanawm_env.engines.rooms.raycast import HEIGHT, WIDTH, Place, intrinsics, render
 from sanawm_env.engines.rooms.walks import CHUNK, sample_path, sample_start
-from sanawm_env.engines.sanawm.codec.patch_pca import PatchPCACodec, to_patches
-from sanawm_env.world.files import check_count, check_number
+from sanawm_env.engines.sanawm.codec.patch_pca import SPACE_STRIDE, PatchPCACodec, to_patches
+from sanawm_env.engines.sanawm.reprojection import CELLS
+from sanawm_env.world.files import brief, check_count, check_number
 from sanawm_env.world.saving import replacing_folder
 from sanawm_env.world.signals import of_a_pool
 from sanawm_env.world.state import save_whole
@@ -38,30 +39,54 @@ def random_stream(role: str, seed: int, index: int) -> np.random.Generator:
     return np.random.default_rng([ROLES[role], seed, index])
 
 
-def sample_clip(role: str, rng: np.random.Generator, num_frames: int, unknown_fraction: float):
-    """One walk: frames (F, 64, 96, 3) uint8, c2w (F, 4, 4) float64 in the place frame, index in PLACES or -1."""
+def sample_clip(
+    role: str,
+    rng: np.random.Generator,
+    num_frames: int,
+    unknown_fraction: float,
+    size: tuple[int, int] = (HEIGHT, WIDTH),
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """`sample_walk` in pictures of `size`: frames (F, H, W, 3) uint8, poses, index of the place."""
+    here, c2w, index = sample_walk(role, rng, num_frames, unknown_fraction)
+    return render(here, c2w, intrinsics(*size), *size, depth=False)[0], c2w, index
+
+
+def sample_walk(
+    role: str, rng: np.random.Generator, num_frames: int, unknown_fraction: float
+) -> tuple[Place, np.ndarray, int]:
+    """One walk: its place, c2w (F, 4, 4) float64 in the place frame, index in PLACES or -1."""
     if rng.random() < unknown_fraction:
         index, here = -1, random_place(room_seed(role, int(rng.integers(1 << 40))))
     else:
         index = int(rng.integers(len(PLACES)))
         here = place(list(PLACES)[index])
-    c2w = sample_path(here, sample_start(here, rng), rng, num_frames)
-    return render(here, c2w, intrinsics(), depth=False)[0], c2w, index
+    return here, sample_path(here, sample_start(here, rng), rng, num_frames), index
 
 
 @dataclass(frozen=True)
 class ClipsConfig:
-    """What is rendered: `clips` walks of 1 + 24 chunks frames, part of them in unknown layouts, in shards."""
+    """What is rendered: `clips` walks of 1 + 24 chunks frames, part of them in unknown layouts, in shards.
+
+    height, width: of the pictures. pictures: whether the picture that each chunk begins from is kept as it is, with its
+    depth, for worlds that reproject pictures.
+    """
 
     clips: int = 4000
     chunks: int = 8
     unknown_fraction: float = 0.4
     shard_clips: int = 50
     seed: int = 0
+    height: int = HEIGHT
+    width: int = WIDTH
+    pictures: bool = False
 
     def __post_init__(self):
-        for name, most in (("clips", 10**7), ("chunks", 1000), ("shard_clips", 10**5)):
+        for name, most in (
+            ("clips", 10**7), ("chunks", 1000), ("shard_clips", 10**5), ("height", 4096), ("width", 4096)
+        ):  # fmt: skip
             check_count(name, getattr(self, name), 1, most)
+        if not isinstance(self.pictures, bool):
+            raise ValueError(f"pictures must be true or false, got {brief(self.pictures)}.")
         if self.shard_clips * self.chunks > MAX_SHARD_CHUNKS:  # a shard is held in memory
             raise ValueError(f"shard_clips times chunks must be at most {MAX_SHARD_CHUNKS:,}")
         check_number("unknown_fraction", self.unknown_fraction, 0, 1)
@@ -71,10 +96,11 @@ class ClipsConfig:
 def generate(out: Path | str, codec: PatchPCACodec, config: ClipsConfig, role: str = "train", workers: int = 1) -> None:
     """Write walks to the folder `out`, in shards that are either absent or complete, with `workers` processes.
 
-    A shard holds latents (N, C, 1 + 3 chunks, 8, 12) float16; images (N, chunks, C, 8, 12) float16, the latents of the
+    A shard holds latents (N, C, 1 + 3 chunks, h, w) float16; images (N, chunks, C, h, w) float16, the latents of the
     pictures that each chunk begins from, as start images; c2w (N, F, 4, 4) float32 in the place frame, metres;
-    intrinsics (N, 4) float32, pixels; and place (N,) int64, index in PLACES, -1 for an unknown layout. Existing shards
-    are skipped; ValueError when they were made with other settings.
+    intrinsics (N, 4) float32, pixels; and place (N,) int64, index in PLACES, -1 for an unknown layout. With `pictures`
+    also those pictures (N, chunks, H, W, 3) uint8 and their depth (N, chunks, 8 h, 8 w) float16, metres along z.
+    Existing shards are skipped; ValueError when they were made with other settings.
     """
     out = Path(out)
     random_stream(role, config.seed, 0)  # a wrong role must not leave a folder behind
@@ -82,10 +108,8 @@ def generate(out: Path | str, codec: PatchPCACodec, config: ClipsConfig, role: s
     settings = {**asdict(config), "role": role, "codec": codec_hash(codec)}
     settings.pop("clips")  # more of them can follow
     header = {"settings": json.dumps(settings)}
-    for path in _shards(out)[:1]:
-        with safe_open(path, "pt") as file:
-            if file.metadata() != header:
-                raise ValueError(f"{out} holds clips made with {file.metadata()}, not {header}; use another folder.")
+    if _shards(out) and made_with(out) != settings:
+        raise ValueError(f"{out} holds clips made with {made_with(out)}, not {settings}; use another folder.")
     jobs = []
     for shard, first in enumerate(range(0, config.clips, config.shard_clips)):
         path, count = out / f"shard_{shard:05d}.safetensors", min(config.shard_clips, config.clips - first)
@@ -129,7 +153,7 @@ def store(out: Path | str, codec: PatchPCACodec, footage: Iterable[Footage], con
         for first in range(0, len(clip.frames) - size + 1, size - 1):
             part = slice(first, first + size)
             c2w, lens = torch.from_numpy(clip.c2w[part]).float(), torch.from_numpy(clip.intrinsics).float()
-            pieces.append((*encode(codec, clip.frames[part]), c2w, lens, torch.tensor(-1)))
+            pieces.append(_piece(codec, clip.frames[part], c2w, lens, -1))
     if not pieces:
         raise ValueError(f"No clip has the {size} frames of {config.chunks} chunks: record longer ones, or set chunks.")
     header = {"settings": json.dumps({"footage": len(pieces), **asdict(config), "codec": codec_hash(codec)})}
@@ -138,18 +162,28 @@ def store(out: Path | str, codec: PatchPCACodec, footage: Iterable[Footage], con
             _write(pieces[first : first + config.shard_clips], part / f"shard_{shard:05d}.safetensors", header)
 
 
-def _write(pieces: list[tuple[Tensor, ...]], path: Path, header: dict) -> None:
-    columns = [torch.stack(column) for column in zip(*pieces, strict=True)]
-    save_whole(dict(zip(("latents", "images", "c2w", "intrinsics", "place"), columns, strict=True)), path, header)
+def _piece(codec: PatchPCACodec, frames: np.ndarray, c2w: Tensor, lens: Tensor, place: int) -> dict[str, Tensor]:
+    latents, images = encode(codec, frames)
+    return {"latents": latents, "images": images, "c2w": c2w, "intrinsics": lens, "place": torch.tensor(place)}
+
+
+def _write(pieces: list[dict[str, Tensor]], path: Path, header: dict) -> None:
+    save_whole({name: torch.stack([piece[name] for piece in pieces]) for name in pieces[0]}, path, header)
 
 
 def _make_shard(path: Path, shard: int, count: int, role: str, config: ClipsConfig, codec, header: dict) -> int:
-    rng = random_stream(role, config.seed, shard)
+    rng, size = random_stream(role, config.seed, shard), (config.height, config.width)
     pieces = []
     for _ in range(count):
-        frames, c2w, index = sample_clip(role, rng, 1 + CHUNK * config.chunks, config.unknown_fraction)
-        lens = torch.from_numpy(intrinsics()).float()
-        pieces.append((*encode(codec, frames), torch.from_numpy(c2w).float(), lens, torch.tensor(index)))
+        here, c2w, index = sample_walk(role, rng, 1 + CHUNK * config.chunks, config.unknown_fraction)
+        frames = render(here, c2w, intrinsics(*size), *size, depth=False)[0]
+        lens = torch.from_numpy(intrinsics(*size)).float()
+        piece = _piece(codec, frames, torch.from_numpy(c2w).float(), lens, index)
+        if config.pictures:
+            cells = CELLS * config.height // codec.stride, CELLS * config.width // codec.stride
+            depth = render(here, c2w[:-1:CHUNK], intrinsics(*cells), *cells, supersample=1)[1]
+            piece |= {"pictures": torch.from_numpy(frames[:-1:CHUNK].copy()), "depth": torch.from_numpy(depth).half()}
+        pieces.append(piece)
     _write(pieces, path, header)
     return count
 
@@ -190,19 +224,22 @@ def _shards_or_raise(folder: Path | str) -> list[Path]:
     return paths
 
 
-def load(folder: Path | str) -> dict[str, Tensor]:
-    """All complete shards of `folder`, stacked; see `generate`."""
+def load(folder: Path | str, names: Collection[str] | None = None) -> dict[str, Tensor]:
+    """All complete shards of `folder`, stacked; see `generate`. names: of what is wanted, None for all."""
     parts = []
     for path in _shards_or_raise(folder):
         with safe_open(path, "pt") as file:
-            parts.append({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+            parts.append({key: file.get_tensor(key) for key in file.keys() if names is None or key in names})  # noqa: SIM118
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 
-def sample_frames_for_codec(clips: int = 300, seed: int = 0, role: str = "train", num_frames: int = 25) -> Tensor:
-    """Patches (N, 1536) uint8 of `clips` short walks, a fifth of them in unknown layouts, to fit the codec on."""
+def sample_frames_for_codec(
+    clips: int = 300, seed: int = 0, role: str = "train", num_frames: int = 25, stride: int = SPACE_STRIDE,
+    size: tuple[int, int] = (HEIGHT, WIDTH), unknown_fraction: float = 0.2,
+) -> Tensor:  # fmt: skip
+    """Patches (N, 24 stride stride) uint8 of `clips` short walks, part of them in unknown layouts, for the codec."""
     patches = []
     for index in range(clips):
-        frames = sample_clip(role, random_stream(role, seed, index), num_frames, 0.2)[0]
-        patches.append(to_patches(torch.from_numpy(frames)[None]).flatten(0, 3))
+        frames = sample_clip(role, random_stream(role, seed, index), num_frames, unknown_fraction, size)[0]
+        patches.append(to_patches(torch.from_numpy(frames)[None], stride).flatten(0, 3))
     return torch.cat(patches)

@@ -235,8 +235,9 @@ def with_timesteps(world: World, timesteps: tuple[float, ...]) -> World:
         raise ValueError(f"The {world.config.name} world has no step list to change; leave timesteps out.")
     sampler = replace(engine.config.sampler, timesteps=tuple(timesteps))
     other = SanaEngine(
-        replace(engine.config, sampler=sampler), engine.network, engine.codec, engine.device, place_map=engine.place_map
-    )
+        replace(engine.config, sampler=sampler), engine.network, engine.codec, engine.device,
+        place_map=engine.place_map, reprojection=engine.reprojection,
+    )  # fmt: skip
     return World(other, world.weights_hash, world.starts)
 
 

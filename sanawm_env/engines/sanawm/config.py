@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.sampler import SamplerConfig
 from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.files import check_count
+from sanawm_env.world.files import brief, check_count
 
 SIZES = {"spatial_stride": 1024, "temporal_stride": 1024, "latents_per_chunk": 341}
 CODECS = ("patch_pca", "ltx2", "ltx2_bidirectional")
@@ -22,6 +22,8 @@ class SanaWorldConfig(WorldConfig):
         codec: "patch_pca" (`codec.safetensors`), or LTX-2's of the folder `codec/`, which carries state between chunks:
             "ltx2", whose decoder is causal, or "ltx2_bidirectional", whose decoder is not.
         dtype: of the network's weights and latents, "float32" or "bfloat16".
+        reprojection: whether pictures of the state are moved to the new cameras as a first guess
+            (`engines.sanawm.reprojection`, weights in `reprojection.safetensors`), which SANA-WM does not do.
 
     The official model was validated to 40 chunks, one minute (camera.md 7.4); its rotary positions end at latent frame
     1024.
@@ -37,6 +39,7 @@ class SanaWorldConfig(WorldConfig):
     latents_per_chunk: int = 3
     codec: str = "patch_pca"
     dtype: str = "float32"
+    reprojection: bool = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -49,6 +52,10 @@ class SanaWorldConfig(WorldConfig):
             raise ValueError(f"codec must be {' or '.join(CODECS)}, got {self.codec!r}")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f'dtype must be "float32" or "bfloat16", got {self.dtype!r}')
+        if not isinstance(self.reprojection, bool):
+            raise ValueError(f"reprojection must be true or false, got {brief(self.reprojection)}")
+        if self.reprojection and (self.codec != "patch_pca" or self.spatial_stride % 8):
+            raise ValueError("reprojection needs the codec patch_pca and a spatial_stride that is a multiple of 8")
 
     @property
     def chunk_frames(self) -> int:

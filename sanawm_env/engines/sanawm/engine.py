@@ -29,6 +29,7 @@ from sanawm_env.engines.sanawm.offload import at_hand, check_offload, work_block
 from sanawm_env.engines.sanawm.prompts import PromptFeatures, Prompts
 from sanawm_env.engines.sanawm.refiner.runner import Refiner
 from sanawm_env.engines.sanawm.refiner.state import RefinerState
+from sanawm_env.engines.sanawm.reprojection import Guess, Reprojection
 from sanawm_env.engines.sanawm.sampler import MAX_SHIFT, check_timesteps, sample_chunk
 from sanawm_env.kernels.dispatch import check_backend, choose
 from sanawm_env.kernels.inputs import Grid
@@ -135,6 +136,7 @@ class SanaEngine(Engine):
         device: torch.device,
         *,
         place_map: PlaceMap | None = None,
+        reprojection: Reprojection | None = None,
         prompts: Prompts | None = None,
         refiner: Refiner | None = None,
         offload: Sequence[str] = (),
@@ -159,6 +161,7 @@ class SanaEngine(Engine):
         self._chunk = Graphs(self._imagine, CudaRecorder(device)) if graphs else self._imagine
         self._one_at_a_time = graphs or (self.kernels.name == "triton" and device.type != "cuda")
         self.place_map = None if place_map is None else place_map.requires_grad_(False)
+        self.reprojection = None if reprojection is None else reprojection.to(device).eval().requires_grad_(False)
         self.codec, self.refiner, self.prompts = codec, refiner, prompts
         can = {"images": True, "anchors": bool(config.places), "prompts": prompts is not None}
         self.capabilities = frozenset(name for name, there in can.items() if there)
@@ -178,7 +181,7 @@ class SanaEngine(Engine):
         cls, folder: Path, config: SanaWorldConfig, device: torch.device, options: SanaLoadOptions
     ) -> "SanaEngine":
         """From the files of a world folder; FileNotFoundError or ValueError in one sentence."""
-        dtype, place_map = getattr(torch, config.dtype), None
+        dtype, place_map, reprojection = getattr(torch, config.dtype), None, None
         as_trained = config.sampler
         config = replace(config, sampler=as_trained.with_steps(options.timesteps, options.flow_shift))
         with _weights(folder / "network.safetensors") as weights:
@@ -190,6 +193,10 @@ class SanaEngine(Engine):
             with _weights(folder / "places.safetensors") as weights:
                 place_map = PlaceMap(config.places)
                 place_map.load_state_dict(weights)
+        if config.reprojection:
+            with _weights(folder / "reprojection.safetensors") as weights:
+                reprojection = Reprojection()
+                reprojection.load_state_dict(weights)
         if options.precision is not None:
             network = quantize(network.to(device), options.precision)
         if config.codec == "patch_pca":
@@ -219,7 +226,7 @@ class SanaEngine(Engine):
             identity += repr(tuple(map(float, config.sampler.timesteps)))
         return cls(
             config, network, codec, device,
-            place_map=place_map, prompts=prompts, refiner=refiner, offload=options.offload,
+            place_map=place_map, reprojection=reprojection, prompts=prompts, refiner=refiner, offload=options.offload,
             graphs=options.graphs, identity=identity.encode(),
         )  # fmt: skip
 
@@ -319,6 +326,10 @@ class SanaEngine(Engine):
         text, masks = torch.cat([c.text for c in given]), [c.text_mask for c in given]
         text_mask = None if masks[0] is None else torch.cat(masks)
         camera, plucker = camera.to(device), plucker.to(device)
+        guess = None
+        if self.reprojection is not None:
+            guess = self._reproject(slots, poses)
+            plucker = torch.cat((plucker, guess.channels), dim=1)
         if self.negative is not None:
             text = torch.cat((self.negative.text.expand_as(text), text))
             text_mask = torch.cat((self.negative.text_mask.expand_as(text_mask), text_mask))
@@ -330,8 +341,9 @@ class SanaEngine(Engine):
         image_latent = torch.cat([c.image_latent for c in given]).to(noise.dtype) if first else None
         with self._lock.held() if self._one_at_a_time else nullcontext():
             latents, state = self._chunk(
-                grid, frame_index, text, text_mask, camera, plucker, noise, image_latent, memory
-            )
+                grid, frame_index, text, text_mask, camera, plucker, noise, image_latent, memory,
+                None if guess is None else (guess.mean, guess.spread),
+            )  # fmt: skip
         if self.negative is None:
             return latents, state
         halves = [tree.map_tensors(lambda t, i=i: t.chunk(2)[i], state) for i in range(2)]
@@ -348,12 +360,26 @@ class SanaEngine(Engine):
         noise: Tensor,
         image_latent: Tensor | None,
         memory: NetworkState | None,
+        guess: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, NetworkState]:
         """All the network's work of one chunk, a function of tensors alone."""
         context = self.network.prepare(
             grid, frame_index, text=text, text_mask=text_mask, camera=camera, plucker=plucker
         )
-        return sample_chunk(self.network, noise, context, memory, self.config.sampler, image_latent)
+        return sample_chunk(self.network, noise, context, memory, self.config.sampler, image_latent, guess)
+
+    def _reproject(self, slots: Sequence[Slot], poses: Tensor) -> Guess:
+        """What the pictures of the slots say of their next chunk."""
+        device, scenes = self.device, [slot.scene for slot in slots]
+        return self.reprojection(
+            self.codec,
+            torch.tensor(np.stack([scene.image for scene in scenes]), device=device),
+            None if slots[0].first else torch.stack([slot.frame for slot in slots]),
+            torch.tensor(np.stack([slot.origin for slot in slots]), device=device),
+            torch.tensor(np.stack([slot.c2w for slot in slots]), device=device),
+            poses.to(device),
+            torch.tensor(np.stack([scene.intrinsics for scene in scenes]), device=device),
+        )
 
     @torch.no_grad()
     def decode(

@@ -106,6 +106,7 @@ def sample_chunk(
     state: NetworkState | None,
     config: SamplerConfig,
     image_latent: Tensor | None = None,
+    guess: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, NetworkState]:
     """Imagine one chunk.
 
@@ -114,6 +115,8 @@ def sample_chunk(
         context: of this chunk; with guidance its batch is 2B, [unconditional, conditional].
         state: left by the chunk before (batch 2B with guidance), None for the first.
         image_latent: (B, c, 1, H, W), the clean latent of frame 0; given exactly in an episode's first chunk.
+        guess: mean (B, c, T, H, W) and spread (B, 1, T, H, W) of worlds that have one beforehand: the steps then move
+            what is left of the latents, (x - mean) / spread. Of the start image's frame it says 0 and 1.
 
     Returns: latents (B, c, T, H, W) and the next state. No input is written to.
     """
@@ -127,6 +130,8 @@ def sample_chunk(
         velocity = predict_velocity(model, x, active * sigma, context, state, config.guidance_scale)
         # in float32 at least, then back to the dtype of the latents (dit.md 12)
         x = (x - (active * (sigma - below))[:, None, :, None, None] * velocity).to(noise.dtype)
+    if guess is not None:
+        x = (guess[0] + guess[1] * x).to(noise.dtype)
     doubled = torch.cat((x, x)) if config.guidance_scale > 1 else x
     return x, next_state(model, doubled, context, state)
 

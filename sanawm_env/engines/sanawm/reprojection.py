@@ -1,0 +1,243 @@
+"""Pictures that an episode knows, moved to where the camera goes: a first guess at a chunk, and how far to trust it.
+
+Two pictures are in every state: the image its segment began with and its last frame. A small network reads the depth of
+each from its pixels; every ray of a new frame is then followed until it passes behind a surface that the picture shows
+(as relief mapping does, Policarpo et al. 2005), and takes the colour it meets: from the start image where that shows
+the place, else from the last frame. Other video models with a camera hold such pictures as a cache of points (Ren et
+al. 2025, GEN3C); SANA-WM has none, and its official weights do without.
+
+The guess enters twice: as channels behind the ray conditions, and as what the sampler starts from, so that the network
+dreams the difference between the chunk and the guess (`Guess`).
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sanawm_env.engines.sanawm.codec.patch_pca import LATENT_STD, TIME_STRIDE, PatchPCACodec, cut
+
+CELLS = 8  # rows and columns of the depth map per latent cell
+NEAREST = 0.35  # metres, of what a ray can meet
+STEPS = 16  # of a ray, evenly spaced in the square root of inverse depth
+KEY_FRAMES = 4  # rays of every fourth frame are followed, those between move evenly
+TRUST = 0.75  # of a guess: what is dreamt on top of it is expected to be a quarter as large
+
+
+@dataclass(frozen=True, eq=False)
+class Guess:
+    """What reprojection says of one chunk: latents x = mean + spread * r, where r is what the network dreams.
+
+    channels: (B, C, T, h, w) behind the ray conditions. mean: (B, c, T, h, w). spread: (B, 1, T, h, w) in 0..1.
+    """
+
+    channels: Tensor
+    mean: Tensor
+    spread: Tensor
+
+
+def reprojection_channels(latent_channels: int) -> int:
+    """Channels that a guess adds to the ray conditions: two sets of latents, what they cover, how near it is."""
+    return 2 * latent_channels + 5 * 4
+
+
+class DepthNet(nn.Module):
+    """Inverse depth along z (B, h, w), 1 / m, of pictures (B, 3, h, w) in 0..1; lenses (B, 4) in pixels of them."""
+
+    def __init__(self, width: int = 24):
+        super().__init__()
+        a, b, c = width, 2 * width, 4 * width
+        self.enter = nn.Conv2d(5, a, 4, stride=2, padding=1)
+        self.down = nn.ModuleList(_Step(i, o, 2) for i, o in ((a, b), (b, c)))
+        self.levels = nn.ModuleList(
+            nn.Sequential(*(_Residual(n, dilation) for dilation in dilations))
+            for n, dilations in ((a, (1,)), (b, (1, 2)), (c, (1, 2, 4, 1)))
+        )
+        self.whole = nn.Linear(c, c)
+        self.up = nn.ModuleList(_Step(i, o, 1) for i, o in ((c + b, b), (b + a, a)))
+        self.out = _Step(a, 4, 1)
+        nn.init.normal_(self.out.conv.weight, std=0.01)
+        nn.init.constant_(self.out.conv.bias, -1.1)  # three metres
+
+    def forward(self, pictures: Tensor, lens: Tensor) -> Tensor:
+        height, width = pictures.shape[-2:]
+        across = (torch.arange(width, device=lens.device) + 0.5 - lens[:, 2:3]) / lens[:, 0:1]
+        down = (torch.arange(height, device=lens.device) + 0.5 - lens[:, 3:4]) / lens[:, 1:2]
+        rays = torch.stack((across[:, None].expand(-1, height, -1), down[:, :, None].expand(-1, -1, width)), dim=1)
+        x = self.levels[0](self.enter(torch.cat((4 * pictures - 2, 2 * rays.to(pictures)), dim=1)))
+        kept = []
+        for step, level in zip(self.down, self.levels[1:], strict=True):
+            kept.append(x)
+            x = level(step(x))
+        x = x + self.whole(F.silu(x).mean((2, 3)))[:, :, None, None]
+        for step, skip in zip(self.up, reversed(kept), strict=True):
+            x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)
+            x = step(torch.cat((x, skip), dim=1))
+        return F.pixel_shuffle(self.out(x), 2)[:, 0].float().clamp(-5, 2).exp()
+
+
+class _Step(nn.Module):
+    """Group norm, SiLU, convolution."""
+
+    def __init__(self, into: int, out: int, stride: int, dilation: int = 1):
+        super().__init__()
+        self.norm = nn.GroupNorm(8, into)
+        size, padding = (4, 1) if stride == 2 else (3, dilation)
+        self.conv = nn.Conv2d(into, out, size, stride=stride, padding=padding, dilation=dilation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.silu(self.norm(x)))
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int, dilation: int = 1):
+        super().__init__()
+        self.first, self.second = _Step(width, width, 1, dilation), _Step(width, width, 1)
+        nn.init.zeros_(self.second.conv.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(self.first(x))
+
+
+class Reprojection(nn.Module):
+    """Guesses at chunks from the pictures of a state. `depth` is all it learns, and is trained apart."""
+
+    def __init__(self):
+        super().__init__()
+        self.depth = DepthNet()
+
+    @torch.no_grad()
+    def forward(
+        self,
+        codec: PatchPCACodec,
+        start: Tensor,
+        last: Tensor | None,
+        origin: Tensor,
+        before: Tensor,
+        poses: Tensor,
+        lens: Tensor,
+        inverse_depth: Tensor | None = None,
+    ) -> Guess:
+        """The guess at one chunk.
+
+        Args:
+            start: (B, H, W, 3) uint8, the pictures that segments began with, seen from `origin` (B, 4, 4).
+            last: (B, H, W, 3) uint8, the last frames, seen from `before` (B, 4, 4); None in a segment's first chunk,
+                where they are the start images.
+            poses: (B, n, 4, 4) of the chunk's frames; all in the same world frames, metres.
+            lens: (B, 4) fx, fy, cx, cy in pixels of the pictures.
+            inverse_depth: (B, h, w) or, with `last`, (2 B, h, w), start images first; None to read it off the pictures.
+        """
+        pictures, cameras = start, origin
+        if last is not None:
+            pictures, cameras = torch.cat((start, last)), torch.cat((origin, before))
+            poses, lens = torch.cat((poses, poses)), torch.cat((lens, lens))
+        colours = pictures.permute(0, 3, 1, 2).float() / 255
+        if inverse_depth is None:
+            half = F.avg_pool2d(colours, codec.stride // CELLS)
+            inverse_depth = self.depth(half, lens / (codec.stride // CELLS))
+        after = before if last is None else torch.cat((before, before))
+        path = torch.cat((after[:, None], poses), dim=1)
+        with torch.autocast(colours.device.type, enabled=False):
+            colours, seen, near = _look_up(colours, inverse_depth, cameras, path, lens)
+        if last is None:
+            colours, seen, near = (torch.stack((part, part)) for part in (colours, seen, near))
+        else:
+            colours, seen, near = (part.unflatten(0, (2, -1)) for part in (colours, seen, near))
+        from_start = seen[0, ..., None]
+        both = torch.where(from_start, colours[0], colours[1])
+        covered = torch.stack((seen[0] | seen[1], seen[1]))
+        shown = torch.stack((both, colours[1])).flatten(0, 1)
+        latents = _encode(codec, shown, covered.flatten(0, 1)).unflatten(0, (2, -1))
+
+        t, h, w = latents.shape[3:]
+        # what is covered, and how near it is, in 2 x 2 parts of every cell
+        parts = torch.stack((seen[0], covered[0], seen[1])).float().movedim(1, 0)  # (B, 3, n, H, W)
+        parts = F.adaptive_avg_pool3d(parts, (t, 2 * h, 2 * w))
+        key = near[:, :, TIME_STRIDE // KEY_FRAMES - 1 :: TIME_STRIDE // KEY_FRAMES].movedim(1, 0)
+        parts = torch.cat((parts, F.adaptive_avg_pool2d(key.flatten(1, 2), (2 * h, 2 * w)).unflatten(1, (2, t))), dim=1)
+        parts = parts.unflatten(4, (w, 2)).unflatten(3, (h, 2)).permute(0, 1, 4, 6, 2, 3, 5).flatten(1, 3)
+        channels = torch.cat((latents[0] / LATENT_STD, latents[1] / LATENT_STD, parts), dim=1)
+        trusted = F.adaptive_avg_pool3d(covered[0].float()[:, None], (t, h, w))
+        guess = Guess(channels, latents[0], 1 - TRUST * trusted)
+        return guess if last is not None else _with_start(guess)
+
+
+def _with_start(guess: Guess) -> Guess:
+    """The same with the latent of the start image in front, which nobody dreams."""
+    mean, spread = F.pad(guess.mean, (0, 0, 0, 0, 1, 0)), F.pad(guess.spread, (0, 0, 0, 0, 1, 0), value=1.0)
+    return Guess(F.pad(guess.channels, (0, 0, 0, 0, 1, 0)), mean, spread)
+
+
+def _encode(codec: PatchPCACodec, frames: Tensor, covered: Tensor) -> Tensor:
+    """Latents (B, c, T, h, w) of frames (B, 8 T, H, W, 3) in 0..1 that are what the codec expects where not covered."""
+    size = codec.stride
+    tiled = codec.mean.view(8, size, size, 3).repeat(frames.shape[1] // 8, *(n // size for n in frames.shape[2:4]), 1)
+    patches = cut((frames - tiled) * covered[..., None], size)
+    return (patches @ codec.components.T * codec.scale).permute(0, 4, 1, 2, 3)
+
+
+def _look_up(
+    colours: Tensor, inverse_depth: Tensor, cameras: Tensor, path: Tensor, lens: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What frames on a path see of one picture each.
+
+    colours: (N, 3, H, W) in 0..1 with inverse_depth (N, h, w), seen from cameras (N, 4, 4). path: (N, 1 + n, 4, 4), the
+    frame before and n more. lens: (N, 4) in pixels of the picture.
+
+    Returns colours (N, n, H, W, 3), whether they are seen (N, n, H, W) bool, and the inverse depth (N, n / 4, h, w) of
+    what is met in every fourth frame, 0 where nothing is.
+    """
+    (count, _, height, width), (h, w), n = colours.shape, inverse_depth.shape[1:], path.shape[1] - 1
+    relative = (torch.linalg.inv(cameras.double())[:, None] @ path[:, ::KEY_FRAMES].double()).float()
+    fx, fy, cx, cy = (2 * lens / lens.new_tensor([width, height, width, height])).float().T[:, :, None, None, None]
+    cx, cy = cx - 1, cy - 1  # from -1 to 1 across the picture
+    v, u = ((torch.arange(size, device=path.device) + 0.5) * 2 / size - 1 for size in (h, w))
+    rays = torch.stack(torch.broadcast_tensors((u - cx) / fx, (v[:, None] - cy) / fy, torch.ones_like(fx)), dim=2)
+    turned = [sum(relative[..., i, k, None, None] * rays[:, :, k] for k in range(3)) for i in range(3)]  # (N, k, h, w)
+    move = relative[..., :3, 3, None, None].unbind(2)
+    (x, y, z), (dx, dy, dz) = (
+        (fx * a[0] + cx * a[2], fy * a[1] + cy * a[2], a[2]) for a in (turned, move)
+    )  # as the picture counts
+    surface = inverse_depth[:, None].float()
+
+    def meet(q: Tensor | float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of points at inverse depths q: where they lie in the picture (..., 2), -1..1, and whether they do; how far
+        they are from it, and its surface there, as inverse depths."""
+        ahead = z + q * dz
+        inverse = 1 / ahead.clamp(min=1e-4)
+        across, down = (x + q * dx) * inverse, (y + q * dy) * inverse
+        inside = (torch.maximum(across.abs(), down.abs()) <= 1) & (ahead > 1e-4)
+        at = torch.stack((across, down), dim=-1)
+        found = F.grid_sample(surface, at.flatten(1, 2), padding_mode="border", align_corners=False).view(z.shape)
+        return at, inside, q * inverse, found
+
+    hit = torch.full_like(z, -1.0)
+    before = None
+    for q in (torch.linspace(1, 0, STEPS + 1) ** 2 / NEAREST).tolist():
+        _, inside, own, found = meet(q)
+        gap = torch.where(inside, found - own, -torch.inf)  # positive behind the surface
+        if before is not None:
+            last_q, last_gap, last_own, last_found = before
+            # a ray that slips behind an edge has not met anything
+            crosses = (found - last_found).abs() <= 0.25 * found + (own - last_own).abs()
+            crosses &= (hit < 0) & (gap > 0) & (last_gap <= 0)
+            share = torch.where(last_gap.isinf(), 1.0, last_gap / (last_gap - gap))
+            hit = torch.where(crosses, last_q + share * (q - last_q), hit)
+        before = q, gap, own, found
+    at, inside, own, found = meet(hit.clamp(min=0))
+    seen = (hit >= 0) & inside & ((found - own).abs() <= 0.1 * found + 0.02)
+    near = torch.where(seen, hit, 0.0)
+
+    # frames between the key frames
+    share = torch.arange(1, n + 1, device=path.device) / KEY_FRAMES
+    low = (share.ceil().long() - 1).clamp(min=0)
+    share = (share - low)[:, None, None, None]
+    packed = torch.cat((at.movedim(-1, 2), seen[:, :, None].float()), dim=2)  # (N, k, 3, h, w)
+    packed = (1 - share) * packed[:, low] + share * packed[:, low + 1]
+    packed = F.interpolate(packed.flatten(0, 1), size=(height, width), mode="bilinear", align_corners=False)
+    packed = packed.unflatten(0, (count, n))
+    grid = packed[:, :, :2].movedim(2, -1).flatten(1, 2)
+    shown = F.grid_sample(colours, grid, padding_mode="border", align_corners=False)
+    return shown.unflatten(2, (n, height)).movedim(1, -1), packed[:, :, 2] > 0.9, near[:, 1:]

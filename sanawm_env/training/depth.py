@@ -1,0 +1,163 @@
+"""How the depth network of `engines.sanawm.reprojection` is trained: the renderer knows the depth of every picture.
+
+Pictures come as they are, mirrored, recoloured, and as dreams look: through the codec, with noise in the latents, and
+blurred. The loss is that of the logarithm, and of its differences between neighbours (as Eigen and Fergus 2015 add
+gradients), so that borders are sharp and a picture whose scale cannot be told still teaches its shape.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from sanawm_env.engines.sanawm.codec.patch_pca import LATENT_STD, PatchPCACodec
+from sanawm_env.engines.sanawm.reprojection import CELLS, Reprojection
+from sanawm_env.training.clips import codec_hash, load, made_with
+from sanawm_env.world.files import check_count, check_number
+from sanawm_env.world.saving import replacing
+from sanawm_env.world.signals import on_stop
+from sanawm_env.world.state import save_whole
+
+CHECKPOINT, WEIGHTS = "depth_checkpoint.pt", "reprojection.safetensors"
+CHECKPOINT_EVERY = 200
+
+
+@dataclass(frozen=True)
+class DepthConfig:
+    """One training of the depth network. As dreams look: this share of the pictures comes through codec and noise."""
+
+    steps: int = 4000
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    dreamt: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self):
+        check_count("steps", self.steps, 1, 10**8)
+        check_count("batch_size", self.batch_size, 1, 4096)
+        check_count("seed", self.seed, 0, 2**40)
+        check_number("learning_rate", self.learning_rate, 0, 10)
+        check_number("dreamt", self.dreamt, 0, 1)
+
+
+def depth_loss(found: Tensor, depth: Tensor) -> Tensor:
+    """Of inverse depths (B, h, w) against depths (B, h, w) in metres: errors of the logarithm, and of its slopes."""
+    error = found.log() + depth.float().clamp(min=0.2).log()
+    loss = error.abs().mean()
+    for step in (1, 2, 4):
+        across, down = error[..., step:] - error[..., :-step], error[:, step:] - error[:, :-step]
+        loss = loss + 0.1 * (across.abs().mean() + down.abs().mean())
+    return loss
+
+
+def train_depth(
+    config: DepthConfig, codec: PatchPCACodec, data: Path, out: Path, *, device: str = "cpu", bf16: bool = True
+) -> float:
+    """Train on the pictures of clips and leave `reprojection.safetensors` in `out`; goes on from its checkpoint there.
+    Returns the seconds it took, all calls together.
+
+    Ctrl-C and SIGTERM finish the step, save a checkpoint and raise KeyboardInterrupt. Raises ValueError for clips of
+    another codec or without pictures.
+    """
+    settings = made_with(data)
+    if settings["codec"] != codec_hash(codec):
+        raise ValueError(f"The clips in {data} were encoded with another codec: use that one, or make them anew.")
+    if not settings.get("pictures"):
+        raise ValueError(f"The clips in {data} hold no pictures: make them with pictures=True.")
+    out.mkdir(parents=True, exist_ok=True)
+    identity = json.dumps({**asdict(config), "steps": None, "codec": settings["codec"]}, sort_keys=True)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(config.seed)
+        model = Reprojection().to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
+    average = {name: p.detach().clone() for name, p in model.named_parameters()}
+    step, seconds, recent = 0, 0.0, None
+    if (out / CHECKPOINT).exists():
+        saved = torch.load(out / CHECKPOINT, weights_only=True)
+        if saved["identity"] != identity:
+            raise ValueError(f"{out / CHECKPOINT} belongs to another run ({saved['identity']}); use another folder.")
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        average = {name: value.to(device) for name, value in saved["average"].items()}
+        step, seconds = saved["step"], saved["seconds"]
+        if step >= config.steps:
+            return seconds
+    clips = load(data, ("pictures", "depth", "images", "intrinsics"))
+    codec, began = codec.to(device), time.monotonic() - seconds
+
+    def save() -> None:
+        parts = {
+            "model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average, "step": step,
+            "seconds": time.monotonic() - began, "identity": identity,
+        }  # fmt: skip
+        with replacing(out / CHECKPOINT) as part:
+            torch.save(parts, part)
+        save_whole({name: value.half().cpu().contiguous() for name, value in average.items()}, out / WEIGHTS)
+
+    stopped: list[int] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with on_stop(stopped.append), Progress(*columns) as progress:
+        task = progress.add_task("depth", total=config.steps, completed=step)
+        while step < config.steps and not stopped:
+            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+            pictures, depth, lens = (part.to(device) for part in draw_pictures(clips, codec, config, generator))
+            rate = min(1.0, (step + 1) / 100, 3 * (config.steps - step) / config.steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * config.learning_rate
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+                found = model.depth(pictures, lens)
+            loss = depth_loss(found, depth)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            decay = min(0.998, (step + 1) / (step + 10))
+            for name, parameter in model.named_parameters():
+                average[name].lerp_(parameter.detach(), 1 - decay)
+            step += 1
+            recent = loss.item() if recent is None else 0.98 * recent + 0.02 * loss.item()
+            progress.update(task, completed=step, description=f"depth loss {recent:.4f}")
+            if step % CHECKPOINT_EVERY == 0:
+                save()
+                progress.console.print(f"depth step {step} loss {recent:.4f}")
+        save()
+    if stopped:
+        raise KeyboardInterrupt(stopped[0])
+    return time.monotonic() - began
+
+
+def draw_pictures(
+    clips: dict[str, Tensor], codec: PatchPCACodec, config: DepthConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch: pictures (B, 3, h, w) in 0..1, depth (B, h, w) and lenses (B, 4) in pixels of them."""
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    count, chunks = clips["depth"].shape[:2]
+    size = config.batch_size
+    walk = torch.randint(count, (size,), generator=generator)
+    chunk = torch.randint(chunks, (size,), generator=generator)
+    depth, lens = clips["depth"][walk, chunk].float(), clips["intrinsics"][walk].float()
+    pictures = clips["pictures"][walk, chunk].permute(0, 3, 1, 2).float() / 255
+    dreamt = uniform(size) < config.dreamt
+    if dreamt.any():
+        latents = clips["images"][walk, chunk][dreamt].float()
+        noise = torch.randn(latents.shape, generator=generator) * LATENT_STD
+        latents = latents + uniform(len(latents), 1, 1, 1) * noise
+        shown = codec.decode(latents[:, :, None].to(codec.mean.device), first=True)[:, 0]
+        pictures[dreamt] = shown.cpu().permute(0, 3, 1, 2).float() / 255
+    pictures = F.avg_pool2d(pictures, codec.stride // CELLS)
+    lens = lens / (codec.stride // CELLS)
+    soft = F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    pictures = torch.lerp(pictures, soft, uniform(size, 1, 1, 1) * dreamt[:, None, None, None])
+    pictures = (pictures * (0.85 + 0.3 * uniform(size, 3, 1, 1)) + 0.1 * (uniform(size, 1, 1, 1) - 0.5)).clamp(0, 1)
+    mirrored = uniform(size) < 0.5
+    lens[:, 2] = torch.where(mirrored, pictures.shape[-1] - lens[:, 2], lens[:, 2])
+    pictures = torch.where(mirrored[:, None, None, None], pictures.flip(-1), pictures)
+    return pictures, torch.where(mirrored[:, None, None], depth.flip(-1), depth), lens

@@ -1,0 +1,251 @@
+"""Pictures of the state, moved to where the camera goes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sanawm_env.camera.dsl import KeyState, hold_keys
+from sanawm_env.engines.rooms.places import random_place, room_seed
+from sanawm_env.engines.rooms.raycast import intrinsics, render
+from sanawm_env.engines.rooms.walks import sample_start
+from sanawm_env.engines.sanawm.codec.patch_pca import PatchPCACodec
+from sanawm_env.engines.sanawm.reprojection import Reprojection, reprojection_channels
+from sanawm_env.engines.sanawm.sampler import SamplerConfig, sample_chunk
+from sanawm_env.training.clips import random_stream
+from sanawm_env.training.depth import DepthConfig, depth_loss, draw_pictures, train_depth
+from sanawm_env.world.world import World
+from tests.worlds import TINY, drive, picture, write_tiny_world
+
+HEIGHT, WIDTH = 64, 96
+KNOWING = replace(
+    TINY, reprojection=True, network=replace(TINY.network, plucker_channels=48 + reprojection_channels(6))
+)
+
+
+@pytest.fixture(scope="module")
+def codec():
+    """Everything is kept: patches of half as many pixels, so that all of them can be."""
+    whole = PatchPCACodec(8 * 8 * 8 * 3)
+    whole.components.copy_(torch.eye(8 * 8 * 8 * 3))
+    return whole
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """A room, a level start in it, and its first picture with the inverse depth (1, h, w)."""
+    here = random_place(room_seed("validation", 7))
+    start = sample_start(here, random_stream("validation", 7, 0))
+    frames, depth = render(here, start[None], intrinsics(HEIGHT, WIDTH), HEIGHT, WIDTH)
+    return here, start, torch.from_numpy(frames), 1 / torch.from_numpy(depth)
+
+
+def guess(codec, seen, path, last=None, before=None, **more):
+    """Path relative to the start."""
+    _, _, frames, inverse = seen
+    lens = torch.from_numpy(intrinsics(HEIGHT, WIDTH))[None]
+    origin = torch.eye(4, dtype=torch.float64)[None]
+    if last is not None:
+        inverse = torch.cat((inverse, more.pop("also")))
+    return Reprojection()(
+        codec, frames, last, origin, origin if before is None else before, torch.from_numpy(path)[None], lens, inverse
+    )
+
+
+def held(keys):
+    return hold_keys(KeyState(), keys, 24)[1]
+
+
+def shown(codec, made):
+    return codec.decode(made.mean[:, :, -3:], first=False)[0].numpy()
+
+
+def test_a_still_camera_keeps_its_picture(codec, seen):
+    made = guess(codec, seen, held(""))
+    assert np.abs(shown(codec, made).astype(int) - seen[2].numpy()).max() <= 1
+    assert made.mean.shape == (1, 1536, 4, 8, 12) and made.spread.shape == (1, 1, 4, 8, 12)
+    assert made.channels.shape == (1, reprojection_channels(1536), 4, 8, 12)
+    # the start image's own latent is given: nothing is guessed of it
+    assert not made.mean[:, :, 0].any() and (made.spread[:, :, 0] == 1).all()
+
+
+@pytest.mark.parametrize("keys", ["w", "s", "l", "d", "wa", "k"])
+def test_with_the_true_depth_a_picture_moves_as_the_room_does(codec, seen, keys):
+    here, start, first, _ = seen
+    path = held(keys)
+    made = guess(codec, seen, path)
+    real, _ = render(here, start @ path, intrinsics(HEIGHT, WIDTH), HEIGHT, WIDTH, depth=False)
+    # whole patches that are covered, and the same of the picture that did not move
+    covered = (made.spread[0, 0, 1:] < 0.26).numpy().repeat(8, 0).repeat(8, 1).repeat(8, 2)
+    assert covered.mean() > 0.4
+    error = np.square(shown(codec, made).astype(float) - real)[covered].mean()
+    still = np.square(first[0].numpy().astype(float) - real)[covered].mean()
+    assert 10 * np.log10(255**2 / error) > 27
+    assert error < still / 4
+
+
+def test_what_is_out_of_sight_is_not_covered(codec, seen):
+    path = np.stack([np.eye(4)] * 24)
+    path[:, :3, :3] = np.diag([-1, 1, -1])  # the other way round
+    made = guess(codec, seen, path)
+    assert (made.spread == 1).all() and not made.mean.any() and not made.channels.any()
+
+
+def test_what_only_the_last_frame_shows_comes_from_it(codec, seen):
+    here, start, _, _ = seen
+    path = held("d")
+    after = np.concatenate((path, path[-1] @ held("d")))
+    last, depth = render(here, (start @ path)[-1:], intrinsics(HEIGHT, WIDTH), HEIGHT, WIDTH)
+    alone = guess(codec, seen, after[24:], before=torch.from_numpy(path[-1:]))
+    both = guess(
+        codec, seen, after[24:], torch.from_numpy(last), torch.from_numpy(path[-1:]), also=1 / torch.from_numpy(depth)
+    )
+    assert both.mean.shape[2] == 3
+    assert both.spread.mean() < alone.spread[:, :, 1:].mean() - 0.05
+    real, _ = render(here, start @ after[24:], intrinsics(HEIGHT, WIDTH), HEIGHT, WIDTH, depth=False)
+    covered = (both.spread[0, 0] < 0.26).numpy().repeat(8, 0).repeat(8, 1).repeat(8, 2)
+    assert 10 * np.log10(255**2 / np.square(shown(codec, both).astype(float) - real)[covered].mean()) > 27
+
+
+def test_the_sampler_dreams_what_is_left_of_a_guess():
+    """Latents are mean + spread x what is dreamt without a guess: the guess itself where the spread is 0."""
+
+    class Still:
+        config = replace(TINY.network, prediction_type="flow_prediction")
+
+        def __call__(self, latents, *_, **__):
+            return latents * 0.5, None
+
+    noise = torch.randn(1, 6, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    mean, spread = torch.full_like(noise, 3.0), torch.tensor([0.0, 0.25, 1.0]).view(1, 1, 3, 1, 1)
+    plain, _ = sample_chunk(Still(), noise, None, None, SamplerConfig(timesteps=(1000, 500)))
+    made, _ = sample_chunk(Still(), noise, None, None, SamplerConfig(timesteps=(1000, 500)), guess=(mean, spread))
+    torch.testing.assert_close(made, mean + spread * plain)
+    assert torch.equal(made[:, :, 0], mean[:, :, 0])
+
+
+# ----------------------------------------------------------------------------------------------------------- the world
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = write_tiny_world(tmp_path_factory.mktemp("knowing"), config=KNOWING)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        save_file(Reprojection().state_dict(), folder / "reprojection.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def world(folder):
+    return World.load(folder)
+
+
+TURN, GO = (0, 0, 0, 0, 0.3, 0), (0, 0, 0.4, 0, 0, 0)
+
+
+def test_a_world_that_reprojects_forks_batches_and_is_saved_like_any_other(world, tmp_path):
+    begun = world.begin([world.scene(picture(i)) for i in range(2)], seed=3)
+    after, clips = drive(world, begun, TURN, GO)
+    assert clips[1].frames.shape == (2, 24, 24, 32, 3)
+    after.save(tmp_path / "state.safetensors")
+    again = type(after).load(tmp_path / "state.safetensors", world)
+    _, (one,) = drive(world, after, GO)
+    for other in (after, again):
+        assert torch.equal(drive(world, other, GO)[1][0].frames, one.frames)
+    alone = drive(world, after[1], GO)[1][0].frames.int()
+    assert (alone - one.frames[1:].int()).abs().max() <= 2
+
+
+def test_the_last_frame_is_read_from_the_state(world):
+    """Another last frame, all else equal, is another next chunk."""
+    state = drive(world, world.begin(world.scene(picture()), seed=0), TURN)[0]
+    edited = replace(state, slots=(replace(state.slots[0], frame=255 - state.slots[0].frame),))
+    _, (one,) = drive(world, state, GO)
+    _, (two,) = drive(world, edited, GO)
+    assert not torch.equal(one.frames, two.frames)
+
+
+def test_a_world_without_its_depth_network_says_so(folder, tmp_path):
+    for file in folder.iterdir():
+        if file.name != "reprojection.safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(FileNotFoundError, match=r"reprojection\.safetensors"):
+        World.load(tmp_path)
+
+
+def test_a_configuration_that_cannot_reproject_is_refused():
+    with pytest.raises(ValueError, match="codec patch_pca"):
+        replace(KNOWING, codec="ltx2")
+    with pytest.raises(ValueError, match="true or false"):
+        replace(KNOWING, reprojection=1)
+    with pytest.raises(ValueError, match="multiple of 8"):
+        replace(KNOWING, spatial_stride=4)
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def clips_of(seen, codec):
+    """What `clips.load` gives, of one picture."""
+    _, _, frames, inverse = seen
+    images = codec.encode(frames[:, None])[:, :, 0]
+    lens = torch.from_numpy(intrinsics(HEIGHT, WIDTH)).float()[None]
+    return {"pictures": frames[None], "depth": 1 / inverse[None], "images": images[None], "intrinsics": lens}
+
+
+def test_pictures_and_depth_are_mirrored_together(seen, codec):
+    clips = clips_of(seen, codec)
+    pictures, depth, lens = draw_pictures(clips, codec, DepthConfig(dreamt=0), torch.Generator().manual_seed(0))
+    assert pictures.shape == (16, 3, HEIGHT, WIDTH) and lens.shape == (16, 4)
+    mirrored = torch.tensor([not torch.equal(d, clips["depth"][0, 0]) for d in depth])
+    assert 0 < mirrored.sum() < 16
+    grey, flat = pictures.mean(1), clips["pictures"][0].float().mean(-1) / 255
+    for picture_, flipped in zip(grey, mirrored.tolist(), strict=True):
+        likeness = [torch.corrcoef(torch.stack((picture_.flatten(), f.flatten())))[0, 1] for f in (flat, flat.flip(-1))]
+        assert likeness[flipped] > likeness[not flipped]
+
+
+def test_the_depth_loss_is_least_at_the_truth(seen):
+    inverse = seen[3]
+    at = [depth_loss(inverse * factor, 1 / inverse) for factor in (0.8, 1.0, 1.25)]
+    assert at[1] < 1e-6 < min(at[0], at[2])
+
+
+@pytest.mark.slow
+def test_training_of_depth_goes_on_where_it_stopped(tmp_path):
+    from safetensors.torch import load_file
+
+    from sanawm_env.training import depth
+    from sanawm_env.training.clips import ClipsConfig, generate, sample_frames_for_codec
+
+    fitted = PatchPCACodec.fit(sample_frames_for_codec(4), 16)
+    with pytest.raises(ValueError, match="no pictures"):
+        generate(tmp_path / "bare", fitted, ClipsConfig(clips=1, chunks=1))
+        train_depth(DepthConfig(steps=1), fitted, tmp_path / "bare", tmp_path / "out")
+    generate(tmp_path / "clips", fitted, ClipsConfig(clips=2, chunks=1, pictures=True))
+    short = DepthConfig(steps=4, batch_size=2)
+    train_depth(short, fitted, tmp_path / "clips", tmp_path / "whole")
+
+    calls, draw = [], depth.draw_pictures
+
+    def interrupted(*given):
+        calls.append(1)
+        if len(calls) == 2:
+            import signal
+
+            signal.raise_signal(signal.SIGTERM)
+        return draw(*given)
+
+    depth.draw_pictures = interrupted
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train_depth(short, fitted, tmp_path / "clips", tmp_path / "parts")
+    finally:
+        depth.draw_pictures = draw
+    train_depth(short, fitted, tmp_path / "clips", tmp_path / "parts")
+    whole, parts = (load_file(Path(tmp_path / name / "reprojection.safetensors")) for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
