@@ -5,14 +5,17 @@ import os
 import signal
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from sanawm_env.kernels import reference
 from sanawm_env.kernels.inputs import Grid
 
+from sanawm_env.camera.twist import hold
 from sanawm_env.engines.rooms.raycast import intrinsics
 from sanawm_env.engines.sanawm.codec.patch_pca import PatchPCACodec
 from sanawm_env.engines.sanawm.conditions import camera_inputs, place_token
@@ -21,10 +24,12 @@ from sanawm_env.engines.sanawm.network.place_map import PlaceMap
 from sanawm_env.engines.sanawm.sampler import data_from_v, v_target
 from sanawm_env.training import network as training
 from sanawm_env.training.clips import ClipsConfig, generate, load
-from sanawm_env.training.initial import initialise, parts_of, untrained
+from sanawm_env.training.initial import begun_from, initialise, parts_of, untrained
 from sanawm_env.training.nano import NANO
 from sanawm_env.training.network import TrainConfig, draw, train_network
 from sanawm_env.training.recipe import Recipe
+from sanawm_env.world.images import read_anchor
+from sanawm_env.world.world import World
 from tests.golden_files import ROOT
 
 CODEC = ROOT / "sanawm_env" / "assets" / "nano" / "codec.safetensors"
@@ -81,7 +86,7 @@ def run(clips, out, monkeypatch=None, stop_at=None, steps=4):
         step = training._step
 
         def interrupted(*args):
-            if args[6] == stop_at - 1:
+            if args[7] == stop_at - 1:
                 os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C in the middle of a step: the step is finished first
             return step(*args)
 
@@ -195,6 +200,7 @@ def test_a_process_that_ends_before_its_first_step_is_a_stop_or_a_sentence(clips
 BAD = (0, -1, 10**12, 1.5, float("nan"), "many", None, True, [], {})
 FITS = {  # of these, what an entry may be
     "network.mlp_ratio": (1.5,), "network.window": (-1,), "network.sink": (True,), "train.bf16": (True,),
+    "clips.pictures": (True,),
     **dict.fromkeys(("codec.seed", "clips.seed", "train.seed"), (0, 10**12)), "train.single_chunk_steps": (0,),
     **dict.fromkeys((f"train.{name}" for name in ("learning_rate", "weight_decay", "place_rate")), (0, 1.5)),
     **dict.fromkeys(
@@ -235,3 +241,38 @@ def test_a_recipe_that_takes_the_machine_is_refused(tmp_path, text, says):
     (tmp_path / "r.json").write_text(json.dumps(text))
     with pytest.raises(ValueError, match=says):
         Recipe.load(tmp_path / "r.json")
+
+
+def test_a_world_of_larger_pictures_begins_with_what_the_shipped_one_knows(tmp_path):
+    """Through both codecs the new network dreams the old one's pictures, at twice the size."""
+    generator = torch.Generator().manual_seed(0)
+    old = PatchPCACodec.load(CODEC)
+    codec = PatchPCACodec(96, 16)  # the old components, enlarged: what the old codec shows, this one holds
+    large = old.components.view(96, 8, 8, 8, 3).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    codec.components.copy_(large.flatten(1) / 2)
+    codec.mean.copy_(old.mean.view(8, 8, 8, 3).repeat_interleave(2, 1).repeat_interleave(2, 2).flatten())
+    codec.scale.copy_(old.scale / 2)
+    config = replace(NANO, height=128, width=192, spatial_stride=16)
+    parts = untrained(config, generator)
+    begun_from(parts, codec, ROOT / "sanawm_env" / "assets" / "nano")
+    export = tmp_path / "world"
+    export.mkdir()
+    for name, part in parts.items():
+        save_file({k: v.contiguous() for k, v in part.state_dict().items()}, export / f"{name}.safetensors")
+    codec.save(export / "codec.safetensors")
+    (export / "config.json").write_text(config.to_json())
+    small, big = World.load("nano"), World.load(export)
+    start = np.array(Image.open(small.starts[0]))
+    twice = start.repeat(2, 0).repeat(2, 1)
+    poses = hold(np.eye(4), np.array([0, 0, 0.3, 0, 0.2, 0]))
+    anchor = read_anchor(Path(small.starts[0]))
+    _, one = small.advance(small.begin(small.scene(start, anchor=anchor), seed=0), poses)
+    _, two = big.advance(big.begin(big.scene(twice, anchor=anchor), seed=0), poses)
+    shrunk = two.frames[0].float().unflatten(1, (64, 2)).unflatten(3, (96, 2)).mean((2, 4))
+    assert (shrunk - one.frames[0].float()).abs().mean() < 2
+
+
+def test_a_world_of_another_width_cannot_be_begun_from_the_shipped_one():
+    config = replace(NANO, network=replace(NANO.network, hidden_size=64, num_heads=1))
+    with pytest.raises(ValueError, match="of these sizes cannot go on"):
+        begun_from(untrained(config, torch.Generator()), PatchPCACodec.load(CODEC), ROOT / "sanawm_env/assets/nano")

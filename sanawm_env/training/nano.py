@@ -1,6 +1,7 @@
 """The nano world as one configuration: its sizes, and the folder that `World.load` reads."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from sanawm_env.camera.presets import Workspace
@@ -11,6 +12,7 @@ from sanawm_env.engines.sanawm.conditions import PLUCKER_CHANNELS
 from sanawm_env.engines.sanawm.config import SanaWorldConfig
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.network.place_map import PLACE_CHANNELS
+from sanawm_env.engines.sanawm.reprojection import reprojection_channels
 from sanawm_env.engines.sanawm.sampler import SamplerConfig
 from sanawm_env.training.clips import random_stream
 from sanawm_env.world.anchor import Anchor
@@ -39,6 +41,20 @@ NANO = SanaWorldConfig(
     workspace=Workspace(pitch_limit_deg=40, soft_distance=4, hard_distance=8),  # rooms of 5 to 8 metres
     places={name: bounds(name) for name in PLACES},
 )
+NANO2 = replace(
+    NANO,
+    network=replace(
+        NANO.network,
+        latent_channels=256,
+        plucker_channels=NANO.network.plucker_channels + reprojection_channels(256),
+        window=3,
+    ),
+    height=2 * HEIGHT,
+    width=2 * WIDTH,
+    spatial_stride=16,
+    reprojection=True,
+)
+"""The second edition: twice the picture at the same number of tokens, and a first guess at what the camera will see."""
 STARTS_PER_PLACE = 16
 
 
@@ -46,7 +62,8 @@ def export_world(config: SanaWorldConfig, run: Path, codec: Path, out: Path) -> 
     """Write a world's folder: `config.json`, weights, codec, and start images that carry their anchors."""
     (out / "starts").mkdir(parents=True, exist_ok=True)
     write_text(out / "config.json", config.to_json() + "\n")
-    for source in (run / "network.safetensors", *([run / "places.safetensors"] if config.places else ()), codec):
+    parts = ["network", *(["places"] if config.places else ()), *(["reprojection"] if config.reprojection else ())]
+    for source in (*(run / f"{part}.safetensors" for part in parts), codec):
         if source.resolve() != (out / source.name).resolve():
             with replacing(out / source.name) as part:
                 shutil.copyfile(source, part)
@@ -54,5 +71,6 @@ def export_world(config: SanaWorldConfig, run: Path, codec: Path, out: Path) -> 
         for i in range(STARTS_PER_PLACE):
             here = place(name)
             c2w = sample_start(here, random_stream("train", 10_000 + p, i))
-            frames, _ = render(here, c2w[None], intrinsics(), depth=False)
+            size = config.height, config.width
+            frames, _ = render(here, c2w[None], intrinsics(*size), *size, depth=False)
             save_start(frames[0], Anchor(name, c2w), out / "starts" / f"{name}_{i + 1:02d}.png")

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import load_file
 from torch import Tensor
 
 from sanawm_env.camera.trajectory import chunk_boundaries
@@ -29,26 +30,28 @@ from sanawm_env.engines.sanawm.conditions import camera_inputs, place_token
 from sanawm_env.engines.sanawm.config import SanaWorldConfig
 from sanawm_env.engines.sanawm.network.model import SanaWM
 from sanawm_env.engines.sanawm.network.place_map import PlaceMap
+from sanawm_env.engines.sanawm.reprojection import Reprojection
 from sanawm_env.engines.sanawm.sampler import data_from_v, v_target
 from sanawm_env.kernels.inputs import Grid
 from sanawm_env.metrics.figures import figure_class
 from sanawm_env.training.clips import codec_hash, load, made_with
-from sanawm_env.training.initial import parts_of, untrained
+from sanawm_env.training.initial import begun_from, parts_of, untrained
 from sanawm_env.world.files import brief, check_count, check_number
 from sanawm_env.world.saving import replacing
 from sanawm_env.world.signals import on_stop
 from sanawm_env.world.state import save_whole
 
-CHECKPOINT_EVERY = 100
+CHECKPOINT_EVERY, CHECKPOINT_SECONDS = 100, 240  # whichever comes first
 # glibc's allocator in the processes that train: giving large blocks back and taking them anew costs a tenth of the time
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "8589934592", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
+BEFORE = "checkpoint_before.pt"  # the one before the last, whatever happens to that
 STEADY = "checkpoint_steady.pt"  # before the learning rate fell: where a longer run goes on
 
 
 MAX_SEED = 2**40  # what is drawn from it fits 63 bits
 COUNTS = {
     "steps": (1, 10**8), "batch_size": (1, 4096), "warmup": (1, 10**8), "single_chunk_steps": (0, 10**8),
-    "max_chunks": (1, 1000), "seed": (0, MAX_SEED),
+    "max_chunks": (1, 1000), "forcing_ramp": (1, 10**8), "seed": (0, MAX_SEED),
 }  # fmt: skip
 NUMBERS = {
     "learning_rate": (0, 10), "weight_decay": (0, 10), "place_rate": (0, 1000), "decay": (1e-6, 1), "ema": (0, 1),
@@ -77,7 +80,8 @@ class TrainConfig:
     pure_noise: float = 0.8  # of the samples start from noise alone, where the sampler does
     single_chunk_steps: int = 700
     max_chunks: int = 6
-    self_forcing: float = 0.8  # final probability of the model's own output as context, after 1000 more steps
+    self_forcing: float = 0.8  # final probability of the model's own output as context, after `forcing_ramp` more steps
+    forcing_ramp: int = 1000
     context_noise: float = 0.1
     anchor_dropout: float = 0.2
     bf16: bool = True  # products in bfloat16, weights and sums in float32
@@ -102,10 +106,12 @@ def clip_loss(
     chunks: int,
     self_forcing: float,
     generator: torch.Generator,
+    reprojection: tuple[Reprojection, PatchPCACodec] | None = None,
 ) -> Tensor:
     """Mean loss of a batch of clips over `chunks` chunks; see the module docstring.
 
-    batch: latents (B, c, T, h, w), c2w (B, F, 4, 4) and intrinsics (B, 4), float32; place (B,) int64.
+    batch: latents (B, c, T, h, w), c2w (B, F, 4, 4) and intrinsics (B, 4), float32; place (B,) int64; with
+    `reprojection` also pictures (B, H, W, 3) uint8, those of frame 0.
     """
 
     device = pixel_weights.device
@@ -122,15 +128,21 @@ def clip_loss(
     known = list(config.places)
     names = [known[p] if p >= 0 else None for p in place.tolist()]
     text = torch.stack([place_token(config.places, name, config.network.caption_channels) for name in names]).to(device)
-    state, losses = None, []
+    pictures = batch["pictures"].to(device) if reprojection is not None else None
+    state, losses, last, before = None, [], None, c2w[:, 0]
     boundaries = chunk_boundaries(1 + config.latents_per_chunk * chunks, config.latents_per_chunk)
     for j, (a, b) in enumerate(pairwise(boundaries)):
         first = j == 0
         poses = c2w[:, 1 + CHUNK * j : 1 + CHUNK * (j + 1)]
         camera, plucker = camera_inputs(config, place_map, c2w[:, 0], poses, lens, c2w[:, 0], place, first=first)
-        grid = Grid(b - a, *latents.shape[3:])
+        grid, mean, spread = Grid(b - a, *latents.shape[3:]), 0.0, 1.0
+        if reprojection is not None:
+            guess = reprojection[0](reprojection[1], pictures, last, c2w[:, 0], before, poses, lens)
+            mean, spread = guess.mean.float(), guess.spread
+            plucker = torch.cat((plucker, guess.channels), dim=1)
         context = model.prepare(grid, torch.full((size,), a, device=device), text=text, camera=camera, plucker=plucker)
-        target = latents[:, :, a:b]
+        truth = latents[:, :, a:b]
+        target = (truth - mean) / spread  # what the network dreams
         pure = uniform(size) < train.pure_noise
         sigma = torch.where(pure, 1.0, uniform(size).clamp(min=0.02))
         levels = sigma[:, None].repeat(1, grid.frames)
@@ -140,12 +152,14 @@ def clip_loss(
         noise = normal(target)
         noisy = (1 - mix) * target + mix * noise
         v = model(noisy, levels * 1000, context, state)[0].float()
-        error = ((v - v_target(target, noise, mix)) / LATENT_STD).square().mean((3, 4)) * pixel_weights[:, None]
-        losses.append((error.mean(1) * (levels > 0)).sum() / (levels > 0).sum())
+        error = ((v - v_target(target, noise, mix)) * spread / LATENT_STD).square().mean((3, 4))
+        losses.append(((error * pixel_weights[:, None]).mean(1) * (levels > 0)).sum() / (levels > 0).sum())
         if j + 1 < chunks:
             own = (pure & (uniform(size) < self_forcing))[:, None, None, None, None] & (mix > 0)
-            spoilt = target + train.context_noise * LATENT_STD * uniform(size, 1, 1, 1, 1) * normal(target) * (mix > 0)
-            clean = torch.where(own, data_from_v(noisy, v.detach(), mix), spoilt)
+            spoilt = truth + train.context_noise * LATENT_STD * uniform(size, 1, 1, 1, 1) * normal(target) * (mix > 0)
+            clean = torch.where(own, mean + spread * data_from_v(noisy, v.detach(), mix), spoilt)
+            if reprojection is not None:
+                last, before = reprojection[1].decode(clean[:, :, -1:], first=False)[:, -1], poses[:, -1]
             _, state = model(clean, torch.zeros(size, device=device), context, state, save=True)
     return torch.stack(losses).mean()
 
@@ -159,6 +173,8 @@ def train_network(
     *,
     processes: int = 1,
     device: str = "cpu",
+    begin_from: Path | None = None,
+    reprojection: Path | None = None,
 ) -> float:
     """Train and leave the weights (EMA, float16) and `loss.png` in `out`; goes on from `out/checkpoint.pt`. Returns the
     seconds that the training took, all calls together.
@@ -166,6 +182,9 @@ def train_network(
     Ctrl-C and SIGTERM finish the step, save a checkpoint and raise KeyboardInterrupt. The samples of a step depend on
     the seed, the step and the number of processes alone. On a CPU, `processes` processes of one thread each take a
     batch of their own and average gradients: one per core is faster than threads for a network this small.
+
+    begin_from: the folder of a world to begin from (`initial.begun_from`), None to begin anew. reprojection: weights of
+        `engines.sanawm.reprojection` for a world that has it; they are not trained here.
 
     Raises FileNotFoundError without clips, ValueError for clips of another codec or a checkpoint of another run,
     ImportError without matplotlib.
@@ -176,6 +195,8 @@ def train_network(
         raise ValueError(f"The clips in {data} were encoded with another codec: use that one, or make them anew.")
     out.mkdir(parents=True, exist_ok=True)
     parts = {"train": {**asdict(train), "steps": None}, "world": asdict(config), "clips": settings}
+    if begin_from is not None:
+        parts["begin_from"] = str(begin_from)
     identity = json.dumps({**parts, "processes": processes}, sort_keys=True)
     saved = _read_checkpoint(out / "checkpoint.pt", identity)
     if saved is not None and saved["step"] >= train.steps:
@@ -183,7 +204,7 @@ def train_network(
     steady = _read_checkpoint(out / STEADY, identity)
     if steady is not None and steady["step"] < saved["step"] <= _falls_from(train):
         _copy(out / STEADY, out / "checkpoint.pt")  # a run made longer: its learning rate should not fall yet
-    job = config, train, codec.pixel_weights, data, out, identity, torch.device(device)
+    job = config, train, codec, data, out, identity, torch.device(device), begin_from, reprojection
     if processes == 1:
         _train(0, 1, "", job)
         return _read_checkpoint(out / "checkpoint.pt", identity)["seconds"]
@@ -226,14 +247,20 @@ def _read_checkpoint(path: Path, identity: str) -> dict | None:
 
 def _train(rank: int, processes: int, meeting: str, job: tuple) -> None:
     """What one process does; all of them take the same steps, the first one keeps the files."""
-    config, train, pixel_weights, data, out, identity, device = job
+    config, train, codec, data, out, identity, device, begin_from, reprojection = job
     if device.type == "cpu":
         torch.set_num_threads(1)
     if processes > 1:
         torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes)
     clips = load(data)
-    model = untrained(config, torch.Generator().manual_seed(train.seed)).to(device)
-    pixel_weights = pixel_weights.to(device)
+    model = untrained(config, torch.Generator().manual_seed(train.seed))
+    if begin_from is not None:
+        begun_from(model, codec, begin_from)
+    model, codec, pictures = model.to(device), codec.to(device), None
+    if config.reprojection:
+        pictures = Reprojection()
+        pictures.load_state_dict(load_file(reprojection))
+        pictures = pictures.to(device).eval().requires_grad_(False), codec
     average = {name: p.detach().clone() for name, p in model.named_parameters()}
     groups = [
         {"params": list(part.parameters()), "rate": rate * train.learning_rate, "weight_decay": decay}
@@ -257,12 +284,16 @@ def _train(rank: int, processes: int, meeting: str, job: tuple) -> None:
             "model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average,
             "step": step, "history": history, "seconds": time.monotonic() - began, "identity": identity,
         }  # fmt: skip
+        if (out / "checkpoint.pt").exists():
+            _copy(out / "checkpoint.pt", out / BEFORE)
         with replacing(out / "checkpoint.pt") as part:
             try:
                 torch.save(parts, part)
             except RuntimeError as error:  # which is what torch makes of a full disk
                 raise OSError(str(error).splitlines()[0]) from error
         weights = {name: value.half().cpu().contiguous() for name, value in (model.state_dict() | average).items()}
+        if config.reprojection:
+            _copy(reprojection, out / "reprojection.safetensors")
         for part in model:
             prefix = part + "."
             own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
@@ -272,9 +303,10 @@ def _train(rank: int, processes: int, meeting: str, job: tuple) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with _stop_signals(at_once=processes == 1) as stopped, Progress(*columns, disable=rank > 0) as progress:
         task = progress.add_task("training", total=train.steps, completed=step)
-        agreed = False
+        agreed, kept_at = False, time.monotonic()
         while step < train.steps and not agreed:
-            loss, agreed = _step(model, optimizer, config, train, clips, pixel_weights, step, rank, processes, stopped)
+            parts = model, optimizer, config, train, clips, codec, pictures
+            loss, agreed = _step(*parts, step, rank, processes, stopped)
             decay = min(train.ema, (step + 1) / (step + 10))
             for name, parameter in model.named_parameters():
                 average[name].lerp_(parameter.detach(), 1 - decay)
@@ -286,8 +318,9 @@ def _train(rank: int, processes: int, meeting: str, job: tuple) -> None:
                 save()
                 if rank == 0:
                     _copy(out / "checkpoint.pt", out / STEADY)
-            elif step % CHECKPOINT_EVERY == 0:
+            elif step % CHECKPOINT_EVERY == 0 or time.monotonic() - kept_at > CHECKPOINT_SECONDS:
                 save()
+                kept_at = time.monotonic()
                 if rank == 0:
                     progress.console.print(f"step {step} loss {recent:.4f}")
         save()
@@ -307,7 +340,8 @@ def _stop_signals(at_once: bool = True) -> Iterator[list[int]]:
 
 def _step(
     model: torch.nn.ModuleDict, optimizer: torch.optim.Optimizer, config: SanaWorldConfig, train: TrainConfig,
-    clips: dict[str, Tensor], pixel_weights: Tensor, step: int, rank: int, processes: int, stopped: list,
+    clips: dict[str, Tensor], codec: PatchPCACodec, reprojection: tuple[Reprojection, PatchPCACodec] | None,
+    step: int, rank: int, processes: int, stopped: list,
 ) -> tuple[float, bool]:  # fmt: skip
     """One step: the loss, and whether any of the processes was asked to stop before it."""
     generator = torch.Generator().manual_seed(train.seed * 1_000_003 + step * processes + rank)
@@ -321,9 +355,10 @@ def _step(
         chunks = 2 + step // 2 % (longest - 1) if longest > 1 else 1
         size = max(2, round(3 * size / (2 * chunks - 1)))
     batch = draw(clips, size, chunks, config, generator)
-    self_forcing = train.self_forcing * min(1.0, max(0, step - train.single_chunk_steps) / 1000)
-    with torch.autocast(pixel_weights.device.type, torch.bfloat16, enabled=train.bf16):
-        loss = clip_loss(*parts_of(model), config, train, batch, pixel_weights, chunks, self_forcing, generator)
+    self_forcing = train.self_forcing * min(1.0, max(0, step - train.single_chunk_steps) / train.forcing_ramp)
+    weights = codec.pixel_weights
+    with torch.autocast(weights.device.type, torch.bfloat16, enabled=train.bf16):
+        loss = clip_loss(*parts_of(model), config, train, batch, weights, chunks, self_forcing, generator, reprojection)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     stop = bool(stopped)
@@ -353,6 +388,8 @@ def draw(
         latents.append(torch.cat((clips["images"][walk, begin, :, None], clips["latents"][walk, :, a:b]), dim=1))
         c2w.append(clips["c2w"][walk, CHUNK * begin : CHUNK * (begin + chunks) + 1])
     still = {name: clips[name][walks] for name in ("intrinsics", "place")}
+    if config.reprojection:
+        still["pictures"] = clips["pictures"][walks, torch.tensor(begins)]
     return {"latents": torch.stack(latents).float(), "c2w": torch.stack(c2w), **still}
 
 
