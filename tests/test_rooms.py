@@ -20,17 +20,21 @@ from sanawm_env.engines.rooms.engine import RoomsConfig, save_start_in
 from sanawm_env.engines.rooms.places import PLACES, ROLES, is_place, place, room_seed
 from sanawm_env.engines.rooms.raycast import intrinsics, render
 from sanawm_env.engines.rooms.walks import CLEARANCE, clearance, held_clear
+from sanawm_env.envs.config import EnvConfig
 from sanawm_env.recording.dataset import Dataset, validate
 from sanawm_env.recording.episode import Episode, differences
 from sanawm_env.viewer.session import Session
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.images import read_anchor
+from sanawm_env.world.scenes import DrawnScenes
 from sanawm_env.world.state import WorldState, stack
 from sanawm_env.world.world import World
 from tests.test_playback import Stage
 
 SIZE = {"height": 24, "width": 36}
+SPLITS = ("train", "test")
 FORWARD = np.array([0, 0, 1, 0, 0.3, 0], np.float32)
+SMALL = RoomsConfig(**SIZE)
 ANYTHING = np.zeros((4, 4, 3), np.uint8)
 TASKS = ("Explore", "PointNav", "ImageNav", "FollowPath", "Walk")
 
@@ -417,3 +421,43 @@ def test_goals_behind_walls_are_not_set(solid):
         anchor = env.scene.anchor
         goal = (anchor.c2w @ info["goal_c2w"])[:3, 3]
         assert clearance(place(anchor.place), goal) >= CLEARANCE - 1e-6
+
+
+# --- scenes without end ---
+
+
+@pytest.mark.parametrize("world", ["rooms", "nano"])
+def test_every_episode_begins_in_another_room(world):
+    """For worlds that know where it was taken and for those that have the picture alone."""
+    size = SIZE if world == "rooms" else {}
+    env = SanaWMEnv(world, scenes="rooms:test", max_episode_chunks=2, **size)
+    keys, places = set(), []
+    for seed in (0, 1, 0):
+        env.reset(seed=seed)
+        keys.add(env.scene.key)
+        places.append(env.scene.anchor and env.scene.anchor.place)
+    assert len(keys) == 2
+    assert places[0] == places[2] and all((place is None) == (world == "nano") for place in places)
+    assert world == "nano" or all(place.startswith("test/") for place in places)
+    env.reset(options={"scene": 7})
+    again = env.scene.key
+    env.reset(options={"scene": 7})
+    assert env.scene.key == again
+
+
+def test_the_splits_share_no_room():
+    rooms = {split: [DrawnScenes.named(f"rooms:{split}").start(i, SMALL) for i in range(3)] for split in SPLITS}
+    pictures = [start.image.tobytes() for starts in rooms.values() for start in starts]
+    assert len(set(pictures)) == 6
+    with pytest.raises(ValueError, match=r"no start images 'rooms:val'; of the engine rooms there are rooms:train, r"):
+        SanaWMEnv("rooms", scenes="rooms:val")
+    with pytest.raises(ValueError, match="come with their own cameras: leave fov_deg out"):
+        SanaWMEnv("rooms", scenes="rooms:train", **SIZE).reset(options={"fov_deg": 60})
+
+
+def test_vector_environments_and_configurations_take_them():
+    envs = gym.make_vec("sanawm_env:SanaWM/Explore-v0", num_envs=3, world="rooms", scenes="rooms:train", **SIZE)
+    envs.reset(seed=0)
+    assert len({env.scene.key for env in envs.envs}) == 3
+    config = EnvConfig(world="rooms", scenes="rooms:train", world_options=SIZE)
+    assert EnvConfig.from_plain(config.to_plain()) == config

@@ -33,6 +33,7 @@ from sanawm_env.simulation.tasks import Task, Transition, make_task
 from sanawm_env.world.files import brief, check_number
 from sanawm_env.world.folders import known_worlds, world_address
 from sanawm_env.world.images import ImageSource, images_in
+from sanawm_env.world.scenes import DrawnScenes
 from sanawm_env.world.state import MAX_SEED, Scene, WorldState, check_seed
 from sanawm_env.world.world import World, usable_device
 
@@ -47,7 +48,8 @@ class SanaWMEnv(gym.Env):
 
     Args (plain values, so that ids, specs and workers carry them; loaded objects only by direct construction):
         world: name of a world or a folder that holds one; or a loaded `World` (then `device` is that world's).
-        scenes: start images: a path, a folder of images, or a list of paths; None for the world's own.
+        scenes: start images: a path, a folder of images, or a list of paths; None for the world's own. "rooms:train"
+            and "rooms:test" are furnished rooms without end, another one in each episode; no room is in both.
         obs_mode: "dict", "rgb", "stack", "chunk" or "latent", see `observations.Observer`.
         action_mode: "twist", "keys", "discrete" or "poses", see `actions`.
         max_episode_chunks: steps until `truncated`. The environment counts itself, and a snapshot carries the count; a
@@ -434,6 +436,8 @@ class SanaWMEnv(gym.Env):
         if isinstance(image, int | np.integer) and not isinstance(image, bool):
             if not 0 <= image < len(self._scenes):
                 raise ValueError(f"There is no scene {image}: scenes are 0 to {len(self._scenes) - 1}.")
+            if isinstance(self._scenes, DrawnScenes):
+                return self._drawn_scene(int(image), options)
             image = self._scenes[image]
         prompt = "" if options.get("prompt") is None else options["prompt"]
         if not isinstance(prompt, str):
@@ -442,6 +446,12 @@ class SanaWMEnv(gym.Env):
             check_number('options["fov_deg"]', options["fov_deg"])
         given = {name: options.get(name) for name in ("intrinsics", "fov_deg", "anchor")}
         return self.world.scene(image, prompt=prompt, **given)
+
+    def _drawn_scene(self, number: int, options: Mapping[str, Any]) -> Scene:
+        if given := [name for name in ("intrinsics", "fov_deg", "anchor") if options.get(name) is not None]:
+            raise ValueError(f"Scenes of {self._scenes} come with their own cameras: leave {', '.join(given)} out.")
+        start = self._scenes.start(number, self.world.config)
+        return self._scene(start.image, {**options, "anchor": start.anchor})
 
 
 KEYWORDS = keywords(SanaWMEnv.__init__)
@@ -582,10 +592,15 @@ def _by_name(config: EnvConfig, world: World) -> EnvConfig:
     raise TypeError("An environment around a loaded World cannot be pickled: give a name or folder.")
 
 
-def _start_images(scenes: ImageSource | Sequence[ImageSource] | None, world: World) -> list[ImageSource]:
-    """Start images as a list; FileNotFoundError, TypeError or ValueError for what is none."""
+def _start_images(
+    scenes: ImageSource | Sequence[ImageSource] | None, world: World
+) -> Sequence[ImageSource] | DrawnScenes:
+    """Start images as a list, or a set of them without end; FileNotFoundError, TypeError or ValueError for what is
+    none."""
     if scenes is None:
         return list(world.starts)
+    if isinstance(scenes, str) and not Path(scenes).exists() and (drawn := DrawnScenes.named(scenes)) is not None:
+        return drawn
     if isinstance(scenes, str | os.PathLike) and scenes != "" and Path(scenes).is_dir():
         return images_in(Path(scenes))
     images = list(scenes) if isinstance(scenes, list | tuple) else [scenes]
