@@ -25,8 +25,10 @@ IMAGE = 2**19  # numbers of the FFN's image that are held at once: they fit the 
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear`. In float32 torch asks MKL, which leaves AVX-512 unused on AMD's processors and takes twice the time
-    of oneDNN there, which torch asks for other types; so the operator that its compiler emits is called here."""
+    """`F.linear` of x (..., in), weight (out, in) and bias (out,): (..., out).
+
+    In float32 torch asks MKL, which leaves AVX-512 unused on AMD's processors and takes twice the time of oneDNN there,
+    which torch asks for other types; so the operator that its compiler emits is called here."""
     if (
         ONEDNN
         and x.dtype == weight.dtype == torch.float32
@@ -40,9 +42,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def gdn(inputs: GDNInputs, state: GDNState | None, save: bool) -> tuple[Tensor, Tensor | None, GDNState | None]:
     """As `reference.gdn`: matrix products are those of both branches and all frames at once (`_states`), the normaliser
     is vectors."""
-    camera, beta, decay, phase, rays, grid = (
-        inputs.camera, inputs.beta, inputs.decay, inputs.phase, inputs.rays, inputs.grid
-    )  # fmt: skip
+    camera, rays, grid = inputs.camera, inputs.rays, inputs.grid
+    beta, decay, phase = inputs.beta, inputs.decay, inputs.phase
     if len(grid.chunk_starts) > 1:
         return reference.gdn(inputs, state, save)
     plain_q, plain_k, v, key_tail = _features(inputs.main, beta.shape[1], grid, state and state.key_tail, save)

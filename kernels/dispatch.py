@@ -6,7 +6,7 @@
 Choosing "triton" is the only thing that imports triton.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -14,6 +14,8 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 from sanawm_env.kernels import cpu, reference
+from sanawm_env.kernels.inputs import GDNInputs, GDNState, Grid
+from torch import Tensor
 
 BACKENDS = ("reference", "cpu", "triton")
 OPERATORS = ("gdn", "depthwise_glu", "attend")
@@ -29,10 +31,10 @@ class Kernels:
 
     name: str
     why: str
-    gdn: Callable
-    depthwise_glu: Callable
-    attend: Callable
-    linear: Callable = F.linear
+    gdn: Callable[[GDNInputs, GDNState | None, bool], tuple[Tensor, Tensor | None, GDNState | None]]
+    depthwise_glu: Callable[[Tensor, Tensor, Tensor, Grid], Tensor]
+    attend: Callable[[Tensor, Sequence[tuple[Tensor, Tensor]], Grid], Tensor]
+    linear: Callable[..., Tensor] = F.linear
 
 
 def choose(device: torch.device, dtype: torch.dtype, backend: str | None = None) -> Kernels:

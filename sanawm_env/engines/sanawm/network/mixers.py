@@ -47,7 +47,7 @@ class Mixer(nn.Module):
         self.k_norm_cam = RMSNorm(dim, eps=1e-5)
 
     def finish(self, x: Tensor, main: Tensor, camera: Tensor | None, kernels: Kernels) -> Tensor:
-        """Add the branches (B, N, C), gate by the input x (B, N, C), project."""
+        """Add what the branches read (B, N, C), gate by the input x (B, N, C), project: (B, N, C)."""
         o = main.to(x.dtype)
         if camera is not None:
             o = o + project(self.out_proj_cam, camera.to(x.dtype), kernels)
@@ -77,13 +77,14 @@ class GDNMixer(Mixer):
         grid, rays, kernels = context.grid, context.rays, context.kernels
         beta, decay = self.gates(x, grid)
         qkv = project(self.qkv, x, kernels).chunk(3, dim=-1)
-        main, camera = Branch(*qkv, self.conv_k.weight, self.q_norm.weight, self.k_norm.weight), None
+        main = Branch(*qkv, self.conv_k.weight, self.q_norm.weight, self.k_norm.weight)
+        camera = None
         if rays is not None:
             qkv = (project(layer, x, kernels) for layer in (self.q_proj_cam, self.k_proj_cam, self.v_proj_cam))
             camera = Branch(*qkv, self.conv_k_cam.weight, self.q_norm_cam.weight, self.k_norm_cam.weight)
         inputs = GDNInputs(main, camera, beta, decay, context.phase, rays, grid)
-        main, camera, state = kernels.gdn(inputs, state, save)  # read-outs (B, N, C)
-        return self.finish(x, main, camera, kernels), state
+        main_read, camera_read, state = kernels.gdn(inputs, state, save)  # (B, N, C) each
+        return self.finish(x, main_read, camera_read, kernels), state
 
 
 class WindowMixer(Mixer):
