@@ -1,7 +1,7 @@
 """sanawm-env: a Gymnasium environment whose physics is a learned world model.
 
 Importing this registers `SanaWM/Explore-v0` and its sisters PointNav, ImageNav, FollowPath and Walk (without a task),
-and ExplorePixels for tools that take nothing but an id, and loads neither torch nor weights; `SanaWMEnv`,
+and ExplorePixels for tools that take nothing but an id, and loads neither torch nor weights; `EnvConfig`, `SanaWMEnv`,
 `SanaWMVectorEnv`, `Simulator`, `Snapshot` and `World` are imported when they are first used.
 """
 
@@ -15,13 +15,14 @@ from sanawm_env.world import forks as _forks  # noqa: F401  from now on torch wo
 __version__ = "0.1.0"
 
 _LAZY = {
+    "EnvConfig": "sanawm_env.envs.config",
     "SanaWMEnv": "sanawm_env.envs.env",
     "SanaWMVectorEnv": "sanawm_env.envs.vector",
     "Simulator": "sanawm_env.simulation.simulator",
     "Snapshot": "sanawm_env.simulation.episode",
     "World": "sanawm_env.world.world",
 }
-__all__ = ["SanaWMEnv", "SanaWMVectorEnv", "Simulator", "Snapshot", "World", "__version__"]
+__all__ = ["EnvConfig", "SanaWMEnv", "SanaWMVectorEnv", "Simulator", "Snapshot", "World", "__version__"]
 
 _SETTINGS = {name: {"task": name.lower()} for name in ("Explore", "PointNav", "ImageNav", "FollowPath")}
 _SETTINGS["Walk"] = {"task": "none"}

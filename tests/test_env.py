@@ -75,7 +75,7 @@ def actions_for(env, count, seed=0):
 
 
 def test_the_package_gives_its_main_names_lazily():
-    assert {"World", "Snapshot", "SanaWMEnv"} <= set(dir(sanawm_env))
+    assert {"World", "Snapshot", "SanaWMEnv", "EnvConfig"} <= set(dir(sanawm_env))
     assert sanawm_env.__version__ == importlib.metadata.version("sanawm-env")
     with pytest.raises(AttributeError, match="no attribute 'Worlds'"):
         _ = sanawm_env.Worlds

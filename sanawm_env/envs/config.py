@@ -62,13 +62,14 @@ class EnvConfig:
         make_task(self.task, self.task_options)
         Limits(Workspace(), self.max_episode_chunks, self.horizon)
         object.__setattr__(self, "workspace", _workspace(self.workspace))
-        object.__setattr__(self, "task_options", self.task_options or None)
+        object.__setattr__(self, "task_options", dict(self.task_options or {}) or None)
+        object.__setattr__(self, "world_options", dict(self.world_options))
 
     @property
     def keywords(self) -> dict[str, Any]:
         """As `SanaWMEnv` and `gymnasium.make` take them: options of the world beside the others."""
         names = [each.name for each in fields(self) if each.name != "world_options"]
-        return {name: getattr(self, name) for name in names} | dict(self.world_options)
+        return {name: getattr(self, name) for name in names} | self.world_options
 
     def to_plain(self) -> dict[str, Any]:
         """The keywords as JSON and YAML have them, without those that say nothing (None and empty). TypeError for a
@@ -78,9 +79,8 @@ class EnvConfig:
             try:
                 json.dumps(value)
             except (TypeError, ValueError):
-                raise TypeError(
-                    f"{name} cannot be written to a file, got {brief(value)}: give a name or path."
-                ) from None
+                said = f"{name} cannot be written to a file, got {brief(value)}: give a name or path."
+                raise TypeError(said) from None
         return {name: value for name, value in values.items() if value not in (None, {})}
 
     @classmethod

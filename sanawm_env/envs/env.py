@@ -114,8 +114,8 @@ class SanaWMEnv(gym.Env):
         **world_options: Any,
     ):
         check_keywords("SanaWMEnv.__init__", world_options, KEYWORDS, load_options(world))
-        given = {name: value for name, value in locals().items() if name in SETTINGS}
-        self.config = config = EnvConfig(**given)
+        given = locals()
+        self.config = config = EnvConfig(**{name: given[name] for name in SETTINGS})
         _check_reward_fn(reward_fn)  # before a world is loaded, which takes a while
         if not isinstance(world, World):
             world = World.load(world, device, **world_options)

@@ -33,8 +33,9 @@ def read(kind: type[T], data: Any, *, others: bool = False) -> T:
     """
     if not isinstance(data, Mapping):
         raise ValueError(f"it must be a mapping, got {brief(data)}")
-    if not others:
-        _check_names(kind, data)
+    if others:
+        data = {field.name: data[field.name] for field in dataclasses.fields(kind) if field.name in data}
+    _check_names(kind, data)
     try:
         text = json.dumps(data, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
@@ -69,52 +70,37 @@ def _check_names(kind: type, data: Mapping, inside: str = "") -> None:
 
 def _sentence(errors: list[Any], data: Any) -> str:
     """What pydantic found, of the first field and, of the kinds that this may be, the one that was come nearest to."""
-    found = [(_path(error["loc"], data), error) for error in errors]
-    first = [(path, error) for path, error in found if path[:1] == found[0][0][:1]]
-    deepest = max(len(path) for path, _ in first)
-    path, error = next((path, error) for path, error in first if len(path) == deepest)
+    found = [(*_place(error["loc"], data), error) for error in errors]
+    first = [each for each in found if each[0][:1] == found[0][0][:1]]
+    path, value, error = max(first, key=lambda each: len(each[0]))
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{reason(part, 80)}" for part in path)[1:]
-    if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
-    if error["type"] == "json_invalid":
-        return f"it cannot be read: {reason(error['ctx']['error'])}"
-    if error["type"] == "missing":
-        name = error["loc"][-1]
-        return (
-            f"{where} has too few values"
-            if isinstance(name, int)
-            else f"{name} is missing" + f" in {where}" * bool(where)
-        )
-    if error["type"] == "too_long":
-        return f"{where} has too many values, it takes {error['ctx']['max_length']}"
-    accepted = dict.fromkeys(_accepted(error) for other, error in first if other == path)
+    kind, about = error["type"], error.get("ctx", {})
+    if kind == "value_error":
+        return str(about["error"])
+    if kind == "json_invalid":
+        return f"it cannot be read: {reason(about['error'])}"
+    if kind == "too_long" or (kind == "missing" and isinstance(error["loc"][-1], int)):
+        return f"{where} has too {'many' if kind == 'too_long' else 'few'} values, got {brief(value)}"
+    if kind == "missing":
+        return f"{error['loc'][-1]} is missing" + f" in {where}" * bool(where)
+    accepted = [_accepted(error) for other, _, error in first if other == path]
     if _KINDS["float"] in accepted:
-        accepted.pop(_KINDS["int"], None)
-    return f"{where} must be {' or '.join(filter(None, accepted))}, got {brief(_value(path, data))}"
+        accepted = [each for each in accepted if each != _KINDS["int"]]
+    return f"{where} must be {' or '.join(dict.fromkeys(filter(None, accepted)))}, got {brief(value)}"
 
 
 def _accepted(error: Mapping[str, Any]) -> str:
     """What a field may be, by an error of pydantic; nothing for objects that no file can hold."""
-    if error["type"] == "literal_error":
-        return str(error["ctx"]["expected"])
     if error["type"] == "needs_python_object":
         return ""
-    return _KINDS.get(error["type"].split("_")[0], reason(error["msg"]))
+    return error.get("ctx", {}).get("expected") or _KINDS.get(error["type"].split("_")[0]) or reason(error["msg"])
 
 
-def _path(loc: tuple[int | str, ...], data: Any) -> tuple[int | str, ...]:
-    """Where an error lies, without the names that pydantic has for the kinds of a union."""
+def _place(loc: tuple[int | str, ...], data: Any) -> tuple[tuple[int | str, ...], Any]:
+    """Where an error lies, without the names that pydantic has for the kinds of a union, and what is there."""
     path = []
     for part in loc:
-        if (isinstance(data, Mapping) and part in data) or (
-            isinstance(data, list | tuple) and part in range(len(data))
-        ):
+        if part in (data if isinstance(data, Mapping) else range(len(data) if isinstance(data, list | tuple) else 0)):
             path.append(part)
             data = data[part]
-    return tuple(path)
-
-
-def _value(path: tuple[int | str, ...], data: Any) -> Any:
-    for part in path:
-        data = data[part]
-    return data
+    return tuple(path), data
