@@ -270,10 +270,12 @@ def test_study_writes_its_numbers_and_curves(tmp_path, capsys, monkeypatch):
 
 
 SMALLEST = {
-    "network": {"hidden_size": 64, "num_heads": 1, "depth": 2}, "codec": {"clips": 2, "channels": 16},
-    "clips": {"clips": 2, "chunks": 2}, "train": {"batch_size": 1, "single_chunk_steps": 1, "max_chunks": 2},
+    "network": {"hidden_size": 64, "num_heads": 1, "depth": 2},
+    "codec": {"clips": 2, "channels": 16},
+    "clips": {"clips": 2, "chunks": 2},
+    "train": {"batch_size": 1, "single_chunk_steps": 1, "max_chunks": 2},
     "validation_scenes": 1,
-}  # fmt: skip
+}
 
 
 @pytest.mark.slow
@@ -296,9 +298,10 @@ def test_a_nano_world_is_trained_from_nothing_made_longer_and_resumed(tmp_path, 
     recipe.write_text(json.dumps({"clips": {"unknown_fraction": 2}}))
     assert "from 0 to 1" in refused(capsys, *command)
     for option, value, sentence in (
-        ("--steps", 0, "steps must be a whole number from 1 "), ("--processes", 0, "--processes must be a whole"),
+        ("--steps", 0, "steps must be a whole number from 1 "),
+        ("--processes", 0, "--processes must be a whole"),
         ("--device", "abacus", "abacus"),
-    ):  # fmt: skip
+    ):
         assert sentence in refused(capsys, "train", "--out", tmp_path / "x", option, value)
     assert not (tmp_path / "x").exists()
     assert "leave out" in refused(capsys, "train", "--quick", "--config", recipe, "--out", tmp_path / "x")
@@ -315,8 +318,17 @@ def test_a_nano_world_is_trained_on_footage(tmp_path, capsys):
     world = World.load(tmp_path / "own" / "world")
     assert world.config.name == "own" and world.config.places == {} and not world.starts
     assert Image.open(tmp_path / "own" / "truth_vs_dream.png").width > 400
-    sanawm("rollout", "--world", tmp_path / "own" / "world", "--image", ROOT / "docs" / "contact_sheet.png",
-           "--actions", "w-24", "--out", tmp_path / "back")  # fmt: skip
+    sanawm(
+        "rollout",
+        "--world",
+        tmp_path / "own" / "world",
+        "--image",
+        ROOT / "docs" / "contact_sheet.png",
+        "--actions",
+        "w-24",
+        "--out",
+        tmp_path / "back",
+    )
     assert "No clips in" in refused(capsys, *command, "--data", tmp_path / "none", "--out", tmp_path / "x")
     trajectory = dict(np.load(clips / "0" / "trajectory.npz"))
     np.savez(clips / "0" / "trajectory.npz", c2w=trajectory["c2w"][:-1], intrinsics=trajectory["intrinsics"][:-1])

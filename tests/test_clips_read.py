@@ -42,9 +42,13 @@ def test_a_clip_of_16_frames_a_second_is_taken_whole(tmp_path, caplog):
 
 def test_clips_that_cannot_be_learned_from_are_named_together(tmp_path):
     folders = [
-        clip(tmp_path / "good"), clip(tmp_path / "slow", fps=10), clip(tmp_path / "apart", says=30),
-        clip(tmp_path / "short", poses=40), clip(tmp_path / "blind", lens=False), clip(tmp_path / "cut"),
-    ]  # fmt: skip
+        clip(tmp_path / "good"),
+        clip(tmp_path / "slow", fps=10),
+        clip(tmp_path / "apart", says=30),
+        clip(tmp_path / "short", poses=40),
+        clip(tmp_path / "blind", lens=False),
+        clip(tmp_path / "cut"),
+    ]
     (tmp_path / "cut" / "video.mp4").write_bytes(b"no video")
     says = r"5 of 6 clips .*slow has 10 frames.*apart has 16 frames and 30 poses.*as many.*\.\.\."
     with pytest.raises(ValueError, match=says):

@@ -17,9 +17,15 @@ from tests.datasets import write_wide
 from tests.test_episode import image, record, world  # noqa: F401
 
 HEADER = {
-    "world": "tiny", "weights_hash": "", "mode": "tiny", "fps": 16, "height": 24, "width": 32, "chunk_frames": 24,
+    "world": "tiny",
+    "weights_hash": "",
+    "mode": "tiny",
+    "fps": 16,
+    "height": 24,
+    "width": 32,
+    "chunk_frames": 24,
     "action_mode": "twist",
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -49,8 +55,9 @@ def test_what_was_written_is_there(make):
     dataset = make("a", "b")
     rows = Dataset.open(dataset.folder).rows()
     assert [(row.id, row.episode) for row in rows] == [
-        ("a", "shard-0000/episode-00000"), ("b", "shard-0000/episode-00001")
-    ]  # fmt: skip
+        ("a", "shard-0000/episode-00000"),
+        ("b", "shard-0000/episode-00001"),
+    ]
     assert [episode.meta["id"] for episode in dataset.episodes()] == ["a", "b"]
     assert totals(rows)["frames"] == 50
     assert list(validate(dataset)) == [(row.episode, []) for row in rows]
@@ -243,10 +250,16 @@ def test_rows_survive_the_file(make):
 
 @pytest.mark.parametrize(
     ("name", "value", "says"),
-    [("frames", 7, "the manifest says 7"), ("chunks", 9, "the manifest says 9"), ("bytes", 1, "the manifest says 1"),
-     ("seed", 5, "its seed is"), ("camera", "x" * 10**5, "its camera is"), ("source", "b.png", "its source is"),
-     ("scene", "00", "its scene is")],
-)  # fmt: skip
+    [
+        ("frames", 7, "the manifest says 7"),
+        ("chunks", 9, "the manifest says 9"),
+        ("bytes", 1, "the manifest says 1"),
+        ("seed", 5, "its seed is"),
+        ("camera", "x" * 10**5, "its camera is"),
+        ("source", "b.png", "its source is"),
+        ("scene", "00", "its scene is"),
+    ],
+)
 def test_a_manifest_that_says_something_else_is_found(make, name, value, says):
     dataset = make("a")
     (manifest,) = dataset.folder.glob("*/manifest.jsonl")
@@ -260,10 +273,13 @@ def test_a_manifest_that_says_something_else_is_found(make, name, value, says):
 @pytest.mark.parametrize(
     "line",
     [
-        pytest.param("[" * 100_000, id="deep"), '{"id": "a", "frames": -1}', '{"id": "a", "frames": 1e300}',
-        '{"id": "a", "seed": true}', pytest.param("9" * 5000, id="long"),
+        pytest.param("[" * 100_000, id="deep"),
+        '{"id": "a", "frames": -1}',
+        '{"id": "a", "frames": 1e300}',
+        '{"id": "a", "seed": true}',
+        pytest.param("9" * 5000, id="long"),
     ],
-)  # fmt: skip
+)
 def test_a_last_row_that_is_whole_but_none_is_refused(make, line):
     dataset = make("a")
     (manifest,) = dataset.folder.glob("*/manifest.jsonl")
@@ -324,8 +340,10 @@ def test_a_damaged_episode_is_left_out_of_a_merge_and_named(make, tmp_path, capl
     assert [row.id for row in merged.rows()] == ["b", "d"]
     assert all(not problems for _, problems in validate(merged))
     assert [name for name, problems in validate(dataset) if problems] == [
-        "shard-0000/episode-00002", "shard-0000/episode-00004", "shard-0000/episode-00000"
-    ]  # fmt: skip
+        "shard-0000/episode-00002",
+        "shard-0000/episode-00004",
+        "shard-0000/episode-00000",
+    ]
     with pytest.raises(ValueError, match=r"were left out \(2\): see"):
         DatasetPreview(dataset.folder, tmp_path).run()
 

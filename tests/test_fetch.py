@@ -496,10 +496,15 @@ def test_files_of_strangers_are_a_sentence_at_once(tmp_path):
     torch.save({"generator": {"model": own_weights()}, "step": 3}, tmp_path / "nested.pt")
     (tmp_path / "text.pt").write_text("hello")
     told = {
-        "pipe.pt": "a pipe", "folder.safetensors": "a folder", "far.safetensors": "blocks.4 is missing",
-        "gap.safetensors": "blocks.1 is missing", "long.safetensors": "no SANA-WM network", "list.pt": "no tensors",
-        "empty.safetensors": "no tensors", "text.pt": "damaged",
-    }  # fmt: skip
+        "pipe.pt": "a pipe",
+        "folder.safetensors": "a folder",
+        "far.safetensors": "blocks.4 is missing",
+        "gap.safetensors": "blocks.1 is missing",
+        "long.safetensors": "no SANA-WM network",
+        "list.pt": "no tensors",
+        "empty.safetensors": "no tensors",
+        "text.pt": "damaged",
+    }
     for name, words in told.items():
         with pytest.raises(ValueError, match=words) as raised:
             fetch("streaming", ("dit",), dit=tmp_path / name, **SIZE)

@@ -111,10 +111,14 @@ def test_info_says_what_is_there(native, whole):
 def test_files_are_named_as_info_says_and_nothing_else_is_there(whole):
     names = {path.relative_to(whole).as_posix() for path in whole.rglob("*") if path.is_file()}
     assert names == {
-        "README.md", "meta/info.json", "meta/stats.json", "meta/tasks.parquet",
-        "meta/episodes/chunk-000/file-000.parquet", "data/chunk-000/file-000.parquet",
+        "README.md",
+        "meta/info.json",
+        "meta/stats.json",
+        "meta/tasks.parquet",
+        "meta/episodes/chunk-000/file-000.parquet",
+        "data/chunk-000/file-000.parquet",
         f"videos/{CAMERA}/chunk-000/file-000.mp4",
-    }  # fmt: skip
+    }
 
 
 def test_a_card_names_the_rows_and_nothing_of_meta(native, split):
@@ -228,8 +232,11 @@ def test_episodes_say_where_their_rows_lie(split):
         path = split / info(split)["data_path"].format(
             chunk_index=row["data/chunk_index"], file_index=row["data/file_index"]
         )
-        there = [found["index"] for found in parquet.read_table(path).to_pylist()
-                 if found["episode_index"] == row["episode_index"]]  # fmt: skip
+        there = [
+            found["index"]
+            for found in parquet.read_table(path).to_pylist()
+            if found["episode_index"] == row["episode_index"]
+        ]
         assert there == list(range(row["dataset_from_index"], row["dataset_to_index"]))
 
 
@@ -300,8 +307,9 @@ def test_statistics_of_columns_are_those_of_their_values(whole):
         }.items():
             np.testing.assert_allclose(stats[name][key], wanted, atol=1e-5, err_msg=f"{key} of {name}")
         assert stats[name]["count"] == [sum(FRAMES)]
-    for row, values in zip(table(whole, "meta/episodes"), np.split(column(whole, "action"), np.cumsum(FRAMES)[:-1]),
-                           strict=True):  # fmt: skip
+    for row, values in zip(
+        table(whole, "meta/episodes"), np.split(column(whole, "action"), np.cumsum(FRAMES)[:-1]), strict=True
+    ):
         for key, share in lerobot.QUANTILES.items():
             np.testing.assert_allclose(row[f"stats/action/{key}"], np.quantile(values, share, axis=0), atol=1e-6)
 
@@ -446,9 +454,7 @@ SPOILT = {
     "a video too short": (fewer_frames, "has 48 frames, not 49"),
     "no trajectory": (lambda folder: (folder / "trajectory.npz").unlink(), "no file at"),
     "poses too few": (fewer_poses, "48 poses and 48 lenses for 49 frames"),
-    "no lenses": (
-        lambda folder: rewrite(folder, "trajectory.npz", lambda a: a.pop("intrinsics")), "0 lenses"
-    ),
+    "no lenses": (lambda folder: rewrite(folder, "trajectory.npz", lambda a: a.pop("intrinsics")), "0 lenses"),
     "rewards too few": (
         lambda folder: rewrite(folder, "actions.npz", lambda a: a.update(rewards=a["rewards"][1:])),
         "must hold 2 rewards",
@@ -457,7 +463,7 @@ SPOILT = {
         lambda folder: rewrite(folder, "actions.npz", lambda a: a.update(rewards=np.array([{}, {}], object))),
         "cannot be read as arrays",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.slow
@@ -567,8 +573,10 @@ def test_without_pyarrow_the_extra_is_named(native, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_importing_the_exporters_loads_no_extra():
-    code = "import sys, sanawm_env.recording.lerobot, sanawm_env.recording.minari as m; " \
-           "print([name for name in ('pyarrow', 'minari', 'h5py', 'lerobot') if name in sys.modules])"  # fmt: skip
+    code = (
+        "import sys, sanawm_env.recording.lerobot, sanawm_env.recording.minari as m; "
+        "print([name for name in ('pyarrow', 'minari', 'h5py', 'lerobot') if name in sys.modules])"
+    )
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )

@@ -40,9 +40,15 @@ from tests.worlds import picture, with_starts, write_tiny_world
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP *.example.org 127.0.0.1",
-]  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP *.example.org 127.0.0.1",
+]
 PIXELS = """(id) => {
     const canvas = document.getElementById(id), {node, frame} = canvas.dataset;
     return {node: Number(node ?? -1), frame: Number(frame ?? -1), png: canvas.toDataURL().split(',')[1]};
@@ -607,8 +613,10 @@ const HIDE = (hidden) => {
 @needs_browser
 def test_no_key_stays_down_that_was_let_go_unseen(tab):
     for reason, happens in ENDS.items():
-        down = tab.evaluate(f"() => {{ {SCRIPT} KEY('keydown', 'w', 'KeyW'); const down = {DOWN}; {happens}; "
-                            f"HIDE(false); return [down, {DOWN}]; }}")  # fmt: skip
+        down = tab.evaluate(
+            f"() => {{ {SCRIPT} KEY('keydown', 'w', 'KeyW'); const down = {DOWN}; {happens}; "
+            f"HIDE(false); return [down, {DOWN}]; }}"
+        )
         assert down == ["w", ""], reason
     box = tab.locator('#pad [data-key="s"]').bounding_box()
     for kind in ("pointercancel", "lostpointercapture"):
@@ -625,8 +633,9 @@ def test_no_key_stays_down_that_was_let_go_unseen(tab):
 @needs_browser
 def test_shortcuts_and_typing_do_not_drive(tab):
     for more in ("ctrlKey", "metaKey", "altKey", "modifierAltGraph", "isComposing"):
-        kept = tab.evaluate(f"() => {{ {SCRIPT} const kept = KEY('keydown', 'w', 'KeyW', {{{more}: true}}); "
-                            f"return [kept, {DOWN}]; }}")  # fmt: skip
+        kept = tab.evaluate(
+            f"() => {{ {SCRIPT} const kept = KEY('keydown', 'w', 'KeyW', {{{more}: true}}); return [kept, {DOWN}]; }}"
+        )
         assert kept == [False, ""], more
     for panel, field in (("scene", "#fov"), ("agent", "#driver"), ("keep", "#sessionname"), ("scene", "#worlds")):
         tab.click(f"[data-tab={panel}]")
@@ -832,9 +841,14 @@ def test_a_connection_that_says_nothing_any_more_is_made_anew(served, chromium, 
 
 
 STRINGS = [
-    '<img src=x onerror="window.hacked=1">', "a & b", "$x^2$ [red]", "\"quotes\" 'and' `ticks`", "שלום עולם",
-    "🚪🏽" * 20, "w" * 80,
-]  # fmt: skip
+    '<img src=x onerror="window.hacked=1">',
+    "a & b",
+    "$x^2$ [red]",
+    "\"quotes\" 'and' `ticks`",
+    "שלום עולם",
+    "🚪🏽" * 20,
+    "w" * 80,
+]
 
 
 @needs_browser
@@ -938,9 +952,10 @@ GARBAGE = {
     "many headers": (b"GET / HTTP/1.1\r\n" + b"X: x\r\n" * 1000 + b"\r\n", 431),
     "a path that is none": (b"GET //[%ff%00 HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
     "a web socket without a key": (
-        b"GET /live HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", 400,
+        b"GET /live HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        400,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("request_", GARBAGE)
@@ -1048,13 +1063,21 @@ def test_the_present_is_told_to_follow_another_prompt(served, monkeypatch):
 @pytest.mark.parametrize(
     "message",
     [
-        "{", "[]", "{}", '{"type": "fly"}', '{"type": "keys", "held": 3, "number": 1}',
-        '{"type": "do", "what": "rm", "node": 0}', '{"type": "do", "what": "restore", "node": "x"}',
-        '{"type": "keys", "held": "w", "number": Infinity}', '{"type": "push", "twist": [1], "number": 1}',
+        "{",
+        "[]",
+        "{}",
+        '{"type": "fly"}',
+        '{"type": "keys", "held": 3, "number": 1}',
+        '{"type": "do", "what": "rm", "node": 0}',
+        '{"type": "do", "what": "restore", "node": "x"}',
+        '{"type": "keys", "held": "w", "number": Infinity}',
+        '{"type": "push", "twist": [1], "number": 1}',
         '{"type": "do", "what": "world", "name": "/etc"}',
-        b"\0\0\0\xffabc", b"", "[" * 100_000,
+        b"\0\0\0\xffabc",
+        b"",
+        "[" * 100_000,
     ],
-)  # fmt: skip
+)
 def test_a_message_that_is_none_is_said_and_changes_nothing(served, message):
     before = served.session.tree
     with attached(served) as live:
@@ -1184,14 +1207,16 @@ def test_a_trained_policy_drives_by_its_weights_alone(served, folder, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("host", "stop", "status"), [("127.0.0.1", "SIGINT", 130), ("0.0.0.0", "SIGTERM", 143)])
 def test_the_command_serves_until_it_is_stopped_and_warns_of_other_hosts(folder, tmp_path, host, stop, status):
-    command = [sys.executable, "-m", "sanawm_env", "play", "--world", folder, "--out", tmp_path / "out", "--no-browser",
-               "--port", 0, "--host", host, "--driver", "explore"]  # fmt: skip
+    command = [sys.executable, "-m", "sanawm_env", "play", "--world", folder, "--out", tmp_path / "out"]
+    command += ["--no-browser", "--port", 0, "--host", host, "--driver", "explore"]
     (tmp_path / "tmp").mkdir()
     process = subprocess.Popen(
-        [str(part) for part in command], stdout=subprocess.PIPE, text=True,
+        [str(part) for part in command],
+        stdout=subprocess.PIPE,
+        text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(tmp_path / "tmp")},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background may ignore it
-    )  # fmt: skip
+    )
     try:
         said = ""
         while (url := re.search(r"http://127\.0\.0\.1:\d+/", said)) is None:

@@ -124,9 +124,14 @@ def test_a_rollout_that_is_terminated_leaves_what_it_has(tmp_path):
     command = [sys.executable, "-m", "sanawm_env", "rollout", "--actions", "d-960", "--out", str(tmp_path / "r")]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env,
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=env,
         preexec_fn=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL),
-    )  # fmt: skip
+    )
     while not (tmp_path / "r/video.mp4.part").exists():  # the first step is being written
         assert process.poll() is None, process.stdout.read()
     process.terminate()

@@ -67,8 +67,7 @@ class Precision(Measurement):
             pairs = zip(rollouts[kind], rollouts["bf16"], strict=True)
             row = numbers[kind or World.load(self.world).config.dtype]
             row["psnr_against_bf16"] = None if kind == "bf16" else [psnr(a, b) for a, b in pairs]
-        table = Table(
-            "weights",
+        columns = (
             "layers",
             "bytes/value",
             "dB against bf16, chunk 1",
@@ -77,12 +76,17 @@ class Precision(Measurement):
             "sign",
             "of 9",
         )
+        table = Table("weights", *columns)
         for kind, row in numbers.items():
             drift = row["psnr_against_bf16"]
             cells = (
-                row["bytes_per_value"], drift and drift[0], drift and drift[-1],
-                row["psnr_against_truth"], row["sign_agreement"], row["retrieval9"],
-            )  # fmt: skip
+                row["bytes_per_value"],
+                drift and drift[0],
+                drift and drift[-1],
+                row["psnr_against_truth"],
+                row["sign_agreement"],
+                row["retrieval9"],
+            )
             table.add_row(kind, str(row["layers"]), *("" if c is None else f"{c:.2f}" for c in cells))
         console.print(table)
         return {
