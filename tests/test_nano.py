@@ -14,11 +14,19 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def report():
-    return evaluate("nano", scenes=8, seed=77, chunks=4, stride=12, unknown_scenes=8, role="validation")
+    return evaluate(
+        "nano", scenes=4, seed=77, chunks=4, stride=12, unknown_scenes=8, ablations=False, role="validation"
+    )
+
+
+@pytest.fixture(scope="module")
+def steered():
+    """With the cameras of other walks, and by the commands: nothing that a long walk is needed for."""
+    return evaluate("nano", scenes=4, seed=77, chunks=2, stride=12, role="validation")
 
 
 def test_it_is_far_better_than_turning_the_first_frame(report):
-    """The bar is 4 dB in each of the first four chunks; held here to what eight walks can show."""
+    """The bar is 4 dB in each of the first four chunks; held here to what four walks can show."""
     for chunk in report.chunks:
         assert chunk.psnr > chunk.baselines["rotation_homography"].psnr + 3.5
 
@@ -33,10 +41,10 @@ def test_it_goes_on_from_pictures_of_unknown_rooms(report):
         assert chunk.psnr > chunk.baselines["rotation_homography"].psnr + 2
 
 
-def test_it_follows_the_camera(report):
-    assert report.swapped_camera_psnr < report.psnr - 4
-    assert report.sign_agreement >= 0.98
-    assert report.retrieval9 > 0.9
+def test_it_follows_the_camera(steered):
+    assert steered.swapped_camera_psnr < steered.psnr - 4
+    assert steered.sign_agreement >= 0.98
+    assert steered.retrieval9 > 0.9
 
 
 def test_its_pictures_are_not_mush(report):

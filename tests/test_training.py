@@ -33,12 +33,15 @@ from sanawm_env.world.world import World
 from tests.golden_files import ROOT
 
 CODEC = ROOT / "sanawm_env" / "assets" / "nano" / "codec.safetensors"
+# for what no size and no precision of a network decides: how runs are stopped, kept and gone on with
+SMALL = replace(NANO, network=replace(NANO.network, hidden_size=64, depth=2, num_heads=1))
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clips")
-    generate(folder, PatchPCACodec.load(CODEC), ClipsConfig(clips=3, chunks=2, seed=5))
+    generate(folder, PatchPCACodec.load(CODEC), ClipsConfig(clips=3, chunks=2, seed=3, unknown_fraction=0.5))
+    assert -1 in load(folder)["place"] and load(folder)["place"].max() >= 0
     return folder
 
 
@@ -81,7 +84,7 @@ def as_in_a_terminal():
     signal.signal(signal.SIGINT, before)
 
 
-def run(clips, out, monkeypatch=None, stop_at=None, steps=4):
+def run(clips, out, monkeypatch=None, stop_at=None, steps=4, config=SMALL, bf16=False):
     if stop_at is not None:
         step = training._step
 
@@ -91,12 +94,27 @@ def run(clips, out, monkeypatch=None, stop_at=None, steps=4):
             return step(*args)
 
         monkeypatch.setattr(training, "_step", interrupted)
-    train = TrainConfig(steps=steps, batch_size=1, max_chunks=2, single_chunk_steps=1)
+    train = TrainConfig(steps=steps, batch_size=1, max_chunks=2, single_chunk_steps=1, bf16=bf16)
     with nullcontext() if stop_at is None else pytest.raises(KeyboardInterrupt):
-        train_network(NANO, train, PatchPCACodec.load(CODEC), clips, out)
+        train_network(config, train, PatchPCACodec.load(CODEC), clips, out)
     if monkeypatch is not None:
         monkeypatch.undo()
     return load_file(out / "network.safetensors") | load_file(out / "places.safetensors")
+
+
+@pytest.mark.slow
+def test_a_step_of_the_shipped_recipe_moves_every_part(clips, tmp_path):
+    """In bfloat16, as `sanawm train` takes it."""
+    after = run(clips, tmp_path, steps=1, config=NANO, bf16=True)
+    assert all(weights.isfinite().all() for weights in after.values())
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    (loss,) = saved["history"]
+    assert np.isfinite(loss)
+    before = untrained(NANO, torch.Generator().manual_seed(0)).state_dict()
+    moved = {name for name in before if not torch.equal(saved["model"][name], before[name])}
+    for part in ("network.x_embedder", *(f"network.blocks.{i}.attn" for i in range(4)), "network.final_layer"):
+        assert any(name.startswith(part) for name in moved), part
+    assert (tmp_path / "loss.png").is_file()
 
 
 @pytest.mark.slow
@@ -156,7 +174,7 @@ def test_asking_for_more_clips_completes_the_last_shard(tmp_path):
 
 @pytest.mark.slow
 def test_a_few_steps_lower_the_loss_and_reach_every_weight(clips):
-    batch = draw(load(clips), 3, 2, NANO, torch.Generator().manual_seed(4))
+    batch = draw(load(clips), 2, 2, NANO, torch.Generator().manual_seed(4))
     model = untrained(NANO, torch.Generator().manual_seed(0))
     weights = PatchPCACodec.load(CODEC).pixel_weights
 
