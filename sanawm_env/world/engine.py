@@ -8,10 +8,12 @@ An engine is installed with an entry point of the group `sanawm_env.engines`, or
 Nothing here or above knows an engine by name.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -182,7 +184,14 @@ def register_engine(name: str, engine: type[Engine] | str) -> None:
 
 def known_engines() -> list[str]:
     """Names of the engines that are installed or registered."""
-    return sorted({*_registered, *(entry.name for entry in entry_points(group=GROUP))})
+    return sorted({*_registered, *_installed(tuple(sys.path))})
+
+
+@cache
+def _installed(path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """Engines of the packages in the folders `path`, the first of each name; looked for once in a process, as every
+    package that is installed has to be read."""
+    return {entry.name: entry for entry in reversed(tuple(entry_points(group=GROUP)))}
 
 
 def engine_type(name: str) -> type[Engine]:
@@ -193,7 +202,7 @@ def engine_type(name: str) -> type[Engine]:
             module, _, attribute = found.partition(":")
             found = getattr(import_module(module), attribute)
         elif found is None:
-            entry = next(iter(entry_points(group=GROUP, name=name)), None)
+            entry = _installed(tuple(sys.path)).get(name)
             if entry is None:
                 raise ValueError(f"There is no engine {brief(name)}; known engines are {', '.join(known_engines())}.")
             found = entry.load()
