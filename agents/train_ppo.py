@@ -14,13 +14,14 @@ from collections import deque
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 import torch
 import tyro
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
+from pydantic import Field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -38,6 +39,7 @@ from sanawm_env.envs.vector import SanaWMVectorEnv
 from sanawm_env.recording.rollout import check_writable
 from sanawm_env.simulation.episode import Snapshot
 from sanawm_env.world.files import brief, check_count, check_number, read_json, read_text, reason
+from sanawm_env.world.reading import read
 from sanawm_env.world.saving import only_writer, remove, replacing_files, replacing_folder, write_text
 from sanawm_env.world.signals import exit_status, interrupting
 from sanawm_env.world.terminal import literal_console, out_of_memory
@@ -286,7 +288,7 @@ def load(folder: Path, envs: VecMonitor, settings: TrainPPO) -> tuple[PPO, list[
         model = fresh(settings, envs)
         model.set_parameters(weights, exact_match=True, device=settings.device)
         seen, _ = batch.restore(moments)
-        torch.set_rng_state(torch.tensor(kept["torch"], dtype=torch.uint8))
+        torch.set_rng_state(torch.tensor(kept.torch, dtype=torch.uint8))
     except (PermissionError, MemoryError):
         raise
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:  # torch and SB3 raise all of these
@@ -296,59 +298,69 @@ def load(folder: Path, envs: VecMonitor, settings: TrainPPO) -> tuple[PPO, list[
         ) from error
     transposes = isinstance(model.env, VecTransposeImage)
     model._last_obs = model.env.transpose_observations(seen) if transposes else seen
-    model._last_episode_starts = np.array(kept["starts"])
-    model.num_timesteps, model._n_updates = kept["steps"], kept["updates"]
+    model._last_episode_starts = np.array(kept.starts)
+    model.num_timesteps, model._n_updates = kept.steps, kept.updates
     most = model._stats_window_size
-    model.ep_info_buffer, model.ep_success_buffer = deque(kept["episodes"], most), deque(kept["successes"], most)
-    envs.episode_returns[:], envs.episode_lengths[:] = kept["returns"], kept["lengths"]
-    np.random.set_state(kept["numpy"])
-    return model, kept["history"]
+    model.ep_info_buffer, model.ep_success_buffer = deque(kept.episodes, most), deque(kept.successes, most)
+    envs.episode_returns[:], envs.episode_lengths[:] = kept.returns, kept.lengths
+    generator = asdict(kept.numpy)
+    generator["state"]["key"] = np.array(kept.numpy.state.key, np.uint32)
+    np.random.set_state(generator)
+    return model, list(kept.history)
 
 
-def read_run(path: Path, num_envs: int) -> dict[str, Any]:
-    """What `keep` wrote beside policy and moments. OSError, or ValueError for what it could not have written."""
-    kept = read_json(path, MAX_RUN_BYTES)
-    if missing := [name for name in _KEPT if not isinstance(kept.get(name), _KEPT[name])]:
-        raise ValueError(f"{missing[0]} is missing in {path.name}, or not what it should be")
-    for name in ("steps", "updates"):
-        check_count(name, kept[name], 0, 2**53)
-    for name, entries in (("history", ("steps", "return")), ("episodes", ("r", "l", "t"))):
-        for entry in kept[name]:
-            if not isinstance(entry, dict) or not set(entries) <= set(entry):
-                raise ValueError(f"{name} holds {brief(entry)}")
-            for value in entry.values():
-                check_number(name, value)
+Whole = Annotated[int, Field(ge=0, le=2**53)]
+Finite = int | Annotated[float, Field(allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Twister:
+    """The state of numpy's MT19937."""
+
+    key: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=624, max_length=624)]
+    pos: Annotated[int, Field(ge=0, le=624)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numpy:
+    """The state of numpy's random numbers, as `numpy.random.get_state(legacy=False)` has it."""
+
+    bit_generator: Literal["MT19937"]
+    state: Twister
+    has_gauss: Annotated[int, Field(ge=0, le=1)]
+    gauss: Finite
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What `keep` writes beside policy and moments. torch: bytes of the state of its random numbers."""
+
+    history: tuple[dict[str, Finite], ...]
+    episodes: tuple[dict[str, Finite], ...]
+    returns: tuple[Finite, ...]
+    lengths: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...]
+    starts: tuple[bool, ...]
+    successes: tuple[bool | Finite, ...]
+    steps: Whole
+    updates: Whole
+    torch: tuple[Annotated[int, Field(ge=0, le=255)], ...]
+    numpy: Numpy
+
+    def __post_init__(self):
+        for name, entries in (("history", ("steps", "return")), ("episodes", ("r", "l", "t"))):
+            if wrong := [entry for entry in getattr(self, name) if not set(entries) <= set(entry)]:
+                raise ValueError(f"{name} holds {brief(wrong[0])}")
+        if len(self.torch) != len(torch.get_rng_state()):
+            raise ValueError(f"the state of torch's random numbers has {len(self.torch)} bytes")
+
+
+def read_run(path: Path, num_envs: int) -> Run:
+    """OSError, or ValueError for what `keep` could not have written for so many episodes."""
+    kept = read(Run, read_json(path, MAX_RUN_BYTES))
     for name in ("returns", "lengths", "starts"):
-        if len(kept[name]) != num_envs:
-            raise ValueError(f"{name} must be {num_envs}, one for each episode, got {len(kept[name])}")
-    for value in (*kept["returns"], *kept["successes"]):
-        check_number("each of returns and successes", float(value) if isinstance(value, bool) else value)
-    for value in kept["lengths"]:
-        check_count("each of lengths", value, 0, 2**31 - 1)
-    if not all(isinstance(value, bool) for value in kept["starts"]):
-        raise ValueError(f"starts must be true or false, got {brief(kept['starts'])}")
-    if len(kept["torch"]) != len(torch.get_rng_state()):
-        raise ValueError(f"the state of torch's random numbers has {len(kept['torch'])} bytes")
-    for value in kept["torch"]:
-        check_count("each byte of torch's random numbers", value, 0, 255)
-    numpy = kept["numpy"]
-    key, position = (numpy.get("state") or {}).get("key"), (numpy.get("state") or {}).get("pos")
-    if numpy.get("bit_generator") != "MT19937" or not isinstance(key, list) or len(key) != 624:
-        raise ValueError("numpy's random numbers are of another kind")
-    words = [check_count("each of numpy's random numbers", word, 0, 2**32 - 1) for word in key]
-    kept["numpy"] = {
-        "bit_generator": "MT19937",
-        "state": {"key": np.array(words, np.uint32), "pos": check_count("pos", position, 0, 624)},
-        "has_gauss": check_count("has_gauss", numpy.get("has_gauss"), 0, 1),
-        "gauss": check_number("gauss", numpy.get("gauss")),
-    }
+        if len(getattr(kept, name)) != num_envs:
+            raise ValueError(f"{name} must be {num_envs}, one for each episode, got {len(getattr(kept, name))}")
     return kept
-
-
-_KEPT = {
-    **dict.fromkeys(("history", "returns", "lengths", "starts", "episodes", "successes", "torch"), list),
-    **dict.fromkeys(("steps", "updates"), int), "numpy": dict,
-}  # fmt: skip
 
 
 def check_run(settings: TrainPPO) -> None:

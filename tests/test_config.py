@@ -8,13 +8,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from pydantic import Field
 from sanawm_env.agents.collection import Collection
 
 from sanawm_env.camera.presets import Workspace
@@ -54,6 +55,8 @@ class Settings:
     boxes: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     inner: Inner | None = Inner()
     scenes: Sequence[Any] = ()
+    share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.5
+    few: Annotated[tuple[Annotated[int, Field(gt=0, lt=2000)], ...], Field(min_length=1)] = (1,)
 
 
 def test_plain_values_become_what_the_fields_are():
@@ -86,6 +89,12 @@ BAD = [
     ({"boxes": {"p": [1, "x"]}}, "boxes.p[1] must be a number, got 'x'"),
     ({"inner": {"steps": 10}}, "steps must be at most 9, got 10."),
     ({"inner": {"sped": 1}}, "there is no setting 'sped' in inner (did you mean speed?), settings are speed, steps"),
+    ({"share": -1}, "share must be at least 0, got -1"),
+    ({"share": 1.5}, "share must be at most 1, got 1.5"),
+    ({"share": float("nan")}, "share must be a finite number, got nan"),
+    ({"few": [0]}, "few[0] must be above 0, got 0"),
+    ({"few": [1, 2000]}, "few[1] must be below 2,000, got 2000"),
+    ({"few": []}, "few has too few values, got []"),
     ({"contu": 1}, "there is no setting 'contu' (did you mean count?), settings are name, count, "),
     ({5: 1}, "there is no setting 5, settings are"),
     ({"scenes": "starts"}, "scenes must be a list, got 'starts'"),

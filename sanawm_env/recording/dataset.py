@@ -15,7 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from sanawm_env.recording.episode import FILES, Episode, EpisodeWriter
 from sanawm_env.recording.rollout import VIDEO, check_writable, to_json
@@ -23,7 +25,6 @@ from sanawm_env.recording.video import MAX_UPSCALE, check_square, iterate_video,
 from sanawm_env.world.files import (
     brief,
     check_count,
-    check_number,
     file_sha256,
     link,
     parse_json,
@@ -38,6 +39,7 @@ from sanawm_env.world.saving import check_outside, only_writer, remove, write_te
 DATASET, MANIFEST, SHARDS, PARTIAL = "dataset.json", "manifest.jsonl", "shard-*", ".partial"
 SCHEMA = 1
 MAX_HEADER_BYTES, MAX_ROW_BYTES, MAX_MANIFEST_BYTES = 2**20, 2**20, 2**30
+Natural = Annotated[int, Field(ge=0, le=MAX_SEED)]
 _log = logging.getLogger(__name__)
 
 
@@ -46,16 +48,11 @@ class Header:
     """What a `dataset.json` must hold besides its schema, equal in all that is merged; it may say more."""
 
     weights_hash: str
-    fps: float
-    height: int
-    width: int
-    chunk_frames: int
+    fps: Annotated[float, Field(ge=0.01, le=1000)]
+    height: Annotated[int, Field(ge=1, le=10**6)]
+    width: Annotated[int, Field(ge=1, le=10**6)]
+    chunk_frames: Annotated[int, Field(ge=1, le=10**6)]
     action_mode: str
-
-    def __post_init__(self):
-        check_number("fps", self.fps, 0.01, 1000)
-        for name in ("height", "width", "chunk_frames"):
-            check_count(name, getattr(self, name), 1, 10**6)
 
 
 _WHOLE = tuple(field.name for field in fields(Header))
@@ -75,10 +72,10 @@ class Row:
     camera: str = ""
     source: str = ""
     scene: str = ""
-    seed: int = 0
-    chunks: int = 0
-    frames: int = 0
-    bytes: int = 0
+    seed: Natural = 0
+    chunks: Natural = 0
+    frames: Natural = 0
+    bytes: Natural = 0
     measures: Mapping[str, float | None] = field(default_factory=dict)
     reason: str = ""
 
@@ -375,8 +372,6 @@ def _shard_rows(shard: Path) -> Iterator[Row]:
     for number, line in enumerate([*lines, rest] if rest else lines, start=1):
         try:
             row = read(Row, parse_json(line[:MAX_ROW_BYTES]), others=True)
-            for name in ("seed", "chunks", "frames", "bytes"):
-                check_count(name, getattr(row, name), 0, MAX_SEED)
         except ValueError as error:
             if number > len(lines):
                 break  # its writer was killed while it wrote: the episode, if there is one, is found below

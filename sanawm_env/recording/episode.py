@@ -18,9 +18,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from pydantic import Field
 from scipy.spatial.transform import RigidTransform
 
 from sanawm_env.camera.intrinsics import intrinsics_matrix
@@ -37,7 +38,7 @@ from sanawm_env.recording.rollout import (
 )
 from sanawm_env.recording.video import iterate_video, read_video
 from sanawm_env.world.anchor import Anchor
-from sanawm_env.world.files import brief, check_count, check_number, file_sha256, read_json, reason
+from sanawm_env.world.files import brief, file_sha256, read_json, reason
 from sanawm_env.world.folders import world_address
 from sanawm_env.world.images import fit_image, save_start
 from sanawm_env.world.reading import read
@@ -63,33 +64,27 @@ class Meta:
     world: str
     weights_hash: str
     env: Mapping[str, Any]
-    seed: int
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
     prompt: str
     intrinsics: tuple[float, ...]
     action_dtype: str
-    batch: tuple[tuple[int, int], ...]
-    fps: float
-    num_frames: int
+    batch: tuple[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(le=MAX_BATCH)]], ...]
+    fps: Annotated[float, Field(ge=0.01, le=1000)]
+    num_frames: Annotated[int, Field(ge=1, le=MAX_FRAMES)]
     frames_sha256: str
     versions: Mapping[str, Any]
     device: str = "cpu"
-    threads: int | None = None
+    threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None
     video: Mapping[str, Any] = field(default_factory=dict)
-    prompts: tuple[tuple[int, str], ...] = ()
+    prompts: tuple[tuple[Annotated[int, Field(ge=0)], str], ...] = ()
 
     def __post_init__(self):
-        check_count("seed", self.seed, 0, MAX_SEED)
-        check_count("num_frames", self.num_frames, 1, MAX_FRAMES)
-        check_number("fps", self.fps, 0.01, 1000)
-        if self.threads is not None:
-            check_count("threads", self.threads, 1, MAX_THREADS)
         if not re.fullmatch("bool|u?int(8|16|32|64)|float(16|32|64)", self.action_dtype):
             raise ValueError(f"its action_dtype is {brief(self.action_dtype)}")
-        for row, size in self.batch:
-            check_count("the size of a batch", size, 1, MAX_BATCH)
-            check_count(f"a row in a batch of {size}", row, 0, size - 1)
-        for step, _ in self.prompts:
-            check_count("prompts: the number of a step", step, 0, len(self.batch) - 1)
+        if wrong := [pair for pair in self.batch if pair[0] >= pair[1]]:
+            raise ValueError(f"batch must be of rows below sizes, got {brief(wrong[0])}")
+        if any(step >= len(self.batch) for step, _ in self.prompts):
+            raise ValueError(f"prompts must be of steps below {len(self.batch)}, got {brief(self.prompts)}")
 
 
 class Step(NamedTuple):

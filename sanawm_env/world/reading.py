@@ -1,5 +1,5 @@
 """Plain data, of JSON, YAML or keywords, as frozen dataclasses: pydantic holds it to the annotations of the fields, and
-what does not fit is said in one sentence. What the numbers of a field may be its class says, in `__post_init__`."""
+what does not fit is said in one sentence. What the numbers of a field may be, annotations or `__post_init__` say."""
 
 import dataclasses
 import difflib
@@ -17,8 +17,10 @@ T = TypeVar("T")
 _KINDS = {
     "int": "a whole number", "float": "a number", "bool": "true or false", "string": "a text", "list": "a list",
     "tuple": "a list", "dict": "a mapping", "mapping": "a mapping", "dataclass": "a mapping", "none": "null",
+    "finite": "a finite number",
 }  # fmt: skip
 """By the first word of pydantic's types of errors, such as int_type."""
+_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
 def read(kind: type[T], data: Any, *, others: bool = False) -> T:
@@ -79,12 +81,12 @@ def _sentence(errors: list[Any], data: Any) -> str:
         return str(about["error"])
     if kind == "json_invalid":
         return f"it cannot be read: {reason(about['error'])}"
-    if kind == "too_long" or (kind == "missing" and isinstance(error["loc"][-1], int)):
+    if kind in ("too_long", "too_short") or (kind == "missing" and isinstance(error["loc"][-1], int)):
         return f"{where} has too {'many' if kind == 'too_long' else 'few'} values, got {brief(value)}"
     if kind == "missing":
         return f"{error['loc'][-1]} is missing" + f" in {where}" * bool(where)
     accepted = [_accepted(error) for other, _, error in first if other == path]
-    if _KINDS["float"] in accepted:
+    if {_KINDS["float"], _KINDS["finite"]} & set(accepted):
         accepted = [each for each in accepted if each != _KINDS["int"]]
     return f"{where} must be {' or '.join(dict.fromkeys(filter(None, accepted)))}, got {brief(value)}"
 
@@ -93,7 +95,11 @@ def _accepted(error: Mapping[str, Any]) -> str:
     """What a field may be, by an error of pydantic; nothing for objects that no file can hold."""
     if error["type"] == "needs_python_object":
         return ""
-    return error.get("ctx", {}).get("expected") or _KINDS.get(error["type"].split("_")[0]) or reason(error["msg"])
+    about = error.get("ctx", {})
+    for name, words in _BOUNDS.items():
+        if (bound := about.get(name)) is not None:
+            return f"{words} {int(bound) if float(bound).is_integer() else bound:,}"
+    return about.get("expected") or _KINDS.get(error["type"].split("_")[0]) or reason(error["msg"])
 
 
 def _place(loc: tuple[int | str, ...], data: Any) -> tuple[tuple[int | str, ...], Any]:
