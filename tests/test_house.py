@@ -273,6 +273,7 @@ def test_the_wheel_installs_every_module_and_asset(installed):
     expected |= {path.relative_to(ROOT) for path in assets.rglob("*") if path.is_file() and path.suffix != ".pyc"}
     expected |= {path.relative_to(ROOT) for path in (ROOT / "sanawm_env" / "viewer" / "web").iterdir()}
     files = {path.relative_to(installed) for path in installed.rglob("*") if path.is_file()}
+    expected.add(Path("sanawm_env", "py.typed"))
     assert expected - files == set()
     assert any(path.parts[:2] == ("sanawm_env", "assets") for path in expected)
 

@@ -8,7 +8,9 @@ many frames are computed with it nor on the batch, so conditions built chunk by 
 trajectory bit for bit.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -44,7 +46,7 @@ def rigid_inverse(pose: Tensor) -> Tensor:
 def relative_poses(c2w: Array, origin: Array) -> Tensor:
     """Poses (..., F, 4, 4) seen from the camera `origin` (..., 4, 4), float32: `origin^-1 c2w`."""
     from_world, c2w = rigid_inverse(_float32(origin))[..., None, :, :], _float32(c2w)
-    return sum(from_world[..., :, i, None] * c2w[..., i, None, :] for i in range(4))
+    return _sum(from_world[..., :, i, None] * c2w[..., i, None, :] for i in range(4))
 
 
 def raymap_rows(c2w: Array, intrinsics: Array, origin: Array | None = None, *, stride: int = 8) -> Tensor:
@@ -151,7 +153,12 @@ def _camera_rays(intrinsics: Tensor, height: int, width: int) -> Tensor:
 
 def _apply(matrix: Tensor, vector: Tensor) -> Tensor:
     """Product of (..., 3, 3) and (..., 3) without a reduction whose order could depend on the batch."""
-    return sum(matrix[..., :, i] * vector[..., i : i + 1] for i in range(3))
+    return _sum(matrix[..., :, i] * vector[..., i : i + 1] for i in range(3))
+
+
+def _sum(terms: Iterable[Tensor]) -> Tensor:
+    """In their order; there is at least one."""
+    return cast(Tensor, sum(terms))
 
 
 def _normalize(vector: Tensor) -> Tensor:

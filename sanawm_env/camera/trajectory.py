@@ -24,7 +24,7 @@ def check_trajectory(c2w: np.ndarray) -> np.ndarray:
     if c2w.ndim != 3 or c2w.shape[1:] != (4, 4) or len(c2w) == 0:
         raise ValueError(f"a trajectory must have the shape (frames, 4, 4) with at least one frame, got {c2w.shape}")
     c2w = c2w.astype(np.float64)
-    _require(np.isfinite(c2w).all((1, 2)), "holds values that are not finite")
+    _require(np.all(np.isfinite(c2w), axis=(1, 2)), "holds values that are not finite")
     _require(np.abs(c2w[:, 3] - (0, 0, 0, 1)).max(1) <= 1e-5, "has a bottom row that is not (0, 0, 0, 1)")
     error = np.abs(_gram(c2w) - np.eye(3)).max((1, 2))
     _require(error <= ROTATION_TOLERANCE, "is not a rigid pose: its 3x3 part is not orthonormal")

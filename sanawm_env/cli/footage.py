@@ -61,7 +61,7 @@ def _look_at(folder: Path) -> tuple[Trajectory, np.ndarray, np.ndarray]:
     """Of a clip: its trajectory, the intrinsics (4,) of the nano world's picture, and which frames are shown 16 times a
     second. Errors as `read_clip`."""
     times, trajectory = frame_times(folder / VIDEO), load_trajectory(folder / TRAJECTORY)
-    with open_video(folder / VIDEO) as stream:
+    with open_video(folder / VIDEO) as (_, stream):
         try:
             check_square(stream)
         except ValueError as error:

@@ -12,7 +12,7 @@ imported.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -21,7 +21,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
 import sanawm_env  # noqa: F401  registers the ids
-from sanawm_env.envs.env import MARKS, RESET_OPTIONS
+from sanawm_env.envs.env import MARKS, RESET_OPTIONS, SanaWMEnv
+from sanawm_env.envs.vector import SanaWMVectorEnv
 
 KNOWN = (*RESET_OPTIONS, *MARKS, "reset_mask")
 DESCRIPTIONS = {
@@ -82,6 +83,7 @@ class LeRobotVectorEnv(VectorWrapper):
 
     def __init__(self, env: VectorEnv, camera: str | None = None, task_description: str | None = None):
         super().__init__(env)
+        self._batch = cast(SanaWMVectorEnv, env)  # wrappers around one pass on what it has
         single, actions = env.single_observation_space, env.single_action_space
         if not isinstance(single, spaces.Dict):
             raise ValueError('LeRobot reads pictures and poses: make the environment with obs_mode="dict".')
@@ -89,33 +91,33 @@ class LeRobotVectorEnv(VectorWrapper):
             raise ValueError(f'LeRobot\'s policies act by vectors, not in {actions}: use action_mode="twist".')
         if env.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
             raise ValueError('LeRobotVectorEnv wraps environments of autoreset_mode="NextStep".')
-        pictures = [name for name, part in single.items() if part.dtype == np.uint8 and len(part.shape) == 3]
+        pictures = [name for name, part in single.items() if part.dtype == np.uint8 and len(part.shape or ()) == 3]
         self._pictures = {name: camera or "camera" if name == "rgb" else name.removesuffix("_rgb") for name in pictures}
         self._alone = len(pictures) == 1 and camera is None
         self._numbers = ["pose", *(name for name in single if name not in ("pose", *pictures))]
         seen = {self._pictures[name]: single[name] for name in pictures}
-        count = sum(int(np.prod(single[name].shape)) for name in self._numbers)
+        count = sum(int(np.prod(single[name].shape or ())) for name in self._numbers)
         self.single_observation_space = spaces.Dict(
             pixels=single["rgb"] if self._alone else spaces.Dict(seen),
             agent_pos=single["pose"],
             environment_state=spaces.Box(-np.inf, np.inf, (count,), np.float32),
         )
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
-        task = type(self.unwrapped.simulator.task).__name__
+        task = type(cast(SanaWMVectorEnv, self.unwrapped).simulator.task).__name__
         task = "none" if task == "Task" else task
         described = DESCRIPTIONS.get(task.lower(), task) if task_description is None else task_description
         self._said = {"task": task.lower(), "task_description": described}
         for slot in self.envs:
-            slot.task_description = described  # lerobot before 0.5 looks for it there
+            slot.task_description = described  # ty: ignore[missing-attribute]  lerobot before 0.5 looks for it there
 
     @property
-    def envs(self) -> Sequence[gym.Env]:
+    def envs(self) -> Sequence[SanaWMEnv]:
         """The single environments."""
-        return self.unwrapped.envs
+        return cast(SanaWMVectorEnv, self.unwrapped).envs
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """What the attribute or method of that name gives in every slot."""
-        return (self._said[name],) * self.num_envs if name in self._said else self.env.call(name, *args, **kwargs)
+        return (self._said[name],) * self.num_envs if name in self._said else self._batch.call(name, *args, **kwargs)
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """An attribute of every slot."""
@@ -127,8 +129,8 @@ class LeRobotVectorEnv(VectorWrapper):
         known = {name: value for name, value in (options or {}).items() if name in KNOWN}
         if unknown := [str(name) for name in options or {} if name not in known]:
             gym.logger.warn(f"Left out of the reset's options, as they are not known here: {', '.join(unknown)}.")
-        obs, infos = self.env.reset(seed=seed, options=known)
-        return self._observations(obs), infos | self._success(infos)
+        obs, infos = self._batch.reset(seed=seed, options=known)
+        return self._observations(cast(dict[str, np.ndarray], obs)), infos | self._success(infos)
 
     def step(self, actions: Any) -> Arrays:
         obs, rewards, terminated, truncated, infos = self.env.step(actions)

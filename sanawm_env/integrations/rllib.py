@@ -42,7 +42,7 @@ def register(name: str = "sanawm") -> str:
 def create(context: Mapping[str, Any]) -> gym.Env | VectorEnv:
     """The environment of an `env_config`: its "id" (SanaWM/Explore-v0) and the arguments of `SanaWMEnv`, "obs_mode"
     being "rgb" and "obs_size" (84, 84) by default. RLlib adds "num_envs" where it wants a batch."""
-    settings = {"id": "SanaWM/Explore-v0", "obs_mode": "rgb", "obs_size": (84, 84)} | dict(context)
+    settings: dict[str, Any] = {"id": "SanaWM/Explore-v0", "obs_mode": "rgb", "obs_size": (84, 84)} | dict(context)
     if settings.get("num_envs") is None:
         return ScalePixels(gym.make(**settings))
     return VectorScalePixels(gym.make_vec(**settings, autoreset_mode=AutoresetMode.NEXT_STEP))

@@ -9,7 +9,7 @@ habits kept here are those of `DummyVecEnv`.
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -18,14 +18,13 @@ from gymnasium.vector import AutoresetMode
 
 try:
     from stable_baselines3.common.vec_env import VecEnv
+    from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 except ImportError as error:
     raise ImportError(f'Stable-Baselines3 is missing: pip install "sanawm-env[rl]" ({error}).') from error
 
 from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.envs.observations import Observation
 from sanawm_env.envs.vector import SanaWMVectorEnv
-
-Indices = int | Sequence[int] | None
 
 
 class SB3VecEnv(VecEnv):
@@ -54,7 +53,8 @@ class SB3VecEnv(VecEnv):
             raise TypeError("SB3VecEnv got an unexpected keyword argument 'n_envs': it is called num_envs here.")
         if isinstance(envs, str):
             num_envs = 1 if num_envs is None else num_envs
-            envs = gym.make_vec(envs, num_envs=num_envs, autoreset_mode=AutoresetMode.SAME_STEP, **settings)
+            made = gym.make_vec(envs, num_envs=num_envs, autoreset_mode=AutoresetMode.SAME_STEP, **settings)
+            envs = cast(SanaWMVectorEnv, made)
         elif num_envs is not None or settings:
             raise TypeError("num_envs and settings go with the id of an environment; a made one has its own.")
         elif not isinstance(envs, SanaWMVectorEnv):
@@ -83,7 +83,7 @@ class SB3VecEnv(VecEnv):
         each. ValueError for another number of them."""
         if not isinstance(options, dict | None) and len(options) != self.num_envs:
             raise ValueError(f"set_options takes a dict, or one for each of {self.num_envs} slots, got {len(options)}.")
-        super().set_options(options)
+        super().set_options(options if isinstance(options, dict | None) else list(options))
         self._each = not isinstance(options, dict | None)
 
     def reset(self) -> Observation:
@@ -115,23 +115,23 @@ class SB3VecEnv(VecEnv):
         if self.render_mode != "rgb_array":
             warnings.warn(f'Images need render_mode="rgb_array", not {self.render_mode!r}.', stacklevel=2)
             return [None] * self.num_envs
-        return self.batch.render()
+        return self.batch.render() or ()
 
-    def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         return [getattr(env, attr_name) for env in self._chosen(indices)]
 
-    def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         for env in self._chosen(indices):
             setattr(env, attr_name, value)
 
-    def env_method(self, method_name: str, *args: Any, indices: Indices = None, **kwargs: Any) -> list[Any]:
+    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
         return [getattr(env, method_name)(*args, **kwargs) for env in self._chosen(indices)]
 
-    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: Indices = None) -> list[bool]:
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
         """Never: the slots are bare."""
         return [False for _ in self._chosen(indices)]
 
-    def _chosen(self, indices: Indices) -> list[SanaWMEnv]:
+    def _chosen(self, indices: VecEnvIndices) -> list[SanaWMEnv]:
         return [self.batch.envs[i] for i in self._get_indices(indices)]
 
     def _listed(self, infos: dict[str, Any]) -> list[dict[str, Any]]:

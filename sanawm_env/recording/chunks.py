@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import gymnasium as gym
 from gymnasium.utils import RecordConstructorArgs
@@ -36,8 +36,10 @@ class RecordChunks(gym.Wrapper, RecordConstructorArgs):
     ):
         RecordConstructorArgs.__init__(self, folder=folder, episode_trigger=episode_trigger, crf=crf, upscale=upscale)
         super().__init__(env)
-        if not isinstance(env.unwrapped, SanaWMEnv):
-            raise TypeError(f"Only a SanaWMEnv has chunks to record, not {type(env.unwrapped).__name__}.")
+        base = env.unwrapped
+        if not isinstance(base, SanaWMEnv):
+            raise TypeError(f"Only a SanaWMEnv has chunks to record, not {type(base).__name__}.")
+        self._base = base
         self.folder, self.episode = Path(folder), -1
         if self.folder.exists() and not self.folder.is_dir():
             raise NotADirectoryError(f"{self.folder} is a file: videos need a folder.")
@@ -52,15 +54,15 @@ class RecordChunks(gym.Wrapper, RecordConstructorArgs):
         obs, info = self.env.reset(seed=seed, options=options)
         self._begin()
         if self._video is not None:
-            self._video.append(self.unwrapped.clip.frames[-1:])
+            self._video.append(self._base.clip.frames[-1:])
         return obs, info
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)
         if self._video is None and self._over:
             self._begin()
         if self._video is not None:
-            self._video.append(self.unwrapped.clip.frames)
+            self._video.append(self._base.clip.frames)
         if terminated or truncated:
             self._end()
         return obs, reward, terminated, truncated, info

@@ -84,10 +84,11 @@ class Row:
         """The row of a finished episode, from what it says of itself."""
         meta = episode.meta
         size = sum(path.stat().st_size for path in episode.folder.iterdir())
-        text = {key: str(meta.get(key, "")) for key in ("id", "camera", "source", "scene")}
+        identity, camera, source, scene = (str(meta.get(key, "")) for key in ("id", "camera", "source", "scene"))
         return cls(
-            **text, episode=name, seed=meta["seed"], chunks=episode.chunks, frames=meta["num_frames"], bytes=size
-        )
+            id=identity, camera=camera, source=source, scene=scene,
+            episode=name, seed=meta["seed"], chunks=episode.chunks, frames=meta["num_frames"], bytes=size,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -342,7 +343,7 @@ def _problems(dataset: Dataset, row: Row, thorough: bool) -> Iterator[str]:
         yield f"its trajectory has {len(trajectory.c2w)} poses for {frames} frames"
     if trajectory.fps not in (None, meta["fps"]):
         yield f"its trajectory has {trajectory.fps:g} poses a second for {meta['fps']:g} frames"
-    with open_video(episode.folder / VIDEO) as stream:
+    with open_video(episode.folder / VIDEO) as (_, stream):
         times = (meta.get("video") or {}).get("upscale", 1)
         check_count("upscale of its video", times, 1, MAX_UPSCALE)
         sides = [(side * times + 1) // 2 * 2 for side in (dataset.header["height"], dataset.header["width"])]

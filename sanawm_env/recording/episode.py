@@ -166,10 +166,10 @@ class EpisodeWriter(RolloutWriter):
                 self._prompts.append([len(self._steps), step.prompt])
             self._steps.append((step.action, step.reward, step.terminated, step.truncated, step.batch_row))
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, exception_type, *rest) -> None:
         if not self._steps:
             self._video.discard()
-        super().__exit__(*exception)
+        super().__exit__(exception_type, *rest)
 
     def _write(self, folder: Path, interrupted: bool) -> None:
         *columns, batch_rows = zip(*self._steps, strict=True)

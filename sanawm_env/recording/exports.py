@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from sanawm_env.recording.arrays import Trajectory
 from sanawm_env.recording.dataset import Dataset, Row, leave_out
 from sanawm_env.recording.episode import Episode
 from sanawm_env.recording.rollout import VIDEO, check_writable
-from sanawm_env.recording.video import open_video
+from sanawm_env.recording.video import open_video, rate_of
 from sanawm_env.world.saving import check_outside, replacing_folder
 
 _SPARE_BYTES = 16 * 2**20
@@ -28,16 +28,14 @@ class Look(NamedTuple):
     width: int
     fps: Fraction
     codec: str
-    pix_fmt: str
+    pix_fmt: str | None
 
     @classmethod
     def of(cls, path: Path) -> "Look":
         """Raises as `open_video`, and ValueError for one without a rate."""
-        with open_video(path) as stream:
-            if not stream.average_rate:
-                raise ValueError(f"the video {path} does not say how many frames a second it has")
+        with open_video(path) as (_, stream):
             codec = stream.codec_context
-            return cls(stream.height, stream.width, stream.average_rate, codec.name, codec.pix_fmt)
+            return cls(stream.height, stream.width, rate_of(path, stream), codec.name, codec.pix_fmt)
 
     def __str__(self) -> str:
         return f"{self.width} x {self.height} pixels at {float(self.fps):g} fps ({self.codec}, {self.pix_fmt})"
@@ -75,8 +73,8 @@ def check_some(dataset: Dataset, whole: Sized) -> None:
         raise ValueError(f"No episode of {dataset.folder} can be exported: see `sanawm dataset validate`.")
 
 
-def camera_path(episode: Episode) -> tuple[Trajectory, int]:
-    """The trajectory of an episode, with a pose and a lens for every frame, and the number of frames of a chunk.
+def camera_path(episode: Episode) -> tuple[NDArray, NDArray, int]:
+    """Poses (F, 4, 4) and intrinsics (F, 3, 3) of all frames of an episode, and the number of frames of a chunk.
 
     Raises ValueError unless the frames are the start image and equal chunks, one for each step.
     """
@@ -86,7 +84,7 @@ def camera_path(episode: Episode) -> tuple[Trajectory, int]:
         raise ValueError(f"{episode.folder} has {len(path.c2w)} poses and {lenses} lenses for {frames} frames.")
     if not chunks or frames <= chunks or (frames - 1) % chunks:
         raise ValueError(f"{episode.folder} has {frames} frames, which are not the start and {chunks} equal chunks.")
-    return path, (frames - 1) // chunks
+    return path.c2w, path.intrinsics, (frames - 1) // chunks
 
 
 def pose_vectors(c2w: np.ndarray) -> np.ndarray:

@@ -29,11 +29,13 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from fractions import Fraction
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import av
 import numpy as np
+from av.container import OutputContainer
 
 from sanawm_env.recording.dataset import Dataset, Row, leave_out
 from sanawm_env.recording.episode import Episode
@@ -47,7 +49,7 @@ from sanawm_env.recording.exports import (
     survey,
 )
 from sanawm_env.recording.rollout import VIDEO
-from sanawm_env.recording.video import iterate_video, open_video
+from sanawm_env.recording.video import iterate_video, open_video, rate_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -182,18 +184,18 @@ def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, limits: di
 
 def _columns(episode: Episode, number: int, first: int, task: int, fps: int) -> dict[str, np.ndarray]:
     """The data rows of an episode, (F,) or (F, width) each."""
-    (path, chunk), arrays = camera_path(episode), episode.arrays()
-    frames = len(path.c2w)
+    (c2w, intrinsics, chunk), arrays = camera_path(episode), episode.arrays()
+    frames = len(c2w)
     frame = np.arange(frames)
     reward = np.zeros(frames)
     reward[chunk - 1 : -1 : chunk] = arrays["rewards"]
     columns = {
-        "observation.state": pose_vectors(path.c2w),
+        "observation.state": pose_vectors(c2w),
         "action": arrays["twists"],
         "next.reward": reward,
         "next.done": frame == frames - 1,
-        "sanawm.c2w": path.c2w.reshape(frames, 16),
-        "sanawm.intrinsics": path.intrinsics[:, (0, 1, 0, 1), (0, 1, 2, 2)],
+        "sanawm.c2w": c2w.reshape(frames, 16),
+        "sanawm.intrinsics": intrinsics[:, (0, 1, 0, 1), (0, 1, 2, 2)],
         "sanawm.chunk_index": -(-frame // chunk),
         "timestamp": frame / fps,
         "frame_index": frame,
@@ -282,33 +284,35 @@ class _Tables:
 
     def __init__(self, folder: Path, pattern: str, most_bytes: float, per_folder: int):
         self._folder, self._pattern, self._most, self._per_folder = folder, pattern, most_bytes, per_folder
-        self._writer, self._path, self._file, self._number = None, None, None, -1
+        self._out: tuple[FileIO, pyarrow.parquet.ParquetWriter] | None = None
+        self._number = -1
 
     def __enter__(self) -> "_Tables":
         return self
 
     def __exit__(self, *exception) -> None:
-        if self._writer is not None:
-            with self._file:
-                self._writer.close()
+        if self._out is not None:
+            file, writer = self._out
+            with file:
+                writer.close()
 
     def write(self, table: "pyarrow.Table", label: str = "") -> _Place:
         """Append a table; where it went. label: of columns to add that say so."""
         import pyarrow
         from pyarrow import parquet
 
-        full = self._path is None or self._path.stat().st_size + table.nbytes > self._most
+        out = self._out
+        full = out is None or os.fstat(out[0].fileno()).st_size + table.nbytes > self._most
         place = _Place.of(self._number + full, self._per_folder)
         if label:
             for name, value in place.named(label).items():
                 table = table.append_column(name, pyarrow.array([value] * len(table), pyarrow.int64()))
-        if full:
+        if out is None or full:
             self.__exit__()
             self._number += 1
-            self._path = place.path(self._folder, self._pattern)
-            self._file = self._path.open("wb", buffering=0)  # Arrow takes no name that is not UTF-8
-            self._writer = parquet.ParquetWriter(self._file, table.schema)
-        self._writer.write_table(table)
+            file = place.path(self._folder, self._pattern).open("wb", buffering=0)  # Arrow takes no name but in UTF-8
+            out = self._out = file, parquet.ParquetWriter(file, table.schema)
+        out[1].write_table(table)
         return place
 
 
@@ -344,44 +348,47 @@ class _Videos:
 
     def __init__(self, folder: Path, most_bytes: float, per_folder: int):
         self._folder, self._most, self._per_folder = folder, most_bytes, per_folder
-        self._container = self._stream = self._header = None
+        self._out: tuple[OutputContainer, av.VideoStream] | None = None
+        self._header: bytes | None = None
         self._number, self._bytes, self._frames = -1, 0, 0
 
     def __enter__(self) -> "_Videos":
         return self
 
     def __exit__(self, *exception) -> None:
-        if self._container is not None:
-            self._container.close()
+        if self._out is not None:
+            self._out[0].close()
 
     def write(self, path: Path, frames: int) -> dict[str, Any]:
         """Append a video of so many frames; what meta/episodes says of it."""
         size = path.stat().st_size
-        with open_video(path) as stream:
+        with open_video(path) as (source, stream):
             # what decoders read once at the front of a file: where it differs, packets cannot follow on each other
             header = stream.codec_context.extradata
-            if self._container is None or self._bytes + size > self._most or header != self._header:
-                self._begin(stream)
-            rate = stream.average_rate
-            shift = round(Fraction(self._frames) / rate / stream.time_base) - (stream.start_time or 0)
-            for packet in stream.container.demux(stream):
+            if self._out is None or self._bytes + size > self._most or header != self._header:
+                self._out = self._begin(stream)
+            container, joined = self._out
+            rate = rate_of(path, stream)
+            shift = round(Fraction(self._frames) / rate / cast(Fraction, stream.time_base)) - (stream.start_time or 0)
+            for packet in source.demux(stream):
                 if packet.dts is None:
                     continue  # the mark of the end
-                packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, self._stream
-                self._container.mux(packet)
+                packet.pts, packet.dts, packet.stream = cast(int, packet.pts) + shift, packet.dts + shift, joined
+                container.mux(packet)
         start, self._frames, self._bytes = self._frames, self._frames + frames, self._bytes + size
         times = {"from_timestamp": float(start / rate), "to_timestamp": float(self._frames / rate)}
         place = _Place.of(self._number, self._per_folder).named(f"videos/{CAMERA}")
         return place | {f"videos/{CAMERA}/{name}": value for name, value in times.items()}
 
-    def _begin(self, like: av.VideoStream) -> None:
+    def _begin(self, like: av.VideoStream) -> tuple[OutputContainer, av.VideoStream]:
         self.__exit__()
         self._number, self._bytes, self._frames = self._number + 1, 0, 0
         path = _Place.of(self._number, self._per_folder).path(self._folder, VIDEOS)
-        self._container = av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"})
-        self._stream = self._container.add_stream_from_template(like)
-        self._stream.time_base = like.time_base
+        container = av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"})
+        joined = container.add_stream_from_template(like)
+        joined.time_base = like.time_base
         self._header = like.codec_context.extradata
+        return container, joined
 
 
 def _table(columns: Mapping[str, np.ndarray]) -> "pyarrow.Table":

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from gymnasium import registry, spaces
@@ -76,11 +76,12 @@ def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, dataset_id
     from minari.namespace import NAMESPACE_METADATA_FILENAME
 
     made, number = _config(dataset, rows), 0
+    observed, actions = _observed(made, look), action_space(dataset)
     with appearing(out / dataset_id) as folder:
         storage = MinariStorage.new(
             folder / "data",
-            observation_space=_observed(made, look),
-            action_space=action_space(dataset),
+            observation_space=observed,
+            action_space=actions,
             env_spec=_environment(made, look),
             jpeg_encoding=jpeg,
         )
@@ -89,7 +90,7 @@ def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, dataset_id
         for row in rows:
             try:
                 episode = Episode.open(dataset.folder / row.episode)
-                buffer = _buffer(episode, storage.observation_space["pose"], storage.action_space)
+                buffer = _buffer(episode, cast(spaces.Box, observed["pose"]), actions)
             except (OSError, ValueError) as error:
                 leave_out(row, error)
                 continue
@@ -131,7 +132,7 @@ def _buffer(episode: Episode, poses: spaces.Box, space: spaces.Space) -> Any:
     """The episode as Minari's EpisodeBuffer."""
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
-    (path, chunk), arrays = camera_path(episode), episode.arrays()
+    (c2w, _, chunk), arrays = camera_path(episode), episode.arrays()
     actions = arrays["actions"].astype(space.dtype)
     if actions.shape[1:] != space.shape:
         raise ValueError(f"{episode.folder} has actions of shape {actions.shape[1:]}, its space has {space.shape}.")
@@ -140,15 +141,15 @@ def _buffer(episode: Episode, poses: spaces.Box, space: spaces.Space) -> Any:
     frames = list(islice(iterate_video(episode.folder / VIDEO), 0, None, chunk))
     if len(frames) != episode.chunks + 1:
         raise ValueError(f"The video of {episode.folder} shows the end of {len(frames) - 1} of {episode.chunks} steps.")
-    return EpisodeBuffer(
-        seed=episode.meta["seed"],
-        observations={"rgb": np.stack(frames), "pose": pose_vectors(path.c2w[::chunk]).clip(poses.low, poses.high)},
-        actions=actions,
-        rewards=arrays["rewards"],
-        terminations=arrays["terminated"],
-        truncations=arrays["truncated"],
-        infos={},  # without, Minari 0.5.4 cannot print the episode
-    )
+    columns: dict[str, Any] = {  # Minari names lists, and takes arrays
+        "observations": {"rgb": np.stack(frames), "pose": pose_vectors(c2w[::chunk]).clip(poses.low, poses.high)},
+        "actions": actions,
+        "rewards": arrays["rewards"],
+        "terminations": arrays["terminated"],
+        "truncations": arrays["truncated"],
+        "infos": {},  # without, Minari 0.5.4 cannot print the episode
+    }
+    return EpisodeBuffer(seed=episode.meta["seed"], **columns)
 
 
 def _config(dataset: Dataset, rows: list[Row]) -> EnvConfig | None:
@@ -180,7 +181,8 @@ def _observed(made: EnvConfig | None, look: Look) -> spaces.Dict:
         config = read_config(world_folder(made.world) / "config.json")
     except (OSError, ValueError):
         return boundless
-    return Observer("dict", config, (look.height, look.width), made.workspace or config.workspace, Task()).space
+    size, workspace = (look.height, look.width), made.workspace or config.workspace
+    return cast(spaces.Dict, Observer("dict", config, size, workspace, Task()).space)
 
 
 def _minari() -> None:

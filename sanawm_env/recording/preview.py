@@ -69,8 +69,8 @@ def _draw_paths(figure: "Figure", dataset: Dataset, rows: list[Row], path: Path)
         index = names.index(row.camera)
         colour = colours(index % colours.N)
         axes.plot(c2w[:, 0, 3], c2w[:, 2, 3], color=colour, linewidth=1.2, alpha=0.7)
-        end, ahead = c2w[-1, [0, 2], 3], c2w[-1, [0, 2], 2] * 0.12
-        axes.annotate("", end + ahead, end, arrowprops={"arrowstyle": "->", "color": colour})
+        (x, z), (ahead_x, ahead_z) = c2w[-1, [0, 2], 3], c2w[-1, [0, 2], 2] * 0.12
+        axes.annotate("", (x + ahead_x, z + ahead_z), (x, z), arrowprops={"arrowstyle": "->", "color": colour})
     lines = [axes.plot([], [], color=colours(index % colours.N))[0] for index in range(len(names[:LEGEND]))]
     axes.plot(0, 0, "o", color="0.2", markersize=5)
     axes.set_title(f"Camera paths of {len(rows)} episodes from above, from their first frame", fontsize=11)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -80,7 +80,7 @@ class RolloutWriter:
         """Frames in the video so far."""
         return self._video.num_frames
 
-    def __enter__(self) -> "RolloutWriter":
+    def __enter__(self) -> Self:
         self._come()
         return self
 
@@ -122,7 +122,7 @@ class RolloutWriter:
             raise self._saving.said(error) from error
         finally:
             written = frames[: self._video.num_frames - first]
-            self._hash.update(np.ascontiguousarray(written))
+            self._hash.update(np.ascontiguousarray(written).data)
             self._thumbnails.add(first, written)
 
     def glance(self, most: int = _MOST_THUMBNAILS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -148,7 +148,7 @@ class RolloutWriter:
     def __exit__(self, exception_type, *_) -> None:
         try:
             self._video.close()
-            if self.num_frames:
+            if self._part is not None and self.num_frames:
                 self._write(self._part, interrupted=exception_type is not None)
                 self._saving.__exit__(None, None, None)
         except OSError as error:

@@ -23,7 +23,7 @@ def contact_sheet(
     rows: int = 3,
     labels: Sequence[str] | None = None,
     c2w: np.ndarray | None = None,
-    indices: Sequence[int] | None = None,
+    indices: Sequence[int] | np.ndarray | None = None,
     fps: float = 16,
     title: str = "",
 ) -> None:
@@ -40,15 +40,15 @@ def contact_sheet(
         raise ValueError(f"frames must be uint8 (F, H, W, 3) with F >= 1, got {frames.dtype} {frames.shape}")
     if columns < 1 or rows < 1:
         raise ValueError(f"a contact sheet needs at least one column and one row, got {columns} x {rows}")
-    indices = np.arange(len(frames)) if indices is None else np.asarray(indices)
+    stands = np.arange(len(frames)) if indices is None else np.asarray(indices)
     if labels is None:
-        labels = [f"{index}  ·  {index / fps:.2f} s" for index in indices]
+        labels = [f"{index}  ·  {index / fps:.2f} s" for index in stands]
     title, labels = one_line(title), [one_line(label) for label in labels]
-    if len(labels) != len(frames) or len(indices) != len(frames):
-        raise ValueError(f"{len(frames)} frames need as many labels and indices, got {len(labels)} and {len(indices)}")
+    if len(labels) != len(frames) or len(stands) != len(frames):
+        raise ValueError(f"{len(frames)} frames need as many labels and indices, got {len(labels)} and {len(stands)}")
     if c2w is not None:
         c2w = np.asarray(c2w, dtype=np.float64)
-        if c2w.ndim != 3 or c2w.shape[1:] != (4, 4) or len(c2w) <= indices.max() or not np.isfinite(c2w).all():
+        if c2w.ndim != 3 or c2w.shape[1:] != (4, 4) or len(c2w) <= stands.max() or not np.isfinite(c2w).all():
             raise ValueError(f"c2w must be finite (P, 4, 4) with a pose for every index shown, got {c2w.shape}")
 
     shown = evenly_spaced(len(frames), columns * rows)
@@ -65,7 +65,7 @@ def contact_sheet(
     pen = ImageDraw.Draw(sheet)
     if title:
         pen.text((_MARGIN, _MARGIN - 4), title, _INK, font=_fitting_font(title, 18, width - 2 * _MARGIN))
-    last = max(1, (len(c2w) if c2w is not None else indices.max() + 1) - 1)
+    last = max(1, (len(c2w) if c2w is not None else stands.max() + 1) - 1)
     for cell, frame in enumerate(shown):
         row, column = divmod(cell, columns)
         x, y = _MARGIN + column * (_CELL_WIDTH + _GAP), top + row * (cell_height + _CAPTION + _GAP)
@@ -73,13 +73,13 @@ def contact_sheet(
         sheet.paste(picture, (x, y))
         caption = x
         if c2w is not None:
-            sheet.paste(_dot(_time_colour(indices[frame] / last)), (x, y + cell_height + 7))
+            sheet.paste(_dot(_time_colour(stands[frame] / last)), (x, y + cell_height + 7))
             caption += 13
         room = x + _CELL_WIDTH - caption
         font = _fitting_font(labels[frame], 12, room)
         pen.text((caption, y + cell_height + 3), labels[frame], _INK, font=font)
     if c2w is not None:
-        sheet.paste(_path_plot(c2w, indices[shown], plot), (_MARGIN + grid_width + _MARGIN, top))
+        sheet.paste(_path_plot(c2w, stands[shown], plot), (_MARGIN + grid_width + _MARGIN, top))
     with replacing(path) as part:
         sheet.save(part, format="PNG", optimize=True)
 
@@ -141,11 +141,13 @@ def _round_length(length: float) -> float:
 def _time_colour(fraction: float) -> tuple[int, int, int]:
     """Blue at the start, through violet, to orange at the end."""
     hue = (0.58 + 0.48 * float(fraction)) % 1.0
-    return tuple(round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, 0.72, 0.86))
+    red, green, blue = (round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, 0.72, 0.86))
+    return red, green, blue
 
 
 def _dot(colour: tuple[int, int, int], size: int = 9) -> Image.Image:
-    dot = Image.new("RGB", (size * _SUPERSAMPLING,) * 2, _PAPER)
+    big = size * _SUPERSAMPLING
+    dot = Image.new("RGB", (big, big), _PAPER)
     ImageDraw.Draw(dot).ellipse([0, 0, dot.width - 1, dot.height - 1], fill=colour)
     return dot.resize((size, size), Image.Resampling.LANCZOS)
 
@@ -155,7 +157,7 @@ def one_line(text: str) -> str:
     return " ".join(text.encode("utf-8", "backslashreplace").decode().split())
 
 
-def _fitting_font(text: str, size: int, room: float) -> ImageFont.FreeTypeFont:
+def _fitting_font(text: str, size: int, room: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """The default font at `size`, smaller if the text would not fit."""
     font = ImageFont.load_default(size)
     length = font.getlength(text)

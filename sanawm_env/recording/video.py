@@ -3,14 +3,16 @@
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
+from av.container import InputContainer, OutputContainer
+from av.video.reformatter import Colorspace, VideoReformatter
 
 from sanawm_env.world.files import MAX_PIXELS, check_count, check_number, open_file, reason
 from sanawm_env.world.saving import replacing, with_sentence
@@ -65,7 +67,8 @@ class VideoWriter:
         self._options = {"crf": str(crf), "mbtree": "0"}  # with its tree x264 gives other bytes now and then
         if keyframes is not None:
             self._options |= {"g": str(keyframes), "bf": "0", "preset": "veryfast"}
-        self._container = self._stream = self._shape = None
+        self._shape: tuple[int, ...] | None = None
+        self._out: tuple[OutputContainer, av.VideoStream] | None = None
         self._closed = False
 
     def __enter__(self) -> "VideoWriter":
@@ -85,7 +88,7 @@ class VideoWriter:
             raise ValueError(f"{self.path} is closed, no frame can be added")
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape[1:]:
             raise ValueError(f"frames must be uint8 (N, H, W, 3), got {frames.dtype} {frames.shape}")
-        if self._shape not in (None, frames.shape[1:]):
+        if self._shape is not None and self._shape != frames.shape[1:]:
             raise ValueError(f"frames must keep the size {self._shape[:2]} of the first ones, got {frames.shape[1:3]}")
         if frames.shape[1] * frames.shape[2] * self._upscale**2 > MAX_WRITTEN_PIXELS:
             raise ValueError(f"{self._upscale} times as large, frames of {frames.shape[1:3]} are too large for a video")
@@ -103,13 +106,14 @@ class VideoWriter:
         older file is still there then."""
         if self._closed:
             return
-        if not self.num_frames:
+        if self._out is None or not self.num_frames:
             self.discard()
             return
         self._closed = True
+        container, stream = self._out
         try:
-            self._container.mux(self._stream.encode(None))
-            self._container.close()
+            container.mux(stream.encode(None))
+            container.close()
         except OSError as error:
             self.discard()
             raise with_sentence(error, f"cannot finish the video {self.path}: {error.strerror or error}") from error
@@ -127,30 +131,34 @@ class VideoWriter:
         return np.ascontiguousarray(frame)
 
     def _encode(self, frame: np.ndarray) -> None:
-        if self._container is None:
-            self._open(*frame.shape[:2])
+        if self._out is None:
+            self._out = self._open(*frame.shape[:2])
+        container, stream = self._out
         picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-        picture = self._to_yuv.reformat(picture, format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        picture = self._to_yuv.reformat(
+            picture, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range="MPEG"
+        )
         picture.pts = self.num_frames
         picture.time_base = self._time_base
-        self._container.mux(self._stream.encode(picture))
+        container.mux(stream.encode(picture))
 
-    def _open(self, height: int, width: int) -> None:
+    def _open(self, height: int, width: int) -> tuple[OutputContainer, av.VideoStream]:
         part = self._saving.__enter__()  # an absolute path: FFmpeg takes "12:30" for a protocol
-        self._container = av.open(f"file:{part}", "w", format="mp4", options={"movflags": "+faststart"})
-        self._stream = self._container.add_stream("libx264", rate=self._rate, options=self._options)
-        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
-        codec = self._stream.codec_context
+        container = av.open(f"file:{part}", "w", format="mp4", options={"movflags": "+faststart"})
+        stream = container.add_stream("libx264", rate=self._rate, options=self._options)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        codec = stream.codec_context
         codec.thread_count = 1 if height * width <= _SMALL else _THREADS
         codec.color_primaries = codec.color_trc = codec.colorspace = _BT709
         codec.color_range = _LIMITED_RANGE
+        return container, stream
 
     def discard(self) -> None:
         """Let go of the container, leave nothing behind: after a failed write, or instead of `close`."""
         self._closed, self.num_frames = True, 0
         try:
-            if self._container is not None:
-                self._container.close()
+            if self._out is not None:
+                self._out[0].close()
         except OSError:
             pass  # the disk that refused the frames refuses the index as well
         self._saving.discard()
@@ -161,14 +169,13 @@ def read_video(path: str | os.PathLike, most_bytes: int = MAX_DECODED_BYTES) -> 
 
     Raises FileNotFoundError; ValueError for anything that is not a video, or one that would take over `most_bytes`.
     """
-    video, count = None, 0
-    for count, frame in enumerate(iterate_video(path), start=1):
-        if video is None:
-            most = len(frame_times(path))
-            if most * frame.nbytes > most_bytes:
-                size = f"{most} frames take more than {most_bytes / 2**30:.3g} GiB"
-                raise ValueError(f"the video {path} is refused: its {size}")
-            video = np.empty((most, *frame.shape), np.uint8)  # takes memory as it is filled
+    frames = iterate_video(path)
+    first, most, count = next(frames), len(frame_times(path)), 0
+    if most * first.nbytes > most_bytes:
+        size = f"{most} frames take more than {most_bytes / 2**30:.3g} GiB"
+        raise ValueError(f"the video {path} is refused: its {size}")
+    video = np.empty((most, *first.shape), np.uint8)  # takes memory as it is filled
+    for count, frame in enumerate(chain([first], frames), start=1):
         if count > len(video) or frame.shape != video.shape[1:]:
             raise ValueError(f"{path} cannot be read as a video: its frames are not as many and as large as it says")
         video[count - 1] = frame
@@ -179,8 +186,8 @@ def iterate_video(path: str | os.PathLike) -> Iterator[np.ndarray]:
     """The frames (H, W, 3) uint8 of an MP4, one by one, turned as the file says (phones store what was held upright
     lying, with a note). Raises as `open_video`; ValueError for one without frames, or where decoding fails."""
     count = 0
-    with open_video(path) as stream:
-        frames = stream.container.decode(stream)
+    with open_video(path) as (container, stream):
+        frames = container.decode(stream)
         while True:
             try:
                 frame = next(frames, None)
@@ -198,17 +205,17 @@ def iterate_video(path: str | os.PathLike) -> Iterator[np.ndarray]:
 def frame_times(path: str | os.PathLike) -> np.ndarray:
     """When each frame of an MP4 is shown, seconds from the first, ascending (F,) float64; nothing is decoded. Raises as
     `open_video`."""
-    with open_video(path) as stream:
+    with open_video(path) as (container, stream):
         try:
-            times = sorted(float(p.pts * p.time_base) for p in stream.container.demux(stream) if p.pts is not None)
+            times = sorted(float(p.pts * p.time_base) for p in container.demux(stream) if p.pts is not None)
         except (av.error.FFmpegError, ValueError) as error:
             raise ValueError(f"{path} cannot be read as a video: {reason(error)}") from error
     return np.array(times) - times[0] if times else np.zeros(0)
 
 
 @contextmanager
-def open_video(path: str | os.PathLike) -> Iterator[av.VideoStream]:
-    """The stream of pictures of an MP4, with its container; nothing is decoded yet.
+def open_video(path: str | os.PathLike) -> Generator[tuple[InputContainer, av.VideoStream]]:
+    """An MP4 and the stream of its pictures; nothing is decoded yet.
 
     Raises FileNotFoundError; ValueError for anything that is not a video, pictures larger than images may be, or an
     index that claims more frames than the file can hold.
@@ -234,7 +241,14 @@ def open_video(path: str | os.PathLike) -> Iterator[av.VideoStream]:
             raise ValueError(f"{path} cannot be read as a video: {reason(error)}") from error
         if width * height > MAX_PIXELS:
             raise ValueError(f"the video {path} is refused: its pictures have {width} x {height} pixels")
-        yield stream
+        yield container, stream
+
+
+def rate_of(path: str | os.PathLike, stream: av.VideoStream) -> Fraction:
+    """Frames a second. ValueError for a video that does not say it."""
+    if not stream.average_rate:
+        raise ValueError(f"the video {path} does not say how many frames a second it has")
+    return stream.average_rate
 
 
 def check_square(stream: av.VideoStream) -> None:
@@ -280,7 +294,7 @@ _COUNTS = re.compile(b"stsz|stz2|trun")
 def _upright(frame: av.VideoFrame) -> np.ndarray:
     """The picture (H, W, 3) uint8 as it is to be shown."""
     picture = frame.to_ndarray(format="rgb24")
-    matrix = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
+    matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return picture
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5]  # x' = a x + c y, y' = b x + d y

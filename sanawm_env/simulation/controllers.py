@@ -56,7 +56,7 @@ class Controller(Protocol):
 
 
 @dataclass(frozen=True)
-class Twist:
+class Twist(Controller):
     """Body twist (6,) in [-1, 1], scaled by the speed preset; values outside are clipped.
 
     (v_x, v_y, v_z, w_x, w_y, w_z): right, down, forward; look up, turn right, roll clockwise. Held for the chunk, or
@@ -81,11 +81,11 @@ class Twist:
     def read(self, action: ArrayLike) -> np.ndarray:
         return _numbers(action, (6,), "a twist action is six finite numbers in [-1, 1]")
 
-    def move(self, previous: np.ndarray, c2w: np.ndarray, action: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    def move(self, state: np.ndarray, c2w: np.ndarray, action: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         wanted = self.speed.scale(self.read(action))
         wanted = self.workspace.limit_rotation(wanted, self.frames / self.fps, self.horizontal_fov)
         if self.ramp:
-            poses = twist.ramp(c2w, wanted, previous, self.frames, fps=self.fps)
+            poses = twist.ramp(c2w, wanted, state, self.frames, fps=self.fps)
         else:
             poses = twist.hold(c2w, wanted, self.frames, fps=self.fps)
         return wanted, self.workspace.confine(c2w, poses)
@@ -97,7 +97,7 @@ class Twist:
 
 
 @dataclass(frozen=True)
-class Keys:
+class Keys(Controller):
     """Keys held for the chunk, with the velocity model of the action strings: the same keys give the same poses.
 
     Without a `table`, `MultiBinary(8)` in the order w s a d i k j l, or 0 for no key, as Gymnasium's `play` sends it;
@@ -151,7 +151,7 @@ class Keys:
 
 
 @dataclass(frozen=True)
-class Poses:
+class Poses(Controller):
     """The chunk's poses themselves: camera-to-world relative to the episode's frame 0, each a rigid transform.
 
     They need not follow the pose reached before: whoever sends poses answers for their continuity and their pitch.

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from sanawm_env.camera.presets import Workspace
 from sanawm_env.simulation.controllers import Controller
 from sanawm_env.simulation.episode import Episode
-from sanawm_env.simulation.tasks import Task, Transition
+from sanawm_env.simulation.tasks import Task, Transition, Verdict
 from sanawm_env.world.files import brief, check_count
 from sanawm_env.world.state import Scene, WorldState, stack
 from sanawm_env.world.world import Clip, World
@@ -124,7 +124,7 @@ class Simulator:
         after, clip = self._advance(episodes, planned, one_by_one)
         transition = Transition(episodes, after, np.stack([plan.action for plan in planned]), clip.frames, clip.c2w)
         verdict = self.task.evaluate(transition)
-        rewards = np.asarray(verdict.rewards if self.reward_fn is None else self._own_rewards(transition), np.float64)
+        rewards = self._rewards(transition, verdict)
         after = [
             replace(episode, task_state=state, terminated=bool(ended))
             for episode, state, ended in zip(after, verdict.states, verdict.terminated, strict=True)
@@ -232,7 +232,9 @@ class Simulator:
         ]
         return after, clip
 
-    def _own_rewards(self, transition: Transition) -> NDArray:
+    def _rewards(self, transition: Transition, verdict: Verdict) -> NDArray:
+        if self.reward_fn is None:
+            return np.asarray(verdict.rewards, np.float64)
         returned = self.reward_fn(transition)
         with suppress(TypeError, ValueError):
             rewards = np.asarray(returned, np.float64)
@@ -246,6 +248,7 @@ class Simulator:
 
 def join(clips: Sequence[Clip]) -> Clip:
     """One clip of several; frames are copied."""
-    latents = None if clips[0].latents is None else torch.cat([clip.latents for clip in clips])
+    frames, c2w = torch.cat([clip.frames for clip in clips]), np.concatenate([clip.c2w for clip in clips])
+    latents = [clip.latents for clip in clips if clip.latents is not None]  # of all or of none
     rows = tuple(row for clip in clips for row in clip.batch_rows)
-    return Clip(torch.cat([clip.frames for clip in clips]), np.concatenate([clip.c2w for clip in clips]), latents, rows)
+    return Clip(frames, c2w, torch.cat(latents) if latents else None, rows)

@@ -8,7 +8,7 @@ Positions are metres in the episode's world frame (the camera's at frame 0, Open
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
@@ -62,8 +62,12 @@ class Task:
     `Episode.load`).
     """
 
-    reward_range: tuple[float, float] = (0.0, 0.0)
-    state_type: type = type(None)  # of what it remembers
+    state_type: ClassVar[type] = type(None)  # of what it remembers
+
+    @property
+    def reward_range(self) -> tuple[float, float]:
+        """Least and most that a step may earn; a subclass may simply set it."""
+        return (0.0, 0.0)
 
     def spaces(self, size: tuple[int, int], workspace: Workspace) -> dict[str, spaces.Space]:
         """What an observation in the mode "dict" holds besides picture (of this size) and pose."""
@@ -127,19 +131,25 @@ class Explore(Task):
         sectors = round(360 / self.sector)
         return np.column_stack((floor, np.round(heading / self.sector) % sectors)).astype(np.int64)
 
-    def reset(self, episodes, rngs, simulator, options):
+    def reset(
+        self,
+        episodes: Sequence[Episode],
+        rngs: Sequence[np.random.Generator],
+        simulator: "Simulator",
+        options: Mapping[str, Any],
+    ) -> list[Any]:
         _only(options, ())
         return [self.cells(episode.slot.c2w[None]) for episode in episodes]
 
-    def check(self, episode):
+    def check(self, episode: Episode) -> None:
         cells = episode.task_state
         if cells.ndim != 2 or cells.shape[1] != 3 or cells.dtype != np.int64:
             raise ValueError(f"The cells of an episode must be (N, 3) int64, got {cells.dtype} {cells.shape}.")
 
-    def info(self, episode):
+    def info(self, episode: Episode) -> dict[str, Any]:
         return {"cells": len(episode.task_state)}
 
-    def evaluate(self, transition):
+    def evaluate(self, transition: Transition) -> Verdict:
         seen = [episode.task_state for episode in transition.before]
         entered = [self.cells(c2w) for c2w in transition.c2w]
         states = [np.unique(np.concatenate(pair), axis=0) for pair in zip(seen, entered, strict=True)]
@@ -177,20 +187,26 @@ class PointNav(Task):
     def reward_range(self) -> tuple[float, float]:
         return (-MOST_METRES, MOST_METRES + 1) if self.shaped else (0.0, 1.0)
 
-    def spaces(self, size, workspace):
+    def spaces(self, size: tuple[int, int], workspace: Workspace) -> dict[str, spaces.Space]:
         reach = np.float32(4 * workspace.hard_distance)
         return {"goal": spaces.Box(-reach, reach, (3,), np.float32)}
 
-    def reset(self, episodes, rngs, simulator, options):
+    def reset(
+        self,
+        episodes: Sequence[Episode],
+        rngs: Sequence[np.random.Generator],
+        simulator: "Simulator",
+        options: Mapping[str, Any],
+    ) -> list[Any]:
         _only(options, ("goal", "goal_c2w", "chunks"))
         return [GoalState(c2w) for c2w in _goals(episodes, rngs, simulator, options, self.chunks, 2 * self.radius)[0]]
 
-    def observe(self, episodes, size):
+    def observe(self, episodes: Sequence[Episode], size: tuple[int, int]) -> dict[str, NDArray]:
         return {
             "goal": np.stack([_seen_from(m.slot.c2w, m.task_state.c2w[:3, 3]) for m in episodes]).astype(np.float32)
         }
 
-    def info(self, episode):
+    def info(self, episode: Episode) -> dict[str, Any]:
         away = self.distance(episode)
         return {"goal_c2w": episode.task_state.c2w.copy(), "distance": away, "is_success": self.arrived(episode)}
 
@@ -201,7 +217,7 @@ class PointNav(Task):
     def arrived(self, episode: Episode) -> bool:
         return self.distance(episode) <= self.radius
 
-    def evaluate(self, transition):
+    def evaluate(self, transition: Transition) -> Verdict:
         there = np.array([self.arrived(episode) for episode in transition.after])
         rewards = there.astype(float)
         if self.dense:
@@ -241,15 +257,21 @@ class ImageNav(PointNav):
             raise ValueError(f'reward must be "pose", "image" or "success", got {brief(self.reward)}.')
 
     @property
-    def reward_range(self):
+    def reward_range(self) -> tuple[float, float]:
         if self.reward == "pose":
             return -MOST_METRES - 1, MOST_METRES + 2
         return (-1.0, 2.0) if self.reward == "image" else (0.0, 1.0)
 
-    def spaces(self, size, workspace):
+    def spaces(self, size: tuple[int, int], workspace: Workspace) -> dict[str, spaces.Space]:
         return {"goal_rgb": spaces.Box(0, 255, (*size, 3), np.uint8)}
 
-    def reset(self, episodes, rngs, simulator, options):
+    def reset(
+        self,
+        episodes: Sequence[Episode],
+        rngs: Sequence[np.random.Generator],
+        simulator: "Simulator",
+        options: Mapping[str, Any],
+    ) -> list[Any]:
         _only(options, ("chunks",))
         goals, walks = _goals(episodes, rngs, simulator, options, self.chunks, 2 * self.radius)
         now = list(episodes)
@@ -257,14 +279,14 @@ class ImageNav(PointNav):
             now = simulator.imagine(now, [walk[step] for walk in walks])[0]
         return [GoalState(c2w, episode.slot.frame) for c2w, episode in zip(goals, now, strict=True)]
 
-    def observe(self, episodes, size):
+    def observe(self, episodes: Sequence[Episode], size: tuple[int, int]) -> dict[str, NDArray]:
         return {"goal_rgb": np.concatenate([_small(episode.task_state.image, size) for episode in episodes])}
 
-    def check(self, episode):
+    def check(self, episode: Episode) -> None:
         if episode.task_state.image is None:
             raise ValueError("This episode has a goal but no picture of it: it was saved in another task.")
 
-    def info(self, episode):
+    def info(self, episode: Episode) -> dict[str, Any]:
         angle = self.turned(episode)
         return super().info(episode) | {
             "angle": angle,
@@ -276,14 +298,14 @@ class ImageNav(PointNav):
         apart = episode.slot.c2w[:3, :3].T @ episode.task_state.c2w[:3, :3]
         return float(np.degrees(Rotation.from_matrix(apart).magnitude()))
 
-    def arrived(self, episode):
+    def arrived(self, episode: Episode) -> bool:
         return super().arrived(episode) and self.turned(episode) <= self.angle
 
     @property
-    def dense(self):
+    def dense(self) -> bool:
         return self.reward != "success"
 
-    def potential(self, episode):
+    def potential(self, episode: Episode) -> float:
         if self.reward == "image":
             return likeness(episode.slot.frame, episode.task_state.image)
         return super().potential(episode) - RADIAN_METRES * np.radians(self.turned(episode))
@@ -309,11 +331,17 @@ class FollowPath(Task):
         _check_chunks(self.chunks)
         check_number("width of a task", self.width, SMALLEST)
 
-    def spaces(self, size, workspace):
+    def spaces(self, size: tuple[int, int], workspace: Workspace) -> dict[str, spaces.Space]:
         reach = np.float32(4 * workspace.hard_distance)
         return {"waypoints": spaces.Box(-reach, reach, (4, 3), np.float32)}
 
-    def reset(self, episodes, rngs, simulator, options):
+    def reset(
+        self,
+        episodes: Sequence[Episode],
+        rngs: Sequence[np.random.Generator],
+        simulator: "Simulator",
+        options: Mapping[str, Any],
+    ) -> list[Any]:
         _only(options, ("path", "chunks"))
         if "path" in options:
             path = check_trajectory(_array(options["path"], "A path"))
@@ -324,19 +352,19 @@ class FollowPath(Task):
         chunks = _chunks(options, self.chunks, PATH_CHUNKS, simulator)
         return [PathState(_walk(m, rng, simulator, chunks)[1]) for m, rng in zip(episodes, rngs, strict=True)]
 
-    def observe(self, episodes, size):
+    def observe(self, episodes: Sequence[Episode], size: tuple[int, int]) -> dict[str, NDArray]:
         ahead = []
         for episode in episodes:
             at = np.minimum(episode.task_state.reached + np.array([6, 12, 18, 24]), len(episode.task_state.c2w) - 1)
             ahead.append([_seen_from(episode.slot.c2w, point) for point in episode.task_state.c2w[at, :3, 3]])
         return {"waypoints": np.array(ahead, np.float32)}
 
-    def info(self, episode):
+    def info(self, episode: Episode) -> dict[str, Any]:
         covered, path = self.covered(episode.task_state), episode.task_state.c2w[:, :3, 3]
         deviation = float(np.linalg.norm(path - episode.slot.c2w[:3, 3], axis=1).min())
         return {"covered": covered, "deviation": deviation, "is_success": covered == 1}
 
-    def evaluate(self, transition):
+    def evaluate(self, transition: Transition) -> Verdict:
         states = [self._follow(m.task_state, c2w) for m, c2w in zip(transition.before, transition.c2w, strict=True)]
         before = [episode.task_state for episode in transition.before]
         rewards = [self.covered(b) - self.covered(a) for a, b in zip(before, states, strict=True)]

@@ -6,6 +6,7 @@ which is how a key that is pressed in the middle of a chunk is answered at once.
 """
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sanawm_env.camera import twist
 from sanawm_env.camera.dsl import KeyState, hold_keys, parse_actions
 from sanawm_env.camera.presets import KEY_ORDER, Workspace, pitch_of
-from sanawm_env.simulation.controllers import Keys, Poses, Twist, make_controller
+from sanawm_env.simulation.controllers import Controller, Keys, Poses, Twist, make_controller
 from sanawm_env.world.config import WorldConfig
 
 
@@ -73,9 +74,9 @@ def as_parts(move: str | ArrayLike | Parts, frames: int) -> Parts:
     """A move as parts that last `frames` frames: an action string of that length, a twist (6,) in [-1, 1], poses
     (frames, 4, 4), or parts. ValueError or TypeError in one sentence for anything else."""
     if isinstance(move, str):
-        parts = tuple(Held(keys, length) for keys, length in parse_actions(move))
+        parts: Parts = tuple(Held(keys, length) for keys, length in parse_actions(move))
     elif isinstance(move, tuple) and move and all(isinstance(part, Part) for part in move):
-        parts = move
+        parts = cast(Parts, move)
     else:
         array = np.asarray(move)
         if array.dtype.kind not in "fiu":
@@ -119,8 +120,11 @@ class Controllers:
     @classmethod
     def of(cls, config: WorldConfig, speed: str | None = None) -> "Controllers":
         """For a world. speed: a preset's name, None for the world's own; ValueError for an unknown one."""
-        workspace = config.workspace
-        return cls(*(make_controller(mode, config, speed, "hold", workspace) for mode in ("keys", "twist", "poses")))
+
+        def make(mode: str) -> Controller:
+            return make_controller(mode, config, speed, "hold", config.workspace)
+
+        return cls(cast(Keys, make("keys")), cast(Twist, make("twist")), cast(Poses, make("poses")))
 
     @property
     def workspace(self) -> Workspace:

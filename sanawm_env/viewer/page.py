@@ -154,7 +154,7 @@ class Page:
         # one thread each: pictures leave in order, and a video that is being written keeps nobody waiting
         self._pictures, self._writer = ThreadPoolExecutor(1, "pictures"), ThreadPoolExecutor(1, "writer")
         self._watch(Player(session, clock))
-        self._loop = asyncio.new_event_loop()
+        self._loop, self._done = asyncio.new_event_loop(), asyncio.Event()
         ready = threading.Event()
         self._failure: OSError | None = None
         self._thread = threading.Thread(target=self._serve, args=(ready,), name="page", daemon=True)
@@ -190,7 +190,6 @@ class Page:
 
     def _serve(self, ready: threading.Event) -> None:
         async def run() -> None:
-            self._done = asyncio.Event()
             try:
                 server = await serve(
                     self._meet, self.host, self.port, process_request=self._answer, max_size=MAX_UPLOAD_BYTES + 2**16,

@@ -104,9 +104,9 @@ class Player:
         self,
         session: Session,
         clock: Callable[[], float] = time.monotonic,
-        on_show: Callable[[Shown], None] = lambda shown: None,
+        on_show: Callable[[Shown], object] = lambda shown: None,
         on_tree: Callable[[], None] = lambda: None,
-        on_futures: Callable[[int, Sequence[Imagined]], None] = lambda node, futures: None,
+        on_futures: Callable[[int, Sequence[Imagined]], object] = lambda node, futures: None,
         on_error: Callable[[Viewer | None, str], None] = lambda viewer, sentence: None,
     ):
         self.session, self.clock = session, clock
@@ -180,8 +180,9 @@ class Player:
     @driver.setter
     def driver(self, driver: Driver | None) -> None:
         before, self._driver = self._driver, driver
-        if before is not driver and hasattr(before, "give_up"):
-            before.give_up()
+        give_up = getattr(before, "give_up", None)
+        if before is not driver and give_up is not None:
+            give_up()
 
     def stage(self, driver: Driver | None) -> None:
         """Let a driver drive, None to end that; any key does too."""
@@ -242,7 +243,7 @@ class Player:
             self._now, self._next = self._next, None
         if self._now is None or (self._next is None and now >= self._now.starts + self.seconds):
             return self._go_on(hand)
-        return self._play_on(hand, now)
+        return self._play_on(self._now, hand, now)
 
     def _go_on(self, hand: Parts | None) -> float:
         """Nothing is left to show: imagine the next chunk from the present, if somebody drives."""
@@ -260,9 +261,9 @@ class Player:
         self._show(self._now, 0)
         return 0.0
 
-    def _play_on(self, hand: Parts | None, now: float) -> float:
+    def _play_on(self, chunk: _Chunk, hand: Parts | None, now: float) -> float:
         """A chunk is on: answer what has changed in it, and imagine the one after it in time."""
-        chunk, ahead, ends = self._now, self._next, self._now.starts + self.seconds
+        ahead, ends = self._next, chunk.starts + self.seconds
         wanted = (Held(frozenset(), self.length),) if hand is None and chunk.by_hand else hand
         if wanted is not None and self.driver is None:
             at = math.ceil((now + self.answer - chunk.starts) * self.session.fps)

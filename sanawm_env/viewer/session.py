@@ -16,7 +16,7 @@ import io
 import tempfile
 import threading
 import weakref
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from os import PathLike
@@ -374,7 +374,7 @@ class Session:
         """A new node, in place of an old one if one is given; OSError, and nothing has changed, where the disk is full
         that older snapshots have to move to."""
         tree = self._tree
-        if instead_of is None:
+        if parent is None or instead_of is None:
             straight_on = parent is not None and not tree.children(parent.id)
             branch = parent.branch if straight_on else tree.next_branch
         else:
@@ -422,7 +422,7 @@ class Session:
         self._store.trim({tree.current, *gone} | {node.id for node in tree.nodes.values() if node.pinned})
 
     @contextmanager
-    def _drawn_for_good(self) -> Iterator[None]:
+    def _drawn_for_good(self) -> Generator[None]:
         """Seeds that are drawn in vain are drawn again."""
         before = self._rng.bit_generator.state
         try:
@@ -442,7 +442,7 @@ class Session:
             )
         try:
             with Image.open(io.BytesIO(data), formats=list(UPLOAD_FORMATS)) as image:
-                suffix = UPLOAD_FORMATS[image.format]
+                suffix = UPLOAD_FORMATS[image.format or ""]
         except Image.DecompressionBombError as error:
             raise ValueError("The image has too many pixels: make it smaller.") from error
         except Exception as error:  # decoders raise many types for damaged files

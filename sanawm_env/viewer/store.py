@@ -59,7 +59,7 @@ class Store:
     another place, before `trim` moves the least recently used ones.
     """
 
-    def __init__(self, world: World, folder: Path, limit: int):
+    def __init__(self, world: World, folder: Path, limit: float):
         if not limit > 0:
             raise ValueError(f"The memory limit must be above zero bytes, got {limit}.")
         self.world, self.folder, self.limit = world, folder, int(limit)

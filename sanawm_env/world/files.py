@@ -7,6 +7,7 @@ begin with "it": whoever asked says which file, and what it should have been.
 
 import codecs
 import hashlib
+import io
 import json
 import math
 import os
@@ -16,7 +17,7 @@ import stat
 from collections.abc import Mapping
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 MAX_PIXELS = 89_478_485
 """Larger pictures, of images and of videos, are refused as decompression bombs (Pillow's own limit; 8000x8000 is 64
@@ -44,7 +45,7 @@ def check_file(path: str | os.PathLike, most_bytes: int | None = None) -> Path:
     return path
 
 
-def open_file(path: str | os.PathLike, most_bytes: int | None = None) -> BinaryIO:
+def open_file(path: str | os.PathLike, most_bytes: int | None = None) -> io.BufferedReader:
     """A regular file, opened to read its bytes; errors as `check_file`. Nothing can make this wait."""
     check_file(path, most_bytes)  # devices may do something when they are opened
     file = open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")  # noqa: SIM115

@@ -15,7 +15,7 @@ import contextvars
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import wraps
@@ -28,7 +28,8 @@ from torch.utils._device import DeviceContext
 from sanawm_env.world.forks import lacks_threads
 from sanawm_env.world.threads import world_threads
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 _here = threading.local()
 
 
@@ -49,7 +50,7 @@ def run_isolated(function: Callable[[], R], threads: int | None = None) -> R:
     count = world_threads(threads)
     if count > 1 and lacks_threads():
         context = contextvars.copy_context()
-        return _own_thread().submit(context.run, run_isolated, function, threads).result()
+        return _own_thread().submit(lambda: context.run(run_isolated, function, threads)).result()
     with _process.plain(), _plain_thread(count):
         return function()
 
@@ -58,7 +59,7 @@ def run_isolated(function: Callable[[], R], threads: int | None = None) -> R:
 
 
 @contextmanager
-def _plain_thread(threads: int) -> Iterator[None]:
+def _plain_thread(threads: int) -> Generator[None]:
     """This thread's settings as torch has them by default, and so many threads to work with."""
     before, modes = torch.get_num_threads(), _lift_default_device()
     casting = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
@@ -117,7 +118,7 @@ def _matmul_precision() -> str:
         return "highest"
 
 
-def _precision(backend: str, operation: str) -> tuple[Callable[[], str], Callable[[str], None]]:
+def _precision(backend: str, operation: str) -> tuple[Callable[[], str], Callable[[str], Any]]:
     return (
         lambda: torch._C._get_fp32_precision_getter(backend, operation),
         lambda value: torch._C._set_fp32_precision_setter(backend, operation, value),
@@ -171,7 +172,7 @@ class _Process:
         self.inside, self.alone = 0, False
 
     @contextmanager
-    def plain(self) -> Iterator[None]:
+    def plain(self) -> Generator[None]:
         """Settings as torch has them by default."""
         before = self._enter()
         try:

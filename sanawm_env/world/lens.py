@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL.Image import Image
 
 from sanawm_env.camera.intrinsics import check_field_of_view, crop_geometry, fit_intrinsics, intrinsics_from_fov
 from sanawm_env.world.config import WorldConfig
 
-Intrinsics = np.ndarray | Callable[[Image], np.ndarray] | None
+Intrinsics = ArrayLike | Callable[[Image], ArrayLike] | None
 
 
 def fit_lens(
@@ -27,12 +28,11 @@ def fit_lens(
         degrees = config.horizontal_fov if fov_deg is None else fov_deg
         lens = intrinsics_from_fov(degrees, config.width, config.height)
         return lens.astype(np.float64), "default" if fov_deg is None else "fov"
-    source = "given"
-    if callable(intrinsics):
-        intrinsics, source = intrinsics(picture), "estimated"
-    if np.shape(intrinsics) not in ((4,), (3, 3)):
-        raise ValueError(f"intrinsics must be (4,) fx, fy, cx, cy or a (3, 3) matrix, got {np.shape(intrinsics)}.")
+    source = "estimated" if callable(intrinsics) else "given"
+    given = np.asarray(intrinsics(picture) if callable(intrinsics) else intrinsics)
+    if given.shape not in ((4,), (3, 3)):
+        raise ValueError(f"intrinsics must be (4,) fx, fy, cx, cy or a (3, 3) matrix, got {given.shape}.")
     crop = crop_geometry(picture.width, picture.height, config.width, config.height)
-    lens = crop.apply(fit_intrinsics(np.asarray(intrinsics), 1)[0])
+    lens = crop.apply(fit_intrinsics(given, 1)[0])
     check_field_of_view(lens, config.width, config.height)
     return lens.astype(np.float64), source

@@ -6,13 +6,16 @@ import difflib
 import json
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from sanawm_env.world.files import brief, reason
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 _KINDS = {
     "int": "a whole number", "float": "a number", "bool": "true or false", "string": "a text", "list": "a list",
@@ -59,7 +62,7 @@ def _adapter(kind: type) -> TypeAdapter:
     return TypeAdapter(kind)
 
 
-def _check_names(kind: type, data: Mapping, inside: str = "") -> None:
+def _check_names(kind: "type[DataclassInstance]", data: Mapping, inside: str = "") -> None:
     known, hints = [field.name for field in dataclasses.fields(kind)], get_type_hints(kind)
     for name, value in data.items():
         if name not in known:

@@ -48,7 +48,8 @@ class _Saving:
 
     def __init__(self, target: str | os.PathLike, *, alone: bool = False):
         self.target = Path(target)
-        self._alone, self._work = alone, None
+        self._alone = alone
+        self._work: _Work | None = None
 
     def __enter__(self) -> Path:
         """Where to write. Raises BlockingIOError, or what the system says of the target."""
@@ -58,6 +59,7 @@ class _Saving:
             if self._folder:
                 self._place.parent.mkdir(parents=True, exist_ok=True)
             self._work = _Work(self._place, self._alone)
+            self._part = self._work.folder
             return self._begin()
         except BaseException as error:
             self.discard()
@@ -83,7 +85,7 @@ class _Saving:
             work.remove()
 
     def _begin(self) -> Path:
-        return self._work.folder / self._place.name
+        return self._part / self._place.name
 
     def _finish(self) -> None:
         raise NotImplementedError
@@ -108,7 +110,7 @@ class replacing(_Saving):
         check_target(self.target)
         like = self._place
         if not like.exists():
-            like = self._work.folder / _MODE
+            like = self._part / _MODE
             like.touch()  # with the mode of any new file; some libraries make theirs private
         mode = stat.S_IMODE(like.stat().st_mode)
         if stat.S_IMODE(part.stat().st_mode) != mode:
@@ -143,9 +145,9 @@ class replacing_folder(_Saving):
         return FileExistsError(f"cannot write {self.target}: it exists already, give another place or remove it")
 
     def _finish(self) -> None:
-        part = self._work.folder / self._place.name
+        part = self._part / self._place.name
         if not self._anew:
-            return _exchange(part, self._place, self._work.folder / _OLD)
+            return _exchange(part, self._place, self._part / _OLD)
         try:
             os.rename(part, self._place)
         except OSError as error:
@@ -166,10 +168,10 @@ class replacing_files(_Saving):
     def _begin(self) -> Path:
         for name in self._names:
             check_target(self._target_folder / name)
-        return self._work.folder
+        return self._part
 
     def _finish(self) -> None:
-        new, old, place = self._work.folder, self._work.folder / _OLD, self._target_folder
+        new, old, place = self._part, self._part / _OLD, self._target_folder
         old.mkdir()
         done: list[tuple[Path, Path]] = []
 

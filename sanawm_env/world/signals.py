@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 STOPS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
@@ -13,7 +13,7 @@ ONE_WISH = 1.0  # seconds: `timeout` and others send a signal twice, to a proces
 
 
 @contextmanager
-def on_stop(stop: Callable[[int], None], *, at_once: bool = True) -> Iterator[None]:
+def on_stop(stop: Callable[[int], None], *, at_once: bool = True) -> Generator[None]:
     """Calls `stop` with the number of the first signal that asks this process to stop, in the main thread; a later one
     ends the process at once, as if nothing handled it, unless `at_once` is False. Signals that are ignored (`nohup`)
     stay so, and in any other thread than the main one nothing is changed. Handlers of before come back at the end."""
@@ -42,7 +42,7 @@ def on_stop(stop: Callable[[int], None], *, at_once: bool = True) -> Iterator[No
 
 
 @contextmanager
-def interrupting() -> Iterator[None]:
+def interrupting() -> Generator[None]:
     """In this block a signal that asks to stop raises KeyboardInterrupt, with its number."""
 
     def stop(number: int) -> None:
@@ -53,7 +53,7 @@ def interrupting() -> Iterator[None]:
 
 
 @contextmanager
-def postponed() -> Iterator[None]:
+def postponed() -> Generator[None]:
     """What is asked in this block happens after it: for what must not be left half done, and is short."""
     asked: list[int] = []
     try:
@@ -70,6 +70,9 @@ def of_a_pool() -> None:
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
+
+    if parent is None:
+        return
 
     def follow() -> None:
         parent.join()

@@ -8,7 +8,7 @@ world's own, whatever `torch.set_num_threads` or OMP_NUM_THREADS say: `LoadOptio
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -29,7 +29,7 @@ def world_threads(loaded: int | None = None) -> int:
 
 
 @contextmanager
-def with_torch_threads(count: int | None) -> Iterator[None]:
+def with_torch_threads(count: int | None) -> Generator[None]:
     """So many within the block, for torch and for all worlds; None changes nothing. ValueError unless it is a number
     from 1 to `MAX_THREADS`."""
     if count is None:
@@ -56,7 +56,7 @@ class Lock:
         self._lock = threading.RLock()
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self) -> Generator[None]:
         with self._lock:  # the same one to the end, whatever is renewed meanwhile
             yield
 

@@ -106,7 +106,7 @@ def restore(plain: Any, tensors: Mapping[str, Tensor], types: Mapping[str, type]
             raise ValueError(f"{path} is {brief(plain)}, which is nothing that is saved")
         if name not in types:
             raise ValueError(f"{path} is a {brief(name)}, which is not known here")
-        kind = types[name]
+        kind: Any = types[name]  # a dataclass
         if kind not in hints:
             hints[kind] = get_type_hints(kind, localns=dict(types))
         known = {field.name: field for field in dataclasses.fields(kind)}

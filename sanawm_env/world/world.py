@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import wraps
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -190,7 +190,9 @@ class World:
         return self.engine.encode(image, prompt, anchor)
 
     @_at_work
-    def begin(self, scene: Scene | Sequence[Scene], seed: int | Sequence[int] = 0) -> WorldState:
+    def begin(
+        self, scene: Scene | Sequence[Scene], seed: int | list[int] | tuple[int, ...] | np.ndarray = 0
+    ) -> WorldState:
         """The state before the first chunk: the start image at the identity pose.
 
         One scene or several; one seed (slot i gets seed + i) or one per scene. Raises TypeError or ValueError for
@@ -381,7 +383,7 @@ def find_world(name: str | PathLike) -> Path | WorldConfig:
     if isinstance(name, str) and name in known_engines() and name not in folder_names():
         engine = engine_type(name)
         if not engine.needs_files:
-            return engine.config_type()
+            return cast(Callable[[], WorldConfig], engine.config_type)()  # every field of theirs has a default
     return world_folder(name).resolve()
 
 
