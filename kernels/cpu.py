@@ -5,6 +5,7 @@ say what each form does differently. Results agree with the reference up to roun
 """
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -54,22 +55,22 @@ def gdn(inputs: GDNInputs, state: GDNState | None, save: bool) -> tuple[Tensor, 
     _rotate(plain_k, phase, keys[0])
     values[0] = v.transpose(1, 2)
     betas, initial, camera_tail = beta[None], state and state.kv[None], None
-    if camera is not None:
+    if camera is not None and rays is not None:
         q, k, v, camera_tail = _features(camera, heads, grid, state and state.camera_key_tail, save)
         _ray_transform(q, rays.p.mT, rays.phase, queries[1])
         _ray_transform(k, rays.p_inv, rays.phase, keys[1])
         _ray_transform(v, rays.p_inv, rays.phase, values[1])
         betas = torch.stack((beta, beta / _stretch(k, keys[1], grid).clamp_(min=1)))
-        initial = state and torch.stack((state.kv, state.camera_kv))
+        initial = state and torch.stack((state.kv, cast(Tensor, state.camera_kv)))
     states, kv = _states(keys, values, betas, decay, initial)
     read = (queries.unflatten(3, (grid.frames, grid.tokens)) @ states).flatten(3, 4).transpose(2, 3)
     denominator, z = _normaliser(plain_q, plain_k, beta, decay, state and state.z)
     out, camera_out = torch.div(read[0], denominator.add_(DENOMINATOR_EPS)).flatten(2), None
-    if camera is not None:
+    if camera is not None and rays is not None:
         camera_out = torch.empty_like(q)
         _ray_transform(read[1], rays.p, rays.phase.conj(), camera_out.transpose(1, 2))
         camera_out = camera_out.flatten(2)
-    if not save:
+    if not save or key_tail is None:
         return out, camera_out, None
     camera_kv = None if camera is None else kv[1]
     return out, camera_out, GDNState(kv[0], z, key_tail, camera_kv, camera_tail)
@@ -183,11 +184,12 @@ def _scan(
 ) -> tuple[list[Tensor], Tensor]:
     """What each frame reads, its forward and its reverse state together, and the last forward state. `update` is given
     the state before a frame and the frame."""
-    states, state = [], initial
+    states: list[Tensor] = []
+    state = initial
     for t in range(frames):
         state = update(state, t)
         states.append(state)
-    last, state = state, None
+    last, state = states[-1], None
     for t in range(frames - 1, 0, -1):
         state = update(state, t)
         states[t - 1] = states[t - 1] + state

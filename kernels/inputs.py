@@ -5,6 +5,7 @@ order frame, row, column. Sources: dit.md 5, 6, 7, 11.
 """
 
 from dataclasses import dataclass
+from typing import final
 
 from torch import Tensor
 
@@ -82,6 +83,7 @@ class GDNInputs:
     grid: Grid
 
 
+@final
 @dataclass(frozen=True, eq=False)
 class GDNState:
     """State of a gated-delta-rule block.

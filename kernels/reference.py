@@ -119,7 +119,7 @@ def gdn(inputs: GDNInputs, state: GDNState | None, save: bool) -> tuple[Tensor, 
     q, k, v, key_tail = features(inputs.main, beta.shape[1], grid, state and state.key_tail)
     read, kv, z = main_branch(q, k, v, beta, decay, inputs.phase, grid, state)
     camera_read = camera_kv = camera_tail = None
-    if inputs.camera is not None:
+    if inputs.camera is not None and inputs.rays is not None:
         q, k, v, camera_tail = features(inputs.camera, beta.shape[1], grid, state and state.camera_key_tail)
         camera_read, camera_kv = camera_branch(q, k, v, beta, decay, inputs.rays, grid, state)
         camera_read = merge_heads(camera_read)

@@ -163,6 +163,7 @@ class Engine(Protocol):
 
     def unload(self) -> None:
         """Give back what can be given back while states are still held."""
+        return None
 
 
 # --- the registry ---

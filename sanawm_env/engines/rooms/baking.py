@@ -105,8 +105,9 @@ def bake(name: str, boxes: Boxes, shell: dict[int, Canvas], lights: Lights) -> P
             u, v = UV_AXES[axis]
             colour = boxes.colour[box]
             canvas = Canvas(2 * half[box, u], 2 * half[box, v], tint(colour, 1.06) if axis == 1 else colour)
-            if boxes.paint[box] is not None:
-                boxes.paint[box](canvas, axis, positive)
+            paint = boxes.paint[box]
+            if paint is not None:
+                paint(canvas, axis, positive)
             canvases[box, face] = canvas
 
     grids = {key: _lumels(centre, half, yaw, *key) for key in canvases}

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -149,7 +149,7 @@ class RoomsEngine(Engine):
     def advance(self, slots: Sequence[Slot], memory: None, poses: Tensor) -> Chunk:
         c2w, frames = poses.numpy().copy(), []
         for slot, path in zip(slots, c2w, strict=True):
-            anchor = slot.scene.anchor
+            anchor = cast(Anchor, slot.scene.anchor)  # which `start_image` has asked for
             to_place = anchor.c2w @ np.linalg.inv(slot.origin)
             if self.options.collisions:
                 held = held_clear(place(anchor.place), (to_place @ slot.c2w)[:3, 3], (to_place @ path)[:, :3, 3])

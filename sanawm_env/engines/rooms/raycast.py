@@ -83,7 +83,7 @@ def render(
     distances = np.empty((len(c2w), height, width), np.float32) if depth else None
     for f, (pose, lens) in enumerate(zip(c2w, lenses, strict=True)):
         texel = trace(place, pose, lens * supersample, height * supersample, width * supersample)[1]
-        if depth:  # its rays pass through pixel centres, where supersampled ones do not
+        if distances is not None:  # its rays pass through pixel centres, where supersampled ones do not
             distances[f] = trace(place, pose, lens, height, width)[0]
         frames[f] = _average(place.atlas.take(texel), supersample)
     return frames, distances
@@ -115,7 +115,7 @@ def trace(place: Place, pose: np.ndarray, lens: np.ndarray, height: int, width: 
     outside = (np.abs(origins[0]) > place.half[0] - 1e-4).any()  # or so near to a wall that rounding decides
     # the room first, then the furniture before it
     parts = _footprints(place.half[1:], origins[1:], towards[1:], lens, height, width)
-    parts = [(0, slice(0, height), slice(0, width)), *((box + 1, *part) for box, *part in parts)]
+    parts = [(0, slice(0, height), slice(0, width)), *((box + 1, rows, columns) for box, rows, columns in parts)]
     for box, rows, columns in _in_bands(parts):
         origin, toward = origins[box], towards[box]
         across, down = toward[:, :1] * x[columns] + toward[:, 2:], toward[:, 1:2] * y[rows]

@@ -8,7 +8,7 @@ at a time, so that converting takes the memory of the largest tensor besides the
 import json
 import math
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,7 @@ class Checkpoint:
 
 
 @contextmanager
-def open_checkpoint(path: Path) -> Iterator[Checkpoint]:
+def open_checkpoint(path: Path) -> Generator[Checkpoint]:
     """The network in a .safetensors file or in one of torch.save's, to be read within; nothing is read before.
 
     A pickle is read with `weights_only=True`, memory-mapped: nothing in it is run. Names may begin with any prefix

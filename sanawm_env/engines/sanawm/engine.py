@@ -1,20 +1,20 @@
 """The engine that runs SANA-WM networks: nano, streaming and chunk-causal are this one with different weights."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast, final
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from sanawm_env.engines.sanawm.codec.ltx2 import LTX2Codec
 from sanawm_env.engines.sanawm.codec.patch_pca import PatchPCACodec
-from sanawm_env.engines.sanawm.codec.state import LTX2State
+from sanawm_env.engines.sanawm.codec.state import Codec, LTX2State
 from sanawm_env.engines.sanawm.conditions import camera_inputs, place_token
 from sanawm_env.engines.sanawm.config import SanaWorldConfig
 from sanawm_env.engines.sanawm.graphs import CudaRecorder, Graphs
@@ -65,7 +65,7 @@ class SanaLoadOptions(LoadOptions):
     precision: str | None = None
     refiner: bool = False
     refiner_precision: str | None = None
-    offload: tuple[str, ...] | Sequence[str] | str | bool = ()
+    offload: tuple[str, ...] = ()
     text_encoder: bool = False
     softcap: bool = False
     backend: str | None = None
@@ -104,6 +104,7 @@ class SanaConditions:
     refiner_text: tuple[Tensor, Tensor] | None = None
 
 
+@final
 @dataclass(frozen=True, eq=False)
 class SanaMemory:
     """What episodes carry from chunk to chunk. network: with guidance the pair (unconditional, conditional). decoder,
@@ -132,7 +133,7 @@ class SanaEngine(Engine):
         self,
         config: SanaWorldConfig,
         network: SanaWM,
-        codec: PatchPCACodec | LTX2Codec,
+        codec: Codec,
         device: torch.device,
         *,
         place_map: PlaceMap | None = None,
@@ -167,7 +168,7 @@ class SanaEngine(Engine):
         self.capabilities = frozenset(name for name, there in can.items() if there)
         self.offload, self._identity = tuple(offload), identity
         self._lock = Lock()  # parts that come to the device and go, graphs and Triton's interpreter serve one at a time
-        self.negative = prompts.features("", device, negative=True) if guided else None
+        self.negative = prompts.features("", device, negative=True) if guided and prompts else None
         if "codec" not in offload:
             codec.to(device)
         if refiner is not None and "refiner" in offload:
@@ -178,9 +179,10 @@ class SanaEngine(Engine):
 
     @classmethod
     def load(
-        cls, folder: Path, config: SanaWorldConfig, device: torch.device, options: SanaLoadOptions
+        cls, folder: Path | None, config: SanaWorldConfig, device: torch.device, options: SanaLoadOptions
     ) -> "SanaEngine":
         """From the files of a world folder; FileNotFoundError or ValueError in one sentence."""
+        folder = cast(Path, folder)  # as `needs_files` says
         dtype, place_map, reprojection = getattr(torch, config.dtype), None, None
         as_trained = config.sampler
         config = replace(config, sampler=as_trained.with_steps(options.timesteps, options.flow_shift))
@@ -200,7 +202,7 @@ class SanaEngine(Engine):
         if options.precision is not None:
             network = quantize(network.to(device), options.precision)
         if config.codec == "patch_pca":
-            codec = PatchPCACodec.load(folder / "codec.safetensors")
+            codec: Codec = PatchPCACodec.load(folder / "codec.safetensors")
         else:
             codec = LTX2Codec.load(folder / "codec", dtype=dtype, causal=config.codec == "ltx2")
         prompts = refiner = None
@@ -294,10 +296,8 @@ class SanaEngine(Engine):
         if chunks == 0:
             return conditions, None
         memory: Any = network_outline(net, height * width, (1 + n, *[n] * (chunks - 1)), dtype)
-        decoder = refiner = None
-        if isinstance(self.codec, LTX2Codec):
-            decoder = self.codec.outline(height, width, 1 + n * chunks, dtype)
-        if self.refiner is not None and conditions.refiner_text is not ...:
+        decoder, refiner = self.codec.outline(height, width, 1 + n * chunks, dtype), None
+        if self.refiner is not None and conditions.refiner_text is not None:
             refiner = self.refiner.outline(height * width, chunks, *conditions.refiner_text)
         return conditions, SanaMemory(memory if self.negative is None else (memory, memory), decoder, refiner)
 
@@ -332,7 +332,8 @@ class SanaEngine(Engine):
             plucker = torch.cat((plucker, guess.channels), dim=1)
         if self.negative is not None:
             text = torch.cat((self.negative.text.expand_as(text), text))
-            text_mask = torch.cat((self.negative.text_mask.expand_as(text_mask), text_mask))
+            if text_mask is not None and self.negative.text_mask is not None:
+                text_mask = torch.cat((self.negative.text_mask.expand_as(text_mask), text_mask))
             frame_index, camera, plucker = (torch.cat((t, t)) for t in (frame_index, camera, plucker))
             memory = None if first else tree.map_tensors(lambda u, c: torch.cat((u, c)), *memory)
         shape = (config.network.latent_channels, *grid.shape)
@@ -386,44 +387,41 @@ class SanaEngine(Engine):
         self, slots: Sequence[Slot], latents: Tensor, memory: SanaMemory | None
     ) -> tuple[Tensor, LTX2State | None, RefinerState | None]:
         """Frames (B, 24, H, W, 3) uint8 of the latents of one chunk, and the next states of decoder and refiner."""
-        first = slots[0].first
-        refined = None
+        first, refined = slots[0].first, None
+        before = None if first else memory
         if self.refiner is not None:
             with self._at_work("refiner"):
-                latents, refined = self._refine(slots, latents, None if first else memory.refiner)
+                latents, refined = self._refine(self.refiner, slots, latents, before and before.refiner)
         with self._at_work("codec"):
-            frames, decoded = self.codec.decode_chunk(latents, None if first else memory.decoder, first=first)
+            frames, decoded = self.codec.decode_chunk(latents, before and before.decoder, first=first)
         return frames[:, 1:] if first else frames, decoded, refined
 
-    def _refine(self, slots: Sequence[Slot], latents: Tensor, state: Any) -> tuple[Tensor, Any]:
+    def _refine(
+        self, refiner: Refiner, slots: Sequence[Slot], latents: Tensor, state: RefinerState | None
+    ) -> tuple[Tensor, RefinerState]:
         """The chunk after the second stage; the start image's latent passes through it (codec_text_refiner.md c.3)."""
         sink, block = latents[:, :, :-3], latents[:, :, -3:]
         if state is None:
             texts, masks = zip(*(slot.scene.conditions.refiner_text for slot in slots), strict=True)
-            state = self.refiner.start(sink, torch.cat(texts), torch.cat(masks))
+            state = refiner.start(sink, torch.cat(texts), torch.cat(masks))
         # another stream of noise than stage 1 draws for the same chunk
         noise = torch.stack([chunk_noise(slot.seed, slot.chunk, tuple(block.shape[1:]), stage=2) for slot in slots])
-        block, state = self.refiner.refine(block, state, noise.to(block.device))
+        block, state = refiner.refine(block, state, noise.to(block.device))
         return torch.cat((sink, block), dim=2), state
 
     @contextmanager
-    def _at_work(self, part: str) -> Iterator[None]:
+    def _at_work(self, part: str) -> Generator[None]:
         """While a part is in use: one that waits elsewhere is used by one thread at a time, and the codec is on the
         engine's device for it."""
         if part not in self.offload:
             yield
             return
-        with self._lock.held(), at_hand(codec_module(self.codec), self.device) if part == "codec" else nullcontext():
+        with self._lock.held(), at_hand(self.codec.module, self.device) if part == "codec" else nullcontext():
             yield
 
 
-def codec_module(codec: PatchPCACodec | LTX2Codec) -> nn.Module:
-    """The module that holds a codec's weights."""
-    return codec.vae if isinstance(codec, LTX2Codec) else codec
-
-
 @contextmanager
-def _weights(path: Path) -> Iterator[dict[str, Tensor]]:
+def _weights(path: Path) -> Generator[dict[str, Tensor]]:
     """The tensors of a file, to be loaded within; FileNotFoundError or ValueError in one sentence."""
     if not path.is_file():
         raise FileNotFoundError(f"The world in {path.parent} has no {path.name}; train or download it again.")

@@ -12,8 +12,9 @@ import json
 import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from sanawm_env.engines.sanawm.checkpoint import (
     Checkpoint,
@@ -130,17 +131,19 @@ class Plan:
 
     def get(self) -> Path:
         """The folder of the files, downloaded if need be. OSError with the command that goes on."""
+        files = cast(Path, self.files)  # as `_plans` has found out
         if self.listing is not None:
             try:
-                download(self.listing, self.files)
+                download(self.listing, files)
             except Exception as error:  # the library raises many types for networks and disks
                 raise _stopped(error, self) from error
-        return self.files
+        return files
 
     def give_back(self) -> None:
         """Remove what was downloaded to be converted."""
-        for name in self.listing.sizes:
-            (self.files / name).unlink(missing_ok=True)
+        if self.listing is not None and self.files is not None:
+            for name in self.listing.sizes:
+                (self.files / name).unlink(missing_ok=True)
 
 
 def disk_need(plans: Iterable[Plan]) -> tuple[int, int]:
@@ -187,7 +190,7 @@ def world_config(name: str, network: SanaWMConfig, height: int, width: int) -> S
     sampler = SamplerConfig()
     if name == "chunk-causal":
         # the teacher sees all chunks before, takes the many steps of the official script and is guided (dit.md 13)
-        network = SanaWMConfig(**{**asdict(network), "window": -1})
+        network = replace(network, window=-1)
         steps = shifted_timesteps(60, CHUNK_CAUSAL_SHIFT)
         sampler = SamplerConfig(steps, 5.0, "chunk_flow_euler", CHUNK_CAUSAL_SHIFT)
     return SanaWorldConfig(
@@ -270,7 +273,7 @@ def _is_here(folder: Path, entry: Part) -> bool:
 
 def _ask(plan: Plan, revision: str | None, keep_source: bool) -> Plan:
     """The plan with what the hub says: the commit that a revision is now, the files and their sizes."""
-    repository, patterns = plan.record["repository"], plan.entry.patterns
+    repository, patterns = f"{OWNER}/{plan.entry.repository}", plan.entry.patterns
     try:
         listing = list_files(repository, revision, patterns)
     except (ValueError, FileNotFoundError, ImportError):

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from sanawm_env.world.files import file_sha256
 from sanawm_env.world.saving import only_writer
@@ -48,15 +49,16 @@ def list_files(repository: str, revision: str | None, patterns: Sequence[str]) -
         raise ValueError(
             f"{repository} is not on the hub for you: it has moved, or needs a login (hf auth login)."
         ) from error
+    commit = cast(str, info.sha)
     found = {file.rfilename: file for file in info.siblings or []}
     wanted = list(filter_repo_objects(found, allow_patterns=list(patterns)))
     if not any(filter_repo_objects(wanted, allow_patterns=list(patterns[:1]))):
-        raise FileNotFoundError(f"{repository} has no {patterns[0]} at {info.sha[:12]}: the hub's layout has changed.")
+        raise FileNotFoundError(f"{repository} has no {patterns[0]} at {commit[:12]}: the hub's layout has changed.")
     return Listing(
         repository,
-        info.sha,
+        commit,
         {name: found[name].size or 0 for name in wanted},
-        {name: found[name].lfs.sha256 for name in wanted if found[name].lfs is not None},
+        {name: lfs.sha256 for name in wanted if (lfs := found[name].lfs) is not None},
     )
 
 

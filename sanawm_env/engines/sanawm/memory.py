@@ -6,14 +6,14 @@ import dataclasses
 import math
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import MethodType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import numpy as np
@@ -28,9 +28,10 @@ from sanawm_env.camera.intrinsics import intrinsics_from_fov
 from sanawm_env.engines.sanawm import engine
 from sanawm_env.engines.sanawm.codec.ltx2 import LTX2Codec
 from sanawm_env.engines.sanawm.codec.patch_pca import PatchPCACodec
+from sanawm_env.engines.sanawm.codec.state import Codec
 from sanawm_env.engines.sanawm.conditions import camera_inputs
 from sanawm_env.engines.sanawm.config import SanaWorldConfig
-from sanawm_env.engines.sanawm.engine import SanaConditions, SanaEngine, SanaLoadOptions, codec_module
+from sanawm_env.engines.sanawm.engine import SanaConditions, SanaEngine, SanaLoadOptions
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.network.model import SanaWM
 from sanawm_env.engines.sanawm.network.place_map import PlaceMap
@@ -98,7 +99,7 @@ def predict_memory(
     if options.precision is not None:
         config = replace(config, dtype="bfloat16")
     network, codec, refiner = _outline(config, folder, options.refiner)
-    weights = {"network": weight_bytes(network, options.precision), "codec": weight_bytes(codec_module(codec), None)}
+    weights = {"network": weight_bytes(network, options.precision), "codec": weight_bytes(codec.module, None)}
     waiting = {"codec": (0, weights["codec"])}
     if refiner is not None:
         weights["refiner"] = weight_bytes(refiner.transformer, options.refiner_precision, "refiner")
@@ -144,8 +145,9 @@ def _refiner_encoder(folder: Path | None) -> nn.Module:
     config = Gemma3Config(text_config=GEMMA3_12B) if text is None else AutoConfig.from_pretrained(text)
     with META_DEVICE:
         encoder = Gemma3ForConditionalGeneration(config)
-        settings = {} if connectors is None else LTX2TextConnectors.load_config(connectors)
-        both = nn.ModuleDict({"encoder": encoder, "connectors": LTX2TextConnectors.from_config(settings)})
+        settings: Any = {} if connectors is None else LTX2TextConnectors.load_config(connectors)
+        connected = cast(nn.Module, LTX2TextConnectors.from_config(settings))
+        both = nn.ModuleDict({"encoder": encoder, "connectors": connected})
     return both.bfloat16()
 
 
@@ -178,7 +180,7 @@ def _rehearse(config: SanaWorldConfig, folder: Path | None, refiner: bool, batch
     del state, clip
     left = config.horizon_chunks - len(between) if grows else 0
     everything, here = (_at_the_end([chunk[i] for chunk in most], [now[i] for now in between], left) for i in range(2))
-    if refiner:  # a layer's keys and values come to the device while it works
+    if run.refiner is not None:  # a layer's keys and values come to the device while it works
         layer = (everything.between - here.between) // len(run.refiner.transformer.transformer_blocks)
         here = replace(here, working=here.working | {"refiner": here.working["refiner"] + layer})
     return everything, here
@@ -193,12 +195,12 @@ def _at_the_end(most: list[Counter[str]], between: list[int], left: int) -> _Reh
     return _Rehearsed(working, between[-1] + left * (between[-1] - between[-2]))
 
 
-def _outline(config: SanaWorldConfig, folder: Path | None, refiner: bool) -> tuple[SanaWM, Any, Refiner | None]:
+def _outline(config: SanaWorldConfig, folder: Path | None, refiner: bool) -> tuple[SanaWM, Codec, Refiner | None]:
     """Network, codec and refiner on the meta device."""
     dtype = getattr(torch, config.dtype)
     if config.codec == "patch_pca":
         with META_DEVICE:
-            codec: Any = PatchPCACodec(config.network.latent_channels, config.spatial_stride)
+            codec: Codec = PatchPCACodec(config.network.latent_channels, config.spatial_stride)
     else:
         codec = _codec(_part(folder, "codec"), dtype, config.codec == "ltx2")
     return _network(config.network, dtype), codec, _refiner(_part(folder, "refiner"), dtype) if refiner else None
@@ -303,7 +305,7 @@ class LiveBytes(TorchDispatchMode):
             self.apart -= size
 
     @contextmanager
-    def repeating(self, blocks: Iterable[nn.Module]) -> Iterator[None]:
+    def repeating(self, blocks: Iterable[nn.Module]) -> Generator[None]:
         """While it is entered, each of these modules works once for what is alike: modules built alike, given tensors
         of the same shapes. After that, what it did to memory happens again: the most that was alive, above what was
         alive when it began, and the tensors it leaves.
@@ -484,7 +486,7 @@ def _outline_of(x: Any) -> Any:
 
 
 @contextmanager
-def fused_attention() -> Iterator[None]:
+def fused_attention() -> Generator[None]:
     """While it is entered, attention is only the shape of its result, as for the fused kernels, which keep no matrix of
     scores; on the meta device torch would make one. The CPU's own form goes head by head, a thousand small calls: there
     the pages are laid out at once, as on a GPU."""
@@ -505,7 +507,7 @@ _conditions: dict[tuple[SanaWorldConfig, int, bool], list[tuple[torch.Size, torc
 class _Rehearsal(SanaEngine):
     """The engine on the meta device. live: to be entered around its work."""
 
-    def __init__(self, config: SanaWorldConfig, network: SanaWM, codec: Any, refiner: Refiner | None):
+    def __init__(self, config: SanaWorldConfig, network: SanaWM, codec: Codec, refiner: Refiner | None):
         # how many steps a chunk takes does not matter to what is alive, nor to the refiner
         if refiner is not None:
             refiner = Refiner(refiner.transformer, replace(refiner.config, sigmas=(refiner.config.sigmas[0], 0.0)))
@@ -518,7 +520,7 @@ class _Rehearsal(SanaEngine):
             place_map=PlaceMap(config.places) if config.places else None, prompts=prompts, refiner=refiner,
         )  # fmt: skip
         stages = [network, refiner.transformer] if refiner else [network]
-        self.live = LiveBytes([*stages, codec_module(codec)])
+        self.live = LiveBytes([*stages, codec.module])
         self.blocks = [block for stage in stages for block in blocks_of(stage)]
         if refiner is not None:
             refiner.keep = self.live.elsewhere
@@ -529,7 +531,8 @@ class _Rehearsal(SanaEngine):
             if key not in _conditions:
                 with no_dispatch():
                     _conditions[key] = [(t.shape, t.dtype) for t in camera_inputs(*given, first=first)]
-            return tuple(torch.empty(shape, dtype=dtype) for shape, dtype in _conditions[key])
+            camera, plucker = (torch.empty(shape, dtype=dtype) for shape, dtype in _conditions[key])
+            return camera, plucker
 
         # in the host's memory, where they are worked out in full: once for every shape
         with mock.patch.object(engine, "camera_inputs", conditions):
@@ -551,11 +554,13 @@ class _Rehearsal(SanaEngine):
             return torch.empty(1, length, width, dtype=torch.bfloat16, device=device), mask
 
         network = self.config.network
-        refiner = self.refiner and empty(REFINER_TEXT_LEN, self.refiner.transformer.config.caption_channels)
-        return PromptFeatures(*empty(network.text_len, network.caption_channels), refiner)
+        words = empty(network.text_len, network.caption_channels)
+        if self.refiner is None:
+            return PromptFeatures(*words)
+        return PromptFeatures(*words, empty(REFINER_TEXT_LEN, self.refiner.transformer.config.caption_channels))
 
     @contextmanager
-    def _at_work(self, part: str) -> Iterator[None]:
+    def _at_work(self, part: str) -> Generator[None]:
         self.live.stage = part
         try:
             yield

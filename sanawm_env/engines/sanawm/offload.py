@@ -3,7 +3,7 @@
 What waits is never moved, only copied and let go again, so that nothing is copied back; numbers are the same.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,7 +34,7 @@ def check_offload(offload: Any) -> tuple[str, ...]:
 
 
 @contextmanager
-def at_hand(module: nn.Module, device: torch.device) -> Iterator[None]:
+def at_hand(module: nn.Module, device: torch.device) -> Generator[None]:
     """A module on the device for as long as this is entered."""
     waiting = _replace(module.modules(), device)
     try:

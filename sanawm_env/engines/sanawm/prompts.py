@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -114,7 +114,7 @@ class Prompts:
                 if (found := self.cache.get(prompt, kind)) is None:
                     self.encode([(prompt, kind)], device)
                     found = self.cache.get(prompt, kind)
-        features, mask = found
+        features, mask = cast(tuple[Tensor, Tensor], found)
         return features.to(device), mask.to(device)
 
     def missing(self, prompts: list[str]) -> list[tuple[str, Kind]]:

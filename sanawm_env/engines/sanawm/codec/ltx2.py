@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,10 +39,11 @@ class LTX2Codec:
 
     def __init__(self, vae: nn.Module, causal: bool = True):
         library = _library()
-        self.vae, self.causal = vae.eval().requires_grad_(False), causal
+        self.vae: Any = vae.eval().requires_grad_(False)  # whose parts have no types
+        self.causal = causal
         self._convs: list[Any] = []
         self._upsamplers: list[Any] = []
-        for module in vae.decoder.modules() if causal else ():
+        for module in self.vae.decoder.modules() if causal else ():
             if type(module) is library.conv:
                 module.__class__ = library.streaming_conv
                 module.index = len(self._convs)
@@ -84,6 +85,10 @@ class LTX2Codec:
         """Itself, moved."""
         self.vae.to(device)
         return self
+
+    @property
+    def module(self) -> nn.Module:
+        return self.vae
 
     @property
     def channels(self) -> int:
@@ -164,14 +169,15 @@ class LTX2Codec:
         history = latents if state is None else torch.cat((state.history, latents), dim=2)
         if state is not None and state.tails is None:
             list(self._frames(state.history, stream))  # makes the caches again
-        elif state is not None:
+        elif state is not None and state.tails is not None:
             if len(state.tails) != len(self._convs):
                 raise ValueError(
                     f"The decoder state has {len(state.tails)} tails, this codec needs {len(self._convs)}."
                 )
             stream.tails[:] = state.tails
         video = torch.cat(list(self._frames(latents, stream)), dim=2)
-        return video, LTX2State(history[:, :, -self.replay_frames :].clone(), tuple(stream.tails))
+        tails = cast(tuple[Tensor, ...], tuple(stream.tails))  # every convolution has seen frames now
+        return video, LTX2State(history[:, :, -self.replay_frames :].clone(), tails)
 
     def _frames(self, latents: Tensor, stream: "_Stream") -> Iterator[Tensor]:
         """The decoder's output for one latent frame after the other of a stream."""
@@ -228,7 +234,7 @@ def receptive_frames(layers: Sequence[int], scaling: Sequence[bool]) -> int:
 def _on_meta(folder: Path | None, causal: bool) -> nn.Module:
     """diffusers' model on the meta device, by a folder's config.json or by the class defaults, which are LTX-2's."""
     library = _library()
-    settings = {"encoder_causal": True} if folder is None else library.vae.load_config(folder)
+    settings: dict[str, Any] = {"encoder_causal": True} if folder is None else library.vae.load_config(folder)
     settings = {**settings, "decoder_causal": causal}
     # upstream names the list in the order of its decoder blocks reversed (section a.1)
     upsample_type = settings.pop("decoder_upsample_type", None)
@@ -268,6 +274,9 @@ def _library() -> SimpleNamespace:
         Where input frames are left out, the output repeats its first frame for them, to be dropped by whoever asked.
         """
 
+        index: int
+        """Of its tail in a stream."""
+
         def forward(self, hidden_states: Tensor, causal: bool = True) -> Tensor:
             stream = _stream.get()
             skip, stream.skip = stream.skip, 0
@@ -287,7 +296,7 @@ def _library() -> SimpleNamespace:
 
         def forward(self, hidden_states: Tensor, causal: bool = True) -> Tensor:
             stream = _stream.get()
-            if stream.tails[self.conv.index] is None or self.stride[0] == 1:
+            if stream.tails[cast(StreamingConv, self.conv).index] is None or self.stride[0] == 1:
                 return super().forward(hidden_states, causal=causal)
             stream.skip = 1  # for its own convolution, the only one it calls
             out = super().forward(torch.cat((hidden_states[:, :, :1], hidden_states), dim=2), causal=causal)

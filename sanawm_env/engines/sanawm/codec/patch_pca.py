@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sanawm_env.engines.sanawm.codec.state import LTX2State
+
 TIME_STRIDE, SPACE_STRIDE = 8, 8
 LATENT_STD = 4.0
 PATCH = TIME_STRIDE * SPACE_STRIDE * SPACE_STRIDE * 3  # values per patch: time, row, column, colour
@@ -43,6 +45,10 @@ class PatchPCACodec(nn.Module):
     @property
     def channels(self) -> int:
         return self.scale.shape[0]
+
+    @property
+    def module(self) -> nn.Module:
+        return self
 
     @property
     def pixel_weights(self) -> Tensor:
@@ -95,9 +101,12 @@ class PatchPCACodec(nn.Module):
             frames = torch.cat([frames[:, :8].mean(1, keepdim=True), frames[:, 8:]], 1)
         return frames.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 
-    def decode_chunk(self, latents: Tensor, state: None, *, first: bool) -> tuple[Tensor, None]:
+    def decode_chunk(self, latents: Tensor, state: LTX2State | None, *, first: bool) -> tuple[Tensor, None]:
         """`decode`, and what the next chunk's decoding needs: nothing."""
-        return self.decode(latents, first), state
+        return self.decode(latents, first), None
+
+    def outline(self, height: int, width: int, frames: int, dtype: torch.dtype) -> None:
+        """There is no state."""
 
     def save(self, path: str | Path) -> None:
         """Write the state dict as safetensors, components in half precision."""

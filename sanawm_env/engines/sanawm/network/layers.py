@@ -4,6 +4,7 @@ Tokens are (B, N, C) in the order frame, row, column; `sanawm_env.kernels.inputs
 """
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -81,7 +82,7 @@ class TimestepEmbedder(nn.Module):
 
     def forward(self, timesteps: Tensor) -> Tensor:
         """timesteps: (...). Returns (..., C)."""
-        return self.mlp(self.sinusoid(timesteps).to(self.mlp[0].weight.dtype))
+        return self.mlp(self.sinusoid(timesteps).to(cast(Tensor, self.mlp[0].weight).dtype))
 
 
 class CaptionProjection(nn.Module):

@@ -11,6 +11,9 @@ checkpoint at every size. What fast passes leave out is in `shortcuts.py`, the c
 Sizes in comments: B batch, T latent frames, N = T * H * W tokens, C width, c latent channels, L text tokens.
 """
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -88,6 +91,8 @@ class SanaWM(nn.Module):
     Raises ValueError from `prepare` and `forward` where shapes contradict the configuration or each other.
     """
 
+    pos_embed: Tensor
+
     def __init__(self, config: SanaWMConfig, backend: str | None = None):
         super().__init__()
         self.config = config
@@ -101,7 +106,7 @@ class SanaWM(nn.Module):
         self.y_embedder = CaptionEmbedder(config.caption_channels, dim, config.text_len)
         self.attention_y_norm = RMSNorm(dim, eps=1e-5)
         self.register_buffer("pos_embed", torch.zeros(1, config.input_size**2, dim))  # unused likewise
-        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.depth))
+        self.blocks = cast(Sequence[Block], nn.ModuleList(Block(config, i) for i in range(config.depth)))
         self.final_layer = FinalLayer(dim, config.latent_channels)
 
     def load_weights(self, weights: dict[str, Tensor], assign: bool = False) -> None:

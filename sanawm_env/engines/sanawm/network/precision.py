@@ -6,10 +6,12 @@ also round activations and compute in the low format, which needs a GPU that can
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
 
 PRECISIONS = ("bf16", "fp8", "nvfp4", "fp8-dynamic", "nvfp4-dynamic")
 CAPABILITY = {"fp8-dynamic": (8, 9), "nvfp4-dynamic": (10, 0)}
@@ -41,7 +43,7 @@ def quantized_layers(module: nn.Module, part: Literal["network", "refiner"] = "n
     return names
 
 
-def quantize(module: nn.Module, precision: str, part: Literal["network", "refiner"] = "network") -> nn.Module:
+def quantize(module: M, precision: str, part: Literal["network", "refiner"] = "network") -> M:
     """Change the module's weights to `precision`, one of `PRECISIONS`, in place; everything else becomes bfloat16.
 
     Raises ValueError for another name or where the hardware cannot run a dynamic kind, ImportError without torchao,
@@ -81,7 +83,7 @@ def weight_bytes(module: nn.Module, precision: str | None, part: Literal["networ
     if precision == "bf16":
         return total
     for name in quantized_layers(module, part):
-        rows, columns = module.get_submodule(name).weight.shape[:2]
+        rows, columns = cast(Tensor, module.get_submodule(name).weight).shape[:2]
         total -= 2 * rows * columns
         if precision.startswith("fp8"):
             total += rows * columns + 4 * rows
@@ -94,7 +96,7 @@ def _as_linear(conv: nn.Conv2d) -> nn.Linear:
     with torch.device("meta"):
         linear = nn.Linear(conv.in_channels, conv.out_channels, bias=conv.bias is not None)
     linear.weight = nn.Parameter(conv.weight.detach().flatten(1), requires_grad=False)
-    linear.bias = conv.bias
+    linear.bias = cast(nn.Parameter, conv.bias)  # or None
     return linear
 
 
@@ -116,8 +118,8 @@ def _torchao(precision: str) -> tuple[Callable, Any]:
             Float8DynamicActivationFloat8WeightConfig,
             Float8WeightOnlyConfig,
             PerRow,
-            quantize_,
         )
+        from torchao.quantization.quant_api import quantize_
 
         if precision.startswith("fp8"):
             dynamic = precision.endswith("dynamic")

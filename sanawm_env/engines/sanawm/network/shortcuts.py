@@ -10,7 +10,7 @@ and computes everything. Counted at full size (5 passes of 20 blocks, 300 text t
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from torch import Tensor
 from sanawm_env.engines.sanawm.network.context import BlockConditions, Context
 from sanawm_env.engines.sanawm.network.layers import gate, modulate
 from sanawm_env.engines.sanawm.network.mixers import WindowMixer
-from sanawm_env.engines.sanawm.network.state import BlockState, NetworkState
+from sanawm_env.engines.sanawm.network.state import BlockState, NetworkState, WindowState
 from sanawm_env.kernels.dispatch import Kernels
 from sanawm_env.kernels.inputs import RayTransform
 
@@ -74,7 +74,7 @@ def _last_state(
     y = modulate(x, shift_a, scale_a)
     if isinstance(block.attn, WindowMixer):
         q, page = block.attn.page(y, context)
-        past = state.mixer.pages if state is not None else ()
+        past = cast(WindowState, state.mixer).pages if state is not None else ()
         mixed, mixer_state = block.attn.read(y[:, -s:], q[:, -s:], past, page, last), block.attn.keep(past, page)
     else:
         mixed, mixer_state = block.attn(y, context, state and state.mixer, save=True)

@@ -5,7 +5,7 @@ Sizes: B batch, h heads, D head width, C = h * D, S tokens per latent frame, N t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from sanawm_env.kernels.inputs import GDNState, Page
 
 if TYPE_CHECKING:
     from sanawm_env.engines.sanawm.network.ablation import TokenState
+
+P = TypeVar("P")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +57,13 @@ def outline(config: SanaWMConfig, tokens: int, chunks: Sequence[int], dtype: tor
         window = WindowState(
             tuple(Page(*[torch.empty(1, heads, frames * tokens, size, dtype=dtype)] * 4) for frames in pages)
         )
-    recurrent = GDNState(kv, z, key_tail, kv, key_tail) if config.mixer == "frame" else ...
+    recurrent: Any = GDNState(kv, z, key_tail, kv, key_tail) if config.mixer == "frame" else ...
     return NetworkState(
         tuple(BlockState(window if config.is_softmax(i) else recurrent, ffn_tail) for i in range(config.depth))
     )
 
 
-def push_page(pages: tuple[Page, ...], page: Page, window: int, sink: bool) -> tuple[Page, ...]:
+def push_page(pages: tuple[P, ...], page: P, window: int, sink: bool) -> tuple[P, ...]:
     """Pages visible to the next chunk: all (window -1), the last `window`, or the first and the last `window - 1`."""
     pages = (*pages, page)
     if window < 0 or len(pages) <= window:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ class Refiner:
     """
 
     def __init__(self, transformer: nn.Module, config: RefinerConfig = OFFICIAL):
-        self.transformer = transformer.eval().requires_grad_(False)
+        self.transformer: Any = transformer.eval().requires_grad_(False)  # whose parts have no types
         self.config = config
         self.keep: Callable[[Tensor], Tensor] = _same
         self.bring: Callable[[Tensor], Tensor] = _same
@@ -169,7 +170,8 @@ class Refiner:
             old = state.history[i] if state.history else (t[:, :0] for t in new)
             old = (self.keep(t) for t in old)
             both = (torch.cat((a, b), dim=1)[:, -tokens:].clone() for a, b in zip(old, new, strict=True))
-            history.append(tuple(map(self.keep, both)))
+            keys, values = map(self.keep, both)
+            history.append((keys, values))
         after = RefinerState(state.sink, tuple(history), frames, start + config.block, state.text, state.text_mask)
         return x.to(block.dtype), after
 
@@ -226,7 +228,7 @@ def _on_meta(folder: Path | None) -> nn.Module:
         return without_audio(model.from_config({} if folder is None else model.load_config(folder)))
 
 
-def without_audio(transformer: nn.Module) -> nn.Module:
+def without_audio(transformer: Any) -> nn.Module:
     """The transformer with its audio branches, which the refiner never runs, replaced by nothing; in place."""
     for parent in (transformer, *transformer.transformer_blocks):
         for name, _ in list(parent.named_children()):

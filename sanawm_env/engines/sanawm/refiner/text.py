@@ -1,6 +1,7 @@
 """The refiner's prompt encoder: Gemma-3 and LTX-2's connectors, run by diffusers (codec_text_refiner.md c.2)."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ class RefinerTextEncoder:
                 f'The refiner needs diffusers and transformers: pip install "sanawm-env[official]" ({error}).'
             ) from error
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder / "text", local_files_only=True, padding_side="left")
+            tokenizer: Any = AutoTokenizer.from_pretrained(folder / "text", local_files_only=True, padding_side="left")
             tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
             model = Gemma3ForConditionalGeneration.from_pretrained(folder / "text", local_files_only=True, dtype=dtype)
             connectors = LTX2TextConnectors.from_pretrained(
@@ -46,12 +47,12 @@ class RefinerTextEncoder:
             )
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise ValueError(f"The refiner's text encoder in {folder} cannot be loaded: {error}") from error
+        without: dict[str, Any] = {"transformer": None, "scheduler": None}  # prompts need neither
         pipeline = SanaWMLTX2Refiner(
-            transformer=None,
+            **without,
             connectors=connectors.to(device).eval(),
             tokenizer=tokenizer,
             text_encoder=model.to(device).eval(),
-            scheduler=None,
             text_max_sequence_length=length,
         )
         return RefinerTextEncoder(pipeline)
