@@ -10,6 +10,8 @@ PYTHON ?= $(firstword $(foreach candidate,python3 python3.11 python3.12 python3.
 BIN := .venv/bin
 CORE := .venv/core
 INSTALLED := .venv/installed
+# Modules as they are installed, for the type checker (see [tool.ty] in pyproject.toml).
+TYPES := build/types
 # Modules are compiled when they are first imported: torch has thousands that nothing here imports.
 INSTALL := $(BIN)/python -m pip install --no-compile --constraint constraints.txt
 
@@ -44,6 +46,11 @@ test: setup browser lint
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	rm -rf $(TYPES) && mkdir -p $(TYPES)/sanawm_env
+	tar -cf - --exclude assets --exclude __pycache__ sanawm_env | tar -xf - -C $(TYPES)
+	cp -R kernels agents $(TYPES)/sanawm_env
+	cp -R benchmarks $(TYPES)
+	@$(BIN)/python -m ty check --python .venv || { echo "These files are copies: mend those outside $(TYPES)." >&2; exit 1; }
 
 clean:
 	rm -rf build dist runs/demo sanawm_env.egg-info .pytest_cache .hypothesis .ruff_cache .benchmarks

@@ -8,6 +8,7 @@ an environment's actions, and `parse("orbit:radius=2,degrees=90")` makes a camer
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from scipy.spatial.transform import RigidTransform, Rotation, Slerp
 from sanawm_env.camera.dsl import FPS, MAX_FRAMES
 from sanawm_env.camera.trajectory import check_trajectory
 from sanawm_env.envs.env import SanaWMEnv
+from sanawm_env.simulation.controllers import Twist
 from sanawm_env.world.files import brief, check_count, check_number
 from sanawm_env.world.state import MAX_SEED
 
@@ -30,6 +32,8 @@ class Camera(ABC):
     Raises ValueError in one sentence for a parameter that is not finite, a size that is not above zero, or a speed
     above `WALK` or `TURN`.
     """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]  # subclasses are dataclasses
 
     def poses(self, frames: int, fps: float = FPS) -> NDArray:
         """(frames, 4, 4) float64 c2w, `fps` a second, the first one the identity. ValueError for fewer than one."""
@@ -188,7 +192,7 @@ def parse(text: str) -> Camera:
     name, _, rest = text.partition(":")
     if name not in CAMERAS:
         raise ValueError(f"There is no camera {brief(name)}: cameras are {', '.join(CAMERAS)}.")
-    kinds = {field.name: field.type for field in fields(CAMERAS[name])}
+    kinds: dict[str, Any] = {field.name: field.type for field in fields(CAMERAS[name])}
     given = {}
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
@@ -216,7 +220,7 @@ def actions(poses: NDArray, env: SanaWMEnv) -> Iterator[NDArray]:
     if env.action_mode == "poses":
         yield from (chunk[1:] for chunk in chunks)
     elif env.action_mode == "twist":
-        full = env.controller.speed.scale(np.ones(6))
+        full = cast(Twist, env.controller).speed.scale(np.ones(6))
         for chunk in chunks:
             moved = RigidTransform.from_matrix(np.linalg.inv(chunk[0]) @ chunk[-1]).as_exp_coords()
             twist = np.roll(moved, 3) / (size / env.world.config.fps)

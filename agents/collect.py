@@ -127,7 +127,7 @@ def work(collection: Collection, jobs: Sequence[Job], shard: Shard) -> Generator
 
 def beginning(collection: Collection, job: Job) -> SanaWMEnv:
     """The environment of a job, reset to where it begins; errors as `SanaWMEnv` and its reset."""
-    env, start = SanaWMEnv(**collection.config.keywords | {"max_episode_chunks": job.chunks}), job.start
+    env, start = SanaWMEnv(**replace(collection.config, max_episode_chunks=job.chunks).keywords), job.start
     lens = None if start.intrinsics is None else np.array(start.intrinsics)
     begin(env, start.image, job.seed, prompt=start.prompt, intrinsics=lens, fov_deg=start.fov_deg)
     return env
@@ -160,8 +160,9 @@ class _Run:
     def __init__(self, collection: Collection, job: Job, shard: Shard, env: SanaWMEnv):
         self.env = env
         facts = {"id": job.id, "camera": job.script.name, "source": str(job.start.image)}
-        how = {"sheet": False, "crf": collection.crf, "keyframes": KEYFRAMES}
-        self.writer = EpisodeWriter(shard.begin(), self.env, job.seed, facts, **how)
+        self.writer = EpisodeWriter(
+            shard.begin(), self.env, job.seed, facts, sheet=False, crf=collection.crf, keyframes=KEYFRAMES
+        )
         self.actions, self.gates = job.script.actions(self.env, job.chunks, job.draw), collection.gates
         self.over = False
 

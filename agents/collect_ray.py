@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sanawm_env.agents.collect import Event, work
 from sanawm_env.agents.collection import Collection, Job, pending
@@ -18,6 +19,7 @@ from sanawm_env.recording.dataset import Dataset, Row, Shard
 
 try:
     import ray
+    import ray.exceptions
 except ImportError as error:
     raise ImportError(f'Collecting on Ray needs it: pip install "sanawm-env[ray]" ({error}).') from error
 
@@ -56,7 +58,7 @@ class Cluster:
         ours = not ray.is_initialized()
         if ours:
             before = signal.getsignal(signal.SIGTERM)
-            ray.init(address=self.address, include_dashboard=False, log_to_driver=False, logging_level="warning")
+            ray.init(address=self.address, include_dashboard=False, log_to_driver=False, logging_level="warning")  # ty: ignore[invalid-argument-type]  a name or a number
             if callable(before) and threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, before)  # ray's own ends this process where it stands
         try:
@@ -72,7 +74,7 @@ class Cluster:
             raise ValueError(f"The Ray cluster has no GPU for the device {collection.device!r}: add a node with one.")
         size = ROUNDS * collection.batch
         units = deque(list(jobs[i : i + size]) for i in range(0, len(jobs), size))
-        actor = ray.remote(num_cpus=1, num_gpus=int(on_gpu))(Collector)
+        actor: Any = ray.remote(num_cpus=1, num_gpus=int(on_gpu))(Collector)
         folder = dataset.folder.absolute()
         idle = [actor.remote(collection, folder) for _ in range(min(count, len(units)))]
         busy, deaths, known = {}, Counter(), {row.id for row in dataset.rows()}

@@ -150,7 +150,7 @@ class Collection:
     def config(self) -> EnvConfig:
         """What its environments are made with, but for their length."""
         beside = {"world": world_address(self.world), "device": self.device, "action_mode": self.action_mode}
-        return EnvConfig.from_plain(beside | self.env)
+        return EnvConfig.from_plain({**beside, **self.env})
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +190,7 @@ def plan(collection: Collection, out: str | os.PathLike) -> Plan:
     limit = config.workspace.pitch_limit_deg
     scripts = [
         script if isinstance(script, Script) else read_script(str(script), collection.folder, limit, config.fps)
-        for script in collection.cameras
+        for script in collection.cameras or ()
     ]
     pairs = list(itertools.product(_starts(collection, world, Path(out)), scripts)) + _bench(collection, config.fps)
     seeds = range(collection.seeds) if isinstance(collection.seeds, int) else collection.seeds
@@ -257,7 +257,7 @@ def _trial_rate(planned: Plan) -> float:
 def _starts(collection: Collection, world: World, out: Path) -> list[Start]:
     """The scenes of a collection, one by one."""
     starts: list[Start] = []
-    for scene in collection.scenes:
+    for scene in collection.scenes or ():
         if isinstance(scene, Mapping) and "sample" in scene:
             given = {"sample": 1, "seed": 0} | dict(scene)
             if given.keys() != {"sample", "seed"}:

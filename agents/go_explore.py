@@ -91,7 +91,7 @@ class GoExplore:
             episodes, transition = simulator.step(episodes, actions)
             left -= 1
             for episode, c2w in zip(episodes, transition.c2w, strict=True):
-                seen.update(map(tuple, cells.cells(c2w).tolist()))
+                seen.update((x, z, heading) for x, z, heading in cells.cells(c2w).tolist())
                 if self.returns and not simulator.ended(episode):
                     archive.add(_cell(cells, episode), episode.with_own_clip())
             coverage.append(len(seen))

@@ -8,6 +8,7 @@ Forks cost nothing, because states are values.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import cast
 
 import numpy as np
 import torch
@@ -222,7 +223,7 @@ def imagined(simulator: Simulator, episode: Episode, actions: NDArray) -> tuple[
     (n, horizon, ...). One fork, one batched step for each of the horizon."""
     now, frames, c2w = [episode] * len(actions), [], []
     for step in range(actions.shape[1]):
-        now, clip = simulator.imagine(now, actions[:, step])
+        now, clip = simulator.imagine(now, list(actions[:, step]))
         frames.append(clip.frames)
         c2w.append(clip.c2w)
     return torch.cat(frames, dim=1), np.concatenate(c2w, axis=1)
@@ -258,7 +259,8 @@ class ImageGoal:
     def __call__(self, frames: Tensor, c2w: NDArray) -> NDArray:
         ends = frames[:, self.step_frames - 1 :: self.step_frames]  # (n, horizon, H, W, 3)
         goal = torch.as_tensor(self.goal)
-        total = sum(likenesses(ends.flatten(0, 1), goal.to(ends.device), scale).cpu() for scale in self.scales)
+        alike = (likenesses(ends.flatten(0, 1), goal.to(ends.device), scale).cpu() for scale in self.scales)
+        total = cast(Tensor, sum(alike))
         later = self.hurry * np.arange(ends.shape[1])
         return (total.unflatten(0, ends.shape[:2]).numpy() / len(self.scales) - later).max(axis=1)
 

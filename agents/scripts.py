@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,10 @@ CHUNKS = 8  # 12 seconds
 class Script(ABC):
     """Drives one episode. name: how manifests call it. key: what tells it from any other script."""
 
-    name: str
+    if TYPE_CHECKING:  # an attribute, or a field of a frozen dataclass
+
+        @property
+        def name(self) -> str: ...
 
     @property
     def key(self) -> str:
@@ -53,7 +56,11 @@ class Script(ABC):
 class PathScript(Script):
     """A script whose poses are known beforehand; it drives the action modes "poses" and "twist"."""
 
-    def actions(self, env, chunks, seed):
+    @abstractmethod
+    def path(self, chunks: int, seed: int, config: WorldConfig) -> NDArray:
+        """As of any script, and never None."""
+
+    def actions(self, env: SanaWMEnv, chunks: int, seed: int) -> Iterator[Any]:
         return cameras.actions(self.path(chunks, seed, env.world.config), env)
 
 
@@ -65,7 +72,7 @@ class Filmed(PathScript):
     camera: cameras.Camera
     seeded: bool = False
 
-    def path(self, chunks, seed, config):
+    def path(self, chunks: int, seed: int, config: WorldConfig) -> NDArray:
         camera = replace(self.camera, seed=seed) if self.seeded else self.camera
         return camera.poses(1 + chunks * config.chunk_frames, config.fps)
 
@@ -78,14 +85,14 @@ class Given(PathScript):
     c2w: NDArray
 
     @property
-    def key(self):
+    def key(self) -> str:
         return f"{self.name} {hashlib.sha256(self.c2w.tobytes()).hexdigest()}"
 
-    def length(self, chunks, config):
+    def length(self, chunks: int | None, config: WorldConfig) -> int:
         whole = len(whole_chunks(self.c2w, config.chunk_frames)) // config.chunk_frames
         return whole if chunks is None else min(chunks, whole)
 
-    def path(self, chunks, seed, config):
+    def path(self, chunks: int, seed: int, config: WorldConfig) -> NDArray:
         poses = whole_chunks(self.c2w, config.chunk_frames)[: chunks * config.chunk_frames]
         return np.concatenate((self.c2w[:1], poses))
 
@@ -96,7 +103,7 @@ class WalkActions(Script):
 
     name: str = "walk"
 
-    def actions(self, env, chunks, seed):
+    def actions(self, env: SanaWMEnv, chunks: int, seed: int) -> Iterator[Any]:
         return iter(env.controller.sample_walk_actions(np.random.default_rng(seed), chunks))
 
 
@@ -108,7 +115,7 @@ class Policy(Script):
     name: str
     function: Callable[[SanaWMEnv, np.random.Generator], Iterator[Any]]
 
-    def actions(self, env, chunks, seed):
+    def actions(self, env: SanaWMEnv, chunks: int, seed: int) -> Iterator[Any]:
         return self.function(env, np.random.default_rng(seed))
 
 

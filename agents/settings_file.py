@@ -8,9 +8,10 @@ it looks like.
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import yaml
+from yaml.constructor import ConstructorError
 
 from sanawm_env.world.files import brief, read_text, reason
 
@@ -55,7 +56,7 @@ def _int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
         return int(node.value)  # 010 is ten
     except ValueError:
         said = f"{brief(node.value)} is no number"
-        raise yaml.constructor.ConstructorError(None, None, said, node.start_mark) from None
+        raise ConstructorError(None, None, said, node.start_mark) from None
 
 
 def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
@@ -80,7 +81,7 @@ def _check(node: yaml.Node | None, sizes: dict[int, int]) -> int:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"it says {brief(twice)} twice (line {node.start_mark.line + 1})")
+            raise ValueError(f"it says {brief(twice)} twice (line {cast(yaml.Mark, node.start_mark).line + 1})")
         inner = [part for pair in node.value for part in pair]
     else:
         inner = node.value

@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from sanawm_env.agents.policy_file import read_weights
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
-from stable_baselines3.common.vec_env import VecMonitor, VecTransposeImage
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecTransposeImage
 
 from sanawm_env.envs.config import EnvConfig
 from sanawm_env.envs.vector import SanaWMVectorEnv
@@ -115,7 +115,7 @@ class TrainPPO:
     def config(self) -> EnvConfig:
         """What its environments are made with."""
         return EnvConfig(
-            world=self.world, device=self.device, scenes=list(self.scenes) or None, obs_mode=self.obs_mode,
+            world=self.world, device=self.device, scenes=list(self.scenes) or None, obs_mode=cast(str, self.obs_mode),
             action_mode=self.action_mode, obs_size=self.obs_size, max_episode_chunks=self.max_episode_chunks,
             task=self.task, task_options=None if self.goal_chunks is None else {"chunks": self.goal_chunks},
         )  # fmt: skip
@@ -163,11 +163,12 @@ class Pictures(BaseFeaturesExtractor):
     so that it can compare what is seen with what is sought; vectors are appended."""
 
     def __init__(self, space: spaces.Dict, features: int = 256):
-        self.pictures = [name for name, part in space.items() if len(part.shape) == 3]
+        shapes = {name: part.shape or () for name, part in space.items()}
+        self.pictures = [name for name, shape in shapes.items() if len(shape) == 3]
         self.vectors = [name for name in space if name not in self.pictures]
-        super().__init__(space, features + sum(int(np.prod(space[name].shape)) for name in self.vectors))
-        channels = sum(space[name].shape[0] for name in self.pictures)  # Stable-Baselines3 puts channels first
-        size = space[self.pictures[0]].shape[1:]
+        super().__init__(space, features + sum(int(np.prod(shapes[name])) for name in self.vectors))
+        channels = sum(shapes[name][0] for name in self.pictures)  # Stable-Baselines3 puts channels first
+        size = shapes[self.pictures[0]][1:]
         self.look = NatureCNN(spaces.Box(0, 255, (channels, *size), np.uint8), features)
 
     def forward(self, observations: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -175,7 +176,7 @@ class Pictures(BaseFeaturesExtractor):
         return torch.cat([seen, *(observations[name].flatten(1) for name in self.vectors)], dim=1)
 
 
-def fresh(settings: TrainPPO, envs: VecMonitor) -> PPO:
+def fresh(settings: TrainPPO, envs: VecEnv) -> PPO:
     """An untrained policy."""
     several = isinstance(envs.observation_space, spaces.Dict)
     return PPO(
@@ -213,7 +214,7 @@ class Keeper(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        episodes = [float(episode["r"]) for episode in self.model.ep_info_buffer]
+        episodes = [float(episode["r"]) for episode in self.model.ep_info_buffer or ()]
         if episodes:
             mean = sum(episodes) / len(episodes)
             self.history.append({"steps": self.num_timesteps, "return": mean})
@@ -228,7 +229,7 @@ class Keeper(BaseCallback):
         self._keep()
 
     def _keep(self) -> None:
-        keep(self.settings.out, self.model, self.envs, self.history)
+        keep(self.settings.out, cast(PPO, self.model), self.envs, self.history)
         self.kept = time.monotonic()
 
 
@@ -250,8 +251,8 @@ def keep(out: Path, model: PPO, envs: VecMonitor, history: list[dict[str, float]
             "steps": model.num_timesteps,
             "updates": model._n_updates,
             "starts": np.asarray(model._last_episode_starts).tolist(),
-            "episodes": list(model.ep_info_buffer),
-            "successes": list(model.ep_success_buffer),
+            "episodes": list(model.ep_info_buffer or ()),
+            "successes": list(model.ep_success_buffer or ()),
             "torch": torch.get_rng_state().tolist(),
             "numpy": np.random.get_state(legacy=False),
         }
@@ -260,7 +261,7 @@ def keep(out: Path, model: PPO, envs: VecMonitor, history: list[dict[str, float]
                 model.save(part / "policy.zip")
             except RuntimeError as error:  # which is what torch makes of a full disk
                 raise OSError(str(error).splitlines()[0]) from error
-            for slot, moment in enumerate(envs.unwrapped.batch.snapshot()):
+            for slot, moment in enumerate(cast(SB3VecEnv, envs.unwrapped).batch.snapshot()):
                 moment.save(part / f"{slot}.safetensors")
             write_text(part / "run.json", json.dumps(kept, default=lambda value: value.tolist()))
     for older in checkpoints(out)[:-1]:
@@ -280,13 +281,14 @@ def load(folder: Path, envs: VecMonitor, settings: TrainPPO) -> tuple[PPO, list[
 
     Raises ValueError for a checkpoint that is damaged, or of other settings; the folder is left as it is.
     """
-    batch, parts = envs.unwrapped.batch, {"policy": "policy.pth", "policy.optimizer": "policy.optimizer.pth"}
+    batch = cast(SB3VecEnv, envs.unwrapped).batch
+    parts = {"policy": "policy.pth", "policy.optimizer": "policy.optimizer.pth"}
     try:
         kept = read_run(folder / "run.json", batch.num_envs)
         weights = {name: read_weights(folder / "policy.zip", settings.device, member) for name, member in parts.items()}
         moments = [Snapshot.load(folder / f"{slot}.safetensors", batch.world) for slot in range(batch.num_envs)]
         model = fresh(settings, envs)
-        model.set_parameters(weights, exact_match=True, device=settings.device)
+        model.set_parameters(cast(Any, weights), exact_match=True, device=settings.device)  # its type forgets a level
         seen, _ = batch.restore(moments)
         torch.set_rng_state(torch.tensor(kept.torch, dtype=torch.uint8))
     except (PermissionError, MemoryError):

@@ -15,10 +15,10 @@ noise. `--quick` is toy sizes, for a trial on any machine. On a GPU, `sanawm ben
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sanawm_env import SanaWMEnv
 from sanawm_env.camera.twist import hold
 from sanawm_env.engines.sanawm.checkpoint import Checkpoint, write_network
+from sanawm_env.engines.sanawm.codec.ltx2 import LTX2Codec
+from sanawm_env.engines.sanawm.config import SanaWorldConfig
+from sanawm_env.engines.sanawm.engine import SanaEngine
 from sanawm_env.engines.sanawm.fetch import world_config
 from sanawm_env.engines.sanawm.memory import predict_memory
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
@@ -61,7 +64,7 @@ def write_world(folder: Path, tiny: bool) -> None:
         shapes = {name: tuple(t.shape) for name, t in SanaWM(network).state_dict().items() if name != "pos_embed"}
     with open(folder / "network.safetensors", "wb") as file:
         write_network(Checkpoint(folder, shapes, lambda name: random_weight(name, shapes[name])), network, file)
-    vae = AutoencoderKLLTX2Video(**(TINY_CODEC if tiny else {}), encoder_causal=True, decoder_causal=True)
+    vae: Any = AutoencoderKLLTX2Video(**(TINY_CODEC if tiny else {}), encoder_causal=True, decoder_causal=True)
     torch.nn.Module.to(vae, torch.bfloat16).save_pretrained(folder / "codec")
     features = torch.randn(1, network.text_len, network.caption_channels, dtype=torch.bfloat16)
     Prompts(folder, "streaming").cache.put(features, torch.ones(1, network.text_len), "")
@@ -101,14 +104,15 @@ class Meter:
 
 
 @contextmanager
-def progress(world: World, passes: int) -> Iterator[None]:
+def progress(world: World, passes: int) -> Generator[None]:
     """A bar of the network's blocks and the codec's latents, for as long as this is entered."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    codec = world.engine.codec.vae.decoder
+    engine = cast(SanaEngine, world.engine)
+    codec = cast(LTX2Codec, engine.codec).vae.decoder
     with Progress(*columns, console=console) as bars:
-        blocks = bars.add_task("blocks", total=passes * len(world.engine.network.blocks))
+        blocks = bars.add_task("blocks", total=passes * len(engine.network.blocks))
         latents = bars.add_task("latents decoded", total=1 + world.config.latents_per_chunk)
-        hooks = [b.register_forward_hook(lambda *_: bars.advance(blocks)) for b in world.engine.network.blocks]
+        hooks = [b.register_forward_hook(lambda *_: bars.advance(blocks)) for b in engine.network.blocks]
         hooks.append(codec.register_forward_hook(lambda *_: bars.advance(latents)))
         try:
             yield
@@ -119,10 +123,10 @@ def progress(world: World, passes: int) -> Iterator[None]:
 
 def run(folder: Path, device: str, numbers: Path) -> dict[str, Any]:
     """All stages; what was measured, which is also in the JSON file `numbers`."""
-    config = read_config(folder / "config.json")
+    config = cast(SanaWorldConfig, read_config(folder / "config.json"))
     prediction = predict_memory(config, folder)  # first, so that libraries are there before memory is measured
     meter = Meter(torch.device(device))
-    found = header(device) | {
+    found: dict[str, Any] = header(device) | {
         "height": config.height,
         "width": config.width,
         "predicted": {

@@ -28,7 +28,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import torch
@@ -37,6 +37,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from sanawm_env.kernels import reference
+from sanawm_env.kernels.inputs import GDNState
 from torch import Tensor
 
 from sanawm_env.cli import bench_kernels as bench
@@ -157,7 +158,8 @@ def walk_errors(subject: Subject, mode: str, frames: Sequence[int]) -> dict[int,
     operator, projections are in bfloat16 on a GPU, and the reference reads the same rounded ones."""
     options = {} if mode == AS_CALLED else {"precision": mode}
     dtype = torch.bfloat16 if subject.device.type == "cuda" and mode == AS_CALLED else torch.float32
-    same, errors, state, exact = bench.noise_of(subject, 1, 1000), {}, None, None
+    same, errors = bench.noise_of(subject, 1, 1000), {}
+    state = exact = None
     for chunk in range(1, frames[-1] // 3 + 1):
         noise = 0.9 * same + 0.44 * bench.noise_of(subject, 1, chunk)
         inputs, *_ = bench.operands(subject, StepInputs(noise, bench.prepared(subject, 1, chunk), None))["gdn"]
@@ -166,7 +168,8 @@ def walk_errors(subject: Subject, mode: str, frames: Sequence[int]) -> dict[int,
         *reads, state = subject.fast.gdn(inputs, state, True, **options)
         *exact_reads, exact = reference.gdn(tree.map_tensors(_double, inputs), exact, True)
         if 3 * chunk in frames:
-            held, exactly = ((s.kv, s.z, s.camera_kv) for s in (state, exact))
+            both = cast(tuple[GDNState, GDNState], (state, exact))
+            held, exactly = ((s.kv, s.z, s.camera_kv) for s in both)
             errors[3 * chunk] = _error(held, exactly), _error(reads, exact_reads)
     return errors
 
@@ -175,7 +178,7 @@ def _double(t: Tensor) -> Tensor:
     return t.to(torch.complex128 if t.is_complex() else torch.float64)
 
 
-def _error(got: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
+def _error(got: Sequence[Any], exact: Sequence[Any]) -> float:
     """The largest relative error of several tensors."""
     return max(((g.double() - e).norm() / e.norm()).item() for g, e in zip(got, exact, strict=True))
 
@@ -309,10 +312,10 @@ def run_part(name: str, options: Namespace, limit: float) -> dict[str, Any]:
 def read_tests(report: Path) -> list[dict[str, str]]:
     """Counts of a file of tests, and the names of those that failed."""
     (suite,) = ElementTree.parse(report).getroot()
-    count = {name: int(suite.get(name)) for name in ("tests", "failures", "errors", "skipped")}
+    count = {name: int(suite.get(name, "")) for name in ("tests", "failures", "errors", "skipped")}
     failed = count["failures"] + count["errors"]
     text = f"{count['tests'] - failed - count['skipped']} passed, {failed} failed, {count['skipped']} skipped"
-    bad = [case.get("name") for case in suite if case.find("failure") is not None or case.find("error") is not None]
+    bad = [case.get("name", "") for case in suite if case.find("failure") is not None or case.find("error") is not None]
     rows = [Check("tests", text, "0 failed", "missed" if failed else "met"), *(Check(name, "failed") for name in bad)]
     return [asdict(row) for row in rows]
 

@@ -10,7 +10,7 @@ import json
 import platform
 import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import date
 from importlib import metadata
@@ -123,7 +123,7 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
 
 
 @contextmanager
-def plot(file: Path, rows: int = 1, columns: int = 1, size: tuple[float, float] = (6, 3.5)) -> Iterator[Any]:
+def plot(file: Path, rows: int = 1, columns: int = 1, size: tuple[float, float] = (6, 3.5)) -> Generator[Any]:
     """Axes, or an array of them, to draw on; then the PNG."""
     figure = figure_class()(figsize=size, layout="constrained")
     yield figure.subplots(rows, columns)

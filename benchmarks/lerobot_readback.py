@@ -31,6 +31,7 @@ import shutil
 import tempfile
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 # before lerobot's imports: ask no hub, leave the user's caches alone
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": tempfile.mkdtemp(prefix="lerobot_readback_")}
@@ -69,7 +70,7 @@ def native(dataset: Path) -> list[dict]:
     return episodes
 
 
-def expected(episode: dict, frame: int) -> dict[str, np.ndarray]:
+def expected(episode: dict, frame: int) -> dict[str, Any]:
     """The columns of one row, from the native files."""
     count, steps = len(episode["frames"]), len(episode["actions"])
     chunk = (count - 1) // steps

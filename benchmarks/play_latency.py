@@ -12,6 +12,7 @@ by then: `seams` says how near it comes. docs/play.png is the picture.
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -145,7 +146,7 @@ def main() -> None:
             tab.goto(page.url)
             tab.wait_for_selector("#view[data-node]")
             tab.click("#view")
-            numbers = header() | {"browser": browser.version, "seconds": seconds, "seed": SEED}
+            numbers: dict[str, Any] = header() | {"browser": browser.version, "seconds": seconds, "seed": SEED}
             numbers |= driven(tab, page, seconds)
             page.player.do(lambda: numbers.update(seam_db=seams(page.session)))
             while "seam_db" not in numbers:

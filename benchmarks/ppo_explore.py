@@ -16,6 +16,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ HELD_OUT = 10**6  # seeds of evaluation episodes begin here
 RUNS = Path("runs")
 STARTS = tuple(map(Path, World.load("nano").starts))
 
-Policy = Callable[[np.ndarray | dict[str, np.ndarray]], np.ndarray]
+Policy = Callable[[Any], np.ndarray]  # of what is seen
 
 
 @dataclass(frozen=True)

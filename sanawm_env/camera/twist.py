@@ -5,6 +5,7 @@ A twist is (v_x, v_y, v_z, w_x, w_y, w_z): metres per second along and radians p
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.spatial.transform import RigidTransform
 
 from sanawm_env.camera.dsl import FPS
@@ -16,7 +17,7 @@ def exp_se3(xi: np.ndarray) -> np.ndarray:
     return RigidTransform.from_exp_coords(np.roll(xi, 3, axis=-1)).as_matrix()
 
 
-def hold(start: np.ndarray, twist: np.ndarray, frames: int = 24, fps: float = FPS) -> np.ndarray:
+def hold(start: np.ndarray, twist: ArrayLike, frames: int = 24, fps: float = FPS) -> np.ndarray:
     """Poses (frames, 4, 4) float64 after 1, 2, ... frames of a constant twist (6,) from the pose `start` (4, 4).
 
     Each is one exponential from the start, so nothing accumulates inside a chunk. A start that is not quite a rotation
@@ -49,7 +50,7 @@ def compose(start: np.ndarray, increments: np.ndarray) -> np.ndarray:
     return poses
 
 
-def check_twist(twist: np.ndarray) -> np.ndarray:
+def check_twist(twist: ArrayLike) -> np.ndarray:
     """The twist as float64 (6,); ValueError unless it is six finite numbers."""
     twist = np.asarray(twist, dtype=np.float64)
     if twist.shape != (6,) or not np.isfinite(twist).all():

@@ -9,7 +9,8 @@ import logging
 import os
 import sys
 from contextlib import suppress
-from typing import Annotated, NoReturn, Union
+from io import TextIOWrapper
+from typing import Annotated, Any, NoReturn, Union, cast
 
 import tyro
 
@@ -60,7 +61,7 @@ def main(args: list[str] | None = None) -> None:
     keep_memory()
     _print_any_name()
     with interrupting():
-        command = tyro.cli(Command, prog="sanawm", args=args, description=about)
+        command: Any = tyro.cli(cast(Any, Command), prog="sanawm", args=args, description=about)
         try:
             command.run()
         except KeyboardInterrupt as interrupt:
@@ -85,7 +86,7 @@ def _print_any_name() -> None:
     """Names of files that are no text in the terminal's encoding are shown with escapes."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, ValueError, OSError):  # streams that others have put there
-            stream.reconfigure(errors="backslashreplace")
+            cast(TextIOWrapper, stream).reconfigure(errors="backslashreplace")
 
 
 def _quiet_libraries() -> None:

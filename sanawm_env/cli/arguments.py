@@ -6,7 +6,7 @@ tyro makes an option of every field. Nothing here imports torch before a method 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 if TYPE_CHECKING:
     import numpy as np
@@ -130,7 +130,7 @@ class CameraPath:
         if self.chunks < 1:
             raise ValueError(f"--chunks must be at least 1, got {self.chunks}.")
         _check_length(1 + config.chunk_frames * self.chunks, config)
-        twist = np.array(listed(float, self.twist, "--twist takes six numbers vx,vy,vz,wx,wy,wz"))
+        twist = np.array(listed(float, cast(str, self.twist), "--twist takes six numbers vx,vy,vz,wx,wy,wz"))
         poses = hold(np.eye(4), twist, config.chunk_frames * self.chunks, config.fps)
         return np.concatenate((np.eye(4)[None], config.workspace.confine(np.eye(4), poses)))
 

@@ -12,7 +12,7 @@ from datetime import date
 from functools import partial
 from importlib import metadata
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import torch
@@ -87,7 +87,7 @@ def bench_kernels(
     torch.set_num_threads(threads)
     with console.status("making weights"):
         subject = random_subject(config, usable_device(device), repeats)
-    numbers = header(subject) | {"threads": threads, "batch": {}}
+    numbers: dict[str, Any] = header(subject) | {"threads": threads, "batch": {}}
     for batch in batches:
         with console.status(f"batch {batch}"):
             numbers["batch"][batch] = against_floors(subject, batch)
@@ -104,7 +104,7 @@ def sized(size: str | None, device: str) -> SanaWorldConfig:
         size = "full" if device.startswith("cuda") else "nano"
     if size == "full":
         return world_config("full", SanaWMConfig(), 704, 1280)
-    return read_config(world_folder("nano") / "config.json")
+    return cast(SanaWorldConfig, read_config(world_folder("nano") / "config.json"))
 
 
 def random_subject(config: SanaWorldConfig, device: torch.device, repeats: int, backend: str | None = None) -> Subject:
@@ -301,7 +301,7 @@ def against_floors(subject: Subject, batch: int) -> dict[str, Any]:
     given, rows = operands(subject, plain), {}
     for name in OPERATORS:
         calls = [partial(getattr(form, name), *given[name]) for form in (reference, subject.fast)]
-        rows[name] = row(subject, calls, floors[name], max(limits[name], key=limits[name].get))
+        rows[name] = row(subject, calls, floors[name], max(limits[name], key=limits[name].__getitem__))
     calls = [partial(step, subject, inputs) for inputs in (plain, fast)]
     rows["step"] = row(subject, calls, step_floor(subject.config, batch, floors, tflops), "sum")
     return {
@@ -312,7 +312,7 @@ def against_floors(subject: Subject, batch: int) -> dict[str, Any]:
     }
 
 
-def row(subject: Subject, calls: list[Callable], floor: float, kind: str) -> dict[str, Any]:
+def row(subject: Subject, calls: Sequence[Callable[[], Any]], floor: float, kind: str) -> dict[str, Any]:
     """Reference and fast form against each other and the floor (ms). difference: of their first results, relative."""
     plain, fast = (_first(call()).double() for call in calls)
     difference = ((plain - fast).norm() / plain.norm()).item()

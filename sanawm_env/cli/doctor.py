@@ -1,7 +1,7 @@
 """`sanawm doctor`: what is installed and downloaded, what this machine has, and which worlds will fit it."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -61,7 +61,7 @@ class Doctor:
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def _no_collection() -> Generator[None]:
     """Without Python's search for cycles, which takes a tenth of the time while libraries are imported."""
     searched = gc.isenabled()
     gc.disable()

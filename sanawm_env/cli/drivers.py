@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from sanawm_env.agents.planners import Objective, Plan, Planner
 from sanawm_env.camera.presets import held_keys
 from sanawm_env.camera.trajectory import orthonormalize
 from sanawm_env.envs.env import SanaWMEnv
+from sanawm_env.simulation.controllers import Keys
 from sanawm_env.simulation.episode import Snapshot
 from sanawm_env.simulation.simulator import Simulator
 from sanawm_env.viewer.playback import Decision, Imagined
@@ -106,7 +107,8 @@ class PolicyDriver:
         action = self.predict(self.env.observation)
         if self.env.action_mode == "twist":
             return Decision(action)
-        held = self.env.controller.table[int(action)] if self.env.action_mode == "discrete" else held_keys(action)
+        table = cast(Keys, self.env.controller).table
+        held = held_keys(action) if table is None else table[int(action)]
         return Decision(f"{''.join(held) or 'none'}-{self.frames}")
 
 

@@ -8,7 +8,7 @@ import webbrowser
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import tyro
 
@@ -216,7 +216,8 @@ def make_driver(text: str, session: "Session") -> "Driver":
         return CameraDriver(text, cameras.parse(text), session.frames_per_chunk, session.fps)
     if name == "policy" and rest:
         return policy(Path(rest), session)
-    values, settings = [], {}
+    values: list[str] = []
+    settings: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
         if not equals:
@@ -229,10 +230,12 @@ def make_driver(text: str, session: "Session") -> "Driver":
     controller = make_controller("twist", config, None, "hold", config.workspace)
     simulator = replace(session.simulator, controller=controller)
     if name == "explore" and not values:
-        planner = RandomShooting(**{"horizon": 2, "candidates": 8, "batch": 8, **settings})
+        settings = {"horizon": 2, "candidates": 8, "batch": 8, **settings}
+        planner = RandomShooting(**settings)
         return PlannerDriver(text, planner, simulator, Unseen(session), lambda snapshot: False)
     elites = min(3, settings.get("candidates", 3))
-    planner = CEM(**{"horizon": 2, "candidates": 12, "iterations": 2, "elites": elites, **settings})
+    settings = {"horizon": 2, "candidates": 12, "iterations": 2, "elites": elites, **settings}
+    planner = CEM(**settings)
     if name == "image" and len(values) == 1:
         node = session.tree[_number(int, values[0], "The node to go back to")]
         goal = ImageGoal(session.snapshot(node.id).slot.frame, step_frames=config.chunk_frames)
@@ -281,7 +284,10 @@ def policy(folder: Path, session: "Session") -> "PolicyDriver":
     except (ValueError, RuntimeError) as error:  # torch has the latter for other shapes
         raise ValueError(f"{policy_file} is not the policy of these settings: {reason(error)}.") from error
     env = SanaWMEnv(
-        session.world, obs_mode=settings.obs_mode, action_mode=settings.action_mode, obs_size=settings.obs_size
+        session.world,
+        obs_mode=cast(str, settings.obs_mode),
+        action_mode=settings.action_mode,
+        obs_size=settings.obs_size,
     )
     return PolicyDriver(
         f"policy:{folder}", lambda seen: model.predict(seen, deterministic=True)[0], env, session.frames_per_chunk

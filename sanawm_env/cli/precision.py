@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from rich.table import Table
@@ -13,8 +13,9 @@ from sanawm_env.cli.arguments import Measurement
 from sanawm_env.cli.output import check_places, console, write_numbers
 
 if TYPE_CHECKING:
-    import torch
+    from sanawm_env.engines.sanawm.engine import SanaEngine
 
+if TYPE_CHECKING:
     from sanawm_env.world.world import World
 
 KINDS = (None, "bf16", "fp8", "nvfp4")
@@ -53,8 +54,9 @@ class Precision(Measurement):
             with console.status(f"rolling out {kind or world.config.dtype}"):
                 rollouts[kind] = _rollouts(world, self.seed, self.chunks)
             report = evaluate(world, self.scenes, self.seed, self.chunks, examples=0)
-            layers = quantized_layers(world.engine.network) if kind in ("fp8", "nvfp4") else []
-            weights = [world.engine.network.get_submodule(layer).weight for layer in layers]
+            engine = cast("SanaEngine", world.engine)
+            layers = quantized_layers(engine.network) if kind in ("fp8", "nvfp4") else []
+            weights: list[Any] = [engine.network.get_submodule(layer).weight for layer in layers]
             numbers[kind or world.config.dtype] = {
                 "layers": len(layers),
                 "values": sum(w.numel() for w in weights),
@@ -120,6 +122,6 @@ def _rollouts(world: "World", seed: int, chunks: int) -> list[np.ndarray]:
     return frames
 
 
-def _bytes(weights: "list[torch.Tensor]") -> int:
+def _bytes(weights: list[Any]) -> int:
     """Of the tensors inside torchao's."""
     return sum(getattr(w, inner).nbytes for w in weights for inner in w.__tensor_flatten__()[0])

@@ -69,7 +69,7 @@ class EnvConfig:
     def keywords(self) -> dict[str, Any]:
         """As `SanaWMEnv` and `gymnasium.make` take them: options of the world beside the others."""
         names = [each.name for each in fields(self) if each.name != "world_options"]
-        return {name: getattr(self, name) for name in names} | self.world_options
+        return {name: getattr(self, name) for name in names} | dict(self.world_options)
 
     def to_plain(self) -> dict[str, Any]:
         """The keywords as JSON and YAML have them, without those that say nothing (None and empty). TypeError for a

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -163,7 +163,7 @@ class SanaWMEnv(gym.Env):
         reward, terminated, truncated = (float(transition.rewards[0]), *self._ended(after))
         return obs, reward, terminated, truncated, info
 
-    def render(self) -> np.ndarray | list[np.ndarray] | None:
+    def render(self) -> np.ndarray | list[np.ndarray] | None:  # ty: ignore[incompatible-method-override]  Gymnasium's is of any type
         """The last frame (H, W, 3) uint8 or the list of the last step's frames, by `render_mode`; at full size."""
         now = self._now("render")
         if self.render_mode is None:
@@ -409,7 +409,7 @@ class SanaWMEnv(gym.Env):
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         self.__dict__.update(attributes)
-        world = World.load(self.config.world, self.config.device, **self.config.world_options)
+        world = World.load(cast(str, self.config.world), self.config.device, **self.config.world_options)
         self.simulator = Simulator(world, **attributes["simulator"])
         if self._episode is not None:
             world.check_state(self._episode.state)
@@ -429,28 +429,29 @@ class SanaWMEnv(gym.Env):
         if scene is None and not self._scenes:
             name = self.world.config.name
             raise ValueError(f'The {name} world ships no start images: give scenes=, or options["scene"].')
-        drawn, seed = rng.integers(max(1, len(self._scenes))), rng.integers(MAX_SEED)
-        return self._scene(drawn if scene is None else scene, options), int(seed)
+        drawn, seed = int(rng.integers(max(1, len(self._scenes)))), int(rng.integers(MAX_SEED))
+        return self._scene(drawn if scene is None else scene, options), seed
 
     def _scene(self, image: ImageSource | int, options: Mapping[str, Any]) -> Scene:
         if isinstance(image, int | np.integer) and not isinstance(image, bool):
-            if not 0 <= image < len(self._scenes):
-                raise ValueError(f"There is no scene {image}: scenes are 0 to {len(self._scenes) - 1}.")
-            if isinstance(self._scenes, DrawnScenes):
-                return self._drawn_scene(int(image), options)
-            image = self._scenes[image]
+            number, scenes = int(image), self._scenes
+            if not 0 <= number < len(scenes):
+                raise ValueError(f"There is no scene {image}: scenes are 0 to {len(scenes) - 1}.")
+            if isinstance(scenes, DrawnScenes):
+                return self._drawn_scene(scenes, number, options)
+            image = scenes[number]
         prompt = "" if options.get("prompt") is None else options["prompt"]
         if not isinstance(prompt, str):
             raise TypeError(f'options["prompt"] must be text, got {type(prompt).__name__}.')
         if options.get("fov_deg") is not None:
             check_number('options["fov_deg"]', options["fov_deg"])
         given = {name: options.get(name) for name in ("intrinsics", "fov_deg", "anchor")}
-        return self.world.scene(image, prompt=prompt, **given)
+        return self.world.scene(cast(ImageSource, image), prompt=prompt, **given)
 
-    def _drawn_scene(self, number: int, options: Mapping[str, Any]) -> Scene:
+    def _drawn_scene(self, scenes: DrawnScenes, number: int, options: Mapping[str, Any]) -> Scene:
         if given := [name for name in ("intrinsics", "fov_deg", "anchor") if options.get(name) is not None]:
-            raise ValueError(f"Scenes of {self._scenes} come with their own cameras: leave {', '.join(given)} out.")
-        start = self._scenes.start(number, self.world.config)
+            raise ValueError(f"Scenes of {scenes} come with their own cameras: leave {', '.join(given)} out.")
+        start = scenes.start(number, self.world.config)
         return self._scene(start.image, {**options, "anchor": start.anchor})
 
 
@@ -602,7 +603,7 @@ def _start_images(
     if isinstance(scenes, str) and not Path(scenes).exists() and (drawn := DrawnScenes.named(scenes)) is not None:
         return drawn
     if isinstance(scenes, str | os.PathLike) and scenes != "" and Path(scenes).is_dir():
-        return images_in(Path(scenes))
+        return [*images_in(Path(scenes))]
     images = list(scenes) if isinstance(scenes, list | tuple) else [scenes]
     if not images or (isinstance(scenes, str) and not scenes):
         raise ValueError("scenes is empty: give at least one image, or None for the world's own.")

@@ -5,6 +5,7 @@ import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ def load_options(world: str | os.PathLike | World) -> tuple[str, ...]:
         kind = type(world.options)
     else:
         source = find_world(world)
-        config = read_config(source / "config.json") if isinstance(source, os.PathLike) else source
+        config = read_config(source / "config.json") if isinstance(source, Path) else source
         kind = engine_type(config.engine).options_type
     return tuple(field.name for field in dataclasses.fields(kind))
 

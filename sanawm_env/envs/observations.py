@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -52,13 +53,15 @@ class Observer:
             return spaces.Box(-LATENT_BOUND, LATENT_BOUND, self.config.latent_shape, np.float32)
         if self.mode == "dict":
             pose = spaces.Box(-self._pose_bound, self._pose_bound)
-            return spaces.Dict(rgb=_pixels(h, w, 3), pose=pose, **self.task.spaces(self.size, self.workspace))
+            return spaces.Dict(
+                [("rgb", _pixels(h, w, 3)), ("pose", pose), *self.task.spaces(self.size, self.workspace).items()]
+            )
         shapes = {"rgb": (h, w, 3), "stack": (h, w, 3 * STACKED), "chunk": (self.config.chunk_frames, h, w, 3)}
         return _pixels(*shapes[self.mode])
 
     def __call__(self, episodes: Sequence[Episode]) -> Observation:
         if self.mode == "latent":
-            return _host(torch.cat([self._latents(now.slot.latents) for now in episodes]))
+            return _host(torch.cat([self._latents(cast(Tensor, now.slot.latents)) for now in episodes]))
         if self.mode == "dict":
             poses = np.stack([self._pose(now.slot.c2w) for now in episodes])
             return {"rgb": self._frames(episodes, 1)[:, 0], "pose": poses} | self.task.observe(episodes, self.size)
@@ -97,7 +100,7 @@ class Observer:
         return np.clip(pose, -self._pose_bound, self._pose_bound)
 
     def _latents(self, latents: Tensor) -> Tensor:
-        n = self.config.latent_shape[1]
+        n = cast(tuple[int, ...], self.config.latent_shape)[1]
         whole = latents.expand(-1, -1, n, -1, -1) if latents.shape[2] == 1 else latents
         return whole.float().clamp(-LATENT_BOUND, LATENT_BOUND)
 

@@ -6,7 +6,7 @@ its random generator), so it has the seeds, the snapshots and the rules of the s
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
@@ -100,11 +100,13 @@ class SanaWMVectorEnv(VectorEnv):
         return self.get_attr("np_random")
 
     @np_random.setter
-    def np_random(self, value: np.random.Generator | Sequence[np.random.Generator]) -> None:
+    def np_random(  # ty: ignore[incompatible-property-override]  of every slot, where Gymnasium has one
+        self, value: np.random.Generator | Sequence[np.random.Generator]
+    ) -> None:
         self.set_attr("np_random", value.spawn(self.num_envs) if isinstance(value, np.random.Generator) else value)
 
     @property
-    def np_random_seed(self) -> tuple[int, ...]:
+    def np_random_seed(self) -> tuple[int, ...]:  # ty: ignore[incompatible-property-override]  as np_random
         """What the generator of each slot was seeded with; -1 where it was set."""
         return self.get_attr("np_random_seed")
 
@@ -172,7 +174,7 @@ class SanaWMVectorEnv(VectorEnv):
         above); or a list of one per slot. Observations are of all slots, infos of those that were reset.
         """
         each = list(options) if isinstance(options, list | tuple) else None
-        options = reset_options(options) if each is None else {}
+        options = reset_options(cast(dict[str, Any] | None, options)) if each is None else {}
         slots = self._masked(options.pop("reset_mask", None))
         if seed is None or (isinstance(seed, int | np.integer) and not isinstance(seed, bool)):
             seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
@@ -214,7 +216,8 @@ class SanaWMVectorEnv(VectorEnv):
                 infos = self._add_info(infos, {"final_obs": obs, "final_info": info}, i)
             moves |= self._begun(finished)
         obs, infos = self._go(moves, range(self.num_envs), infos)
-        return obs, rewards, *ended, infos
+        terminated, truncated = ended
+        return obs, rewards, terminated, truncated, infos
 
     def render(self) -> tuple[Any, ...] | None:
         """What every slot renders."""
@@ -256,7 +259,8 @@ class SanaWMVectorEnv(VectorEnv):
                 f"restore needs a snapshot{also} for each slot, got {len(snapshots)} snapshots{and_seeds} for "
                 f"{len(slots)} slots."
             )
-        moves = [self.envs[i].restored(*given) for i, *given in zip(slots, snapshots, seeds, strict=True)]
+        given = zip(slots, snapshots, seeds, strict=True)
+        moves = [self.envs[i].restored(snapshot, seed) for i, snapshot, seed in given]
         return self._go(dict(zip(slots, moves, strict=True)), slots)
 
     def fork(
@@ -341,7 +345,9 @@ def _listed(values: Any, says: str) -> list[Any]:
 
 
 def _mode(mode: str | AutoresetMode) -> AutoresetMode:
-    known = {m.value.lower(): m for m in AutoresetMode} | {m.name.lower(): m for m in AutoresetMode}
+    known: dict[str, AutoresetMode] = {m.value.lower(): m for m in AutoresetMode} | {
+        m.name.lower(): m for m in AutoresetMode
+    }
     if isinstance(mode, AutoresetMode):
         return mode
     if not isinstance(mode, str) or mode.lower() not in known:

@@ -6,7 +6,7 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat, cast
 
 import gymnasium as gym
 import numpy as np
@@ -58,7 +58,8 @@ class VectorScalePixels(VectorWrapper):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        observations, infos = self.env.reset(seed=seed, options=options)
+        given: Any = seed  # of Gymnasium's type one number, of ours one for each slot too
+        observations, infos = self.env.reset(seed=given, options=options)
         return _scaled(observations), infos
 
     def step(self, actions: Any) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -73,8 +74,12 @@ class VectorScalePixels(VectorWrapper):
 
 def _scaled(observation: Observation) -> Observation:
     if isinstance(observation, dict):
-        return {name: _scaled(part) for name, part in observation.items()}
-    return observation.astype(np.float32) / 255 if observation.dtype == np.uint8 else observation
+        return {name: _scaled_array(part) for name, part in observation.items()}
+    return _scaled_array(observation)
+
+
+def _scaled_array(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) / 255 if array.dtype == np.uint8 else array
 
 
 def _scaled_space(space: spaces.Space) -> spaces.Space:
@@ -123,8 +128,10 @@ class Snapshottable(gym.Wrapper, RecordConstructorArgs):
     def __init__(self, env: gym.Env, carry: Mapping[type[gym.Wrapper], Sequence[str]] | None = None):
         RecordConstructorArgs.__init__(self, carry=carry)
         super().__init__(env)
-        if not isinstance(env.unwrapped, SanaWMEnv):
-            raise TypeError(f"Only a SanaWMEnv has snapshots, not {type(env.unwrapped).__name__}.")
+        base = env.unwrapped
+        if not isinstance(base, SanaWMEnv):
+            raise TypeError(f"Only a SanaWMEnv has snapshots, not {type(base).__name__}.")
+        self._base = base
         self._carried = EPISODE | dict(carry or {})
         self._seen: tuple[Observation, dict[str, Any]] | None = None
 
@@ -135,16 +142,16 @@ class Snapshottable(gym.Wrapper, RecordConstructorArgs):
         self._seen = copy.deepcopy((obs, info))
         return obs, info
 
-    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        obs, *judged, info = self.env.step(action)
+    def step(self, action: Any) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
         self._seen = copy.deepcopy((obs, info))
-        return obs, *judged, info
+        return obs, reward, terminated, truncated, info
 
     def snapshot(self, device: str | None = None) -> WrappedSnapshot:
         """The episode with what the wrappers remember. ResetNeeded before the first reset."""
-        inner = self.unwrapped.snapshot(device)
+        inner = self._base.snapshot(device)
         outer = tuple((type(wrapper), _remembered(wrapper, names)) for wrapper, names in self._memories())
-        return WrappedSnapshot(inner, outer, self._seen)
+        return WrappedSnapshot(inner, outer, cast(tuple[Observation, dict[str, Any]], self._seen))
 
     def restore(self, snapshot: WrappedSnapshot, reseed: int | None = None) -> tuple[Observation, dict[str, Any]]:
         """Go back to it, in the wrappers too: returns what the step or reset that led there returned.
@@ -160,7 +167,7 @@ class Snapshottable(gym.Wrapper, RecordConstructorArgs):
         there, here = [kind.__name__ for kind, _ in snapshot.outer], [type(wrapper).__name__ for wrapper, _ in memories]
         if there != here:
             raise ValueError(f"This snapshot is of the wrappers {there}, the environment has {here}.")
-        _, now = self.unwrapped.restore(snapshot.inner, reseed)
+        _, now = self._base.restore(snapshot.inner, reseed)
         for (wrapper, _), (_, remembered) in zip(memories, snapshot.outer, strict=True):
             vars(wrapper).update(copy.deepcopy(remembered))
         obs, info = copy.deepcopy(snapshot.seen)

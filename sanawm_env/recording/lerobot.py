@@ -26,7 +26,7 @@ Videos are joined by copying packets; nothing is encoded anew. Written from the 
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack
 from fractions import Fraction
 from io import FileIO
@@ -106,7 +106,7 @@ def export_lerobot(
     data_file_mb: float = 100,
     video_file_mb: float = 200,
     files_per_chunk: int = 1000,
-) -> Iterator[Row]:
+) -> Generator[Row]:
     """Write all finished episodes of a dataset to the new folder `out`; the rows of episodes as they are written.
 
     It lies in the folder `out.part` until the iterator has come to its end. One episode at a time is held,
@@ -137,7 +137,7 @@ def export_lerobot(
     return _export(dataset, rows, look, out, limits)
 
 
-def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, limits: dict[str, Any]) -> Iterator[Row]:
+def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, limits: dict[str, Any]) -> Generator[Row]:
     with appearing(out) as folder:
         tasks: dict[str, int] = {}
         totals: dict[str, Stats] = {}

@@ -6,7 +6,7 @@ terminations and truncations are the environment's own, one per step.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -40,7 +40,7 @@ from sanawm_env.world.folders import world_folder
 from sanawm_env.world.saving import write_text
 
 
-def export_minari(dataset: Dataset, dataset_id: str, out: str | os.PathLike, *, jpeg: bool = False) -> Iterator[Row]:
+def export_minari(dataset: Dataset, dataset_id: str, out: str | os.PathLike, *, jpeg: bool = False) -> Generator[Row]:
     """Write all finished episodes of a dataset to the Minari dataset `dataset_id`, such as "sanawm/nano-v0", under
     `out`; the rows of episodes as they are written.
 
@@ -70,7 +70,7 @@ def export_minari(dataset: Dataset, dataset_id: str, out: str | os.PathLike, *, 
     return _export(dataset, rows, look, Path(out).absolute(), dataset_id, jpeg)  # Minari joins relative ones twice
 
 
-def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, dataset_id: str, jpeg: bool) -> Iterator[Row]:
+def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, dataset_id: str, jpeg: bool) -> Generator[Row]:
     from minari import __version__
     from minari.dataset.minari_storage import MinariStorage
     from minari.namespace import NAMESPACE_METADATA_FILENAME
@@ -178,7 +178,7 @@ def _observed(made: EnvConfig | None, look: Look) -> spaces.Dict:
     if made is None:
         return boundless
     try:
-        config = read_config(world_folder(made.world) / "config.json")
+        config = read_config(world_folder(cast(str, made.world)) / "config.json")
     except (OSError, ValueError):
         return boundless
     size, workspace = (look.height, look.width), made.workspace or config.workspace

@@ -30,6 +30,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from os import PathLike
+from typing import cast
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ from sanawm_env.camera.trajectory import relative_to_first
 from sanawm_env.engines.rooms.raycast import intrinsics, render
 from sanawm_env.engines.sanawm.engine import SanaEngine
 from sanawm_env.metrics.image import psnr, ssim
-from sanawm_env.training.probes import without_recurrence, without_window
+from sanawm_env.training.probes import linear_codec, without_recurrence, without_window
 from sanawm_env.training.truth import Walk, draw_walk, gradient, known_places
 from sanawm_env.training.warps import plane_homographies, rotation_homographies, visible_in_first, warp
 from sanawm_env.world.anchor import Anchor
@@ -190,7 +191,7 @@ def evaluate(
             if ablations:
                 others = [relative_to_first(walks[(i + 1) % scenes].c2w) for i in group]
                 known.add({"swapped": _errors(truths, study.dream(truths, others))})
-                known.add({"commands": sum(study.follow_commands(t) for t in truths)})
+                known.add({"commands": cast(np.ndarray, sum(study.follow_commands(t) for t in truths))})
             known.add(study.forget(truths, forgetting))
         for group in _groups(unknown_scenes, batch):
             truths = study.render([draw_walk(config, seed, i, frames, known=False, role=role) for i in group])
@@ -205,7 +206,7 @@ def evaluate(
         retrieval9=float(found / asked) if ablations else None,
         memory=_memory(known, forgetting),
         sharpness=float(known["gradient"][0] / known["gradient"][1]),
-        psnr=_psnr(known["dream"]),
+        psnr=cast(float, _psnr(known["dream"])),
         visible_fraction=tuple((known["dream"][:, 0, 1] / known["dream"][:, :, 1].sum(1)).tolist()),
         world=config.name,
         weights_hash=world.weights_hash,
@@ -221,7 +222,9 @@ def evaluate(
 
 def _memory(sums: "_Sums", forgetting: Collection[str]) -> dict[str, float] | None:
     names = {"kept": "dream"} | {name: name for name in forgetting}
-    return {k: _psnr(sums[name][BEYOND_WINDOW - 1 :]) for k, name in names.items()} if forgetting else None
+    if not forgetting:
+        return None
+    return {k: cast(float, _psnr(sums[name][BEYOND_WINDOW - 1 :])) for k, name in names.items()}
 
 
 def _groups(total: int, size: int) -> list[range]:
@@ -285,12 +288,12 @@ class _Study:
         size = config.height, config.width
         lens, c2w = intrinsics(*size), relative_to_first(walk.c2w)
         frames, _ = render(walk.place, walk.c2w, lens, *size, depth=False)
-        codec = self.world.engine.codec
+        codec = linear_codec(self.world)
         coded = codec.decode(codec.encode(torch.from_numpy(frames)[None].to(self.world.device)), first=True)[0]
         chosen = np.arange(1, len(c2w)).reshape(-1, config.chunk_frames)[:, self.stride - 1 :: self.stride]
         # pictures are not needed beside the depth: one ray per pixel will do
         places = walk.c2w[np.concatenate(([0], chosen.ravel()))]
-        _, depth = render(walk.place, places, lens, *size, supersample=1, depth=True)
+        depth = cast(np.ndarray, render(walk.place, places, lens, *size, supersample=1, depth=True)[1])
         visible = visible_in_first(depth[1:], depth[0], c2w[chosen.ravel()], lens).reshape(*chosen.shape, *size)
         anchor = Anchor(walk.place.name, walk.c2w[0]) if walk.known else None
         scene = self.world.scene(frames[0], intrinsics=lens, anchor=anchor)
@@ -361,13 +364,13 @@ def _baselines(truth: _Truth) -> dict[str, np.ndarray]:
 
 def _errors(truths: list[_Truth], shown: np.ndarray | list[np.ndarray]) -> np.ndarray:
     """(C, 2, 2): per chunk, of visible and of unseen pixels, the sum of squared errors and how many values it is of."""
-    total = 0
+    totals = []
     for truth, frames in zip(truths, shown, strict=True):
         error = np.square(frames.astype(np.int32) - truth.measured).sum(-1)
         masks = np.stack((truth.visible, ~truth.visible), axis=1)  # (C, 2, n, H, W)
         sums = (error[:, None] * masks).sum((2, 3, 4))
-        total = total + np.stack((sums, 3 * masks.sum((2, 3, 4))), axis=-1)
-    return total
+        totals.append(np.stack((sums, 3 * masks.sum((2, 3, 4))), axis=-1))
+    return np.sum(totals, axis=0)
 
 
 def _psnr(errors: np.ndarray) -> float | None:
@@ -389,7 +392,7 @@ def _chunk_scores(sums: _Sums) -> tuple[ChunkScores, ...]:
             **vars(_scores(errors)),
             ssim=float(similar / count),
             baselines={name: _scores(sums[name][j]) for name in BASELINES},
-            codec=_psnr(sums["codec"][j]),
+            codec=cast(float, _psnr(sums["codec"][j])),
         )
         for j, (errors, (similar, count)) in enumerate(zip(sums["dream"], sums["ssim"], strict=True))
     )

@@ -6,6 +6,7 @@ learning.
 
 import math
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
@@ -24,11 +25,12 @@ STARTS_SMALL = ("attn.proj.weight", "attn.layer.o_proj.weight", "point_conv.conv
 
 def untrained(config: SanaWorldConfig, generator: torch.Generator) -> torch.nn.ModuleDict:
     """The network of a world and, where it knows places, its place map; by the names of their files."""
-    parts = torch.nn.ModuleDict({NETWORK: SanaWM(config.network)})
-    initialise(parts[NETWORK], generator)
+    network = SanaWM(config.network)
+    initialise(network, generator)
+    parts = torch.nn.ModuleDict({NETWORK: network})
     if config.places:
-        parts[PLACES] = PlaceMap(config.places)
-        torch.nn.init.normal_(parts[PLACES].cells, std=0.1, generator=generator)
+        parts[PLACES] = places = PlaceMap(config.places)
+        torch.nn.init.normal_(places.cells, std=0.1, generator=generator)
     return parts
 
 
@@ -45,7 +47,7 @@ def begun_from(parts: torch.nn.ModuleDict, codec: PatchPCACodec, folder: Path) -
     times = codec.stride // old.stride
     if codec.stride != times * old.stride:
         raise ValueError(f"A codec of stride {codec.stride} cannot go on from one of stride {old.stride}.")
-    network, cells = parts[NETWORK], (-1, 8, old.stride, old.stride, 3)
+    network, cells = parts_of(parts)[0], (-1, 8, old.stride, old.stride, 3)
 
     def shrink(patches: torch.Tensor) -> torch.Tensor:
         whole = patches.view(-1, 8, old.stride, times, old.stride, times, 3)
@@ -77,7 +79,7 @@ def begun_from(parts: torch.nn.ModuleDict, codec: PatchPCACodec, folder: Path) -
 
 
 def parts_of(model: torch.nn.ModuleDict) -> tuple[SanaWM, PlaceMap | None]:
-    return model[NETWORK], dict(model.items()).get(PLACES)
+    return cast(SanaWM, model[NETWORK]), cast(PlaceMap | None, dict(model.items()).get(PLACES))
 
 
 def initialise(model: SanaWM, generator: torch.Generator) -> None:
@@ -99,7 +101,7 @@ def initialise(model: SanaWM, generator: torch.Generator) -> None:
             torch.nn.init.zeros_(parameter)
     with torch.no_grad():
         model.x_embedder.proj.weight.div_(LATENT_STD)
-        model.t_block[1].weight.mul_(0.1)
+        cast(torch.nn.Linear, model.t_block[1]).weight.mul_(0.1)
         for block in model.blocks:
             block.scale_shift_table[2] = block.scale_shift_table[5] = 1.0
             if isinstance(block.attn, TokenMixer):
@@ -111,24 +113,25 @@ def initialise(model: SanaWM, generator: torch.Generator) -> None:
             if isinstance(block.attn, GDNMixer):
                 block.attn.conv_k.weight[..., -1] = block.attn.conv_k_cam.weight[..., -1] = 1.0
         noisy = _noise_channel(model)
-        softmax = [block for block in model.blocks if isinstance(block.attn, WindowMixer)]
-        for block in softmax:
-            _look_along_the_ray(block.attn, noisy)
+        softmax = [block.attn for block in model.blocks if isinstance(block.attn, WindowMixer)]
+        for mixer in softmax:
+            _look_along_the_ray(mixer, noisy)
         if softmax:
             _copy_path(model, softmax[0])
 
 
 def _remember_tokens(mixer: TokenMixer) -> None:
     """As long a memory as the frame rule's, though every token decays it: a frame of the nano world is 96 of them."""
-    mixer.layer.dt_bias.fill_(math.log(math.expm1(0.01 / 96)))
-    for conv in (mixer.layer.q_conv1d, mixer.layer.k_conv1d, mixer.layer.v_conv1d):
+    layer: Any = mixer.layer  # fla's, whose parts have no types
+    layer.dt_bias.fill_(math.log(math.expm1(0.01 / 96)))
+    for conv in (layer.q_conv1d, layer.k_conv1d, layer.v_conv1d):
         conv.weight[..., -1] = 1.0
 
 
 def _writers(model: SanaWM) -> list[torch.Tensor]:
     """The matrices that add to the residual stream after the latents, one row per channel."""
     parts = ("plucker_proj", "attn.proj", "cross_attn.proj", "mlp.point_conv.conv", "mlp.t_conv")
-    return [block.get_submodule(part).weight for block in model.blocks for part in parts]
+    return [cast(torch.Tensor, block.get_submodule(part).weight) for block in model.blocks for part in parts]
 
 
 def _noise_channel(model: SanaWM) -> int:
@@ -139,7 +142,8 @@ def _noise_channel(model: SanaWM) -> int:
     wanted = (timesteps > 0).float()[:, None]
     ridge = 1e-3 * torch.eye(features.shape[1])
     row = torch.linalg.solve(features.T @ features + ridge, features.T @ wanted)[:, 0]
-    model.t_block[1].weight[channel] = row  # the first of the six modulation rows: the shift before self-attention
+    modulation = cast(torch.nn.Linear, model.t_block[1])
+    modulation.weight[channel] = row  # the first of the six modulation rows: the shift before self-attention
     for writer in _writers(model):
         writer.sub_(writer.mean(0))  # LayerNorm would spread a common offset into the channel
         writer[channel] = 0
@@ -160,11 +164,11 @@ def _look_along_the_ray(mixer: WindowMixer, noisy: int) -> None:
     mixer.k_proj_cam.weight.unflatten(0, (mixer.heads, -1))[:, half, noisy] = 2.0
 
 
-def _copy_path(model: SanaWM, block: torch.nn.Module) -> None:
-    """Latents enter the first channels; the camera branch of `block` carries the strongest of them, in the x, y, z of
+def _copy_path(model: SanaWM, mixer: WindowMixer) -> None:
+    """Latents enter the first channels; the camera branch of `mixer` carries the strongest of them, in the x, y, z of
     its groups, to the channels behind; the output reads them there (minus the data is the v-prediction at full noise).
     Does nothing where the network is too narrow."""
-    mixer, latents, width = block.attn, model.config.latent_channels, model.config.hidden_size
+    latents, width = model.config.latent_channels, model.config.hidden_size
     half = model.config.head_dim // 2
     seats = torch.arange(width).view(mixer.heads, -1)[:, :half].unflatten(1, (-1, 4))[..., :3].flatten()
     count = min(len(seats), latents, width - latents - 3)
@@ -176,7 +180,7 @@ def _copy_path(model: SanaWM, block: torch.nn.Module) -> None:
     model.x_embedder.proj.weight.zero_()
     model.x_embedder.proj.weight.flatten(1)[torch.arange(latents), torch.arange(latents)] = 1 / LATENT_STD
     # two large constants make LayerNorm nearly linear, so that contrast survives the copy
-    model.x_embedder.proj.bias[width - 3 : width - 1] = torch.tensor([8.0, -8.0])
+    cast(torch.Tensor, model.x_embedder.proj.bias)[width - 3 : width - 1] = torch.tensor([8.0, -8.0])
     mixer.v_proj_cam.weight[seats] = 0
     mixer.v_proj_cam.weight[seats, source] = 1.0
     mixer.out_proj_cam.weight[target] = 0

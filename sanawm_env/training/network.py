@@ -12,11 +12,12 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -135,7 +136,7 @@ def clip_loss(
         first = j == 0
         poses = c2w[:, 1 + CHUNK * j : 1 + CHUNK * (j + 1)]
         camera, plucker = camera_inputs(config, place_map, c2w[:, 0], poses, lens, c2w[:, 0], place, first=first)
-        grid, mean, spread = Grid(b - a, *latents.shape[3:]), 0.0, 1.0
+        grid, mean, spread = Grid(b - a, latents.shape[3], latents.shape[4]), 0.0, 1.0
         if reprojection is not None:
             guess = reprojection[0](reprojection[1], pictures, last, c2w[:, 0], before, poses, lens)
             mean, spread = guess.mean.float(), guess.spread
@@ -202,12 +203,12 @@ def train_network(
     if saved is not None and saved["step"] >= train.steps:
         return saved["seconds"]
     steady = _read_checkpoint(out / STEADY, identity)
-    if steady is not None and steady["step"] < saved["step"] <= _falls_from(train):
+    if saved is not None and steady is not None and steady["step"] < saved["step"] <= _falls_from(train):
         _copy(out / STEADY, out / "checkpoint.pt")  # a run made longer: its learning rate should not fall yet
     job = config, train, codec, data, out, identity, torch.device(device), begin_from, reprojection
     if processes == 1:
         _train(0, 1, "", job)
-        return _read_checkpoint(out / "checkpoint.pt", identity)["seconds"]
+        return cast(dict, _read_checkpoint(out / "checkpoint.pt", identity))["seconds"]
     os.environ.update(KEEP_MEMORY)
     with tempfile.TemporaryDirectory() as folder, _stop_signals() as stopped:
         workers = torch.multiprocessing.spawn(_train, (processes, f"file://{folder}/meet", job), processes, join=False)
@@ -223,7 +224,7 @@ def train_network(
                 raise ChildProcessError(f"A training process was ended ({error}): the same command goes on.") from error
     if stopped:
         raise KeyboardInterrupt(stopped[0])
-    return _read_checkpoint(out / "checkpoint.pt", identity)["seconds"]
+    return cast(dict, _read_checkpoint(out / "checkpoint.pt", identity))["seconds"]
 
 
 def _falls_from(train: TrainConfig) -> int:
@@ -331,7 +332,7 @@ def _train(rank: int, processes: int, meeting: str, job: tuple) -> None:
 
 
 @contextmanager
-def _stop_signals(at_once: bool = True) -> Iterator[list[int]]:
+def _stop_signals(at_once: bool = True) -> Generator[list[int]]:
     """A list that fills when the process is asked to stop: a step is finished before anything is saved."""
     stopped: list[int] = []
     with on_stop(stopped.append, at_once=at_once):

@@ -5,6 +5,7 @@ Each probe is a function of a world of known places and a seed; walks are those 
 """
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,9 +13,10 @@ from rich.progress import track as progress
 
 from sanawm_env.camera.trajectory import relative_to_first
 from sanawm_env.engines.rooms.raycast import intrinsics, render
-from sanawm_env.engines.sanawm.engine import SanaMemory
+from sanawm_env.engines.sanawm.codec.patch_pca import PatchPCACodec
+from sanawm_env.engines.sanawm.engine import SanaEngine, SanaMemory
 from sanawm_env.engines.sanawm.network.ablation import TokenState
-from sanawm_env.engines.sanawm.network.state import GDNState, WindowState
+from sanawm_env.engines.sanawm.network.state import GDNState, NetworkState, WindowState
 from sanawm_env.metrics.image import ssim
 from sanawm_env.metrics.pose import PoseErrors
 from sanawm_env.metrics.pose import evaluate as pose_errors
@@ -88,12 +90,17 @@ class Closure:
     codec_psnr: float
 
 
+def linear_codec(world: World) -> PatchPCACodec:
+    """The codec of a world of ours."""
+    return cast(PatchPCACodec, cast(SanaEngine, world.engine).codec)
+
+
 def loop_closure(world: World, scenes: int, seed: int, longest: int = 4, role: str = "evaluate") -> tuple[Closure, ...]:
     results = []
     size = world.config.chunk_frames
     walks = [draw_walk(world.config, seed, i, 1 + longest * size, role=role) for i in range(scenes)]
     firsts = [walk.first_frame(world.config) for walk in walks]
-    codec = world.engine.codec
+    codec = linear_codec(world)
     for chunks in progress(range(1, longest + 1), "out and back", transient=True):
         paths = [np.concatenate((w.c2w[: chunks * size + 1], w.c2w[: chunks * size][::-1])) for w in walks]
         lasts = [frames[-1] for frames in roll(world, walks, paths)]
@@ -178,8 +185,8 @@ class Seeds:
     repeatable: bool
     visible: float | None
     unseen: float | None
-    truth_visible: float
-    truth_unseen: float
+    truth_visible: float | None
+    truth_unseen: float | None
 
 
 def seeds(world: World, scenes: int, seed: int, chunks: int, stride: int = 8, role: str = "evaluate") -> Seeds:
@@ -192,7 +199,8 @@ def seeds(world: World, scenes: int, seed: int, chunks: int, stride: int = 8, ro
         one, again, two = (roll(world, [w], [walk.c2w])[0] for w in (walk, walk, other))
         repeatable = repeatable and one.tobytes() == again.tobytes()
         poses = walk.c2w[1:][stride - 1 :: stride]
-        real, depth = render(walk.place, np.concatenate((walk.c2w[:1], poses)), intrinsics(*size), *size)
+        real, distances = render(walk.place, np.concatenate((walk.c2w[:1], poses)), intrinsics(*size), *size)
+        depth = cast(np.ndarray, distances)
         relative = relative_to_first(walk.c2w)[1:][stride - 1 :: stride]
         seen = visible_in_first(depth[1:], depth[0], relative, intrinsics(*size))
         one, two = one[stride - 1 :: stride].astype(float), two[stride - 1 :: stride].astype(float)
@@ -233,8 +241,9 @@ def _edited(state: WorldState, edit) -> WorldState:
     def edited(memory: SanaMemory | None) -> SanaMemory | None:
         if memory is None:
             return None
-        blocks = tuple(replace(block, mixer=edit(block.mixer)) for block in memory.network.blocks)
-        return replace(memory, network=replace(memory.network, blocks=blocks))
+        network = cast(NetworkState, memory.network)  # of a world without guidance
+        blocks = tuple(replace(block, mixer=edit(block.mixer)) for block in network.blocks)
+        return replace(memory, network=replace(network, blocks=blocks))
 
     return replace(state, slots=tuple(replace(slot, memory=edited(slot.memory)) for slot in state.slots))
 

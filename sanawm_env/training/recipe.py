@@ -26,6 +26,7 @@ from sanawm_env.training.clips import ClipsConfig, Footage, generate, load, samp
 from sanawm_env.training.evaluate import Example, draw_sheet, evaluate, print_table, save_sheet
 from sanawm_env.training.nano import NANO, export_world
 from sanawm_env.training.network import MAX_SEED, TrainConfig, train_network
+from sanawm_env.training.probes import linear_codec
 from sanawm_env.world.files import check_count, read_json, reason
 from sanawm_env.world.reading import read
 from sanawm_env.world.saving import only_writer, replacing, write_text
@@ -188,7 +189,7 @@ def _patches(config: CodecConfig, footage: Callable[[], Iterable[Footage]] | Non
 
 def _dreams(world: World, clips: dict[str, torch.Tensor], count: int = 4) -> list[Example]:
     """The first pieces of the footage, as the codec shows them, beside what the world makes of their first pictures."""
-    examples, codec, size = [], world.engine.codec, world.config.chunk_frames
+    examples, codec, size = [], linear_codec(world), world.config.chunk_frames
     for latents, c2w, lens in zip(clips["latents"][:count], clips["c2w"].numpy(), clips["intrinsics"], strict=False):
         frames = codec.decode(latents[None].float(), first=True)[0].numpy()
         c2w = relative_to_first(c2w.astype(np.float64))

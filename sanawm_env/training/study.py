@@ -9,6 +9,7 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from os import PathLike
+from typing import cast
 
 import numpy as np
 from rich.console import Console
@@ -92,7 +93,7 @@ def step_list(world: World, count: int, scenes: int, seed: int, chunks: int, rol
     walk = draw_walk(world.config, seed, 0, 1 + chunks * world.config.chunk_frames, role=role)
     stepped, began = with_timesteps(world, timesteps), time.perf_counter()
     roll(stepped, [walk], [walk.c2w])
-    unknown = np.mean([10 ** (-c.psnr / 10) for c in report.unknown])
+    unknown = np.mean([10 ** (-cast(float, c.psnr) / 10) for c in report.unknown or ()])
     return Steps(
         timesteps=timesteps,
         known=report.psnr,

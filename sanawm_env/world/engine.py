@@ -105,7 +105,7 @@ class Engine(Protocol):
     ) -> tuple[np.ndarray, Anchor]:
         """Start image `number` of a set: a picture (H, W, 3) uint8 through intrinsics (4,) in its pixels, and where it
         was taken. For worlds of any engine."""
-        raise NotImplementedError
+        raise ValueError(f"{cls.__name__} draws no start images.")
 
     def encode(self, image: np.ndarray, prompt: str, anchor: Anchor | None) -> Any:
         """What the engine needs of a start, a tree: of the picture (H, W, 3) uint8, the prompt, which is stripped, and

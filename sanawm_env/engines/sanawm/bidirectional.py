@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import numpy as np
@@ -86,7 +86,7 @@ def dtypes(device: str) -> dict[str, torch.dtype]:
     return {"default": torch.float32 if device == "cpu" else torch.bfloat16, "vae": torch.float32}
 
 
-def tile(vae: nn.Module) -> None:
+def tile(vae: Any) -> None:
     """Have the codec work as upstream's does: in tiles of 512 pixels and 96 frames, going on every 448 and 64."""
     vae.enable_tiling(tile_sample_min_num_frames=TILE_FRAMES, tile_sample_stride_num_frames=TILE_STRIDE)
     vae.use_framewise_encoding = vae.use_framewise_decoding = True
@@ -118,23 +118,24 @@ def _rehearse(
     except ImportError as error:
         raise ImportError(f'Rendering needs diffusers 0.42: pip install "sanawm-env[official]" ({error}).') from error
 
-    vae_config: dict = {"spatial_compression_ratio": 32, "temporal_compression_ratio": 8}
-    transformer_config: dict = {}
+    vae_config: Any = {"spatial_compression_ratio": 32, "temporal_compression_ratio": 8}
+    transformer_config: Any = {}
     text_config = Gemma2Config()  # whose defaults are gemma-2-2b's
     if folder is not None:
         vae_config = AutoencoderKLLTX2Video.load_config(folder / "vae")
         transformer_config = SanaWMTransformer3DModel.load_config(folder / "transformer")
         text_config = Gemma2Config.from_pretrained(folder / "text_encoder")
     with META_DEVICE:
-        transformer = SanaWMTransformer3DModel.from_config(transformer_config)
-        vae = AutoencoderKLLTX2Video.from_config(vae_config)
+        transformer: Any = SanaWMTransformer3DModel.from_config(cast(dict, transformer_config))
+        vae: Any = AutoencoderKLLTX2Video.from_config(cast(dict, vae_config))
         text_encoder = Gemma2ForCausalLM(text_config)
-    modules = {"text": text_encoder, "network": transformer, "codec": vae}
+    modules: dict[str, nn.Module] = {"text": text_encoder, "network": transformer, "codec": vae}
     for module in modules.values():
         nn.Module.to(module, vae_dtype if module is vae else dtype)  # the library's own warns
     weights = {part: weight_bytes(module, None) for part, module in modules.items()}
     tile(vae)
-    pipeline = SanaWMPipeline(None, None, vae, transformer, None)
+    left_out: Any = None
+    pipeline = SanaWMPipeline(left_out, left_out, vae, transformer, left_out)
     live = LiveBytes([transformer, vae])
     # autocast knows no meta device, and the network only ever switches it off
     no_autocast = mock.patch.object(torch, "autocast", lambda *_, **__: nullcontext())
@@ -150,7 +151,7 @@ def one_step(
     pipeline: Any, height: int, width: int, frames: int, device: torch.device, dtype: torch.dtype
 ) -> torch.Tensor:
     """Latents of a clip, for which the network has run once, guided, on inputs without meaning."""
-    intrinsics = np.tile(np.float32([width / 2, width / 2, width / 2, height / 2]), (frames, 1))
+    intrinsics = np.tile(np.array([width / 2, width / 2, width / 2, height / 2], np.float32), (frames, 1))
     poses = np.tile(np.eye(4, dtype=np.float32), (frames, 1, 1))
     camera = pipeline._build_camera_kwargs(poses, intrinsics, (height, width), device=device, dtype=dtype, do_cfg=True)
     config, steps = pipeline.transformer.config, (frames - 1) // 8 + 1

@@ -1,6 +1,6 @@
 """From poses to what the network reads for one chunk: ray map, Plücker groups, features of the place, place token."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ def camera_inputs(
     return conditions.raymap, plucker
 
 
-def place_token(places: Sequence[str], place: str | None, channels: int) -> Tensor:
+def place_token(places: Iterable[str], place: str | None, channels: int) -> Tensor:
     """(1, channels) text feature of a world whose prompt is a place: one-hot, the last channel for "unknown"."""
     token = torch.zeros(1, channels, dtype=torch.float32)
     token[0, channels - 1 if place is None else list(places).index(place)] = 1

@@ -328,7 +328,7 @@ class SanaEngine(Engine):
         camera, plucker = camera.to(device), plucker.to(device)
         guess = None
         if self.reprojection is not None:
-            guess = self._reproject(slots, poses)
+            guess = self._reproject(self.reprojection, slots, poses)
             plucker = torch.cat((plucker, guess.channels), dim=1)
         if self.negative is not None:
             text = torch.cat((self.negative.text.expand_as(text), text))
@@ -369,10 +369,10 @@ class SanaEngine(Engine):
         )
         return sample_chunk(self.network, noise, context, memory, self.config.sampler, image_latent, guess)
 
-    def _reproject(self, slots: Sequence[Slot], poses: Tensor) -> Guess:
+    def _reproject(self, reprojection: Reprojection, slots: Sequence[Slot], poses: Tensor) -> Guess:
         """What the pictures of the slots say of their next chunk."""
         device, scenes = self.device, [slot.scene for slot in slots]
-        return self.reprojection(
+        return reprojection(
             self.codec,
             torch.tensor(np.stack([scene.image for scene in scenes]), device=device),
             None if slots[0].first else torch.stack([slot.frame for slot in slots]),

@@ -1,8 +1,9 @@
 """Which settings of which worlds fit a machine's memory, by rehearsals in shapes (`memory`, `bidirectional`)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from sanawm_env.engines.sanawm.bidirectional import predict_render_memory
 from sanawm_env.engines.sanawm.config import SanaWorldConfig
@@ -11,6 +12,7 @@ from sanawm_env.engines.sanawm.fetch import official_folder, world_config
 from sanawm_env.engines.sanawm.memory import MemoryPrediction, predict_memory
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.official import OFFICIAL, OFFLINE
+from sanawm_env.engines.sanawm.offload import OFFLOADABLE
 from sanawm_env.world.engine import read_config
 from sanawm_env.world.folders import known_worlds, shipped_worlds, world_folder
 
@@ -51,7 +53,7 @@ def candidates() -> Iterator[tuple[str, str, Callable[..., MemoryPrediction]]]:
     here, else of the official sizes."""
     for name in shipped_worlds():
         folder = world_folder(name)
-        config = read_config(folder / "config.json")
+        config = cast(SanaWorldConfig, read_config(folder / "config.json"))
         yield name, config.dtype, partial(_step, config, folder, False, None)
     for name in OFFICIAL:
         if name in OFFLINE:
@@ -63,7 +65,7 @@ def candidates() -> Iterator[tuple[str, str, Callable[..., MemoryPrediction]]]:
                 yield name + "+refiner" * refiner, precision, partial(_step, config, folder, refiner, precision)
 
 
-def load_options(refiner: bool, bits: str | None, offload: Sequence[str]) -> SanaLoadOptions:
+def load_options(refiner: bool, bits: str | None, offload: tuple[str, ...]) -> SanaLoadOptions:
     """Load options of a setting of the `LADDER`."""
     return SanaLoadOptions(
         precision=bits, refiner=refiner, refiner_precision=bits if refiner else None, offload=offload
@@ -73,13 +75,15 @@ def load_options(refiner: bool, bits: str | None, offload: Sequence[str]) -> San
 def _known(name: str) -> tuple[Path | None, SanaWorldConfig]:
     """Folder and configuration of an official world; without one that it will have."""
     folder = world_folder(name) if name in known_worlds() else None
-    return folder, read_config(folder / "config.json") if folder else world_config(name, SanaWMConfig(), 704, 1280)
+    if folder is None:
+        return None, world_config(name, SanaWMConfig(), 704, 1280)
+    return folder, cast(SanaWorldConfig, read_config(folder / "config.json"))
 
 
 def _step(
     config: SanaWorldConfig, folder: Path | None, refiner: bool, precision: str | None, offload: bool
 ) -> MemoryPrediction:
-    options = load_options(refiner, precision, offload)
+    options = load_options(refiner, precision, OFFLOADABLE if offload else ())
     return predict_memory(config, folder, options)
 
 

@@ -11,6 +11,7 @@ dreams the difference between the chunk and the guess (`Guess`).
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +59,7 @@ class DepthNet(nn.Module):
         self.up = nn.ModuleList(_Step(i, o, 1) for i, o in ((c + b, b), (b + a, a)))
         self.out = _Step(a, 4, 1)
         nn.init.normal_(self.out.conv.weight, std=0.01)
-        nn.init.constant_(self.out.conv.bias, -1.1)  # three metres
+        nn.init.constant_(cast(Tensor, self.out.conv.bias), -1.1)  # three metres
 
     def forward(self, pictures: Tensor, lens: Tensor) -> Tensor:
         height, width = pictures.shape[-2:]

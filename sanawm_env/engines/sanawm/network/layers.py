@@ -159,7 +159,8 @@ class ConvFFN(nn.Module):
     def spatial(self, x: Tensor, grid: Grid, kernels: Kernels) -> Tensor:
         """Everything before the temporal convolution: x (B, T*S, C) to r (B, T, S, C)."""
         depth = self.depth_conv.conv
-        u = kernels.depthwise_glu(project(self.inverted_conv.conv, x, kernels), depth.weight, depth.bias, grid)
+        bias = cast(Tensor, depth.bias)
+        u = kernels.depthwise_glu(project(self.inverted_conv.conv, x, kernels), depth.weight, bias, grid)
         return project(self.point_conv.conv, u, kernels).unflatten(1, (grid.frames, grid.tokens))
 
     def forward(self, x: Tensor, grid: Grid, tail: Tensor | None, kernels: Kernels) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ ray, so that only relative ray poses matter.
 """
 
 from dataclasses import replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -124,7 +125,8 @@ class WindowMixer(Mixer):
         if rays is None:
             return self.finish(x, main, None, kernels)
         q = query_world(split_heads(self.q_norm_cam(project(self.q_proj_cam, x, kernels)), self.heads), rays)
-        camera = to_ray(kernels.attend(q, [(p.camera_k, p.camera_v) for p in pages], grid), rays)
+        camera_pages = [(cast(Tensor, p.camera_k), cast(Tensor, p.camera_v)) for p in pages]
+        camera = to_ray(kernels.attend(q, camera_pages, grid), rays)
         return self.finish(x, main, merge_heads(camera), kernels)
 
     def keep(self, past: tuple[Page, ...], page: Page) -> WindowState:
