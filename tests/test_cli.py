@@ -7,6 +7,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,13 @@ import torch
 from PIL import Image
 
 from sanawm_env.camera.dsl import actions_to_c2w
-from sanawm_env.camera.presets import pitch_of
+from sanawm_env.camera.presets import Workspace, pitch_of
 from sanawm_env.cli import main
 from sanawm_env.recording.episode import Episode
 from sanawm_env.recording.video import read_video
 from sanawm_env.world.world import World
 from tests.golden_files import benchmark
-from tests.worlds import write_tiny_world
+from tests.worlds import TINY, write_tiny_world
 
 ROOT = Path(__file__).parents[1]
 FILES = {"start.png", "video.mp4", "trajectory.npz", "actions.npz", "contact_sheet.png", "meta.json"}
@@ -197,12 +198,12 @@ def test_the_demo_of_the_makefile_runs(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_rollout_keeps_within_the_pitch_limit_of_the_world(tmp_path):
-    for name, path in (("keys", ("--actions", "i-120")), ("twist", ("--twist", "0,0,0,0.3,0,0", "--chunks", 4))):
-        sanawm("rollout", *path, "--out", tmp_path / name)
+def test_a_rollout_keeps_within_the_pitch_limit_of_the_world(tmp_path, image):
+    world = write_tiny_world(tmp_path / "world", config=replace(TINY, workspace=Workspace(pitch_limit_deg=20)))
+    for name, path in (("keys", ("--actions", "i-48")), ("twist", ("--twist", "0,0,0,0.3,0,0", "--chunks", 2))):
+        sanawm("rollout", *path, "--world", world, "--image", image, "--out", tmp_path / name)
         c2w = np.load(tmp_path / name / "trajectory.npz")["c2w"]
-        limit = World.load("nano").config.workspace.pitch_limit_deg
-        assert np.degrees(pitch_of(c2w)).max() == pytest.approx(limit, abs=0.01)
+        assert np.degrees(pitch_of(c2w)).max() == pytest.approx(20, abs=0.01)
 
 
 @pytest.mark.slow
@@ -256,6 +257,9 @@ def test_evaluate_prints_a_table_and_writes_numbers_and_a_sheet(tmp_path, capsys
 @pytest.mark.slow
 def test_study_writes_its_numbers_and_curves(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sanawm_env.training.study.STEPS", (1, 2))
+    # a coarse look at the poses: how near they come is test_probes' business
+    monkeypatch.setattr("sanawm_env.training.probes.TRACKED", 4)
+    monkeypatch.setattr("sanawm_env.training.align.BLURS", (4.0, 1.0))
     numbers = tmp_path / "numbers.json"
     command = ("study", "--scenes", 1, "--chunks", 2, "--role", "validation", "--out", tmp_path)
     sanawm(*command, "--json", numbers)
@@ -273,7 +277,7 @@ SMALLEST = {
     "network": {"hidden_size": 64, "num_heads": 1, "depth": 2},
     "codec": {"clips": 2, "channels": 16},
     "clips": {"clips": 2, "chunks": 2},
-    "train": {"batch_size": 1, "single_chunk_steps": 1, "max_chunks": 2},
+    "train": {"batch_size": 1, "single_chunk_steps": 1, "max_chunks": 2, "bf16": False},
     "validation_scenes": 1,
 }
 
@@ -283,7 +287,7 @@ def test_a_nano_world_is_trained_from_nothing_made_longer_and_resumed(tmp_path, 
     recipe, run = tmp_path / "recipe.json", tmp_path / "run"
     recipe.write_text(json.dumps(SMALLEST))
     command = ("train", "--config", recipe, "--out", run, "--processes", 1)
-    for steps in (2, 2, 3):
+    for steps in (1, 2):
         sanawm(*command, "--steps", steps)
         assert torch.load(run / "network" / "checkpoint.pt", weights_only=True)["step"] == steps
     record = json.loads((run / "world" / "training.json").read_text())
@@ -294,7 +298,7 @@ def test_a_nano_world_is_trained_from_nothing_made_longer_and_resumed(tmp_path, 
     recipe.write_text(json.dumps(SMALLEST | {"clips": {"clips": 2, "chunks": 3}}))
     assert "another recipe" in refused(capsys, *command)
     recipe.write_text(json.dumps({"colour": "red"}))
-    assert "unknown part 'colour'" in refused(capsys, *command)
+    assert "no setting 'colour'" in refused(capsys, *command)
     recipe.write_text(json.dumps({"clips": {"unknown_fraction": 2}}))
     assert "from 0 to 1" in refused(capsys, *command)
     for option, value, sentence in (

@@ -124,6 +124,9 @@ def test_a_stopped_run_goes_on_to_the_same_weights(clips, tmp_path, monkeypatch)
     assert torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)["step"] == 2
     parts = run(clips, tmp_path / "parts")
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    written = {file: file.stat().st_mtime_ns for file in (tmp_path / "parts").iterdir()}
+    run(clips, tmp_path / "parts")  # done already
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "parts").iterdir()} == written
 
 
 @pytest.mark.slow
