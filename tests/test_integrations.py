@@ -1,7 +1,6 @@
 """Libraries find their own habits: Stable-Baselines3 in full; RLlib and TorchRL where they are installed."""
 
 import runpy
-import subprocess
 import sys
 import warnings
 from dataclasses import dataclass
@@ -245,12 +244,6 @@ def test_another_autoreset_mode_is_refused(tiny):
         SB3VecEnv(SanaWMVectorEnv(2, world=tiny))
     with pytest.raises(TypeError, match="go with the id"):
         SB3VecEnv(SanaWMVectorEnv(2, world=tiny, autoreset_mode="SameStep"), num_envs=2)
-
-
-def test_without_stable_baselines_one_sentence_says_what_to_install():
-    code = "import sys; sys.modules['stable_baselines3'] = None; import sanawm_env.integrations.sb3"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert 'ImportError: Stable-Baselines3 is missing: pip install "sanawm-env[rl]"' in done.stderr
 
 
 # What its checker warns of: these modes are for readers with their own networks.

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,7 @@ def test_a_rollout_that_is_terminated_leaves_what_it_has(tmp_path):
     )
     while not (tmp_path / "r/video.mp4.part").exists():  # the first step is being written
         assert process.poll() is None, process.stdout.read()
+        time.sleep(0.01)
     process.terminate()
     said, _ = process.communicate()
     assert process.returncode == 143 and said.endswith("Stopped.\n"), said

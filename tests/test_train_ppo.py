@@ -3,10 +3,10 @@
 import json
 import pickle
 import shutil
-import subprocess
 import sys
 import zipfile
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -203,16 +203,19 @@ def test_settings_that_cannot_be_are_refused(wrong, says):
         TrainPPO(**wrong)
 
 
-@pytest.mark.slow
-def test_the_command_tells_its_settings():
-    command = [sys.executable, "-m", "sanawm_env.agents.train_ppo", "--help"]
-    shown = subprocess.run(command, capture_output=True, text=True)
-    assert shown.returncode == 0, shown.stderr
-    assert "--checkpoint-seconds" in shown.stdout and "goes on" in shown.stdout
+def test_the_command_tells_its_settings(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train_ppo", "--help"])
+    with pytest.raises(SystemExit) as stop:
+        training.main()
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert "--checkpoint-seconds" in shown and "goes on" in shown
 
 
-@pytest.mark.slow
-def test_without_stable_baselines_one_sentence_says_what_to_install():
-    code = "import sys; sys.modules['stable_baselines3'] = None; import sanawm_env.agents.train_ppo"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert 'ImportError: Stable-Baselines3 is missing: pip install "sanawm-env[rl]"' in done.stderr
+def test_without_stable_baselines_one_sentence_says_what_to_install(monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "stable_baselines3"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in ("sanawm_env.integrations.sb3", "sanawm_env.agents.train_ppo"):
+        monkeypatch.delitem(sys.modules, name)
+        with pytest.raises(ImportError, match=r'^Stable-Baselines3 is missing: pip install "sanawm-env\[rl\]"'):
+            import_module(name)
