@@ -49,7 +49,7 @@ lint: setup
 	rm -rf $(TYPES) && mkdir -p $(TYPES)/sanawm_env
 	tar -cf - --exclude assets --exclude __pycache__ sanawm_env | tar -xf - -C $(TYPES)
 	cp -R kernels agents $(TYPES)/sanawm_env
-	cp -R benchmarks $(TYPES)
+	cp -R benchmarks examples $(TYPES)
 	@$(BIN)/python -m ty check --python .venv || { echo "These files are copies: mend those outside $(TYPES)." >&2; exit 1; }
 
 clean:
