@@ -212,6 +212,8 @@ def test_bench_prints_and_writes_its_numbers(tiny, tmp_path, capsys):
     sanawm("bench", "--world", tiny, "--threads", threads, "--repeats", 30, "--json", tmp_path / "bench.json")
     numbers = json.loads((tmp_path / "bench.json").read_text())
     assert set(numbers["batch"]) == {"1", "4", "16"}
+    for row in numbers["batch"].values():
+        assert row["network_ms"] > row["codec_ms"] > 0 and row["network_ms"] + row["codec_ms"] < 1.05 * row["ms"]
     assert numbers["state_bytes"] > 0
     assert numbers["machine"]
     assert "snapshot" in capsys.readouterr().out

@@ -1,10 +1,11 @@
 """What a world's step costs on this machine, by stage, batch and operation."""
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from datetime import date
 from statistics import median
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from sanawm_env.camera.twist import hold
 from sanawm_env.cli.machine import machine_name
+from sanawm_env.engines.sanawm.config import SanaWorldConfig
 from sanawm_env.engines.sanawm.memory import predict_memory
 from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.world.engine import Engine
@@ -25,28 +27,24 @@ from sanawm_env.world.world import World
 WARM_UP = 3  # chunks until the attention window is full and shapes repeat
 
 
-class TimedEngine:
-    """An engine that counts the seconds spent in imagining and decoding."""
+def timed(engine: Engine) -> tuple[Engine, dict[str, float]]:
+    """An engine that counts the seconds of its stages: imagining and decoding, where it has such, else the whole."""
+    seconds, other = {"network": 0.0, "codec": 0.0}, copy.copy(engine)
 
-    def __init__(self, engine: Any):
-        self.engine = engine
-        self.seconds = {"network": 0.0, "codec": 0.0}
+    def counted(stage: str, call: Callable) -> Callable:
+        def run(*args: Any) -> Any:
+            begin = time.perf_counter()
+            result = call(*args)
+            synchronize(engine.device)
+            seconds[stage] += time.perf_counter() - begin
+            return result
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.engine, name)
+        return run
 
-    def imagine(self, *args: Any) -> Any:
-        return self._timed("network", self.engine.imagine, *args)
-
-    def decode(self, *args: Any) -> Any:
-        return self._timed("codec", self.engine.decode, *args)
-
-    def _timed(self, stage: str, call: Callable, *args: Any) -> Any:
-        begin = time.perf_counter()
-        result = call(*args)
-        synchronize(self.device)
-        self.seconds[stage] += time.perf_counter() - begin
-        return result
+    stages = {"imagine": "network", "decode": "codec"} if hasattr(engine, "imagine") else {"advance": "network"}
+    for method, stage in stages.items():
+        setattr(other, method, counted(stage, getattr(other, method)))
+    return other, seconds
 
 
 def bench_world(
@@ -63,8 +61,8 @@ def _measure(
     name: str, threads: int, repeats: int, batches: Sequence[int], device: str, console: Console
 ) -> dict[str, Any]:
     loaded = World.load(name, device)
-    engine = TimedEngine(loaded.engine)
-    world = World(cast(Engine, engine), loaded.weights_hash, loaded.starts)
+    engine, seconds = timed(loaded.engine)
+    world = World(engine, loaded.weights_hash, loaded.starts)
     numbers: dict[str, Any] = {
         "world": name,
         "weights_hash": world.weights_hash,
@@ -84,9 +82,10 @@ def _measure(
         with console.status(f"batch {batch}"):
             if cuda:
                 torch.cuda.reset_peak_memory_stats(world.device)
-            row = numbers["batch"][batch] = _steps(world, engine, batch, repeats)
+            row = numbers["batch"][batch] = _steps(world, seconds, batch, repeats)
             cells = [f"{value:.1f}" for value in row.values()]
-            row["predicted_bytes"] = predict_memory(world.config, world_folder(name), batch=batch).peak
+            if isinstance(world.config, SanaWorldConfig):
+                row["predicted_bytes"] = predict_memory(world.config, world_folder(name), batch=batch).peak
             if cuda:
                 row["peak_bytes"] = torch.cuda.max_memory_allocated(world.device)
         table.add_row(str(batch), *cells, *(f"{row[key] / 1e9:.2f}" for key in row if key.endswith("_bytes")))
@@ -102,20 +101,20 @@ def _measure(
     return numbers
 
 
-def _steps(world: World, engine: TimedEngine, batch: int, repeats: int) -> dict[str, float]:
+def _steps(world: World, seconds: dict[str, float], batch: int, repeats: int) -> dict[str, float]:
     """Median step of `batch` episodes, in parts; steps/s and frames/s count all episodes."""
     state = world.begin([world.scene(_start(world))] * batch, seed=0)
     twist = np.array([0, 0, 0.3, 0, 0.1, 0])
     rows = []
     for i in range(WARM_UP + repeats):
         poses = np.stack([hold(slot.c2w, twist) for slot in state.slots])
-        engine.seconds = dict.fromkeys(engine.seconds, 0.0)
+        seconds.update(dict.fromkeys(seconds, 0.0))
         begin = time.perf_counter()
         state, _ = world.advance(state, poses)
         synchronize(world.device)
         total = time.perf_counter() - begin
         if i >= WARM_UP:
-            stages = engine.seconds["network"], engine.seconds["codec"]
+            stages = seconds["network"], seconds["codec"]
             rows.append((total, *stages, total - sum(stages)))
     total, network, codec, rest = (median(column) for column in zip(*rows, strict=True))
     return {
@@ -154,7 +153,10 @@ def _operations(world: World, repeats: int) -> dict[str, float]:
 def _matmul_tflops(world: World) -> float:
     """Of a square matrix product in the world's dtype, on its device."""
     size = 8192 if world.device.type == "cuda" else 1024
-    a, b = (torch.randn(size, size, device=world.device).to(getattr(torch, world.config.dtype)) for _ in range(2))
+    a, b = (
+        torch.randn(size, size, device=world.device).to(getattr(torch, getattr(world.config, "dtype", "float32")))
+        for _ in range(2)
+    )
 
     def product() -> None:
         a @ b

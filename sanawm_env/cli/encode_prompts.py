@@ -30,7 +30,7 @@ class EncodePrompts(WorldOnDevice):
         Raises FileNotFoundError or ValueError in one sentence.
         """
         from sanawm_env.engines.sanawm.prompts import Prompts
-        from sanawm_env.world.folders import world_folder
+        from sanawm_env.world.folders import find_world
 
         if not self.file.exists():
             raise FileNotFoundError(f"There is no file of prompts at {self.file}.")
@@ -45,7 +45,9 @@ class EncodePrompts(WorldOnDevice):
                     prompts.append(check_prompt(line))
                 except ValueError as error:
                     raise ValueError(f"Line {number} of {self.file}: {error}") from error
-        folder = world_folder(self.world)
+        folder = find_world(self.world)
+        if not isinstance(folder, Path):
+            raise ValueError(f"The {self.world} world has no text encoder.")
         if not (folder / "text" / "config.json").is_file():
             raise FileNotFoundError(
                 f"The {self.world} world has no text encoder in {folder}: run `sanawm fetch {self.world} --parts text`."

@@ -33,12 +33,13 @@ def check_places(*files: Path | None, world: str | None) -> None:
     """Raises what a file that cannot be written raises, ValueError for one of the world that is read; folders are made
     if missing."""
     from sanawm_env.recording.rollout import check_writable
-    from sanawm_env.world.folders import world_folder
+    from sanawm_env.world.folders import find_world
     from sanawm_env.world.saving import check_apart
 
     places = [file for file in files if file is not None]
     if world is not None:
-        check_apart(places, world_folder(world).rglob("*"))
+        found = find_world(world)
+        check_apart(places, found.rglob("*") if isinstance(found, Path) else ())
     for file in places:
         check_writable(file.parent, (file.name,))
 

@@ -5,17 +5,17 @@ import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from sanawm_env.camera.presets import Workspace
-from sanawm_env.world.engine import engine_type, read_config
+from sanawm_env.world.engine import engine_type
 from sanawm_env.world.files import brief
+from sanawm_env.world.folders import config_of
 from sanawm_env.world.reading import nearest
-from sanawm_env.world.world import World, find_world
+from sanawm_env.world.world import World
 
 NEAREST = {"max_episode_steps": "max_episode_chunks"}  # what Gymnasium calls it, and what it is called here
 
@@ -24,12 +24,8 @@ def load_options(world: str | os.PathLike | World) -> tuple[str, ...]:
     """The options that a world, by name, folder or loaded, can be loaded with; errors as `World.load`."""
     if not isinstance(world, World | str | os.PathLike):
         raise TypeError(f"world must be a name, a folder or a loaded World, got {brief(world)}.")
-    if isinstance(world, World):
-        kind = type(world.options)
-    else:
-        source = find_world(world)
-        config = read_config(source / "config.json") if isinstance(source, Path) else source
-        kind = engine_type(config.engine).options_type
+    loaded = isinstance(world, World)
+    kind = type(world.options) if loaded else engine_type(config_of(world).engine).options_type
     return tuple(field.name for field in dataclasses.fields(kind))
 
 

@@ -35,8 +35,7 @@ from sanawm_env.recording.exports import (
 from sanawm_env.recording.rollout import VIDEO
 from sanawm_env.recording.video import iterate_video
 from sanawm_env.simulation.tasks import Task
-from sanawm_env.world.engine import read_config
-from sanawm_env.world.folders import world_folder
+from sanawm_env.world.folders import config_of
 from sanawm_env.world.saving import write_text
 
 
@@ -178,7 +177,7 @@ def _observed(made: EnvConfig | None, look: Look) -> spaces.Dict:
     if made is None:
         return boundless
     try:
-        config = read_config(world_folder(cast(str, made.world)) / "config.json")
+        config = config_of(cast(str, made.world))
     except (OSError, ValueError):
         return boundless
     size, workspace = (look.height, look.width), made.workspace or config.workspace

@@ -6,10 +6,13 @@ came from where).
 """
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
-from sanawm_env.world.engine import engine_type, known_engines
+from sanawm_env.world.config import WorldConfig
+from sanawm_env.world.engine import engine_type, known_engines, read_config
 from sanawm_env.world.files import brief, read_json
 
 SHIPPED = Path(__file__).parent.parent / "assets"
@@ -72,6 +75,25 @@ def world_folder(name: str | os.PathLike) -> Path:
         f"Unknown world {text!r}; the known worlds are {', '.join(known_worlds())}, or give a folder that holds "
         f"config.json and weights. To be fetched: {', '.join(elsewhere)}."
     )
+
+
+def find_world(name: str | os.PathLike) -> Path | WorldConfig:
+    """The folder of a world, or the configuration of an engine that needs none and has that name.
+
+    Raises as `world_folder`.
+    """
+    if isinstance(name, str) and name in known_engines() and name not in folder_names():
+        engine = engine_type(name)
+        if not engine.needs_files:
+            return cast(Callable[[], WorldConfig], engine.config_type)()  # every field of theirs has a default
+    return world_folder(name).resolve()
+
+
+def config_of(name: str | os.PathLike) -> WorldConfig:
+    """The configuration of a world, which is not loaded. Raises as `world_folder`; ValueError for files that are
+    none."""
+    source = find_world(name)
+    return source if isinstance(source, WorldConfig) else read_config(source / CONFIG)
 
 
 def files_of(folder: Path) -> tuple[tuple[str, int, int, int], ...]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import wraps
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +25,9 @@ from sanawm_env.camera.trajectory import check_trajectory
 from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.engine import Engine, LoadOptions, engine_type, known_engines, make_options, read_config
+from sanawm_env.world.engine import Engine, LoadOptions, engine_type, make_options, read_config
 from sanawm_env.world.files import brief, check_prompt
-from sanawm_env.world.folders import files_of, folder_names, recorded_sha256, world_folder
+from sanawm_env.world.folders import config_of, files_of, find_world, recorded_sha256
 from sanawm_env.world.images import ImageSource, fit_image, load_image, read_anchor
 from sanawm_env.world.isolation import isolated, run_isolated
 from sanawm_env.world.lens import Intrinsics, fit_lens
@@ -102,8 +102,7 @@ class World:
         Raises ValueError for an unknown name (naming the known ones), files that do not fit, or a device that is not
         there; TypeError for options that the engine does not take; FileNotFoundError for missing weights.
         """
-        source = find_world(name)
-        config = source if isinstance(source, WorldConfig) else read_config(source / "config.json")
+        source, config = find_world(name), config_of(name)
         wanted = make_options(engine_type(config.engine).options_type, config.name, options)
         return _loaded(source, usable_device(device), wanted)
 
@@ -373,18 +372,6 @@ _worlds: "weakref.WeakValueDictionary[Any, World]" = weakref.WeakValueDictionary
 _kept: OrderedDict[Any, World] = OrderedDict()
 _loading: dict[Any, Lock] = {}
 _register = Lock()
-
-
-def find_world(name: str | PathLike) -> Path | WorldConfig:
-    """The folder of a world, or the configuration of an engine that needs none and has that name.
-
-    Raises as `folders.world_folder`.
-    """
-    if isinstance(name, str) and name in known_engines() and name not in folder_names():
-        engine = engine_type(name)
-        if not engine.needs_files:
-            return cast(Callable[[], WorldConfig], engine.config_type)()  # every field of theirs has a default
-    return world_folder(name).resolve()
 
 
 def _loaded(source: Path | WorldConfig, device: torch.device, options: LoadOptions) -> World:
