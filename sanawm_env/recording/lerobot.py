@@ -291,8 +291,9 @@ class _Tables:
         return self
 
     def __exit__(self, *exception) -> None:
-        if self._out is not None:
-            file, writer = self._out
+        out, self._out = self._out, None
+        if out is not None:
+            file, writer = out
             with file:
                 writer.close()
 
