@@ -39,7 +39,7 @@ from sanawm_env.world.files import (
 )
 from sanawm_env.world.folders import world_address
 from sanawm_env.world.images import fit_image, images_in, load_image, read_anchor
-from sanawm_env.world.lens import fit_lens
+from sanawm_env.world.intrinsics import choose_intrinsics
 from sanawm_env.world.reading import read
 from sanawm_env.world.saved import MAX_SEED
 from sanawm_env.world.saving import Scratch
@@ -299,7 +299,7 @@ def _unreadable(starts: Sequence[Start], world: World) -> dict[Path, str]:
         try:
             read_anchor(start.image)
             lens = None if start.intrinsics is None else np.array(start.intrinsics)
-            fit_lens(load_image(start.image), world.config, lens, start.fov_deg)
+            choose_intrinsics(load_image(start.image), world.config, lens, start.fov_deg)
         except (ValueError, OSError) as error:
             return reason(error)
         return ""

@@ -16,7 +16,7 @@ from sanawm_env.training.clips import Footage
 from sanawm_env.training.nano import NANO
 from sanawm_env.world.files import reason
 from sanawm_env.world.images import fit_image
-from sanawm_env.world.lens import fit_lens
+from sanawm_env.world.intrinsics import choose_intrinsics
 from sanawm_env.world.saving import is_part
 
 
@@ -71,7 +71,7 @@ def _look_at(folder: Path) -> tuple[Trajectory, np.ndarray, np.ndarray]:
     if trajectory.intrinsics is None:
         raise ValueError(f"{folder / TRAJECTORY} has no intrinsics: add the array (F, 3, 3), in pixels of the video.")
     first = Image.fromarray(next(iterate_video(folder / VIDEO)))
-    intrinsics, _ = fit_lens(first, NANO, trajectory.intrinsics[0], None)
+    intrinsics, _ = choose_intrinsics(first, NANO, trajectory.intrinsics[0], None)
     rate = (len(times) - 1) / times[-1] if times[-1] > 0 else NANO.fps
     if trajectory.fps is not None and abs(rate / trajectory.fps - 1) > 0.02:
         said = f"{rate:.3g} frames and {trajectory.fps:.3g} poses a second"

@@ -49,7 +49,7 @@ class Render(Clip):
         from sanawm_env.engines.sanawm.network.config import SanaWMConfig
         from sanawm_env.recording.rollout import RolloutWriter
         from sanawm_env.world.images import fit_image, load_image
-        from sanawm_env.world.lens import fit_lens
+        from sanawm_env.world.intrinsics import choose_intrinsics
 
         if not 1 <= self.steps <= MOST_STEPS:
             raise ValueError(f"--steps must be at least 1 and at most {MOST_STEPS}, got {self.steps}.")
@@ -58,7 +58,7 @@ class Render(Clip):
         path = whole_chunks(self.poses(config), config.temporal_stride)
         poses = np.concatenate((np.eye(4)[None], path))
         picture = load_image(self.image)
-        intrinsics, source = fit_lens(picture, config, self.read_intrinsics(), self.fov_deg)
+        intrinsics, source = choose_intrinsics(picture, config, self.read_intrinsics(), self.fov_deg)
         self.check_apart(RolloutWriter.names, self.image)
         folder = self.pipeline or official_folder("bidirectional") / "pipeline"
         meta = {

@@ -1,4 +1,4 @@
-"""What every world says of itself, as plain values: picture, time, lens and where the camera may go.
+"""What every world says of itself, as plain values: picture, time, field of view and where the camera may go.
 
 Engines extend it by what they need besides; `config.json` in a world's folder holds exactly that, and `engine` in it
 says which engine reads it.
@@ -20,7 +20,7 @@ ENDLESS = 2**53
 
 @dataclass(frozen=True, kw_only=True)
 class WorldConfig:
-    """Picture, time, lens and workspace of a world.
+    """Picture, time, field of view and workspace of a world.
 
     Attributes:
         name: what the world is called in files and messages. engine: name of the engine that runs it.

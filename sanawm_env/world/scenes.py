@@ -52,7 +52,7 @@ class DrawnScenes:
 
     def start(self, number: int, config: WorldConfig) -> Start:
         """Member `number`, a function of it and the split alone, for a world."""
-        lens = intrinsics_from_fov(config.horizontal_fov, config.width, config.height)
+        intrinsics = intrinsics_from_fov(config.horizontal_fov, config.width, config.height)
         kind = engine_type(self.engine)
-        image, anchor = kind.draw_start(self.split, number, config.height, config.width, lens.astype(np.float64))
+        image, anchor = kind.draw_start(self.split, number, config.height, config.width, intrinsics.astype(np.float64))
         return Start(image, anchor if config.knows(anchor.place) else None)

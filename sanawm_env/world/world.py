@@ -29,8 +29,8 @@ from sanawm_env.world.engine import Engine, LoadOptions, engine_type, make_optio
 from sanawm_env.world.files import brief, check_prompt
 from sanawm_env.world.folders import config_of, files_of, find_world, recorded_sha256
 from sanawm_env.world.images import ImageSource, fit_image, load_image, read_anchor
+from sanawm_env.world.intrinsics import Intrinsics, choose_intrinsics
 from sanawm_env.world.isolation import isolated, run_isolated
-from sanawm_env.world.lens import Intrinsics, fit_lens
 from sanawm_env.world.state import Scene, Slot, WorldState, check_seed
 from sanawm_env.world.threads import Lock
 
@@ -148,7 +148,7 @@ class World:
             image: a path, a PIL image or a uint8 array; resized and centre-cropped to the world's picture.
             prompt: text, for worlds with a text encoder; blanks and newlines around it do not count.
             intrinsics: (4,) fx, fy, cx, cy or (3, 3), in pixels of the image as given; or an estimator, a function of
-                the upright PIL image that returns them; None for the world's own lens.
+                the upright PIL image that returns them; None for the world's own.
             anchor: pose of the image in a place the world knows. A PNG that carries one, as the shipped start images
                 do, needs none.
             fov_deg: horizontal field of view of the world's picture instead of intrinsics, degrees.
@@ -165,19 +165,19 @@ class World:
             raise ValueError(f"The {name} world does not know the place {anchor.place!r}; it knows {places}.")
         prompt = check_prompt(prompt)
         picture = load_image(image)
-        lens, source = fit_lens(picture, self.config, intrinsics, fov_deg)
-        frame = self._start_image(fit_image(picture, self.config.height, self.config.width), lens, anchor)
-        key = _scene_key(frame, lens, prompt, anchor)
+        chosen, source = choose_intrinsics(picture, self.config, intrinsics, fov_deg)
+        frame = self._start_image(fit_image(picture, self.config.height, self.config.width), chosen, anchor)
+        key = _scene_key(frame, chosen, prompt, anchor)
         with self._lock.held():
             scene = self._scenes.get(key)
         if scene is None:
             conditions = self._encode(frame, prompt, anchor)
-            scene = Scene(key, self.weights_hash, frame, lens, conditions, anchor, source, prompt)
+            scene = Scene(key, self.weights_hash, frame, chosen, conditions, anchor, source, prompt)
             with self._lock.held():
                 scene = self._scenes.setdefault(key, scene)
                 while len(self._scenes) > SCENES_KEPT:
                     self._scenes.pop(next(iter(self._scenes)))
-        # how the lens became known is not content: the same numbers are the same scene
+        # how the intrinsics became known is not content: the same numbers are the same scene
         return scene if scene.intrinsics_source == source else replace(scene, intrinsics_source=source)
 
     @_at_work
@@ -439,9 +439,9 @@ def usable_device(device: str | torch.device) -> torch.device:
         raise ValueError(f"The device {str(device)!r} cannot be used here: {reason}") from error
 
 
-def _scene_key(frame: np.ndarray, lens: np.ndarray, prompt: str, anchor: Anchor | None) -> str:
+def _scene_key(frame: np.ndarray, intrinsics: np.ndarray, prompt: str, anchor: Anchor | None) -> str:
     place = b"" if anchor is None else anchor.to_json().encode()
-    return _content_key(frame.tobytes(), lens.tobytes(), prompt.encode(), place)
+    return _content_key(frame.tobytes(), intrinsics.tobytes(), prompt.encode(), place)
 
 
 def _content_key(*parts: bytes) -> str:

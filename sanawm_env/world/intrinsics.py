@@ -1,4 +1,4 @@
-"""The lens of a start image: given, estimated, a field of view, or the world's own."""
+"""The intrinsics of a start image: given, estimated, a field of view, or the world's own."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from sanawm_env.world.config import WorldConfig
 Intrinsics = ArrayLike | Callable[[Image], ArrayLike] | None
 
 
-def fit_lens(
+def choose_intrinsics(
     picture: Image, config: WorldConfig, intrinsics: Intrinsics, fov_deg: float | None
 ) -> tuple[np.ndarray, str]:
     """Intrinsics (4,) float64 in pixels of the world's picture, and where they come from: "given", "estimated", "fov"
@@ -26,13 +26,13 @@ def fit_lens(
         raise ValueError("Give intrinsics or fov_deg, not both.")
     if intrinsics is None:
         degrees = config.horizontal_fov if fov_deg is None else fov_deg
-        lens = intrinsics_from_fov(degrees, config.width, config.height)
-        return lens.astype(np.float64), "default" if fov_deg is None else "fov"
+        own = intrinsics_from_fov(degrees, config.width, config.height)
+        return own.astype(np.float64), "default" if fov_deg is None else "fov"
     source = "estimated" if callable(intrinsics) else "given"
     given = np.asarray(intrinsics(picture) if callable(intrinsics) else intrinsics)
     if given.shape not in ((4,), (3, 3)):
         raise ValueError(f"intrinsics must be (4,) fx, fy, cx, cy or a (3, 3) matrix, got {given.shape}.")
     crop = crop_geometry(picture.width, picture.height, config.width, config.height)
-    lens = crop.apply(fit_intrinsics(given, 1)[0])
-    check_field_of_view(lens, config.width, config.height)
-    return lens.astype(np.float64), source
+    chosen = crop.apply(fit_intrinsics(given, 1)[0])
+    check_field_of_view(chosen, config.width, config.height)
+    return chosen.astype(np.float64), source
