@@ -39,7 +39,7 @@ def read(kind: type[T], data: Any, *, others: bool = False) -> T:
     if not isinstance(data, Mapping):
         raise ValueError(f"it must be a mapping, got {brief(data)}")
     if others:
-        data = {field.name: data[field.name] for field in dataclasses.fields(kind) if field.name in data}
+        data = {name: data[name] for name in _fields(kind) if name in data}
     _check_names(kind, data)
     try:
         text = json.dumps(data, ensure_ascii=False).encode()
@@ -62,13 +62,20 @@ def _adapter(kind: type) -> TypeAdapter:
     return TypeAdapter(kind)
 
 
+@cache
+def _fields(kind: "type[DataclassInstance]") -> dict[str, Any]:
+    """Names and annotations of the fields of a dataclass."""
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
 def _check_names(kind: "type[DataclassInstance]", data: Mapping, inside: str = "") -> None:
-    known, hints = [field.name for field in dataclasses.fields(kind)], get_type_hints(kind)
+    known = _fields(kind)
     for name, value in data.items():
         if name not in known:
             meant = nearest(name, known)
             raise ValueError(f"there is no setting {brief(name)}{inside}{meant}, settings are {', '.join(known)}")
-        for part in (hints[name], *get_args(hints[name])):
+        for part in (known[name], *get_args(known[name])):
             if dataclasses.is_dataclass(part) and isinstance(value, Mapping):
                 _check_names(part, value, f" in {name}")
 

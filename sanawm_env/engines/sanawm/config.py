@@ -49,9 +49,9 @@ class SanaWorldConfig(WorldConfig):
             if getattr(self, name) % stride:
                 raise ValueError(f"{name} must be a multiple of spatial_stride {stride}, got {getattr(self, name)}")
         if self.codec not in CODECS:
-            raise ValueError(f"codec must be {' or '.join(CODECS)}, got {self.codec!r}")
+            raise ValueError(f"codec must be {' or '.join(CODECS)}, got {brief(self.codec)}")
         if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f'dtype must be "float32" or "bfloat16", got {self.dtype!r}')
+            raise ValueError(f'dtype must be "float32" or "bfloat16", got {brief(self.dtype)}')
         if not isinstance(self.reprojection, bool):
             raise ValueError(f"reprojection must be true or false, got {brief(self.reprojection)}")
         if self.reprojection and (self.codec != "patch_pca" or self.spatial_stride % 8):

@@ -43,7 +43,7 @@ class SamplerConfig:
         if not t or any(not 0 < b < a for a, b in zip((1001, *t), t, strict=False)):
             raise ValueError(f"timesteps must decrease strictly within 1000..1, got {t}.")
         if self.name not in SAMPLERS:
-            raise ValueError(f"The sampler must be {' or '.join(SAMPLERS)}, got {self.name!r}.")
+            raise ValueError(f"The sampler must be {' or '.join(SAMPLERS)}, got {brief(self.name)}.")
 
     def with_steps(self, timesteps: tuple[float, ...] | None, flow_shift: float | None) -> "SamplerConfig":
         """The same with another list: as it is given, or as many steps as here with another shift; given both, the list

@@ -59,8 +59,6 @@ class SanaWMConfig:
         ratio = check_number("mlp_ratio", self.mlp_ratio, 1e-9, 64)
         if int(self.hidden_size * ratio) < 1:
             raise ValueError(f"mlp_ratio {ratio} leaves the FFN of {self.hidden_size} channels none.")
-        if not isinstance(self.sink, bool):
-            raise ValueError(f"sink must be true or false, got {brief(self.sink)}.")
         if not self.window:
             raise ValueError("window must be -1 for all chunks, or at least 1, got 0.")
         if self.hidden_size % self.head_dim or self.hidden_size % self.num_heads:
@@ -72,10 +70,10 @@ class SanaWMConfig:
             raise ValueError(f"head_dim must be a multiple of 8, got {self.head_dim}.")
         if self.prediction_type not in ("flow_prediction", "v_prediction"):
             raise ValueError(
-                f'prediction_type must be "flow_prediction" or "v_prediction", got {self.prediction_type!r}.'
+                f'prediction_type must be "flow_prediction" or "v_prediction", got {brief(self.prediction_type)}.'
             )
         if self.mixer not in ("frame", "token"):
-            raise ValueError(f'mixer must be "frame" or "token", got {self.mixer!r}.')
+            raise ValueError(f'mixer must be "frame" or "token", got {brief(self.mixer)}.')
 
     def is_softmax(self, block: int) -> bool:
         """Whether block `block` (0-based) is a softmax block."""
