@@ -117,6 +117,15 @@ def test_no_sentence_is_as_long_as_what_a_stranger_wrote(data):
     assert len(str(refused.value)) < 400
 
 
+def test_a_class_that_no_file_can_hold_is_named():
+    @dataclass(frozen=True)
+    class Odd:
+        array: np.ndarray
+
+    with pytest.raises(TypeError, match="Odd has a field that no file can hold"):
+        read(Odd, {"array": [1]})
+
+
 def test_a_value_nested_deeper_than_python_goes_is_refused():
     deep: Any = []
     for _ in range(5000):

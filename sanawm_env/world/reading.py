@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from sanawm_env.world.files import brief, reason
 
@@ -34,7 +34,7 @@ def read(kind: type[T], data: Any, *, others: bool = False) -> T:
     `files.read_json`, whose limits come first. others: let names be that the class does not know.
 
     Raises ValueError, in a sentence that is to follow whatever was read, for names that are unknown or missing and for
-    values of another kind; and what the class raises in `__post_init__`.
+    values of another kind; what the class raises in `__post_init__`; TypeError for a class whose fields cannot be read.
     """
     if not isinstance(data, Mapping):
         raise ValueError(f"it must be a mapping, got {brief(data)}")
@@ -59,7 +59,10 @@ def nearest(name: Any, known: Iterable[str]) -> str:
 
 @cache
 def _adapter(kind: type) -> TypeAdapter:
-    return TypeAdapter(kind)
+    try:
+        return TypeAdapter(kind)
+    except PydanticUserError as error:  # a class of somebody's engine
+        raise TypeError(f"{kind.__name__} has a field that no file can hold ({reason(error)})") from error
 
 
 @cache
