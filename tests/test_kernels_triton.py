@@ -61,14 +61,14 @@ def error(got, expected):
     return 0.0
 
 
-CASES = [
+CASES = [  # small, for the interpreter takes milliseconds for every program: rows, heads, sizes and halves are all there
     # batch, heads, D, grid, camera, state
     (1, 2, 24, Grid(3, 3, 5), True, False),
-    (3, 1, 32, Grid(3, 4, 6), True, True),
-    (2, 2, 48, Grid(4, 5, 7), True, True),
-    (1, 3, 64, Grid(3, 8, 12), False, True),
-    (1, 2, 64, Grid(4, 8, 12), True, False),
-    (2, 1, 112, Grid(3, 5, 7), True, True),
+    (2, 1, 32, Grid(3, 4, 6), True, True),
+    (1, 2, 48, Grid(4, 5, 7), True, True),
+    (1, 1, 64, Grid(3, 8, 12), False, True),
+    (1, 1, 64, Grid(4, 8, 12), True, False),
+    (1, 1, 112, Grid(3, 5, 7), True, True),
     (1, 1, 16, Grid(1, 4, 4), True, True),
     (1, 1, 16, Grid(2, 17, 17), True, True),  # enough tokens for sums in two halves
 ]
@@ -100,7 +100,7 @@ def test_gdn_of_bfloat16_projections(ops):
 
 @pytest.mark.slow
 def test_chunks_that_hand_over_the_state_equal_the_whole(ops):
-    inputs, _ = on_device(random_operands(2, 2, 24, Grid(7, 3, 4, (0, 4)), torch.float32, state=False))
+    inputs, _ = on_device(random_operands(1, 2, 24, Grid(7, 3, 4, (0, 4)), torch.float32, state=False))
     whole = exact(inputs, None)
     first = ops.gdn(frames_of(inputs, 0, 4), None, save=True)
     second = ops.gdn(frames_of(inputs, 4, 7), first[2], save=True)
@@ -115,9 +115,9 @@ def test_calls_of_several_chunks_go_by_the_reference(ops):
 
 @pytest.mark.slow
 def test_a_row_of_a_batch_is_bit_for_bit_what_it_is_alone(ops):
-    operands = on_device(random_operands(4, 2, 32, Grid(3, 3, 5), torch.float32))
+    operands = on_device(random_operands(3, 1, 32, Grid(3, 3, 5), torch.float32))
     together = ops.gdn(*operands, save=True)
-    alone = ops.gdn(*tree.map_tensors(lambda t: t[2:3] if len(t) == 4 else t, operands), save=True)
+    alone = ops.gdn(*tree.map_tensors(lambda t: t[2:3] if len(t) == 3 else t, operands), save=True)
     for a, b in zip(together[:2], alone[:2], strict=True):
         assert torch.equal(a[2:3], b)
     for f in fields(GDNState):
