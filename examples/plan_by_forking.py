@@ -1,4 +1,4 @@
-"""Plan in imagination: fork one moment into 32 futures, keep what turns farthest right, act, plan again.
+"""Plan in imagination: fork one state into 16 futures, keep what turns farthest right, act, plan again.
 
 python examples/plan_by_forking.py
 """
@@ -17,13 +17,13 @@ def rightness(frames, c2w: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     env, rng, plan = SanaWMEnv("nano"), np.random.default_rng(0), None
-    planner = CEM(horizon=2, candidates=16, iterations=2, elites=4)
+    planner = CEM(horizon=2, candidates=8, iterations=2, elites=2)
     env.reset(seed=0)
     for _ in range(2):
         action, plan = planner.act(env, rightness, rng, plan)
         *_, info = env.step(action)
         here = rightness(None, info["c2w"][None])[0]
-        print(f"the best of 32 futures ends {plan.score:.0f} degrees to the right; one step on: {here:.0f} degrees")
+        print(f"the best of 16 futures ends {plan.score:.0f} degrees to the right; one step on: {here:.0f} degrees")
 
 
 if __name__ == "__main__":

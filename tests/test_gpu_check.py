@@ -1,6 +1,8 @@
 """The command that a GPU is lent for, tried at toy sizes: everything runs, is written down, and fails alone."""
 
+import importlib.util
 import json
+import os
 import subprocess
 import sys
 
@@ -13,15 +15,16 @@ SCRIPT = benchmark("gpu_check")
 ORDER, PARTS, TINY_ORDER = SCRIPT["ORDER"], SCRIPT["PARTS"], SCRIPT["TINY_ORDER"]
 
 
-def gpu_check(out, *options):
-    """Exit status, what was printed, and gpu_check.json."""
+def gpu_check(out, *options, interpreted=False):
+    """Exit status, what was printed, and gpu_check.json. interpreted: with the Triton kernels, in their interpreter
+    unless there is a GPU."""
     command = [sys.executable, "benchmarks/gpu_check.py", out, "--quick", *options]
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
+    environment = {n: value for n, value in os.environ.items() if interpreted or n != "TRITON_INTERPRET"}
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr, json.loads((out / "gpu_check.json").read_text())
 
 
 def test_every_part_runs_at_toy_sizes(tmp_path):
-    """With the Triton kernels in the interpreter, if there is triton here and no GPU."""
     status, printed, done = gpu_check(tmp_path / "new" / "out")
     assert status == 0, printed
     assert tuple(done) == TINY_ORDER
@@ -36,11 +39,22 @@ def test_every_part_runs_at_toy_sizes(tmp_path):
     assert "passed, 0 failed" in done["test_kernels"]["rows"][0]["measured"]
 
 
+def test_rounding_is_looked_at_in_every_precision(tmp_path):
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("no triton here: there is one precision alone")
+    status, printed, done = gpu_check(tmp_path, "--only", "rounding", interpreted=True)
+    assert status == 0, printed
+    numbers = done["rounding"]["numbers"]
+    assert set(numbers) == set(SCRIPT["ROUNDING"])
+    assert all(0 < error < 1e-2 for errors in numbers.values() for pair in errors.values() for error in pair)
+    assert all(row["verdict"] == "met" for row in done["rounding"]["rows"])
+
+
 def test_a_part_that_fails_costs_itself_alone(tmp_path):
-    status, printed, done = gpu_check(tmp_path, "--device", "cuda:99", "--only", "versions", "test_horizon")
+    status, printed, done = gpu_check(tmp_path, "--device", "cuda:99", "--only", "versions", "test_files")
     assert status == 1
     assert "Traceback" in printed and "cannot be used" in printed
-    assert {name: part["status"] for name, part in done.items()} == {"versions": "FAILED", "test_horizon": "ok"}
+    assert {name: part["status"] for name, part in done.items()} == {"versions": "FAILED", "test_files": "ok"}
 
 
 def test_what_there_is_no_time_for_is_skipped(tmp_path):

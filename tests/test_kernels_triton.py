@@ -61,7 +61,7 @@ def error(got, expected):
     return 0.0
 
 
-CASES = [  # small, for the interpreter takes milliseconds for every program: rows, heads, sizes and halves are all there
+CASES = [  # small: the interpreter takes milliseconds for every program
     # batch, heads, D, grid, camera, state
     (1, 2, 24, Grid(3, 3, 5), True, False),
     (2, 1, 32, Grid(3, 4, 6), True, True),
