@@ -161,7 +161,7 @@ class _Run:
         self.env = env
         facts = {"id": job.id, "camera": job.script.name, "source": str(job.start.image)}
         self.writer = EpisodeWriter(
-            shard.begin(), self.env, job.seed, facts, sheet=False, crf=collection.crf, keyframes=KEYFRAMES
+            shard.begin(), env, env.config, job.seed, facts, sheet=False, crf=collection.crf, keyframes=KEYFRAMES
         )
         self.actions, self.gates = job.script.actions(self.env, job.chunks, job.draw), collection.gates
         self.over = False

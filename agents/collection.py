@@ -167,7 +167,7 @@ class Job:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class CollectionPlan:
     """The episodes of a collection, in order, checked. header: what their dataset says of them all. unreadable: start
     images that are there but cannot be begun from, and why; their jobs will be rejected."""
 
@@ -178,7 +178,7 @@ class Plan:
     unreadable: Mapping[Path, str]
 
 
-def plan(collection: Collection, out: str | os.PathLike) -> Plan:
+def plan(collection: Collection, out: str | os.PathLike) -> CollectionPlan:
     """All episodes of a collection, checked as far as can be before one is imagined: images are there and can be read,
     prompts are known, paths stay within the workspace and the horizon, the environment can be made. out: where sampled
     start images are put.
@@ -218,7 +218,7 @@ def plan(collection: Collection, out: str | os.PathLike) -> Plan:
         "height": config.height, "width": config.width, "chunk_frames": config.chunk_frames,
         "action_mode": collection.action_mode, "env": dict(collection.env), "crf": collection.crf,
     }  # fmt: skip
-    return Plan(collection, world, tuple(jobs.values()), header, unreadable)
+    return CollectionPlan(collection, world, tuple(jobs.values()), header, unreadable)
 
 
 def pending(jobs: Sequence[Job], dataset: Dataset) -> list[Job]:
@@ -227,7 +227,7 @@ def pending(jobs: Sequence[Job], dataset: Dataset) -> list[Job]:
     return [job for job in jobs if job.id not in done]
 
 
-def estimate(planned: Plan, dataset: Dataset | None) -> dict[str, float]:
+def estimate(planned: CollectionPlan, dataset: Dataset | None) -> dict[str, float]:
     """What the jobs of a plan come to: episodes, of these done, chunks, frames, hours of video; and bytes of those that
     are not done, by the mean of those that are or, without any, of a start image that is moved about and encoded."""
     config, done = planned.world.config, [] if dataset is None else dataset.finished()
@@ -241,7 +241,7 @@ def estimate(planned: Plan, dataset: Dataset | None) -> dict[str, float]:
     }  # fmt: skip
 
 
-def _trial_rate(planned: Plan) -> float:
+def _trial_rate(planned: CollectionPlan) -> float:
     """Bytes a frame of a second's clip whose picture moves by a 48th of its width each frame, written for a try."""
     config, poses = planned.world.config, RandomWalk().poses(FPS)
     good = next(job.start.image for job in planned.jobs if job.start.image not in planned.unreadable)

@@ -12,7 +12,7 @@ import numpy as np
 
 from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.recording.dataset import Dataset, Shard
-from sanawm_env.recording.episode import Episode, EpisodeWriter, Step, begin
+from sanawm_env.recording.episode import EpisodeWriter, RecordedEpisode, Step, begin
 from sanawm_env.recording.rollout import META
 from tests.worlds import TINY, picture, write_tiny_world
 
@@ -37,7 +37,7 @@ def collect(folder: Path, world: Path, chunks: Sequence[int] = (2, 1, 3), **sett
             begin(env, picture(number), seed=number)
             facts = {"id": f"job-{number}", "camera": f"script {number % 2}"}
             video = {"sheet": False, "keyframes": 2}
-            with EpisodeWriter(shard.begin(), env, number, facts, **video) as writer:
+            with EpisodeWriter(shard.begin(), env, env.config, number, facts, **video) as writer:
                 for step in range(count):
                     action = env.action_space.sample()
                     env.step(action)
@@ -46,7 +46,7 @@ def collect(folder: Path, world: Path, chunks: Sequence[int] = (2, 1, 3), **sett
     return dataset
 
 
-def say(episode: Episode, **facts: Any) -> None:
+def say(episode: RecordedEpisode, **facts: Any) -> None:
     """Write other facts into the meta.json of an episode."""
     (episode.folder / META).write_text(json.dumps(episode.meta | facts))
 

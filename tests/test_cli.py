@@ -18,7 +18,7 @@ from PIL import Image
 from sanawm_env.camera.dsl import actions_to_c2w
 from sanawm_env.camera.presets import Workspace, pitch_of
 from sanawm_env.cli import main
-from sanawm_env.recording.episode import Episode
+from sanawm_env.recording.episode import RecordedEpisode
 from sanawm_env.recording.video import read_video
 from sanawm_env.world.world import World
 from tests.golden_files import benchmark
@@ -179,7 +179,7 @@ def test_names_are_taken_and_shown_as_they_are(tiny, image, tmp_path, capsys, mo
     sanawm("rollout", "--world", tiny, f"--image=./{given}", f"--trajectory=./{name}.npy", f"--out=./{name}")
     shown = name.encode("utf-8", "backslashreplace").decode()
     assert f"{shown}/video.mp4\n" in capsys.readouterr().out
-    episode = Episode.open(name)
+    episode = RecordedEpisode.open(name)
     assert len(episode.frames()) == 25 and episode.meta["source"] == str(given.absolute())
 
 

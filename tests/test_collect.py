@@ -30,7 +30,7 @@ from sanawm_env.agents.scripts import Given, Policy, read_script
 from sanawm_env.cli import main
 from sanawm_env.metrics.lasting import drift, loop_closure
 from sanawm_env.recording.dataset import Dataset, validate
-from sanawm_env.recording.episode import Episode, differences
+from sanawm_env.recording.episode import RecordedEpisode, differences
 from sanawm_env.recording.video import VideoWriter
 from sanawm_env.simulation.simulator import Simulator
 from sanawm_env.world.threads import world_threads
@@ -99,7 +99,7 @@ def test_an_episode_of_a_dataset_comes_out_the_same_alone(small, tmp_path, mode)
     lanes = set()
     for i, episode in enumerate(dataset.episodes()):
         list(episode.replay(tmp_path / "again" / str(i)))
-        assert differences(episode, Episode.open(tmp_path / "again" / str(i))) == []
+        assert differences(episode, RecordedEpisode.open(tmp_path / "again" / str(i))) == []
         lanes |= {tuple(lane) for lane in episode.meta["batch"]}
     assert len(lanes) > 4  # episodes of several lengths: they changed company on the way
 
@@ -317,7 +317,7 @@ def test_scenes_of_every_kind(world, tmp_path):  # noqa: F811
     (episode,) = collect(Collection(scenes=[{"sample": 1}], chunks=1), tmp_path / "n", console=QUIET).episodes()
     assert episode.meta["anchor"]["place"]
     list(episode.replay(tmp_path / "again"))
-    assert differences(episode, Episode.open(tmp_path / "again")) == []
+    assert differences(episode, RecordedEpisode.open(tmp_path / "again")) == []
 
 
 POSES = "benchmark_v2_smooth_60s/sanawm_export_v2/game_001.npz"
@@ -568,7 +568,7 @@ def test_the_chain_closes(tmp_path, capsys):
           "--processes", "1"])  # fmt: skip
     main(["rollout", "--world", str(tmp_path / "t" / "world"), "--image", str(ROOT / "docs" / "contact_sheet.png"),
           "--actions", "w-24", "--out", str(tmp_path / "back")])  # fmt: skip
-    assert Episode.open(tmp_path / "back").chunks == 1
+    assert RecordedEpisode.open(tmp_path / "back").chunks == 1
 
 
 @pytest.mark.slow

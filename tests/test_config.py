@@ -22,7 +22,7 @@ from sanawm_env.camera.presets import Workspace
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.envs.config import EnvConfig
 from sanawm_env.envs.env import SanaWMEnv
-from sanawm_env.recording.episode import Episode, EpisodeWriter, Step, begin
+from sanawm_env.recording.episode import EpisodeWriter, RecordedEpisode, Step, begin
 from sanawm_env.simulation.tasks import Explore
 from sanawm_env.training.nano import NANO
 from sanawm_env.world.engine import read_config
@@ -217,10 +217,10 @@ def through_yaml(config: EnvConfig, folder: Path) -> EnvConfig:
 def through_an_episode(config: EnvConfig, folder: Path) -> EnvConfig:
     env = SanaWMEnv(**config.keywords)
     begin(env, picture(1), 0)
-    with EpisodeWriter(folder / "episode", env, 0, sheet=False) as writer:
+    with EpisodeWriter(folder / "episode", env, env.config, 0, sheet=False) as writer:
         env.step(0)
         writer.add(Step.of(env, 0, 0.0))
-    return replace(Episode.open(folder / "episode").config, scenes=config.scenes)
+    return replace(RecordedEpisode.open(folder / "episode").config, scenes=config.scenes)
 
 
 WAYS = {
@@ -293,7 +293,7 @@ def test_objects_make_an_environment_and_go_into_no_file(tiny, tmp_path, name, m
     begin(env, picture(1), 0)
     if name != "scenes":  # which an episode does not need: it has its start
         with pytest.raises(TypeError, match="cannot be written to a file"):
-            EpisodeWriter(tmp_path / "e", env, 0)
+            EpisodeWriter(tmp_path / "e", env, env.config, 0)
         assert not (tmp_path / "e").exists()
 
 
@@ -342,10 +342,10 @@ def test_an_episode_of_before_is_read_as_it_was_written(config, tiny, tmp_path):
     meta = json.loads((tmp_path / "episode" / "meta.json").read_text())
     given = {"action_mode": "discrete", "max_episode_chunks": 3, "timesteps": [1000, 500]}
     (tmp_path / "episode" / "meta.json").write_text(json.dumps(meta | {"env": given}))
-    old = Episode.open(tmp_path / "episode")
+    old = RecordedEpisode.open(tmp_path / "episode")
     assert old.config == EnvConfig(
         world=tiny, action_mode="discrete", max_episode_chunks=3, world_options={"timesteps": [1000, 500]}
     )
     (tmp_path / "episode" / "meta.json").write_text(json.dumps(meta | {"env": {"max_episode_chunks": "3"}}))
     with pytest.raises(ValueError, match=r"meta\.json does not describe an environment: max_episode_chunks must be"):
-        Episode.open(tmp_path / "episode").environment()
+        RecordedEpisode.open(tmp_path / "episode").environment()

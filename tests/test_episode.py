@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.spatial.transform import RigidTransform
 
 from sanawm_env.envs.env import SanaWMEnv
-from sanawm_env.recording.episode import FILES, Episode, EpisodeWriter, Step, begin, body_twists, differences
+from sanawm_env.recording.episode import FILES, EpisodeWriter, RecordedEpisode, Step, begin, body_twists, differences
 from sanawm_env.recording.video import read_video
 from tests.worlds import picture, with_starts, write_tiny_world
 
@@ -33,7 +33,8 @@ def record(out, world, image, chunks=3, company=2, **settings):
     for i, env in enumerate(envs):
         begin(env, image, i)
     writers = [
-        EpisodeWriter(out / str(i), env, i, {"source": image}, sheet=False, keyframes=2) for i, env in enumerate(envs)
+        EpisodeWriter(out / str(i), env, env.config, i, {"source": image}, sheet=False, keyframes=2)
+        for i, env in enumerate(envs)
     ]
     rng = np.random.default_rng(0)
     for _ in range(chunks):
@@ -52,7 +53,7 @@ def record(out, world, image, chunks=3, company=2, **settings):
 def test_an_episode_holds_what_happened(world, image, tmp_path):
     folder = record(tmp_path, world, image, task="explore")[1]
     assert {path.name for path in folder.iterdir()} == set(FILES)
-    episode = Episode.open(folder)
+    episode = RecordedEpisode.open(folder)
     arrays, trajectory = episode.arrays(), episode.trajectory()
     assert episode.frames().shape == (73, 24, 32, 3)
     assert trajectory.c2w.shape == (73, 4, 4)
@@ -69,17 +70,17 @@ def test_an_episode_holds_what_happened(world, image, tmp_path):
 def test_an_episode_of_a_batch_comes_out_the_same_alone(world, image, tmp_path, mode):
     folders = record(tmp_path / "made", world, image, company=3, action_mode=mode)
     for i, folder in enumerate(folders):
-        steps = list(Episode.open(folder).replay(tmp_path / "again" / str(i)))
+        steps = list(RecordedEpisode.open(folder).replay(tmp_path / "again" / str(i)))
         assert len(steps) == 3
-        again = Episode.open(tmp_path / "again" / str(i))
-        assert differences(Episode.open(folder), again) == []
-        assert differences(again, Episode.open(folder)) == []
+        again = RecordedEpisode.open(tmp_path / "again" / str(i))
+        assert differences(RecordedEpisode.open(folder), again) == []
+        assert differences(again, RecordedEpisode.open(folder)) == []
 
 
 def test_tasks_with_hidden_goals_come_out_the_same(world, image, tmp_path):
     folder = record(tmp_path / "made", world, image, task="imagenav", chunks=4)[0]
-    rewards = [step.reward for step in Episode.open(folder).replay()]
-    assert rewards == Episode.open(folder).arrays()["rewards"].tolist()
+    rewards = [step.reward for step in RecordedEpisode.open(folder).replay()]
+    assert rewards == RecordedEpisode.open(folder).arrays()["rewards"].tolist()
 
 
 def test_meta_alone_is_enough_while_the_image_is_where_it_was(world, image, tmp_path):
@@ -87,7 +88,7 @@ def test_meta_alone_is_enough_while_the_image_is_where_it_was(world, image, tmp_
     bare = tmp_path / "bare"
     bare.mkdir()
     shutil.copy(folder / "meta.json", bare)
-    list(Episode.open(bare).replay(tmp_path / "again"))
+    list(RecordedEpisode.open(bare).replay(tmp_path / "again"))
     for name in FILES:
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
 
@@ -99,8 +100,8 @@ def test_a_changed_action_is_noticed(world, image, tmp_path):
     meta["actions"][1][2] += 0.25
     meta["versions"]["av"] = "0.1"
     (folder / "meta.json").write_text(json.dumps(meta))
-    list(Episode.open(folder).replay(tmp_path / "again"))
-    found = " ".join(differences(Episode.open(folder), Episode.open(tmp_path / "again")))
+    list(RecordedEpisode.open(folder).replay(tmp_path / "again"))
+    found = " ".join(differences(RecordedEpisode.open(folder), RecordedEpisode.open(tmp_path / "again")))
     assert "video.mp4, trajectory.npz, actions.npz, meta.json differ" in found
     assert "frames differ" in found and "av was 0.1" in found
 
@@ -110,15 +111,15 @@ def test_other_weights_and_another_image_are_refused(world, image, tmp_path):
     (folder,) = record(tmp_path / "made", world, image, company=1)
     other = write_tiny_world(tmp_path / "other", seed=1)
     with pytest.raises(ValueError, match="imagined by other weights"):
-        Episode.open(folder).environment(world=str(other))
+        RecordedEpisode.open(folder).environment(world=str(other))
     Image.fromarray(picture(6)[:24, :32]).save(folder / "start.png")
     with pytest.raises(ValueError, match="is not the one of"):
-        Episode.open(folder).environment()
+        RecordedEpisode.open(folder).environment()
     (folder / "start.png").unlink()
-    Episode.open(folder).environment()
+    RecordedEpisode.open(folder).environment()
     Image.fromarray(picture(7)).save(image)
     with pytest.raises(ValueError, match="is not the one of"):
-        Episode.open(folder).environment()
+        RecordedEpisode.open(folder).environment()
 
 
 @pytest.mark.parametrize(
@@ -145,34 +146,34 @@ def test_a_meta_that_describes_no_episode_is_refused(world, image, tmp_path, cha
     change(meta)
     (folder / "meta.json").write_text(json.dumps(meta))
     with pytest.raises(ValueError, match=says):
-        Episode.open(folder)
+        RecordedEpisode.open(folder)
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 100_000])
 def test_a_meta_that_is_no_json_object_is_refused(tmp_path, text):
     (tmp_path / "meta.json").write_text(text)
     with pytest.raises(ValueError, match="does not describe an episode"):
-        Episode.open(tmp_path)
+        RecordedEpisode.open(tmp_path)
     with pytest.raises(FileNotFoundError, match="There is no episode"):
-        Episode.open(tmp_path / "none")
+        RecordedEpisode.open(tmp_path / "none")
 
 
 def test_a_meta_too_large_is_not_read(tmp_path, monkeypatch):
     (tmp_path / "meta.json").write_text("{}")
     monkeypatch.setattr("sanawm_env.recording.episode.MAX_META_BYTES", 1)
     with pytest.raises(ValueError, match="larger than"):
-        Episode.open(tmp_path)
+        RecordedEpisode.open(tmp_path)
 
 
 def test_arrays_of_other_lengths_are_refused(world, image, tmp_path):
     (folder,) = record(tmp_path, world, image, chunks=2, company=1)
-    arrays = Episode.open(folder).arrays()
+    arrays = RecordedEpisode.open(folder).arrays()
     np.savez(folder / "actions.npz", **arrays | {"rewards": np.zeros(3)})
     with pytest.raises(ValueError, match="must hold 2 rewards"):
-        Episode.open(folder).arrays()
+        RecordedEpisode.open(folder).arrays()
     np.savez(folder / "actions.npz", **arrays | {"rewards": np.array([None, 1])})
     with pytest.raises(ValueError, match="cannot be read as arrays"):
-        Episode.open(folder).arrays()
+        RecordedEpisode.open(folder).arrays()
 
 
 @pytest.mark.slow
@@ -180,12 +181,12 @@ def test_an_interrupted_episode_keeps_its_whole_steps(world, image, tmp_path):
     settings = {"world": world, "action_mode": "twist", "max_episode_chunks": 3}
     env = SanaWMEnv(**settings)
     begin(env, image, 0)
-    with pytest.raises(KeyboardInterrupt), EpisodeWriter(tmp_path / "e", env, 0) as writer:
+    with pytest.raises(KeyboardInterrupt), EpisodeWriter(tmp_path / "e", env, env.config, 0) as writer:
         for action in np.zeros((2, 6), np.float32):
             _, reward, *_ = env.step(action)
             writer.add(Step.of(env, action, reward))
         raise KeyboardInterrupt
-    episode = Episode.open(tmp_path / "e")
+    episode = RecordedEpisode.open(tmp_path / "e")
     assert episode.meta["interrupted"] and episode.chunks == 2 and len(episode.frames()) == 49
     assert len(list(episode.replay())) == 2
 
@@ -194,7 +195,7 @@ def test_an_abandoned_episode_leaves_nothing(world, image, tmp_path):
     settings = {"world": world, "action_mode": "twist"}
     env = SanaWMEnv(**settings)
     begin(env, image, 0)
-    writer = EpisodeWriter(tmp_path / "e", env, 0)
+    writer = EpisodeWriter(tmp_path / "e", env, env.config, 0)
     _, reward, *_ = env.step(np.zeros(6))
     writer.add(Step.of(env, np.zeros(6), reward))
     writer.abandon()

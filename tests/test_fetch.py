@@ -274,7 +274,7 @@ def test_the_disk_is_checked_before_the_download_for_all_that_is_to_come(server,
 
 
 def test_a_kept_checkpoint_counts_among_what_stays():
-    dit, codec = (weights_module.Plan(part, OFFICIAL["streaming"][part], {}, "") for part in ("dit", "codec"))
+    dit, codec = (weights_module.PartPlan(part, OFFICIAL["streaming"][part], {}, "") for part in ("dit", "codec"))
     dit, codec = replace(dit, download=32, converted=5), replace(codec, download=4)
     assert weights_module.disk_need([dit, codec]) == (41, 41)
     assert weights_module.disk_need([replace(dit, given_back=True), codec]) == (37, 9)

@@ -24,7 +24,7 @@ from scipy.spatial.transform import Rotation
 from sanawm_env.cli.dataset import DatasetExport
 from sanawm_env.recording import lerobot
 from sanawm_env.recording.dataset import Dataset, merge
-from sanawm_env.recording.episode import Episode
+from sanawm_env.recording.episode import RecordedEpisode
 from sanawm_env.recording.exports import pose_vectors
 from sanawm_env.recording.lerobot import CAMERA, COLUMNS, export_lerobot, pool, vector_stats
 from sanawm_env.recording.video import VideoWriter, read_video
@@ -339,7 +339,7 @@ def test_long_episodes_and_large_pictures_are_sampled(tmp_path):
     frames[:, :, 2::4] = 0
     with VideoWriter(tmp_path / "video.mp4", crf=0) as video:
         video.append(frames)
-    stats = lerobot.picture_stats(Episode(tmp_path, {}), 1000)
+    stats = lerobot.picture_stats(RecordedEpisode(tmp_path, {}), 1000)
     assert stats["count"] == [int(1000**0.75)]
     np.testing.assert_allclose(stats["mean"], 0.25, atol=0.03)
 
@@ -354,7 +354,7 @@ def test_memory_is_flat_however_long_an_episode_is(tmp_path):
             for _ in range(frames):
                 video.append(np.zeros((1, 96, 160, 3), np.uint8))
         tracemalloc.start()
-        lerobot.picture_stats(Episode(folder, {}), frames)
+        lerobot.picture_stats(RecordedEpisode(folder, {}), frames)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 3 * 96 * 160 * 3

@@ -30,7 +30,7 @@ from websockets.sync.client import connect
 
 from sanawm_env.cli import main
 from sanawm_env.cli.play import Play, is_loopback, make_driver, record
-from sanawm_env.recording.episode import Episode
+from sanawm_env.recording.episode import RecordedEpisode
 from sanawm_env.recording.video import read_video
 from sanawm_env.viewer.page import Page
 from sanawm_env.viewer.playback import Player
@@ -370,7 +370,7 @@ def test_a_recorded_branch_is_a_video_and_an_episode(film, served):
     tab.click("#episode")
     told(tab, "Recorded")
     tab.wait_for_selector(f"#notes >> text=episode_{last}")
-    episode = Episode.open(path.parent / f"episode_{last}")
+    episode = RecordedEpisode.open(path.parent / f"episode_{last}")
     assert np.allclose(episode.trajectory().c2w, session.film(last).c2w)
     again = np.concatenate([step.frames for step in episode.replay()])
     assert np.array_equal(again, np.concatenate(film[1:]))  # it can be imagined anew, bit for bit

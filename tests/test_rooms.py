@@ -22,7 +22,7 @@ from sanawm_env.engines.rooms.raycast import intrinsics, render
 from sanawm_env.engines.rooms.walks import CLEARANCE, clearance, held_clear
 from sanawm_env.envs.config import EnvConfig
 from sanawm_env.recording.dataset import Dataset, validate
-from sanawm_env.recording.episode import Episode, differences
+from sanawm_env.recording.episode import RecordedEpisode, differences
 from sanawm_env.viewer.session import Session
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.images import read_anchor
@@ -348,10 +348,10 @@ def test_a_state_without_an_anchor_or_of_another_size_is_not_read(world, tmp_pat
 @pytest.mark.slow
 def test_a_rollout_by_the_command_comes_out_the_same_again(tmp_path):
     main(["rollout", "--world", "rooms", "--actions", "w-12,wd-12", "--out", str(tmp_path / "walk")])
-    episode = Episode.open(tmp_path / "walk")
+    episode = RecordedEpisode.open(tmp_path / "walk")
     assert len(episode.trajectory().c2w) == len(episode.frames()) == 25
     list(episode.replay(tmp_path / "again"))
-    assert differences(episode, Episode.open(tmp_path / "again")) == []
+    assert differences(episode, RecordedEpisode.open(tmp_path / "again")) == []
 
 
 @pytest.mark.slow

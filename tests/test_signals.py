@@ -139,9 +139,9 @@ def test_a_rollout_that_is_terminated_leaves_what_it_has(tmp_path):
     process.terminate()
     said, _ = process.communicate()
     assert process.returncode == 143 and said.endswith("Stopped.\n"), said
-    from sanawm_env.recording.episode import Episode
+    from sanawm_env.recording.episode import RecordedEpisode
 
-    episode = Episode.open(tmp_path / "r")
+    episode = RecordedEpisode.open(tmp_path / "r")
     assert episode.meta["interrupted"] and episode.meta["num_frames"] == 1 + 24 * episode.chunks
     assert len(episode.frames()) == episode.meta["num_frames"]
     assert not list((tmp_path / "r").glob("*.part")) and not list((tmp_path / "r").glob("*.lock"))

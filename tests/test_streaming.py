@@ -15,7 +15,7 @@ from sanawm_env.cli import main
 from sanawm_env.engines.sanawm.prompts import Prompts
 from sanawm_env.engines.sanawm.sampler import shifted_timesteps
 from sanawm_env.envs.env import SanaWMEnv
-from sanawm_env.recording.episode import Episode, EpisodeWriter, Step, begin
+from sanawm_env.recording.episode import EpisodeWriter, RecordedEpisode, Step, begin
 from sanawm_env.viewer.session import Session
 from sanawm_env.world import tree
 from sanawm_env.world.folders import world_folder
@@ -223,21 +223,21 @@ def test_an_episode_with_changed_prompts_is_imagined_again(hub, two_prompts, tmp
     settings = {"world": "streaming", "max_episode_chunks": 3}
     env = SanaWMEnv(scenes=[picture()], **settings)
     begin(env, picture(), 3, prompt="a quiet street")
-    with EpisodeWriter(tmp_path / "episode", env, 3, sheet=False) as writer:
+    with EpisodeWriter(tmp_path / "episode", env, env.config, 3, sheet=False) as writer:
         for prompt in ("rain", None, "snow"):
             if prompt is not None:
                 env.set_prompt(prompt)
             action = np.full(6, 0.3)
             reward = env.step(action)[1]
             writer.add(Step.of(env, action, reward))
-    episode = Episode.open(tmp_path / "episode")
+    episode = RecordedEpisode.open(tmp_path / "episode")
     assert (episode.meta["prompt"], episode.meta["prompts"]) == ("a quiet street", [[0, "rain"], [2, "snow"]])
     main(["replay", str(tmp_path / "episode"), "--verify"])
     meta = json.loads((tmp_path / "episode" / "meta.json").read_text())
     for wrong in ([[9, "rain"]], [["0", "rain"]], "rain", [[0, 1]], [[True, "rain"]]):
         (tmp_path / "episode" / "meta.json").write_text(json.dumps(meta | {"prompts": wrong}))
         with pytest.raises(ValueError, match="prompts"):
-            Episode.open(tmp_path / "episode")
+            RecordedEpisode.open(tmp_path / "episode")
 
 
 @pytest.mark.slow
@@ -352,7 +352,7 @@ def test_steps_that_are_none_are_a_sentence(options, error, told):
 def test_other_steps_are_flags_and_travel_in_episodes(tmp_path):
     common = ["rollout", "--twist", "0,0,0.3,0,0,0", "--chunks", "1", "--out", str(tmp_path)]
     main([*common, "--timesteps", "1000,600"])
-    meta = Episode.open(tmp_path).meta
+    meta = RecordedEpisode.open(tmp_path).meta
     assert meta["env"]["timesteps"] == [1000, 600]
     assert meta["weights_hash"] == World.load("nano", timesteps=[1000, 600]).weights_hash
     main(["replay", str(tmp_path), "--verify"])

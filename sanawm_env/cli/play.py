@@ -186,7 +186,7 @@ def episode_writer(film: "Film", path: Path, upscale: int) -> "EpisodeWriter":
     options = {name: value for name, value in asdict(world.options).items() if value != usual[name]}
     config = replace(env.config, world=film.session.name, world_options=options)
     meta = {"title": f"{film.session.name} · {film.nodes[-1].title}", "moves": [node.title for node in film.nodes[1:]]}
-    return EpisodeWriter(path, env, film.nodes[0].seed, meta, config, upscale=upscale)
+    return EpisodeWriter(path, env, config, film.nodes[0].seed, meta, upscale=upscale)
 
 
 def _again() -> Iterator[str]:

@@ -9,7 +9,7 @@ import tyro
 from sanawm_env.cli.output import progress, say
 
 if TYPE_CHECKING:
-    from sanawm_env.recording.episode import Episode
+    from sanawm_env.recording.episode import RecordedEpisode
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Replay:
 
     def run(self) -> None:
         """Write the episode anew, or compare it to what it was. Raises ValueError where it has changed."""
-        from sanawm_env.recording.episode import FILES, Episode, EpisodeWriter, differences
+        from sanawm_env.recording.episode import FILES, EpisodeWriter, RecordedEpisode, differences
         from sanawm_env.world.saving import Scratch, check_apart
 
-        episode = Episode.open(self.episode)
+        episode = RecordedEpisode.open(self.episode)
         if not self.verify:
             read = [episode.folder / name for name in FILES]
             source = episode.meta.get("source")
@@ -42,12 +42,12 @@ class Replay:
             return
         with Scratch("sanawm-replay-") as folder:
             self.imagine(episode, folder)
-            found = differences(episode, Episode.open(folder))
+            found = differences(episode, RecordedEpisode.open(folder))
         if found:
             raise ValueError(f"{self.episode} comes out otherwise: {'; '.join(found)}.")
         say(f"{self.episode} comes out the same: every file, byte for byte.")
 
-    def imagine(self, episode: "Episode", out: Path) -> None:
+    def imagine(self, episode: "RecordedEpisode", out: Path) -> None:
         with progress("imagining", "chunks", transient=True) as bar:
             for _ in bar.track(episode.replay(out, self.world, self.device), total=episode.chunks):
                 pass

@@ -62,7 +62,7 @@ class Rollout(Clip, LoadedWorld):
         upscale = max(1, 512 // world.config.width)
         seconds = 0.0
         with (
-            EpisodeWriter(self.out, env, self.seed, facts, upscale=upscale) as writer,
+            EpisodeWriter(self.out, env, env.config, self.seed, facts, upscale=upscale) as writer,
             progress("imagining", "chunks") as bar,
         ):
             for chunk in bar.track(poses.reshape(-1, n, 4, 4)):

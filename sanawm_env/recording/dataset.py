@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from sanawm_env.recording.episode import FILES, Episode, EpisodeWriter
+from sanawm_env.recording.episode import FILES, EpisodeWriter, RecordedEpisode
 from sanawm_env.recording.rollout import VIDEO, check_writable, to_json
 from sanawm_env.recording.video import MAX_UPSCALE, check_square, iterate_video, open_video
 from sanawm_env.world.files import (
@@ -80,7 +80,7 @@ class Row:
     reason: str = ""
 
     @classmethod
-    def of(cls, episode: Episode, name: str) -> "Row":
+    def of(cls, episode: RecordedEpisode, name: str) -> "Row":
         """The row of a finished episode, from what it says of itself."""
         meta = episode.meta
         size = sum(path.stat().st_size for path in episode.folder.iterdir())
@@ -153,9 +153,9 @@ class Dataset:
                 first.setdefault(row.id, row)
         return list(first.values())
 
-    def episodes(self) -> Iterator[Episode]:
-        """The episodes, in order, each once. Raises as `rows` and `Episode.open`."""
-        return (Episode.open(self.folder / row.episode) for row in self.finished())
+    def episodes(self) -> Iterator[RecordedEpisode]:
+        """The episodes, in order, each once. Raises as `rows` and `RecordedEpisode.open`."""
+        return (RecordedEpisode.open(self.folder / row.episode) for row in self.finished())
 
 
 class Shard:
@@ -192,11 +192,11 @@ class Shard:
         """The episode in a folder of `begin` is whole: it gets its name and a row."""
         final = partial.with_name(partial.name.removesuffix(PARTIAL))
         os.rename(partial, final)
-        return Row.of(Episode.open(final), f"{self.folder.name}/{final.name}")
+        return Row.of(RecordedEpisode.open(final), f"{self.folder.name}/{final.name}")
 
     def reject(self, partial: Path, reason: str) -> Row:
         """The episode in a folder of `begin` is not wanted: it goes, and its row says why."""
-        row = replace(Row.of(Episode.open(partial), ""), bytes=0, reason=reason)
+        row = replace(Row.of(RecordedEpisode.open(partial), ""), bytes=0, reason=reason)
         remove(partial)
         return row
 
@@ -269,7 +269,7 @@ def _merge(target: Dataset, pairs: list[tuple[Dataset, Row]]) -> Iterator[Row]:
                 continue
             if row.episode:
                 try:
-                    _check_readable(Episode.open(dataset.folder / row.episode))
+                    _check_readable(RecordedEpisode.open(dataset.folder / row.episode))
                 except (OSError, ValueError) as error:
                     leave_out(row, error)
                     continue
@@ -310,7 +310,7 @@ def validate(dataset: Dataset, thorough: bool = True) -> Iterator[tuple[str, lis
 
 
 def _problems(dataset: Dataset, row: Row, thorough: bool) -> Iterator[str]:
-    episode = Episode.open(dataset.folder / row.episode)
+    episode = RecordedEpisode.open(dataset.folder / row.episode)
     meta, frames = episode.meta, episode.meta["num_frames"]
     missing = [name for name in FILES if not (episode.folder / name).is_file()]
     if missing:
@@ -386,7 +386,7 @@ def _shard_rows(shard: Path) -> Iterator[Row]:
         if folder.suffix != PARTIAL and folder.name not in noted and folder.is_dir() and not folder.is_symlink():
             name = f"{shard.name}/{folder.name}"
             try:
-                yield Row.of(Episode.open(folder), name)
+                yield Row.of(RecordedEpisode.open(folder), name)
             except (OSError, ValueError):
                 yield Row(id=name, episode=name)  # damaged, as whoever opens it will find
 
@@ -396,7 +396,7 @@ def _is_name(text: Any) -> bool:
     return isinstance(text, str) and text not in ("", ".", "..") and not set(text) & set("/\\\0")
 
 
-def _check_readable(episode: Episode) -> None:
+def _check_readable(episode: RecordedEpisode) -> None:
     """FileNotFoundError or ValueError unless all files of an episode are there, none of them a link to elsewhere, and
     are what they should be; the video is not decoded."""
     for name in FILES:

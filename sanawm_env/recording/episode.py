@@ -109,9 +109,9 @@ class Step(NamedTuple):
 class EpisodeWriter(RolloutWriter):
     """Context manager that writes the episode of `env`, which has just been reset, to a folder.
 
-    seed: what `begin` got. meta: what else is to be said of it. config: what is to be said of the environment, by
-    default what made it; its world by name or folder (TypeError for a loaded one). sheet and the settings of the video:
-    as for `RolloutWriter`.
+    config: what is to be said of the environment, as `env.config` or the keywords that made it; its world by name or
+    folder (TypeError for a loaded one). seed: what `begin` got. meta: what else is to be said of it. sheet and the
+    settings of the video: as for `RolloutWriter`.
     Steps are added from any one thread: nothing of the environment is looked at after this. Leaving the block in any
     way keeps the steps that are complete.
     """
@@ -123,13 +123,14 @@ class EpisodeWriter(RolloutWriter):
         self,
         out_dir: str | os.PathLike,
         env: SanaWMEnv,
+        config: EnvConfig | Mapping[str, Any],
         seed: int,
         meta: Mapping[str, Any] | None = None,
-        config: EnvConfig | None = None,
         **options: Any,
     ):
         world, scene = env.world, env.state.slots[0].scene
-        made = replace(env.config if config is None else config, scenes=None).to_plain()
+        config = config if isinstance(config, EnvConfig) else EnvConfig.from_plain(config)
+        made = replace(config, scenes=None).to_plain()
         self._image, self._anchor, self._lens = scene.image, scene.anchor, intrinsics_matrix(scene.intrinsics)
         self._steps: list[tuple[Any, ...]] = []
         self._prompt, self._prompts = scene.prompt, []
@@ -196,14 +197,14 @@ class EpisodeWriter(RolloutWriter):
 
 
 @dataclass(frozen=True, eq=False)
-class Episode:
+class RecordedEpisode:
     """An episode on disk; what it holds is read when asked for. meta: as in `meta.json`."""
 
     folder: Path
     meta: dict[str, Any]
 
     @classmethod
-    def open(cls, folder: str | os.PathLike) -> "Episode":
+    def open(cls, folder: str | os.PathLike) -> "RecordedEpisode":
         """The episode in a folder. Raises FileNotFoundError, or ValueError for a meta.json that is none."""
         folder = Path(folder)
         path = folder / META
@@ -298,7 +299,7 @@ class Episode:
             stack.enter_context(with_torch_threads(meta.get("threads")))
             env, writer = self.environment(world, device), None
             if out_dir is not None:
-                writer = stack.enter_context(EpisodeWriter(out_dir, env, meta["seed"], meta, self.config, **how))
+                writer = stack.enter_context(EpisodeWriter(out_dir, env, self.config, meta["seed"], meta, **how))
                 writer.meta["env"] = meta["env"]  # in the words of then
             prompts = dict(meta.get("prompts", []))
             for i, (action, (row, size)) in enumerate(zip(meta["actions"], meta["batch"], strict=True)):
@@ -313,7 +314,7 @@ class Episode:
                 yield step
 
 
-def differences(a: Episode, b: Episode) -> list[str]:
+def differences(a: RecordedEpisode, b: RecordedEpisode) -> list[str]:
     """What differs between two episodes, a sentence each; none where all files are the same, byte for byte."""
     changed = [name for name in FILES if file_sha256(a.folder / name) != file_sha256(b.folder / name)]
     if not changed:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from sanawm_env.recording.dataset import Dataset, Row, leave_out
-from sanawm_env.recording.episode import Episode
+from sanawm_env.recording.episode import RecordedEpisode
 from sanawm_env.recording.rollout import VIDEO, check_writable
 from sanawm_env.recording.video import open_video, rate_of
 from sanawm_env.world.saving import check_outside, replacing_folder
@@ -53,7 +53,7 @@ def survey(dataset: Dataset) -> tuple[list[Row], Look]:
     looks: list[tuple[Row, Look]] = []
     for row in rows:
         try:
-            looks.append((row, Look.of(Episode.open(dataset.folder / row.episode).folder / VIDEO)))
+            looks.append((row, Look.of(RecordedEpisode.open(dataset.folder / row.episode).folder / VIDEO)))
         except (OSError, ValueError) as error:
             leave_out(row, error)
     check_some(dataset, looks)
@@ -73,7 +73,7 @@ def check_some(dataset: Dataset, whole: Sized) -> None:
         raise ValueError(f"No episode of {dataset.folder} can be exported: see `sanawm dataset validate`.")
 
 
-def camera_path(episode: Episode) -> tuple[NDArray, NDArray, int]:
+def camera_path(episode: RecordedEpisode) -> tuple[NDArray, NDArray, int]:
     """Poses (F, 4, 4) and intrinsics (F, 3, 3) of all frames of an episode, and the number of frames of a chunk.
 
     Raises ValueError unless the frames are the start image and equal chunks, one for each step.

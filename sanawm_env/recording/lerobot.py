@@ -38,7 +38,7 @@ import numpy as np
 from av.container import OutputContainer
 
 from sanawm_env.recording.dataset import Dataset, Row, leave_out
-from sanawm_env.recording.episode import Episode
+from sanawm_env.recording.episode import RecordedEpisode
 from sanawm_env.recording.exports import (
     Look,
     appearing,
@@ -149,7 +149,7 @@ def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, limits: di
             videos = files.enter_context(_Videos(folder, limits["video_files_size_in_mb"] * MB, per_folder))
             for row in rows:
                 try:  # to read all of it before any of it is written
-                    episode = Episode.open(dataset.folder / row.episode)
+                    episode = RecordedEpisode.open(dataset.folder / row.episode)
                     task = episode.meta["prompt"] or str(episode.meta.get("camera", ""))
                     columns = _columns(episode, number, first, tasks.get(task, len(tasks)), int(look.fps))
                     frames = len(columns["index"])
@@ -182,7 +182,7 @@ def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, limits: di
 # ---- what a row holds
 
 
-def _columns(episode: Episode, number: int, first: int, task: int, fps: int) -> dict[str, np.ndarray]:
+def _columns(episode: RecordedEpisode, number: int, first: int, task: int, fps: int) -> dict[str, np.ndarray]:
     """The data rows of an episode, (F,) or (F, width) each."""
     (c2w, intrinsics, chunk), arrays = camera_path(episode), episode.arrays()
     frames = len(c2w)
@@ -214,7 +214,7 @@ def vector_stats(values: np.ndarray) -> Stats:
     return stats | {"count": np.array([len(values)])} | dict(zip(QUANTILES, quantiles, strict=True))
 
 
-def picture_stats(episode: Episode, frames: int) -> Stats:
+def picture_stats(episode: RecordedEpisode, frames: int) -> Stats:
     """Statistics of the colours, (3, 1, 1) each, black 0 and white 1, from evenly spaced frames of the video.
 
     How many frames, and which of their pixels, as lerobot has it; their colours are counted, so that one frame at a

@@ -21,7 +21,7 @@ from sanawm_env.camera.presets import WALKING_TURNS
 from sanawm_env.envs.config import EnvConfig
 from sanawm_env.envs.observations import Observer
 from sanawm_env.recording.dataset import Dataset, Row, leave_out
-from sanawm_env.recording.episode import Episode
+from sanawm_env.recording.episode import RecordedEpisode
 from sanawm_env.recording.exports import (
     Look,
     appearing,
@@ -88,7 +88,7 @@ def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, dataset_id
         storage.update_metadata({"dataset_id": dataset_id, "minari_version": __version__, "description": about})
         for row in rows:
             try:
-                episode = Episode.open(dataset.folder / row.episode)
+                episode = RecordedEpisode.open(dataset.folder / row.episode)
                 buffer = _buffer(episode, cast(spaces.Box, observed["pose"]), actions)
             except (OSError, ValueError) as error:
                 leave_out(row, error)
@@ -127,7 +127,7 @@ def action_space(dataset: Dataset) -> spaces.Space:
     raise ValueError(f"{dataset.folder} has the unknown action_mode {mode!r}.")
 
 
-def _buffer(episode: Episode, poses: spaces.Box, space: spaces.Space) -> Any:
+def _buffer(episode: RecordedEpisode, poses: spaces.Box, space: spaces.Space) -> Any:
     """The episode as Minari's EpisodeBuffer."""
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
@@ -154,7 +154,7 @@ def _buffer(episode: Episode, poses: spaces.Box, space: spaces.Space) -> Any:
 def _config(dataset: Dataset, rows: list[Row]) -> EnvConfig | None:
     """Of the environment of all episodes, as long as the longest; None if they are not of one."""
     try:
-        configs = [Episode.open(dataset.folder / row.episode).config for row in rows]
+        configs = [RecordedEpisode.open(dataset.folder / row.episode).config for row in rows]
     except ValueError:
         return None
     longest = max(config.max_episode_chunks for config in configs)  # collectors fit it to the camera's path

@@ -8,7 +8,7 @@ import numpy as np
 
 from sanawm_env.metrics.figures import figure_class
 from sanawm_env.recording.dataset import Dataset, Row, leave_out
-from sanawm_env.recording.episode import Episode
+from sanawm_env.recording.episode import RecordedEpisode
 from sanawm_env.recording.rollout import VIDEO
 from sanawm_env.recording.sheet import contact_sheet, evenly_spaced, one_line
 from sanawm_env.recording.video import iterate_video
@@ -61,7 +61,7 @@ def _draw_paths(figure: "Figure", dataset: Dataset, rows: list[Row], path: Path)
     axes = figure.add_subplot(aspect="equal", xlabel="right, m", ylabel="forward, m")
     for row in rows:
         try:
-            c2w = Episode.open(dataset.folder / row.episode).trajectory().c2w
+            c2w = RecordedEpisode.open(dataset.folder / row.episode).trajectory().c2w
         except (OSError, ValueError) as error:
             leave_out(row, error)
             damaged.add(row.episode)

@@ -108,7 +108,7 @@ def fetch(
 
 
 @dataclass(frozen=True)
-class Plan:
+class PartPlan:
     """What is to be done for one part.
 
     record: what the manifest will say. command: that does it. here: whether nothing is left to do. files: the folder
@@ -146,7 +146,7 @@ class Plan:
                 (self.files / name).unlink(missing_ok=True)
 
 
-def disk_need(plans: Iterable[Plan]) -> tuple[int, int]:
+def disk_need(plans: Iterable[PartPlan]) -> tuple[int, int]:
     """The most bytes that are taken at a time while parts are fetched one after the other, and those that stay."""
     now = most = 0
     for plan in plans:
@@ -157,7 +157,7 @@ def disk_need(plans: Iterable[Plan]) -> tuple[int, int]:
     return most, now
 
 
-def check_disk(name: str, plans: Sequence[Plan]) -> None:
+def check_disk(name: str, plans: Sequence[PartPlan]) -> None:
     """OSError in one sentence where the disk is too small for what will be downloaded and converted."""
     (most, stays), free = disk_need(plans), disk_free(home())
     if free < most * SLACK + SPARE:
@@ -229,7 +229,7 @@ def _plans(
     source: Path | None,
     given: Checkpoint | None,
     keep_source: bool,
-) -> list[Plan]:
+) -> list[PartPlan]:
     """What is to be done for every part; asks the hub for commits and sizes, and downloads nothing."""
     network = OFFICIAL[name]["dit"].repository
     done, plans = manifest["parts"], []
@@ -237,7 +237,7 @@ def _plans(
         entry = OFFICIAL[name][part]
         command = f"sanawm fetch {name} --parts {part}" + f" --revision {revision}" * (revision is not None)
         record = {"repository": f"{OWNER}/{entry.repository}", "revision": None}
-        plan = Plan(part, entry, record, command)
+        plan = PartPlan(part, entry, record, command)
         if part == "dit" and given is not None:
             file = str(given.path.absolute())
             converted = min(int(entry.converted * GB), given.path.stat().st_size)
@@ -271,7 +271,7 @@ def _is_here(folder: Path, entry: Part) -> bool:
     return all((folder / inside).is_dir() for inside, _ in entry.folders)
 
 
-def _ask(plan: Plan, revision: str | None, keep_source: bool) -> Plan:
+def _ask(plan: PartPlan, revision: str | None, keep_source: bool) -> PartPlan:
     """The plan with what the hub says: the commit that a revision is now, the files and their sizes."""
     repository, patterns = f"{OWNER}/{plan.entry.repository}", plan.entry.patterns
     try:
@@ -302,7 +302,7 @@ def _ask(plan: Plan, revision: str | None, keep_source: bool) -> Plan:
     )
 
 
-def _stopped(error: BaseException, plan: Plan) -> OSError:
+def _stopped(error: BaseException, plan: PartPlan) -> OSError:
     """What stopped a download, as a sentence with the command that goes on."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     chain: BaseException | None = error
@@ -317,7 +317,7 @@ def _stopped(error: BaseException, plan: Plan) -> OSError:
     return told
 
 
-def _make_network(name: str, plan: Plan, folder: Path, manifest: dict, height: int, width: int) -> None:
+def _make_network(name: str, plan: PartPlan, folder: Path, manifest: dict, height: int, width: int) -> None:
     """Convert what was downloaded; network, manifest and configuration appear together, and the download is gone then
     unless it is to be kept. Where the network is here already, only the picture's size is set."""
     if plan.here:
