@@ -24,10 +24,12 @@ from sanawm_env.engines.sanawm.network.place_map import PlaceMap
 from sanawm_env.engines.sanawm.sampler import data_from_v, v_target
 from sanawm_env.training import network as training
 from sanawm_env.training.clips import ClipsConfig, generate, load
+from sanawm_env.training.depth import DepthConfig
 from sanawm_env.training.initial import begun_from, initialise, parts_of, untrained
 from sanawm_env.training.nano import NANO
 from sanawm_env.training.network import TrainConfig, draw, train_network
-from sanawm_env.training.recipe import Recipe
+from sanawm_env.training.recipe import ON_GPU, QUICK, CodecConfig, Recipe
+from sanawm_env.training.recipe import run as run_recipe
 from sanawm_env.world.images import read_anchor
 from sanawm_env.world.world import World
 from tests.golden_files import ROOT
@@ -221,7 +223,8 @@ def test_a_process_that_ends_before_its_first_step_is_a_stop_or_a_sentence(clips
 BAD = (0, -1, 10**12, 1.5, float("nan"), "many", None, True, [], {})
 FITS = {  # of these, what an entry may be
     "network.mlp_ratio": (1.5,), "network.window": (-1,), "network.sink": (True,), "train.bf16": (True,),
-    "clips.pictures": (True,),
+    "clips.pictures": (True,), "from_shipped.": (True,), "depth.": (None, {}), "train.minutes": (0, 1.5),
+    "codec.unknown_fraction": (0,),
     **dict.fromkeys(("codec.seed", "clips.seed", "train.seed"), (0, 10**12)), "train.single_chunk_steps": (0,),
     **dict.fromkeys((f"train.{name}" for name in ("learning_rate", "weight_decay", "place_rate")), (0, 1.5)),
     **dict.fromkeys(
@@ -297,3 +300,38 @@ def test_a_world_of_another_width_cannot_be_begun_from_the_shipped_one():
     config = replace(NANO, network=replace(NANO.network, hidden_size=64, num_heads=1))
     with pytest.raises(ValueError, match="of these sizes cannot go on"):
         begun_from(untrained(config, torch.Generator()), PatchPCACodec.load(CODEC), ROOT / "sanawm_env/assets/nano")
+
+
+@pytest.mark.slow
+def test_the_second_edition_is_made_from_end_to_end_in_the_time_it_is_given(tmp_path):
+    """The GPU's recipe at toy size: codec of wide patches, clips with depth, depth network, network, world, numbers."""
+    tiny = replace(
+        ON_GPU,
+        network=replace(QUICK.network, window=3),
+        codec=CodecConfig(clips=2, channels=24, stride=8),
+        clips=ClipsConfig(clips=2, chunks=2, shard_clips=1, height=64, width=96, pictures=True),
+        train=replace(ON_GPU.train, minutes=0.05, batch_size=2, single_chunk_steps=1, warmup=1),
+        depth=DepthConfig(steps=2, batch_size=2),
+        from_shipped=False,
+        validation_scenes=1,
+    )
+    world = World.load(run_recipe(tiny, tmp_path, device="cpu"))
+    assert world.config.reprojection and world.config.spatial_stride == 8
+    record = json.loads((tmp_path / "world" / "training.json").read_text())
+    assert record["training_seconds"] < 60 and record["validation"]["chunks"][0]["psnr"] > 5
+    saved = torch.load(tmp_path / "network" / "checkpoint.pt", weights_only=True)
+    assert 0 < saved["step"] < 100_000
+    state = world.begin(world.scene(world.starts[0]), seed=0)
+    assert world.advance(state, hold(np.eye(4), np.zeros(6)))[1].frames.shape == (1, 24, 64, 96, 3)
+
+
+def test_recipes_that_cannot_be_made_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="learnt from pictures"):
+        Recipe(depth=DepthConfig())
+    with pytest.raises(ValueError, match="multiples of the codec's stride"):
+        Recipe(codec=CodecConfig(stride=7))
+    with pytest.raises(ValueError, match="have no depth"):
+        run_recipe(ON_GPU, tmp_path / "run", footage=lambda: [])
+    with pytest.raises(ValueError, match="takes one process"):
+        train_network(NANO, TrainConfig(minutes=1), PatchPCACodec.load(CODEC), tmp_path, tmp_path, processes=2)
+    assert not list(tmp_path.iterdir())

@@ -26,12 +26,13 @@ class Train:
     processes: int = 2
     """Training processes of one thread each, each with a batch of its own."""
     device: str = "cpu"
+    """On a CUDA device the second edition is made, in about six minutes of an H100: take a process per core for it."""
 
     def run(self) -> None:
         from sanawm_env.cli.footage import check_clips, clip_folders, read_clip
         from sanawm_env.cli.machine import machine_name
         from sanawm_env.recording.rollout import check_writable
-        from sanawm_env.training.recipe import CLIPS, NETWORK, QUICK, WORLD, Recipe, run
+        from sanawm_env.training.recipe import CLIPS, NETWORK, ON_GPU, QUICK, WORLD, Recipe, run
         from sanawm_env.world.files import check_count
         from sanawm_env.world.saving import check_outside
         from sanawm_env.world.world import usable_device
@@ -39,6 +40,8 @@ class Train:
         device = usable_device(self.device)
         check_count("--processes", self.processes, 1, MAX_PROCESSES)
         recipe = QUICK if self.quick else Recipe()
+        if device.type == "cuda" and self.data is None and not self.quick:
+            recipe = ON_GPU
         if self.config is not None:
             if self.quick:
                 raise ValueError("--quick is a recipe of its own: leave out --quick or --config.")

@@ -24,6 +24,7 @@ from sanawm_env.engines.rooms.raycast import HEIGHT, WIDTH, Place, intrinsics, r
 from sanawm_env.engines.rooms.walks import CHUNK, sample_path, sample_start
 from sanawm_env.engines.sanawm.codec.patch_pca import SPACE_STRIDE, PatchPCACodec, to_patches
 from sanawm_env.engines.sanawm.reprojection import CELLS
+from sanawm_env.training import torch_render
 from sanawm_env.world.files import brief, check_count, check_number
 from sanawm_env.world.saving import replacing_folder
 from sanawm_env.world.signals import of_a_pool
@@ -93,8 +94,16 @@ class ClipsConfig:
         check_count("seed", self.seed, 0, 2**40)
 
 
-def generate(out: Path | str, codec: PatchPCACodec, config: ClipsConfig, role: str = "train", workers: int = 1) -> None:
-    """Write walks to the folder `out`, in shards that are either absent or complete, with `workers` processes.
+def generate(
+    out: Path | str,
+    codec: PatchPCACodec,
+    config: ClipsConfig,
+    role: str = "train",
+    workers: int = 1,
+    device: str = "cpu",
+) -> None:
+    """Write walks to the folder `out`, in shards that are either absent or complete, with `workers` processes. On
+    another device than "cpu" the workers furnish rooms and walk, and the device renders and encodes.
 
     A shard holds latents (N, C, 1 + 3 chunks, h, w) float16; images (N, chunks, C, h, w) float16, the latents of the
     pictures that each chunk begins from, as start images; c2w (N, F, 4, 4) float32 in the place frame, metres;
@@ -119,12 +128,17 @@ def generate(out: Path | str, codec: PatchPCACodec, config: ClipsConfig, role: s
         task = progress.add_task(f"clips for {role}", total=sum(job[2] for job in jobs))
         if workers == 1:
             for job in jobs:
-                progress.advance(task, _make_shard(*job))
+                progress.advance(task, _make_shard(*job, device))
             return
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker) as pool:
             try:
-                for done in as_completed([pool.submit(_make_shard, *job) for job in jobs]):
-                    progress.advance(task, done.result())
+                if device == "cpu":
+                    for done in as_completed([pool.submit(_make_shard, *job) for job in jobs]):
+                        progress.advance(task, done.result())
+                    return
+                drawn = {pool.submit(_walks, *job[1:5]): job for job in jobs}
+                for walks in as_completed(drawn):
+                    progress.advance(task, _make_shard(*drawn.pop(walks), device, walks.result()))
             except BaseException:
                 pool.shutdown(cancel_futures=True)  # shards under way are finished
                 raise
@@ -153,7 +167,7 @@ def store(out: Path | str, codec: PatchPCACodec, footage: Iterable[Footage], con
         for first in range(0, len(clip.frames) - size + 1, size - 1):
             part = slice(first, first + size)
             c2w, lens = torch.from_numpy(clip.c2w[part]).float(), torch.from_numpy(clip.intrinsics).float()
-            pieces.append(_piece(codec, clip.frames[part], c2w, lens, -1))
+            pieces.append(_piece(codec, torch.from_numpy(clip.frames[part]), c2w, lens, -1))
     if not pieces:
         raise ValueError(f"No clip has the {size} frames of {config.chunks} chunks: record longer ones, or set chunks.")
     header = {"settings": json.dumps({"footage": len(pieces), **asdict(config), "codec": codec_hash(codec)})}
@@ -162,7 +176,7 @@ def store(out: Path | str, codec: PatchPCACodec, footage: Iterable[Footage], con
             _write(pieces[first : first + config.shard_clips], part / f"shard_{shard:05d}.safetensors", header)
 
 
-def _piece(codec: PatchPCACodec, frames: np.ndarray, c2w: Tensor, lens: Tensor, place: int) -> dict[str, Tensor]:
+def _piece(codec: PatchPCACodec, frames: Tensor, c2w: Tensor, lens: Tensor, place: int) -> dict[str, Tensor]:
     latents, images = encode(codec, frames)
     return {"latents": latents, "images": images, "c2w": c2w, "intrinsics": lens, "place": torch.tensor(place)}
 
@@ -171,29 +185,41 @@ def _write(pieces: list[dict[str, Tensor]], path: Path, header: dict) -> None:
     save_whole({name: torch.stack([piece[name] for piece in pieces]) for name in pieces[0]}, path, header)
 
 
-def _make_shard(path: Path, shard: int, count: int, role: str, config: ClipsConfig, codec, header: dict) -> int:
-    rng, size = random_stream(role, config.seed, shard), (config.height, config.width)
-    pieces = []
-    for _ in range(count):
-        here, c2w, index = sample_walk(role, rng, 1 + CHUNK * config.chunks, config.unknown_fraction)
-        frames = render(here, c2w, intrinsics(*size), *size, depth=False)[0]
-        lens = torch.from_numpy(intrinsics(*size)).float()
-        piece = _piece(codec, frames, torch.from_numpy(c2w).float(), lens, index)
+def _walks(shard: int, count: int, role: str, config: ClipsConfig) -> list[tuple[Place, np.ndarray, int]]:
+    """The walks of one shard: a function of its arguments alone."""
+    rng, frames = random_stream(role, config.seed, shard), 1 + CHUNK * config.chunks
+    return [sample_walk(role, rng, frames, config.unknown_fraction) for _ in range(count)]
+
+
+def _make_shard(
+    path: Path, shard: int, count: int, role: str, config: ClipsConfig, codec: PatchPCACodec, header: dict,
+    device: str = "cpu", walks: list[tuple[Place, np.ndarray, int]] | None = None,
+) -> int:  # fmt: skip
+    """Render and encode the walks of a shard, and write it; how many there are."""
+    size, pieces = (config.height, config.width), []
+    cells = CELLS * config.height // codec.stride, CELLS * config.width // codec.stride
+    lens, codec = intrinsics(*size), codec.to(device)
+    for here, c2w, index in _walks(shard, count, role, config) if walks is None else walks:
+        begins = c2w[:-1:CHUNK]
+        if device == "cpu":
+            frames = torch.from_numpy(render(here, c2w, lens, *size, depth=False)[0])
+            depth = render(here, begins, intrinsics(*cells), *cells, supersample=1)[1] if config.pictures else None
+        else:
+            frames = torch_render.render(here, c2w, lens, *size, 2, torch.device(device))
+            depth = torch_render.depth(here, begins, intrinsics(*cells), *cells, torch.device(device)).cpu().numpy()
+        piece = _piece(codec, frames, torch.from_numpy(c2w).float(), torch.from_numpy(lens).float(), index)
         if config.pictures:
-            cells = CELLS * config.height // codec.stride, CELLS * config.width // codec.stride
-            depth = render(here, c2w[:-1:CHUNK], intrinsics(*cells), *cells, supersample=1)[1]
-            piece |= {"pictures": torch.from_numpy(frames[:-1:CHUNK].copy()), "depth": torch.from_numpy(depth).half()}
+            piece |= {"pictures": frames[:-1:CHUNK].cpu().clone(), "depth": torch.from_numpy(depth).half()}
         pieces.append(piece)
     _write(pieces, path, header)
     return count
 
 
-def encode(codec: PatchPCACodec, frames: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Of frames (1 + 24 chunks, H, W, 3) uint8: latents (C, 1 + 3 chunks, h, w) and those of the frames 0, 24, ... as
-    start images (chunks, C, h, w); float16."""
-    pixels = torch.from_numpy(frames)
-    images = codec.encode(pixels[:-1:CHUNK, None])[:, :, 0]
-    return codec.encode(pixels[None])[0].half(), images.half()
+def encode(codec: PatchPCACodec, frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Of frames (1 + 24 chunks, H, W, 3) uint8 on the codec's device: latents (C, 1 + 3 chunks, h, w) and those of the
+    frames 0, 24, ... as start images (chunks, C, h, w); float16, on the CPU."""
+    images = codec.encode(frames[:-1:CHUNK, None])[:, :, 0]
+    return codec.encode(frames[None])[0].half().cpu(), images.half().cpu()
 
 
 def codec_hash(codec: PatchPCACodec) -> str:
@@ -233,13 +259,19 @@ def load(folder: Path | str, names: Collection[str] | None = None) -> dict[str, 
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 
+def patches_of(role: str, seed: int, index: int, frames: int, stride: int, size: tuple, unknown: float) -> Tensor:
+    """Patches (N, 24 stride stride) uint8 of walk `index` of (role, seed), to fit the codec on."""
+    shown = sample_clip(role, random_stream(role, seed, index), frames, unknown, size)[0]
+    return to_patches(torch.from_numpy(shown)[None], stride).flatten(0, 3)
+
+
 def sample_frames_for_codec(
     clips: int = 300, seed: int = 0, role: str = "train", num_frames: int = 25, stride: int = SPACE_STRIDE,
-    size: tuple[int, int] = (HEIGHT, WIDTH), unknown_fraction: float = 0.2,
+    size: tuple[int, int] = (HEIGHT, WIDTH), unknown_fraction: float = 0.2, workers: int = 1,
 ) -> Tensor:  # fmt: skip
     """Patches (N, 24 stride stride) uint8 of `clips` short walks, part of them in unknown layouts, for the codec."""
-    patches = []
-    for index in range(clips):
-        frames = sample_clip(role, random_stream(role, seed, index), num_frames, unknown_fraction, size)[0]
-        patches.append(to_patches(torch.from_numpy(frames)[None], stride).flatten(0, 3))
-    return torch.cat(patches)
+    jobs = [(role, seed, index, num_frames, stride, size, unknown_fraction) for index in range(clips)]
+    if workers == 1:
+        return torch.cat([patches_of(*job) for job in jobs])
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker) as pool:
+        return torch.cat(list(pool.map(patches_of, *zip(*jobs, strict=True))))

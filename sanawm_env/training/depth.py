@@ -87,7 +87,7 @@ def train_depth(
         step, seconds = saved["step"], saved["seconds"]
         if step >= config.steps:
             return seconds
-    clips = load(data, ("pictures", "depth", "images", "intrinsics"))
+    clips = {k: v.to(device) for k, v in load(data, ("pictures", "depth", "images", "intrinsics")).items()}
     codec, began = codec.to(device), time.monotonic() - seconds
 
     def save() -> None:
@@ -104,8 +104,8 @@ def train_depth(
     with on_stop(stopped.append), Progress(*columns) as progress:
         task = progress.add_task("depth", total=config.steps, completed=step)
         while step < config.steps and not stopped:
-            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-            pictures, depth, lens = (part.to(device) for part in draw_pictures(clips, codec, config, generator))
+            generator = torch.Generator(device).manual_seed(config.seed * 1_000_003 + step)
+            pictures, depth, lens = draw_pictures(clips, codec, config, generator)
             rate = min(1.0, (step + 1) / 100, 3 * (config.steps - step) / config.steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate * config.learning_rate
@@ -134,24 +134,24 @@ def train_depth(
 def draw_pictures(
     clips: dict[str, Tensor], codec: PatchPCACodec, config: DepthConfig, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch: pictures (B, 3, h, w) in 0..1, depth (B, h, w) and lenses (B, 4) in pixels of them."""
+    """A batch: pictures (B, 3, h, w) in 0..1, depth (B, h, w) and lenses (B, 4) in pixels of them. Clips, codec and
+    generator are on one device."""
+    device = generator.device
 
     def uniform(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator)
+        return torch.rand(*shape, generator=generator, device=device)
 
     count, chunks = clips["depth"].shape[:2]
     size = config.batch_size
-    walk = torch.randint(count, (size,), generator=generator)
-    chunk = torch.randint(chunks, (size,), generator=generator)
+    walk, chunk = (torch.randint(most, (size,), generator=generator, device=device) for most in (count, chunks))
     depth, lens = clips["depth"][walk, chunk].float(), clips["intrinsics"][walk].float()
     pictures = clips["pictures"][walk, chunk].permute(0, 3, 1, 2).float() / 255
     dreamt = uniform(size) < config.dreamt
     if dreamt.any():
         latents = clips["images"][walk, chunk][dreamt].float()
-        noise = torch.randn(latents.shape, generator=generator) * LATENT_STD
+        noise = torch.randn(latents.shape, generator=generator, device=device) * LATENT_STD
         latents = latents + uniform(len(latents), 1, 1, 1) * noise
-        shown = codec.decode(latents[:, :, None].to(codec.mean.device), first=True)[:, 0]
-        pictures[dreamt] = shown.cpu().permute(0, 3, 1, 2).float() / 255
+        pictures[dreamt] = codec.decode(latents[:, :, None], first=True)[:, 0].permute(0, 3, 1, 2).float() / 255
     pictures = F.avg_pool2d(pictures, codec.stride // CELLS)
     lens = lens / (codec.stride // CELLS)
     soft = F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, stride=1)

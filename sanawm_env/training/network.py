@@ -56,7 +56,8 @@ COUNTS = {
 }  # fmt: skip
 NUMBERS = {
     "learning_rate": (0, 10), "weight_decay": (0, 10), "place_rate": (0, 1000), "decay": (1e-6, 1), "ema": (0, 1),
-    "pure_noise": (0, 1), "self_forcing": (0, 1), "context_noise": (0, 1), "anchor_dropout": (0, 1),
+    "minutes": (0, 10**6), "pure_noise": (0, 1), "self_forcing": (0, 1), "context_noise": (0, 1),
+    "anchor_dropout": (0, 1),
 }  # fmt: skip
 """What each number of a `TrainConfig` may be."""
 
@@ -71,6 +72,7 @@ class TrainConfig:
     """
 
     steps: int = 5200
+    minutes: float = 0.0  # that the run may take at most, in one process; 0 for as long as its steps take
     batch_size: int = 6  # single chunks, in each process
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
@@ -112,16 +114,16 @@ def clip_loss(
     """Mean loss of a batch of clips over `chunks` chunks; see the module docstring.
 
     batch: latents (B, c, T, h, w), c2w (B, F, 4, 4) and intrinsics (B, 4), float32; place (B,) int64; with
-    `reprojection` also pictures (B, H, W, 3) uint8, those of frame 0.
+    `reprojection` also pictures (B, H, W, 3) uint8, those of frame 0. generator: on the device of the weights.
     """
 
     device = pixel_weights.device
 
     def uniform(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator).to(device)
+        return torch.rand(*shape, generator=generator, device=device)
 
     def normal(x: Tensor) -> Tensor:
-        return torch.randn(x.shape, generator=generator).to(device)
+        return torch.randn(x.shape, generator=generator, device=device)
 
     latents, c2w, lens, place = (batch[name].to(device) for name in ("latents", "c2w", "intrinsics", "place"))
     size = len(latents)
@@ -138,7 +140,7 @@ def clip_loss(
         camera, plucker = camera_inputs(config, place_map, c2w[:, 0], poses, lens, c2w[:, 0], place, first=first)
         grid, mean, spread = Grid(b - a, latents.shape[3], latents.shape[4]), 0.0, 1.0
         if reprojection is not None:
-            guess = reprojection[0](reprojection[1], pictures, last, c2w[:, 0], before, poses, lens)
+            guess = reprojection[0](reprojection[1], pictures, last, c2w[:, 0], before, poses, lens, place >= 0)
             mean, spread = guess.mean.float(), guess.spread
             plucker = torch.cat((plucker, guess.channels), dim=1)
         context = model.prepare(grid, torch.full((size,), a, device=device), text=text, camera=camera, plucker=plucker)
@@ -191,11 +193,13 @@ def train_network(
     ImportError without matplotlib.
     """
     figure_class()  # what the end needs is looked for before the work
+    if train.minutes and processes > 1:
+        raise ValueError("A run that is given minutes takes one process: leave out minutes, or set processes to 1.")
     settings = made_with(data)
     if settings["codec"] != codec_hash(codec):
         raise ValueError(f"The clips in {data} were encoded with another codec: use that one, or make them anew.")
     out.mkdir(parents=True, exist_ok=True)
-    parts = {"train": {**asdict(train), "steps": None}, "world": asdict(config), "clips": settings}
+    parts = {"train": {**asdict(train), "steps": None, "minutes": None}, "world": asdict(config), "clips": settings}
     if begin_from is not None:
         parts["begin_from"] = str(begin_from)
     identity = json.dumps({**parts, "processes": processes}, sort_keys=True)
@@ -254,6 +258,8 @@ def _train(rank: int, processes: int, meeting: str, job: tuple) -> None:
     if processes > 1:
         torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes)
     clips = load(data)
+    if device.type != "cpu":
+        clips = {name: tensor.to(device) for name, tensor in clips.items()}
     model = untrained(config, torch.Generator().manual_seed(train.seed))
     if begin_from is not None:
         begun_from(model, codec, begin_from)
@@ -307,7 +313,10 @@ def _train(rank: int, processes: int, meeting: str, job: tuple) -> None:
         agreed, kept_at = False, time.monotonic()
         while step < train.steps and not agreed:
             parts = model, optimizer, config, train, clips, codec, pictures
-            loss, agreed = _step(*parts, step, rank, processes, stopped)
+            elapsed = (time.monotonic() - began) / (60 * train.minutes) if train.minutes else 0.0
+            if elapsed >= 1:
+                break
+            loss, agreed = _step(*parts, step, rank, processes, stopped, elapsed)
             decay = min(train.ema, (step + 1) / (step + 10))
             for name, parameter in model.named_parameters():
                 average[name].lerp_(parameter.detach(), 1 - decay)
@@ -342,11 +351,12 @@ def _stop_signals(at_once: bool = True) -> Generator[list[int]]:
 def _step(
     model: torch.nn.ModuleDict, optimizer: torch.optim.Optimizer, config: SanaWorldConfig, train: TrainConfig,
     clips: dict[str, Tensor], codec: PatchPCACodec, reprojection: tuple[Reprojection, PatchPCACodec] | None,
-    step: int, rank: int, processes: int, stopped: list,
+    step: int, rank: int, processes: int, stopped: list, elapsed: float = 0.0,
 ) -> tuple[float, bool]:  # fmt: skip
-    """One step: the loss, and whether any of the processes was asked to stop before it."""
+    """One step: the loss, and whether any of the processes was asked to stop before it. elapsed: share of the time that
+    the run is given, where it is given one."""
     generator = torch.Generator().manual_seed(train.seed * 1_000_003 + step * processes + rank)
-    falling = (train.steps - step) / (train.decay * train.steps)
+    falling = (1 - max(step / train.steps, elapsed)) / train.decay
     for group in optimizer.param_groups:
         group["lr"] = group["rate"] * min(1.0, (step + 1) / train.warmup, falling)
     available = (clips["latents"].shape[2] - 1) // config.latents_per_chunk
@@ -356,6 +366,8 @@ def _step(
         chunks = 2 + step // 2 % (longest - 1) if longest > 1 else 1
         size = max(2, round(3 * size / (2 * chunks - 1)))
     batch = draw(clips, size, chunks, config, generator)
+    if clips["latents"].device.type != "cpu":  # numbers for large batches are drawn where they are needed
+        generator = torch.Generator(clips["latents"].device).manual_seed(generator.initial_seed())
     self_forcing = train.self_forcing * min(1.0, max(0, step - train.single_chunk_steps) / train.forcing_ramp)
     weights = codec.pixel_weights
     with torch.autocast(weights.device.type, torch.bfloat16, enabled=train.bf16):

@@ -18,52 +18,73 @@ import torch
 from rich.console import Console
 
 from sanawm_env.camera.trajectory import relative_to_first
-from sanawm_env.engines.sanawm.codec.patch_pca import PATCH, PatchPCACodec, to_patches
+from sanawm_env.engines.sanawm.codec.patch_pca import LARGEST_STRIDE, PATCH, SPACE_STRIDE, PatchPCACodec, to_patches
 from sanawm_env.engines.sanawm.conditions import PLUCKER_CHANNELS
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
+from sanawm_env.engines.sanawm.reprojection import reprojection_channels
 from sanawm_env.metrics.figures import figure_class
 from sanawm_env.training.clips import ClipsConfig, Footage, generate, load, sample_frames_for_codec, store
+from sanawm_env.training.depth import WEIGHTS, DepthConfig, train_depth
 from sanawm_env.training.evaluate import Example, draw_sheet, evaluate, print_table, save_sheet
-from sanawm_env.training.nano import NANO, export_world
+from sanawm_env.training.nano import NANO, NANO2, export_world
 from sanawm_env.training.network import MAX_SEED, TrainConfig, train_network
 from sanawm_env.training.probes import linear_codec
-from sanawm_env.world.files import check_count, read_json, reason
+from sanawm_env.world.files import check_count, check_number, read_json, reason
+from sanawm_env.world.folders import world_folder
 from sanawm_env.world.reading import read
 from sanawm_env.world.saving import only_writer, replacing, write_text
 from sanawm_env.world.terminal import literal_console
 from sanawm_env.world.world import World
 
-CODEC, CLIPS, NETWORK, WORLD = "codec.safetensors", "clips", "network", "world"
+CODEC, CLIPS, DEPTH, NETWORK, WORLD = "codec.safetensors", "clips", "depth", "network", "world"
 MAX_RECIPE_BYTES = 2**20
 MAX_NETWORK = 1e10  # numbers in the blocks of a network that is trained here
+SIZE = NANO.height, NANO.width
 RECIPE, RECORD, SHEET = "recipe.json", "training.json", "truth_vs_dream.png"
 
 
 @dataclass(frozen=True)
 class CodecConfig:
-    """The codec is fitted on `clips` walks of one chunk."""
+    """The codec is fitted on `clips` walks of one chunk, part of them in random rooms; its patches are `stride` pixels
+    wide."""
 
     clips: int = 300
     channels: int = 96
+    stride: int = SPACE_STRIDE
+    unknown_fraction: float = 0.2
     seed: int = 0
 
     def __post_init__(self):
-        for name, least, most in (("clips", 1, 10_000), ("channels", 1, PATCH), ("seed", 0, MAX_SEED)):
+        for name, least, most in (
+            ("clips", 1, 10_000), ("channels", 1, PATCH), ("stride", 1, LARGEST_STRIDE), ("seed", 0, MAX_SEED)
+        ):  # fmt: skip
             check_count(name, getattr(self, name), least, most)
+        check_number("unknown_fraction", self.unknown_fraction, 0, 1)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a run. The network's sizes; its channels in and out follow the codec and the places."""
+    """Everything that decides a run. The network's sizes; its channels in and out follow the codec and the places.
+
+    depth: of a world that reprojects pictures, None for one that does not. from_shipped: whether the network begins as
+    the shipped one of the first edition, as far as the sizes allow.
+    """
 
     network: SanaWMConfig = field(default=NANO.network)
     codec: CodecConfig = field(default=CodecConfig())
     clips: ClipsConfig = field(default=ClipsConfig())
     train: TrainConfig = field(default=TrainConfig())
+    depth: DepthConfig | None = None
+    from_shipped: bool = False
     validation_scenes: int = 16
 
     def __post_init__(self):
         check_count("validation_scenes", self.validation_scenes, 1, 10_000)
+        if self.depth is not None and not self.clips.pictures:
+            raise ValueError("depth is learnt from pictures: set pictures of the clips to true")
+        for side in (self.clips.height, self.clips.width):
+            if side % self.codec.stride:
+                raise ValueError(f"pictures must be multiples of the codec's stride {self.codec.stride}, got {side}")
         size = self.network.depth * self.network.hidden_size**2 * (8 + 3 * self.network.mlp_ratio)
         if size > MAX_NETWORK:
             raise ValueError(f"a network of some {size:.2g} numbers is too large: lower depth or hidden_size")
@@ -97,6 +118,27 @@ QUICK = Recipe(
 )
 
 
+SECOND = Recipe(
+    network=NANO2.network,
+    codec=CodecConfig(clips=220, channels=256, stride=NANO2.spatial_stride, unknown_fraction=0.5),
+    clips=ClipsConfig(
+        clips=4000, unknown_fraction=0.65, shard_clips=20, seed=2, height=NANO2.height, width=NANO2.width, pictures=True
+    ),
+    train=TrainConfig(steps=5200, learning_rate=1.2e-3, warmup=40, pure_noise=0.85, single_chunk_steps=100, seed=2),
+    depth=DepthConfig(steps=8000, batch_size=8),
+    from_shipped=True,
+)
+"""The second edition on a CPU: a day of one core."""
+ON_GPU = replace(
+    SECOND,
+    clips=replace(SECOND.clips, clips=2000, shard_clips=8),
+    train=replace(SECOND.train, steps=100_000, minutes=3.0, batch_size=192, warmup=100, learning_rate=2e-3),
+    depth=DepthConfig(steps=1500, batch_size=128),
+    validation_scenes=4,
+)
+"""The same in six minutes of an H100 with 16 cores beside it (an estimate: clips 80 s, depth 40 s, network 180 s)."""
+
+
 def run(
     recipe: Recipe,
     out: Path,
@@ -117,6 +159,8 @@ def run(
     KeyboardInterrupt after Ctrl-C or SIGTERM, with everything kept.
     """
     figure_class()  # what the end needs is looked for before the work
+    if footage is not None and (recipe.depth is not None or (recipe.clips.height, recipe.clips.width) != SIZE):
+        raise ValueError("One's own clips have no depth, and 64 x 96 pixels: learn from them with the plain recipe.")
     out.mkdir(parents=True, exist_ok=True)
     with only_writer(out):
         return _run(recipe, out, footage, processes, device, machine, console or literal_console())
@@ -129,22 +173,35 @@ def _run(
     _keep_recipe(recipe, out / RECIPE)
     if not (out / CODEC).exists():
         with console.status("fitting the codec"):
-            fitted = PatchPCACodec.fit(_patches(recipe.codec, footage), recipe.codec.channels)
+            fitted = PatchPCACodec.fit(_patches(recipe, footage, processes), recipe.codec.channels, device)
         with replacing(out / CODEC) as part:
             fitted.save(part)
     codec = PatchPCACodec.load(out / CODEC)
     if footage is None:
-        generate(out / CLIPS, codec, recipe.clips, workers=processes)
+        generate(out / CLIPS, codec, recipe.clips, workers=processes, device=device)
     elif not (out / CLIPS).exists():
         store(out / CLIPS, codec, footage(), recipe.clips)
 
+    channels, name, places = NANO.network.plucker_channels, NANO.name, NANO.places
     network = replace(recipe.network, latent_channels=recipe.codec.channels)
-    config = replace(NANO, network=network)
     if footage is not None:
-        network = replace(network, caption_channels=1, plucker_channels=PLUCKER_CHANNELS)
-        config = replace(NANO, name=out.name, network=network, places={})
-    trainers = processes if device == "cpu" else 1  # a GPU is fullest with one
-    seconds = train_network(config, recipe.train, codec, out / CLIPS, out / NETWORK, processes=trainers, device=device)
+        channels, name, places = PLUCKER_CHANNELS, out.name, {}
+        network = replace(network, caption_channels=1)
+    if recipe.depth is not None:
+        channels += reprojection_channels(recipe.codec.channels)
+    config = replace(
+        NANO, name=name, network=replace(network, plucker_channels=channels), places=places,
+        height=recipe.clips.height, width=recipe.clips.width, spatial_stride=recipe.codec.stride,
+        reprojection=recipe.depth is not None,
+    )  # fmt: skip
+    trainers = processes if device == "cpu" and not recipe.train.minutes else 1  # a GPU is fullest with one
+    if recipe.depth is not None:
+        train_depth(recipe.depth, codec, out / CLIPS, out / DEPTH, device=device)
+    seconds = train_network(
+        config, recipe.train, codec.cpu(), out / CLIPS, out / NETWORK, processes=trainers, device=device,
+        begin_from=world_folder("nano") if recipe.from_shipped else None,
+        reprojection=out / DEPTH / WEIGHTS if recipe.depth is not None else None,
+    )  # fmt: skip
 
     export_world(config, out / NETWORK, out / CODEC, out / WORLD)
     record = {
@@ -152,7 +209,7 @@ def _run(
         "machine": machine, "processes": trainers, "device": device, "torch": torch.__version__,
     }  # fmt: skip
     if footage is None:
-        report = evaluate(out / WORLD, recipe.validation_scenes, role="validation")
+        report = evaluate(World.load(out / WORLD, device=device), recipe.validation_scenes, role="validation")
         print_table(report, console)
         save_sheet(report, out / SHEET)
         record["validation"] = json.loads(report.to_json())
@@ -177,13 +234,15 @@ def _keep_recipe(recipe: Recipe, path: Path) -> None:
     write_text(path, recipe.to_json() + "\n")
 
 
-def _patches(config: CodecConfig, footage: Callable[[], Iterable[Footage]] | None) -> torch.Tensor:
+def _patches(recipe: Recipe, footage: Callable[[], Iterable[Footage]] | None, processes: int) -> torch.Tensor:
+    config, size = recipe.codec, (recipe.clips.height, recipe.clips.width)
     if footage is None:
-        return sample_frames_for_codec(config.clips, config.seed)
+        given = {"stride": config.stride, "size": size, "unknown_fraction": config.unknown_fraction}
+        return sample_frames_for_codec(config.clips, config.seed, **given, workers=processes)
     patches = []
     for clip, _ in zip(footage(), range(config.clips), strict=False):
         whole = 1 + (len(clip.frames) - 1) // 8 * 8
-        patches.append(to_patches(torch.from_numpy(clip.frames[:whole])[None]).flatten(0, 3))
+        patches.append(to_patches(torch.from_numpy(clip.frames[:whole])[None], config.stride).flatten(0, 3))
     return torch.cat(patches)
 
 

@@ -380,6 +380,7 @@ class SanaEngine(Engine):
             torch.tensor(np.stack([slot.c2w for slot in slots]), device=device),
             poses.to(device),
             torch.tensor(np.stack([scene.intrinsics for scene in scenes]), device=device),
+            torch.tensor([scene.anchor is not None for scene in scenes], device=device),
         )
 
     @torch.no_grad()

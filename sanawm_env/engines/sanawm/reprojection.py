@@ -7,7 +7,8 @@ the place, else from the last frame. Other video models with a camera hold such 
 al. 2025, GEN3C); SANA-WM has none, and its official weights do without.
 
 The guess enters twice: as channels behind the ray conditions, and as what the sampler starts from, so that the network
-dreams the difference between the chunk and the guess (`Guess`).
+dreams the difference between the chunk and the guess (`Guess`). In places that the world knows, its map of them knows
+better, and the guess is only looked at.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ CELLS = 8  # rows and columns of the depth map per latent cell
 NEAREST = 0.35  # metres, of what a ray can meet
 STEPS = 16  # of a ray, evenly spaced in the square root of inverse depth
 KEY_FRAMES = 4  # rays of every fourth frame are followed, those between move evenly
-TRUST = 0.75  # of a guess: what is dreamt on top of it is expected to be a quarter as large
+TRUST = 0.9  # of a guess: what is dreamt on top of it is expected to be a tenth as large
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +119,7 @@ class Reprojection(nn.Module):
         before: Tensor,
         poses: Tensor,
         lens: Tensor,
+        known: Tensor,
         inverse_depth: Tensor | None = None,
     ) -> Guess:
         """The guess at one chunk.
@@ -128,6 +130,7 @@ class Reprojection(nn.Module):
                 where they are the start images.
             poses: (B, n, 4, 4) of the chunk's frames; all in the same world frames, metres.
             lens: (B, 4) fx, fy, cx, cy in pixels of the pictures.
+            known: (B,) bool, episodes in a place that the world knows.
             inverse_depth: (B, h, w) or, with `last`, (2 B, h, w), start images first; None to read it off the pictures.
         """
         pictures, cameras = start, origin
@@ -161,7 +164,8 @@ class Reprojection(nn.Module):
         parts = parts.unflatten(4, (w, 2)).unflatten(3, (h, 2)).permute(0, 1, 4, 6, 2, 3, 5).flatten(1, 3)
         channels = torch.cat((latents[0] / LATENT_STD, latents[1] / LATENT_STD, parts), dim=1)
         trusted = F.adaptive_avg_pool3d(covered[0].float()[:, None], (t, h, w))
-        guess = Guess(channels, latents[0], 1 - TRUST * trusted)
+        lost = ~known[:, None, None, None, None]
+        guess = Guess(channels, latents[0] * lost, 1 - TRUST * trusted * lost)
         return guess if last is not None else _with_start(guess)
 
 

@@ -57,16 +57,17 @@ class PatchPCACodec(nn.Module):
         return (weights / weights.mean()).float()
 
     @staticmethod
-    def fit(patches: Tensor, channels: int = 64) -> "PatchPCACodec":
-        """Codec of the `channels` strongest principal components of `patches` (N, P), uint8 or float in 0..1."""
+    def fit(patches: Tensor, channels: int = 64, device: str = "cpu") -> "PatchPCACodec":
+        """Codec of the `channels` strongest principal components of `patches` (N, P), uint8 or float in 0..1. device:
+        where it is worked out; the codec is on the CPU."""
         stride = _stride(patches.shape[-1]) if patches.ndim == 2 else None
         if stride is None or len(patches) <= channels:
             sizes = f"{PATCH} or another 24 S S values"
             raise ValueError(f"patches must be (N, {sizes}) with N > {channels}, not {tuple(patches.shape)}.")
         size = _values(stride)
-        total, square = torch.zeros(size, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64)
+        total, square = (torch.zeros(*n, dtype=torch.float64, device=device) for n in ((size,), (size, size)))
         for block in patches.split(4096):
-            block = _unit(block).double() - 0.5  # near the mean, so that subtracting it below loses nothing
+            block = _unit(block.to(device)).double() - 0.5  # near the mean, so that subtracting it below loses nothing
             total += block.sum(0)
             square += block.T @ block
         mean = total / len(patches)

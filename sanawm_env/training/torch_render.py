@@ -1,0 +1,83 @@
+"""The pictures of `engines.rooms.raycast` by torch, for clips that a GPU makes: many frames of one place at once.
+
+The same rays, boxes and look-ups as there, in the same precision; the last bits differ, and with them now and then a
+texel at a border. Cameras must be inside the room, as those of walks are.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sanawm_env.engines.rooms.raycast import TEXEL, Place, turn
+
+RAYS = 2**24  # that are followed together, so that memory is bounded
+
+
+def render(
+    place: Place, c2w: np.ndarray, lens: np.ndarray, height: int, width: int, supersample: int, device: torch.device
+) -> Tensor:
+    """Frames (F, height, width, 3) uint8 on the device, of cameras c2w (F, 4, 4) in the place's frame; lens (4,) in
+    pixels."""
+    rows, columns = height * supersample, width * supersample
+    packed = torch.from_numpy(place.atlas.view(np.int32).copy()).to(device)
+    shown, together = [], max(1, RAYS // (rows * columns))
+    for first in range(0, len(c2w), together):
+        texel = trace(place, c2w[first : first + together], lens * supersample, rows, columns, device)[1]
+        colours = packed[texel]
+        parts = torch.stack([colours >> shift & 0xFF for shift in (0, 8, 16)], dim=-1)
+        blocks = parts.unflatten(1, (height, supersample)).unflatten(3, (width, supersample))
+        count = supersample * supersample
+        shown.append(((blocks.sum((2, 4)) + count // 2) // count).to(torch.uint8))
+    return torch.cat(shown)
+
+
+def depth(
+    place: Place, c2w: np.ndarray, lens: np.ndarray, height: int, width: int, device: torch.device
+) -> Tensor:  # fmt: skip
+    """(F, height, width) float32, metres along z through the centres of pixels."""
+    return trace(place, c2w, lens, height, width, device)[0]
+
+
+def trace(
+    place: Place, c2w: np.ndarray, lens: np.ndarray, height: int, width: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """z-depth (F, height, width) float32 and atlas index, int32, where the rays of cameras c2w (F, 4, 4) end."""
+
+    def put(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(device)
+
+    turns = turn(place.yaw)  # (N, 3, 3)
+    origins = np.einsum("fni,nij->nfj", c2w[:, None, :3, 3] - place.centre, turns)
+    towards = np.einsum("nji,fjk->nfik", turns, c2w[:, :3, :3])
+    x = put((np.arange(width) + 0.5 - lens[2]) / lens[0])
+    y = put((np.arange(height) + 0.5 - lens[3]) / lens[1])[:, None]
+    stride, start = (
+        torch.from_numpy(part.astype(np.int64)).to(device) for part in (place.face_stride, place.face_start)
+    )
+    reach_of, texel = None, None
+    for box in range(len(place.half)):
+        toward, origin = put(towards[box]), put(origins[box])[:, :, None, None]
+        rays = [toward[:, i, :1, None] * x + toward[:, i, 1:2, None] * y + toward[:, i, 2:, None] for i in range(3)]
+        rays = [torch.where(ray == 0, 1e-9, ray) for ray in rays]
+        half, side = place.half[box].tolist(), []
+        for i, ray in enumerate(rays):
+            inverse = 1 / ray
+            middle, extent = -origin[:, i] * inverse, inverse.abs() * half[i]
+            side.append((middle - extent, middle + extent))
+        leave = torch.minimum(torch.minimum(side[0][1], side[1][1]), side[2][1])
+        met = [pair[1 if box == 0 else 0] for pair in side]
+        # the room is left where a ray ends; furniture is met where it enters, and only before what is there already
+        reach = leave if box == 0 else torch.maximum(torch.maximum(met[0], met[1]), met[2])
+        shift = put((origins[box] + place.half[box]) / TEXEL + 1)[:, :, None, None]
+        at = [ray * (reach * (1 / TEXEL)) + shift[:, i] for i, ray in enumerate(rays)]
+        is_x, is_y = reach == met[0], reach == met[1]
+        u, v = torch.where(is_x, at[2], at[0]).long(), torch.where(is_y, at[2], at[1]).long()
+        outward = torch.where(is_x, rays[0], torch.where(is_y, rays[1], rays[2])) > 0
+        face = torch.where(is_x, 0, torch.where(is_y, 2, 4)) + (outward if box == 0 else ~outward).long()
+        index = stride[box][face] * v + u + start[box][face]
+        if box == 0:
+            reach_of, texel = reach, index
+        else:
+            hit = (reach < leave) & (reach > 0) & (reach < reach_of)
+            reach_of, texel = torch.where(hit, reach, reach_of), torch.where(hit, index, texel)
+    return reach_of, texel
