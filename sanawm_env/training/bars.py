@@ -40,7 +40,7 @@ from sanawm_env.engines.rooms.raycast import HEIGHT, WIDTH, intrinsics, render
 from sanawm_env.metrics.pose import evaluate as pose_errors
 from sanawm_env.training.align import track
 from sanawm_env.training.evaluate import with_timesteps
-from sanawm_env.training.probes import POSE_INTERVAL, TRACKED, roll
+from sanawm_env.training.probes import POSE_INTERVAL, TRACKED, linear_codec, roll
 from sanawm_env.training.truth import Walk, draw_walk, gradient, known_places, pooled_psnr
 from sanawm_env.training.warps import plane_homographies, visible_in_first, warp
 from sanawm_env.world.files import check_count, read_json
@@ -199,7 +199,7 @@ def shrink(frames: np.ndarray, times: int) -> np.ndarray:
 def _along_walks(task: _Task, known: bool) -> dict[str, Any]:
     n, sums = task.config.chunk_frames, {"full": np.zeros((task.chunks, 3)), "small": np.zeros((task.chunks, 7))}
     slopes, coded = {"full": np.zeros(2), "small": np.zeros(2)}, np.zeros(2)
-    codec = task.world.engine.codec
+    codec = linear_codec(task.world)
     for group in task.groups(task.walks(known), "known places" if known else "unknown rooms"):
         dreams = roll(task.world, group, [walk.c2w for walk in group])
         for walk, dream in zip(group, dreams, strict=True):
@@ -287,7 +287,7 @@ def _two_sample(task: _Task) -> dict[str, float]:
     last = np.arange(n * (task.chunks - 1), n * task.chunks + 1)  # of the last chunk, and the frame before it
     chosen = last[1:][STRIDE - 1 :: STRIDE]
     real, coded = [], []
-    codec = task.world.engine.codec
+    codec = linear_codec(task.world)
     for walk in progress(walks, "rendering", transient=True):
         frames = task.render(walk, walk.c2w[last])
         shown = codec.decode(codec.encode(torch.from_numpy(frames)[None].to(task.world.device)), first=True)[0]
