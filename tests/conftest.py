@@ -1,5 +1,6 @@
 """Where there is no GPU, Triton kernels run in Triton's interpreter: decided before triton is first imported. Where
-tests run side by side, torch has one thread in each process. Tables are as wide as they need, whatever the terminal."""
+tests run side by side, torch has one thread in each process. Tables are as wide as they need, whatever the terminal.
+The longest files begin first, so that none of them is left for the end."""
 
 import os
 
@@ -11,3 +12,9 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+LONGEST = "test_cli", "test_collect", "test_gpu_check", "test_kernels_triton", "test_play", "test_training"
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in LONGEST)

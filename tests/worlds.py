@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sanawm_env.camera.twist import hold
-from sanawm_env.engines.sanawm.codec.patch_pca import PatchPCACodec
+from sanawm_env.engines.sanawm.codec.patch_pca import LATENT_STD, PatchPCACodec
 from sanawm_env.engines.sanawm.config import SanaWorldConfig
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.network.model import SanaWM
@@ -48,9 +48,21 @@ def write_tiny_world(folder: Path, seed: int = 0, config: SanaWorldConfig = TINY
     torch.nn.init.normal_(network.final_layer.linear.weight, std=0.5, generator=generator)
     save_file(network.state_dict(), folder / "network.safetensors")
     patches = torch.rand(64, 8 * 8 * 8 * 3, generator=generator)
-    PatchPCACodec.fit(patches, config.network.latent_channels).save(folder / "codec.safetensors")
+    codec_of(patches, config.network.latent_channels).save(folder / "codec.safetensors")
     (folder / "config.json").write_text(config.to_json())
     return folder
+
+
+def codec_of(patches: torch.Tensor, channels: int) -> PatchPCACodec:
+    """What `PatchPCACodec.fit` gives, up to signs. Of few patches (N, P) the singular values take no time; it looks for
+    the eigenvectors of all P values' covariance, which takes most of a second."""
+    codec, mean = PatchPCACodec(channels), patches.mean(0)
+    _, values, rows = torch.linalg.svd(patches - mean, full_matrices=False)
+    deviations = values[:channels] / len(patches) ** 0.5
+    codec.mean.copy_(mean)
+    codec.components.copy_(rows[:channels])
+    codec.scale.copy_(LATENT_STD * deviations**-0.5 / deviations.mean().sqrt())
+    return codec
 
 
 def with_starts(folder: Path) -> str:
