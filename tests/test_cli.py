@@ -166,7 +166,7 @@ def test_a_path_too_long_for_an_episode_is_refused_before_it_is_worked_out(tiny,
         assert re.search(r"has \d+ frames \(.* hours\), an episode holds 150000", refused(capsys, *run, *path))
 
 
-NAMES = ["12:30", "-x", "a b", "lr[bold]1[", ":bomb:", "$x$", "%03d", "a\nb", "\udcff", "ä" * 120]
+NAMES = ["12:30 $x$ %03d", "-x", "lr[bold]1[ :bomb:", "a\nb \udcff", "ä" * 120]
 
 
 @pytest.mark.slow
@@ -234,10 +234,10 @@ def test_a_world_of_random_weights_can_be_written_and_timed(tmp_path):
         assert report["state"]["bytes_of_8_forks"] == report["state"]["bytes"] > report["state"]["bytes_without_tails"]
         assert report["measured_peak"] > 0 and report["predicted"]["peak"] > report["state"]["bytes"]
     numbers = tmp_path / "bench.json"
-    sanawm("bench", "--world", tmp_path / "world", "--batches", "2", "--repeats", 1, "--json", numbers)
+    sanawm("bench", "--world", tmp_path / "world", "--batches", "1", "--repeats", 1, "--json", numbers)
     report = json.loads(numbers.read_text())
-    assert list(report["batch"]) == ["2"]
-    assert report["batch"]["2"]["predicted_bytes"] > report["state_bytes"] > 0
+    assert list(report["batch"]) == ["1"]
+    assert report["batch"]["1"]["predicted_bytes"] > report["state_bytes"] > 0
     assert report["matmul_tflops"] > 0
 
 
