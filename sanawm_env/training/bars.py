@@ -183,6 +183,7 @@ class _Task:
         small, relative = (HEIGHT, WIDTH), relative_to_first(walk.c2w)
         c2w = walk.c2w[np.concatenate(([0], chosen))]
         depth = render(walk.place, c2w, intrinsics(*small), *small, supersample=1)[1]
+        assert depth is not None
         return visible_in_first(depth[1:], depth[0], relative[chosen], intrinsics(*small))
 
 
@@ -223,8 +224,9 @@ def _along_walks(task: _Task, known: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, total in sums.items():
         psnr, plane = _decibels(total[:, 0], total[:, 2]), _decibels(total[:, 1], total[:, 2])
+        over = 10 * np.log10(total[:, 1].clip(min=1) / total[:, 0].clip(min=1))
         found[name] = {
-            "psnr": psnr, "plane": plane, "over_plane": [a - b for a, b in zip(psnr, plane, strict=True)],
+            "psnr": psnr, "plane": plane, "over_plane": over.tolist(),
             "sharpness": float(slopes[name][0] / slopes[name][1]),
         }  # fmt: skip
     small = sums["small"]

@@ -237,8 +237,10 @@ def _keep_recipe(recipe: Recipe, path: Path) -> None:
 def _patches(recipe: Recipe, footage: Callable[[], Iterable[Footage]] | None, processes: int) -> torch.Tensor:
     config, size = recipe.codec, (recipe.clips.height, recipe.clips.width)
     if footage is None:
-        given = {"stride": config.stride, "size": size, "unknown_fraction": config.unknown_fraction}
-        return sample_frames_for_codec(config.clips, config.seed, **given, workers=processes)
+        return sample_frames_for_codec(
+            config.clips, config.seed, stride=config.stride, size=size, unknown_fraction=config.unknown_fraction,
+            workers=processes,
+        )  # fmt: skip
     patches = []
     for clip, _ in zip(footage(), range(config.clips), strict=False):
         whole = 1 + (len(clip.frames) - 1) // 8 * 8

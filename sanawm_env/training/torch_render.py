@@ -54,7 +54,8 @@ def trace(
     stride, start = (
         torch.from_numpy(part.astype(np.int64)).to(device) for part in (place.face_stride, place.face_start)
     )
-    reach_of, texel = None, None
+    reach_of = torch.zeros(len(c2w), height, width, device=device)
+    texel = torch.zeros(len(c2w), height, width, dtype=torch.int64, device=device)
     for box in range(len(place.half)):
         toward, origin = put(towards[box]), put(origins[box])[:, :, None, None]
         rays = [toward[:, i, :1, None] * x + toward[:, i, 1:2, None] * y + toward[:, i, 2:, None] for i in range(3)]
