@@ -311,6 +311,7 @@ def _train(rank: int, processes: int, meeting: str, job: tuple) -> None:
     with _stop_signals(at_once=processes == 1) as stopped, Progress(*columns, disable=rank > 0) as progress:
         task = progress.add_task("training", total=train.steps, completed=step)
         agreed, kept_at = False, time.monotonic()
+        every = CHECKPOINT_EVERY if device.type == "cpu" else 10 * CHECKPOINT_EVERY
         while step < train.steps and not agreed:
             parts = model, optimizer, config, train, clips, codec, pictures
             elapsed = (time.monotonic() - began) / (60 * train.minutes) if train.minutes else 0.0
@@ -328,7 +329,7 @@ def _train(rank: int, processes: int, meeting: str, job: tuple) -> None:
                 save()
                 if rank == 0:
                     _copy(out / "checkpoint.pt", out / STEADY)
-            elif step % CHECKPOINT_EVERY == 0 or time.monotonic() - kept_at > CHECKPOINT_SECONDS:
+            elif step % every == 0 or time.monotonic() - kept_at > CHECKPOINT_SECONDS:
                 save()
                 kept_at = time.monotonic()
                 if rank == 0:

@@ -131,7 +131,7 @@ SECOND = Recipe(
 """The second edition on a CPU: a day of one core."""
 ON_GPU = replace(
     SECOND,
-    clips=replace(SECOND.clips, clips=2000, shard_clips=8),
+    clips=replace(SECOND.clips, clips=1600, shard_clips=8),
     train=replace(SECOND.train, steps=100_000, minutes=3.0, batch_size=192, warmup=100, learning_rate=2e-3),
     depth=DepthConfig(steps=1500, batch_size=128),
     validation_scenes=4,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sanawm_env.engines.rooms.raycast import TEXEL, Place, turn
 
+CORNERS = np.array([[i >> 2 & 1, i >> 1 & 1, i & 1] for i in range(8)]) * 2.0 - 1
 RAYS = 2**24  # that are followed together, so that memory is bounded
 
 
@@ -57,7 +58,12 @@ def trace(
     reach_of = torch.zeros(len(c2w), height, width, device=device)
     texel = torch.zeros(len(c2w), height, width, dtype=torch.int64, device=device)
     for box in range(len(place.half)):
-        toward, origin = put(towards[box]), put(origins[box])[:, :, None, None]
+        seen = np.arange(len(c2w))
+        if box:
+            seen = _in_sight(place.half[box], origins[box], towards[box], lens, height, width)
+        if not len(seen):
+            continue
+        toward, origin = put(towards[box][seen]), put(origins[box][seen])[:, :, None, None]
         rays = [toward[:, i, :1, None] * x + toward[:, i, 1:2, None] * y + toward[:, i, 2:, None] for i in range(3)]
         rays = [torch.where(ray == 0, 1e-9, ray) for ray in rays]
         half, side = place.half[box].tolist(), []
@@ -69,7 +75,7 @@ def trace(
         met = [pair[1 if box == 0 else 0] for pair in side]
         # the room is left where a ray ends; furniture is met where it enters, and only before what is there already
         reach = leave if box == 0 else torch.maximum(torch.maximum(met[0], met[1]), met[2])
-        shift = put((origins[box] + place.half[box]) / TEXEL + 1)[:, :, None, None]
+        shift = put((origins[box][seen] + place.half[box]) / TEXEL + 1)[:, :, None, None]
         at = [ray * (reach * (1 / TEXEL)) + shift[:, i] for i, ray in enumerate(rays)]
         is_x, is_y = reach == met[0], reach == met[1]
         u, v = torch.where(is_x, at[2], at[0]).long(), torch.where(is_y, at[2], at[1]).long()
@@ -78,7 +84,20 @@ def trace(
         index = stride[box][face] * v + u + start[box][face]
         if box == 0:
             reach_of, texel = reach, index
-        else:
-            hit = (reach < leave) & (reach > 0) & (reach < reach_of)
-            reach_of, texel = torch.where(hit, reach, reach_of), torch.where(hit, index, texel)
+            continue
+        frames = torch.from_numpy(seen).to(device)
+        hit = (reach < leave) & (reach > 0) & (reach < reach_of[frames])
+        reach_of[frames] = torch.where(hit, reach, reach_of[frames])
+        texel[frames] = torch.where(hit, index, texel[frames])
     return reach_of, texel
+
+
+def _in_sight(
+    half: np.ndarray, origins: np.ndarray, towards: np.ndarray, lens: np.ndarray, height: int, width: int
+) -> np.ndarray:
+    """The cameras, at origins (F, 3) with axes towards (F, 3, 3) in a box's own frame, that may see the box: not all of
+    its corners are behind them, or beyond the same side of the picture."""
+    corners = (CORNERS * half - origins[:, None]) @ towards  # (F, 8, 3), camera axes
+    x, y, z = lens[0] * corners[..., 0], lens[1] * corners[..., 1], corners[..., 2]
+    beyond = z < 0.05, x < -lens[2] * z, y < -lens[3] * z, x > (width - lens[2]) * z, y > (height - lens[3]) * z
+    return np.flatnonzero(~np.any([part.all(1) for part in beyond], axis=0))
