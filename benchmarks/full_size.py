@@ -17,6 +17,7 @@ import math
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -68,7 +69,10 @@ def write_world(folder: Path, tiny: bool) -> None:
     torch.nn.Module.to(vae, torch.bfloat16).save_pretrained(folder / "codec")
     features = torch.randn(1, network.text_len, network.caption_channels, dtype=torch.bfloat16)
     Prompts(folder, "streaming").cache.put(features, torch.ones(1, network.text_len), "")
-    (folder / "config.json").write_text(world_config("streaming", network, *size).to_json() + "\n")
+    config = world_config("streaming", network, *size)
+    if tiny:  # CPUs that do not know bfloat16 take many times as long
+        config = replace(config, dtype="float32")
+    (folder / "config.json").write_text(config.to_json() + "\n")
 
 
 def random_weight(name: str, shape: tuple[int, ...]) -> torch.Tensor:
