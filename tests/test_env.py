@@ -153,6 +153,7 @@ def test_an_id_alone_gives_pixels_and_a_number():
         check_env(env.unwrapped, skip_render_check=True)
 
 
+@pytest.mark.slow
 def test_every_shipped_world_runs():
     for name in (*shipped_worlds(), "rooms"):
         env = gym.make(ID, world=name, render_mode="rgb_array")
@@ -559,6 +560,7 @@ def test_the_names_of_ale_work(tiny):
         env.restore(state)
 
 
+@pytest.mark.slow
 def test_a_snapshot_is_a_file(tiny, tmp_path):
     for action_mode in ACTION_MODES:
         env = SanaWMEnv(tiny, obs_mode="chunk", action_mode=action_mode, smoothing="ramp")

@@ -90,7 +90,10 @@ def settings():
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+SLOW = "deterministic"  # torch loads more for it
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == SLOW else n for n in SETTINGS])
 def test_an_episode_is_the_same_whatever_is_set_in_torch(nano, plain, name):
     with SETTINGS[name]():
         before = settings()

@@ -152,6 +152,7 @@ class Grey(Engine):
         return Chunk(torch.full(shape, 128, dtype=torch.uint8), None)
 
 
+@pytest.mark.slow
 def test_a_step_of_many_copies_no_clip():
     """What is copied is as large as the last frames, 1 in 24; a reset beside it changes nothing."""
     world = World(Grey(), "grey")
