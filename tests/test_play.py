@@ -1146,6 +1146,7 @@ def test_drivers_that_cannot_be_are_refused(served, text, match):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_what_no_episode_can_say_is_not_recorded_as_one(served, tmp_path):
     session = served.session
     with pytest.raises(ValueError, match="at least one chunk"):
@@ -1185,6 +1186,7 @@ def test_planners_go_where_they_are_sent(served):
     assert image(session.snapshot(session.current.id)).move is None
 
 
+@pytest.mark.slow
 def test_a_trained_policy_drives_by_its_weights_alone(served, folder, tmp_path):
     pytest.importorskip("stable_baselines3")
     from sanawm_env.agents.train_ppo import TrainPPO, train_ppo
