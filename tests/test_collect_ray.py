@@ -46,14 +46,14 @@ def test_a_killed_worker_is_replaced_and_its_jobs_are_done(cluster, small, tmp_p
 
     killer = threading.Thread(target=kill)
     killer.start()
-    collection = small(seeds=10, chunks=4)
+    collection = small(seeds=5, chunks=4)
     dataset = collect(collection, out, console=QUIET, run=collect_ray.Cluster(workers=2))
     killer.join()
     assert killed
-    assert len(whole(out)) == len(dataset.finished()) == 60
+    assert len(whole(out)) == len(dataset.finished()) == 30
     assert len(dataset.shards) == 3  # two workers and a replacement
     again = collect(collection, out, console=QUIET, run=collect_ray.Cluster(workers=2))
-    assert len(again.rows()) == 60
+    assert len(again.rows()) == 30
 
 
 def test_what_a_job_raises_is_raised_here(cluster, small, tmp_path):  # noqa: F811
