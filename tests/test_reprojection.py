@@ -14,7 +14,7 @@ from sanawm_env.engines.rooms.places import random_place, room_seed
 from sanawm_env.engines.rooms.raycast import intrinsics, render
 from sanawm_env.engines.rooms.walks import sample_start
 from sanawm_env.engines.sanawm.codec.patch_pca import PatchPCACodec
-from sanawm_env.engines.sanawm.reprojection import Reprojection, reprojection_channels
+from sanawm_env.engines.sanawm.reprojection import LAST_TRUST, START_TRUST, Reprojection, reprojection_channels
 from sanawm_env.engines.sanawm.sampler import SamplerConfig, sample_chunk
 from sanawm_env.training.clips import random_stream
 from sanawm_env.training.depth import DepthConfig, depth_loss, draw_pictures, train_depth
@@ -69,7 +69,16 @@ def held(keys):
 
 
 def shown(codec, made):
-    return codec.decode(made.mean[:, :, -3:], first=False)[0].numpy()
+    """The pictures guessed at, as far as they are trusted made whole again."""
+    trust = 1 - made.spread[:, :, -3:]
+    return codec.decode(made.mean[:, :, -3:] / trust.clamp(min=0.01), first=False)[0].numpy()
+
+
+def covered(made):
+    """(24, 64, 96) bool: patches that are trusted all over."""
+    trust = 1 - made.spread[0, 0, -3:]
+    whole = trust > 0.999 * trust.amax((1, 2), keepdim=True)
+    return whole.numpy().repeat(8, 0).repeat(8, 1).repeat(8, 2)
 
 
 def test_a_still_camera_keeps_its_picture(codec, seen):
@@ -88,10 +97,10 @@ def test_with_the_true_depth_a_picture_moves_as_the_room_does(codec, seen, keys)
     made = guess(codec, seen, path)
     real, _ = render(here, start @ path, intrinsics(HEIGHT, WIDTH), HEIGHT, WIDTH, depth=False)
     # whole patches that are covered, and the same of the picture that did not move
-    covered = (made.spread[0, 0, 1:] < 0.101).numpy().repeat(8, 0).repeat(8, 1).repeat(8, 2)
-    assert covered.mean() > 0.4
-    error = np.square(shown(codec, made).astype(float) - real)[covered].mean()
-    still = np.square(first[0].numpy().astype(float) - real)[covered].mean()
+    where = covered(made)
+    assert where.mean() > 0.4
+    error = np.square(shown(codec, made).astype(float) - real)[where].mean()
+    still = np.square(first[0].numpy().astype(float) - real)[where].mean()
     assert 10 * np.log10(255**2 / error) > 27
     assert error < still / 4
 
@@ -115,8 +124,16 @@ def test_what_only_the_last_frame_shows_comes_from_it(codec, seen):
     assert both.mean.shape[2] == 3
     assert both.spread.mean() < alone.spread[:, :, 1:].mean() - 0.05
     real, _ = render(here, start @ after[24:], intrinsics(HEIGHT, WIDTH), HEIGHT, WIDTH, depth=False)
-    covered = (both.spread[0, 0] < 0.101).numpy().repeat(8, 0).repeat(8, 1).repeat(8, 2)
-    assert 10 * np.log10(255**2 / np.square(shown(codec, both).astype(float) - real)[covered].mean()) > 27
+    trust = (1 - both.spread[0, 0]).numpy()
+    dreamt = (np.abs(trust - LAST_TRUST) < 1e-4).repeat(8, 0).repeat(8, 1).repeat(8, 2)  # by the last frame alone
+    assert dreamt.mean() > 0.05
+    assert 10 * np.log10(255**2 / np.square(shown(codec, both).astype(float) - real)[dreamt].mean()) > 27
+
+
+def test_the_start_image_is_trusted_less_from_further_away(codec, seen):
+    near, far = (guess(codec, seen, held("")), guess(codec, seen, held("w")))
+    assert near.spread[:, :, 1:].max() == pytest.approx(1 - START_TRUST, abs=1e-5)
+    assert (1 - far.spread[0, 0, 1:]).amax((1, 2)).diff().max() < 0
 
 
 def test_in_a_place_that_is_known_the_guess_is_only_looked_at(codec, seen):

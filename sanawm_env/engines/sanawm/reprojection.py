@@ -24,7 +24,9 @@ CELLS = 8  # rows and columns of the depth map per latent cell
 NEAREST = 0.35  # metres, of what a ray can meet
 STEPS = 16  # of a ray, evenly spaced in the square root of inverse depth
 KEY_FRAMES = 4  # rays of every fourth frame are followed, those between move evenly
-TRUST = 0.9  # of a guess: what is dreamt on top of it is expected to be a tenth as large
+# how far a guess is trusted, the rest is dreamt: where the start image shows the place, half as far after so many
+# metres; where the last frame alone does, which is a dream itself
+START_TRUST, START_REACH, LAST_TRUST = 0.9, 3.0, 0.6
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +42,8 @@ class Guess:
 
 
 def reprojection_channels(latent_channels: int) -> int:
-    """Channels that a guess adds to the ray conditions: two sets of latents, what they cover, how near it is."""
-    return 2 * latent_channels + 5 * 4
+    """Channels that a guess adds to the ray conditions: its latents, what is covered, and how near that is."""
+    return latent_channels + 5 * 4
 
 
 class DepthNet(nn.Module):
@@ -149,23 +151,24 @@ class Reprojection(nn.Module):
             colours, seen, near = (torch.stack((part, part)) for part in (colours, seen, near))
         else:
             colours, seen, near = (part.unflatten(0, (2, -1)) for part in (colours, seen, near))
-        from_start = seen[0, ..., None]
-        both = torch.where(from_start, colours[0], colours[1])
-        covered = torch.stack((seen[0] | seen[1], seen[1]))
-        shown = torch.stack((both, colours[1])).flatten(0, 1)
-        latents = _encode(codec, shown, covered.flatten(0, 1)).unflatten(0, (2, -1))
+        # how far to trust each pixel: the start image less, the further the camera has gone from it
+        middle = poses[: len(start), TIME_STRIDE // 2 :: TIME_STRIDE, :3, 3]
+        gone = (middle - origin[:, None, :3, 3]).float().norm(dim=-1)
+        trust = START_TRUST / (1 + gone / START_REACH)  # (B, T)
+        trust = trust.repeat_interleave(TIME_STRIDE, dim=1)[..., None, None]
+        trust = torch.where(seen[0], trust, LAST_TRUST * seen[1].float())
+        mean = _encode(codec, torch.where(seen[0, ..., None], colours[0], colours[1]), trust)
 
-        t, h, w = latents.shape[3:]
+        t, h, w = mean.shape[2:]
         # what is covered, and how near it is, in 2 x 2 parts of every cell
-        parts = torch.stack((seen[0], covered[0], seen[1])).float().movedim(1, 0)  # (B, 3, n, H, W)
+        parts = torch.stack((seen[0].float(), seen[1].float(), trust), dim=1)  # (B, 3, n, H, W)
         parts = F.adaptive_avg_pool3d(parts, (t, 2 * h, 2 * w))
         key = near[:, :, TIME_STRIDE // KEY_FRAMES - 1 :: TIME_STRIDE // KEY_FRAMES].movedim(1, 0)
         parts = torch.cat((parts, F.adaptive_avg_pool2d(key.flatten(1, 2), (2 * h, 2 * w)).unflatten(1, (2, t))), dim=1)
         parts = parts.unflatten(4, (w, 2)).unflatten(3, (h, 2)).permute(0, 1, 4, 6, 2, 3, 5).flatten(1, 3)
-        channels = torch.cat((latents[0] / LATENT_STD, latents[1] / LATENT_STD, parts), dim=1)
-        trusted = F.adaptive_avg_pool3d(covered[0].float()[:, None], (t, h, w))
         lost = ~known[:, None, None, None, None]
-        guess = Guess(channels, latents[0] * lost, 1 - TRUST * trusted * lost)
+        spread = 1 - F.adaptive_avg_pool3d(trust[:, None], (t, h, w)) * lost
+        guess = Guess(torch.cat((mean / LATENT_STD, parts), dim=1), mean * lost, spread)
         return guess if last is not None else _with_start(guess)
 
 
@@ -175,11 +178,12 @@ def _with_start(guess: Guess) -> Guess:
     return Guess(F.pad(guess.channels, (0, 0, 0, 0, 1, 0)), mean, spread)
 
 
-def _encode(codec: PatchPCACodec, frames: Tensor, covered: Tensor) -> Tensor:
-    """Latents (B, c, T, h, w) of frames (B, 8 T, H, W, 3) in 0..1 that are what the codec expects where not covered."""
+def _encode(codec: PatchPCACodec, frames: Tensor, trust: Tensor) -> Tensor:
+    """Latents (B, c, T, h, w) of frames (B, 8 T, H, W, 3) in 0..1 that go over into what the codec expects as the trust
+    in them (B, 8 T, H, W) goes from 1 to 0."""
     size = codec.stride
     tiled = codec.mean.view(8, size, size, 3).repeat(frames.shape[1] // 8, *(n // size for n in frames.shape[2:4]), 1)
-    patches = cut((frames - tiled) * covered[..., None], size)
+    patches = cut((frames - tiled) * trust[..., None], size)
     return (patches @ codec.components.T * codec.scale).permute(0, 4, 1, 2, 3)
 
 
