@@ -1,5 +1,6 @@
 """The official codec against vectors of the upstream streaming decoder (golden/vae)."""
 
+import functools
 import json
 
 import pytest
@@ -53,6 +54,7 @@ def test_whole_decode_equals_upstream(vectors):
         torch.testing.assert_close(vae.decode(vectors["z_raw"]).sample, vectors["whole"], atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_streaming_decode_equals_upstream_chunk_by_chunk(codec, vectors):
     videos, states = stream(codec, vectors["z_norm"], MANIFEST["chunks"])
     convs = [slot["index"] for slot in MANIFEST["slots"] if slot["kind"] == "conv"]
@@ -86,10 +88,23 @@ def test_the_past_matters(codec, vectors):
     assert (expected - forgotten).abs().max() > 0.1
 
 
+@pytest.fixture(scope="module")
+def played(codec):
+    """Of so many latents beyond those that are replayed: latents, two more than were played, and the state."""
+
+    @functools.cache
+    def played(beyond):
+        latents = many(codec, codec.replay_frames + beyond + 2)
+        _, (*_, state) = stream(codec, latents[:, :, :-2], 4)
+        return latents, state
+
+    return played
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("beyond", [-3, 3])
-def test_replaying_the_history_gives_the_same_frames_bit_for_bit(codec, beyond):
-    latents = many(codec, codec.replay_frames + beyond + 2)
-    _, (*_, state) = stream(codec, latents[:, :, :-2], 4)
+def test_replaying_the_history_gives_the_same_frames_bit_for_bit(codec, played, beyond):
+    latents, state = played(beyond)
     assert state.history.shape[2] == min(codec.replay_frames, latents.shape[2] - 2)
     kept, after_kept = codec.decode_video(latents[:, :, -2:], state, first=False)
     light = LTX2State(state.history, None)
@@ -98,14 +113,15 @@ def test_replaying_the_history_gives_the_same_frames_bit_for_bit(codec, beyond):
     assert all(map(torch.equal, after_kept.tails, after_replayed.tails))
 
 
-def test_one_latent_less_is_too_short_a_history(codec):
-    latents = many(codec, codec.replay_frames + 10)
-    _, (*_, state) = stream(codec, latents[:, :, :-2], 4)
+@pytest.mark.slow
+def test_one_latent_less_is_too_short_a_history(codec, played):
+    latents, state = played(3)
     expected, _ = codec.decode_video(latents[:, :, -2:], state, first=False)
     half = LTX2State(state.history[:, :, codec.replay_frames // 2 :], None)
     assert not torch.equal(codec.decode_video(latents[:, :, -2:], half, first=False)[0], expected)
 
 
+@pytest.mark.slow
 def test_decoding_writes_to_nothing_it_was_given_and_can_be_repeated(codec):
     latents = many(codec, 5)
     _, state = codec.decode_video(latents[:, :, :2], None, first=True)
@@ -116,6 +132,7 @@ def test_decoding_writes_to_nothing_it_was_given_and_can_be_repeated(codec):
     assert all(map(torch.equal, state.tails, copies))
 
 
+@pytest.mark.slow
 def test_a_batch_is_its_episodes(codec):
     latents = many(codec, 3, batch=2)
     together, _ = codec.decode_video(latents, None, first=True)

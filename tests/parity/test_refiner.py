@@ -51,6 +51,7 @@ def by_blocks(refiner, latents, text, mask):
     return out, states
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rope_type", ["interleaved", "split"])
 @pytest.mark.parametrize("kv_max_frames", [11, 5])
 def test_every_block_equals_the_pipeline_over_the_whole_clip(kv_max_frames, rope_type):
