@@ -8,10 +8,23 @@ os.environ["COLUMNS"] = "300"
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol():
+    """Commands that set how many threads torch takes leave it so: each test begins with as many as the first."""
+    before = torch.get_num_threads()
+    try:
+        return (yield)
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
+
 
 LONGEST = "test_cli", "test_collect", "test_gpu_check", "test_kernels_triton", "test_play", "test_training"
 

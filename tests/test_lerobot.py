@@ -33,7 +33,7 @@ from tests.datasets import collect, rewards, say, small_world
 
 CHUNKS = (2, 1, 3)
 FRAMES = [25 + 24 * (n - 1) for n in CHUNKS]
-LIMITS = {"data_file_mb": 0.006, "video_file_mb": 0.05, "files_per_chunk": 2}  # about one episode to a file
+LIMITS = {"data_file_mb": 0.006, "video_file_mb": 0.045, "files_per_chunk": 2}  # about one episode to a file
 NUMBERS = Path(__file__).parents[1] / "benchmarks" / "results" / "lerobot_readback.json"
 
 
