@@ -157,9 +157,12 @@ class Reprojection(nn.Module):
         trust = START_TRUST / (1 + gone / START_REACH)  # (B, T)
         trust = trust.repeat_interleave(TIME_STRIDE, dim=1)[..., None, None]
         trust = torch.where(seen[0], trust, LAST_TRUST * seen[1].float())
-        mean = _encode(codec, torch.where(seen[0, ..., None], colours[0], colours[1]), trust)
+        # what neither picture shows is as far away as can be, and beyond their borders what is at the border
+        latents = _encode(codec, torch.where(seen[0, ..., None], colours[0], colours[1]))
+        t, h, w = latents.shape[2:]
+        trusted = F.adaptive_avg_pool3d(trust[:, None], (t, h, w))
+        mean = trusted * latents
 
-        t, h, w = mean.shape[2:]
         # what is covered, and how near it is, in 2 x 2 parts of every cell
         parts = torch.stack((seen[0].float(), seen[1].float(), trust), dim=1)  # (B, 3, n, H, W)
         parts = F.adaptive_avg_pool3d(parts, (t, 2 * h, 2 * w))
@@ -167,8 +170,7 @@ class Reprojection(nn.Module):
         parts = torch.cat((parts, F.adaptive_avg_pool2d(key.flatten(1, 2), (2 * h, 2 * w)).unflatten(1, (2, t))), dim=1)
         parts = parts.unflatten(4, (w, 2)).unflatten(3, (h, 2)).permute(0, 1, 4, 6, 2, 3, 5).flatten(1, 3)
         lost = ~known[:, None, None, None, None]
-        spread = 1 - F.adaptive_avg_pool3d(trust[:, None], (t, h, w)) * lost
-        guess = Guess(torch.cat((mean / LATENT_STD, parts), dim=1), mean * lost, spread)
+        guess = Guess(torch.cat((mean / LATENT_STD, parts), dim=1), mean * lost, 1 - trusted * lost)
         return guess if last is not None else _with_start(guess)
 
 
@@ -178,12 +180,9 @@ def _with_start(guess: Guess) -> Guess:
     return Guess(F.pad(guess.channels, (0, 0, 0, 0, 1, 0)), mean, spread)
 
 
-def _encode(codec: PatchPCACodec, frames: Tensor, trust: Tensor) -> Tensor:
-    """Latents (B, c, T, h, w) of frames (B, 8 T, H, W, 3) in 0..1 that go over into what the codec expects as the trust
-    in them (B, 8 T, H, W) goes from 1 to 0."""
-    size = codec.stride
-    tiled = codec.mean.view(8, size, size, 3).repeat(frames.shape[1] // 8, *(n // size for n in frames.shape[2:4]), 1)
-    patches = cut((frames - tiled) * trust[..., None], size)
+def _encode(codec: PatchPCACodec, frames: Tensor) -> Tensor:
+    """Latents (B, c, T, h, w) of frames (B, 8 T, H, W, 3) in 0..1 that do not open a clip."""
+    patches = cut(frames, codec.stride) - codec.mean
     return (patches @ codec.components.T * codec.scale).permute(0, 4, 1, 2, 3)
 
 
