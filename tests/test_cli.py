@@ -234,7 +234,8 @@ def test_a_world_of_random_weights_can_be_written_and_timed(tmp_path):
         assert report["state"]["bytes_of_8_forks"] == report["state"]["bytes"] > report["state"]["bytes_without_tails"]
         assert report["measured_peak"] > 0 and report["predicted"]["peak"] > report["state"]["bytes"]
     numbers = tmp_path / "bench.json"
-    sanawm("bench", "--world", tmp_path / "world", "--batches", "1", "--repeats", 1, "--json", numbers)
+    sanawm("bench", "--world", tmp_path / "world", "--threads", 1, "--batches", "1", "--repeats", 1,
+           "--json", numbers)  # fmt: skip
     report = json.loads(numbers.read_text())
     assert list(report["batch"]) == ["1"]
     assert report["batch"]["1"]["predicted_bytes"] > report["state_bytes"] > 0
