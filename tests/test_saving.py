@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sanawm_env.world import saving
 from sanawm_env.world.saving import only_writer, replacing, replacing_files, replacing_folder
 from tests.syntax import parse
 
@@ -152,6 +153,27 @@ def test_what_is_no_regular_file_is_never_replaced(tmp_path):
         part.touch()
         os.mkfifo(tmp_path / "later")
     assert names(tmp_path) == ["fifo", "file", "folder", "later", "to_device"]
+
+
+def test_a_writer_that_is_just_beginning_is_left_alone(tmp_path, monkeypatch):
+    """Its folder is there and its lock is not yet: who clears up after others has looked a moment too early."""
+    other = saving._work_folder(tmp_path / "x", "2")
+    looks = []
+
+    def is_work(folder):
+        if folder == other:
+            looks.append(folder)
+            return len(looks) == 1
+        return original(folder)
+
+    original = saving._is_work
+    other.mkdir()
+    (other / "x").write_text("being written")
+    monkeypatch.setattr(saving, "_is_work", is_work)
+    with replacing(tmp_path / "x") as part:
+        part.write_text("mine")
+    assert len(looks) == 2
+    assert (other / "x").read_text() == "being written" and (tmp_path / "x").read_text() == "mine"
 
 
 def test_threads_and_processes_that_save_to_one_place_each_write_a_whole_one(tmp_path):

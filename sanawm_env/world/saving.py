@@ -328,10 +328,11 @@ class _Work:
 
     @classmethod
     def _of(cls, folder: Path) -> Self:
-        """That of a writer who is gone. Raises Timeout where it lives."""
+        """That of a writer who is gone. Raises Timeout where it lives, or is just beginning or ending."""
         work = cls.__new__(cls)
         work.folder = folder
-        work._take()
+        if not work._take():
+            raise Timeout(str(folder))
         return work
 
     def _take(self) -> bool:
