@@ -263,7 +263,7 @@ ORDER = (
     "test_ablation",
 )
 """What is in PARTS, and files of tests; by what matters most, for time may run out."""
-TINY_ORDER = ("versions", "rounding", "full 1", "full checks", "full graphs", "test_kernels")
+TINY_ORDER = ("versions", "rounding", "full 1", "full checks", "full graphs", "test_files")
 
 
 # --- running them ---

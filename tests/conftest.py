@@ -1,6 +1,6 @@
 """Where there is no GPU, Triton kernels run in Triton's interpreter: decided before triton is first imported. Where
 tests run side by side, torch has one thread in each process. Tables are as wide as they need, whatever the terminal.
-The longest files begin first, so that none of them is left for the end."""
+The longest files begin first, by what they take, so that what is left for the end is short."""
 
 import os
 
@@ -26,8 +26,15 @@ def pytest_runtest_protocol():
             torch.set_num_threads(before)
 
 
-LONGEST = "test_cli", "test_collect", "test_gpu_check", "test_kernels_triton", "test_play", "test_training"
+LONGEST = (
+    "test_cli", "test_gpu_check", "test_collect", "test_kernels_triton", "test_play", "test_training", "test_streaming",
+    "test_ablation", "test_saved", "test_env", "test_tasks", "test_nano", "test_memory", "test_world_triton",
+    "test_rooms", "test_isolation", "test_house", "test_dit", "test_bars", "test_evaluate", "test_fetch",
+    "test_integrations", "test_doctor", "test_agents", "test_readme", "test_probes", "test_collect_ray", "test_render",
+    "test_vector", "test_session", "test_lerobot", "test_world", "test_recording", "test_train_ppo", "test_dataset",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.stem not in LONGEST)
+    rank = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))

@@ -36,7 +36,7 @@ def test_every_part_runs_at_toy_sizes(tmp_path):
     assert all(row["difference"] < 1e-2 and row["floor_ms"] > 0 for row in measured["rows"].values())
     assert {row["wanted"] for row in done["full 1"]["rows"]} >= {">= 8", "<= 1.3"}
     assert done["full checks"]["numbers"]["repeats_bit_for_bit"]
-    assert "passed, 0 failed" in done["test_kernels"]["rows"][0]["measured"]
+    assert "passed, 0 failed" in done["test_files"]["rows"][0]["measured"]
 
 
 def test_rounding_is_looked_at_in_every_precision(tmp_path):
