@@ -20,6 +20,8 @@ from sanawm_env.world.world import World
 from tests.test_kernels_fla import DEVICE, EXACT, difference, let_fla_run, needs_kernels
 from tests.worlds import TINY, drive, picture, write_tiny_world
 
+pytestmark = pytest.mark.slow  # the libraries that it compares with take seconds to import
+
 TOKENS = replace(TINY, network=replace(TINY.network, mixer="token"), sampler=SamplerConfig(timesteps=(1000,)))
 WIDTH, HEADS, TAPS = TINY.network.hidden_size, 2, 4
 

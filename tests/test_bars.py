@@ -54,6 +54,7 @@ def test_a_bar_is_met_from_its_bound_on():
     assert judged["known places, chunk 8, 64 x 96"]["met"] is None
 
 
+@pytest.mark.slow
 def test_noise_is_told_from_pictures_and_pictures_are_not_told_from_themselves():
     rng = np.random.default_rng(0)
     smooth = rng.integers(0, 256, (8, 4, 4, 6, 3)).repeat(8, 2).repeat(8, 3)

@@ -104,6 +104,7 @@ def test_a_rollout_follows_a_trajectory_or_a_twist(tiny, image, tmp_path):
     assert path[-1, 2, 3] == pytest.approx(0.4 * 3)
 
 
+@pytest.mark.slow
 def test_a_rollout_says_what_is_wrong_before_any_work(tiny, image, tmp_path, capsys):
     out = tmp_path / "out"
     base = ("rollout", "--world", tiny, "--out", out)

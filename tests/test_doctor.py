@@ -91,6 +91,7 @@ def test_the_page_of_the_official_weights_says_what_is_predicted(monkeypatch, tm
         tyro.cli(Command, prog="sanawm", args=line.split()[1:])
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_says_by_how_much(capsys):
     shown = doctor(capsys, "--memory-gb", "0.5")
     assert "GB short" in shown

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from sanawm_env.kernels.inputs import Grid
 from sanawm_env.kernels.reference import forward_states, frame_gated_delta_rule, key_conv
 
+pytestmark = pytest.mark.slow  # the libraries that it compares with take seconds to import
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 EXACT = 1e-6 if DEVICE == "cpu" else 5e-3  # a GPU multiplies matrices and convolves in tf32

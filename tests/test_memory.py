@@ -184,6 +184,7 @@ def test_encoders_count_where_prompts_are_encoded_on_the_spot():
     assert memory.weight_bytes(memory._refiner_encoder(None)["encoder"], None) == pytest.approx(24e9, rel=0.03)
 
 
+@pytest.mark.slow
 def test_the_official_sizes_add_up():
     """dit.md 14: 1,015,840,000 bytes of state, 5.32 GB of weights; codec_text_refiner.md a.5, d.2."""
     config = world_config("streaming", SanaWMConfig(), 704, 1280)

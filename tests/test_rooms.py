@@ -69,6 +69,7 @@ def ahead(metres: float, frames: int = 24) -> np.ndarray:
 # --- pictures ---
 
 
+@pytest.mark.slow
 def test_every_picture_is_the_renderers_at_any_size():
     world = World.load("rooms", height=30, width=50, supersample=3)
     scene = world.scene(world.starts[0], fov_deg=90)
@@ -426,6 +427,7 @@ def test_goals_behind_walls_are_not_set(solid):
 # --- scenes without end ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", ["rooms", "nano"])
 def test_every_episode_begins_in_another_room(world):
     """For worlds that know where it was taken and for those that have the picture alone."""
@@ -445,6 +447,7 @@ def test_every_episode_begins_in_another_room(world):
     assert env.scene.key == again
 
 
+@pytest.mark.slow
 def test_the_splits_share_no_room():
     rooms = {split: [DrawnScenes.named(f"rooms:{split}").start(i, SMALL) for i in range(3)] for split in SPLITS}
     pictures = [start.image.tobytes() for starts in rooms.values() for start in starts]
@@ -455,6 +458,7 @@ def test_the_splits_share_no_room():
         SanaWMEnv("rooms", scenes="rooms:train", **SIZE).reset(options={"fov_deg": 60})
 
 
+@pytest.mark.slow
 def test_vector_environments_and_configurations_take_them():
     envs = gym.make_vec("sanawm_env:SanaWM/Explore-v0", num_envs=3, world="rooms", scenes="rooms:train", **SIZE)
     envs.reset(seed=0)

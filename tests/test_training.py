@@ -162,6 +162,7 @@ def test_v_target_and_data_from_v_are_inverse():
         torch.testing.assert_close(data_from_v(x, v_target(data, noise, level), level), data)
 
 
+@pytest.mark.slow
 def test_clips_of_another_codec_are_refused(clips, tmp_path):
     codec = PatchPCACodec.load(CODEC)
     codec.scale.mul_(2)
@@ -170,6 +171,7 @@ def test_clips_of_another_codec_are_refused(clips, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_asking_for_more_clips_completes_the_last_shard(tmp_path):
     codec = PatchPCACodec.load(CODEC)
     for count in (1, 2):

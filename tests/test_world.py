@@ -374,6 +374,7 @@ def test_a_world_is_a_name_or_a_folder(name):
         World.load(name)
 
 
+@pytest.mark.slow
 def test_an_unloaded_world_says_so_and_its_states_go_on_in_the_same_world_loaded_again(tmp_path):
     folder = write_tiny_world(tmp_path / "w")
     world = World.load(folder)
