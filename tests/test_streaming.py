@@ -142,9 +142,11 @@ def two_prompts(hub):
 
 
 @pytest.mark.slow
-def test_a_prompt_changed_in_mid_episode_is_what_follows(world, scene, two_prompts):
+def test_a_prompt_changed_in_mid_episode_is_what_follows(world, scene, two_prompts, monkeypatch):
     state, _ = drive(world, world.begin(scene), FORWARD)
-    rain = world.with_prompt(state, " rain\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(world.engine, "encode_image", lambda image: pytest.fail("the picture is encoded already"))
+        rain = world.with_prompt(state, " rain\n")
     assert (rain.slots[0].scene.prompt, state.slots[0].scene.prompt) == ("rain", "a quiet street")
     assert rain.slots[0].memory is state.slots[0].memory
     _, (wet,) = drive(world, rain, FORWARD)

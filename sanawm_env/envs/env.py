@@ -160,8 +160,7 @@ class SanaWMEnv(gym.Env):
         move = Move(self, after)
         obs, info = move.seen
         move.go()
-        reward, terminated, truncated = (float(transition.rewards[0]), *self._ended(after))
-        return obs, reward, terminated, truncated, info
+        return obs, float(transition.rewards[0]), bool(transition.terminated[0]), bool(transition.truncated[0]), info
 
     def render(self) -> np.ndarray | list[np.ndarray] | None:  # ty: ignore[incompatible-method-override]  Gymnasium's is of any type
         """The last frame (H, W, 3) uint8 or the list of the last step's frames, by `render_mode`; at full size."""
@@ -285,8 +284,7 @@ class SanaWMEnv(gym.Env):
         if self.config.snapshots == "latents":
             now = replace(now, state=self.world.without_caches(now.state))
         rng = json.dumps(self.np_random.bit_generator.state, default=np.ndarray.tolist)
-        kept = {field.name: getattr(now, field.name) for field in fields(Episode)}
-        snapshot = Snapshot(**kept, action_mode=self.action_mode, rng=rng)
+        snapshot = Snapshot.of(now, self.action_mode, rng)
         return snapshot if device is None else snapshot.to(usable_device(device))
 
     def restore(self, snapshot: Snapshot, reseed: int | None = None) -> tuple[Observation, dict[str, Any]]:
@@ -537,8 +535,7 @@ def stepped(
     the slot where there are several, before a reset and after an episode's end; else errors as `Simulator.step`."""
     for number, env in zip(range(len(envs)) if numbers is None else numbers, envs, strict=True):
         try:
-            if any(env._ended(env._now("step"))):  # by its own limits
-                raise EpisodeOver("The episode is over: call reset (or restore a snapshot) before the next step.")
+            env.simulator.check_open(env._now("step"))  # by its own limits
         except (EpisodeOver, ResetNeeded) as error:
             raise ResetNeeded(str(error) if numbers is None else f"Slot {number}: {error}") from None
     after, transition = simulator.step([env.episode for env in envs], actions, one_by_one, numbers)

@@ -141,6 +141,12 @@ class Snapshot(Episode):
     action_mode: str = "twist"
     rng: str | None = None
 
+    @classmethod
+    def of(cls, episode: Episode, action_mode: str, rng: str | None = None) -> Self:
+        """An episode, kept."""
+        kept = {field.name: getattr(episode, field.name) for field in fields(Episode)}
+        return cls(**kept, action_mode=action_mode, rng=rng)
+
     @property
     def episode(self) -> Episode:
         """The episode alone."""

@@ -164,8 +164,7 @@ class Simulator:
 
     def plan(self, episode: Episode, action: Any) -> Planned:
         """Where an action leads; the errors of `step`."""
-        if self.ended(episode):
-            raise EpisodeOver("The episode is over: call reset (or restore a snapshot) before the next step.")
+        self.check_open(episode)
         action = self.controller.read(action)
         controller_state, poses = self.controller.move(episode.controller_state, episode.slot.c2w, action)
         state = episode.state
@@ -176,6 +175,11 @@ class Simulator:
     def ended(self, episode: Episode) -> bool:
         """Whether an episode is terminated or truncated."""
         return episode.terminated or self.truncated(episode)
+
+    def check_open(self, episode: Episode) -> None:
+        """EpisodeOver for one that has ended."""
+        if self.ended(episode):
+            raise EpisodeOver("The episode is over: call reset (or restore a snapshot) before the next step.")
 
     def truncated(self, episode: Episode) -> bool:
         """Whether an episode has come to its limits."""

@@ -18,7 +18,7 @@ import threading
 import weakref
 from collections.abc import Collection, Generator, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
@@ -385,8 +385,7 @@ class Session:
             tree.next_id, None if parent is None else parent.id, branch, scene, episode.slot.chunk, episode.slot.seed,
             c2w, thumbnail(episode.slot.frame.cpu().numpy()), parts, keys,
         )  # fmt: skip
-        kept = {field.name: getattr(episode, field.name) for field in fields(Episode)}
-        self._store.put(node.id, Snapshot(**kept, action_mode="poses"))
+        self._store.put(node.id, Snapshot.of(episode, "poses"))
         try:
             self._become(tree.add(node), set() if instead_of is None else {instead_of.id})
         except BaseException:

@@ -139,6 +139,10 @@ class Engine(Protocol):
         """Start images that come with the engine, for worlds without files."""
         return ()
 
+    def with_prompt(self, scene: Scene, prompt: str) -> Any:
+        """The conditions of a scene with another prompt."""
+        return self.encode(scene.image, prompt, scene.anchor)
+
     def with_conditions(self, memory: Any, conditions: Any) -> Any:
         """The memory of one episode once other conditions (another prompt) hold."""
         return memory

@@ -92,7 +92,11 @@ def find_world(name: str | os.PathLike) -> Path | WorldConfig:
 def config_of(name: str | os.PathLike) -> WorldConfig:
     """The configuration of a world, which is not loaded. Raises as `world_folder`; ValueError for files that are
     none."""
-    source = find_world(name)
+    return config_at(find_world(name))
+
+
+def config_at(source: Path | WorldConfig) -> WorldConfig:
+    """The configuration of what `find_world` has found; ValueError for files that are none."""
     return source if isinstance(source, WorldConfig) else read_config(source / CONFIG)
 
 

@@ -25,9 +25,9 @@ from sanawm_env.camera.trajectory import check_trajectory
 from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.engine import Engine, LoadOptions, engine_type, make_options, read_config
+from sanawm_env.world.engine import Chunk, Engine, LoadOptions, engine_type, make_options
 from sanawm_env.world.files import brief, check_prompt
-from sanawm_env.world.folders import config_of, files_of, find_world, recorded_sha256
+from sanawm_env.world.folders import config_at, files_of, find_world, recorded_sha256
 from sanawm_env.world.images import ImageSource, fit_image, load_image, read_anchor
 from sanawm_env.world.intrinsics import Intrinsics, choose_intrinsics
 from sanawm_env.world.isolation import isolated, run_isolated
@@ -102,9 +102,10 @@ class World:
         Raises ValueError for an unknown name (naming the known ones), files that do not fit, or a device that is not
         there; TypeError for options that the engine does not take; FileNotFoundError for missing weights.
         """
-        source, config = find_world(name), config_of(name)
+        source = find_world(name)
+        config = config_at(source)
         wanted = make_options(engine_type(config.engine).options_type, config.name, options)
-        return _loaded(source, usable_device(device), wanted)
+        return _loaded(source, config, usable_device(device), wanted)
 
     def unload(self) -> None:
         """Give the memory of its weights back. Whoever holds this world cannot use it any more (RuntimeError in one
@@ -163,6 +164,11 @@ class World:
         if anchor is not None and not self.config.knows(anchor.place):
             name, places = self.config.name, self.config.known_places
             raise ValueError(f"The {name} world does not know the place {anchor.place!r}; it knows {places}.")
+        if anchor is None and "images" not in self.engine.capabilities:
+            raise ValueError(
+                f"The {self.config.name} world begins at an anchor: give a PNG that carries one, or "
+                f"anchor=Anchor(place, c2w), of {self.config.known_places}."
+            )
         prompt = check_prompt(prompt)
         picture = load_image(image)
         chosen, source = choose_intrinsics(picture, self.config, intrinsics, fov_deg)
@@ -240,7 +246,9 @@ class World:
             batches.setdefault(_layout(slot), []).append(i)
         slots: list[Slot] = list(state.slots)
         places = {i: (row, len(batch)) for batch in batches.values() for row, i in enumerate(batch)}
-        order, chunks, ends = [], [], poses[:, -1]
+        chunks: list[Chunk] = []
+        own: dict[int, Chunk] = {}  # of each slot, that in which it ran
+        ends = poses[:, -1]
         ends.setflags(write=False)
         for batch in batches.values():
             members = [state.slots[i] for i in batch]
@@ -257,14 +265,14 @@ class World:
                     latents=None if chunk.latents is None else chunk.latents[row : row + 1].clone(),
                     memory=_own_row(chunk.memory, row, memory, state.slots[i].memory),
                 )
-            order += batch
+                own[i] = chunk
             chunks.append(chunk)
         poses.setflags(write=False)  # states and clips share it
         frames, latents = chunks[0].frames, chunks[0].latents
         if len(chunks) > 1:
-            back = np.argsort(order).tolist()  # from the order of the batches to that of the slots
-            frames = torch.cat([chunk.frames for chunk in chunks])[back]
-            latents = None if latents is None else torch.cat([chunk.latents for chunk in chunks])[back]
+            frames = torch.stack([own[i].frames[places[i][0]] for i in range(len(slots))])
+            shown = [slot.latents for slot in slots if slot.latents is not None]  # of all or of none
+            latents = torch.cat(shown) if shown else None
         clip = Clip(frames, poses, latents, tuple(places[i] for i in range(len(slots))))
         return replace(state, slots=tuple(slots)), clip
 
@@ -289,9 +297,7 @@ class World:
         old = slot.scene
         if prompt == old.prompt:
             return slot
-        conditions = tree.map_tensors(
-            lambda t: t.to(slot.frame.device), self.engine.encode(old.image, prompt, old.anchor)
-        )
+        conditions = tree.map_tensors(lambda t: t.to(slot.frame.device), self.engine.with_prompt(old, prompt))
         key = _scene_key(old.image, old.intrinsics, prompt, old.anchor)
         scene = replace(old, key=key, conditions=conditions, prompt=prompt)
         memory = None if slot.memory is None else self.engine.with_conditions(slot.memory, conditions)
@@ -374,7 +380,7 @@ _loading: dict[Any, Lock] = {}
 _register = Lock()
 
 
-def _loaded(source: Path | WorldConfig, device: torch.device, options: LoadOptions) -> World:
+def _loaded(source: Path | WorldConfig, config: WorldConfig, device: torch.device, options: LoadOptions) -> World:
     """The one world of these files; the last `WORLDS_KEPT` are kept even if nobody else does. Others can be found and
     loaded while one is being loaded."""
     key = source, device, options, () if isinstance(source, WorldConfig) else files_of(source)
@@ -385,7 +391,7 @@ def _loaded(source: Path | WorldConfig, device: torch.device, options: LoadOptio
             world = _worlds.get(key)
         if world is None:
             _check_process(device)
-            world = run_isolated(lambda: _load(source, device, options), options.threads)
+            world = run_isolated(lambda: _load(source, config, device, options), options.threads)
         with _register.held():
             _worlds[key] = _kept[key] = world
             _kept.move_to_end(key)
@@ -403,25 +409,24 @@ def _check_process(device: torch.device) -> None:
         )
 
 
-def _load(source: Path | WorldConfig, device: torch.device, options: LoadOptions) -> World:
-    if isinstance(source, WorldConfig):
-        engine = engine_type(source.engine).load(None, source, device, options)
-        digest = hashlib.sha256(source.to_json().encode() + engine.identity())
+def _load(source: Path | WorldConfig, config: WorldConfig, device: torch.device, options: LoadOptions) -> World:
+    folder = source if isinstance(source, Path) else None
+    engine = engine_type(config.engine).load(folder, config, device, options)
+    if folder is None:
+        digest = hashlib.sha256(config.to_json().encode() + engine.identity())
         return World(engine, digest.hexdigest(), engine.starts(), options)
-    config = read_config(source / "config.json")
-    engine = engine_type(config.engine).load(source, config, device, options)
     digest = hashlib.sha256()
-    digest.update((source / "config.json").name.encode())
-    digest.update((source / "config.json").read_bytes())
-    recorded = recorded_sha256(source)  # official weights are hashed once, when they are converted
+    digest.update((folder / "config.json").name.encode())
+    digest.update((folder / "config.json").read_bytes())
+    recorded = recorded_sha256(folder)  # official weights are hashed once, when they are converted
     if recorded is not None:
         digest.update(recorded.encode())
     else:
-        for path in sorted(source.glob("*.safetensors")):
+        for path in sorted(folder.glob("*.safetensors")):
             digest.update(path.name.encode())
             digest.update(path.read_bytes())
     digest.update(engine.identity())
-    return World(engine, digest.hexdigest(), sorted((source / "starts").glob("*.png")), options)
+    return World(engine, digest.hexdigest(), sorted((folder / "starts").glob("*.png")), options)
 
 
 @isolated

@@ -131,11 +131,7 @@ class RoomsEngine(Engine):
 
     def start_image(self, image: np.ndarray, intrinsics: np.ndarray, anchor: Anchor | None) -> np.ndarray:
         """What is seen at the anchor, whatever the given picture is."""
-        if anchor is None:
-            raise ValueError(
-                f"The {self.config.name} world begins at an anchor: give a PNG that carries one, or "
-                f"anchor=Anchor(place, c2w), of {PLACE_NAMES}."
-            )
+        anchor = cast(Anchor, anchor)  # `World.scene` asks for one
         return self._see(anchor.place, anchor.c2w[None], intrinsics)[0]
 
     def encode(self, image: np.ndarray, prompt: str, anchor: Anchor | None) -> None:
@@ -149,7 +145,7 @@ class RoomsEngine(Engine):
     def advance(self, slots: Sequence[Slot], memory: None, poses: Tensor) -> Chunk:
         c2w, frames = poses.numpy().copy(), []
         for slot, path in zip(slots, c2w, strict=True):
-            anchor = cast(Anchor, slot.scene.anchor)  # which `start_image` has asked for
+            anchor = cast(Anchor, slot.scene.anchor)  # which `World.scene` has asked for
             to_place = anchor.c2w @ np.linalg.inv(slot.origin)
             if self.options.collisions:
                 held = held_clear(place(anchor.place), (to_place @ slot.c2w)[:3, 3], (to_place @ path)[:, :3, 3])

@@ -270,6 +270,11 @@ class SanaEngine(Engine):
         new = latents[:, :, int(slots[0].first) :]
         return Chunk(frames, SanaMemory(network, decoder, refiner), new)
 
+    def with_prompt(self, scene: Scene, prompt: str) -> SanaConditions:
+        """The picture stays encoded."""
+        words = self.encode_prompt(prompt, scene.anchor)
+        return replace(scene.conditions, text=words.text, text_mask=words.text_mask, refiner_text=words.refiner)
+
     def with_conditions(self, memory: SanaMemory, conditions: SanaConditions) -> SanaMemory:
         if memory.refiner is None or conditions.refiner_text is None:
             return memory
