@@ -51,7 +51,7 @@ class SanaWMEnv(gym.Env):
         scenes: start images: a path, a folder of images, or a list of paths; None for the world's own. "rooms:train"
             and "rooms:test" are furnished rooms without end, another one in each episode; no room is in both.
         obs_mode: "dict", "rgb", "stack", "chunk" or "latent", see `observations.Observer`.
-        action_mode: "twist", "keys", "discrete" or "poses", see `actions`.
+        action_mode: "twist", "keys", "discrete" or "poses", see `simulation.controllers`.
         max_episode_chunks: steps until `truncated`. The environment counts itself, and a snapshot carries the count; a
             TimeLimit around it (`max_episode_steps` of `gymnasium.make`) can only cut episodes shorter, and its count
             is restored by `wrappers.Snapshottable` alone.
@@ -228,7 +228,7 @@ class SanaWMEnv(gym.Env):
 
     @property
     def action_mode(self) -> str:
-        """What an action means, see `actions`; as it was made."""
+        """What an action means, see `simulation.controllers`; as it was made."""
         return self.config.action_mode
 
     @property

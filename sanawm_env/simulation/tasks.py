@@ -59,7 +59,7 @@ class Task:
     """No task: reward 0.0, never terminated. The base of the others.
 
     States are trees of tuples, arrays, tensors, numbers and frozen dataclasses (of one's own: name them to
-    `Episode.load`).
+    `Snapshot.load`).
     """
 
     state_type: ClassVar[type] = type(None)  # of what it remembers

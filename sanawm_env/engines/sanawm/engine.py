@@ -258,8 +258,7 @@ class SanaEngine(Engine):
         """ValueError for a prompt the model cannot take."""
         if self.prompts is not None:
             return self.prompts.features(prompt, self.device)
-        if prompt:
-            raise ValueError(f"The {self.config.name} world has no text encoder; leave the prompt empty.")
+        super().check_prompt(prompt)
         place = None if anchor is None else anchor.place
         token = place_token(self.config.places, place, self.config.network.caption_channels)[None]
         return PromptFeatures(token.to(self.device))
