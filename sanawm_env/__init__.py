@@ -1,8 +1,9 @@
 """sanawm-env: a Gymnasium environment whose physics is a learned world model.
 
 Importing this registers `SanaWM/Explore-v0` and its sisters PointNav, ImageNav, FollowPath and Walk (without a task),
-and ExplorePixels for tools that take nothing but an id, and loads neither torch nor weights; `EnvConfig`, `SanaWMEnv`,
-`SanaWMVectorEnv`, `Simulator`, `Snapshot` and `World` are imported when they are first used.
+ExplorePixels for tools that take nothing but an id, and Remote for environments of a server, and loads neither torch
+nor weights; `EnvConfig`, `SanaWMEnv`, `SanaWMVectorEnv`, `Simulator`, `Snapshot` and `World` are imported when they are
+first used.
 """
 
 import importlib
@@ -37,6 +38,11 @@ for _name, _kwargs in _SETTINGS.items():
         vector_entry_point="sanawm_env.envs.vector:SanaWMVectorEnv",
         kwargs=_kwargs,
     )
+gymnasium.register(
+    "SanaWM/Remote-v0",
+    entry_point="sanawm_env.serving.remote:RemoteEnv",
+    vector_entry_point="sanawm_env.serving.remote:RemoteVectorEnv",
+)
 
 
 def __getattr__(name: str) -> Any:

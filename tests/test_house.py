@@ -25,7 +25,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FLOORS = {
     "__main__": 8, "benchmarks": 8,
     "cli": 7, "examples": 7,
-    "agents": 6,
+    "agents": 6, "serving": 6,
     "recording": 5, "viewer": 5, "integrations": 5,
     "envs": 4,
     "simulation": 3, "engines": 3,
@@ -37,6 +37,7 @@ ENGINES = {"sanawm_env.engines"}
 # What a room must know nothing of, besides the rooms above it.
 UNKNOWN = {
     "agents": ENGINES,
+    "serving": ENGINES | {"torch"},
     "recording": ENGINES | {"torch"},
     "viewer": ENGINES,
     "integrations": ENGINES,
@@ -337,6 +338,11 @@ OF_EXTRAS = {
     "sanawm_env.kernels.triton_ffn": "triton",
     "sanawm_env.kernels.triton_gdn": "triton",
     "sanawm_env.kernels.triton_window": "triton",
+    "sanawm_env.serving.app": "fastapi",
+    "sanawm_env.serving.connection": "websockets",
+    "sanawm_env.serving.metrics": "prometheus_client",
+    "sanawm_env.serving.server": "uvicorn",
+    "sanawm_env.serving.wire": "msgpack",
     "sanawm_env.viewer.page": "websockets",
 }
 

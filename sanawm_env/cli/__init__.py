@@ -27,6 +27,7 @@ from sanawm_env.cli.precision import Precision
 from sanawm_env.cli.render import Render
 from sanawm_env.cli.replay import Replay
 from sanawm_env.cli.rollout import Rollout
+from sanawm_env.cli.serve import Serve
 from sanawm_env.cli.study import Study
 from sanawm_env.cli.train import Train
 from sanawm_env.world.signals import exit_status, interrupting
@@ -36,6 +37,7 @@ COMMANDS = {
     "rollout": Rollout,
     "render": Render,
     "play": Play,
+    "serve": Serve,
     "evaluate": Evaluate,
     "study": Study,
     "bench": Bench,

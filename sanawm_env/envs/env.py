@@ -315,7 +315,7 @@ class SanaWMEnv(gym.Env):
         self.check_snapshot(snapshot)
         rng = None
         if snapshot.rng is not None:
-            rng = _generator(snapshot.rng)
+            rng = read_generator(snapshot.rng)
         elif reseed is None:
             rng = copy.deepcopy(self.np_random)
             reseed = int(rng.integers(MAX_SEED))
@@ -563,7 +563,7 @@ def _reset_seed(seed: int) -> int:
     return int(seed)
 
 
-def _generator(state: str) -> np.random.Generator:
+def read_generator(state: str) -> np.random.Generator:
     """The random generator that a snapshot holds; ValueError for what is none."""
     try:
         state = json.loads(state)

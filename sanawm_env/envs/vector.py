@@ -6,7 +6,7 @@ its random generator), so it has the seeds, the snapshots and the rules of the s
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
@@ -14,7 +14,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, iterate
 
-from sanawm_env.envs.env import KEYWORDS, Move, SanaWMEnv, begun, reset_options, stepped
+from sanawm_env.envs.env import Move, SanaWMEnv, begun, reset_options, stepped
 from sanawm_env.envs.making import check_keywords, described, keywords, load_options
 from sanawm_env.envs.observations import Observation
 from sanawm_env.simulation.controllers import host
@@ -49,6 +49,9 @@ class SanaWMVectorEnv(VectorEnv):
     `call`, `get_attr`, `set_attr`, `np_random` and `np_random_seed` are those of `gymnasium.vector.SyncVectorEnv`.
     """
 
+    slot_type: ClassVar[type[SanaWMEnv]] = SanaWMEnv
+    """What its slots are."""
+
     def __init__(
         self,
         num_envs: int = 1,
@@ -58,10 +61,9 @@ class SanaWMVectorEnv(VectorEnv):
         max_episode_steps: int | None = None,
         **settings: Any,
     ):
-        own = keywords(SanaWMVectorEnv.__init__)
-        check_keywords(
-            "SanaWMVectorEnv.__init__", settings, (*own, *KEYWORDS), load_options(settings.get("world", "nano"))
-        )
+        known = keywords(SanaWMVectorEnv.__init__) + keywords(self.slot_type.__init__)
+        of_world = load_options(settings.get("world", "nano")) if "world" in known else ()
+        check_keywords(f"{type(self).__name__}.__init__", settings, known, of_world)
         self.num_envs, self.batch_invariant = check_count("num_envs", num_envs, 1, MOST_ENVS), batch_invariant
         if not isinstance(batch_invariant, bool | np.bool_):
             raise ValueError(f"batch_invariant must be True or False, got {brief(batch_invariant)}.")
@@ -70,7 +72,7 @@ class SanaWMVectorEnv(VectorEnv):
             steps = check_count("max_episode_steps", max_episode_steps, 1, MOST_CHUNKS)
             chunks = check_count("max_episode_chunks", settings.get("max_episode_chunks", steps), 1, MOST_CHUNKS)
             settings["max_episode_chunks"] = min(steps, chunks)
-        first = SanaWMEnv(**settings)
+        first = self.slot_type(**settings)
         self.envs = [first, *(first.sibling() for _ in range(self.num_envs - 1))]
         self.simulator: Simulator = first.simulator
         self.render_mode = first.render_mode

@@ -1,0 +1,93 @@
+"""`sanawm serve`: environments for clients elsewhere."""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sanawm_env.cli.arguments import LoadedWorld
+from sanawm_env.cli.output import say
+from sanawm_env.cli.play import is_loopback
+from sanawm_env.world.files import brief, read_text
+
+MAX_TOKEN_BYTES = 2**12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve(LoadedWorld):
+    """Hold one world for many clients, each with environments of its own; see docs/serve.md."""
+
+    env: str = "SanaWM/Walk-v0"
+    """Which environment, by its id."""
+    obs_mode: str | None = None
+    """What clients observe, unless they ask for something else; None as the id has it."""
+    action_mode: str | None = None
+    max_episode_chunks: int | None = None
+    scenes: Path | None = None
+    """Folder of start images; None for the world's own."""
+    host: str = "127.0.0.1"
+    """Address to listen on; any other than this machine's own needs a token."""
+    port: int = 8765
+    """0 takes a free one."""
+    token_file: Path | None = None
+    """File whose first line is the token that clients must show; without it, the variable SANAWM_TOKEN."""
+    sessions: int = 64
+    """Clients at once."""
+    episodes: int = 4096
+    """Episodes, snapshots included, that a client keeps."""
+    batch: int = 64
+    """Episodes that step at once."""
+    state_gb: float = 8.0
+    """Of all clients' episodes together."""
+    message_mb: float = 16.0
+    """The most that a client sends at once."""
+    idle_minutes: float = 30.0
+    """After which a client without a word is forgotten."""
+
+    def run(self) -> None:
+        """Load, listen, wait for Ctrl-C. Raises ValueError, TypeError, ImportError or OSError in one sentence."""
+        try:
+            from sanawm_env.serving.server import Server
+            from sanawm_env.serving.service import ServerLimits, Service
+        except ModuleNotFoundError as error:
+            raise ImportError(f'A server needs {error.name}: pip install "sanawm-env[serve]".') from error
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"--port must be from 0 (a free one) to 65535, got {self.port}.")
+        token = self.token()
+        if token is None and not is_loopback(self.host):
+            raise ValueError(
+                f"Whoever reaches {self.host} could use this server: give --token-file, or set SANAWM_TOKEN, or leave "
+                "--host out and let clients come through a tunnel (ssh -L)."
+            )
+        limits = ServerLimits(**{name: getattr(self, name) for name in ServerLimits.__dataclass_fields__})
+        from sanawm_env.envs.config import EnvConfig
+
+        config = EnvConfig.from_plain(self.settings())
+        with Server(Service(config, limits), self.host, self.port, token) as server:
+            say(f'{server.url}  gym.make("SanaWM/Remote-v0", url="{server.url}")  (Ctrl-C ends it)')
+            while True:  # not for ever at once: a Ctrl-C that comes just before a wait begins would be slept through
+                time.sleep(1)
+
+    def token(self) -> str | None:
+        """The token that clients must show; ValueError for a file without one."""
+        if self.token_file is None:
+            return os.environ.get("SANAWM_TOKEN") or None
+        try:
+            lines = read_text(self.token_file, MAX_TOKEN_BYTES).split("\n")
+        except ValueError as error:
+            raise ValueError(f"{self.token_file} holds no token: {error}.") from error
+        if not lines[0].strip():
+            raise ValueError(f"{self.token_file} holds no token: its first line is empty.")
+        return lines[0].strip()
+
+    def settings(self) -> dict[str, Any]:
+        """Keywords of the environment; ValueError for an id that is not ours."""
+        import gymnasium as gym
+
+        ours = [name for name, spec in gym.registry.items() if spec.entry_point == "sanawm_env.envs.env:SanaWMEnv"]
+        if self.env not in ours:
+            raise ValueError(f"--env must be {', '.join(ours)}, got {brief(self.env)}.")
+        names = ("obs_mode", "action_mode", "scenes", "max_episode_chunks")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return {**gym.spec(self.env).kwargs, **given, "world": self.world, "device": self.device, **self.load_options}

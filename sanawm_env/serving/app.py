@@ -1,0 +1,154 @@
+"""The service as a FastAPI application: `/ws` for clients, `/health`, `/metrics` for Prometheus.
+
+It runs under any ASGI server; `server.py` has one with limits on connections.
+"""
+
+import asyncio
+import hmac
+import ipaddress
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import FastAPI, HTTPException, Request, Response, WebSocket, WebSocketDisconnect
+
+from sanawm_env.serving.service import SAID, Refused, Service, Session, SessionLost
+
+HELLO_SECONDS = 10.0  # for the first message to come
+SEND_SECONDS = 30.0  # for a client to take a reply
+SWEEP_SECONDS = 5.0
+GARBAGE, TAKEN_OVER, FULL, IDLE = 4400, 4409, 4503, 4408
+"""Codes that a connection is closed with."""
+
+
+def make_app(service: Service, token: str | None = None) -> FastAPI:
+    """An application that answers for a service and ends it with itself. token: that clients must show; without one
+    only this machine's own names are answered to, so that no web page can reach it by a name of its own."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        sweeping = asyncio.create_task(_sweep(service))
+        yield
+        sweeping.cancel()
+        service.close()
+
+    app = FastAPI(title="sanawm serve", lifespan=lifespan, openapi_url=None)
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok", "world": service.env.world.config.name}
+
+    @app.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        _admit(service, request.headers, token)
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.websocket("/ws")
+    async def live(socket: WebSocket) -> None:
+        try:
+            _admit(service, socket.headers, token)
+        except HTTPException as refusal:
+            await socket.send_denial_response(Response(refusal.detail, refusal.status_code))
+            return
+        await socket.accept()
+        with suppress(WebSocketDisconnect, TimeoutError):
+            await _meet(service, socket)
+
+    return app
+
+
+async def _meet(service: Service, socket: WebSocket) -> None:
+    """One client, from its arrival until it leaves."""
+    try:
+        session, answer = service.welcome(await asyncio.wait_for(_receive(service, socket), HELLO_SECONDS))
+    except Refused as error:
+        service.metrics.refused.labels(error.limit).inc()
+        await _send(service, socket, service.failure(error))
+        await socket.close(FULL)
+        return
+    except (SessionLost, *SAID) as error:
+        await _send(service, socket, service.failure(error))
+        await socket.close(GARBAGE)
+        return
+    if session.closing is not None:  # a connection that its client has left, though the server was not told
+        await session.closing()
+
+    async def closing(code: int = TAKEN_OVER) -> None:
+        session.closing = None
+        with suppress(RuntimeError, WebSocketDisconnect):
+            await socket.close(code)
+
+    session.closing = closing
+    try:
+        await _send(service, socket, answer)
+        while session.closing is closing:
+            await _turn(service, session, socket)
+    finally:
+        if session.closing is closing:
+            session.closing = None
+
+
+async def _turn(service: Service, session: Session, socket: WebSocket) -> None:
+    """One request and its reply."""
+    message = await _receive(service, socket)
+    if message == b"bye":
+        service.end(session)
+        await socket.close()
+        raise WebSocketDisconnect
+    try:
+        reply = await service.answer(session, message)
+    except ValueError as error:
+        await _send(service, socket, service.failure(error))
+        await socket.close(GARBAGE)
+        raise WebSocketDisconnect from error
+    await _send(service, socket, reply)
+
+
+async def _receive(service: Service, socket: WebSocket) -> bytes:
+    message = await socket.receive()
+    if message["type"] == "websocket.disconnect":
+        if message.get("code") == 1009:
+            service.metrics.refused.labels("message").inc()
+        raise WebSocketDisconnect(message.get("code", 1005))
+    data = message.get("bytes")
+    if data is None:
+        return b""  # text, which is no message
+    service.metrics.bytes.labels("in").inc(len(data))
+    return data
+
+
+async def _send(service: Service, socket: WebSocket, data: bytes) -> None:
+    service.metrics.bytes.labels("out").inc(len(data))
+    try:
+        await asyncio.wait_for(socket.send_bytes(data), SEND_SECONDS)
+    except RuntimeError as error:  # closed meanwhile
+        raise WebSocketDisconnect from error
+
+
+async def _sweep(service: Service) -> None:
+    while True:
+        await asyncio.sleep(SWEEP_SECONDS)
+        await service.sweep()
+
+
+# --- who may come in ---
+
+
+def _admit(service: Service, headers: Mapping[str, str], token: str | None) -> None:
+    """HTTPException for who may not: without the token, or sent by a web page."""
+    if token is not None:
+        given = headers.get("authorization", "")
+        if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+            service.metrics.refused.labels("token").inc()
+            raise HTTPException(401, "This server needs its token.")
+        return
+    if "origin" in headers or not _is_own_name(headers.get("host", "")):
+        service.metrics.refused.labels("origin").inc()
+        raise HTTPException(403, "Without a token, web pages and other names than this machine's own are not answered.")
+
+
+def _is_own_name(host: str) -> bool:
+    """Whether a request was sent to this machine by its own name, with or without a port."""
+    name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+    with suppress(ValueError):
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    return name.lower() == "localhost"

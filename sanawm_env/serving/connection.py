@@ -1,0 +1,241 @@
+"""A client's connection to a server: requests and replies, and coming back after a cut.
+
+A request that was sent when the line was cut is sent again, under its number, over a new one; the server answers it
+without doing it twice. So whoever asks only waits, for up to `patience` seconds.
+"""
+
+import atexit
+import ipaddress
+import os
+import socket
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.sync.client import ClientConnection, connect
+
+from sanawm_env.serving.protocol import TOKEN_VARIABLE, Welcome
+from sanawm_env.serving.wire import VERSION, pack, unpack
+from sanawm_env.world.files import brief, reason
+from sanawm_env.world.reading import read
+
+MAX_REPLY_BYTES = 2**30
+OPEN_SECONDS = 10.0
+PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # between tries to come back; the last one again and again
+
+
+class ServerRefused(RuntimeError):
+    """The server's limits do not allow it."""
+
+
+class SessionLost(ConnectionError):
+    """The server no longer has what this client had there: reset, or restore what was saved."""
+
+
+class Handle:
+    """An episode on the server, by number; let go when nobody here refers to it."""
+
+    def __init__(self, connection: "Connection", number: int):
+        self.connection, self.number, self.session = connection, number, connection.session
+        weakref.finalize(self, connection.dropped.append, (self.session, number)).atexit = False
+
+
+class Connection:
+    """A session on the server at `url`, such as ws://127.0.0.1:8765.
+
+    token: the server's, None for what the variable SANAWM_TOKEN holds. settings: of `protocol.Hello`. patience: seconds
+    to wait for a server that cannot be reached. Any thread may ask; requests go one after the other.
+
+    Raises ConnectionError where there is no such server, PermissionError without its token, ValueError for an address
+    that is none.
+    """
+
+    def __init__(self, url: str, token: str | None = None, patience: float = 60.0, **settings: Any):
+        if not isinstance(url, str) or urlsplit(url).scheme not in ("ws", "wss") or not urlsplit(url).hostname:
+            raise ValueError(f"url must be the address of a server, such as ws://127.0.0.1:8765, got {brief(url)}.")
+        self.url = url.rstrip("/") + ("" if urlsplit(url).path.strip("/") else "/ws")
+        self.token = token or os.environ.get(TOKEN_VARIABLE)
+        self.patience, self.settings = patience, settings
+        self.session = ""
+        self.dropped: deque[tuple[str, int]] = deque()  # let go, and the server not told yet
+        self.times: Mapping[str, float] = {}
+        """Of the last step: `waited` seconds for its batch, `took` seconds of the batch, `batch` episodes in it."""
+        self._socket: ClientConnection | None = None
+        self._number, self._process, self._closed = 0, os.getpid(), False
+        self._lock = threading.RLock()
+        self._lines: list[ClientConnection] = []
+        weakref.finalize(self, _hang_up, self._lines).atexit = False
+        with self._lock:
+            self.welcome = self._open()
+        _open_ones.add(self)
+
+    def ask(self, op: str, **fields: Any) -> dict[str, Any]:
+        """The reply to a request. Raises what the server says (ValueError, TypeError, FileNotFoundError,
+        ServerRefused), SessionLost, or ConnectionError when it could not be reached for `patience` seconds."""
+        with self._lock:
+            self._check()
+            self._number += 1
+            gone = []
+            while self.dropped:
+                session, number = self.dropped.popleft()
+                if session == self.session:
+                    gone.append(number)
+            message = pack({"n": self._number, "op": op, "drop": gone, **fields})
+            if len(message) > self.most_bytes:
+                raise ValueError(
+                    f"A message may have at most {self.most_bytes / 1e6:g} MB on this server (--message-mb), and this "
+                    f"has {len(message) / 1e6:.1f}."
+                )
+            reply = self._persist(lambda: self._exchange(message))
+        _raise_said(reply)
+        self.times = _numbers(reply.get("times", {}))
+        return reply
+
+    @property
+    def most_bytes(self) -> float:
+        """Of a message that the server takes."""
+        return self.welcome.limits.get("message_mb", 16.0) * 1e6
+
+    def close(self) -> None:
+        """End the session: the server forgets it."""
+        with self._lock:
+            self._closed = True
+            if self._socket is not None and os.getpid() == self._process:
+                with suppress(OSError, ConnectionClosed):
+                    self._socket.send(b"bye")
+                self._cut()
+
+    def _check(self) -> None:
+        if self._closed:
+            raise ConnectionError("This connection was closed: make another environment.")
+        if os.getpid() != self._process:
+            raise ConnectionError("A connection cannot be used in a forked process: make another environment there.")
+
+    def _persist(self, attempt: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What an attempt gives, tried again on a new line while the old one is cut."""
+        until, tries = time.monotonic() + self.patience, 0
+        while True:
+            try:
+                if self._socket is None:
+                    self._open()
+                return attempt()
+            except (ConnectionClosed, InvalidHandshake, TimeoutError, OSError) as error:
+                if isinstance(error, SessionLost | PermissionError):
+                    raise
+                self._cut()
+                pause = PAUSES[min(tries, len(PAUSES) - 1)]
+                tries += 1
+                if time.monotonic() + pause > until:
+                    raise ConnectionError(
+                        f"The server at {self.url} could not be reached for {self.patience:g} seconds "
+                        f"({reason(error)}): try again, and it goes on where it was if the server is still there."
+                    ) from error
+                time.sleep(pause)
+
+    def _cut(self) -> None:
+        line, self._socket = self._socket, None
+        if line is not None:
+            with suppress(OSError, ConnectionClosed):
+                line.close()
+
+    def _open(self) -> Welcome:
+        """A new line, with the session that there is, or a new one."""
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        again = bool(self.session)
+        try:
+            opened = connect(
+                self.url, additional_headers=headers, max_size=MAX_REPLY_BYTES, compression=None,
+                open_timeout=OPEN_SECONDS, close_timeout=1.0, proxy=None if _is_near(self.url) else True,
+            )  # fmt: skip
+            self._socket = opened.__enter__()  # closed in `_cut`, not at the end of a block
+        except InvalidURI as error:
+            raise ValueError(f"url must be the address of a server, got {brief(self.url)}.") from error
+        except InvalidStatus as error:
+            if error.response.status_code in (401, 403):
+                says = reason((error.response.body or b"").decode(errors="replace"))
+                hint = f"give token=, or set {TOKEN_VARIABLE}"
+                raise PermissionError(f"The server at {self.url} lets nobody in so ({says}): {hint}.") from error
+            raise
+        except (OSError, TimeoutError, InvalidHandshake) as error:
+            if again:
+                raise
+            raise ConnectionError(f"There is no server at {self.url} ({reason(error)}).") from error
+        self._lines[:] = [self._socket]
+        hello = {"op": "hello", "version": VERSION, "session": self.session, **self.settings}
+        self._socket.send(pack(hello))
+        said = _read(self._socket.recv(OPEN_SECONDS))
+        try:
+            _raise_said(said)
+        except SessionLost:
+            self.session = ""  # whoever begins anew gets another
+            raise
+        finally:
+            if "error" in said:
+                self._cut()
+        try:
+            welcome = read(Welcome, said)
+        except ValueError as error:
+            raise RuntimeError(f"What is at {self.url} is no server of this version: {reason(error)}.") from error
+        self.session = welcome.session
+        return welcome
+
+    def _exchange(self, message: bytes) -> dict[str, Any]:
+        assert self._socket is not None
+        self._socket.send(message)
+        while True:
+            reply = _read(self._socket.recv())
+            given = reply.pop("n", None)
+            if given == self._number or given is None:  # others are of requests that nobody waits for any more
+                return reply
+
+
+def _hang_up(lines: list[ClientConnection]) -> None:
+    """End lines whose connection nobody refers to any more, without a word: locks may be held now."""
+    for line in lines:
+        with suppress(OSError):
+            line.socket.shutdown(socket.SHUT_RDWR)
+
+
+def _is_near(url: str) -> bool:
+    """Whether the address is this machine's, where no proxy is asked."""
+    host = urlsplit(url).hostname or ""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+_open_ones: "weakref.WeakSet[Connection]" = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for connection in list(_open_ones):
+        connection.close()
+
+
+def _read(message: str | bytes) -> dict[str, Any]:
+    """What is in a message; RuntimeError for what is none."""
+    try:
+        return unpack(message if isinstance(message, bytes) else b"", pictures=True)
+    except ValueError as error:
+        raise RuntimeError(f"The server's reply cannot be read: {reason(error)}.") from error
+
+
+def _raise_said(reply: Mapping[str, Any]) -> None:
+    """Raise the error that a reply tells of, if it does."""
+    if (told := reply.get("error")) is None:
+        return
+    kind, says = (told.get("type"), told.get("says")) if isinstance(told, dict) else (None, None)
+    known: dict[str, type[Exception]] = {"Refused": ServerRefused, "SessionLost": SessionLost}
+    known |= {each.__name__: each for each in (ValueError, TypeError, FileNotFoundError)}
+    raise known.get(str(kind), RuntimeError)(says if isinstance(says, str) else "The server failed.")
+
+
+def _numbers(told: Any) -> dict[str, float]:
+    return {str(k): v for k, v in told.items() if isinstance(v, int | float)} if isinstance(told, dict) else {}

@@ -1,0 +1,147 @@
+"""The application on a port, in a thread of its own, under uvicorn.
+
+Beside what uvicorn limits: connections are counted, one that has not become a client's within ten seconds is ended, and
+so is one that sends pings and never reads what comes back.
+"""
+
+import asyncio
+import logging
+import socket
+import threading
+from types import TracebackType
+from typing import Any, Self
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from sanawm_env.serving.app import make_app
+from sanawm_env.serving.service import MB, Service
+
+HTTP_SECONDS = 10.0  # that a connection may be anything but a client's
+SPARE_CONNECTIONS = 32  # beside one for each session: health checks, metrics, who comes back
+UNREAD_BYTES = 2**20  # of pongs
+END_SECONDS = 5  # for clients to take what is on its way, when the server ends
+
+
+class Server:
+    """Serves `service` on host:port from now until `close`, which ends the service too; port 0 takes a free one.
+
+    token: see `make_app`. OSError where the port is taken. A context manager.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        token: str | None = None,
+        ping_seconds: float = 20.0,
+    ):
+        self.service, self.host = service, host
+        try:
+            self._socket = _listen(host, port)
+        except OSError as error:
+            service.close()
+            raise OSError(f"{host}:{port} cannot be listened on: {error.strerror or error}.") from error
+        self.port = self._socket.getsockname()[1]
+        most = service.limits.sessions + SPARE_CONNECTIONS
+        config = uvicorn.Config(
+            make_app(service, token),
+            http=_http(service, most),
+            ws=_WebSocket,
+            ws_max_size=int(service.limits.message_mb * MB),
+            ws_ping_interval=ping_seconds,
+            ws_ping_timeout=ping_seconds,
+            ws_per_message_deflate=False,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=END_SECONDS,
+            h11_max_incomplete_event_size=2**14,
+        )
+        for name in ("uvicorn.error", "uvicorn.access"):  # what strangers send is nothing to read about
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        self._server = _Uvicorn(config)
+        self._thread = threading.Thread(target=self._run, name="server", daemon=True)
+        self._thread.start()
+        self._server.ready.wait()
+
+    @property
+    def url(self) -> str:
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"ws://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    def close(self) -> None:
+        """End: what is under way is finished, sessions are forgotten."""
+        self._server.should_exit = True
+        self._thread.join()
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._server.serve([self._socket]))
+        finally:
+            self._server.ready.set()
+
+
+class _Uvicorn(uvicorn.Server):
+    """One that says when it listens."""
+
+    def __init__(self, config: uvicorn.Config):
+        super().__init__(config)
+        self.ready = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    made = socket.socket(family, kind, protocol)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def _http(service: Service, most: int) -> type[H11Protocol]:
+    """HTTP with at most so many connections, all of which end soon unless they become WebSockets."""
+
+    class Http(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            self._ending = self.loop.call_later(HTTP_SECONDS, transport.abort)
+            if len(self.connections) > most:
+                service.metrics.refused.labels("connections").inc()
+                transport.abort()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._ending.cancel()
+            super().connection_lost(exc)
+
+        def handle_websocket_upgrade(self, event: Any) -> None:
+            self._ending.cancel()
+            super().handle_websocket_upgrade(event)
+
+    return Http
+
+
+class _WebSocket(WebSocketsSansIOProtocol):
+    """One that hangs up on who lets pongs pile up."""
+
+    def handle_ping(self) -> None:
+        super().handle_ping()
+        if self.transport.get_write_buffer_size() > UNREAD_BYTES:
+            self.transport.abort()

@@ -1,0 +1,502 @@
+"""What a server does for its clients, whatever port it is on: sessions, their episodes, and the answers.
+
+A session is what a client has here: episodes by number, which it steps, forks and drops. It outlives a connection that
+is cut; after `idle_minutes` without a word it is forgotten. Everything here runs in the event loop's thread, but for
+the worker's steps and what is made ready to be sent.
+"""
+
+import asyncio
+import json
+import logging
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sanawm_env.envs.config import EnvConfig
+from sanawm_env.envs.env import SanaWMEnv, read_generator
+from sanawm_env.envs.observations import Observer, observer
+from sanawm_env.serving.metrics import Metrics
+from sanawm_env.serving.protocol import (
+    PIECE,
+    Hello,
+    Nothing,
+    OfEpisode,
+    Piece,
+    Prompt,
+    Reseed,
+    Reset,
+    Save,
+    SceneAsked,
+    ServedConfig,
+    StepAsked,
+)
+from sanawm_env.serving.wire import VERSION, Encoding, pack, unpack
+from sanawm_env.serving.worker import Step, Worker
+from sanawm_env.simulation.episode import Episode, Snapshot
+from sanawm_env.simulation.simulator import MOST_CHUNKS
+from sanawm_env.world import tree
+from sanawm_env.world.anchor import Anchor
+from sanawm_env.world.files import brief, check_count, check_number, reason
+from sanawm_env.world.reading import read
+from sanawm_env.world.state import Scene, check_seed
+
+SAID = (ValueError, TypeError, FileNotFoundError)  # errors that are the client's to read
+GB, MB = 10**9, 10**6
+HIDDEN = ("world", "scenes", "device", "world_options")  # of the environment: names of files, which are the server's
+log = logging.getLogger(__name__)
+
+
+class Refused(Exception):
+    """A limit was met. limit: its name among `metrics.REFUSALS`."""
+
+    def __init__(self, limit: str, sentence: str):
+        super().__init__(sentence)
+        self.limit = limit
+
+
+class SessionLost(Exception):
+    """A session that is not, or no longer, here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerLimits:
+    """What clients may take.
+
+    Attributes:
+        sessions: at once. Where all are taken, the one that has been longest without a connection makes room.
+        episodes: that a session keeps at once. batch: that step at once.
+        state_gb: of all episodes together. Beyond it those sessions are refused that hold more than their equal part.
+        message_mb: of what a client sends at once.
+        idle_minutes: after which a session without a word is forgotten.
+    """
+
+    sessions: int = 64
+    episodes: int = 4096
+    batch: int = 64
+    state_gb: float = 8.0
+    message_mb: float = 16.0
+    idle_minutes: float = 30.0
+
+    def __post_init__(self):
+        for name in ("sessions", "episodes", "batch"):
+            check_count(name, getattr(self, name), 1, 2**20)
+        for name in ("state_gb", "message_mb", "idle_minutes"):
+            check_number(name, getattr(self, name), 1e-3, 1e6)
+
+
+class Session:
+    """What one client has here. look: what its observations are. closing: ends its connection, None without one."""
+
+    def __init__(self, look: Observer, pictures: Encoding, folder: Path, now: float):
+        self.id, self.look, self.pictures, self.folder = secrets.token_urlsafe(16), look, pictures, folder
+        self.episodes: dict[int, Episode] = {}
+        self.bytes = 0
+        self.used = now
+        self.closing: Callable[[], Awaitable[None]] | None = None
+        self.last = -1  # number of the last request
+        self.reply: asyncio.Future[bytes] | None = None
+        self._made = 0
+        self._storages: dict[int, list[int]] = {}  # by address: how many tensors are in it, its bytes
+
+    @property
+    def file(self) -> Path:
+        return self.folder / f"{self.id}.safetensors"
+
+    def add(self, episode: Episode) -> int:
+        """Its number from now on."""
+        self._made += 1
+        self.episodes[self._made] = episode
+        for storage in _storages(episode):
+            known = self._storages.setdefault(storage.data_ptr(), [0, storage.nbytes()])
+            known[0] += 1
+            if known[0] == 1:
+                self.bytes += known[1]
+        return self._made
+
+    def drop(self, number: int) -> None:
+        """Forget an episode; nothing where there is none."""
+        episode = self.episodes.pop(number, None)
+        if episode is None:
+            return
+        for storage in _storages(episode):
+            known = self._storages[storage.data_ptr()]
+            known[0] -= 1
+            if not known[0]:
+                self.bytes -= known[1]
+                del self._storages[storage.data_ptr()]
+
+    def get(self, numbers: Sequence[int]) -> list[Episode]:
+        """Its episodes of these numbers; ValueError for one that is not here."""
+        for number in numbers:
+            if number not in self.episodes:
+                raise ValueError(f"There is no episode {brief(number)} in this session.")
+        return [self.episodes[number] for number in numbers]
+
+
+def _storages(episode: Episode) -> list[Any]:
+    kept = tree.leaves((episode.state.slots, episode.clip, episode.task_state))
+    return [tensor.untyped_storage() for tensor in kept]
+
+
+class Service:
+    """An environment for many clients. config: of names and plain values alone (TypeError for objects), and what it
+    raises itself. clock: seconds."""
+
+    def __init__(
+        self, config: EnvConfig, limits: ServerLimits | None = None, clock: Callable[[], float] = time.monotonic
+    ):
+        plain = config.to_plain()
+        self.plain = {name: value for name, value in plain.items() if name not in HIDDEN}
+        self.limits, self.clock = limits or ServerLimits(), clock
+        self.env = SanaWMEnv(**config.keywords)
+        own = self.env.simulator
+        self.simulator = replace(own, limits=replace(own.limits, max_episode_chunks=MOST_CHUNKS))  # clients count
+        self.sessions: dict[str, Session] = {}
+        self.metrics = Metrics()
+        self.metrics.watch("sessions", "Sessions that are kept", lambda: len(self.sessions))
+        self.metrics.watch("connections", "Clients that are connected", lambda: len(self._connected()))
+        self.metrics.watch("episodes", "Episodes that are kept", lambda: sum(len(s.episodes) for s in self._all()))
+        self.metrics.watch("state_bytes", "Bytes of their states", lambda: sum(s.bytes for s in self._all()))
+        self.worker = Worker(self.simulator, self.limits.batch, self._batched)
+        self.metrics.watch("waiting", "Requests that wait for the world", lambda: self.worker.waiting)
+        self._pool = ThreadPoolExecutor(2, "replies")
+        self._folder = Path(tempfile.mkdtemp(prefix="sanawm-serve-"))
+        self._ops: dict[str, tuple[Any, Callable[..., Awaitable[dict[str, Any]]], tuple[str, ...]]] = {
+            "reset": (Reset, self._reset, ("scenes", "task")),
+            "step": (StepAsked, self._step, ("actions",)),
+            "reseed": (Reseed, self._reseed, ()),
+            "prompt": (Prompt, self._prompt, ()),
+            "frames": (OfEpisode, self._frames, ()),
+            "latents": (OfEpisode, self._latents, ()),
+            "scene": (OfEpisode, self._scene, ()),
+            "save": (Save, self._save, ()),
+            "read": (Piece, self._read, ()),
+            "write": (Piece, self._write, ("data",)),
+            "load": (Nothing, self._load, ()),
+            "drop": (Nothing, self._drop, ()),
+        }  # what is read into a dataclass, who answers, and what may hold arrays
+
+    def close(self) -> None:
+        """Forget all sessions and end the worker."""
+        self.worker.close()
+        self._pool.shutdown(cancel_futures=True)
+        self.sessions.clear()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    # --- sessions ---
+
+    def welcome(self, message: bytes) -> tuple[Session, bytes]:
+        """The session of who says hello, and the answer. Refused, SessionLost, or ValueError for what is no hello."""
+        said = unpack(message)
+        if said.pop("op", None) != "hello":
+            raise ValueError("The first message must be a hello.")
+        try:
+            hello = read(Hello, said)
+        except ValueError as error:
+            raise ValueError(f"This is no hello: {reason(error)}.") from error
+        if hello.version != VERSION:
+            raise ValueError(f"This server speaks version {VERSION} of the protocol, not {brief(hello.version)}.")
+        session = self._known(hello.session) if hello.session else self._new(hello)
+        config, limits = self.env.world.config, self.limits
+        answer = {
+            "version": VERSION,
+            "session": session.id,
+            "env": self.plain,
+            "world": ServedConfig.plain(config),
+            "mode": self.env.world.mode,
+            "starts": len(self.env._scenes),
+            "lost_after": 60.0 * limits.idle_minutes,
+            "weights_hash": self.env.world.weights_hash,
+            "limits": {each.name: float(getattr(limits, each.name)) for each in fields(limits)},
+        }
+        return session, pack(answer)
+
+    def _known(self, name: str) -> Session:
+        session = self.sessions.get(name)
+        if session is None:
+            raise SessionLost(
+                f"The server does not know this session: it was ended, {self.limits.idle_minutes:g} minutes without a "
+                "word, or of a server before this one."
+            )
+        self.metrics.resumed.inc()
+        session.used = self.clock()
+        return session
+
+    def _new(self, hello: Hello) -> Session:
+        config, simulator = self.env.config, self.simulator
+        mode, size = hello.obs_mode or config.obs_mode, hello.obs_size or config.obs_size
+        look = observer(mode, self.env.world.config, size, simulator.limits.workspace, simulator.task)
+        if len(self.sessions) >= self.limits.sessions:
+            alone = [session for session in self._all() if session.closing is None]
+            if not alone:
+                raise Refused("sessions", f"The server has {self.limits.sessions} sessions, and takes no more.")
+            self.end(min(alone, key=lambda session: session.used))
+        session = Session(look, hello.pictures, self._folder, self.clock())
+        self.sessions[session.id] = session
+        return session
+
+    def end(self, session: Session) -> None:
+        """Forget a session."""
+        self.sessions.pop(session.id, None)
+        session.file.unlink(missing_ok=True)
+        session.episodes.clear()
+
+    async def sweep(self) -> None:
+        """Forget sessions that have been idle for too long, and end their connections."""
+        now = self.clock()
+        for session in self._all():
+            working = session.reply is not None and not session.reply.done()
+            if now - session.used > 60 * self.limits.idle_minutes and not working:
+                self.metrics.refused.labels("idle").inc()
+                self.end(session)
+                if session.closing is not None:
+                    await session.closing()
+
+    def _all(self) -> list[Session]:
+        return list(self.sessions.values())
+
+    def _connected(self) -> list[Session]:
+        return [session for session in self._all() if session.closing is not None]
+
+    # --- answers ---
+
+    async def answer(self, session: Session, message: bytes) -> bytes:
+        """The reply to a request. ValueError for what is none. Who waits for it may leave: it is done all the same, and
+        the reply is kept for who asks again."""
+        request = unpack(message)
+        number = request.pop("n", None)
+        if type(number) is not int or number < session.last or not isinstance(request.get("op"), str):
+            raise ValueError("This is no request: it needs an op, and a number above that of the last one.")
+        session.used = self.clock()
+        if number > session.last or session.reply is None:
+            before = session.reply
+            session.last = number
+            session.reply = asyncio.ensure_future(self._do(session, number, request, before))
+        reply = await asyncio.shield(session.reply)
+        session.used = self.clock()
+        return reply
+
+    async def _do(self, session: Session, number: int, request: dict, before: "asyncio.Future | None") -> bytes:
+        if before is not None:
+            await asyncio.wait([before])
+        op, loop = request.pop("op"), asyncio.get_running_loop()
+        try:
+            dropped = request.pop("drop", [])
+            if type(dropped) is not list or any(type(each) is not int for each in dropped):
+                raise ValueError("drop must be a list of whole numbers.")
+            for each in dropped:
+                session.drop(each)
+            if op not in self._ops:
+                raise ValueError(f"There is no request {brief(op)}; requests are {', '.join(self._ops)}.")
+            kind, function, others = self._ops[op]
+            if missing := [name for name in others if name not in request]:
+                raise ValueError(f"The request {op} needs {', '.join(missing)}.")
+            rest = {name: request.pop(name) for name in others}
+            try:
+                asked = read(kind, request)
+            except ValueError as error:
+                raise ValueError(f"This is no request {op}: {reason(error)}.") from error
+            told = await function(session, asked, **rest)
+            self.metrics.requests.labels(op).inc()
+            return await loop.run_in_executor(self._pool, pack, {"n": number, **told}, session.pictures)
+        except Refused as error:
+            self.metrics.refused.labels(error.limit).inc()
+            return self.failure(error, number)
+        except SAID as error:
+            return self.failure(error, number)
+        except Exception as error:
+            log.exception("A request failed: %s", op)
+            return self.failure(RuntimeError(f"The server failed: {reason(error)}."), number)
+
+    def failure(self, error: Exception, number: int | None = None) -> bytes:
+        """An error as a reply."""
+        known = (Refused, SessionLost, *SAID)
+        kind = next((each.__name__ for each in known if isinstance(error, each)), "RuntimeError")
+        self.metrics.errors.labels(kind).inc()
+        return pack({"n": number, "error": {"type": kind, "says": str(error)[:2000]}})
+
+    async def _reset(self, session: Session, asked: Reset, scenes: Any, task: Any) -> dict[str, Any]:
+        self._check_room(session, len(asked.seeds))
+        if type(scenes) is not list or not len(scenes) == len(asked.seeds) == len(asked.rngs):
+            raise ValueError("A reset needs a scene, a seed and a generator for each episode.")
+        if not isinstance(task, Mapping):
+            raise TypeError('options["task"] must be a mapping.')
+        limits = replace(self.simulator.limits, max_episode_chunks=asked.max_episode_chunks)
+        simulator = replace(self.simulator, limits=limits)  # tasks look how far a goal may be
+        rngs, seeds = [read_generator(text) for text in asked.rngs], [check_seed(seed) for seed in asked.seeds]
+
+        def begin() -> list[Episode]:
+            return simulator.reset([self._begin(scene) for scene in scenes], seeds, rngs, task)
+
+        after = await asyncio.wrap_future(self.worker.call(begin))
+        states = [json.dumps(rng.bit_generator.state, default=np.ndarray.tolist) for rng in rngs]
+        return await self._told(session, after, rngs=states)
+
+    def _begin(self, scene: Any) -> Scene:
+        """A scene as it was asked for: one of the server's or an image, never a path."""
+        if not isinstance(scene, dict):
+            raise ValueError(f"A scene must be a map, got {brief(scene)}.")
+        arrays = {name: scene.pop(name, None) for name in ("image", "intrinsics", "c2w")}
+        asked = read(SceneAsked, scene)
+        if any(not isinstance(array, np.ndarray | None) for array in arrays.values()):
+            raise ValueError("Image, intrinsics and c2w of a scene must be arrays.")
+        anchor = None if asked.place is None else Anchor(asked.place, arrays["c2w"])
+        options = {"prompt": asked.prompt, "fov_deg": asked.fov_deg, "anchor": anchor}
+        image = arrays["image"] if asked.number is None else asked.number
+        return self.env._scene(image, options | {"intrinsics": arrays["intrinsics"]})
+
+    async def _step(self, session: Session, asked: StepAsked, actions: Any) -> dict[str, Any]:
+        self._check_room(session, len(asked.episodes))
+        episodes = session.get(asked.episodes)
+        if not isinstance(actions, np.ndarray) or actions.shape[:1] != (len(episodes),):
+            raise ValueError("A step needs an action for each episode, in one array.")
+        if asked.numbers is not None and len(asked.numbers) != len(episodes):
+            raise ValueError("A step needs a number for each episode, or none.")
+        step = Step(session.id, episodes, list(actions), asked.batching, asked.numbers)
+        result = await asyncio.wrap_future(self.worker.step(step))
+        self.metrics.steps.inc(len(episodes))
+        self.metrics.seconds.labels("waited").observe(result.waited)
+        times = {"waited": result.waited, "took": result.took, "batch": result.batch}
+        return await self._told(session, result.after, rewards=result.rewards, times=times)
+
+    async def _reseed(self, session: Session, asked: Reseed) -> dict[str, Any]:
+        self._check_room(session, len(asked.episodes))
+        pairs = _pairs(session.get(asked.episodes), asked.seeds)
+        return await self._told(session, [episode.reseed(seed) for episode, seed in pairs])
+
+    async def _prompt(self, session: Session, asked: Prompt) -> dict[str, Any]:
+        self._check_room(session, len(asked.episodes))
+        world, pairs = self.env.world, _pairs(session.get(asked.episodes), asked.prompts)
+
+        def prompted() -> list[Episode]:
+            return [replace(episode, state=world.with_prompt(episode.state, text)) for episode, text in pairs]
+
+        return await self._told(session, await asyncio.wrap_future(self.worker.call(prompted)))
+
+    async def _told(self, session: Session, after: Sequence[Episode], **more: Any) -> dict[str, Any]:
+        """What a client is told of new episodes, which it has from now on."""
+        began = self.clock()
+
+        def tell() -> tuple[list[Episode], Any, list[dict[str, Any]]]:
+            own = [episode.with_own_clip() for episode in after]  # none keeps the pictures of others alive
+            return own, session.look(own), [self.simulator.info(episode) for episode in own]
+
+        own, obs, infos = await asyncio.get_running_loop().run_in_executor(self._pool, tell)
+        self.metrics.seconds.labels("observed").observe(self.clock() - began)
+        return {
+            "episodes": [session.add(episode) for episode in own],
+            "obs": obs,
+            "infos": infos,
+            "terminated": [episode.terminated for episode in own],
+            "rows": [list(episode.batch_row) for episode in own],
+            **more,
+        }
+
+    async def _frames(self, session: Session, asked: OfEpisode) -> dict[str, Any]:
+        (episode,) = session.get([asked.episode])
+        clip = await self._aside(lambda: episode.host_clip(self.env.world.config.chunk_frames))
+        return {"frames": clip.frames}
+
+    async def _latents(self, session: Session, asked: OfEpisode) -> dict[str, Any]:
+        (episode,) = session.get([asked.episode])
+        latents = episode.slot.latents
+        if latents is None:
+            raise ValueError(f"The {self.env.world.config.name} world has no latents.")
+        return {"latents": await self._aside(lambda: latents[0].float().cpu().numpy())}
+
+    async def _scene(self, session: Session, asked: OfEpisode) -> dict[str, Any]:
+        (episode,) = session.get([asked.episode])
+        scene = episode.slot.scene
+        told = {name: getattr(scene, name) for name in ("key", "image", "intrinsics", "intrinsics_source", "prompt")}
+        anchor = None if scene.anchor is None else {"place": scene.anchor.place, "c2w": scene.anchor.c2w}
+        return told | {"anchor": anchor}
+
+    async def _save(self, session: Session, asked: Save) -> dict[str, Any]:
+        (episode,) = session.get([asked.episode])
+        snapshot = Snapshot.of(episode, self.env.action_mode, asked.rng)
+        await self._aside(lambda: snapshot.save(session.file))
+        return {"bytes": session.file.stat().st_size}
+
+    async def _read(self, session: Session, asked: Piece) -> dict[str, Any]:
+        if not session.file.exists():
+            raise ValueError("There is no file in this session: save a snapshot first.")
+        check_count("offset", asked.offset, 0, 2**62)
+
+        def piece() -> np.ndarray:
+            with session.file.open("rb") as file:
+                file.seek(asked.offset)
+                return np.frombuffer(file.read(PIECE), np.uint8)
+
+        return {"data": await self._aside(piece)}
+
+    async def _write(self, session: Session, asked: Piece, data: Any) -> dict[str, Any]:
+        if not isinstance(data, np.ndarray) or data.ndim != 1 or data.dtype != np.uint8:
+            raise ValueError("A piece of a file must be bytes.")
+        most = self.limits.state_gb * GB / self.limits.sessions
+        if asked.offset + len(data) > most:
+            raise Refused("state", f"A file may have {most / MB:,.0f} MB here, its session's part of --state-gb.")
+
+        def write() -> None:
+            size = session.file.stat().st_size if session.file.exists() else 0
+            if asked.offset not in (0, size):
+                raise ValueError(f"A file is sent in order: it has {size} bytes so far.")
+            with session.file.open("ab" if asked.offset else "wb") as file:
+                file.write(data.tobytes())
+
+        await self._aside(write)
+        return {}
+
+    async def _load(self, session: Session, asked: Nothing) -> dict[str, Any]:
+        self._check_room(session, 1)
+        kind = self.simulator.task.state_type
+        types = [kind] if is_dataclass(kind) else []
+
+        def load() -> Snapshot:
+            snapshot = Snapshot.load(session.file, self.env.world, *types)
+            self.env.check_snapshot(snapshot)
+            return snapshot
+
+        snapshot = await asyncio.wrap_future(self.worker.call(load))
+        session.file.unlink(missing_ok=True)
+        return await self._told(session, [snapshot.episode], rng=snapshot.rng)
+
+    async def _drop(self, session: Session, asked: Nothing) -> dict[str, Any]:
+        return {}
+
+    async def _aside(self, function: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function)
+
+    def _check_room(self, session: Session, more: int) -> None:
+        """Refused where a session has no room for so many more episodes."""
+        limits = self.limits
+        if more > limits.batch:
+            raise Refused("batch", f"At most {limits.batch} episodes go at once here, not {more}.")
+        if more < 1:
+            raise ValueError("A request needs at least one episode.")
+        if len(session.episodes) + more > limits.episodes:
+            raise Refused("episodes", f"A session keeps at most {limits.episodes} episodes: let go of some.")
+        most = limits.state_gb * GB
+        if sum(each.bytes for each in self._all()) > most and session.bytes > most / limits.sessions:
+            raise Refused(
+                "state",
+                f"The episodes of all clients have over {limits.state_gb:g} GB, and yours {session.bytes / MB:,.0f} "
+                "MB, which is more than an equal part: let go of some.",
+            )
+
+    def _batched(self, episodes: int, took: float) -> None:
+        self.metrics.batch.observe(episodes)
+        self.metrics.seconds.labels("batch").observe(took)
+
+
+def _pairs(episodes: Sequence[Episode], values: Sequence[Any]) -> list[tuple[Episode, Any]]:
+    if len(values) != len(episodes):
+        raise ValueError(f"There are {len(episodes)} episodes and {len(values)} values for them.")
+    return list(zip(episodes, values, strict=True))
