@@ -222,21 +222,19 @@ def test_a_configuration_that_cannot_reproject_is_refused():
 # ------------------------------------------------------------------------------------------------------------ training
 
 
-def clips_of(seen, codec):
-    """What `clips.load` gives, of one picture."""
-    _, _, frames, inverse = seen
-    images = codec.encode(frames[:, None])[:, :, 0]
+def views_of(seen):
+    """What `clips.load` gives of views, of one picture."""
     lens = torch.from_numpy(intrinsics(HEIGHT, WIDTH)).float()[None]
-    return {"pictures": frames[None], "depth": 1 / inverse[None], "images": images[None], "intrinsics": lens}
+    return {"pictures": seen[2], "depth": 1 / seen[3], "intrinsics": lens}
 
 
 def test_pictures_and_depth_are_mirrored_together(seen, codec):
-    clips = clips_of(seen, codec)
-    pictures, depth, lens = draw_pictures(clips, codec, DepthConfig(dreamt=0), torch.Generator().manual_seed(0))
+    views = views_of(seen)
+    pictures, depth, lens = draw_pictures(views, codec, DepthConfig(dreamt=0), torch.Generator().manual_seed(0))
     assert pictures.shape == (16, 3, HEIGHT, WIDTH) and lens.shape == (16, 4)
-    mirrored = torch.tensor([not torch.equal(d, clips["depth"][0, 0]) for d in depth])
+    mirrored = torch.tensor([not torch.equal(d, views["depth"][0]) for d in depth])
     assert 0 < mirrored.sum() < 16
-    grey, flat = pictures.mean(1), clips["pictures"][0].float().mean(-1) / 255
+    grey, flat = pictures.mean(1), views["pictures"].float().mean(-1) / 255
     for picture_, flipped in zip(grey, mirrored.tolist(), strict=True):
         likeness = [torch.corrcoef(torch.stack((picture_.flatten(), f.flatten())))[0, 1] for f in (flat, flat.flip(-1))]
         assert likeness[flipped] > likeness[not flipped]
@@ -253,7 +251,7 @@ def test_training_of_depth_goes_on_where_it_stopped(tmp_path):
     from safetensors.torch import load_file
 
     from sanawm_env.training import depth
-    from sanawm_env.training.clips import ClipsConfig, generate, sample_frames_for_codec
+    from sanawm_env.training.clips import ClipsConfig, ViewsConfig, generate, generate_views, sample_frames_for_codec
 
     fitted = PatchPCACodec.fit(sample_frames_for_codec(4), 16)
     with pytest.raises(ValueError, match="no pictures"):
@@ -261,7 +259,8 @@ def test_training_of_depth_goes_on_where_it_stopped(tmp_path):
         train_depth(DepthConfig(steps=1), fitted, tmp_path / "bare", tmp_path / "out")
     generate(tmp_path / "clips", fitted, ClipsConfig(clips=2, chunks=1, pictures=True))
     short = DepthConfig(steps=4, batch_size=2)
-    train_depth(short, fitted, tmp_path / "clips", tmp_path / "whole")
+    generate_views(tmp_path / "views", ViewsConfig(rooms=2, views=2, shard_rooms=1, height=HEIGHT, width=WIDTH))
+    train_depth(short, fitted, tmp_path / "clips", tmp_path / "whole", views=tmp_path / "views")
 
     calls, draw = [], depth.draw_pictures
 
@@ -276,9 +275,28 @@ def test_training_of_depth_goes_on_where_it_stopped(tmp_path):
     depth.draw_pictures = interrupted
     try:
         with pytest.raises(KeyboardInterrupt):
-            train_depth(short, fitted, tmp_path / "clips", tmp_path / "parts")
+            train_depth(short, fitted, tmp_path / "clips", tmp_path / "parts", views=tmp_path / "views")
     finally:
         depth.draw_pictures = draw
-    train_depth(short, fitted, tmp_path / "clips", tmp_path / "parts")
+    train_depth(short, fitted, tmp_path / "clips", tmp_path / "parts", views=tmp_path / "views")
     whole, parts = (load_file(Path(tmp_path / name / "reprojection.safetensors")) for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+@pytest.mark.slow
+def test_views_that_are_there_are_kept_and_more_follow(tmp_path):
+    from sanawm_env.training.clips import ViewsConfig, generate_views, load, made_with
+
+    config = ViewsConfig(rooms=1, views=2, shard_rooms=1, height=HEIGHT, width=WIDTH)
+    generate_views(tmp_path, config)
+    written = (tmp_path / "shard_00000.safetensors").stat().st_mtime_ns
+    generate_views(tmp_path, replace(config, rooms=2))
+    assert (tmp_path / "shard_00000.safetensors").stat().st_mtime_ns == written
+    views = load(tmp_path)
+    assert views["pictures"].shape == (4, HEIGHT, WIDTH, 3) and views["depth"].shape == (4, HEIGHT, WIDTH)
+    assert (views["depth"] > 0.2).all() and made_with(tmp_path)["role"] == "train"
+    assert len({picture.numpy().tobytes() for picture in views["pictures"]}) == 4
+    with pytest.raises(ValueError, match="made with"):
+        generate_views(tmp_path, replace(config, views=3))
+    with pytest.raises(ValueError, match="views must be"):
+        ViewsConfig(views=0)

@@ -23,7 +23,7 @@ from sanawm_env.engines.sanawm.network.model import SanaWM
 from sanawm_env.engines.sanawm.network.place_map import PlaceMap
 from sanawm_env.engines.sanawm.sampler import data_from_v, v_target
 from sanawm_env.training import network as training
-from sanawm_env.training.clips import ClipsConfig, generate, load
+from sanawm_env.training.clips import ClipsConfig, ViewsConfig, generate, load
 from sanawm_env.training.depth import DepthConfig
 from sanawm_env.training.initial import begun_from, initialise, parts_of, untrained
 from sanawm_env.training.nano import NANO
@@ -306,13 +306,14 @@ def test_a_world_of_another_width_cannot_be_begun_from_the_shipped_one():
 
 @pytest.mark.slow
 def test_the_second_edition_is_made_from_end_to_end_in_the_time_it_is_given(tmp_path):
-    """The GPU's recipe at toy size: codec of wide patches, clips with depth, depth network, network, world, numbers."""
+    """The GPU's recipe at toy size: codec of wide patches, clips and views with depth, networks, world, numbers."""
     tiny = replace(
         ON_GPU,
         network=replace(QUICK.network, window=3),
         codec=CodecConfig(clips=2, channels=24, stride=8),
         clips=ClipsConfig(clips=2, chunks=2, shard_clips=1, height=64, width=96, pictures=True),
         train=replace(ON_GPU.train, minutes=0.05, batch_size=2, single_chunk_steps=1, warmup=1),
+        views=ViewsConfig(rooms=1, views=2, shard_rooms=1),
         depth=DepthConfig(steps=2, batch_size=2),
         from_shipped=False,
         validation_scenes=1,
@@ -330,6 +331,8 @@ def test_the_second_edition_is_made_from_end_to_end_in_the_time_it_is_given(tmp_
 def test_recipes_that_cannot_be_made_are_refused(tmp_path):
     with pytest.raises(ValueError, match="learnt from pictures"):
         Recipe(depth=DepthConfig())
+    with pytest.raises(ValueError, match="for learning depth"):
+        Recipe(views=ViewsConfig())
     with pytest.raises(ValueError, match="multiples of the codec's stride"):
         Recipe(codec=CodecConfig(stride=7))
     with pytest.raises(ValueError, match="have no depth"):

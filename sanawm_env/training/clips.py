@@ -17,11 +17,22 @@ import numpy as np
 import torch
 from rich.progress import Progress
 from safetensors import safe_open
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from sanawm_env.engines.rooms.places import PLACES, ROLES, place, random_place, room_seed
 from sanawm_env.engines.rooms.raycast import HEIGHT, WIDTH, Place, intrinsics, render
-from sanawm_env.engines.rooms.walks import CHUNK, sample_path, sample_start
+from sanawm_env.engines.rooms.walks import (
+    CHUNK,
+    CLEARANCE,
+    EYE_HIGH,
+    EYE_LOW,
+    PITCH_LIMIT,
+    ROLL_LIMIT,
+    clearance,
+    sample_path,
+    sample_start,
+)  # fmt: skip
 from sanawm_env.engines.sanawm.codec.patch_pca import SPACE_STRIDE, PatchPCACodec, to_patches
 from sanawm_env.engines.sanawm.reprojection import CELLS
 from sanawm_env.training import torch_render
@@ -142,6 +153,95 @@ def generate(
             except BaseException:
                 pool.shutdown(cancel_futures=True)  # shards under way are finished
                 raise
+
+
+@dataclass(frozen=True)
+class ViewsConfig:
+    """Single pictures with their depth, which a depth network wants more of than walks show: `views` of each of `rooms`
+    random rooms, half of them from where walks begin, the others from anywhere that walks lead to."""
+
+    rooms: int = 2000
+    views: int = 16
+    shard_rooms: int = 25
+    seed: int = 0
+    height: int = HEIGHT
+    width: int = WIDTH
+    stride: int = SPACE_STRIDE  # of the codec
+
+    def __post_init__(self):
+        for name, most in (
+            ("rooms", 10**7),
+            ("views", 1000),
+            ("shard_rooms", 10**4),
+            ("height", 4096),
+            ("width", 4096),
+        ):
+            check_count(name, getattr(self, name), 1, most)
+        check_count("seed", self.seed, 0, 2**40)
+
+
+def generate_views(out: Path | str, config: ViewsConfig, role: str = "train", workers: int = 1) -> None:
+    """Write views to the folder `out`, in shards that are either absent or complete, with `workers` processes.
+
+    A shard holds pictures (N, H, W, 3) uint8, their depth (N, 8 h, 8 w) float16, metres along z, of h x w latent cells,
+    and intrinsics (N, 4) float32, pixels. Existing shards are skipped; ValueError when they were made with other
+    settings.
+    """
+    out = Path(out)
+    random_stream(role, config.seed, 0)
+    out.mkdir(parents=True, exist_ok=True)
+    settings = {**asdict(config), "role": role}
+    settings.pop("rooms")  # more of them can follow
+    if _shards(out) and made_with(out) != settings:
+        raise ValueError(f"{out} holds views made with {made_with(out)}, not {settings}; use another folder.")
+    header = {"settings": json.dumps(settings)}
+    shards = -(-config.rooms // config.shard_rooms)
+    paths = [out / f"shard_{shard:05d}.safetensors" for shard in range(shards)]
+    jobs = [(path, shard, role, config, header) for shard, path in enumerate(paths) if not path.exists()]
+    with Progress() as progress:
+        task = progress.add_task(f"views for {role}", total=len(jobs) * config.shard_rooms * config.views)
+        if workers == 1:
+            for job in jobs:
+                progress.advance(task, _make_views(*job))
+            return
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker) as pool:
+            try:
+                for done in as_completed([pool.submit(_make_views, *job) for job in jobs]):
+                    progress.advance(task, done.result())
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
+def _make_views(path: Path, shard: int, role: str, config: ViewsConfig, header: dict) -> int:
+    rng, size = random_stream(role, config.seed, shard), (config.height, config.width)
+    cells = CELLS * config.height // config.stride, CELLS * config.width // config.stride
+    lens, pictures, depths = intrinsics(*size), [], []
+    for _ in range(config.shard_rooms):
+        here = random_place(room_seed(role, int(rng.integers(1 << 40))))
+        c2w = np.stack([sample_start(here, rng) if i % 2 == 0 else _anywhere(here, rng) for i in range(config.views)])
+        pictures.append(render(here, c2w, lens, *size, depth=False)[0])
+        depths.append(render(here, c2w, intrinsics(*cells), *cells, supersample=1)[1])
+    pictures, depths = np.concatenate(pictures), np.concatenate(depths).astype(np.float16)
+    lenses = torch.from_numpy(lens).float().repeat(len(pictures), 1)
+    parts = {"pictures": torch.from_numpy(pictures), "depth": torch.from_numpy(depths), "intrinsics": lenses}
+    save_whole(parts, path, header)
+    return len(pictures)
+
+
+def _anywhere(place: Place, rng: np.random.Generator) -> np.ndarray:
+    """A camera (4, 4) float64 as they are on walks, which began level."""
+    while True:
+        reach = place.half[0, [0, 2]] - CLEARANCE
+        x, z = rng.uniform(-reach, reach)
+        eye = np.clip(rng.normal(1.5, 0.3), EYE_LOW, EYE_HIGH)
+        if clearance(place, np.array([x, -eye, z])) >= CLEARANCE:
+            break
+    pitch, roll = np.clip(rng.normal(0, (0.25, 0.1)), (-PITCH_LIMIT, -ROLL_LIMIT), (PITCH_LIMIT, ROLL_LIMIT))
+    pose = np.eye(4)
+    pose[:3, :3] = Rotation.from_euler("YXZ", (rng.uniform(-np.pi, np.pi), pitch, roll)).as_matrix()
+    pose[:3, 3] = x, -eye, z
+    return pose
 
 
 def _begin_worker() -> None:

@@ -56,10 +56,18 @@ def depth_loss(found: Tensor, depth: Tensor) -> Tensor:
 
 
 def train_depth(
-    config: DepthConfig, codec: PatchPCACodec, data: Path, out: Path, *, device: str = "cpu", bf16: bool = True
+    config: DepthConfig,
+    codec: PatchPCACodec,
+    data: Path,
+    out: Path,
+    *,
+    views: Path | None = None,
+    device: str = "cpu",
+    bf16: bool = True,
 ) -> float:
-    """Train on the pictures of clips and leave `reprojection.safetensors` in `out`; goes on from its checkpoint there.
-    Returns the seconds it took, all calls together.
+    """Train on the pictures of clips, and on single views (`clips.generate_views`) where there are any, and leave
+    `reprojection.safetensors` in `out`; goes on from its checkpoint there. Returns the seconds it took, all calls
+    together.
 
     Ctrl-C and SIGTERM finish the step, save a checkpoint and raise KeyboardInterrupt. Raises ValueError for clips of
     another codec or without pictures.
@@ -87,7 +95,7 @@ def train_depth(
         step, seconds = saved["step"], saved["seconds"]
         if step >= config.steps:
             return seconds
-    clips = {k: v.to(device) for k, v in load(data, ("pictures", "depth", "images", "intrinsics")).items()}
+    shown = {name: tensor.to(device) for name, tensor in _pictures(data, views).items()}
     codec, began = codec.to(device), time.monotonic() - seconds
 
     def save() -> None:
@@ -105,7 +113,7 @@ def train_depth(
         task = progress.add_task("depth", total=config.steps, completed=step)
         while step < config.steps and not stopped:
             generator = torch.Generator(device).manual_seed(config.seed * 1_000_003 + step)
-            pictures, depth, lens = draw_pictures(clips, codec, config, generator)
+            pictures, depth, lens = draw_pictures(shown, codec, config, generator)
             rate = min(1.0, (step + 1) / 100, 3 * (config.steps - step) / config.steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate * config.learning_rate
@@ -131,27 +139,41 @@ def train_depth(
     return time.monotonic() - began
 
 
+def _pictures(data: Path, views: Path | None) -> dict[str, Tensor]:
+    """Pictures (N, H, W, 3) uint8 of clips and views, their depth (N, h, w) and intrinsics (N, 4)."""
+    clips = load(data, ("pictures", "depth", "intrinsics"))
+    lenses = clips.pop("intrinsics").repeat_interleave(clips["depth"].shape[1], 0)
+    shown = {name: tensor.flatten(0, 1) for name, tensor in clips.items()} | {"intrinsics": lenses}
+    if views is None:
+        return shown
+    more = load(views, tuple(shown))
+    if any(more[name].shape[1:] != tensor.shape[1:] for name, tensor in shown.items()):
+        raise ValueError(f"The views in {views} are not as large as the clips in {data}: make them anew.")
+    return {name: torch.cat((tensor, more[name])) for name, tensor in shown.items()}
+
+
 def draw_pictures(
-    clips: dict[str, Tensor], codec: PatchPCACodec, config: DepthConfig, generator: torch.Generator
+    shown: dict[str, Tensor], codec: PatchPCACodec, config: DepthConfig, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch: pictures (B, 3, h, w) in 0..1, depth (B, h, w) and lenses (B, 4) in pixels of them. Clips, codec and
-    generator are on one device."""
+    """A batch of what is shown: pictures (B, 3, h, w) in 0..1, depth (B, h, w) and lenses (B, 4) in pixels of them. All
+    is on one device."""
     device = generator.device
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator, device=device)
 
-    count, chunks = clips["depth"].shape[:2]
     size = config.batch_size
-    walk, chunk = (torch.randint(most, (size,), generator=generator, device=device) for most in (count, chunks))
-    depth, lens = clips["depth"][walk, chunk].float(), clips["intrinsics"][walk].float()
-    pictures = clips["pictures"][walk, chunk].permute(0, 3, 1, 2).float() / 255
+    chosen = torch.randint(len(shown["depth"]), (size,), generator=generator, device=device)
+    depth, lens = shown["depth"][chosen].float(), shown["intrinsics"][chosen].float()
+    pictures = shown["pictures"][chosen]
     dreamt = uniform(size) < config.dreamt
+    dreams = pictures[dreamt]
+    pictures = pictures.permute(0, 3, 1, 2).float() / 255
     if dreamt.any():
-        latents = clips["images"][walk, chunk][dreamt].float()
+        latents = codec.encode(dreams[:, None])
         noise = torch.randn(latents.shape, generator=generator, device=device) * LATENT_STD
-        latents = latents + uniform(len(latents), 1, 1, 1) * noise
-        pictures[dreamt] = codec.decode(latents[:, :, None], first=True)[:, 0].permute(0, 3, 1, 2).float() / 255
+        latents = latents + uniform(len(latents), 1, 1, 1, 1) * noise
+        pictures[dreamt] = codec.decode(latents, first=True)[:, 0].permute(0, 3, 1, 2).float() / 255
     pictures = F.avg_pool2d(pictures, codec.stride // CELLS)
     lens = lens / (codec.stride // CELLS)
     soft = F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, stride=1)

@@ -23,7 +23,16 @@ from sanawm_env.engines.sanawm.conditions import PLUCKER_CHANNELS
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.reprojection import reprojection_channels
 from sanawm_env.metrics.figures import figure_class
-from sanawm_env.training.clips import ClipsConfig, Footage, generate, load, sample_frames_for_codec, store
+from sanawm_env.training.clips import (
+    ClipsConfig,
+    Footage,
+    ViewsConfig,
+    generate,
+    generate_views,
+    load,
+    sample_frames_for_codec,
+    store,
+)
 from sanawm_env.training.depth import WEIGHTS, DepthConfig, train_depth
 from sanawm_env.training.evaluate import Example, draw_sheet, evaluate, print_table, save_sheet
 from sanawm_env.training.nano import NANO, NANO2, export_world
@@ -36,7 +45,8 @@ from sanawm_env.world.saving import only_writer, replacing, write_text
 from sanawm_env.world.terminal import literal_console
 from sanawm_env.world.world import World
 
-CODEC, CLIPS, DEPTH, NETWORK, WORLD = "codec.safetensors", "clips", "depth", "network", "world"
+CODEC, CLIPS, VIEWS = "codec.safetensors", "clips", "views"
+DEPTH, NETWORK, WORLD = "depth", "network", "world"
 MAX_RECIPE_BYTES = 2**20
 MAX_NETWORK = 1e10  # numbers in the blocks of a network that is trained here
 SIZE = NANO.height, NANO.width
@@ -66,14 +76,15 @@ class CodecConfig:
 class Recipe:
     """Everything that decides a run. The network's sizes; its channels in and out follow the codec and the places.
 
-    depth: of a world that reprojects pictures, None for one that does not. from_shipped: whether the network begins as
-    the shipped one of the first edition, as far as the sizes allow.
+    depth: of a world that reprojects pictures, None for one that does not. views: more pictures to learn it from.
+    from_shipped: whether the network begins as the shipped one of the first edition, as far as the sizes allow.
     """
 
     network: SanaWMConfig = field(default=NANO.network)
     codec: CodecConfig = field(default=CodecConfig())
     clips: ClipsConfig = field(default=ClipsConfig())
     train: TrainConfig = field(default=TrainConfig())
+    views: ViewsConfig | None = None
     depth: DepthConfig | None = None
     from_shipped: bool = False
     validation_scenes: int = 16
@@ -82,6 +93,8 @@ class Recipe:
         check_count("validation_scenes", self.validation_scenes, 1, 10_000)
         if self.depth is not None and not self.clips.pictures:
             raise ValueError("depth is learnt from pictures: set pictures of the clips to true")
+        if self.views is not None and self.depth is None:
+            raise ValueError("views are for learning depth: give the recipe depth as well, or no views")
         for side in (self.clips.height, self.clips.width):
             if side % self.codec.stride:
                 raise ValueError(f"pictures must be multiples of the codec's stride {self.codec.stride}, got {side}")
@@ -125,18 +138,21 @@ SECOND = Recipe(
         clips=4000, unknown_fraction=0.65, shard_clips=20, seed=2, height=NANO2.height, width=NANO2.width, pictures=True
     ),
     train=TrainConfig(steps=5200, learning_rate=1.2e-3, warmup=40, pure_noise=0.85, single_chunk_steps=100, seed=2),
-    depth=DepthConfig(steps=8000, batch_size=8),
+    views=ViewsConfig(rooms=2000, seed=3),
+    depth=DepthConfig(steps=12_000, batch_size=8),
     from_shipped=True,
 )
 """The second edition on a CPU: a day of one core."""
 ON_GPU = replace(
     SECOND,
     clips=replace(SECOND.clips, clips=1600, shard_clips=8),
-    train=replace(SECOND.train, steps=100_000, minutes=3.0, batch_size=192, warmup=100, learning_rate=2e-3),
+    train=replace(SECOND.train, steps=100_000, minutes=2.5, batch_size=192, warmup=100, learning_rate=2e-3),
+    views=ViewsConfig(rooms=1000, seed=3),
     depth=DepthConfig(steps=1500, batch_size=128),
     validation_scenes=4,
 )
-"""The same in six minutes of an H100 with 16 cores beside it (an estimate: clips 80 s, depth 40 s, network 180 s)."""
+"""The same in six minutes of an H100 with 16 cores beside it (an estimate: clips 80 s, views 25 s, depth 40 s,
+network 150 s)."""
 
 
 def run(
@@ -195,8 +211,12 @@ def _run(
         reprojection=recipe.depth is not None,
     )  # fmt: skip
     trainers = processes if device == "cpu" and not recipe.train.minutes else 1  # a GPU is fullest with one
+    if recipe.views is not None:
+        size = {"height": recipe.clips.height, "width": recipe.clips.width, "stride": recipe.codec.stride}
+        generate_views(out / VIEWS, replace(recipe.views, **size), workers=processes)
     if recipe.depth is not None:
-        train_depth(recipe.depth, codec, out / CLIPS, out / DEPTH, device=device)
+        views = None if recipe.views is None else out / VIEWS
+        train_depth(recipe.depth, codec, out / CLIPS, out / DEPTH, views=views, device=device)
     seconds = train_network(
         config, recipe.train, codec.cpu(), out / CLIPS, out / NETWORK, processes=trainers, device=device,
         begin_from=world_folder("nano") if recipe.from_shipped else None,
