@@ -20,6 +20,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from sanawm_env.camera.presets import Workspace
@@ -50,7 +51,7 @@ class SanaWMEnv(gym.Env):
         world: name of a world or a folder that holds one; or a loaded `World` (then `device` is that world's).
         scenes: start images: a path, a folder of images, or a list of paths; None for the world's own. "rooms:train"
             and "rooms:test" are furnished rooms without end, another one in each episode; no room is in both.
-        obs_mode: "dict", "rgb", "stack", "chunk" or "latent", see `observations.Observer`.
+        obs_mode: "dict", "rgb", "stack", "chunk", "latent" or "goal", see `observations.Observer`.
         action_mode: "twist", "keys", "discrete" or "poses", see `simulation.controllers`.
         max_episode_chunks: steps until `truncated`. The environment counts itself, and a snapshot carries the count; a
             TimeLimit around it (`max_episode_steps` of `gymnasium.make`) can only cut episodes shorter, and its count
@@ -321,6 +322,20 @@ class SanaWMEnv(gym.Env):
             reseed = int(rng.integers(MAX_SEED))
         now = snapshot.episode.to(self.world.device)
         return Move(self, now if reseed is None else now.reseed(reseed), rng)
+
+    def compute_reward(self, achieved_goal: ArrayLike, desired_goal: ArrayLike, info: Any = None) -> Any:
+        """1.0 where a goal (..., 3) of the observation mode "goal" is reached, else 0.0: the reward of a step, of what
+        it came to, and of any goal that hindsight puts in its place. A float for one, an array (...) for many. info is
+        not looked at. TypeError where the task has no such goals."""
+        return self.compute_terminated(achieved_goal, desired_goal, info) * 1.0
+
+    def compute_terminated(self, achieved_goal: ArrayLike, desired_goal: ArrayLike, info: Any = None) -> Any:
+        """Whether goals (..., 3) are reached, which ends an episode: bool, or an array (...) of them; see
+        `compute_reward`."""
+        if not self.task.goal_size:
+            raise TypeError(f"The task {type(self.task).__name__} has no goals to compare: PointNav has.")
+        reached = self.task.reached(np.asarray(achieved_goal), np.asarray(desired_goal))
+        return bool(reached) if np.ndim(reached) == 0 else reached
 
     @property
     def _max_episode_steps(self) -> int:

@@ -18,7 +18,7 @@ from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.files import brief, check_count
 from sanawm_env.world.images import resize_frames
 
-OBS_MODES = ("dict", "rgb", "stack", "chunk", "latent")
+OBS_MODES = ("dict", "rgb", "stack", "chunk", "latent", "goal")
 STACKED = 4
 LATENT_BOUND = 100.0
 LARGEST = (144, 256)
@@ -37,6 +37,9 @@ class Observer:
     rgb: the last frame. stack: 4 frames evenly spaced over the chunk, the last among them, oldest first, in the
     channels (h, w, 12). chunk: all frames (24, h, w, 3). latent: the last chunk's latents (c, 3, h', w') float32,
     clipped to +-100.
+    goal: as Gymnasium-Robotics' GoalEnv, of a task whose reward is that a goal is reached (PointNav with shaped=False):
+        observation, the pose (7,) as above; achieved_goal and desired_goal (3,) float32, positions of the camera and of
+        the goal in metres in the axes of frame 0; and rgb, the last frame. `SanaWMEnv.compute_reward` compares goals.
     Right after a reset the start image (its latent) stands for every frame (latent) of the chunk.
     """
 
@@ -51,20 +54,27 @@ class Observer:
         h, w = self.size
         if self.mode == "latent":
             return spaces.Box(-LATENT_BOUND, LATENT_BOUND, self.config.latent_shape, np.float32)
-        if self.mode == "dict":
-            pose = spaces.Box(-self._pose_bound, self._pose_bound)
-            return spaces.Dict(
-                [("rgb", _pixels(h, w, 3)), ("pose", pose), *self.task.spaces(self.size, self.workspace).items()]
-            )
+        if self.mode in ("dict", "goal"):
+            pose, picture = spaces.Box(-self._pose_bound, self._pose_bound), _pixels(h, w, 3)
+            if self.mode == "dict":
+                parts = [("rgb", picture), ("pose", pose), *self.task.spaces(self.size, self.workspace).items()]
+            else:
+                goal = spaces.Box(-self._pose_bound[:3], self._pose_bound[:3])
+                parts = [("observation", pose), ("achieved_goal", goal), ("desired_goal", goal), ("rgb", picture)]
+            return spaces.Dict(parts)
         shapes = {"rgb": (h, w, 3), "stack": (h, w, 3 * STACKED), "chunk": (self.config.chunk_frames, h, w, 3)}
         return _pixels(*shapes[self.mode])
 
     def __call__(self, episodes: Sequence[Episode]) -> Observation:
         if self.mode == "latent":
             return _host(torch.cat([self._latents(cast(Tensor, now.slot.latents)) for now in episodes]))
-        if self.mode == "dict":
-            poses = np.stack([self._pose(now.slot.c2w) for now in episodes])
-            return {"rgb": self._frames(episodes, 1)[:, 0], "pose": poses} | self.task.observe(episodes, self.size)
+        if self.mode in ("dict", "goal"):
+            poses, pictures = np.stack([self._pose(now.slot.c2w) for now in episodes]), self._frames(episodes, 1)[:, 0]
+            if self.mode == "dict":
+                return {"rgb": pictures, "pose": poses} | self.task.observe(episodes, self.size)
+            bound = self._pose_bound[:3]
+            achieved, desired = (np.clip(goals, -bound, bound) for goals in self.task.goals(episodes))
+            return {"observation": poses, "achieved_goal": achieved, "desired_goal": desired, "rgb": pictures}
         if self.mode == "rgb":
             return self._frames(episodes, 1)[:, 0]
         if self.mode == "chunk":
@@ -111,6 +121,11 @@ def observer(
     """The mode of that name; ValueError naming what is accepted. Without a size, the world's own up to 144 x 256."""
     if mode not in OBS_MODES:
         raise ValueError(f"obs_mode must be one of {', '.join(OBS_MODES)}, got {brief(mode)}.")
+    if mode == "goal" and (not task.goal_size or task.reward_range != (0.0, 1.0)):
+        raise ValueError(
+            'obs_mode "goal" needs a task whose reward is that a position is reached: task="pointnav" with '
+            'task_options={"shaped": False}.'
+        )
     if mode == "latent" and config.latent_shape is None:
         raise ValueError(f'The {config.name} world has no latents: choose another obs_mode than "latent".')
     if size is None:

@@ -63,6 +63,7 @@ class Task:
     """
 
     state_type: ClassVar[type] = type(None)  # of what it remembers
+    goal_size: ClassVar[int] = 0  # numbers of a goal in the observation mode "goal"; 0: it has none there
 
     @property
     def reward_range(self) -> tuple[float, float]:
@@ -91,6 +92,14 @@ class Task:
     def observe(self, episodes: Sequence[Episode], size: tuple[int, int]) -> dict[str, NDArray]:
         """Batched entries for `spaces`."""
         return {}
+
+    def goals(self, episodes: Sequence[Episode]) -> tuple[NDArray, NDArray]:
+        """Where episodes are and where they should be, (B, goal_size) float32 each: what `reached` compares."""
+        raise NotImplementedError(f"The task {type(self).__name__} has no goals that can be compared.")
+
+    def reached(self, achieved: NDArray, desired: NDArray) -> NDArray:
+        """Which goals (...) bool are reached where (..., goal_size) is achieved and desired."""
+        raise NotImplementedError(f"The task {type(self).__name__} has no goals that can be compared.")
 
     def check(self, episode: Episode) -> None:
         """ValueError unless what an episode, perhaps one from a file, remembers is of this task."""
@@ -176,6 +185,7 @@ class PointNav(Task):
     radius: float = 0.35
     shaped: bool = True
     state_type = GoalState
+    goal_size = 3
 
     def __post_init__(self):
         _check_chunks(self.chunks)
@@ -205,6 +215,15 @@ class PointNav(Task):
         return {
             "goal": np.stack([_seen_from(m.slot.c2w, m.task_state.c2w[:3, 3]) for m in episodes]).astype(np.float32)
         }
+
+    def goals(self, episodes: Sequence[Episode]) -> tuple[NDArray, NDArray]:
+        """Positions of cameras and of goals, metres in the episode's world frame."""
+        pairs = [(e.slot.c2w[:3, 3], e.task_state.c2w[:3, 3]) for e in episodes]
+        achieved, desired = np.moveaxis(np.array(pairs, np.float32), 1, 0)
+        return achieved, desired
+
+    def reached(self, achieved: NDArray, desired: NDArray) -> NDArray:
+        return np.linalg.norm(np.subtract(achieved, desired, dtype=np.float64), axis=-1) <= self.radius
 
     def info(self, episode: Episode) -> dict[str, Any]:
         away = self.distance(episode)
@@ -249,6 +268,7 @@ class ImageNav(PointNav):
 
     angle: float = 20.0
     reward: str = "pose"
+    goal_size = 0
 
     def __post_init__(self):
         super().__post_init__()
