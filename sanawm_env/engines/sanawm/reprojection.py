@@ -26,7 +26,7 @@ STEPS = 16  # of a ray, evenly spaced in the square root of inverse depth
 KEY_FRAMES = 4  # rays of every fourth frame are followed, those between move evenly
 # how far a guess is trusted, the rest is dreamt: where the start image shows the place, half as far after so many
 # metres; where the last frame alone does, which is a dream itself
-START_TRUST, START_REACH, LAST_TRUST = 0.95, 6.0, 0.6
+START_TRUST, START_REACH, LAST_TRUST = 0.98, 15.0, 0.6
 
 
 @dataclass(frozen=True, eq=False)
