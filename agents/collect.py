@@ -128,8 +128,8 @@ def work(collection: Collection, jobs: Sequence[Job], shard: Shard) -> Generator
 def beginning(collection: Collection, job: Job) -> SanaWMEnv:
     """The environment of a job, reset to where it begins; errors as `SanaWMEnv` and its reset."""
     env, start = SanaWMEnv(**replace(collection.config, max_episode_chunks=job.chunks).keywords), job.start
-    lens = None if start.intrinsics is None else np.array(start.intrinsics)
-    begin(env, start.image, job.seed, prompt=start.prompt, intrinsics=lens, fov_deg=start.fov_deg)
+    intrinsics = None if start.intrinsics is None else np.array(start.intrinsics)
+    begin(env, start.image, job.seed, prompt=start.prompt, intrinsics=intrinsics, fov_deg=start.fov_deg)
     return env
 
 

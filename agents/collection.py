@@ -298,8 +298,8 @@ def _unreadable(starts: Sequence[Start], world: World) -> dict[Path, str]:
     def look(start: Start) -> str:
         try:
             read_anchor(start.image)
-            lens = None if start.intrinsics is None else np.array(start.intrinsics)
-            choose_intrinsics(load_image(start.image), world.config, lens, start.fov_deg)
+            intrinsics = None if start.intrinsics is None else np.array(start.intrinsics)
+            choose_intrinsics(load_image(start.image), world.config, intrinsics, start.fov_deg)
         except (ValueError, OSError) as error:
             return reason(error)
         return ""
@@ -315,14 +315,14 @@ def _start(scene: Mapping[str, Any], folder: Path) -> Start:
     for name, text in (("image", image), ("prompt", "" if prompt is None else prompt)):
         if not isinstance(text, str | os.PathLike):
             raise TypeError(f"The {name} of a scene must be text, got {brief(text)}.")
-    lens, fov = scene.get("intrinsics"), scene.get("fov_deg")
-    if lens is not None:
-        if not isinstance(lens, Sequence) or isinstance(lens, str) or len(lens) != 4:
-            raise ValueError(f"intrinsics of a scene are four numbers fx, fy, cx, cy, got {brief(lens)}.")
-        lens = tuple(check_number("A number of a scene's intrinsics", number) for number in lens)
+    intrinsics, fov = scene.get("intrinsics"), scene.get("fov_deg")
+    if intrinsics is not None:
+        if not isinstance(intrinsics, Sequence) or isinstance(intrinsics, str) or len(intrinsics) != 4:
+            raise ValueError(f"intrinsics of a scene are four numbers fx, fy, cx, cy, got {brief(intrinsics)}.")
+        intrinsics = tuple(check_number("A number of a scene's intrinsics", number) for number in intrinsics)
     if fov is not None:
         fov = check_number("fov_deg of a scene", fov, 0, 180)
-    return Start(folder / image, prompt or "", lens, fov)
+    return Start(folder / image, prompt or "", intrinsics, fov)
 
 
 def _bench(collection: Collection, fps: float) -> list[tuple[Start, Script]]:
@@ -347,8 +347,8 @@ def _bench(collection: Collection, fps: float) -> list[tuple[Start, Script]]:
         try:
             row = parse_json(line)
             image, camera = (_inside(root, row[name]) for name in ("image_path", "camera_path"))
-            lens = load_trajectory(camera).intrinsics
-            start = Start(image, str(row.get("prompt") or ""), None if lens is None else _vector(lens[0]))
+            intrinsics = load_trajectory(camera).intrinsics
+            start = Start(image, str(row.get("prompt") or ""), None if intrinsics is None else _vector(intrinsics[0]))
             if not image.is_file():
                 raise FileNotFoundError(f"There is no start image at {image}")
             pairs.append((start, Given(str(row["camera_path"]), read_path(camera, fps))))

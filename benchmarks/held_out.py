@@ -7,14 +7,14 @@ or random streams change: then the published numbers are of other walks.
 
 from harness import numbers_file, parser, write
 
-from sanawm_env.training.nano import NANO
+from sanawm_env.training.nano import NANO_SMALL
 from sanawm_env.training.truth import draw_walk
 
 SEED, WALKS, CHUNKS = 2028, 64, 8
 
 
 def walks(known: bool, count: int = WALKS) -> list[dict]:
-    drawn = [draw_walk(NANO, SEED, i, 1 + CHUNKS * NANO.chunk_frames, known) for i in range(count)]
+    drawn = [draw_walk(NANO_SMALL, SEED, i, 1 + CHUNKS * NANO_SMALL.chunk_frames, known) for i in range(count)]
     return [
         {"place": walk.place.name, "start": walk.c2w[0].round(4).tolist(), "end": walk.c2w[-1].round(4).tolist()}
         for walk in drawn

@@ -56,8 +56,8 @@ class PanoramaEngine(Engine):
         gains = torch.ones(len(slots)) if memory is None else memory.gain.cpu()
         rows = []
         for slot, path, gain in zip(slots, poses[..., :3, :3], gains, strict=True):
-            picture, lens = torch.tensor(slot.scene.image) / 255, torch.tensor(slot.scene.intrinsics).float()
-            seen = look(picture, lens, (torch.tensor(slot.origin[:3, :3]).T @ path).float())
+            picture, intrinsics = torch.tensor(slot.scene.image) / 255, torch.tensor(slot.scene.intrinsics).float()
+            seen = look(picture, intrinsics, (torch.tensor(slot.origin[:3, :3]).T @ path).float())
             for frame in seen:
                 gain = gain + self.config.adapts * (picture.mean() / frame.mean().clamp(min=0.05) - gain)
                 frame *= gain
@@ -66,13 +66,13 @@ class PanoramaEngine(Engine):
         return Chunk(frames, Exposure(gains))
 
 
-def look(picture: torch.Tensor, lens: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+def look(picture: torch.Tensor, intrinsics: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     """What a camera sees (F, H, W, 3) that turns by (F, 3, 3) in a picture (H, W, 3), and its mean colour beside it:
-    homographies K R K^-1 (Hartley and Zisserman, "Multiple View Geometry"). lens: (4,) fx, fy, cx, cy in pixels."""
+    homographies K R K^-1 (Hartley and Zisserman, "Multiple View Geometry"). intrinsics: (4,), in pixels."""
     v, u = torch.meshgrid(*(torch.arange(n) + 0.5 for n in picture.shape[:2]), indexing="ij")
-    rays = torch.cat(((torch.stack((u, v), -1) - lens[2:]) / lens[:2], torch.ones(*u.shape, 1)), -1)
+    rays = torch.cat(((torch.stack((u, v), -1) - intrinsics[2:]) / intrinsics[:2], torch.ones(*u.shape, 1)), -1)
     rays = torch.einsum("fij,hwj->fhwi", turns, rays)
-    at = 2 * (lens[:2] * rays[..., :2] / rays[..., 2:] + lens[2:]) / torch.tensor(picture.shape[1::-1]) - 1
+    at = 2 * (intrinsics[:2] * rays[..., :2] / rays[..., 2:] + intrinsics[2:]) / torch.tensor(picture.shape[1::-1]) - 1
     at[rays[..., 2] <= 0] = 2  # behind the camera there is none
     mean = picture.mean((0, 1))
     shifted = (picture - mean).permute(2, 0, 1).expand(len(turns), -1, -1, -1)

@@ -8,16 +8,16 @@ import torch
 from sanawm_env.engines.rooms.places import place
 from sanawm_env.engines.rooms.raycast import intrinsics, render
 from sanawm_env.engines.sanawm.codec.patch_pca import PATCH, PatchPCACodec
-from sanawm_env.training.nano import NANO
+from sanawm_env.training.nano import NANO_SMALL
 from sanawm_env.world.engine import Chunk, Engine
 
-SMALL = dataclasses.replace(NANO, height=32, width=48)
+SMALL = dataclasses.replace(NANO_SMALL, height=32, width=48)
 
 
 class TruthEngine(Engine):
     """A world that is the renderer, seen through a codec."""
 
-    config, device, capabilities = SMALL, torch.device("cpu"), frozenset({"images", "anchors"})
+    config, device, capabilities = SMALL, torch.device("cpu"), frozenset({"images"})
 
     def __init__(self, codec):
         self.codec = codec

@@ -66,10 +66,10 @@ def test_a_path_at_16_a_second_is_taken_bit_for_bit(tmp_path, caplog):
     assert not caplog.records
 
 
-def test_lenses_come_along(tmp_path):
-    lenses = np.tile(np.diag([50.0, 50.0, 1.0]), (91, 1, 1))
-    lenses[:, 0, 0] += np.arange(91)
-    np.savez(tmp_path / "p.npz", c2w=poses(91, 30), intrinsics=lenses, fps=30)
+def test_intrinsics_come_along(tmp_path):
+    matrices = np.tile(np.diag([50.0, 50.0, 1.0]), (91, 1, 1))
+    matrices[:, 0, 0] += np.arange(91)
+    np.savez(tmp_path / "p.npz", c2w=poses(91, 30), intrinsics=matrices, fps=30)
     taken = load_trajectory(tmp_path / "p.npz").at(16)
     assert taken.fps == 16 and taken.intrinsics.shape == (49, 3, 3)
     np.testing.assert_allclose(taken.intrinsics[:, 0, 0], 50 + np.arange(49) * 30 / 16)

@@ -7,13 +7,13 @@ import pytest
 
 from sanawm_env.training import bars
 from sanawm_env.training.bars import BARS, judge, measure, shrink, told_apart
-from sanawm_env.training.nano import NANO
+from sanawm_env.training.nano import NANO_SMALL
 from sanawm_env.world.world import World
 from tests.known_worlds import HoldEngine, TruthEngine, lossless_codec
 
 
 def known(engine):
-    return World(type(engine.__name__, (engine,), {"config": NANO})(lossless_codec()), engine.__name__)
+    return World(type(engine.__name__, (engine,), {"config": NANO_SMALL})(lossless_codec()), engine.__name__)
 
 
 @pytest.mark.slow

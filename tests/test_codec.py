@@ -124,9 +124,8 @@ def test_the_shipped_codec_reconstructs_a_held_out_walk():
 
     codec = PatchPCACodec.load(SHIPPED)
     stream = clips.random_stream("validation", 0, 0)
-    frames = torch.from_numpy(clips.sample_clip("validation", stream, 49, 0.0)[0])[None]
+    frames = torch.from_numpy(clips.sample_clip("validation", stream, 49, 0.0, size=(128, 192))[0])[None]
     assert psnr(codec.decode(codec.encode(frames), True), frames) > 26
-    assert codec.channels == 96
 
 
 def test_bad_input_is_refused_in_one_sentence(codec, tmp_path):

@@ -415,7 +415,7 @@ print(json.dumps([
 ]))
 """
     frames, rollout, doctor, play, train, fetch, study = run_python(code, cwd=tmp_path)
-    assert frames == [2, 64, 96, 3]
+    assert frames == [2, 128, 192, 3]
     assert rollout == doctor == [0, ""]
     assert (tmp_path / "walk" / "video.mp4").is_file()
     for (status, sentence), extra in ((play, "viewer"), (train, "plots"), (study, "plots"), (fetch, "official")):

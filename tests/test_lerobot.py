@@ -195,7 +195,7 @@ def test_quaternions_are_the_ones_with_w_above_zero():
     assert (vectors[:, :3] == c2w[:, :3, 3]).all()
 
 
-def test_lenses_are_in_pixels_of_the_video(native, whole):
+def test_intrinsics_are_in_pixels_of_the_video(native, whole):
     for episode, values in each(native, column(whole, "sanawm.intrinsics")):
         lens = episode.trajectory().intrinsics[0]
         np.testing.assert_allclose(values, np.tile([lens[0, 0], lens[1, 1], lens[0, 2], lens[1, 2]], (len(values), 1)))
@@ -453,8 +453,8 @@ def rewrite(folder, name, change):
 SPOILT = {
     "a video too short": (fewer_frames, "has 48 frames, not 49"),
     "no trajectory": (lambda folder: (folder / "trajectory.npz").unlink(), "no file at"),
-    "poses too few": (fewer_poses, "48 poses and 48 lenses for 49 frames"),
-    "no lenses": (lambda folder: rewrite(folder, "trajectory.npz", lambda a: a.pop("intrinsics")), "0 lenses"),
+    "poses too few": (fewer_poses, "48 poses and 48 intrinsics for 49 frames"),
+    "no intrinsics": (lambda folder: rewrite(folder, "trajectory.npz", lambda a: a.pop("intrinsics")), "0 intrinsics"),
     "rewards too few": (
         lambda folder: rewrite(folder, "actions.npz", lambda a: a.update(rewards=a["rewards"][1:])),
         "must hold 2 rewards",

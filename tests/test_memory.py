@@ -50,7 +50,7 @@ def measured(world, chunks, batch=1):
         state = world.begin([world.scene(p) for p in pictures])
         for _ in range(chunks):
             state, clip = world.advance(state, np.broadcast_to(STILL, (batch, *STILL.shape)))
-        stays = state.nbytes + clip.frames.nbytes
+        stays = state.nbytes + clip.frames.nbytes + clip.latents.nbytes
 
     return alive(run), stays
 

@@ -6,7 +6,7 @@ import pytest
 from sanawm_env.engines.rooms.raycast import intrinsics, render
 from sanawm_env.metrics.pose import pose_errors, relative
 from sanawm_env.training.align import locate, track
-from sanawm_env.training.nano import NANO
+from sanawm_env.training.nano import NANO_SMALL
 from sanawm_env.training.probes import camera_errors, drift, loop_closure, seeds
 from sanawm_env.training.truth import draw_walk
 from sanawm_env.world.world import World
@@ -19,7 +19,7 @@ def truth():
 
 @pytest.mark.slow
 def test_a_camera_is_found_from_pixels_alone():
-    walk = draw_walk(NANO, 0, 3, 25, role="validation")
+    walk = draw_walk(NANO_SMALL, 0, 3, 25, role="validation")
     sampled = walk.c2w[::4]
     frames, _ = render(walk.place, sampled[1:], intrinsics(), depth=False)
     found = np.concatenate((sampled[:1], track(walk.place, frames, walk.c2w[0])))
@@ -28,7 +28,7 @@ def test_a_camera_is_found_from_pixels_alone():
 
 
 def test_a_wrong_guess_is_corrected():
-    walk = draw_walk(NANO, 0, 0, 25, role="validation")
+    walk = draw_walk(NANO_SMALL, 0, 0, 25, role="validation")
     frame = render(walk.place, walk.c2w[:1], intrinsics(), depth=False)[0][0]
     guess = walk.c2w[4]
     found = locate(walk.place, frame, guess)
@@ -37,7 +37,7 @@ def test_a_wrong_guess_is_corrected():
 
 
 def test_a_guess_outside_the_room_is_brought_back():
-    walk = draw_walk(NANO, 0, 0, 25, role="validation")
+    walk = draw_walk(NANO_SMALL, 0, 0, 25, role="validation")
     frame = render(walk.place, walk.c2w[:1], intrinsics(), depth=False)[0][0]
     guess = walk.c2w[0].copy()
     guess[:3, 3] += 50

@@ -9,7 +9,7 @@ from sanawm_env.engines.rooms.raycast import render as rendered
 from sanawm_env.engines.sanawm.codec.patch_pca import PatchPCACodec
 from sanawm_env.training import torch_render
 from sanawm_env.training.clips import ClipsConfig, generate, load
-from sanawm_env.training.nano import NANO
+from sanawm_env.training.nano import NANO_SMALL
 from sanawm_env.training.truth import draw_walk
 from tests.golden_files import ROOT
 
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("known", [True, False])
 def test_torch_shows_what_the_renderer_shows(known, monkeypatch):
     monkeypatch.setattr(torch_render, "RAYS", 3 * 64 * 96 * 4)  # a few frames at a time
-    walk = draw_walk(NANO, 3, 1, 9, known=known, role="validation")
+    walk = draw_walk(NANO_SMALL, 3, 1, 9, known=known, role="validation")
     frames, depth = rendered(walk.place, walk.c2w, intrinsics(), 64, 96)
     shown = torch_render.render(walk.place, walk.c2w, intrinsics(), 64, 96, 2, CPU).numpy()
     assert shown.dtype == np.uint8 and (shown != frames).mean() < 1e-3

@@ -13,7 +13,7 @@ from sanawm_env.recording.dataset import PARTIAL
 from sanawm_env.recording.rollout import TRAJECTORY, VIDEO
 from sanawm_env.recording.video import check_square, frame_times, iterate_video, open_video, read_video
 from sanawm_env.training.clips import Footage
-from sanawm_env.training.nano import NANO
+from sanawm_env.training.nano import NANO_SMALL
 from sanawm_env.world.files import reason
 from sanawm_env.world.images import fit_image
 from sanawm_env.world.intrinsics import choose_intrinsics
@@ -40,7 +40,7 @@ def read_clip(folder: Path) -> Footage:
     frames = read_video(folder / VIDEO)
     if len(frames) != len(trajectory.c2w):
         raise ValueError(f"{folder} has {len(frames)} frames and {len(trajectory.c2w)} poses: they must be as many.")
-    fitted = [fit_image(Image.fromarray(frames[i]), NANO.height, NANO.width) for i in shown]
+    fitted = [fit_image(Image.fromarray(frames[i]), NANO_SMALL.height, NANO_SMALL.width) for i in shown]
     return Footage(np.stack(fitted), relative_to_first(trajectory.c2w[shown]), intrinsics)
 
 
@@ -71,15 +71,15 @@ def _look_at(folder: Path) -> tuple[Trajectory, np.ndarray, np.ndarray]:
     if trajectory.intrinsics is None:
         raise ValueError(f"{folder / TRAJECTORY} has no intrinsics: add the array (F, 3, 3), in pixels of the video.")
     first = Image.fromarray(next(iterate_video(folder / VIDEO)))
-    intrinsics, _ = choose_intrinsics(first, NANO, trajectory.intrinsics[0], None)
-    rate = (len(times) - 1) / times[-1] if times[-1] > 0 else NANO.fps
+    intrinsics, _ = choose_intrinsics(first, NANO_SMALL, trajectory.intrinsics[0], None)
+    rate = (len(times) - 1) / times[-1] if times[-1] > 0 else NANO_SMALL.fps
     if trajectory.fps is not None and abs(rate / trajectory.fps - 1) > 0.02:
         said = f"{rate:.3g} frames and {trajectory.fps:.3g} poses a second"
         raise ValueError(f"{folder} has {said}: they must be as many.")
-    if rate < 0.98 * NANO.fps:
-        raise ValueError(f"{folder} has {rate:.3g} frames a second, the nano world {NANO.fps}: record faster ones.")
-    wanted = np.arange(int(times[-1] * NANO.fps + 1e-3) + 1) / NANO.fps
-    if np.abs(times - np.arange(len(times)) / NANO.fps).max() < 1e-3:
+    if rate < 0.98 * NANO_SMALL.fps:
+        raise ValueError(f"{folder} has {rate:.3g} frames a second: record {NANO_SMALL.fps} or more.")
+    wanted = np.arange(int(times[-1] * NANO_SMALL.fps + 1e-3) + 1) / NANO_SMALL.fps
+    if np.abs(times - np.arange(len(times)) / NANO_SMALL.fps).max() < 1e-3:
         return trajectory, intrinsics, np.arange(len(times))
     logging.getLogger(__name__).warning(
         "%s has %.3g frames a second: %d of its %d are taken, %d a second.",
@@ -87,7 +87,7 @@ def _look_at(folder: Path) -> tuple[Trajectory, np.ndarray, np.ndarray]:
         rate,
         len(wanted),
         len(times),
-        NANO.fps,
+        NANO_SMALL.fps,
     )
     after = np.searchsorted(times, wanted).clip(1, len(times) - 1)
     return trajectory, intrinsics, after - (wanted - times[after - 1] < times[after] - wanted)

@@ -11,7 +11,7 @@ MAX_PROCESSES = 1024
 
 @dataclass(frozen=True)
 class Train:
-    """Make a nano world: codec, clips, network, then a look at it. Goes on where it was stopped, at any kill."""
+    """Make a nano world: codec, clips, depth, network, then a look at it. Goes on where it was stopped, at any kill."""
 
     out: Path = Path("runs/train")
     """Folder for everything; the finished world is in its folder `world`."""
@@ -26,21 +26,21 @@ class Train:
     processes: int = 2
     """Training processes of one thread each, each with a batch of its own."""
     device: str = "cpu"
-    """On a CUDA device the second edition is made, in about six minutes of an H100: take a process per core for it."""
+    """On a CUDA device the training takes about six minutes of an H100: give it a process per core."""
 
     def run(self) -> None:
         from sanawm_env.cli.footage import check_clips, clip_folders, read_clip
         from sanawm_env.cli.machine import machine_name
         from sanawm_env.recording.rollout import check_writable
-        from sanawm_env.training.recipe import CLIPS, NETWORK, ON_GPU, QUICK, WORLD, Recipe, run
+        from sanawm_env.training.recipe import CLIPS, NETWORK, ON_GPU, QUICK, SHIPPED, WORLD, Recipe, run
         from sanawm_env.world.files import check_count
         from sanawm_env.world.saving import check_outside
         from sanawm_env.world.world import usable_device
 
         device = usable_device(self.device)
         check_count("--processes", self.processes, 1, MAX_PROCESSES)
-        recipe = QUICK if self.quick else Recipe()
-        if device.type == "cuda" and self.data is None and not self.quick:
+        recipe = QUICK if self.quick else Recipe() if self.data is not None else SHIPPED
+        if device.type == "cuda" and recipe is SHIPPED:
             recipe = ON_GPU
         if self.config is not None:
             if self.quick:

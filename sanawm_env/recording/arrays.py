@@ -34,12 +34,12 @@ class Trajectory:
         if self.fps is None or math.isclose(self.fps, fps, rel_tol=1e-6):
             return self
         c2w, where = resample(self.c2w, self.fps, fps)
-        lenses = self.intrinsics
-        if lenses is not None:
-            columns = lenses.reshape(len(lenses), 9).T
-            lenses = np.stack([np.interp(where, np.arange(len(lenses)), column) for column in columns], axis=-1)
-            lenses = lenses.reshape(-1, 3, 3)
-        return replace(self, c2w=c2w, intrinsics=lenses, fps=float(fps))
+        intrinsics = self.intrinsics
+        if intrinsics is not None:
+            columns = intrinsics.reshape(len(intrinsics), 9).T
+            intrinsics = np.stack([np.interp(where, np.arange(len(intrinsics)), column) for column in columns], axis=-1)
+            intrinsics = intrinsics.reshape(-1, 3, 3)
+        return replace(self, c2w=c2w, intrinsics=intrinsics, fps=float(fps))
 
 
 def load_arrays(path: str | os.PathLike, names: Iterable[str]) -> dict[str, np.ndarray]:

@@ -80,8 +80,8 @@ def camera_path(episode: RecordedEpisode) -> tuple[NDArray, NDArray, int]:
     """
     path, frames, chunks = episode.trajectory(), episode.meta["num_frames"], episode.chunks
     if path.intrinsics is None or len(path.c2w) != frames:
-        lenses = 0 if path.intrinsics is None else len(path.intrinsics)
-        raise ValueError(f"{episode.folder} has {len(path.c2w)} poses and {lenses} lenses for {frames} frames.")
+        matrices = 0 if path.intrinsics is None else len(path.intrinsics)
+        raise ValueError(f"{episode.folder} has {len(path.c2w)} poses and {matrices} intrinsics for {frames} frames.")
     if not chunks or frames <= chunks or (frames - 1) % chunks:
         raise ValueError(f"{episode.folder} has {frames} frames, which are not the start and {chunks} equal chunks.")
     return path.c2w, path.intrinsics, (frames - 1) // chunks

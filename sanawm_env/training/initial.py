@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from safetensors.torch import load_file
 
-from sanawm_env.engines.sanawm.codec.patch_pca import LATENT_STD, PatchPCACodec
+from sanawm_env.engines.sanawm.codec.patch_pca import LATENT_STD
 from sanawm_env.engines.sanawm.config import SanaWorldConfig
 from sanawm_env.engines.sanawm.network.ablation import TokenMixer
 from sanawm_env.engines.sanawm.network.mixers import GDNMixer, WindowMixer
@@ -34,48 +34,14 @@ def untrained(config: SanaWorldConfig, generator: torch.Generator) -> torch.nn.M
     return parts
 
 
-def begun_from(parts: torch.nn.ModuleDict, codec: PatchPCACodec, folder: Path) -> None:
-    """Take what fits from the world in `folder`: the blocks of its network, its place map, and, through both linear
-    codecs, what its network reads and shows, though its pictures may be half as large.
-
-    Latents of the old codec are a linear function of the new ones (shrink the picture, encode), and the other way round
-    (enlarge it), so the new network sees and draws what the old one did. Channels that only the new one reads begin
-    small. Raises ValueError where width, depth or heads differ, or pictures are neither as large nor twice as large.
-    """
-    old = PatchPCACodec.load(folder / "codec.safetensors")
-    weights = load_file(folder / "network.safetensors")
-    times = codec.stride // old.stride
-    if codec.stride != times * old.stride:
-        raise ValueError(f"A codec of stride {codec.stride} cannot go on from one of stride {old.stride}.")
-    network, cells = parts_of(parts)[0], (-1, 8, old.stride, old.stride, 3)
-
-    def shrink(patches: torch.Tensor) -> torch.Tensor:
-        whole = patches.view(-1, 8, old.stride, times, old.stride, times, 3)
-        return whole.mean((3, 5)).flatten(1)
-
-    def enlarge(patches: torch.Tensor) -> torch.Tensor:
-        return patches.view(cells).repeat_interleave(times, 2).repeat_interleave(times, 3).flatten(1)
-
-    into = (old.scale * (shrink(codec.components) @ old.components.T)).T / codec.scale  # (old, new)
-    offset = old.scale * (old.components @ (shrink(codec.mean[None])[0] - old.mean))
-    outof = (codec.scale * (enlarge(old.components) @ codec.components.T)).T / old.scale  # (new, old)
-    shown = codec.scale * (codec.components @ (enlarge(old.mean[None])[0] - codec.mean))
-    weights = {name: tensor.float() for name, tensor in weights.items()}
-    reads = weights["x_embedder.proj.weight"].flatten(1)
-    weights["x_embedder.proj.bias"] += reads @ offset
-    weights["x_embedder.proj.weight"] = (reads @ into)[..., None, None, None]
-    # minus the data is what is predicted from noise alone
-    weights["final_layer.linear.bias"] = outof @ weights["final_layer.linear.bias"] - shown
-    weights["final_layer.linear.weight"] = outof @ weights["final_layer.linear.weight"]
-    given, kept = network.plucker_embedder.proj.weight.detach(), weights["plucker_embedder.proj.weight"]
-    more = 0.1 * given[:, kept.shape[1] :]
-    weights["plucker_embedder.proj.weight"] = torch.cat((kept, more), dim=1) if len(more) == len(kept) else kept
-    try:
-        network.load_weights(weights)
-    except RuntimeError as error:
-        raise ValueError(f"A network of these sizes cannot go on from {folder}: {reason(error)}.") from error
-    if PLACES in parts and (folder / "places.safetensors").exists():
-        parts[PLACES].load_state_dict({k: v.float() for k, v in load_file(folder / "places.safetensors").items()})
+def begun_from(parts: torch.nn.ModuleDict, folder: Path) -> None:
+    """Take the network and the place map of the world in `folder`; raises ValueError where sizes differ."""
+    for name, part in parts.items():
+        weights = {k: v.float() for k, v in load_file(folder / f"{name}.safetensors").items()}
+        try:
+            part.load_weights(weights) if isinstance(part, SanaWM) else part.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(f"A network of these sizes cannot go on from {folder}: {reason(error)}.") from error
 
 
 def parts_of(model: torch.nn.ModuleDict) -> tuple[SanaWM, PlaceMap | None]:

@@ -1,4 +1,4 @@
-"""The nano world as one configuration: its sizes, and the folder that `World.load` reads."""
+"""Configurations of nano worlds, and the folder that `World.load` reads."""
 
 import shutil
 from dataclasses import replace
@@ -19,7 +19,7 @@ from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.images import save_start
 from sanawm_env.world.saving import replacing, write_text
 
-NANO = SanaWorldConfig(
+NANO_SMALL = SanaWorldConfig(
     name="nano",
     network=SanaWMConfig(
         latent_channels=96,
@@ -41,12 +41,13 @@ NANO = SanaWorldConfig(
     workspace=Workspace(pitch_limit_deg=40, soft_distance=4, hard_distance=8),  # rooms of 5 to 8 metres
     places={name: bounds(name) for name in PLACES},
 )
-NANO2 = replace(
-    NANO,
+"""Half the picture, without a first guess: what one's own clips and `--quick` train."""
+NANO = replace(
+    NANO_SMALL,
     network=replace(
-        NANO.network,
+        NANO_SMALL.network,
         latent_channels=256,
-        plucker_channels=NANO.network.plucker_channels + reprojection_channels(256),
+        plucker_channels=NANO_SMALL.network.plucker_channels + reprojection_channels(256),
         window=3,
     ),
     height=2 * HEIGHT,
@@ -54,7 +55,7 @@ NANO2 = replace(
     spatial_stride=16,
     reprojection=True,
 )
-"""The second edition: twice the picture at the same number of tokens, and a first guess at what the camera will see."""
+"""The shipped world: twice the picture at the same number of tokens, and a first guess at what the camera will see."""
 STARTS_PER_PLACE = 16
 
 

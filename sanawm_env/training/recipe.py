@@ -9,6 +9,7 @@ of the data, time, machine, numbers.
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -35,7 +36,7 @@ from sanawm_env.training.clips import (
 )
 from sanawm_env.training.depth import WEIGHTS, DepthConfig, train_depth
 from sanawm_env.training.evaluate import Example, draw_sheet, evaluate, print_table, save_sheet
-from sanawm_env.training.nano import NANO, NANO2, export_world
+from sanawm_env.training.nano import NANO, NANO_SMALL, export_world
 from sanawm_env.training.network import MAX_SEED, TrainConfig, train_network
 from sanawm_env.training.probes import linear_codec
 from sanawm_env.world.files import check_count, check_number, read_json, reason
@@ -49,7 +50,7 @@ CODEC, CLIPS, VIEWS = "codec.safetensors", "clips", "views"
 DEPTH, NETWORK, WORLD = "depth", "network", "world"
 MAX_RECIPE_BYTES = 2**20
 MAX_NETWORK = 1e10  # numbers in the blocks of a network that is trained here
-SIZE = NANO.height, NANO.width
+SIZE = NANO_SMALL.height, NANO_SMALL.width
 RECIPE, RECORD, SHEET = "recipe.json", "training.json", "truth_vs_dream.png"
 
 
@@ -77,10 +78,10 @@ class Recipe:
     """Everything that decides a run. The network's sizes; its channels in and out follow the codec and the places.
 
     depth: of a world that reprojects pictures, None for one that does not. views: more pictures to learn it from.
-    from_shipped: whether the network begins as the shipped one of the first edition, as far as the sizes allow.
+    from_shipped: whether the network goes on from the shipped world's, and with its codec; the sizes must be those.
     """
 
-    network: SanaWMConfig = field(default=NANO.network)
+    network: SanaWMConfig = field(default=NANO_SMALL.network)
     codec: CodecConfig = field(default=CodecConfig())
     clips: ClipsConfig = field(default=ClipsConfig())
     train: TrainConfig = field(default=TrainConfig())
@@ -123,7 +124,7 @@ class Recipe:
 
 
 QUICK = Recipe(
-    network=replace(NANO.network, hidden_size=64, num_heads=1, depth=2),
+    network=replace(NANO_SMALL.network, hidden_size=64, num_heads=1, depth=2),
     codec=CodecConfig(clips=20),
     clips=ClipsConfig(clips=80, chunks=3, shard_clips=10),
     train=TrainConfig(steps=400, batch_size=4, warmup=20, single_chunk_steps=200, max_chunks=3),
@@ -131,23 +132,21 @@ QUICK = Recipe(
 )
 
 
-SECOND = Recipe(
-    network=NANO2.network,
-    codec=CodecConfig(clips=220, channels=256, stride=NANO2.spatial_stride, unknown_fraction=0.5),
+SHIPPED = Recipe(
+    network=NANO.network,
+    codec=CodecConfig(clips=220, channels=256, stride=NANO.spatial_stride, unknown_fraction=0.5),
     clips=ClipsConfig(
-        clips=4000, unknown_fraction=0.65, shard_clips=20, seed=2, height=NANO2.height, width=NANO2.width, pictures=True
+        clips=4000, unknown_fraction=0.65, shard_clips=20, seed=2, height=NANO.height, width=NANO.width, pictures=True
     ),
     train=TrainConfig(steps=5200, learning_rate=1.2e-3, warmup=40, pure_noise=0.85, single_chunk_steps=100, seed=2),
     views=ViewsConfig(rooms=2000, seed=3),
     depth=DepthConfig(steps=12_000, batch_size=8),
     from_shipped=True,
 )
-"""The second edition on a CPU: a day of one core."""
+"""On from the shipped world on a CPU: a day of one core."""
 ON_GPU = replace(
-    SECOND,
-    clips=replace(SECOND.clips, clips=1600, shard_clips=8),
-    train=replace(SECOND.train, steps=100_000, minutes=2.5, batch_size=192, warmup=100, learning_rate=2e-3),
-    views=ViewsConfig(rooms=1000, seed=3),
+    depth: of a world that reprojects pictures, None for one that does not. views: more pictures to learn it from.
+    from_shipped: whether the network goes on from the shipped world's, and with its codec; the sizes must be those.
     depth=DepthConfig(steps=1500, batch_size=128),
     validation_scenes=4,
 )
@@ -187,6 +186,9 @@ def _run(
     machine: str, console: Console,
 ) -> Path:  # fmt: skip
     _keep_recipe(recipe, out / RECIPE)
+    if recipe.from_shipped and not (out / CODEC).exists():
+        with replacing(out / CODEC) as part:
+            shutil.copyfile(world_folder("nano") / CODEC, part)
     if not (out / CODEC).exists():
         with console.status("fitting the codec"):
             fitted = PatchPCACodec.fit(_patches(recipe, footage, processes), recipe.codec.channels, device)
@@ -198,7 +200,7 @@ def _run(
     elif not (out / CLIPS).exists():
         store(out / CLIPS, codec, footage(), recipe.clips)
 
-    channels, name, places = NANO.network.plucker_channels, NANO.name, NANO.places
+    channels, name, places = NANO_SMALL.network.plucker_channels, NANO_SMALL.name, NANO_SMALL.places
     network = replace(recipe.network, latent_channels=recipe.codec.channels)
     if footage is not None:
         channels, name, places = PLUCKER_CHANNELS, out.name, {}
@@ -206,7 +208,7 @@ def _run(
     if recipe.depth is not None:
         channels += reprojection_channels(recipe.codec.channels)
     config = replace(
-        NANO, name=name, network=replace(network, plucker_channels=channels), places=places,
+        NANO_SMALL, name=name, network=replace(network, plucker_channels=channels), places=places,
         height=recipe.clips.height, width=recipe.clips.width, spatial_stride=recipe.codec.stride,
         reprojection=recipe.depth is not None,
     )  # fmt: skip

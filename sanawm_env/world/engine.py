@@ -29,7 +29,7 @@ from sanawm_env.world.state import Scene, Slot
 from sanawm_env.world.threads import MAX_THREADS
 
 GROUP = "sanawm_env.engines"
-CAPABILITIES = ("prompts", "anchors", "images", "exact", "obstacles")
+CAPABILITIES = ("prompts", "images", "exact", "obstacles")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +90,8 @@ class Engine(Protocol):
     """Of `config_type`."""
     device: torch.device
     capabilities: frozenset[str]
-    """Some of `CAPABILITIES`: prompts can be encoded, start images can have anchors, images without an anchor can be
-    begun from, frames are exact, cameras may be stopped on their way (`Chunk.c2w`)."""
+    """Some of `CAPABILITIES`: prompts can be encoded, images without an anchor can be begun
+    from, frames are exact, cameras may be stopped on their way (`Chunk.c2w`)."""
 
     @classmethod
     def load(cls, folder: Path | None, config: Any, device: torch.device, options: Any) -> "Engine":

@@ -104,7 +104,7 @@ class RoomsEngine(Engine):
                 "make it smaller, or supersample less."
             )
         self.config, self.device, self.options = replace(config, height=height, width=width), device, options
-        self.capabilities = frozenset({"anchors", "exact"} | ({"obstacles"} if options.collisions else set()))
+        self.capabilities = frozenset({"exact"} | ({"obstacles"} if options.collisions else set()))
 
     @classmethod
     def load(
@@ -165,5 +165,5 @@ def save_start_in(name: str, path: str | PathLike, seed: int = 0, height: int = 
     place or a suffix that is none."""
     here = place(name)
     c2w = sample_start(here, np.random.default_rng(seed))
-    lens = intrinsics_from_fov(RoomsConfig.horizontal_fov, width, height)
-    save_start(render(here, c2w[None], lens, height, width, depth=False)[0][0], Anchor(name, c2w), path)
+    intrinsics = intrinsics_from_fov(RoomsConfig.horizontal_fov, width, height)
+    save_start(render(here, c2w[None], intrinsics, height, width, depth=False)[0][0], Anchor(name, c2w), path)

@@ -28,14 +28,14 @@ def camera_inputs(
     Returns: camera (B, T, 20) and plucker (B, C, T, h, w), float32.
     """
     h, w, stride = config.latent_height, config.latent_width, config.temporal_stride
-    lens = (intrinsics / config.spatial_stride).float()[:, None]
-    per_frame = lens.expand(-1, poses.shape[1] + first, 4)
+    in_cells = (intrinsics / config.spatial_stride).float()[:, None]
+    per_frame = in_cells.expand(-1, poses.shape[1] + first, 4)
     conditions = chunk_conditions(origin, poses, per_frame, h, w, first=first, stride=stride)
     plucker = conditions.plucker
     if place_map is not None:
         frames = torch.cat((origin[:, None], poses), dim=1) if first else poses
         in_place = (anchor @ torch.linalg.inv(origin))[:, None] @ frames
-        known = place_map(in_place.float(), lens[:, 0], place, h, w, first=first, stride=stride)
+        known = place_map(in_place.float(), in_cells[:, 0], place, h, w, first=first, stride=stride)
         plucker = torch.cat((plucker, known), dim=1)
     return conditions.raymap, plucker
 

@@ -115,6 +115,26 @@ class SanaMemory:
     refiner: RefinerState | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class ChunkInputs:
+    """What the network's work on a chunk depends on; with guidance B is twice the episodes, unconditional first.
+
+    frame_index: (B,) of the chunk's first latent frame. text: (B, L, C), its mask (B, L) or None. camera: (B, T, 20),
+    plucker: (B, C, T, h, w). noise: (episodes, c, T, h, w). image_latent: (episodes, c, 1, h, w) where the chunk opens
+    a segment. guess: mean and spread of a guess, of worlds that have one. memory: what the chunk before left.
+    """
+
+    frame_index: Tensor
+    text: Tensor
+    text_mask: Tensor | None
+    camera: Tensor
+    plucker: Tensor
+    noise: Tensor
+    image_latent: Tensor | None
+    guess: tuple[Tensor, Tensor] | None
+    memory: NetworkState | None
+
+
 class SanaEngine(Engine):
     """SanaWM network, few-step sampler, codec and, where asked for, prompts and refiner."""
 
@@ -164,7 +184,7 @@ class SanaEngine(Engine):
         self.place_map = None if place_map is None else place_map.requires_grad_(False)
         self.reprojection = None if reprojection is None else reprojection.to(device).eval().requires_grad_(False)
         self.codec, self.refiner, self.prompts = codec, refiner, prompts
-        can = {"images": True, "anchors": bool(config.places), "prompts": prompts is not None}
+        can = {"images": True, "prompts": prompts is not None}
         self.capabilities = frozenset(name for name, there in can.items() if there)
         self.offload, self._identity = tuple(offload), identity
         self._lock = Lock()  # parts that come to the device and go, graphs and Triton's interpreter serve one at a time
@@ -346,32 +366,26 @@ class SanaEngine(Engine):
         image_latent = torch.cat([c.image_latent for c in given]).to(noise.dtype) if first else None
         with self._lock.held() if self._one_at_a_time else nullcontext():
             latents, state = self._chunk(
-                grid, frame_index, text, text_mask, camera, plucker, noise, image_latent, memory,
-                None if guess is None else (guess.mean, guess.spread),
+                grid,
+                ChunkInputs(
+                    frame_index, text, text_mask, camera, plucker, noise, image_latent,
+                    None if guess is None else (guess.mean, guess.spread), memory,
+                ),
             )  # fmt: skip
         if self.negative is None:
             return latents, state
         halves = [tree.map_tensors(lambda t, i=i: t.chunk(2)[i], state) for i in range(2)]
         return latents, tuple(halves)
 
-    def _imagine(
-        self,
-        grid: Grid,
-        frame_index: Tensor,
-        text: Tensor,
-        text_mask: Tensor | None,
-        camera: Tensor,
-        plucker: Tensor,
-        noise: Tensor,
-        image_latent: Tensor | None,
-        memory: NetworkState | None,
-        guess: tuple[Tensor, Tensor] | None,
-    ) -> tuple[Tensor, NetworkState]:
+    def _imagine(self, grid: Grid, given: ChunkInputs) -> tuple[Tensor, NetworkState]:
         """All the network's work of one chunk, a function of tensors alone."""
         context = self.network.prepare(
-            grid, frame_index, text=text, text_mask=text_mask, camera=camera, plucker=plucker
+            grid, given.frame_index, text=given.text, text_mask=given.text_mask, camera=given.camera,
+            plucker=given.plucker,
+        )  # fmt: skip
+        return sample_chunk(
+            self.network, given.noise, context, given.memory, self.config.sampler, given.image_latent, given.guess
         )
-        return sample_chunk(self.network, noise, context, memory, self.config.sampler, image_latent, guess)
 
     def _reproject(self, reprojection: Reprojection, slots: Sequence[Slot], poses: Tensor) -> Guess:
         """What the pictures of the slots say of their next chunk."""

@@ -39,6 +39,7 @@ from sanawm_env.engines.sanawm.network.precision import weight_bytes
 from sanawm_env.engines.sanawm.offload import blocks_of
 from sanawm_env.engines.sanawm.prompts import PromptFeatures
 from sanawm_env.engines.sanawm.refiner.runner import Refiner
+from sanawm_env.engines.sanawm.reprojection import Reprojection
 from sanawm_env.engines.sanawm.sampler import SamplerConfig
 from sanawm_env.kernels import cpu, reference
 from sanawm_env.world import tree
@@ -100,6 +101,8 @@ def predict_memory(
         config = replace(config, dtype="bfloat16")
     network, codec, refiner = _outline(config, folder, options.refiner)
     weights = {"network": weight_bytes(network, options.precision), "codec": weight_bytes(codec.module, None)}
+    if config.reprojection:
+        weights["reprojection"] = weight_bytes(_reprojection(), None)
     waiting = {"codec": (0, weights["codec"])}
     if refiner is not None:
         weights["refiner"] = weight_bytes(refiner.transformer, options.refiner_precision, "refiner")
@@ -211,6 +214,12 @@ def _network(config: SanaWMConfig, dtype: torch.dtype) -> SanaWM:
     with META_DEVICE:
         # the forms in torch that run without gradients: reference forms would take more than any device does
         return SanaWM(config, "cpu").to(dtype)
+
+
+@cache
+def _reprojection() -> Reprojection:
+    with META_DEVICE:
+        return Reprojection()
 
 
 @cache
@@ -518,9 +527,10 @@ class _Rehearsal(SanaEngine):
             replace(config, sampler=sampler), network, codec, META_DEVICE,
             # conditions are made in the host's memory
             place_map=PlaceMap(config.places) if config.places else None, prompts=prompts, refiner=refiner,
+            reprojection=_reprojection() if config.reprojection else None,
         )  # fmt: skip
         stages = [network, refiner.transformer] if refiner else [network]
-        self.live = LiveBytes([*stages, codec.module])
+        self.live = LiveBytes([*stages, codec.module, *([self.reprojection] if self.reprojection else [])])
         self.blocks = [block for stage in stages for block in blocks_of(stage)]
         if refiner is not None:
             refiner.keep = self.live.elsewhere
@@ -542,11 +552,10 @@ class _Rehearsal(SanaEngine):
         """A start image of its own for every call."""
         config = self.config
         image = np.zeros((config.height, config.width, 3), np.uint8)
-        lens = intrinsics_from_fov(config.horizontal_fov, config.width, config.height).astype(np.float64)
+        intrinsics = intrinsics_from_fov(config.horizontal_fov, config.width, config.height).astype(np.float64)
         words = self._features("", META_DEVICE)
-        return Scene(
-            "", "", image, lens, SanaConditions(self.encode_image(image), words.text, words.text_mask, words.refiner)
-        )
+        conditions = SanaConditions(self.encode_image(image), words.text, words.text_mask, words.refiner)
+        return Scene("", "", image, intrinsics, conditions)
 
     def _features(self, prompt: str, device: torch.device, negative: bool = False) -> PromptFeatures:
         def empty(length: int, width: int) -> tuple[Tensor, Tensor]:

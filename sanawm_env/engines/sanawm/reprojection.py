@@ -145,7 +145,7 @@ class Reprojection(nn.Module):
             inverse_depth = self.depth(half, lens / (codec.stride // CELLS))
         after = before if last is None else torch.cat((before, before))
         path = torch.cat((after[:, None], poses), dim=1)
-        with torch.autocast(colours.device.type, enabled=False):
+        with torch.autocast("cuda" if colours.is_cuda else "cpu", enabled=False):
             colours, seen, near = _look_up(colours, inverse_depth, cameras, path, lens)
         if last is None:
             colours, seen, near = (torch.stack((part, part)) for part in (colours, seen, near))
