@@ -22,11 +22,7 @@ from sanawm_env.engines.sanawm.network.model import SanaWM
 from sanawm_env.engines.sanawm.network.place_map import PlaceMap
 from sanawm_env.engines.sanawm.sampler import data_from_v, v_target
 from sanawm_env.training import network as training
-<<<<<<< HEAD
-from sanawm_env.training.clips import ClipsConfig, ViewsConfig, generate, load
-=======
-from sanawm_env.training.clips import ClipsConfig, generate, load, sample_frames_for_codec
->>>>>>> 4e4c49b (Nano's second edition ships: 128 x 192 pixels, a first guess from the state's pictures)
+from sanawm_env.training.clips import ClipsConfig, ViewsConfig, generate, load, sample_frames_for_codec
 from sanawm_env.training.depth import DepthConfig
 from sanawm_env.training.initial import begun_from, initialise, parts_of, untrained
 from sanawm_env.training.nano import NANO, NANO_SMALL
@@ -233,7 +229,7 @@ def test_a_process_that_ends_before_its_first_step_is_a_stop_or_a_sentence(clips
 BAD = (0, -1, 10**12, 1.5, float("nan"), "many", None, True, [], {})
 FITS = {  # of these, what an entry may be
     "network.mlp_ratio": (1.5,), "network.window": (-1,), "network.sink": (True,), "train.bf16": (True,),
-    "clips.pictures": (True,), "from_shipped.": (True,), "depth.": (None, {}), "train.minutes": (0, 1.5),
+    "clips.pictures": (True,), "from_shipped.": (True,), "depth.": (None, {}), "views.": (None, {}), "train.minutes": (0, 1.5),
     "codec.unknown_fraction": (0,),
     **dict.fromkeys(("codec.seed", "clips.seed", "train.seed"), (0, 10**12)), "train.single_chunk_steps": (0,),
     **dict.fromkeys((f"train.{name}" for name in ("learning_rate", "weight_decay", "place_rate")), (0, 1.5)),

@@ -145,8 +145,10 @@ SHIPPED = Recipe(
 )
 """On from the shipped world on a CPU: a day of one core."""
 ON_GPU = replace(
-    depth: of a world that reprojects pictures, None for one that does not. views: more pictures to learn it from.
-    from_shipped: whether the network goes on from the shipped world's, and with its codec; the sizes must be those.
+    SHIPPED,
+    clips=replace(SHIPPED.clips, clips=1600, shard_clips=8),
+    train=replace(SHIPPED.train, steps=100_000, minutes=2.5, batch_size=192, warmup=100, learning_rate=2e-3),
+    views=ViewsConfig(rooms=1000, seed=3),
     depth=DepthConfig(steps=1500, batch_size=128),
     validation_scenes=4,
 )
