@@ -229,8 +229,8 @@ def test_a_process_that_ends_before_its_first_step_is_a_stop_or_a_sentence(clips
 BAD = (0, -1, 10**12, 1.5, float("nan"), "many", None, True, [], {})
 FITS = {  # of these, what an entry may be
     "network.mlp_ratio": (1.5,), "network.window": (-1,), "network.sink": (True,), "train.bf16": (True,),
-    "clips.pictures": (True,), "from_shipped.": (True,), "depth.": (None, {}), "views.": (None, {}), "train.minutes": (0, 1.5),
-    "codec.unknown_fraction": (0,),
+    "clips.pictures": (True,), "from_shipped.": (True,), "depth.": (None, {}), "views.": (None, {}),
+    "codec.unknown_fraction": (0,), "train.minutes": (0, 1.5),
     **dict.fromkeys(("codec.seed", "clips.seed", "train.seed"), (0, 10**12)), "train.single_chunk_steps": (0,),
     **dict.fromkeys((f"train.{name}" for name in ("learning_rate", "weight_decay", "place_rate")), (0, 1.5)),
     **dict.fromkeys(
