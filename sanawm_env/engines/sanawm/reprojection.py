@@ -7,8 +7,7 @@ the place, else from the last frame. Other video models with a camera hold such 
 al. 2025, GEN3C); SANA-WM has none, and its official weights do without.
 
 The guess enters twice: as channels behind the ray conditions, and as what the sampler starts from, so that the network
-dreams the difference between the chunk and the guess (`Guess`). In places that the world knows, its map of them knows
-better, and the guess is only looked at.
+dreams the difference between the chunk and the guess (`Guess`).
 """
 
 from dataclasses import dataclass
@@ -27,6 +26,8 @@ KEY_FRAMES = 4  # rays of every fourth frame are followed, those between move ev
 # how far a guess is trusted, the rest is dreamt: where the start image shows the place, half as far after so many
 # metres; where the last frame alone does, which is a dream itself
 START_TRUST, START_REACH, LAST_TRUST = 0.98, 15.0, 0.6
+# in a place that the world knows, of which its map knows more than a last frame shows
+KNOWN_TRUST, KNOWN_REACH = 0.95, 0.4
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,9 +155,12 @@ class Reprojection(nn.Module):
         # how far to trust each pixel: the start image less, the further the camera has gone from it
         middle = poses[: len(start), TIME_STRIDE // 2 :: TIME_STRIDE, :3, 3]
         gone = (middle - origin[:, None, :3, 3]).float().norm(dim=-1)
-        trust = START_TRUST / (1 + gone / START_REACH)  # (B, T)
+        place = known[:, None]
+        trust = torch.where(
+            place, KNOWN_TRUST / (1 + gone / KNOWN_REACH), START_TRUST / (1 + gone / START_REACH)
+        )  # (B, T)
         trust = trust.repeat_interleave(TIME_STRIDE, dim=1)[..., None, None]
-        trust = torch.where(seen[0], trust, LAST_TRUST * seen[1].float())
+        trust = torch.where(seen[0], trust, LAST_TRUST * (seen[1] & ~place[..., None, None]))
         # what neither picture shows is as far away as can be, and beyond their borders what is at the border
         latents = _encode(codec, torch.where(seen[0, ..., None], colours[0], colours[1]))
         t, h, w = latents.shape[2:]
@@ -169,8 +173,7 @@ class Reprojection(nn.Module):
         key = near[:, :, TIME_STRIDE // KEY_FRAMES - 1 :: TIME_STRIDE // KEY_FRAMES].movedim(1, 0)
         parts = torch.cat((parts, F.adaptive_avg_pool2d(key.flatten(1, 2), (2 * h, 2 * w)).unflatten(1, (2, t))), dim=1)
         parts = parts.unflatten(4, (w, 2)).unflatten(3, (h, 2)).permute(0, 1, 4, 6, 2, 3, 5).flatten(1, 3)
-        lost = ~known[:, None, None, None, None]
-        guess = Guess(torch.cat((mean / LATENT_STD, parts), dim=1), mean * lost, 1 - trusted * lost)
+        guess = Guess(torch.cat((mean / LATENT_STD, parts), dim=1), mean, 1 - trusted)
         return guess if last is not None else _with_start(guess)
 
 
