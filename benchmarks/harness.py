@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from rich.table import Table
-from scipy import stats
 
 from sanawm_env.cli.machine import machine_name
 from sanawm_env.metrics.figures import figure_class
@@ -80,6 +79,8 @@ def medians(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, f
 def interval(values: ArrayLike) -> tuple[NDArray, NDArray]:
     """Mean over the first axis and the half width of its 95 % interval (Student's t)."""
     values = np.asarray(values)
+    from scipy import stats  # slow to import, and not every script needs it
+
     return values.mean(axis=0), stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
 
 

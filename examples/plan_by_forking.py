@@ -17,7 +17,7 @@ def rightness(frames, c2w: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     env, rng, plan = SanaWMEnv("nano"), np.random.default_rng(0), None
-    planner = CEM(horizon=2, candidates=8, iterations=2, elites=2)
+    planner = CEM(horizon=1, candidates=8, iterations=2, elites=2)
     env.reset(seed=0)
     for _ in range(2):
         action, plan = planner.act(env, rightness, rng, plan)

@@ -5,6 +5,7 @@ import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -243,10 +244,30 @@ def test_a_world_of_random_weights_can_be_written_and_timed(tmp_path):
     assert report["matmul_tflops"] > 0
 
 
+SMALLEST = {
+    "network": {"hidden_size": 64, "num_heads": 1, "depth": 2},
+    "codec": {"clips": 2, "channels": 16},
+    "clips": {"clips": 2, "chunks": 2},
+    "train": {"batch_size": 1, "single_chunk_steps": 1, "max_chunks": 2, "bf16": False},
+    "validation_scenes": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of one step, which nobody writes to: what is measured costs less of a small world."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "recipe.json").write_text(json.dumps(SMALLEST))
+    out = folder / "run"
+    sanawm("train", "--config", folder / "recipe.json", "--out", out, "--processes", 1, "--steps", 1)
+    return out
+
+
 @pytest.mark.slow
-def test_evaluate_prints_a_table_and_writes_numbers_and_a_sheet(tmp_path, capsys):
+def test_evaluate_prints_a_table_and_writes_numbers_and_a_sheet(trained, tmp_path, capsys):
     numbers = tmp_path / "numbers.json"
-    sanawm("evaluate", "--scenes", 2, "--seed", 4, "--chunks", 1, "--json", numbers, "--out", tmp_path)
+    command = ("evaluate", "--world", trained / "world", "--scenes", 2, "--seed", 4, "--chunks", 1)
+    sanawm(*command, "--json", numbers, "--out", tmp_path)
     report = json.loads(numbers.read_text())
     assert {"psnr", "psnr_visible", "psnr_unseen", "ssim", "baselines", "codec"} <= report["chunks"][0].keys()
     assert set(report["chunks"][0]["baselines"]) == {"hold", "rotation_homography", "plane_warp"}
@@ -259,14 +280,14 @@ def test_evaluate_prints_a_table_and_writes_numbers_and_a_sheet(tmp_path, capsys
 
 
 @pytest.mark.slow
-def test_study_writes_its_numbers_and_curves(tmp_path, capsys, monkeypatch):
+def test_study_writes_its_numbers_and_curves(trained, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sanawm_env.training.study.STEPS", (1, 2))
     # a coarse look at the poses: how near they come is test_probes' business
     monkeypatch.setattr("sanawm_env.training.probes.TRACKED", 4)
     monkeypatch.setattr("sanawm_env.training.align.BLURS", (4.0, 1.0))
     numbers = tmp_path / "numbers.json"
-    command = ("study", "--scenes", 1, "--chunks", 2, "--role", "validation", "--out", tmp_path)
-    sanawm(*command, "--json", numbers)
+    command = ("study", "--world", trained / "world", "--scenes", 1, "--chunks", 2, "--role", "validation")
+    sanawm(*command, "--json", numbers, "--out", tmp_path)
     findings = json.loads(numbers.read_text())
     assert [len(step["timesteps"]) for step in findings["steps"]] == [1, 2]
     assert [row["chunk"] for row in findings["drift"]] == list(range(1, 11)) and findings["drift"][-1]["kv_norm"] > 0
@@ -277,20 +298,12 @@ def test_study_writes_its_numbers_and_curves(tmp_path, capsys, monkeypatch):
     assert "scenes must be" in refused(capsys, "study", "--scenes", 0, "--out", tmp_path)
 
 
-SMALLEST = {
-    "network": {"hidden_size": 64, "num_heads": 1, "depth": 2},
-    "codec": {"clips": 2, "channels": 16},
-    "clips": {"clips": 2, "chunks": 2},
-    "train": {"batch_size": 1, "single_chunk_steps": 1, "max_chunks": 2, "bf16": False},
-    "validation_scenes": 1,
-}
-
-
 @pytest.mark.slow
-def test_a_nano_world_is_trained_from_nothing_made_longer_and_resumed(tmp_path, capsys):
+def test_a_nano_world_is_trained_from_nothing_made_longer_and_resumed(trained, tmp_path, capsys):
     recipe, run = tmp_path / "recipe.json", tmp_path / "run"
     recipe.write_text(json.dumps(SMALLEST))
     command = ("train", "--config", recipe, "--out", run, "--processes", 1)
+    shutil.copytree(trained, run)
     for steps in (1, 2):
         sanawm(*command, "--steps", steps)
         assert torch.load(run / "network" / "checkpoint.pt", weights_only=True)["step"] == steps
