@@ -3,34 +3,46 @@
 An episode is set up once, in the truth, and begun alike in every world:
 
     dream = World.load("nano")
-    truth = World.load("rooms", height=dream.config.height, width=dream.config.width, collisions=True)
+    truth = load_truth("rooms", dream, walls=True)
     dreaming, acting = simulators(dream, truth, ImageNav())
     setups = draw_setups(acting, anchors_of("rooms:test", dream.config, truth.config, count=32))
     episodes, same = begin(dreaming, setups), begin(acting, setups)          # lists of `Episode`
+    print(compare(dreaming, acting, setups, SETTINGS["image-nav"].policies).every.r)
 
 `env.restore(Snapshot.of(episode, env.action_mode), reseed=setup.seed)` takes a Gymnasium environment there.
 """
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sanawm_env.agents.compare_numbers import Comparison, compared
+from sanawm_env.agents.compare_policies import Policy, View, image_nav_policies, point_nav_policies, turned
 
-from sanawm_env.simulation.controllers import make_controller
+from sanawm_env.envs.making import load_options
+from sanawm_env.simulation.controllers import Twist, make_controller
 from sanawm_env.simulation.episode import Episode, GoalState
 from sanawm_env.simulation.simulator import Limits, Simulator
-from sanawm_env.simulation.tasks import ImageNav, Task
+from sanawm_env.simulation.tasks import ImageNav, PointNav, Task
 from sanawm_env.training.truth import draw_walk
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.files import brief, check_count
+from sanawm_env.world.files import brief, check_count, read_json, reason
+from sanawm_env.world.saving import write_text
 from sanawm_env.world.scenes import DrawnScenes
-from sanawm_env.world.world import World
+from sanawm_env.world.world import Clip, World
 
 KNOWN = "known"
 MOST_EPISODES = 10**6
+BATCH = 16  # episodes that step together: bounds the memory
+MAX_BYTES = 2**28  # of what is kept of a policy
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +61,30 @@ class Setup:
     goal_c2w: NDArray
     goal_image: NDArray
     seed: int
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is compared: a task, how many steps away its goals are, and its committed policies."""
+
+    task: PointNav
+    chunks: int
+    policies: tuple[Policy, ...]
+
+
+SETTINGS = {
+    "image-nav": Setting(ImageNav(), 3, image_nav_policies()),
+    "point-nav": Setting(PointNav(), 6, point_nav_policies()),
+}
+
+
+def load_truth(name: str | PathLike, dream: World, walls: bool, small: bool = False) -> World:
+    """The world of that name, with pictures as large as the dream's, or as small as can be for who does not look;
+    walls: whether they stop a camera. All that where it can be chosen. Raises as `World.load`."""
+    height, width = (8, 12) if small else (dream.config.height, dream.config.width)
+    wanted = {"height": height, "width": width, "collisions": walls}
+    takes = load_options(name)
+    return World.load(name, **{option: value for option, value in wanted.items() if option in takes})
 
 
 def simulators(dream: World, truth: World, task: Task, steps: int = 6) -> tuple[Simulator, Simulator]:
@@ -105,16 +141,17 @@ def draw_setups(truth: Simulator, anchors: Sequence[Anchor], seed: int = 0, chun
     return setups
 
 
-def begin(simulator: Simulator, setups: Sequence[Setup]) -> list[Episode]:
+def begin(simulator: Simulator, setups: Sequence[Setup], looked_at: bool = True) -> list[Episode]:
     """The episodes in the simulator's world, nothing imagined yet: the same start picture, pose, goal and noise.
 
     The start picture is the truth's, also in a dream; the place is known only to worlds that know it, so in furnished
-    rooms a dream begins from the picture alone. Raises ValueError where the world has another size of picture.
+    rooms a dream begins from the picture alone. Raises ValueError where the world has another size of picture, unless
+    nobody looks at it.
     """
     world, size = simulator.world, (simulator.world.config.height, simulator.world.config.width)
     scenes = []
     for setup in setups:
-        if setup.image.shape[:2] != size:
+        if looked_at and setup.image.shape[:2] != size:
             raise ValueError(
                 f"These episodes have pictures of {setup.image.shape[:2]} pixels, the {world.config.name} world of "
                 f"{size}: set them up in a truth of that size."
@@ -126,3 +163,133 @@ def begin(simulator: Simulator, setups: Sequence[Setup]) -> list[Episode]:
         Episode(state, simulator.controller.start(), GoalState(s.goal_c2w, torch.tensor(s.goal_image).to(world.device)))
         for state, s in zip(states, setups, strict=True)
     ]
+
+
+# --- running ---
+
+
+class Outcome(NamedTuple):
+    """Of one episode. success: see `run`. steps: taken. distance: metres to the goal at the end; angle: degrees."""
+
+    success: bool
+    steps: int
+    distance: float
+    angle: float
+
+
+def run(simulator: Simulator, setups: Sequence[Setup], policy: Policy) -> list[Outcome]:
+    """A policy in the simulator's world, all episodes side by side. The task is `PointNav` or `ImageNav`.
+
+    Whether the camera is at the goal is told by the task from the poses of this very world. A policy that stops
+    succeeds where it says so at the goal (Anderson et al. 2018, arXiv 1807.06757); one that never does, as soon as it
+    is there.
+    """
+    task, looks = cast(PointNav, simulator.task), policy.acts_on == "pictures"
+    episodes, memories = begin(simulator, setups, looks), [None] * len(setups)
+    rngs, going, success = [policy.rng(setup.seed) for setup in setups], list(range(len(setups))), set()
+    while going:
+        asked = {}
+        for i in going:
+            action, memories[i] = policy.decide(_view(simulator, episodes[i], setups[i]), memories[i], rngs[i])
+            if action is not None:
+                asked[i] = action
+            elif task.arrived(episodes[i]):
+                success.add(i)
+        after = _moved(simulator, [episodes[i] for i in asked], list(asked.values()), looks)
+        episodes = [dict(zip(asked, after, strict=True)).get(i, episode) for i, episode in enumerate(episodes)]
+        success |= {i for i in asked if not policy.stops and task.arrived(episodes[i])}
+        going = [i for i in asked if i not in success and not simulator.truncated(episodes[i])]
+    return [outcome_of(episode, i in success) for i, episode in enumerate(episodes)]
+
+
+def outcome_of(episode: Episode, success: bool) -> Outcome:
+    """Of an episode that has ended."""
+    slot, goal = episode.slot, episode.task_state.c2w
+    distance = float(np.linalg.norm(slot.c2w[:3, 3] - goal[:3, 3]))
+    return Outcome(success, slot.chunk, distance, turned(slot.c2w, goal))
+
+
+def _view(simulator: Simulator, episode: Episode, setup: Setup) -> View:
+    goal = np.linalg.inv(episode.slot.c2w) @ setup.goal_c2w
+    return View(episode.frames, setup.intrinsics, episode.task_state.image, goal, cast(Twist, simulator.controller))
+
+
+def _moved(simulator: Simulator, episodes: list[Episode], actions: list[NDArray], looks: bool) -> list[Episode]:
+    """The episodes after a step. Where nobody looks and nothing stops a camera, poses follow from the actions, and no
+    picture is made."""
+    if not episodes:
+        return []
+    if looks or "obstacles" in simulator.world.engine.capabilities:
+        parts = [range(first, min(first + BATCH, len(episodes))) for first in range(0, len(episodes), BATCH)]
+        done = [simulator.imagine([episodes[i] for i in part], [actions[i] for i in part])[0] for part in parts]
+        return [episode.with_own_clip() for part in done for episode in part]
+    moved = []
+    for episode, action in zip(episodes, actions, strict=True):
+        planned = simulator.plan(episode, action)
+        slot = replace(episode.slot, c2w=planned.poses[-1], chunk=episode.slot.chunk + 1)
+        unseen = Clip(torch.empty(1, 0, *episode.slot.frame.shape), planned.poses[None], None, ((0, 1),))
+        state = replace(episode.state, slots=(slot,))
+        moved.append(replace(episode, state=state, controller_state=planned.controller_state, clip=unseen))
+    return moved
+
+
+# --- comparing ---
+
+
+def compare(
+    dream: Simulator,
+    truth: Simulator,
+    setups: Sequence[Setup],
+    policies: Sequence[Policy],
+    *,
+    unseen: World | None = None,
+    title: str = "",
+    keep: Path | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Comparison:
+    """Run policies in both worlds, from the same setups, and compare their success.
+
+    unseen: the true world with smaller pictures, which takes less time, for policies that do not look at them.
+    keep: folder where what each policy did in each world is kept, so that the same call goes on where it was stopped.
+    progress: is told of each that is done. Raises ValueError for no policies, no setups, or two policies of one name.
+    """
+    if not policies or not setups:
+        raise ValueError(f"A comparison needs policies and episodes, got {len(policies)} and {len(setups)}.")
+    names = [policy.name for policy in policies]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Policies are told apart by name, got {', '.join(names)}.")
+    found: dict[str, list[list[bool]]] = {"dream": [], "truth": []}
+    quick = truth if unseen is None else replace(truth, world=unseen)
+    for policy in policies:
+        for where, simulator in (("dream", dream), ("truth", truth if policy.acts_on == "pictures" else quick)):
+            outcomes = kept(keep, simulator, setups, policy)
+            found[where].append([outcome.success for outcome in outcomes])
+            if progress is not None:
+                progress(f"{policy.name} in {simulator.world.config.name}")
+    return compared(title, names, [policy.acts_on for policy in policies], found["dream"], found["truth"])
+
+
+def kept(folder: Path | None, simulator: Simulator, setups: Sequence[Setup], policy: Policy) -> list[Outcome]:
+    """As `run`; from its file in the folder where an earlier call, of the same everything, got so far."""
+    if folder is None:
+        return run(simulator, setups, policy)
+    goals = [(s.seed, s.anchor.to_json(), s.goal_c2w.tolist()) for s in setups]
+    decides = (simulator.world.weights_hash, repr(simulator.task), repr(simulator.limits), repr(policy), goals)
+    file = folder / f"{hashlib.sha256(repr(decides).encode()).hexdigest()[:24]}.json"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        outcomes = [outcome._asdict() for outcome in run(simulator, setups, policy)]
+        world = simulator.world.config.name
+        write_text(file, json.dumps({"policy": policy.name, "world": world, "outcomes": outcomes}))
+    try:
+        return [Outcome(**outcome) for outcome in read_json(file, MAX_BYTES)["outcomes"]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{file} does not hold what a policy did: {reason(error)}. Delete it.") from error
+
+
+def choose(policies: Sequence[Policy], names: Sequence[str]) -> tuple[Policy, ...]:
+    """Those of these names, in their order; all for none. ValueError naming them."""
+    known = {policy.name: policy for policy in policies}
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"There is no policy {brief(unknown[0])}; there are {', '.join(known)}.")
+    return tuple(known[name] for name in names or known)

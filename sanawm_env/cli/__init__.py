@@ -16,6 +16,7 @@ import tyro
 
 from sanawm_env.cli.bench import Bench
 from sanawm_env.cli.collect import Collect
+from sanawm_env.cli.compare import Compare
 from sanawm_env.cli.dataset import DatasetTools
 from sanawm_env.cli.doctor import Doctor
 from sanawm_env.cli.encode_prompts import EncodePrompts
@@ -40,6 +41,7 @@ COMMANDS = {
     "serve": Serve,
     "evaluate": Evaluate,
     "study": Study,
+    "compare": Compare,
     "bench": Bench,
     "collect": Collect,
     "replay": Replay,

@@ -1,0 +1,159 @@
+"""Does what works in nano's dream work in the truth? Policies ranked in both; planning in the one, acting in the other.
+
+    python benchmarks/compare.py                    # goes on where it was stopped; numbers so far are always complete
+    python benchmarks/compare.py --part plan        # or rank
+
+rank: 18 policies of graded skill on ImageNav and 17 on PointNav, in known places and in rooms nobody trained on, with
+walls that let a camera pass and walls that stop it (`sanawm compare` does one of these). plan: CEM dreams 64 futures of
+two steps at each decision of ImageNav from true pictures, and does the first action in the truth, where walls stop.
+Episodes have six steps at most. Every run and every episode is kept in runs/compare. Success rates have 95 % Wilson
+intervals; r has Fisher's, over policies; rank violation and gap have bootstrap intervals over episodes.
+"""
+
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from harness import console, header, kept, numbers_file, parser, plot, plot_file, show, write
+from rich.progress import track
+from sanawm_env.agents.compare import (
+    SETTINGS,
+    Setup,
+    anchors_of,
+    choose,
+    compare,
+    draw_setups,
+    load_truth,
+    run,
+    simulators,
+)
+from sanawm_env.agents.compare_numbers import Comparison, rate, scatter
+from sanawm_env.agents.compare_planning import BELIEFS, first_plan, plan_and_act
+from sanawm_env.agents.planners import CEM
+
+from sanawm_env import World
+from sanawm_env.cli.compare import show as show_comparison
+
+SEED, STEPS, EPISODES = 2032, 6, 16
+SCENES = {"known": "known places", "rooms:test": "unknown rooms"}
+WALLS = {False: "walls let pass", True: "walls stop"}
+PLANNER = CEM(horizon=2, candidates=32, iterations=2, elites=5)
+WAYS = {
+    "truth": "CEM, the truth as its model",
+    "fresh": "CEM, a fresh dream at each decision",
+    "kept": "CEM, a dream kept and corrected",
+}
+FLOOR, FLOOR_ROUNDS = ("walk", "random"), 6
+RUN = Path("runs/compare")
+
+
+def drawn(dream: World, truths: dict[bool, World], task: str, scenes: str, episodes: int) -> list[Setup]:
+    solid = simulators(dream, truths[True], SETTINGS[task].task, STEPS)[1]
+    anchors = anchors_of(scenes, dream.config, solid.world.config, episodes, SEED)
+    return draw_setups(solid, anchors, SEED, SETTINGS[task].chunks)
+
+
+def ranking(dream: World, truths: dict[bool, World], episodes: int, every: int) -> list[Comparison]:
+    """Every n-th policy, by task, scenes and walls."""
+    found = []
+    for task, scenes in product(SETTINGS, SCENES):
+        setting, setups = SETTINGS[task], drawn(dream, truths, task, scenes, episodes)
+        for walls, truth in truths.items():
+            title = f"{task}, {SCENES[scenes]}, {WALLS[walls]}"
+            comparison = compare(
+                *simulators(dream, truth, setting.task, STEPS),
+                setups,
+                setting.policies[::every],
+                unseen=load_truth("rooms", dream, walls, small=True),
+                title=title,
+                keep=RUN / "ranking",
+                progress=lambda done, title=title: console.print(f"{title}: {done}", highlight=False),
+            )
+            show_comparison(comparison)
+            found.append(comparison)
+    return found
+
+
+def planning(dream: World, truths: dict[bool, World], episodes: int) -> dict[str, dict]:
+    """Success in the truth, by scenes and by who acts."""
+    size = {"height": dream.config.height, "width": dream.config.width}
+    task, model = SETTINGS["image-nav"].task, World.load("rooms", supersample=1, **size)
+    dreaming, acting = simulators(dream, truths[True], task, STEPS)
+    exact = simulators(model, truths[True], task, STEPS)[0]
+    small = replace(acting, world=load_truth("rooms", dream, walls=True, small=True))
+    found = {}
+    for scenes, where in SCENES.items():
+        setups = drawn(dream, truths, "image-nav", scenes, episodes)
+
+        def planned(setup: Setup) -> dict:
+            first = first_plan(setup, dreaming, PLANNER)
+            ways = {belief: plan_and_act(acting, setup, dreaming, PLANNER, belief, first) for belief in BELIEFS}
+            ways["truth"] = plan_and_act(acting, setup, exact, PLANNER, "kept")
+            return {name: outcome._asdict() for name, outcome in ways.items()}
+
+        folder = RUN / "planning" / f"{dream.weights_hash[:12]}-{scenes.replace(':', '-')}"
+        done = [
+            kept(folder / f"{i:02}.json", partial(planned, setup))
+            for i, setup in enumerate(track(setups, f"planning in {where}", console=console))
+        ]
+        ways = {name: [each[way]["success"] for each in done] for way, name in WAYS.items()}
+        again = [replace(setup, seed=setup.seed + i) for setup in setups for i in range(FLOOR_ROUNDS)]
+        for policy in choose(SETTINGS["image-nav"].policies, FLOOR):
+            ways[f"{policy.name}, looks at nothing"] = [outcome.success for outcome in run(small, again, policy)]
+        found[scenes] = {name: rate(s)._asdict() | {"episodes": len(s)} for name, s in ways.items()}
+        rows = [
+            [name, f"{row['value']:.0%}", f"{row['low']:.0%} to {row['high']:.0%}"]
+            for name, row in found[scenes].items()
+        ]
+        show(f"ImageNav in {where}, acting in the truth", ["who acts", "success", "from", "to"], rows)
+    return found
+
+
+def draw_ranking(comparisons: list[Comparison], file: Path) -> None:
+    """Of walls that let pass: success in the dream against that in the truth."""
+    shown = [comparison for comparison in comparisons if comparison.title.endswith(WALLS[False])]
+    with plot(file, 1, len(shown), size=(3.6 * len(shown), 3.9)) as axes:
+        for each, comparison in zip(axes, shown, strict=True):
+            scatter(each, comparison)
+            each.set_title(comparison.title.removesuffix(f", {WALLS[False]}"), fontsize=9)
+        axes[0].legend(title="acts on", fontsize=8, loc="upper left")
+
+
+def draw_planning(found: dict[str, dict], file: Path) -> None:
+    with plot(file, 1, 1, size=(8, 3.2)) as axes:
+        for k, (scenes, where) in enumerate(SCENES.items()):
+            rows = found[scenes]
+            values, low, high = (np.array([row[part] for row in rows.values()]) for part in ("value", "low", "high"))
+            at = np.arange(len(rows)) + 0.38 * (k - 0.5)
+            errors = np.clip([values - low, high - values], 0, None)
+            axes.bar(at, values, 0.36, yerr=errors, capsize=3, label=where)
+        axes.set_xticks(np.arange(len(rows)), [name.replace(", ", ",\n") for name in rows], fontsize=8)
+        axes.set(ylim=(0, 1), ylabel="success in the truth")
+        axes.legend(frameon=False)
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--part", choices=("rank", "plan", "all"), default="all")
+    options.add_argument("--episodes", type=int, default=EPISODES, help="of each task, in each kind of scenes")
+    options = options.parse_args()
+    torch.set_num_threads(1)
+    episodes, every = (2, 6) if options.quick else (options.episodes, 1)
+    dream = World.load("nano")
+    truths = {walls: load_truth("rooms", dream, walls) for walls in WALLS}
+    about = header() | {"world": dream.weights_hash, "picture": [dream.config.height, dream.config.width]}
+    if options.part != "plan":
+        comparisons, file = ranking(dream, truths, episodes, every), numbers_file(options, "compare")
+        write(file, about | {"comparisons": [comparison.to_plain() for comparison in comparisons]})
+        draw_ranking(comparisons, plot_file(file))
+    if options.part != "rank":
+        found, file = planning(dream, truths, episodes), numbers_file(options, "compare_planning")
+        write(file, about | {"planner": vars(PLANNER), "steps": STEPS, "scenes": found})
+        draw_planning(found, plot_file(file))
+
+
+if __name__ == "__main__":
+    main()

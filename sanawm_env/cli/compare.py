@@ -1,0 +1,106 @@
+"""`sanawm compare`: does what works in the dream work in the truth?"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+from rich.table import Table
+
+from sanawm_env.cli.output import check_places, console, progress, say, write_numbers
+
+if TYPE_CHECKING:
+    from sanawm_env.agents.compare_numbers import Agreement, Comparison
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Run policies of graded skill in a dream and in the truth, from the same starts to the same goals: success in
+    each, the gap, correlation and rank violation. Stop it at any time: the same command goes on."""
+
+    world: tyro.conf.Positional[str] = "nano"
+    """Name or folder of the world that dreams."""
+    truth: tyro.conf.Positional[str] = "rooms"
+    """Name or folder of the world that is true."""
+    task: Literal["image-nav", "point-nav"] = "image-nav"
+    scenes: str = "known"
+    """Where episodes begin: "known" places of the world, or furnished rooms that nobody trained on, "rooms:test"."""
+    episodes: int = 24
+    steps: int = 6
+    """That an episode has at most."""
+    policies: tuple[str, ...] = ()
+    """Names of some of the committed policies; all by default."""
+    seed: int = 0
+    out: Path = Path("runs/compare")
+    """Folder for the numbers, a picture, and what each policy did."""
+
+    def run(self) -> None:
+        """Both with walls that stop a camera and without, where the truth can be loaded so. Errors in one sentence."""
+        from sanawm_env.agents.compare import SETTINGS, anchors_of, choose, compare, draw_setups, load_truth, simulators
+        from sanawm_env.agents.compare_numbers import scatter
+        from sanawm_env.metrics.figures import figure_class
+        from sanawm_env.world.saving import replacing
+        from sanawm_env.world.world import World
+
+        setting, name = SETTINGS[self.task], f"{self.task}-{self.scenes.replace(':', '-')}"
+        policies = choose(setting.policies, self.policies)
+        numbers, picture = self.out / f"{name}.json", self.out / f"{name}.png"
+        check_places(numbers, picture, world=self.world)
+        figure = figure_class()(figsize=(9, 4.6), layout="constrained")
+        dream = World.load(self.world)
+        truths = {load_truth(self.truth, dream, walls): walls for walls in (False, True)}  # one, where it cannot stop
+        solid = simulators(dream, load_truth(self.truth, dream, True), setting.task, self.steps)[1]
+        anchors = anchors_of(self.scenes, dream.config, solid.world.config, self.episodes, self.seed)
+        found = []
+        with progress("comparing", "runs of a policy") as bar:
+            at = bar.add_task("", total=2 * len(policies) * len(truths))
+            setups = draw_setups(solid, anchors, self.seed, min(setting.chunks, self.steps))
+            for truth, walls in truths.items():
+                found.append(
+                    compare(
+                        *simulators(dream, truth, setting.task, self.steps),
+                        setups,
+                        policies,
+                        unseen=load_truth(self.truth, dream, walls, small=True),
+                        title=f"{self.task}, {self.scenes}, walls {'stop' if walls else 'let pass'}",
+                        keep=self.out / "runs",
+                        progress=lambda _: bar.advance(at),
+                    )
+                )
+        for axes, comparison in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
+            show(comparison)
+            scatter(axes, comparison)
+            axes.legend(title="acts on", fontsize=8)
+        with replacing(picture) as part:
+            figure.savefig(part, dpi=120, format="png")
+        say(f"picture {picture}")
+        write_numbers(numbers, json.dumps([comparison.to_plain() for comparison in found], indent=1))
+
+
+def show(comparison: "Comparison") -> None:
+    """A row for each policy, then how far the worlds agree."""
+    table = Table(
+        "policy", "acts on", "dream", "truth", "gap", title=f"{comparison.title}, {comparison.episodes} episodes"
+    )
+    for row in comparison.rows:
+        table.add_row(row.name, row.acts_on, percent(row.dream), percent(row.truth), f"{100 * row.gap:+.0f}")
+    console.print(table)
+    for who, agreement in (("all policies", comparison.every), ("those that act on pictures", comparison.pictures)):
+        if agreement is not None:
+            say(f"{who} ({agreement.policies}): {told(agreement)}")
+
+
+def percent(estimate: tuple[float, float, float]) -> str:
+    """ "42 (24 to 61)", in percent."""
+    value, low, high = (round(100 * number) for number in estimate)
+    return f"{value} ({low} to {high})"
+
+
+def told(agreement: "Agreement") -> str:
+    """In words, with 95 % intervals."""
+    parts = []
+    for name in ("r", "violation", "gap"):
+        value, low, high = getattr(agreement, name)
+        parts.append(f"{name} {value:.2f}" + f" ({low:.2f} to {high:.2f})" * (low == low))
+    return ", ".join(parts)
