@@ -341,6 +341,7 @@ OF_EXTRAS = {
     "sanawm_env.serving.app": "fastapi",
     "sanawm_env.serving.connection": "websockets",
     "sanawm_env.serving.metrics": "prometheus_client",
+    "sanawm_env.serving.replicas": "ray",
     "sanawm_env.serving.server": "uvicorn",
     "sanawm_env.serving.wire": "msgpack",
     "sanawm_env.viewer.page": "websockets",

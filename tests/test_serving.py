@@ -28,7 +28,7 @@ pytest.importorskip("prometheus_client", reason="the extra [serve] is not instal
 pytest.importorskip("uvicorn", reason="the extra [serve] is not installed")
 pytest.importorskip("websockets", reason="the extra [serve] is not installed")
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
@@ -39,6 +39,7 @@ from sanawm_env import EnvConfig, SanaWMEnv, SanaWMVectorEnv, Snapshot
 from sanawm_env.serving import app, wire
 from sanawm_env.serving import server as server_module
 from sanawm_env.serving.connection import ServerRefused, SessionLost
+from sanawm_env.serving.keep import Keep
 from sanawm_env.serving.metrics import REFUSALS
 from sanawm_env.serving.server import Server
 from sanawm_env.serving.service import Refused, ServerLimits, Service
@@ -115,6 +116,7 @@ def test_jpeg_keeps_the_shape_and_nearly_the_picture():
     assert np.abs(again.astype(int) - smooth).mean() < 4
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.binary(max_size=80))
 def test_noise_is_no_message(data):
     try:
@@ -363,8 +365,9 @@ def test_episodes_of_another_connection_are_refused(served, remote):
 
 def held(worker) -> threading.Event:
     """Keeps the worker busy until it is set."""
-    go = threading.Event()
-    worker.call(go.wait)
+    busy, go = threading.Event(), threading.Event()
+    worker.call(lambda: busy.set() or go.wait())
+    busy.wait()
     return go
 
 
@@ -522,11 +525,104 @@ def test_a_server_that_stays_away_is_named_after_some_time(config):
         gym.make(ID, url="http://127.0.0.1:1")
 
 
+def killed(server) -> None:
+    """End a server without telling its clients or its disk anything."""
+    for session in server.service.sessions.values():
+        session.closing = None
+    server.service.sessions.clear()
+    server.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("within", [False, True], ids=["between steps", "before a reply"])
+def test_another_server_goes_on_with_what_a_killed_one_kept(config, tmp_path, every, within, monkeypatch):
+    """Bit for bit, be it kept or be it steps that have to be taken again."""
+    monkeypatch.setattr(server_module, "END_SECONDS", 0)
+    first = Server(Service(config, keep=Keep(tmp_path, every)))
+    settings = {"autoreset_mode": "SameStep", "batching": "own", "max_episode_chunks": 4}
+    envs = gym.make_vec(ID, 2, vectorization_mode="vector_entry_point", url=first.url, **settings)
+    others = SanaWMVectorEnv(2, **config.keywords | {"max_episode_chunks": 4, "autoreset_mode": "SameStep"})
+    actions = np.random.default_rng(0).uniform(-0.3, 0.3, (7, 2, 6)).astype(np.float32)
+    assert same(envs.reset(seed=0), others.reset(seed=0))
+    for action in actions[:3]:
+        assert same(envs.step(action), others.step(action))
+    here, there = envs.snapshot(), others.snapshot()
+    assert same(envs.step(actions[3]), others.step(actions[3]))
+    answer, done = first.service.answer, threading.Event()
+
+    async def silent(session, message):
+        reply = await answer(session, message)
+        if within:
+            done.set()
+            await asyncio.Event().wait()
+        return reply
+
+    monkeypatch.setattr(first.service, "answer", silent)
+    with ThreadPoolExecutor(1) as pool:
+        if within:
+            waiting = pool.submit(envs.step, actions[4])
+            done.wait()
+        killed(first)
+        with Server(Service(config, keep=Keep(tmp_path, every)), port=first.port) as second:
+            assert same(waiting.result() if within else envs.step(actions[4]), others.step(actions[4]))
+            for action in actions[5:]:
+                assert same(envs.step(action), others.step(action))
+            assert same(envs.restore(here), others.restore(there))
+            assert same(envs.step(actions[0]), others.step(actions[0]))
+            assert second.service.metrics.registry.get_sample_value("sanawm_taken_over_total") == 1
+            envs.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_session_that_moved_is_not_touched_where_it_was(config, tmp_path):
+    one, two = (Service(config, keep=Keep(tmp_path)) for _ in range(2))
+    try:
+        scene = {"number": 0, "prompt": ""}
+        rng = json.dumps(np.random.default_rng(0).bit_generator.state)
+        reset = {"scenes": [scene], "seeds": [1], "rngs": [rng], "task": {}, "max_episode_chunks": 3}
+
+        async def move():
+            session, _ = await one.welcome(hello())
+            first = wire.unpack(await one.answer(session, wire.pack({"n": 0, "op": "reset", **reset})))
+            (there, _) = await two.welcome(hello(session=session.id))
+            second = wire.unpack(await two.answer(there, wire.pack({"n": 1, "op": "reset", **reset})))
+            assert set(there.episodes) == {*first["episodes"], *second["episodes"]}
+            await one.answer(session, wire.pack({"n": 1, "op": "reset", **reset}))  # it does not know yet
+            assert one.keep.read(session.id)[0].owner == two.keep.owner
+            one.end(session)
+            back, _ = await one.welcome(hello(session=session.id))
+            assert set(back.episodes) == set(there.episodes)
+            two.end(there)
+            assert one.keep.read(session.id) is not None
+            one.end(back)
+
+        asyncio.run(move())
+        assert not list(tmp_path.iterdir())
+    finally:
+        one.close()
+        two.close()
+
+
+def test_nothing_but_a_session_is_read_from_where_they_are_kept(config, tmp_path):
+    keep = Keep(tmp_path / "kept")
+    (tmp_path / "secrets!").mkdir()
+    for name in ("../secrets!", "", "." * 20, "a" * 22, "/etc/passwd"):
+        assert keep.read(name) is None
+    (tmp_path / "kept" / ("a" * 22)).mkdir()
+    (tmp_path / "kept" / ("a" * 22) / "session").write_bytes(b"noise")
+    assert keep.read("a" * 22) is None
+
+
 # --- limits, and who means no good ---
 
 
 def hello(**fields) -> bytes:
     return wire.pack({"op": "hello", "version": wire.VERSION, **fields})
+
+
+def welcomed(service, **fields):
+    return asyncio.run(service.welcome(hello(**fields)))[0]
 
 
 @pytest.fixture
@@ -541,10 +637,10 @@ def strict(config):
 
 
 def test_an_idle_session_is_forgotten(strict):
-    session, _ = strict.welcome(hello())
+    session = welcomed(strict)
     asyncio.run(strict.sweep())
     strict.turn(59)
-    strict.welcome(hello(session=session.id))
+    welcomed(strict, session=session.id)
     strict.turn(59)
     asyncio.run(strict.sweep())
     assert refusals(strict, "idle") == 0
@@ -557,12 +653,12 @@ def test_sessions_are_counted_and_left_ones_make_room(strict):
     async def closing():
         pass
 
-    first, second = (strict.welcome(hello())[0] for _ in range(2))
+    first, second = (welcomed(strict) for _ in range(2))
     first.closing = second.closing = closing
     with pytest.raises(Refused, match="has 2 sessions, and takes no more"):
-        strict.welcome(hello())
+        welcomed(strict)
     second.closing = None
-    third, _ = strict.welcome(hello())
+    third = welcomed(strict)
     assert set(strict.sessions) == {first.id, third.id}
 
 
@@ -715,7 +811,7 @@ def test_wrong_requests_are_answered_in_one_sentence(served):
             line.send(wire.pack({"n": n, **request}))
             reply = wire.unpack(line.recv(60))
             assert reply["n"] == n and "error" in reply, request
-            assert reply["error"]["type"] in ("ValueError", "TypeError", "FileNotFoundError")
+            assert reply["error"]["type"] in ("ValueError", "TypeError", "EpisodeLost")
             assert "\n" not in reply["error"]["says"]
 
 
@@ -816,6 +912,7 @@ def test_the_command_wants_a_token_where_others_can_come(tiny, capsys, monkeypat
     (tmp_path / "token").write_text("\n")
     assert "holds no token" in refused(capsys, "serve", "--world", tiny, "--token-file", tmp_path / "token")
     assert "--env must be" in refused(capsys, "serve", "--world", tiny, "--env", "CartPole-v1")
+    assert "--replicas needs --keep" in refused(capsys, "serve", "--world", tiny, "--replicas", 2)
     assert "--port must be" in refused(capsys, "serve", "--world", tiny, "--port", 99999)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -9,7 +9,7 @@ from typing import Any
 from sanawm_env.cli.arguments import LoadedWorld
 from sanawm_env.cli.output import say
 from sanawm_env.cli.play import is_loopback
-from sanawm_env.world.files import brief, read_text
+from sanawm_env.world.files import brief, check_count, read_text
 
 MAX_TOKEN_BYTES = 2**12
 
@@ -32,8 +32,15 @@ class Serve(LoadedWorld):
     """0 takes a free one."""
     token_file: Path | None = None
     """File whose first line is the token that clients must show; without it, the variable SANAWM_TOKEN."""
+    keep: Path | None = None
+    """Folder where sessions are kept on disk: a server that is started anew with it goes on with them."""
+    keep_every: int = 1
+    """Of so many steps of a client one is kept; those between are taken again where they were lost."""
+    replicas: int = 1
+    """Servers behind the one address, on Ray Serve, that go on for one another; needs --keep, and the extra
+    [replicas]."""
     sessions: int = 64
-    """Clients at once."""
+    """Clients at once, of each replica."""
     episodes: int = 4096
     """Episodes, snapshots included, that a client keeps."""
     batch: int = 64
@@ -48,6 +55,7 @@ class Serve(LoadedWorld):
     def run(self) -> None:
         """Load, listen, wait for Ctrl-C. Raises ValueError, TypeError, ImportError or OSError in one sentence."""
         try:
+            from sanawm_env.serving.keep import Keep
             from sanawm_env.serving.server import Server
             from sanawm_env.serving.service import ServerLimits, Service
         except ModuleNotFoundError as error:
@@ -60,11 +68,21 @@ class Serve(LoadedWorld):
                 f"Whoever reaches {self.host} could use this server: give --token-file, or set SANAWM_TOKEN, or leave "
                 "--host out and let clients come through a tunnel (ssh -L)."
             )
+        check_count("--replicas", self.replicas, 1, 1024)
         limits = ServerLimits(**{name: getattr(self, name) for name in ServerLimits.__dataclass_fields__})
         from sanawm_env.envs.config import EnvConfig
 
         config = EnvConfig.from_plain(self.settings())
-        with Server(Service(config, limits), self.host, self.port, token) as server:
+        keep = None if self.keep is None else Keep(self.keep.absolute(), self.keep_every)
+        if self.replicas == 1:
+            made = Server(Service(config, limits, keep), self.host, self.port, token)
+        elif keep is None or not self.port:
+            raise ValueError("--replicas needs --keep, a folder that all of them reach, and a --port above zero.")
+        else:
+            from sanawm_env.serving.replicas import Replicas
+
+            made = Replicas(config, limits, keep, self.replicas, self.host, self.port, token)
+        with made as server:
             say(f'{server.url}  gym.make("SanaWM/Remote-v0", url="{server.url}")  (Ctrl-C ends it)')
             while True:  # not for ever at once: a Ctrl-C that comes just before a wait begins would be slept through
                 time.sleep(1)

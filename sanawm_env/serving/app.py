@@ -59,7 +59,8 @@ def make_app(service: Service, token: str | None = None) -> FastAPI:
 async def _meet(service: Service, socket: WebSocket) -> None:
     """One client, from its arrival until it leaves."""
     try:
-        session, answer = service.welcome(await asyncio.wait_for(_receive(service, socket), HELLO_SECONDS))
+        message = await asyncio.wait_for(_receive(service, socket), HELLO_SECONDS)
+        session, answer = await service.welcome(message)
     except Refused as error:
         service.metrics.refused.labels(error.limit).inc()
         await _send(service, socket, service.failure(error))

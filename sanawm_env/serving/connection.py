@@ -38,12 +38,29 @@ class SessionLost(ConnectionError):
     """The server no longer has what this client had there: reset, or restore what was saved."""
 
 
+class EpisodeLost(SessionLost):
+    """The server no longer has an episode of this session."""
+
+
 class Handle:
     """An episode on the server, by number; let go when nobody here refers to it."""
 
     def __init__(self, connection: "Connection", number: int):
-        self.connection, self.number, self.session = connection, number, connection.session
-        weakref.finalize(self, connection.dropped.append, (self.session, number)).atexit = False
+        self.connection, self.session = connection, connection.session
+        self._number = [number]
+        weakref.finalize(self, _let_go, connection.dropped, self.session, self._number).atexit = False
+
+    @property
+    def number(self) -> int:
+        return self._number[0]
+
+    def swap(self, other: "Handle") -> None:
+        """Refer to what the other one does, and the other way round."""
+        self._number[0], other._number[0] = other._number[0], self._number[0]
+
+
+def _let_go(dropped: "deque[tuple[str, int]]", session: str, number: list[int]) -> None:
+    dropped.append((session, number[0]))
 
 
 class Connection:
@@ -232,7 +249,8 @@ def _raise_said(reply: Mapping[str, Any]) -> None:
     if (told := reply.get("error")) is None:
         return
     kind, says = (told.get("type"), told.get("says")) if isinstance(told, dict) else (None, None)
-    known: dict[str, type[Exception]] = {"Refused": ServerRefused, "SessionLost": SessionLost}
+    known: dict[str, type[Exception]] = {"Refused": ServerRefused}
+    known |= {each.__name__: each for each in (SessionLost, EpisodeLost)}
     known |= {each.__name__: each for each in (ValueError, TypeError, FileNotFoundError)}
     raise known.get(str(kind), RuntimeError)(says if isinstance(says, str) else "The server failed.")
 

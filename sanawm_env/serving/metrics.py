@@ -19,6 +19,7 @@ class Metrics:
         self.errors = self._of(Counter, "errors", "Requests answered with an error", "type")
         self.refused = self._of(Counter, "refused", "What a limit refused", "limit")
         self.resumed = self._of(Counter, "resumed", "Sessions that a client came back to")
+        self.taken_over = self._of(Counter, "taken_over", "Sessions of another server that this one went on with")
         self.bytes = self._of(Counter, "bytes", "Bytes of messages", "direction")
         self.batch = self._of(Histogram, "batch_episodes", "Episodes in a batch", buckets=(1, 2, 4, 8, 16, 32, 64, 128))
         self.seconds = self._of(Histogram, "step_seconds", "Seconds of a step, by part", "part", buckets=SECONDS)

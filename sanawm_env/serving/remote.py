@@ -6,6 +6,7 @@ same because the code is.
 """
 
 import json
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -20,7 +21,7 @@ from sanawm_env.envs.config import EnvConfig
 from sanawm_env.envs.env import SanaWMEnv, read_generator
 from sanawm_env.envs.observations import Observation, observer
 from sanawm_env.envs.vector import SanaWMVectorEnv
-from sanawm_env.serving.connection import Connection, Handle, SessionLost
+from sanawm_env.serving.connection import Connection, EpisodeLost, Handle, SessionLost
 from sanawm_env.serving.protocol import PIECE, ServedConfig
 from sanawm_env.serving.wire import Encoding
 from sanawm_env.serving.worker import Batching
@@ -52,9 +53,20 @@ class RemoteWorld:
 
 
 @dataclass(frozen=True, eq=False)
+class Past:
+    """A step that the server has not kept on disk, to be taken again where it was lost. before: the episodes it was
+    taken from. asked: the rest of the request. after: handles of those that came of it, as far as they are alive."""
+
+    before: Sequence["RemoteEpisode"]
+    asked: Mapping[str, Any]
+    after: "list[weakref.ref[Handle]]"
+
+
+@dataclass(frozen=True, eq=False)
 class RemoteEpisode:
     """An episode on the server. handle: its number there. seen: what is observed at it. info: of it. terminated: by its
-    task. batch_row: row of its last step in the batch it was imagined in, and how many ran there."""
+    task. batch_row: row of its last step in the batch it was imagined in, and how many ran there. past: the step that
+    led here, None where the server keeps this episode as long as itself, or on disk."""
 
     simulator: "RemoteSimulator"
     handle: Handle
@@ -62,6 +74,7 @@ class RemoteEpisode:
     info: Mapping[str, Any]
     terminated: bool
     batch_row: tuple[int, int]
+    past: Past | None = None
 
     @property
     def chunk(self) -> int:
@@ -77,7 +90,7 @@ class RemoteEpisode:
     def frames(self) -> np.ndarray:
         """(F, H, W, 3) uint8 of the last step, after a reset the start, repeated; asked for once."""
         config = self.simulator.world.config
-        frames = self.simulator.ask("frames", episode=self.simulator.number(self))["frames"]
+        frames = self.simulator.ask_of("frames", self)["frames"]
         _check(check_array, frames, (config.chunk_frames, config.height, config.width, 3), np.uint8, "frames")
         frames.setflags(write=False)
         return frames
@@ -99,13 +112,11 @@ class RemoteEpisode:
 
     def reseed(self, seed: int) -> "RemoteEpisode":
         """The same episode with another future: its noise is that of `seed` from here on."""
-        number = self.simulator.number(self)
-        return self.simulator.told(self.simulator.ask("reseed", episodes=[number], seeds=[check_seed(seed)]), 1)[0]
+        return self.simulator.told(self.simulator.ask_all("reseed", [self], seeds=[check_seed(seed)]), 1)[0]
 
     def prompted(self, prompt: str) -> "RemoteEpisode":
         """The same episode under another prompt from here on."""
-        number = self.simulator.number(self)
-        return self.simulator.told(self.simulator.ask("prompt", episodes=[number], prompts=[prompt]), 1)[0]
+        return self.simulator.told(self.simulator.ask_all("prompt", [self], prompts=[prompt]), 1)[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +130,7 @@ class RemoteSnapshot(RemoteEpisode):
         """Write the file that `Snapshot.save` writes there; `Snapshot.load` reads it, and `RemoteEnv.load`. It appears
         whole or not at all."""
         ask = self.simulator.ask
-        size = ask("save", episode=self.simulator.number(self), rng=self.rng)["bytes"]
+        size = self.simulator.ask_of("save", self, rng=self.rng)["bytes"]
         if type(size) is not int:
             raise RuntimeError("The server's reply cannot be read: a file has a number of bytes.")
         with replacing(path) as part, Path(part).open("wb") as file:
@@ -149,6 +160,34 @@ class RemoteSimulator(Simulator):
     def ask(self, op: str, **asked: Any) -> dict[str, Any]:
         """See `Connection.ask`."""
         return self.connection.ask(op, **asked)
+
+    def ask_all(self, op: str, episodes: Sequence[Any], **asked: Any) -> dict[str, Any]:
+        """The same of episodes. Those that the server has lost, because it was killed and another one has gone on with
+        what was kept, are made again first."""
+        try:
+            return self.ask(op, episodes=[self.number(episode) for episode in episodes], **asked)
+        except EpisodeLost:
+            self._make_again(episodes)
+            return self.ask(op, episodes=[self.number(episode) for episode in episodes], **asked)
+
+    def ask_of(self, op: str, episode: Any, **asked: Any) -> dict[str, Any]:
+        """The same of one episode."""
+        try:
+            return self.ask(op, episode=self.number(episode), **asked)
+        except EpisodeLost:
+            self._make_again([episode])
+            return self.ask(op, episode=self.number(episode), **asked)
+
+    def _make_again(self, episodes: Sequence[RemoteEpisode]) -> None:
+        """Take the steps again that led to episodes, from what was kept."""
+        pasts = {id(episode.past): episode.past for episode in episodes if episode.past is not None}
+        if not pasts:
+            raise EpisodeLost("The server has lost an episode that it had kept: reset, or load one that was saved.")
+        for past in pasts.values():
+            reply = self.ask_all("step", past.before, **past.asked)
+            for handle, again in zip(past.after, self.told(reply, len(past.before)), strict=True):
+                if (known := handle()) is not None:
+                    known.swap(again.handle)
 
     def number(self, episode: Any) -> int:
         """Of an episode of this session; TypeError or ValueError for others, SessionLost for one of an earlier
@@ -220,14 +259,16 @@ class RemoteSimulator(Simulator):
                 if len(episodes) == 1 and numbers is None:
                     raise
                 raise type(error)(f"Slot {number}: {error}") from None
-        reply = self.ask(
-            "step",
-            episodes=[self.number(episode) for episode in episodes],
-            actions=np.stack(read),
-            batching="one by one" if one_by_one else self.batching,
-            numbers=None if numbers is None else [int(number) for number in numbers],
-        )
+        asked = {
+            "actions": np.stack(read),
+            "batching": "one by one" if one_by_one else self.batching,
+            "numbers": None if numbers is None else [int(number) for number in numbers],
+        }
+        reply = self.ask_all("step", episodes, **asked)
         after, rewards = self.told(reply, len(episodes)), reply.get("rewards", np.empty(0))
+        if reply.get("kept") is False:
+            past = Past(episodes, asked, [weakref.ref(episode.handle) for episode in after])
+            after = [replace(episode, past=past) for episode in after]
         _check(check_array, rewards, (len(after),), np.float64, "rewards")
         truncated = np.array([self.truncated(episode) for episode in after])
         return after, Outcome(rewards, np.array([episode.terminated for episode in after]), truncated)
@@ -381,7 +422,7 @@ class RemoteEnv(SanaWMEnv):
     @property
     def latents(self) -> np.ndarray:
         """(c, T, h, w) float32 of the last chunk, of frame 0 alone after a reset. ValueError where there are none."""
-        latents = self.simulator.ask("latents", episode=self.simulator.number(self._now("ask for latents")))["latents"]
+        latents = self.simulator.ask_of("latents", self._now("ask for latents"))["latents"]
         if not isinstance(latents, np.ndarray) or latents.ndim != 4 or latents.dtype != np.float32:
             raise RuntimeError("The server's reply cannot be read: latents are an array (c, T, h, w).")
         return latents
@@ -389,7 +430,7 @@ class RemoteEnv(SanaWMEnv):
     @property
     def scene(self) -> Scene:
         """As `SanaWMEnv.scene`, without the conditions, which stay on the server."""
-        told = self.simulator.ask("scene", episode=self.simulator.number(self._now("ask for its scene")))
+        told = self.simulator.ask_of("scene", self._now("ask for its scene"))
         return _check(_scene, told, self.world)
 
     @property

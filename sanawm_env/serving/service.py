@@ -23,6 +23,7 @@ import numpy as np
 from sanawm_env.envs.config import EnvConfig
 from sanawm_env.envs.env import SanaWMEnv, read_generator
 from sanawm_env.envs.observations import Observer, observer
+from sanawm_env.serving.keep import Keep, Record
 from sanawm_env.serving.metrics import Metrics
 from sanawm_env.serving.protocol import (
     PIECE,
@@ -38,7 +39,7 @@ from sanawm_env.serving.protocol import (
     ServedConfig,
     StepAsked,
 )
-from sanawm_env.serving.wire import VERSION, Encoding, pack, unpack
+from sanawm_env.serving.wire import VERSION, pack, unpack
 from sanawm_env.serving.worker import Step, Worker
 from sanawm_env.simulation.episode import Episode, Snapshot
 from sanawm_env.simulation.simulator import MOST_CHUNKS
@@ -50,6 +51,7 @@ from sanawm_env.world.state import Scene, check_seed
 
 SAID = (ValueError, TypeError, FileNotFoundError)  # errors that are the client's to read
 GB, MB = 10**9, 10**6
+NUMBERS = 2**32  # of episodes, that a server may give within a session
 HIDDEN = ("world", "scenes", "device", "world_options")  # of the environment: names of files, which are the server's
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,10 @@ class Refused(Exception):
 
 class SessionLost(Exception):
     """A session that is not, or no longer, here."""
+
+
+class EpisodeLost(Exception):
+    """An episode that is not in its session: it was let go, or made after the session was last kept on disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,15 +101,17 @@ class ServerLimits:
 class Session:
     """What one client has here. look: what its observations are. closing: ends its connection, None without one."""
 
-    def __init__(self, look: Observer, pictures: Encoding, folder: Path, now: float):
-        self.id, self.look, self.pictures, self.folder = secrets.token_urlsafe(16), look, pictures, folder
+    def __init__(self, hello: Hello, look: Observer, folder: Path, now: float, name: str = ""):
+        self.hello, self.look, self.folder, self.id = hello, look, folder, name or secrets.token_urlsafe(16)
         self.episodes: dict[int, Episode] = {}
         self.bytes = 0
         self.used = now
         self.closing: Callable[[], Awaitable[None]] | None = None
         self.last = -1  # number of the last request
         self.reply: asyncio.Future[bytes] | None = None
-        self._made = 0
+        self.steps = 0
+        self.made = 0  # number of the last episode
+        self.kept: set[int] = set()  # numbers of episodes that are on disk
         self._storages: dict[int, list[int]] = {}  # by address: how many tensors are in it, its bytes
 
     @property
@@ -112,14 +120,18 @@ class Session:
 
     def add(self, episode: Episode) -> int:
         """Its number from now on."""
-        self._made += 1
-        self.episodes[self._made] = episode
+        self.made += 1
+        self.put(self.made, episode)
+        return self.made
+
+    def put(self, number: int, episode: Episode) -> None:
+        """Have an episode under a number."""
+        self.episodes[number] = episode
         for storage in _storages(episode):
             known = self._storages.setdefault(storage.data_ptr(), [0, storage.nbytes()])
             known[0] += 1
             if known[0] == 1:
                 self.bytes += known[1]
-        return self._made
 
     def drop(self, number: int) -> None:
         """Forget an episode; nothing where there is none."""
@@ -134,10 +146,10 @@ class Session:
                 del self._storages[storage.data_ptr()]
 
     def get(self, numbers: Sequence[int]) -> list[Episode]:
-        """Its episodes of these numbers; ValueError for one that is not here."""
+        """Its episodes of these numbers; EpisodeLost for one that is not here."""
         for number in numbers:
             if number not in self.episodes:
-                raise ValueError(f"There is no episode {brief(number)} in this session.")
+                raise EpisodeLost(f"There is no episode {brief(number)} in this session.")
         return [self.episodes[number] for number in numbers]
 
 
@@ -148,14 +160,19 @@ def _storages(episode: Episode) -> list[Any]:
 
 class Service:
     """An environment for many clients. config: of names and plain values alone (TypeError for objects), and what it
-    raises itself. clock: seconds."""
+    raises itself. keep: where sessions are kept on disk, for other services with the same folder to go on with; None
+    keeps none. clock: seconds."""
 
     def __init__(
-        self, config: EnvConfig, limits: ServerLimits | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        config: EnvConfig,
+        limits: ServerLimits | None = None,
+        keep: Keep | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ):
         plain = config.to_plain()
         self.plain = {name: value for name, value in plain.items() if name not in HIDDEN}
-        self.limits, self.clock = limits or ServerLimits(), clock
+        self.limits, self.keep, self.clock = limits or ServerLimits(), keep, clock
         self.env = SanaWMEnv(**config.keywords)
         own = self.env.simulator
         self.simulator = replace(own, limits=replace(own.limits, max_episode_chunks=MOST_CHUNKS))  # clients count
@@ -193,7 +210,7 @@ class Service:
 
     # --- sessions ---
 
-    def welcome(self, message: bytes) -> tuple[Session, bytes]:
+    async def welcome(self, message: bytes) -> tuple[Session, bytes]:
         """The session of who says hello, and the answer. Refused, SessionLost, or ValueError for what is no hello."""
         said = unpack(message)
         if said.pop("op", None) != "hello":
@@ -204,7 +221,7 @@ class Service:
             raise ValueError(f"This is no hello: {reason(error)}.") from error
         if hello.version != VERSION:
             raise ValueError(f"This server speaks version {VERSION} of the protocol, not {brief(hello.version)}.")
-        session = self._known(hello.session) if hello.session else self._new(hello)
+        session = await self._known(hello.session) if hello.session else self._new(hello)
         config, limits = self.env.world.config, self.limits
         answer = {
             "version": VERSION,
@@ -219,8 +236,12 @@ class Service:
         }
         return session, pack(answer)
 
-    def _known(self, name: str) -> Session:
+    async def _known(self, name: str) -> Session:
         session = self.sessions.get(name)
+        if self.keep is not None and (kept := await self._aside(self.keep.read, name)) is not None:
+            record, reply = kept
+            if session is None or record.owner != self.keep.owner:  # it was elsewhere meanwhile
+                session = await self._take_over(name, record, reply)
         if session is None:
             raise SessionLost(
                 f"The server does not know this session: it was ended, {self.limits.idle_minutes:g} minutes without a "
@@ -230,7 +251,25 @@ class Service:
         session.used = self.clock()
         return session
 
-    def _new(self, hello: Hello) -> Session:
+    async def _take_over(self, name: str, record: Record, reply: bytes) -> Session:
+        """A session that another server has kept, from now on this one's."""
+        if name in self.sessions:
+            self._forget(self.sessions[name])
+        episodes = await self._aside(self._read_kept, name, record.episodes)
+        session = self._new(read(Hello, record.hello), name)
+        for number, episode in episodes.items():
+            session.put(number, episode)
+            session.kept.add(number)
+        session.last = record.last
+        session.made = (record.made // NUMBERS + 1) * NUMBERS  # none that the other server may have given
+        session.reply = asyncio.get_running_loop().create_future()
+        session.reply.set_result(reply)
+        await self._aside(self._write_kept, session, reply, True)
+        self.metrics.taken_over.inc()
+        return session
+
+    def _new(self, hello: Hello, name: str = "") -> Session:
+        """A session without episodes; Refused where there are as many as may be."""
         config, simulator = self.env.config, self.simulator
         mode, size = hello.obs_mode or config.obs_mode, hello.obs_size or config.obs_size
         look = observer(mode, self.env.world.config, size, simulator.limits.workspace, simulator.task)
@@ -239,12 +278,17 @@ class Service:
             if not alone:
                 raise Refused("sessions", f"The server has {self.limits.sessions} sessions, and takes no more.")
             self.end(min(alone, key=lambda session: session.used))
-        session = Session(look, hello.pictures, self._folder, self.clock())
+        session = Session(hello, look, self._folder, self.clock(), name)
         self.sessions[session.id] = session
         return session
 
     def end(self, session: Session) -> None:
-        """Forget a session."""
+        """Forget a session, here and on disk."""
+        self._forget(session)
+        if self.keep is not None:
+            self.keep.remove(session.id)
+
+    def _forget(self, session: Session) -> None:
         self.sessions.pop(session.id, None)
         session.file.unlink(missing_ok=True)
         session.episodes.clear()
@@ -259,6 +303,8 @@ class Service:
                 self.end(session)
                 if session.closing is not None:
                     await session.closing()
+        if self.keep is not None:  # of servers that are gone, and nobody has gone on with
+            await self._aside(self.keep.sweep, 120 * self.limits.idle_minutes, set(self.sessions))
 
     def _all(self) -> list[Session]:
         return list(self.sessions.values())
@@ -287,7 +333,7 @@ class Service:
     async def _do(self, session: Session, number: int, request: dict, before: "asyncio.Future | None") -> bytes:
         if before is not None:
             await asyncio.wait([before])
-        op, loop = request.pop("op"), asyncio.get_running_loop()
+        op = request.pop("op")
         try:
             dropped = request.pop("drop", [])
             if type(dropped) is not list or any(type(each) is not int for each in dropped):
@@ -306,11 +352,18 @@ class Service:
                 raise ValueError(f"This is no request {op}: {reason(error)}.") from error
             told = await function(session, asked, **rest)
             self.metrics.requests.labels(op).inc()
-            return await loop.run_in_executor(self._pool, pack, {"n": number, **told}, session.pictures)
+            if self.keep is not None and "episodes" in told:
+                session.steps += op == "step"
+                told["kept"] = op != "step" or session.steps % self.keep.every == 0
+            reply = await self._aside(pack, {"n": number, **told}, session.hello.pictures)
+            if told.get("kept"):
+                session.kept.update(told["episodes"])
+                await self._aside(self._write_kept, session, reply)
+            return reply
         except Refused as error:
             self.metrics.refused.labels(error.limit).inc()
             return self.failure(error, number)
-        except SAID as error:
+        except (EpisodeLost, *SAID) as error:
             return self.failure(error, number)
         except Exception as error:
             log.exception("A request failed: %s", op)
@@ -318,7 +371,7 @@ class Service:
 
     def failure(self, error: Exception, number: int | None = None) -> bytes:
         """An error as a reply."""
-        known = (Refused, SessionLost, *SAID)
+        known = (Refused, SessionLost, EpisodeLost, *SAID)
         kind = next((each.__name__ for each in known if isinstance(error, each)), "RuntimeError")
         self.metrics.errors.labels(kind).inc()
         return pack({"n": number, "error": {"type": kind, "says": str(error)[:2000]}})
@@ -389,7 +442,7 @@ class Service:
             own = [episode.with_own_clip() for episode in after]  # none keeps the pictures of others alive
             return own, session.look(own), [self.simulator.info(episode) for episode in own]
 
-        own, obs, infos = await asyncio.get_running_loop().run_in_executor(self._pool, tell)
+        own, obs, infos = await self._aside(tell)
         self.metrics.seconds.labels("observed").observe(self.clock() - began)
         return {
             "episodes": [session.add(episode) for episode in own],
@@ -456,23 +509,40 @@ class Service:
 
     async def _load(self, session: Session, asked: Nothing) -> dict[str, Any]:
         self._check_room(session, 1)
-        kind = self.simulator.task.state_type
-        types = [kind] if is_dataclass(kind) else []
-
-        def load() -> Snapshot:
-            snapshot = Snapshot.load(session.file, self.env.world, *types)
-            self.env.check_snapshot(snapshot)
-            return snapshot
-
-        snapshot = await asyncio.wrap_future(self.worker.call(load))
+        snapshot = await asyncio.wrap_future(self.worker.call(lambda: self._load_file(session.file)))
         session.file.unlink(missing_ok=True)
         return await self._told(session, [snapshot.episode], rng=snapshot.rng)
 
     async def _drop(self, session: Session, asked: Nothing) -> dict[str, Any]:
         return {}
 
-    async def _aside(self, function: Callable[[], Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function)
+    async def _aside(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+
+    def _write_kept(self, session: Session, reply: bytes, take: bool = False) -> None:
+        """Keep a session on disk, with those of its episodes that are to be."""
+        assert self.keep is not None
+        kept = session.kept & session.episodes.keys()
+        new = [number for number in kept if not self.keep.file(session.id, number).exists()]
+        snapshots = {number: Snapshot.of(session.episodes[number], self.env.action_mode) for number in new}
+        hello = {each.name: getattr(session.hello, each.name) for each in fields(Hello)}
+        record = Record(
+            hello=hello, last=session.last, made=session.made, episodes=tuple(sorted(kept)), owner=self.keep.owner
+        )
+        self.keep.write(session.id, record, reply, snapshots, take)
+        session.kept = kept
+
+    def _read_kept(self, name: str, numbers: Sequence[int]) -> dict[int, Episode]:
+        """The kept episodes of a session; those whose files are gone were let go."""
+        assert self.keep is not None
+        files = {number: self.keep.file(name, number) for number in numbers}
+        return {number: self._load_file(file).episode for number, file in files.items() if file.exists()}
+
+    def _load_file(self, file: Path) -> Snapshot:
+        kind = self.simulator.task.state_type
+        snapshot = Snapshot.load(file, self.env.world, *([kind] if is_dataclass(kind) else []))
+        self.env.check_snapshot(snapshot)
+        return snapshot
 
     def _check_room(self, session: Session, more: int) -> None:
         """Refused where a session has no room for so many more episodes."""
