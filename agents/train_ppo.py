@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
@@ -21,6 +21,7 @@ import torch
 import tyro
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
 from pydantic import Field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -28,11 +29,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sanawm_env.integrations.sb3 import SB3VecEnv  # first: it says how to install the rest
 
 # isort: split
+from sanawm_env.agents.planners import PLANAR
 from sanawm_env.agents.policy_file import read_weights
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
-from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecTransposeImage
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor, VecTransposeImage
+from torch import nn
+from torch.nn import functional as F
 
 from sanawm_env.envs.config import EnvConfig
 from sanawm_env.envs.vector import SanaWMVectorEnv
@@ -52,7 +56,13 @@ COUNTS = {
     "steps": (1, 2**40), "num_envs": (1, 4096), "n_steps": (1, 2**20), "batch_size": (2, 2**20), "n_epochs": (1, 1000),
     "threads": (1, 1024), "max_episode_chunks": (1, 2**31 - 1), "seed": (0, 2**32 - 1),
 }  # fmt: skip
-NUMBERS = {"learning_rate": (1e-12, 10), "gamma": (0, 1), "ent_coef": (0, 1000), "checkpoint_seconds": (0, 1e9)}
+NUMBERS = {
+    "learning_rate": (1e-12, 10),
+    "gamma": (0, 1),
+    "ent_coef": (0, 1000),
+    "log_std": (-20, 2),
+    "checkpoint_seconds": (0, 1e9),
+}
 MAX_SETTINGS_BYTES, MAX_RUN_BYTES = 2**20, 64 * 2**20
 COLUMNS = (
     BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TextColumn("{task.description}"), TimeRemainingColumn()
@@ -78,6 +88,9 @@ class TrainPPO:
     obs_mode: ObsMode | None = None
     """rgb or stack: pixels alone; dict: pose and goal too. By default rgb for exploring, dict for tasks with goals."""
     action_mode: str = "discrete"
+    """As the environment's, or "planar": of a twist sideways, forwards and turn, in [-1, 1]."""
+    world_options: dict[str, int | bool | str] = field(default_factory=dict)
+    """How the world is loaded, such as height, width and collisions of rooms."""
     obs_size: tuple[int, int] = (36, 54)
     """Height and width of the pictures that the policy sees, 36 at least."""
     n_steps: int = 16
@@ -87,6 +100,8 @@ class TrainPPO:
     learning_rate: float = 5e-4
     gamma: float = 0.95
     ent_coef: float = 0.01
+    log_std: float = 0.0
+    """Natural logarithm of the spread that actions which are no choice begin with."""
     threads: int = 1
     device: str = "cpu"
     checkpoint_seconds: float = 60
@@ -112,12 +127,21 @@ class TrainPPO:
             check_count("each side of obs_size, in pixels,", side, LEAST_PIXELS, 4096)
 
     @property
+    def planar(self) -> bool:
+        return self.action_mode == "planar"
+
+    def actions(self, chosen: NDArray) -> NDArray:
+        """What a policy has chosen, as the environments of `config` take it."""
+        return twists(chosen) if self.planar else chosen
+
+    @property
     def config(self) -> EnvConfig:
         """What its environments are made with."""
         return EnvConfig(
             world=self.world, device=self.device, scenes=list(self.scenes) or None, obs_mode=cast(str, self.obs_mode),
-            action_mode=self.action_mode, obs_size=self.obs_size, max_episode_chunks=self.max_episode_chunks,
-            task=self.task, task_options=None if self.goal_chunks is None else {"chunks": self.goal_chunks},
+            action_mode="twist" if self.planar else self.action_mode, obs_size=self.obs_size,
+            max_episode_chunks=self.max_episode_chunks, world_options=self.world_options, task=self.task,
+            task_options=None if self.goal_chunks is None else {"chunks": self.goal_chunks},
         )  # fmt: skip
 
 
@@ -152,33 +176,76 @@ def _train(settings: TrainPPO, console: Console) -> PPO:
     return model
 
 
-def make_envs(settings: TrainPPO) -> SB3VecEnv:
+def make_envs(settings: TrainPPO) -> VecEnv:
     """The batched environment that these settings train on."""
     keywords = settings.config.keywords
-    return SB3VecEnv(SanaWMVectorEnv(settings.num_envs, autoreset_mode=AutoresetMode.SAME_STEP, **keywords))
+    envs = SB3VecEnv(SanaWMVectorEnv(settings.num_envs, autoreset_mode=AutoresetMode.SAME_STEP, **keywords))
+    return Planar(envs) if settings.planar else envs
+
+
+class Planar(VecEnvWrapper):
+    """Twists of which sideways, forwards and turn (3,) alone are acted on: nothing climbs, nods or rolls."""
+
+    def __init__(self, venv: VecEnv):
+        super().__init__(venv, action_space=spaces.Box(-1, 1, (3,), np.float32))
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_async(self, actions: NDArray) -> None:
+        self.venv.step_async(twists(actions))
+
+    def step_wait(self) -> Any:
+        return self.venv.step_wait()
+
+
+def twists(planar: NDArray) -> NDArray:
+    """Twists (..., 6) float32 of planar actions (..., 3)."""
+    whole = np.zeros((*np.shape(planar)[:-1], 6), np.float32)
+    whole[..., PLANAR] = planar
+    return whole
 
 
 class Pictures(BaseFeaturesExtractor):
-    """Features of a dict observation: one network looks at all pictures together, one above the other in the channels,
-    so that it can compare what is seen with what is sought; vectors are appended."""
+    """Features of a dict observation: those of the picture, or, where another one is sought, how that one would have to
+    be shifted to lie on it; vectors are appended."""
 
-    def __init__(self, space: spaces.Dict, features: int = 256):
+    def __init__(self, space: spaces.Dict):
         shapes = {name: part.shape or () for name, part in space.items()}
         self.pictures = [name for name, shape in shapes.items() if len(shape) == 3]
         self.vectors = [name for name in space if name not in self.pictures]
-        super().__init__(space, features + sum(int(np.prod(shapes[name])) for name in self.vectors))
-        channels = sum(shapes[name][0] for name in self.pictures)  # Stable-Baselines3 puts channels first
-        size = shapes[self.pictures[0]][1:]
-        self.look = NatureCNN(spaces.Box(0, 255, (channels, *size), np.uint8), features)
+        # Stable-Baselines3 puts channels first
+        look = Shifts() if len(self.pictures) == 2 else NatureCNN(cast(spaces.Box, space[self.pictures[0]]), 128)
+        super().__init__(space, look.features_dim + sum(int(np.prod(shapes[name])) for name in self.vectors))
+        self.look = look
 
     def forward(self, observations: dict[str, torch.Tensor]) -> torch.Tensor:
-        seen = self.look(torch.cat([observations[name] for name in self.pictures], dim=1))
+        seen = self.look(*(observations[name] for name in self.pictures))
         return torch.cat([seen, *(observations[name].flatten(1) for name in self.vectors)], dim=1)
+
+
+class Shifts(nn.Module):
+    """Two pictures (B, 3, H, W) in [0, 1], compared (B, features_dim): the correlation of learned features at so many
+    shifts sideways, in two by three parts of the picture (the layer of FlowNet, Dosovitskiy et al. 2015). What has
+    moved where is then a matter of few weights, and of few steps of learning."""
+
+    def __init__(self, reach: int = 12):
+        super().__init__()
+        self.reach, self.features_dim = reach, (2 * reach + 1) * 6
+        self.features = nn.Sequential(nn.Conv2d(3, 16, 5, 2, 2), nn.ReLU(), nn.Conv2d(16, 16, 3, 1, 1))
+
+    def forward(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        here, there = (self.features(picture - 0.5) for picture in (one, other))
+        here, there = (F.normalize(f - f.mean((2, 3), keepdim=True), dim=1) for f in (here, there))
+        there, width = F.pad(there, (self.reach, self.reach)), here.shape[3]
+        alike = [(here * there[..., shift : shift + width]).sum(1) for shift in range(2 * self.reach + 1)]
+        return 5 * F.adaptive_avg_pool2d(torch.stack(alike, 1), (2, 3)).flatten(1)
 
 
 def fresh(settings: TrainPPO, envs: VecEnv) -> PPO:
     """An untrained policy."""
     several = isinstance(envs.observation_space, spaces.Dict)
+    looks = {"features_extractor_class": Pictures} if several else {}
     return PPO(
         "MultiInputPolicy" if several else "CnnPolicy",
         envs,
@@ -190,7 +257,7 @@ def fresh(settings: TrainPPO, envs: VecEnv) -> PPO:
         ent_coef=settings.ent_coef,
         seed=settings.seed,
         device=settings.device,
-        policy_kwargs={"features_extractor_class": Pictures} if several else None,
+        policy_kwargs=looks | {"log_std_init": settings.log_std},
         tensorboard_log=str(settings.out) if find_spec("tensorboard") else None,
     )
 
@@ -217,7 +284,10 @@ class Keeper(BaseCallback):
         episodes = [float(episode["r"]) for episode in self.model.ep_info_buffer or ()]
         if episodes:
             mean = sum(episodes) / len(episodes)
-            self.history.append({"steps": self.num_timesteps, "return": mean})
+            entry = {"steps": self.num_timesteps, "return": mean}
+            if reached := self.model.ep_success_buffer:
+                entry["success"] = sum(map(float, reached)) / len(reached)
+            self.history.append(entry)
             self.progress.update(self.bar, description=f"mean return {mean:.2f}")
 
     def _on_rollout_start(self) -> None:

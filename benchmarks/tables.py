@@ -5,7 +5,7 @@ A table is found by its first line. The numbers come from
 `sanawm study --scenes 12 --seed 2028 --json nano_study.json`,
 `sanawm bench --json nano_bench_{1,2}_threads.json`, `sanawm bench kernels --threads 1 --json kernels.json`,
 `python -m tests.rounding kernels_rounding.json`,
-`python benchmarks/{fork_cost,plan_image_nav,ppo_explore,explore_curves,collect_speed,play_latency,full_size}.py` and
+`python benchmarks/{fork_cost,plan_image_nav,learn,drift_meter,collect_speed,play_latency,full_size}.py` and
 `sanawm precision --scenes 24 --seed 2028 --json nano_precision.json`.
 """
 
@@ -137,21 +137,43 @@ def planning(report: dict) -> str:
     return table(["ImageNav policy", "success", "95 % interval", "episodes"], rows)
 
 
-def learning(report: dict) -> str:
-    rows = []
-    for name, row in report["policies"].items():
-        cells = row["return"]
-        seeds = ", ".join(f"{mean:.1f}" for mean in cells["seeds"])
-        rows.append([name, f"{cells['mean']:.1f}", f"{cells['low']:.1f} to {cells['high']:.1f}", seeds])
-    return table(["Explore policy", "cells", "95 % interval", "seeds"], rows)
+def learning(task: str, numbers: dict) -> str:
+    """A row per policy; columns are places and worlds."""
+    policies = numbers["policies"]
+    columns = list(dict.fromkeys(name for row in policies.values() for name in row))
+    text = "{mean:.0%} ({low:.0%} to {high:.0%})"
+    rows = [
+        [policy, *(text.format(**row[name]) if name in row else "" for name in columns)]
+        for policy, row in policies.items()
+    ]
+    return table([f"{task} policy", *columns], rows)
 
 
-def exploring(report: dict) -> str:
+def training_cost(tasks: dict) -> str:
+    """Processor minutes of one training."""
     rows = []
-    for name, curve in report["explorers"].items():
-        mean, half = curve["mean"][-1], curve["half"][-1]
-        rows.append([name, f"{mean:.0f}", f"{mean - half:.0f} to {mean + half:.0f}"])
-    return table([f"explorer, {report['steps'][-1]} steps", "cells", "95 % interval"], rows)
+    for task, numbers in tasks.items():
+        minutes = (
+            f"{sum(numbers['seconds'][world]) / len(numbers['seconds'][world]) / 60:.1f}" for world in ("nano", "rooms")
+        )
+        rows.append([task, f"{numbers['settings']['steps']:,}", *minutes])
+    return table(["task", "steps", "minutes of a core, in nano", "in the truth"], rows)
+
+
+def meters(report: dict) -> str:
+    """What the drift of chunks and of walks says of the PSNR that is lost, beside other meters."""
+    names = {
+        "drift": "drift",
+        "age": "chunks passed",
+        "away": "metres from the start",
+        "true_drift": "drift of the truth",
+    }
+    text, rows = "{r:.2f} ({low:.2f} to {high:.2f})", []
+    for row in report["correlations"]:
+        if row["error"] == "psnr_loss":
+            cells = (text.format(**row[kind]) for kind in ("spearman", "pearson"))
+            rows.append([f"{row['place']}, each {row['of']}", names[row["meter"]], *cells])
+    return table(["places", "meter", "Spearman's r with the dB lost", "Pearson's r"], rows)
 
 
 def forking(report: dict) -> str:
@@ -274,8 +296,6 @@ def readme_tables() -> list[str]:
     proofs = {
         "fork_cost": forking,
         "plan_image_nav": planning,
-        "ppo_explore": learning,
-        "explore_curves": exploring,
     }
     return [*tables, *(make(read(name)) for name, make in proofs.items())]
 
@@ -288,7 +308,19 @@ def collect_tables() -> list[str]:
     return [yields(read("collect_speed"))]
 
 
-PAGES = {"nano": nano_tables, "precision": precision_tables, "collect": collect_tables, "official": official_tables}
+def learn_tables() -> list[str]:
+    tasks, names = read("learn")["tasks"], {"pointnav": "PointNav", "imagenav": "ImageNav"}
+    success = [learning(names[task], numbers) for task, numbers in tasks.items()]
+    return [*success, training_cost(tasks), meters(read("drift_meter"))]
+
+
+PAGES = {
+    "learn": learn_tables,
+    "nano": nano_tables,
+    "precision": precision_tables,
+    "collect": collect_tables,
+    "official": official_tables,
+}
 
 
 def fill(path: Path, tables: list[str]) -> None:

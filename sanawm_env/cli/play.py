@@ -286,11 +286,14 @@ def policy(folder: Path, session: "Session") -> "PolicyDriver":
     env = SanaWMEnv(
         session.world,
         obs_mode=cast(str, settings.obs_mode),
-        action_mode=settings.action_mode,
+        action_mode=settings.config.action_mode,
         obs_size=settings.obs_size,
     )
     return PolicyDriver(
-        f"policy:{folder}", lambda seen: model.predict(seen, deterministic=True)[0], env, session.frames_per_chunk
+        f"policy:{folder}",
+        lambda seen: settings.actions(model.predict(seen, deterministic=True)[0]),
+        env,
+        session.frames_per_chunk,
     )
 
 
