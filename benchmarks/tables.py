@@ -315,7 +315,6 @@ def learn_tables() -> list[str]:
 
 
 PAGES = {
-    "learn": learn_tables,
     "nano": nano_tables,
     "precision": precision_tables,
     "collect": collect_tables,
