@@ -207,8 +207,9 @@ def test_a_remote_batch_is_the_local_one(served, config, mode):
     envs.close()
 
 
-@pytest.mark.parametrize("obs_mode", ["rgb", "stack", "chunk", "latent"])
-@pytest.mark.parametrize("pictures", ["raw", "png"])
+@pytest.mark.parametrize(
+    ("obs_mode", "pictures"), [("rgb", "png"), ("stack", "png"), ("chunk", "raw"), ("latent", "raw")]
+)
 def test_a_client_chooses_what_it_observes(served, config, obs_mode, pictures):
     settings = {"obs_mode": obs_mode, "obs_size": (10, 14), "max_episode_chunks": 2}
     remote, env = gym.make(ID, url=served.url, pictures=pictures, **settings), local(config, **settings)

@@ -5,6 +5,7 @@ It is written before the reply is sent, episodes first and the record whole or n
 there. Only steps may be left out (`every`): a client takes those again, from what was kept (`remote.Past`).
 """
 
+import os
 import re
 import secrets
 import shutil
@@ -47,7 +48,7 @@ class Keep:
 
     folder: Path
     every: int = 1
-    owner: str = field(default_factory=lambda: secrets.token_hex(8))
+    owner: str = field(default_factory=lambda: f"{os.getpid()}-{secrets.token_hex(8)}")
 
     def __post_init__(self):
         check_count("every", self.every, 1, MOST_STEPS)

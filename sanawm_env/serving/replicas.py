@@ -45,7 +45,7 @@ class Replicas:
         self._ours = not ray.is_initialized()
         if self._ours:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
-        serve.start(http_options={"host": host, "port": port})
+        serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "WARNING"})
         deployment: Any = serve.deployment(
             num_replicas=count,
             max_ongoing_requests=limits.sessions + SPARE,
