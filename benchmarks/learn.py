@@ -194,7 +194,9 @@ def run(experiments: dict[str, Experiment], only: Sequence[str]) -> dict[str, An
         found: dict[str, list[dict]] = {place: [] for place in PLACES}
         for place in PLACES:
             for seed in track(e.seeds, f"{name}, {place}", console=console):
-                decides = "".join(str(e.training(world, seed).out) for world in LEARNERS) + str(e.episodes)
+                decides = "".join(str(e.training(world, seed).out) for world in LEARNERS) + repr(
+                    (e.episodes, BATCH, STEADY)
+                )
                 tag = sha256(decides.encode()).hexdigest()[:8]
                 file = e.runs / f"{name}_{place.replace(':', '_')}_{seed}_{tag}.json"
                 found[place].append(kept(file, partial(e.evaluate, place, seed)))
@@ -243,9 +245,12 @@ def cells(row: dict[str, dict], names: Sequence[str]) -> list[str]:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--only", nargs="+", choices=LEARNERS, default=LEARNERS, help="trainings in these, no table")
+    options.add_argument("--tasks", nargs="+", choices=EXPERIMENTS, default=tuple(EXPERIMENTS))
     options = options.parse_args()
     torch.set_num_threads(1)
-    experiments = {name: toy(e) if options.quick else e for name, e in EXPERIMENTS.items()}
+    experiments = {name: EXPERIMENTS[name] for name in options.tasks}
+    if options.quick:
+        experiments = {name: toy(experiment) for name, experiment in experiments.items()}
     tasks = run(experiments, options.only)
     if tasks is None:
         return
