@@ -3,7 +3,7 @@
     python benchmarks/drift_meter.py            # a minute or two of one core; walks that are done are kept
 
 `metrics.lasting.drift` says how far the look of a walk has moved from its start image. Here the truth is known, so the
-same walks are dreamt and rendered: 48 of eight chunks, in the places that nano knows and in furnished rooms that nobody
+same walks are dreamt and rendered: 24 of eight chunks, in the places that nano knows and in furnished rooms that nobody
 has trained on. Error is what is missing in dB (PSNR, pooled over every fourth frame) and in SSIM, at equal poses. What
 else could be told without a truth stands beside: how many chunks have passed, how far the camera is from its start. And
 the drift of the truth itself along the same path, which is no fault of the dream.
@@ -37,7 +37,7 @@ from sanawm_env.metrics.lasting import drift
 from sanawm_env.training.truth import pooled_psnr
 from sanawm_env.world.state import stack
 
-WALKS, CHUNKS, BATCH, STRIDE, SEED = 48, 8, 8, 4, 2030
+WALKS, CHUNKS, BATCH, STRIDE, SEED = 24, 8, 8, 4, 2030
 PLACES = ("known", "rooms:test")
 METERS = {
     "drift": "drift", "age": "chunks passed", "away": "metres from the start", "true_drift": "drift of the truth",

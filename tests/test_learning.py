@@ -119,8 +119,8 @@ def test_the_benchmark_goes_on_where_it_was_stopped(learn, tmp_path, monkeypatch
     numbers = learn["run"]({"pointnav": experiment}, learn["LEARNERS"])
     assert len(done) == 2 and all(path.stat().st_mtime_ns == when for path, when in done.items())
     policies = numbers["pointnav"]["policies"]
-    asked = {f"{place}, {world}" for place in learn["PLACES"] for world in ("truth", "truth, walls")}
-    assert set(policies["PPO, learned in nano"]) == asked | {"known, dream"}
+    asked = {"known, dream", "known, truth", "known, truth, walls", "rooms:test, truth, walls"}
+    assert set(policies["PPO, learned in nano"]) == asked and set(policies["random"]) == asked - {"known, dream"}
     assert policies["straight for the goal"]["known, truth"]["mean"] == 1
     monkeypatch.setattr(learn["Experiment"], "evaluate", None)
     assert learn["run"]({"pointnav": experiment}, learn["LEARNERS"]) == numbers
