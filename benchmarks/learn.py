@@ -7,11 +7,11 @@ PointNav: the goal, a point whose direction the policy is told, lies two steps a
 goal is a picture of what is to be seen a step away, and there are two. Both pay for coming nearer. Trainings begin at
 nano's start images; the truth shows pictures of 64 x 96, all policies see 36 x 54. Actions are planar.
 
-Policies act on the same held-out episodes (`agents.compare`): in places that nano knows, in the dream, in the truth, and
-in the truth where walls stop the camera; in furnished rooms that nobody has trained on, in that last one. Every goal can
-be reached around walls. A seed is a training, and a draw of episodes; 95 % intervals are of the mean over seeds
-(Student's t). Episodes end when the goal is reached, so that who passes by it has reached it: "steady" is the better of
-two constant twists forwards, found on these very episodes, and the policy to beat.
+Policies act on the same held-out episodes (`agents.compare`): in places that nano knows, in the dream, in the truth,
+and in the truth where walls stop the camera; in furnished rooms that nobody has trained on, in that last one. Every
+goal can be reached around walls. A seed is a training, and a draw of episodes; 95 % intervals are of the mean over
+seeds (Student's t). Episodes end when the goal is reached, so that who passes by it has reached it: "steady" is the
+better of two constant twists forwards, found on these very episodes, and the policy to beat.
 """
 
 import json
