@@ -207,6 +207,16 @@ def test_a_remote_batch_is_the_local_one(served, config, mode):
     envs.close()
 
 
+def test_a_remote_batch_can_be_invariant(served, config):
+    envs = gym.make_vec(ID, 2, "vector_entry_point", url=served.url, batch_invariant=True)
+    single = local(config)
+    envs.reset(seed=4)
+    single.reset(seed=5)
+    obs = envs.step(np.full((2, 6), 0.1, np.float32))[0]
+    assert same({name: each[1] for name, each in obs.items()}, single.step(np.full(6, 0.1, np.float32))[0])
+    envs.close()
+
+
 @pytest.mark.parametrize(
     ("obs_mode", "pictures"), [("rgb", "png"), ("stack", "png"), ("chunk", "raw"), ("latent", "raw")]
 )
@@ -838,6 +848,23 @@ def test_a_client_that_has_vanished_is_noticed(config, monkeypatch):
     with Server(Service(config), ping_seconds=0.05) as server, bare_line(server.port) as line:
         line.sendall(Frame(Opcode.BINARY, hello()).serialize(mask=True))
         assert ended.wait(30)  # nothing is read, so no ping is answered
+
+
+def test_a_client_that_does_not_read_is_hung_up(config, monkeypatch):
+    monkeypatch.setattr(app, "SEND_SECONDS", 0.05)
+    monkeypatch.setattr(server_module, "END_SECONDS", 0)
+    lost, ended = server_module._WebSocket.connection_lost, threading.Event()
+    monkeypatch.setattr(server_module._WebSocket, "connection_lost", lambda self, e: (lost(self, e), ended.set()))
+    rng = json.dumps(np.random.default_rng(0).bit_generator.state)
+    reset = {"scenes": [{"number": 0}], "seeds": [1], "rngs": [rng], "task": {}, "max_episode_chunks": 3}
+    with Server(Service(config)) as server, bare_line(server.port) as line:
+        line.sendall(Frame(Opcode.BINARY, hello()).serialize(mask=True))
+        line.sendall(Frame(Opcode.BINARY, wire.pack({"n": 0, "op": "reset", **reset})).serialize(mask=True))
+        for n in range(1, 1000):
+            with suppress(OSError):
+                ask = wire.pack({"n": n, "op": "frames", "episode": 1})
+                line.sendall(Frame(Opcode.BINARY, ask).serialize(mask=True))
+        assert ended.wait(60)
 
 
 def test_more_lines_than_there_is_room_for_are_refused(config, monkeypatch):

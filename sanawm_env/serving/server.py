@@ -21,7 +21,7 @@ from sanawm_env.serving.service import MB, Service
 HTTP_SECONDS = 10.0  # that a connection may be anything but a client's
 SPARE_CONNECTIONS = 32  # beside one for each session: health checks, metrics, who comes back
 UNREAD_BYTES = 2**20  # of pongs
-END_SECONDS = 5  # for clients to take what is on its way, when the server ends
+END_SECONDS = 5  # for clients to take what is on its way, when their line or the server ends
 
 
 class Server:
@@ -139,9 +139,17 @@ def _http(service: Service, most: int) -> type[H11Protocol]:
 
 
 class _WebSocket(WebSocketsSansIOProtocol):
-    """One that hangs up on who lets pongs pile up."""
+    """One that hangs up on who does not read: uvicorn closes a line once all is sent, and that may be never."""
 
     def handle_ping(self) -> None:
         super().handle_ping()
         if self.transport.get_write_buffer_size() > UNREAD_BYTES:
             self.transport.abort()
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        self.transport.abort()
+
+    async def run_asgi(self) -> None:
+        await super().run_asgi()
+        self.loop.call_later(END_SECONDS, self.transport.abort)
