@@ -16,17 +16,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 from sanawm_env.agents.cameras import RandomWalk
-from sanawm_env.agents.scripts import Given, PathScript, Script, read_path, read_script
+from sanawm_env.agents.scripts import Given, PathScript, Script, followed, read_path, read_script
 from sanawm_env.agents.settings_file import read_yaml
 
 from sanawm_env.camera.dsl import FPS
+from sanawm_env.camera.trajectory import load_trajectory
 from sanawm_env.envs.config import EnvConfig
 from sanawm_env.envs.env import SanaWMEnv
-from sanawm_env.recording.arrays import load_trajectory
 from sanawm_env.recording.dataset import Dataset
 from sanawm_env.recording.episode import MAX_COMPANY
 from sanawm_env.recording.rollout import RolloutWriter
 from sanawm_env.training.scenes import sample_starts
+from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.files import (
     brief,
     check_count,
@@ -72,7 +73,8 @@ class Collection:
     world, device: as `gym.make` takes them. env: further keywords of `SanaWMEnv` (task, horizon, speed and so on).
     scenes: "starts" (the world's own), image files, folders of them, {"image": ..., "prompt": ..., "fov_deg": ...}, or
         {"sample": 8, "seed": 0}, start images drawn in the places that the nano world knows.
-    cameras: see `scripts`; or a `Script`, for instance a `Policy` of one's own.
+    cameras: see `scripts`; {"trajectory": file, "axes": ...} with keywords of `camera.trajectory.load_trajectory`; or a
+        `Script`, for instance a `Policy` of one's own.
     bench: {"root": folder of SANA-WM-Bench, "split": "simple_60s" or "hard_60s"}: scenes with a camera each, besides or
         instead of the others (which are the world's own starts and "orbit" where nothing is said at all).
     seeds: how many, 0 and up, or which. chunks: of an episode, 24 frames each; None: all of a path, 8 of cameras that
@@ -89,7 +91,7 @@ class Collection:
     world: str = "nano"
     device: str = "cpu"
     scenes: Sequence[Any] | None = None
-    cameras: Sequence[str | Script] | None = None
+    cameras: Sequence[str | Mapping[str, Any] | Script] | None = None
     bench: Mapping[str, str] | None = None
     seeds: int | Sequence[int] = 1
     chunks: int | None = None
@@ -187,11 +189,7 @@ def plan(collection: Collection, out: str | os.PathLike) -> CollectionPlan:
     """
     env = SanaWMEnv(**collection.config.keywords)
     world, config = env.world, env.world.config
-    limit = config.workspace.pitch_limit_deg
-    scripts = [
-        script if isinstance(script, Script) else read_script(str(script), collection.folder, limit, config.fps)
-        for script in collection.cameras or ()
-    ]
+    scripts = [_script(camera, collection.folder, config) for camera in collection.cameras or ()]
     pairs = list(itertools.product(_starts(collection, world, Path(out)), scripts)) + _bench(collection, config.fps)
     seeds = range(collection.seeds) if isinstance(collection.seeds, int) else collection.seeds
     if not pairs or not seeds:
@@ -252,6 +250,20 @@ def _trial_rate(planned: CollectionPlan) -> float:
         with trial as writer:
             writer.append(frames, poses, np.eye(3))
         return sum(path.stat().st_size for path in folder.iterdir()) / FPS
+
+
+def _script(camera: str | Mapping[str, Any] | Script, folder: Path, config: WorldConfig) -> Script:
+    """The script of a camera as a collection has it; errors as `read_script` and `load_trajectory`."""
+    if isinstance(camera, Script):
+        return camera
+    if not isinstance(camera, Mapping):
+        return read_script(str(camera), folder, config.workspace.pitch_limit_deg, config.fps)
+    known = ("trajectory", "format", "axes", "poses", "metres_per_unit", "fps", "fill")
+    if not isinstance(camera.get("trajectory"), str) or set(camera) - set(known):
+        raise ValueError(f"A camera is a text, or a trajectory with {', '.join(known[1:])}; got {brief(camera)}.")
+    reading = {name: value for name, value in camera.items() if name != "trajectory"}
+    path = folder / camera["trajectory"]
+    return Given(camera["trajectory"], followed(load_trajectory(path, **reading), config.fps, path))
 
 
 def _starts(collection: Collection, world: World, out: Path) -> list[Start]:

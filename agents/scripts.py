@@ -2,12 +2,13 @@
 
 orbit:radius=2,degrees=90      a scripted camera of `cameras`
 w-48,dw-24                     held keys
-paths/loop.npz                 a trajectory (.npz with c2w, or .npy), followed as it is
+paths/loop.npz                 a trajectory in any format of docs/trajectories.md, followed as it is
 walk                           a random walk in the environment's own actions, drawn from the job's seed
 """
 
 import hashlib
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
@@ -19,9 +20,8 @@ from numpy.typing import NDArray
 from sanawm_env.agents import cameras
 
 from sanawm_env.camera.dsl import FPS, actions_to_c2w
-from sanawm_env.camera.trajectory import orthonormalize, relative_to_first, whole_chunks
+from sanawm_env.camera.trajectory import Trajectory, load_trajectory, orthonormalize, relative_to_first, whole_chunks
 from sanawm_env.envs.env import SanaWMEnv
-from sanawm_env.recording.arrays import load_trajectory
 from sanawm_env.world.config import WorldConfig
 
 CHUNKS = 8  # 12 seconds
@@ -137,21 +137,28 @@ def read_script(text: str, folder: Path, pitch_limit_deg: float, fps: float = FP
     try:
         return Given(text, actions_to_c2w(text, pitch_limit_deg=pitch_limit_deg, fps=fps).astype(np.float64))
     except ValueError as error:
+        if os.path.isdir(folder / text):  # of COLMAP, say
+            return Given(text, read_path(folder / text, fps))
         known = ", ".join((*cameras.CAMERAS, WalkActions.name))
         raise ValueError(
-            f"There is no camera {text!r}: give {known}, a file that ends in .npz or .npy, or keys such as "
+            f"There is no camera {text!r}: give {known}, the file of a trajectory, or keys such as "
             f'"w-48,dw-24" ({error}).'
         ) from None
 
 
 def read_path(path: Path, fps: float = FPS) -> NDArray:
-    """Poses (F, 4, 4) float64 of a trajectory file, relative to the first, `fps` a second: a file that says another
-    rate is brought to it, and that is logged. Errors of `load_trajectory`."""
-    given = load_trajectory(path)
+    """Poses (F, 4, 4) float64 of a trajectory file, relative to the first, `fps` a second. Errors of
+    `load_trajectory`."""
+    return followed(load_trajectory(path), fps, path)
+
+
+def followed(given: Trajectory, fps: float, name: Any) -> NDArray:
+    """Poses (F, 4, 4) float64 of a trajectory, relative to the first, `fps` a second: one that says another rate is
+    brought to it, and that is logged. name: of the file."""
     taken = given.at(fps)
     if taken is not given:
         logging.getLogger(__name__).warning(
             "%s has %g poses a second: its %d are brought to %d, %g a second.",
-            path, given.fps, len(given.c2w), len(taken.c2w), fps,
+            name, given.fps, len(given.c2w), len(taken.c2w), fps,
         )  # fmt: skip
     return relative_to_first(np.stack([orthonormalize(pose) for pose in taken.c2w]))

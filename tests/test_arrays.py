@@ -12,7 +12,8 @@ import pytest
 from sanawm_env.agents.scripts import read_path, read_script
 from scipy.spatial.transform import Rotation
 
-from sanawm_env.recording.arrays import load_array, load_arrays, load_trajectory
+from sanawm_env.camera.trajectory import load_trajectory
+from sanawm_env.world.arrays import load_array, load_arrays
 
 
 def poses(count, fps=16.0, speed=0.6, turn=0.2):
@@ -91,10 +92,6 @@ def test_a_rate_that_would_take_for_ever_is_refused(tmp_path):
 # ---- files of others
 
 TEXTS = {
-    "tum.txt": "0.0 0 0 0 0 0 0 1\n0.1 0 0 0.1 0 0 0 1\n",
-    "kitti.txt": "1 0 0 0 0 1 0 0 0 0 1 0\n",
-    "images.txt": "# Image list with two lines of data per image:\n1 1 0 0 0 0 0 0 1 a.jpg\n\n",
-    "re10k.txt": "https://www.youtube.com/watch?v=x\n33 0.5 0.9 0.5 0.5 0 0 1 0 0 0 0 1 0 0 0 0 1 0\n",
     "transforms.json": '{"frames": []}',
     "poses.csv": "x,y,z\n0,0,1\n",
     "poses.npy": "not an array",
@@ -104,10 +101,12 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_camera_files_in_text_are_called_text(tmp_path, name):
+def test_text_that_is_no_trajectory_is_not_called_a_pickle(tmp_path, name):
     (tmp_path / name).write_text(TEXTS[name], encoding="utf-8")
     for read in (lambda: read_path(tmp_path / name), lambda: read_script(name, tmp_path, 60)):
-        with pytest.raises(ValueError, match=r"it is text: convert its poses with numpy\.savez") as caught:
+        with pytest.raises(
+            ValueError, match=r"cannot be read as a trajectory: it (is text of no|has no list)"
+        ) as caught:
             read()
         assert "pickle" not in str(caught.value) and "\n" not in str(caught.value)
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sanawm_env.camera.trajectory import load_trajectory
 from sanawm_env.recording import rollout as rollout_module
-from sanawm_env.recording.arrays import load_trajectory
 from sanawm_env.recording.exports import Look
 from sanawm_env.recording.rollout import RolloutWriter
 from sanawm_env.recording.sheet import contact_sheet, evenly_spaced
@@ -592,9 +592,10 @@ def test_files_that_are_no_trajectory_are_refused(tmp_path):
     whole = (tmp_path / "trajectory.npz").read_bytes()
     for content in (b"", b"hello", whole[: len(whole) // 2]):
         (tmp_path / "t.npz").write_bytes(content)
-        with pytest.raises(ValueError, match="cannot be read as arrays"):
+        with pytest.raises(ValueError, match="cannot be read as"):
             load_trajectory(tmp_path / "t.npz")
+    (tmp_path / "folder").mkdir()
     with pytest.raises(FileNotFoundError, match="no file"):
         load_trajectory(tmp_path / "none.npy")
     with pytest.raises(ValueError, match="cannot be read"):
-        load_trajectory(tmp_path)
+        load_trajectory(tmp_path / "folder")

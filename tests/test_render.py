@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sanawm_env.camera.trajectory import load_trajectory
 from sanawm_env.cli import main
 from sanawm_env.engines.sanawm import bidirectional, memory
 from sanawm_env.engines.sanawm.bidirectional import (
@@ -18,7 +19,6 @@ from sanawm_env.engines.sanawm.bidirectional import (
     show,
 )
 from sanawm_env.engines.sanawm.fetch import fetch, official_folder
-from sanawm_env.recording.arrays import load_trajectory
 from sanawm_env.recording.video import read_video
 from sanawm_env.world.folders import world_folder
 from tests.standin_hub import fetched

@@ -1,14 +1,34 @@
-"""Trajectories given as poses: checked, brought to another rate, made relative, and cut into frames and chunks.
+"""Trajectories given as poses: read, checked, brought to another rate, made relative, and cut into frames and chunks.
 
-Camera reference, sections 1, 3 and 6. Poses are camera-to-world (..., 4, 4), OpenCV axes, metres.
+Camera reference, sections 1, 3 and 6. Poses are camera-to-world (..., 4, 4), OpenCV axes, metres. docs/trajectories.md
+says which files are read; `formats` reads them.
 """
 
+import logging
 import math
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
 
-MAX_POSES = 1_000_000  # 17 hours at 16 a second
+from sanawm_env.camera.formats import FORMATS, MAX_POSES, WrittenPoses, read_poses
+from sanawm_env.world.files import brief, check_number
+
+Format = Literal["numpy", "colmap", "nerfstudio", "tum", "kitti", "realestate10k"]
+Axes = Literal["opencv", "opengl", "unreal", "ros"]
+Poses = Literal["c2w", "w2c"]
+AXES = {
+    "opencv": np.eye(3),
+    "opengl": np.diag([1.0, -1.0, -1.0]),
+    "ros": np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]),
+    "unreal": np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]),
+}
+"""OpenCV's axes (right, down, forward: the columns) in those of a file's cameras. opengl: right, up, backward. ros
+(REP 103, a body): forward, left, up. unreal: forward, right, up, which is left-handed: its y is turned round first."""
+MAX_GAP = 16  # lost poses in a row that are interpolated, if they are to be: a second at 16
 ROTATION_TOLERANCE = 1e-3  # float32 trajectories that were integrated for a minute stay well inside
 
 
@@ -48,27 +68,145 @@ def relative_to_first(c2w: np.ndarray) -> np.ndarray:
     return relative
 
 
-def resample(c2w: np.ndarray, fps: float, target: float) -> tuple[np.ndarray, np.ndarray]:
-    """The same movement at another rate: poses (F, 4, 4) that follow each other `fps` times a second become poses
-    (G, 4, 4) at `target` a second, and where each lies among the given ones (G,), between 0 and F - 1.
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """A camera path. c2w: (F, 4, 4) float64. intrinsics: (F, 3, 3) float64 or None, for pictures of `size` (width,
+    height); where that is None, in pixels of the pictures that belong to it. fps: poses a second, None where the file
+    does not say. source: its format; axes, poses: how it was read, see `load_trajectory`."""
 
-    Positions are interpolated linearly, rotations along the shortest way. The first and the last pose are kept; the
-    last step may be a shorter one. Raises ValueError for what would be more than `MAX_POSES`.
+    c2w: np.ndarray
+    intrinsics: np.ndarray | None = None
+    fps: float | None = None
+    source: str = ""
+    axes: str = "opencv"
+    poses: str = "c2w"
+    size: tuple[float, float] | None = None
+
+    def at(self, fps: float) -> "Trajectory":
+        """The same movement in so many poses a second, from the first pose to the last; itself where it says nothing
+        else. ValueError for what would be over a million poses."""
+        if self.fps is None or math.isclose(self.fps, fps, rel_tol=1e-6):
+            return self
+        steps = (len(self.c2w) - 1) * fps / self.fps
+        if not 0 <= steps < MAX_POSES:
+            raise ValueError(
+                f"{len(self.c2w)} poses at {self.fps:g} a second last for {(len(self.c2w) - 1) / self.fps:.3g} s, "
+                f"which are over {MAX_POSES:,} poses at {fps:g} a second"
+            )
+        there = np.minimum(np.arange(math.ceil(steps - 1e-6) + 1) * self.fps / fps, len(self.c2w) - 1)
+        return replace(_interpolated(self, np.arange(len(self.c2w)), there), fps=float(fps))
+
+    def intrinsics_for(self, width: int, height: int) -> np.ndarray | None:
+        """Intrinsics (F, 3, 3) in pixels of pictures of this size; None where there are none, or where they belong to
+        pictures of another aspect or, where `size` is not known, of another size, as their principal point tells."""
+        if self.intrinsics is None:
+            return None
+        own = self.size or (2 * self.intrinsics[0, 0, 2], 2 * self.intrinsics[0, 1, 2])
+        scale = np.array([width / own[0], height / own[1]]) if min(own) > 0 else np.array([np.inf, np.inf])
+        if self.size is None:
+            return self.intrinsics if np.abs(np.log(scale)).max() < 0.2 else None
+        if self.size != (1, 1) and abs(scale[0] / scale[1] - 1) > 0.02:
+            return None
+        return self.intrinsics * np.array([*scale, 1.0])[:, None]
+
+
+def load_trajectory(
+    path: str | os.PathLike,
+    *,
+    format: str | None = None,
+    axes: str | None = None,
+    poses: str | None = None,
+    metres_per_unit: float = 1.0,
+    fps: float | None = None,
+    fill: bool = False,
+) -> Trajectory:
+    """The trajectory in a file or folder of any format of `formats`, in OpenCV c2w, metres, at an even rate.
+
+    format: one of `formats.FORMATS`; None tells it by the content. axes: of the file's cameras, a name in `AXES`; None
+    for the format's own (opengl for transforms.json, opencv for others). poses: "c2w" or "w2c"; None for the format's
+    own. metres_per_unit: of positions in the file. fps: poses a second, whatever the file says. fill: interpolate up to
+    `MAX_GAP` lost (NaN) poses in a row, and leave out those at both ends.
+
+    Poses whose time stamps, or the numbers in whose pictures' names, are uneven are interpolated to an even rate, which
+    is logged. Rotations must be orthonormal within `ROTATION_TOLERANCE` with determinant +1. Nothing is unpickled.
+    Raises FileNotFoundError for a missing file, ValueError in one sentence for what is wrong in it, or in a keyword.
     """
-    steps = (len(c2w) - 1) * target / fps
-    if not 0 <= steps < MAX_POSES:
-        raise ValueError(
-            f"{len(c2w)} poses at {fps:g} a second last for {(len(c2w) - 1) / fps:.3g} s, which are over {MAX_POSES:,} "
-            f"poses at {target:g} a second"
-        )
-    where = np.minimum(np.arange(math.ceil(steps - 1e-6) + 1) * fps / target, len(c2w) - 1)
-    if len(c2w) == 1:
-        return c2w, where
-    here = np.arange(len(c2w))
-    result = np.tile(np.eye(4), (len(where), 1, 1))
-    result[:, :3, :3] = Slerp(here, Rotation.from_matrix(c2w[:, :3, :3]))(where).as_matrix()
-    result[:, :3, 3] = np.stack([np.interp(where, here, column) for column in c2w[:, :3, 3].T], axis=-1)
-    return result, where
+    for name, value, known in (("format", format, FORMATS), ("axes", axes, AXES), ("poses", poses, ("c2w", "w2c"))):
+        if value is not None and value not in known:
+            raise ValueError(f"The {name} of a trajectory is one of {', '.join(known)}, got {brief(value)}.")
+    metres_per_unit = check_number("metres_per_unit", metres_per_unit, 1e-12, 1e12)
+    fps = None if fps is None else check_number("fps of a trajectory", fps, 1e-9, 1e9)
+    if not (path := Path(path)).exists():
+        raise FileNotFoundError(f"there is no file at {path}")
+    written = read_poses(path, format)
+    axes, poses = axes or written.axes, poses or written.poses
+    try:
+        where, whole = _whole(written, fill)
+        c2w = _to_c2w(written.matrices, whole, axes, poses, metres_per_unit)
+        intrinsics = None if written.intrinsics is None else written.intrinsics[whole]
+        rate = written.fps if fps is None else fps
+        read = Trajectory(c2w, intrinsics, rate, written.format, axes, poses, written.size)
+        if len(c2w) < 2 or np.abs(np.diff(where) - 1).max() <= 0.1:
+            return read
+        if where[-1] >= MAX_POSES:
+            raise ValueError(f"it lasts for over {MAX_POSES:,} poses")
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as a trajectory: {error}") from error
+    even = _interpolated(read, where, np.minimum(np.arange(math.ceil(where[-1] - 1e-6) + 1), where[-1]))
+    logging.getLogger(__name__).warning(
+        "%s has gaps or an uneven rate: its %d poses are brought to %d.", path, len(c2w), len(even.c2w)
+    )
+    return even
+
+
+def _whole(written: WrittenPoses, fill: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Places, from 0, of those poses that are not lost, and which these are (F,); ValueError where some are and they
+    are not to be filled, or cannot be."""
+    lost = np.isnan(written.matrices).any((1, 2))
+    where = np.arange(len(lost), dtype=np.float64) if written.where is None else written.where
+    if lost.any():
+        first = ", ".join(map(str, np.flatnonzero(lost)[:8])) + ", ..." * int(lost.sum() > 8)
+        named = f"poses {first} are lost ({lost.sum()} of {len(lost)} are not finite)"
+        if lost.all():
+            raise ValueError(f"all of its {len(lost)} poses are lost: they are not finite")
+        runs = np.diff(np.flatnonzero(~lost)) - 1
+        if (runs > MAX_GAP).any():
+            raise ValueError(f"{named}, over {MAX_GAP} of them in a row: cut the file there")
+        if not fill:
+            raise ValueError(f"{named}: --fill (fill=True) interpolates them, up to {MAX_GAP} in a row")
+    where = where[~lost]
+    return where - where[0], ~lost
+
+
+def _to_c2w(matrices: np.ndarray, whole: np.ndarray, axes: str, poses: str, metres_per_unit: float) -> np.ndarray:
+    """Checked poses (F, 4, 4), OpenCV c2w in metres, of those that are whole. Errors name poses as the file counts."""
+    c2w = check_trajectory(np.where(whole[:, None, None], matrices, np.eye(4)))[whole]
+    if axes == "unreal":
+        mirror = np.diag([1.0, -1, 1, 1])
+        c2w = mirror @ c2w @ mirror
+    if poses == "w2c":
+        c2w = inverse(c2w)
+    if axes != "opencv":
+        c2w[:, :3, :3] = c2w[:, :3, :3] @ AXES[axes]
+    c2w[:, :3, 3] *= metres_per_unit
+    return c2w
+
+
+def _interpolated(given: Trajectory, here: np.ndarray, there: np.ndarray) -> Trajectory:
+    """Poses at the places `there` of those that lie `here`, both growing: positions on a cubic spline through them,
+    rotations along the shortest way, intrinsics in straight lines."""
+    from scipy.interpolate import CubicSpline  # takes a tenth of a second to import
+
+    if len(here) == 1:
+        return given
+    c2w = np.tile(np.eye(4), (len(there), 1, 1))
+    c2w[:, :3, :3] = Slerp(here, Rotation.from_matrix(given.c2w[:, :3, :3]))(there).as_matrix()
+    c2w[:, :3, 3] = CubicSpline(here, given.c2w[:, :3, 3])(there)
+    intrinsics = given.intrinsics
+    if intrinsics is not None:
+        columns = intrinsics.reshape(-1, 9).T
+        intrinsics = np.stack([np.interp(there, here, column) for column in columns], axis=-1).reshape(-1, 3, 3)
+    return replace(given, c2w=c2w, intrinsics=intrinsics)
 
 
 def whole_chunks(c2w: np.ndarray, n: int) -> np.ndarray:

@@ -8,13 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from sanawm_env.cli.output import say
+
 if TYPE_CHECKING:
     import numpy as np
 
+    from sanawm_env.camera.trajectory import Trajectory
     from sanawm_env.world.config import WorldConfig
     from sanawm_env.world.world import World
 
 MOST_FRAMES = 150_000  # the meta.json of an episode holds their poses, and is read up to a size
+TrajectoryFormat = Literal["colmap", "nerfstudio", "tum", "kitti", "realestate10k", "numpy"]
+TrajectoryAxes = Literal["opencv", "opengl", "unreal", "ros"]
+TrajectoryPoses = Literal["c2w", "w2c"]
 Bits = Literal["bf16", "fp8", "nvfp4", "fp8-dynamic", "nvfp4-dynamic"]
 
 
@@ -88,13 +94,47 @@ class Start:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CameraPath:
+class TrajectoryReading:
+    """How the file of a trajectory is to be understood, where its format does not say so, or says otherwise."""
+
+    trajectory_format: TrajectoryFormat | None = None
+    """Of the file; None tells it by the content."""
+    axes: TrajectoryAxes | None = None
+    """Of the file's cameras: right down forward, right up back, forward right up, or forward left up; None for the
+    format's own, which is opengl for transforms.json and opencv for others."""
+    poses: TrajectoryPoses | None = None
+    """Camera-to-world or world-to-camera; None for the format's own."""
+    metres_per_unit: float = 1.0
+    """Of its positions, such as 0.01 for centimetres."""
+    trajectory_fps: float | None = None
+    """Poses a second, whatever the file says; None for what it says, or the world's rate."""
+    fill: bool = False
+    """Interpolate lost (NaN) poses, up to 16 in a row."""
+
+    def read_trajectory(self, path: Path) -> "Trajectory":
+        """Errors as `load_trajectory`."""
+        from sanawm_env.camera.trajectory import load_trajectory
+
+        return load_trajectory(
+            path,
+            format=self.trajectory_format,
+            axes=self.axes,
+            poses=self.poses,
+            metres_per_unit=self.metres_per_unit,
+            fps=self.trajectory_fps,
+            fill=self.fill,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CameraPath(TrajectoryReading):
     """Where the camera goes, given in one of three ways."""
 
     actions: str | None = None
     """Camera script of held keys, such as "w-48,dw-24,none-24" (keys wasdijkl, frames at 16 per second)."""
     trajectory: Path | None = None
-    """Camera path instead: .npy (F, 4, 4) or .npz with c2w, camera-to-world, relative to its first pose."""
+    """Camera path instead: a file or folder of COLMAP, nerfstudio, TUM, KITTI, RealEstate10K, .npz or .npy (see
+    docs/trajectories.md, and `sanawm trajectory`), taken relative to its first pose."""
     twist: str | None = None
     """Constant velocity instead: vx,vy,vz,wx,wy,wz in m/s and rad/s about the camera's axes (right, down, forward)."""
     chunks: int = 4
@@ -105,14 +145,14 @@ class CameraPath:
         """The path as it was given."""
         return str(self.actions or self.trajectory or self.twist)
 
-    def poses(self, config: "WorldConfig") -> "np.ndarray":
+    def camera_path(self, config: "WorldConfig") -> "np.ndarray":
         """Poses (F, 4, 4) float64 relative to the first; ValueError unless exactly one kind of path is given.
 
         Keys and twists stay within the world's pitch limit, a trajectory is followed as it is.
         """
         import numpy as np
 
-        from sanawm_env.agents.scripts import read_path
+        from sanawm_env.agents.scripts import followed
         from sanawm_env.camera.dsl import actions_to_c2w, parse_actions
         from sanawm_env.camera.twist import hold
 
@@ -124,7 +164,7 @@ class CameraPath:
             limit = config.workspace.pitch_limit_deg
             return actions_to_c2w(self.actions, pitch_limit_deg=limit, fps=config.fps).astype(np.float64)
         if self.trajectory is not None:
-            poses = read_path(self.trajectory, config.fps)
+            poses = followed(self.read_trajectory(self.trajectory), config.fps, self.trajectory)
             _check_length(len(poses), config)
             return poses
         if self.chunks < 1:
@@ -154,10 +194,25 @@ class Clip(CameraPath, Start):
     out: Path
     """Folder for the results; made if missing, checked before the work."""
 
-    def read_intrinsics(self) -> "np.ndarray | None":
-        from sanawm_env.recording.arrays import load_array
+    def read_intrinsics(self, image: Any) -> "np.ndarray | None":
+        """Those of --intrinsics; without, and without --fov-deg, those of the trajectory's first picture, where the
+        image is like it, which is said; None otherwise."""
+        from sanawm_env.world.arrays import load_array
+        from sanawm_env.world.images import load_image
 
-        return None if self.intrinsics is None else load_array(self.intrinsics)
+        if self.intrinsics is not None:
+            return load_array(self.intrinsics)
+        if self.trajectory is None or self.fov_deg is not None:
+            return None
+        trajectory = self.read_trajectory(self.trajectory)
+        if trajectory.intrinsics is None:
+            return None
+        found = trajectory.intrinsics_for(*load_image(image).size)
+        if found is None:
+            say(f"The intrinsics in {self.trajectory} are of other pictures than {image}, and are left out.")
+            return None
+        say(f"Intrinsics: those of the first pose in {self.trajectory} (--fov-deg sets others).")
+        return found[0]
 
     def check_apart(self, names: Iterable[str], image: Any) -> None:
         """ValueError where a file of these names in `out` would replace the image or another one that is read."""

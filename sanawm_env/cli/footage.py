@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sanawm_env.camera.trajectory import relative_to_first
-from sanawm_env.recording.arrays import Trajectory, load_trajectory
+from sanawm_env.camera.trajectory import Trajectory, load_trajectory, relative_to_first
 from sanawm_env.recording.dataset import PARTIAL
 from sanawm_env.recording.rollout import TRAJECTORY, VIDEO
 from sanawm_env.recording.video import check_square, frame_times, iterate_video, open_video, read_video

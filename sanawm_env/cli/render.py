@@ -55,10 +55,10 @@ class Render(Clip):
             raise ValueError(f"--steps must be at least 1 and at most {MOST_STEPS}, got {self.steps}.")
         check_picture_size(self.height, self.width)
         config = world_config("bidirectional", SanaWMConfig(), self.height, self.width)
-        path = whole_chunks(self.poses(config), config.temporal_stride)
+        path = whole_chunks(self.camera_path(config), config.temporal_stride)
         poses = np.concatenate((np.eye(4)[None], path))
         picture = load_image(self.image)
-        intrinsics, source = choose_intrinsics(picture, config, self.read_intrinsics(), self.fov_deg)
+        intrinsics, source = choose_intrinsics(picture, config, self.read_intrinsics(self.image), self.fov_deg)
         self.check_apart(RolloutWriter.names, self.image)
         folder = self.pipeline or official_folder("bidirectional") / "pipeline"
         meta = {

@@ -29,7 +29,7 @@ class Rollout(Clip, LoadedWorld):
 
         world = self.load()
         name, n = world.config.name, world.config.chunk_frames
-        poses = whole_chunks(self.poses(world.config), n)
+        poses = whole_chunks(self.camera_path(world.config), n)
         chunks, limit = len(poses) // n, world.config.workspace.hard_distance
         if world.config.workspace.beyond_hard_distance(poses):
             raise ValueError(f"The camera path leaves the workspace of {name}: stay within {limit:g} m of the start.")
@@ -38,11 +38,11 @@ class Rollout(Clip, LoadedWorld):
                 f"The camera path takes {chunks} chunks, {name} was found good for {world.config.horizon_chunks}: "
                 "shorten it, or go on from the last frame with --horizon reanchor."
             )
-        intrinsics = self.read_intrinsics()
         image = self.image if self.image is not None else (world.starts[0] if world.starts else None)
         if image is None:
             raise ValueError(f"The {name} world ships no start images; give one with --image.")
         self.check_apart(EpisodeWriter.names, image)
+        intrinsics = self.read_intrinsics(image)
         env = SanaWMEnv(
             self.world,
             scenes=[image],

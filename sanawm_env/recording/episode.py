@@ -25,10 +25,10 @@ from pydantic import Field
 from scipy.spatial.transform import RigidTransform
 
 from sanawm_env.camera.intrinsics import intrinsics_matrix
+from sanawm_env.camera.trajectory import Trajectory, load_trajectory
 from sanawm_env.envs.config import EnvConfig
 from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.metrics.image import psnr
-from sanawm_env.recording.arrays import Trajectory, load_arrays, load_trajectory
 from sanawm_env.recording.rollout import (
     META,
     SHEET,
@@ -38,6 +38,7 @@ from sanawm_env.recording.rollout import (
 )
 from sanawm_env.recording.video import iterate_video, read_video
 from sanawm_env.world.anchor import Anchor
+from sanawm_env.world.arrays import load_arrays
 from sanawm_env.world.files import brief, file_sha256, read_json, reason
 from sanawm_env.world.folders import world_address
 from sanawm_env.world.images import fit_image, save_start

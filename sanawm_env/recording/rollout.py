@@ -1,4 +1,4 @@
-"""What any clip leaves behind (`arrays` reads its trajectory back); `episode` adds what makes it repeatable.
+"""What any clip leaves behind (`camera.trajectory` reads its trajectory back); `episode` adds what makes it repeatable.
 
 `video.mp4`, `trajectory.npz` (keys of SANA-WM-Bench, camera spec section 7.1), `contact_sheet.png` and `meta.json`.
 Frame 0, the start image, is in the video: n chunks give F = 24 n + 1 frames, and frame f was taken at c2w[f].
@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from sanawm_env.recording.arrays import load_trajectory as load_trajectory
+from sanawm_env.camera.trajectory import load_trajectory as load_trajectory
 from sanawm_env.recording.sheet import contact_sheet, evenly_spaced
 from sanawm_env.recording.video import VideoWriter
 from sanawm_env.world.files import file_sha256
