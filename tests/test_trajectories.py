@@ -13,8 +13,12 @@ from sanawm_env.agents.scripts import Given, read_script
 from scipy.spatial.transform import Rotation
 
 from sanawm_env.camera.formats import FORMATS
-from sanawm_env.camera.trajectory import AXES, MAX_GAP, inverse, load_trajectory, relative_to_first
-from sanawm_env.cli import arguments
+from sanawm_env.camera.inspection import inspect
+from sanawm_env.camera.trajectory import AXES, MAX_GAP, Trajectory, inverse, load_trajectory, relative_to_first
+from sanawm_env.cli import arguments, main
+from sanawm_env.recording.trajectories import export_trajectory
+from sanawm_env.recording.video import VideoWriter
+from sanawm_env.world.images import load_image
 
 LENS = (500.0, 510.0, 320.0, 240.0)  # of pictures of 640 x 480
 OPENGL = np.diag([1.0, -1, -1])
@@ -346,11 +350,12 @@ def test_a_bad_camera_of_colmap_is_refused(tmp_path, text):
         load_trajectory(tmp_path / "m")
 
 
+@pytest.mark.slow
 def test_a_binary_model_that_is_cut_off_or_lies_is_refused(tmp_path):
     write_colmap_binary(tmp_path / "m", walk(4))
     file, cameras = tmp_path / "m" / "images.bin", tmp_path / "m" / "cameras.bin"
     whole, lenses = file.read_bytes(), cameras.read_bytes()
-    for size in range(len(whole)):
+    for size in range(0, len(whole), 3):
         file.write_bytes(whole[:size])
         with pytest.raises(ValueError, match=r"images.bin (is cut off|ends in the middle|promises)"):
             load_trajectory(tmp_path / "m")
@@ -420,6 +425,7 @@ def test_a_keyword_that_is_none_is_refused(tmp_path, keyword, says):
 # ---- who reads them
 
 
+@pytest.mark.slow
 def test_a_collection_follows_a_trajectory_as_it_is_told_to(tmp_path):
     gl = walk()
     gl[:, :3, :3] = gl[:, :3, :3] @ OPENGL
@@ -446,3 +452,173 @@ def test_nothing_is_said_of_a_file_that_is_as_it_should_be(tmp_path, caplog):
             write(tmp_path / name, walk())
             load_trajectory(tmp_path / name)
     assert not caplog.records
+
+
+# ---- what looks wrong
+
+
+def straight(count=60, speed=0.6):
+    """A walk straight ahead at 16 poses a second, with a little turning."""
+    c2w = walk(count)
+    c2w[:, :3, :3] = Rotation.from_rotvec(np.outer(np.linspace(0, 0.5, count), [0, 1, 0])).as_matrix()
+    c2w[0, :3, 3] = 0
+    for i in range(1, count):
+        c2w[i, :3, 3] = c2w[i - 1, :3, 3] + c2w[i, :3, 2] * speed / 16
+    return c2w
+
+
+def warnings_of(path, fps=16.0, **reading):
+    return inspect(load_trajectory(path, **reading), fps).warnings
+
+
+def test_a_walk_gives_no_warning_and_is_measured(tmp_path):
+    for name, write in WRITERS.items():
+        write(tmp_path / name, straight())
+        assert warnings_of(tmp_path / name) == (), name
+    np.save(tmp_path / "p.npy", straight())
+    found = inspect(load_trajectory(tmp_path / "p.npy"), 16)
+    assert (found.frames, found.fps, found.seconds) == (60, 16, 59 / 16)
+    assert found.metres == pytest.approx(0.6 * 59 / 16) and found.top_speed == pytest.approx(0.6)
+    assert found.top_turn == pytest.approx(math.degrees(0.5 / 59) * 16)
+
+
+def test_the_option_that_is_offered_mends_a_wrong_convention(tmp_path):
+    gl = straight()
+    gl[:, :3, :3] = gl[:, :3, :3] @ OPENGL
+    for name, poses, option, reading in (
+        ("gl", gl, "--axes opengl", {"axes": "opengl"}),
+        ("w2c", inverse(straight()), "--poses w2c", {"poses": "w2c"}),
+    ):
+        np.save(tmp_path / f"{name}.npy", poses)
+        (said,) = (w for w in warnings_of(tmp_path / f"{name}.npy") if "backwards" in w)
+        assert option in said and "100%" in said
+        assert not [w for w in warnings_of(tmp_path / f"{name}.npy", **reading) if "backwards" in w]
+
+
+def test_upside_down_worlds_are_said(tmp_path):
+    world = straight()
+    z_up = np.eye(4)
+    z_up[:3, :3] = [[1, 0, 0], [0, 0, 1], [0, -1, 0]]  # OpenCV's down to -z
+    np.save(tmp_path / "right.npy", z_up @ world)
+    assert warnings_of(tmp_path / "right.npy") == ()
+    np.save(tmp_path / "wrong.npy", np.diag([1.0, -1, -1, 1]) @ z_up @ world)
+    assert any("Up is down" in warning for warning in warnings_of(tmp_path / "wrong.npy"))
+
+
+def test_jumps_and_speeds_are_said_with_what_mends_them(tmp_path):
+    c2w = straight()
+    c2w[30:, 0, 3] += 5
+    np.save(tmp_path / "jump.npy", c2w)
+    assert "jumps at pose 30 (5" in " ".join(warnings_of(tmp_path / "jump.npy"))
+    far = straight()
+    far[:, :3, 3] *= 100
+    np.save(tmp_path / "cm.npy", far)
+    (said,) = warnings_of(tmp_path / "cm.npy")
+    assert "scale far from metres: --metres-per-unit 0.01 makes" in said
+    assert warnings_of(tmp_path / "cm.npy", metres_per_unit=0.01) == ()
+    assert "--metres-per-unit 0.01 makes" in warnings_of(tmp_path / "cm.npy", metres_per_unit=100)[0]  # of the file
+    fast = " ".join(warnings_of(tmp_path / "jump.npy", fps=160))
+    assert "turns by" in fast and "moves at 6 m/s" in fast and "--trajectory-fps" in fast
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_shortest_are_measured_too(tmp_path, count):
+    np.save(tmp_path / "p.npy", straight()[:count])
+    assert inspect(load_trajectory(tmp_path / "p.npy"), 16).warnings == ()
+    np.save(tmp_path / "p.npy", np.tile(np.eye(4), (count, 1, 1)))
+    assert inspect(load_trajectory(tmp_path / "p.npy"), 16).top_speed == 0
+
+
+@pytest.mark.slow
+def test_the_command_shows_what_it_understood_and_draws_it(tmp_path, capsys):
+    write_colmap_binary(tmp_path / "m", straight())
+    main(["trajectory", str(tmp_path / "m"), "--plot", str(tmp_path / "p.png"), "--trajectory-fps", "16"])
+    said = capsys.readouterr().out
+    for part in (
+        "colmap, w2c, opencv axes",
+        "60, 16 a second: 3.69 s",
+        "2.21 m",
+        "0.6 m/s (within",
+        "65.2 degrees across",
+    ):
+        assert part in said
+    assert "!" not in said
+    assert load_image(tmp_path / "p.png").size[0] > 500
+    with pytest.raises(SystemExit) as ended:
+        main(["trajectory", str(tmp_path / "none")])
+    assert ended.value.code == 2
+
+
+# ---- written for others
+
+
+def episode(folder, c2w):
+    folder.mkdir()
+    with VideoWriter(folder / "video.mp4", fps=16, crf=0) as video:
+        video.append(np.full((len(c2w), 48, 64, 3), 90, np.uint8))
+    matrices = np.tile([[50.0, 0, 32], [0, 51, 24], [0, 0, 1]], (len(c2w), 1, 1))
+    np.savez(folder / "trajectory.npz", c2w=c2w, intrinsics=matrices, fps=16)
+    return folder
+
+
+@pytest.mark.parametrize("form", ["colmap", "tum", "nerfstudio"])
+def test_what_is_exported_of_an_episode_reads_back(tmp_path, form, capsys):
+    given = load_trajectory(episode(tmp_path / "e", walk(9)))
+    main(["trajectory", str(tmp_path / "e"), "--export", str(tmp_path / "out"), "--format", form])
+    read = load_trajectory(tmp_path / "out")
+    assert read.source == form
+    np.testing.assert_allclose(read.c2w, given.c2w, atol=1e-12)
+    if form == "tum":
+        assert read.fps == pytest.approx(16)
+    else:
+        np.testing.assert_array_equal(read.intrinsics, given.intrinsics)
+        assert read.size == (64, 48)
+        pictures = sorted((tmp_path / "out" / "images").iterdir())
+        assert len(pictures) == 9 and load_image(pictures[8]).size == (64, 48)
+        assert "images" in capsys.readouterr().out
+        with pytest.raises(SystemExit):
+            main(["trajectory", str(tmp_path / "e"), "--export", str(tmp_path / "out"), "--format", form])
+
+
+@pytest.mark.parametrize("form", ["colmap", "nerfstudio"])
+def test_a_lens_that_zooms_is_exported_pose_by_pose(tmp_path, form):
+    matrices = np.tile([[50.0, 0, 32], [0, 50, 24], [0, 0, 1]], (9, 1, 1))
+    matrices[:, 0, 0] += np.arange(9) // 3
+    export_trajectory(Trajectory(walk(9), matrices, size=(64, 48)), tmp_path / "out", form)
+    np.testing.assert_array_equal(load_trajectory(tmp_path / "out").intrinsics, matrices)
+
+
+@pytest.mark.parametrize(
+    ("trajectory", "form", "says"),
+    [
+        (Trajectory(walk(9)), "tum", "give --trajectory-fps"),
+        (Trajectory(walk(9)), "colmap", "size of its pictures is not known"),
+        (Trajectory(walk(9), size=(64, 48)), "nerfstudio", "no intrinsics"),
+        (Trajectory(walk(9), fps=16), "kitti", "is written as"),
+    ],
+)
+def test_what_a_format_lacks_is_said_and_nothing_is_left(tmp_path, trajectory, form, says):
+    with pytest.raises(ValueError, match=says):
+        export_trajectory(trajectory, tmp_path / "out", form)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_video_of_another_length_is_refused(tmp_path):
+    folder = episode(tmp_path / "e", walk(9))
+    with pytest.raises(ValueError, match="has 9 frames for 8 poses"):
+        export_trajectory(Trajectory(walk(8), fps=16), tmp_path / "out", "colmap", folder / "video.mp4")
+    assert not (tmp_path / "out").exists()
+
+
+def test_pycolmap_reads_what_is_exported_and_is_read(tmp_path):
+    """Where it is installed; it is no dependency, at 135 MB."""
+    pycolmap = pytest.importorskip("pycolmap")
+    episode(tmp_path / "e", walk(9))
+    main(["trajectory", str(tmp_path / "e"), "--export", str(tmp_path / "out"), "--format", "colmap"])
+    model = pycolmap.Reconstruction(str(tmp_path / "out/sparse/0"))
+    poses = {image.name: image.cam_from_world().matrix() for image in model.images.values()}
+    np.testing.assert_allclose(np.stack([poses[name] for name in sorted(poses)]), inverse(walk(9))[:, :3], atol=1e-9)
+    for name, write in (("bin", model.write_binary), ("txt", model.write_text)):
+        (tmp_path / name).mkdir()
+        write(str(tmp_path / name))
+        np.testing.assert_allclose(load_trajectory(tmp_path / name).c2w, walk(9), atol=1e-9)

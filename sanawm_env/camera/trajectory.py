@@ -72,7 +72,7 @@ def relative_to_first(c2w: np.ndarray) -> np.ndarray:
 class Trajectory:
     """A camera path. c2w: (F, 4, 4) float64. intrinsics: (F, 3, 3) float64 or None, for pictures of `size` (width,
     height); where that is None, in pixels of the pictures that belong to it. fps: poses a second, None where the file
-    does not say. source: its format; axes, poses: how it was read, see `load_trajectory`."""
+    does not say. source: its format; axes, poses, metres_per_unit: how it was read, see `load_trajectory`."""
 
     c2w: np.ndarray
     intrinsics: np.ndarray | None = None
@@ -81,6 +81,7 @@ class Trajectory:
     axes: str = "opencv"
     poses: str = "c2w"
     size: tuple[float, float] | None = None
+    metres_per_unit: float = 1.0
 
     def at(self, fps: float) -> "Trajectory":
         """The same movement in so many poses a second, from the first pose to the last; itself where it says nothing
@@ -145,7 +146,7 @@ def load_trajectory(
         c2w = _to_c2w(written.matrices, whole, axes, poses, metres_per_unit)
         intrinsics = None if written.intrinsics is None else written.intrinsics[whole]
         rate = written.fps if fps is None else fps
-        read = Trajectory(c2w, intrinsics, rate, written.format, axes, poses, written.size)
+        read = Trajectory(c2w, intrinsics, rate, written.format, axes, poses, written.size, metres_per_unit)
         if len(c2w) < 2 or np.abs(np.diff(where) - 1).max() <= 0.1:
             return read
         if where[-1] >= MAX_POSES:

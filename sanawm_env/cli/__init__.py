@@ -31,6 +31,7 @@ from sanawm_env.cli.rollout import Rollout
 from sanawm_env.cli.serve import Serve
 from sanawm_env.cli.study import Study
 from sanawm_env.cli.train import Train
+from sanawm_env.cli.trajectory import LookAtTrajectory
 from sanawm_env.world.signals import exit_status, interrupting
 from sanawm_env.world.terminal import literal_console, out_of_memory
 
@@ -46,6 +47,7 @@ COMMANDS = {
     "collect": Collect,
     "replay": Replay,
     "dataset": DatasetTools,
+    "trajectory": LookAtTrajectory,
     "fetch": Fetch,
     "encode-prompts": EncodePrompts,
     "doctor": Doctor,

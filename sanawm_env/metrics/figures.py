@@ -2,7 +2,10 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -13,3 +16,16 @@ def figure_class() -> "type[Figure]":
     except ImportError as error:
         raise ImportError(f'Drawing needs matplotlib: pip install "sanawm-env[plots]" ({error}).') from error
     return Figure
+
+
+def draw_path(axes: "Axes", c2w: np.ndarray, colour: object, arrows: int = 1) -> None:
+    """A camera path (F, 4, 4) from above: a line, the start as a dot, and so many arrows along the view, one of them at
+    the end."""
+    axes.plot(c2w[:, 0, 3], c2w[:, 2, 3], color=colour, linewidth=1.2, alpha=0.7)
+    extent = float(np.ptp(c2w[:, [0, 2], 3], axis=0).max())
+    length = 0.12 if arrows == 1 else max(extent, 1e-3) * 0.06
+    for index in np.linspace(len(c2w) - 1, 0, arrows, endpoint=arrows > 1).round().astype(int):
+        (x, z), (ahead_x, ahead_z) = c2w[index, [0, 2], 3], c2w[index, [0, 2], 2] * length
+        axes.annotate("", (x + ahead_x, z + ahead_z), (x, z), arrowprops={"arrowstyle": "->", "color": colour})
+    axes.plot(c2w[0, 0, 3], c2w[0, 2, 3], "o", color="0.2", markersize=5)
+    axes.grid(color="0.92")

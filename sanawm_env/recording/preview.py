@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sanawm_env.metrics.figures import figure_class
+from sanawm_env.metrics.figures import draw_path, figure_class
 from sanawm_env.recording.dataset import Dataset, Row, leave_out
 from sanawm_env.recording.episode import RecordedEpisode
 from sanawm_env.recording.rollout import VIDEO
@@ -67,14 +67,9 @@ def _draw_paths(figure: "Figure", dataset: Dataset, rows: list[Row], path: Path)
             damaged.add(row.episode)
             continue
         index = names.index(row.camera)
-        colour = colours(index % colours.N)
-        axes.plot(c2w[:, 0, 3], c2w[:, 2, 3], color=colour, linewidth=1.2, alpha=0.7)
-        (x, z), (ahead_x, ahead_z) = c2w[-1, [0, 2], 3], c2w[-1, [0, 2], 2] * 0.12
-        axes.annotate("", (x + ahead_x, z + ahead_z), (x, z), arrowprops={"arrowstyle": "->", "color": colour})
+        draw_path(axes, c2w, colours(index % colours.N))
     lines = [axes.plot([], [], color=colours(index % colours.N))[0] for index in range(len(names[:LEGEND]))]
-    axes.plot(0, 0, "o", color="0.2", markersize=5)
     axes.set_title(f"Camera paths of {len(rows)} episodes from above, from their first frame", fontsize=11)
-    axes.grid(color="0.92")
     numbers = [str(index) for index in range(len(lines))]
     legend = figure.legend(lines, numbers, loc="outside right upper", fontsize=8, frameon=False)
     for text, name in zip(legend.get_texts(), names, strict=False):

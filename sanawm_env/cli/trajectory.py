@@ -1,0 +1,102 @@
+"""`sanawm trajectory`: what is understood of a trajectory's file, what looks wrong in it, and it in other formats."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+from sanawm_env.cli.arguments import TrajectoryReading
+from sanawm_env.cli.output import say
+
+if TYPE_CHECKING:
+    from sanawm_env.camera.trajectory import Trajectory
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookAtTrajectory(TrajectoryReading):
+    """Show what is understood of a trajectory: format, length, speeds beside those of the model, the path from above,
+    and warnings where it looks like another convention, with the option that mends it. Or write it in another one."""
+
+    file: tyro.conf.Positional[Path]
+    """File or folder of COLMAP, nerfstudio, TUM, KITTI, RealEstate10K, .npz, .npy, or an episode."""
+    fps: float = 16.0
+    """Poses a second of the world, which a file is taken to have that does not say."""
+    plot: Path = Path("runs/trajectory.png")
+    """Where the path from above is drawn."""
+    export: Path | None = None
+    """Write it to this new folder (tum: this file) instead, as --format says; of an episode with its frames."""
+    format: Literal["colmap", "nerfstudio", "tum"] = "colmap"
+    """Of --export."""
+
+    def run(self) -> None:
+        """Raises ValueError or OSError in one sentence."""
+        from sanawm_env.world.files import check_number
+
+        check_number("--fps", self.fps, 1e-3, 1e6)
+        trajectory = self.read_trajectory(self.file)
+        if self.export is not None:
+            self._export(trajectory, self.export)
+        else:
+            self._show(trajectory)
+
+    def _export(self, trajectory: "Trajectory", out: Path) -> None:
+        from sanawm_env.recording.rollout import VIDEO, check_writable
+        from sanawm_env.recording.trajectories import export_trajectory
+        from sanawm_env.world.saving import check_apart
+
+        check_apart([out], [self.file])
+        check_writable(out.parent)
+        video = self.file / VIDEO if (self.file / VIDEO).exists() else None
+        for path in export_trajectory(trajectory, out, self.format, video):
+            say(path)
+
+    def _show(self, trajectory: "Trajectory") -> None:
+        from sanawm_env.camera.inspection import inspect, speeds_text
+
+        found = inspect(trajectory, self.fps)
+        speed, turn = speeds_text(found)
+        rate = f"{found.fps:g} a second" + ("" if trajectory.fps else ", as the file does not say (--trajectory-fps)")
+        for name, text in (
+            ("format", f"{trajectory.source}, {trajectory.poses}, {trajectory.axes} axes"),
+            ("frames", f"{found.frames}, {rate}: {found.seconds:.3g} s"),
+            ("path", f"{found.metres:.3g} m, at most {found.farthest:.3g} m from the start"),
+            ("top speed", speed),
+            ("top turn", turn),
+            ("intrinsics", _lens(trajectory)),
+        ):
+            say(f"{name:<10}  {text}")
+        for warning in found.warnings:
+            say(f"! {warning}", style="yellow")
+        try:
+            self._draw(trajectory)
+        except ImportError as error:
+            say(error)
+        else:
+            say(self.plot)
+
+    def _draw(self, trajectory: "Trajectory") -> None:
+        from sanawm_env.camera.trajectory import relative_to_first
+        from sanawm_env.metrics.figures import draw_path, figure_class
+        from sanawm_env.recording.rollout import check_writable
+        from sanawm_env.world.saving import replacing
+
+        figure = figure_class()((8, 6), layout="constrained")
+        check_writable(self.plot.parent, (self.plot.name,))
+        axes = figure.add_subplot(aspect="equal", xlabel="right, m", ylabel="forward, m")
+        draw_path(axes, relative_to_first(trajectory.c2w), "C0", arrows=12)
+        axes.set_title("From above, seen from its first pose", fontsize=11)
+        with replacing(self.plot) as part:
+            figure.savefig(part, dpi=110, format="png")
+
+
+def _lens(trajectory: "Trajectory") -> str:
+    import math
+
+    if trajectory.intrinsics is None:
+        return "none"
+    fx, cx = trajectory.intrinsics[0, 0, 0], trajectory.intrinsics[0, 0, 2]
+    width = trajectory.size[0] if trajectory.size else 2 * cx
+    angle = math.degrees(2 * math.atan2(width / 2, fx))
+    size = f" of pictures of {trajectory.size[0]:g} x {trajectory.size[1]:g}" if trajectory.size else ""
+    return f"{angle:.1f} degrees across{size}"
