@@ -1,6 +1,6 @@
 """Hindsight experience replay on PointNav (Andrychowicz et al. 2017), with DQN of Stable-Baselines3.
 
-    python examples/her.py                 # in the truth, some two minutes; --world nano learns in the dream
+    python examples/her.py                 # in the truth, some minutes; --world nano learns in the dream
 
 The reward is 1 for arriving and nothing on the way, so that most episodes teach nothing; replayed with a goal that they
 did come to, they do. The observation mode "goal" is what `HerReplayBuffer` looks for, `compute_reward` what it asks.
@@ -64,14 +64,14 @@ def learner(envs: VecEnv, seed: int = 0) -> DQN:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--world", default="rooms")
-    options.add_argument("--steps", type=int, default=4000)
+    options.add_argument("--steps", type=int, default=3000)
     options = options.parse_args()
     size = {"height": 8, "width": 12} if options.world == "rooms" else {}  # nobody looks at the pictures
     model = learner(environments(options.world, 8, **size))
     test = environments(options.world, 8, **size)
-    for part in range(5):
+    for part in range(4):
         if part:
-            model.learn(options.steps // 4, reset_num_timesteps=False)
+            model.learn(options.steps // 3, reset_num_timesteps=False)
         test.seed(1000)
         found = []
         evaluate_policy(model, test, 64, callback=lambda now, _, to=found: to.extend(ends(now)))
