@@ -124,20 +124,28 @@ def anchors_of(scenes: str, dream: WorldConfig, truth: WorldConfig, count: int, 
     return anchors
 
 
-def draw_setups(truth: Simulator, anchors: Sequence[Anchor], seed: int = 0, chunks: int | None = None) -> list[Setup]:
+def draw_setups(
+    truth: Simulator,
+    anchors: Sequence[Anchor],
+    seed: int = 0,
+    chunks: int | None = None,
+    unseen: World | None = None,
+) -> list[Setup]:
     """Episodes from these anchors, each with a goal where a hidden walk of so many steps ends (None: as `ImageNav`).
 
     truth: of a world that knows the places; loaded with `collisions=True`, no walk leads through a wall, so every goal
-    can be reached. Episode i is a function of its anchor, `seed` and i. Raises as `World.scene` and `Simulator.reset`.
+    can be reached. unseen: the same world with smaller pictures, to walk in, which takes less time. Episode i is a
+    function of its anchor, `seed` and i. Raises as `World.scene` and `Simulator.reset`.
     """
-    world, drawn = truth.world, replace(truth, task=ImageNav(chunks=chunks))
+    world, blank = truth.world, np.zeros((truth.world.config.height, truth.world.config.width, 3), np.uint8)
+    walking = replace(truth, world=world if unseen is None else unseen, task=PointNav(chunks=chunks))
     setups = []
     for i, anchor in enumerate(anchors):
-        blank = np.zeros((world.config.height, world.config.width, 3), np.uint8)  # the truth shows what is there
-        scene = world.scene(blank, anchor=anchor)
+        scene = world.scene(blank, anchor=anchor)  # the truth shows what is there, whatever picture it is given
         number = int(np.random.default_rng([seed, i]).integers(2**62))
-        goal = drawn.reset([scene], [number])[0].task_state
-        setups.append(Setup(anchor, scene.image, scene.intrinsics, goal.c2w, goal.image.cpu().numpy(), number))
+        goal = walking.reset([walking.world.scene(blank, anchor=anchor)], [number])[0].task_state.c2w
+        there = world.scene(blank, anchor=Anchor(anchor.place, anchor.c2w @ goal))
+        setups.append(Setup(anchor, scene.image, scene.intrinsics, goal, there.image, number))
     return setups
 
 

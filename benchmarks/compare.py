@@ -53,7 +53,8 @@ RUN = Path("runs/compare")
 def drawn(dream: World, truths: dict[bool, World], task: str, scenes: str, episodes: int) -> list[Setup]:
     solid = simulators(dream, truths[True], SETTINGS[task].task, STEPS)[1]
     anchors = anchors_of(scenes, dream.config, solid.world.config, episodes, SEED)
-    return draw_setups(solid, anchors, SEED, SETTINGS[task].chunks)
+    unseen = load_truth("rooms", dream, walls=True, small=True)
+    return draw_setups(solid, anchors, SEED, SETTINGS[task].chunks, unseen)
 
 
 def ranking(dream: World, truths: dict[bool, World], episodes: int, every: int) -> list[Comparison]:

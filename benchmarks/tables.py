@@ -5,11 +5,13 @@ A table is found by its first line. The numbers come from
 `sanawm study --scenes 12 --seed 2028 --json nano_study.json`,
 `sanawm bench --json nano_bench_{1,2}_threads.json`, `sanawm bench kernels --threads 1 --json kernels.json`,
 `python -m tests.rounding kernels_rounding.json`,
-`python benchmarks/{fork_cost,plan_image_nav,learn,drift_meter,collect_speed,play_latency,full_size}.py` and
+`python benchmarks/{compare,fork_cost,plan_image_nav,learn,drift_meter,collect_speed,play_latency}.py`,
+`python benchmarks/full_size.py` and
 `sanawm precision --scenes 24 --seed 2028 --json nano_precision.json`.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness import DOCS, RESULTS, ROOT, parser
@@ -252,6 +254,48 @@ def full_size(report: dict) -> str:
     return table([where, "time", "memory"], rows)
 
 
+def ranked(passing: dict, stopping: dict) -> str:
+    """Success of each policy, in percent with its interval; the dream is the same beside both truths."""
+    rows = [
+        [row["policy"], row["acts_on"], *map(percent, (row["dream"], row["truth"], other["truth"]))]
+        for row, other in zip(passing["rows"], stopping["rows"], strict=True)
+    ]
+    title, episodes = passing["title"].rsplit(", ", 1)[0], passing["episodes"]
+    return table([f"{title}, {episodes} episodes", "acts on", "dream", "truth", "truth, walls stop"], rows)
+
+
+def agreements(found: dict[str, dict]) -> str:
+    """How far dream and truth agree on policies, with intervals."""
+    rows = []
+    for title, comparison in found.items():
+        every, seeing = comparison["all policies"], comparison["those that act on pictures"]
+        cells = [between(each[name]) for each in (every, seeing) for name in ("r", "violation")]
+        rows.append([title, *cells, between(seeing["gap"], sign="+")])
+    columns = ["dream and truth", "r, all policies", "violation", "r, acting on pictures", "violation", "gap"]
+    return table(columns, rows)
+
+
+def planned(report: dict) -> str:
+    scenes = report["scenes"]
+    rows = []
+    for name in scenes["known"]:
+        each = [scenes[where][name] for where in scenes]
+        cells = [percent((row["value"], row["low"], row["high"])) for row in each]
+        rows.append([name, *(f"{cell} of {row['episodes']}" for cell, row in zip(cells, each, strict=True))])
+    return table(["who acts in the truth", "known places", "unknown rooms"], rows)
+
+
+def percent(estimate: Sequence[float]) -> str:
+    value, low, high = (f"{number:.0%}" for number in estimate)
+    return f"{value} ({low} to {high})"
+
+
+def between(estimate: Sequence[float | None], sign: str = "") -> str:
+    """A number and its interval, as far as there are any."""
+    told = ["none" if number is None else f"{number:{sign}.2f}" for number in estimate]
+    return f"{told[0]} ({told[1]} to {told[2]})" if None not in estimate else told[0]
+
+
 def gigabytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB"
 
@@ -312,12 +356,19 @@ def learn_tables() -> list[str]:
     return [meters(read("drift_meter"))]
 
 
+def compare_tables() -> list[str]:
+    found = {comparison["title"]: comparison for comparison in read("compare")["comparisons"]}
+    pairs = list(zip(list(found.values())[::2], list(found.values())[1::2], strict=True))
+    return [planned(read("compare_planning")), agreements(found), *(ranked(*pair) for pair in pairs)]
+
+
 PAGES = {
     "learn": learn_tables,
     "nano": nano_tables,
     "precision": precision_tables,
     "collect": collect_tables,
     "official": official_tables,
+    "compare": compare_tables,
 }
 
 

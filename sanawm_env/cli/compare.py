@@ -55,7 +55,8 @@ class Compare:
         found = []
         with progress("comparing", "runs of a policy") as bar:
             at = bar.add_task("", total=2 * len(policies) * len(truths))
-            setups = draw_setups(solid, anchors, self.seed, min(setting.chunks, self.steps))
+            unseen = load_truth(self.truth, dream, True, small=True)
+            setups = draw_setups(solid, anchors, self.seed, min(setting.chunks, self.steps), unseen)
             for truth, walls in truths.items():
                 found.append(
                     compare(
