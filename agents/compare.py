@@ -42,6 +42,7 @@ from sanawm_env.world.world import Clip, World
 KNOWN = "known"
 MOST_EPISODES = 10**6
 BATCH = 16  # episodes that step together: bounds the memory
+KEPT = 4  # episodes of a policy that are kept in one file
 MAX_BYTES = 2**28  # of what is kept of a policy
 
 
@@ -278,9 +279,15 @@ def compare(
 
 
 def kept(folder: Path | None, simulator: Simulator, setups: Sequence[Setup], policy: Policy) -> list[Outcome]:
-    """As `run`; from its file in the folder where an earlier call, of the same everything, got so far."""
+    """As `run`; with a folder `KEPT` episodes at a time, each time from its file where an earlier call, of the same
+    everything, got so far: more episodes go on from fewer."""
     if folder is None:
         return run(simulator, setups, policy)
+    parts = [setups[first : first + KEPT] for first in range(0, len(setups), KEPT)]
+    return [outcome for part in parts for outcome in _kept(folder, simulator, part, policy)]
+
+
+def _kept(folder: Path, simulator: Simulator, setups: Sequence[Setup], policy: Policy) -> list[Outcome]:
     goals = [(s.seed, s.anchor.to_json(), s.goal_c2w.tolist()) for s in setups]
     decides = (simulator.world.weights_hash, repr(simulator.task), repr(simulator.limits), repr(policy), goals)
     file = folder / f"{hashlib.sha256(repr(decides).encode()).hexdigest()[:24]}.json"

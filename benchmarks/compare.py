@@ -10,8 +10,10 @@ Episodes have six steps at most. Every run and every episode is kept in runs/com
 intervals; r has Fisher's, over policies; rank violation and gap have bootstrap intervals over episodes.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from itertools import product
 from pathlib import Path
 
@@ -50,18 +52,19 @@ FLOOR, FLOOR_ROUNDS = ("walk", "random"), 6
 RUN = Path("runs/compare")
 
 
-def drawn(dream: World, truths: dict[bool, World], task: str, scenes: str, episodes: int) -> list[Setup]:
-    solid = simulators(dream, truths[True], SETTINGS[task].task, STEPS)[1]
-    anchors = anchors_of(scenes, dream.config, solid.world.config, episodes, SEED)
+def drawn(dream: World, solid: World, task: str, scenes: str, episodes: int) -> list[Setup]:
+    anchors = anchors_of(scenes, dream.config, solid.config, episodes, SEED)
     unseen = load_truth("rooms", dream, walls=True, small=True)
-    return draw_setups(solid, anchors, SEED, SETTINGS[task].chunks, unseen)
+    acting = simulators(dream, solid, SETTINGS[task].task, STEPS)[1]
+    return draw_setups(acting, anchors, SEED, SETTINGS[task].chunks, unseen)
 
 
-def ranking(dream: World, truths: dict[bool, World], episodes: int, every: int) -> list[Comparison]:
-    """Every n-th policy, by task, scenes and walls."""
-    found = []
+def ranking(dream: World, solid: World, episodes: int, every: int) -> Iterator[Comparison]:
+    """Every n-th policy, by task, scenes and walls. Policies shrink pictures tenfold, so one ray a pixel will do."""
+    size = {"height": dream.config.height, "width": dream.config.width, "supersample": 1}
+    truths = {walls: World.load("rooms", collisions=walls, **size) for walls in WALLS}
     for task, scenes in product(SETTINGS, SCENES):
-        setting, setups = SETTINGS[task], drawn(dream, truths, task, scenes, episodes)
+        setting, setups = SETTINGS[task], drawn(dream, solid, task, scenes, episodes)
         for walls, truth in truths.items():
             title = f"{task}, {SCENES[scenes]}, {WALLS[walls]}"
             comparison = compare(
@@ -74,20 +77,19 @@ def ranking(dream: World, truths: dict[bool, World], episodes: int, every: int) 
                 progress=lambda done, title=title: console.print(f"{title}: {done}", highlight=False),
             )
             show_comparison(comparison)
-            found.append(comparison)
-    return found
+            yield comparison
 
 
-def planning(dream: World, truths: dict[bool, World], episodes: int) -> dict[str, dict]:
+def planning(dream: World, solid: World, episodes: int) -> dict[str, dict]:
     """Success in the truth, by scenes and by who acts."""
-    size = {"height": dream.config.height, "width": dream.config.width}
-    task, model = SETTINGS["image-nav"].task, World.load("rooms", supersample=1, **size)
-    dreaming, acting = simulators(dream, truths[True], task, STEPS)
-    exact = simulators(model, truths[True], task, STEPS)[0]
+    size = {"height": dream.config.height, "width": dream.config.width, "supersample": 1}
+    task, model = SETTINGS["image-nav"].task, World.load("rooms", collisions=True, **size)
+    dreaming, acting = simulators(dream, solid, task, STEPS)
+    exact = simulators(model, solid, task, STEPS)[0]
     small = replace(acting, world=load_truth("rooms", dream, walls=True, small=True))
     found = {}
     for scenes, where in SCENES.items():
-        setups = drawn(dream, truths, "image-nav", scenes, episodes)
+        setups = drawn(dream, solid, "image-nav", scenes, episodes)
 
         def planned(setup: Setup) -> dict:
             first = first_plan(setup, dreaming, PLANNER)
@@ -95,7 +97,8 @@ def planning(dream: World, truths: dict[bool, World], episodes: int) -> dict[str
             ways["truth"] = plan_and_act(acting, setup, exact, PLANNER, "kept")
             return {name: outcome._asdict() for name, outcome in ways.items()}
 
-        folder = RUN / "planning" / f"{dream.weights_hash[:12]}-{scenes.replace(':', '-')}"
+        decides = sha256(repr((dream.weights_hash, PLANNER, STEPS, SEED)).encode()).hexdigest()[:12]
+        folder = RUN / f"planning-{decides}" / scenes.replace(":", "-")
         done = [
             kept(folder / f"{i:02}.json", partial(planned, setup))
             for i, setup in enumerate(track(setups, f"planning in {where}", console=console))
@@ -144,14 +147,16 @@ def main() -> None:
     torch.set_num_threads(1)
     episodes, every = (2, 6) if options.quick else (options.episodes, 1)
     dream = World.load("nano")
-    truths = {walls: load_truth("rooms", dream, walls) for walls in WALLS}
+    solid = load_truth("rooms", dream, walls=True)
     about = header() | {"world": dream.weights_hash, "picture": [dream.config.height, dream.config.width]}
     if options.part != "plan":
-        comparisons, file = ranking(dream, truths, episodes, every), numbers_file(options, "compare")
-        write(file, about | {"comparisons": [comparison.to_plain() for comparison in comparisons]})
+        comparisons, file = [], numbers_file(options, "compare")
+        for comparison in ranking(dream, solid, episodes, every):
+            comparisons.append(comparison)
+            write(file, about | {"comparisons": [each.to_plain() for each in comparisons]})
         draw_ranking(comparisons, plot_file(file))
     if options.part != "rank":
-        found, file = planning(dream, truths, episodes), numbers_file(options, "compare_planning")
+        found, file = planning(dream, solid, episodes), numbers_file(options, "compare_planning")
         write(file, about | {"planner": vars(PLANNER), "steps": STEPS, "scenes": found})
         draw_planning(found, plot_file(file))
 
