@@ -42,7 +42,8 @@ def pearson_of_policies(dream: ArrayLike, truth: ArrayLike) -> Estimate:
     r = float(pearson(dream, truth))
     if np.isnan(r) or len(np.asarray(dream)) < 4:
         return Estimate(r, float("nan"), float("nan"))
-    return Estimate(r, *stats.pearsonr(np.asarray(dream, float), np.asarray(truth, float)).confidence_interval(0.95))
+    interval = stats.pearsonr(np.asarray(dream, float), np.asarray(truth, float)).confidence_interval(0.95)
+    return Estimate(r, float(interval.low), float(interval.high))
 
 
 def rank_violation(dream: ArrayLike, truth: ArrayLike) -> NDArray:

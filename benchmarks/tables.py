@@ -275,16 +275,6 @@ def agreements(found: dict[str, dict]) -> str:
     return table(columns, rows)
 
 
-def planned(report: dict) -> str:
-    scenes = report["scenes"]
-    rows = []
-    for name in scenes["known"]:
-        each = [scenes[where][name] for where in scenes]
-        cells = [percent((row["value"], row["low"], row["high"])) for row in each]
-        rows.append([name, *(f"{cell} of {row['episodes']}" for cell, row in zip(cells, each, strict=True))])
-    return table(["who acts in the truth", "known places", "unknown rooms"], rows)
-
-
 def percent(estimate: Sequence[float]) -> str:
     value, low, high = (f"{number:.0%}" for number in estimate)
     return f"{value} ({low} to {high})"
@@ -359,7 +349,7 @@ def learn_tables() -> list[str]:
 def compare_tables() -> list[str]:
     found = {comparison["title"]: comparison for comparison in read("compare")["comparisons"]}
     pairs = list(zip(list(found.values())[::2], list(found.values())[1::2], strict=True))
-    return [planned(read("compare_planning")), agreements(found), *(ranked(*pair) for pair in pairs)]
+    return [agreements(found), *(ranked(*pair) for pair in pairs)]
 
 
 PAGES = {

@@ -10,6 +10,7 @@ import torch
 from sanawm_env.agents import compare as module
 from sanawm_env.agents.compare import SETTINGS, anchors_of, begin, choose, compare, draw_setups, run, simulators
 from sanawm_env.agents.compare_numbers import (
+    Agreement,
     compared,
     mean_gap,
     over_episodes,
@@ -25,6 +26,7 @@ from sanawm_env.agents.planners import CEM
 from sanawm_env import SanaWMEnv, Snapshot
 from sanawm_env.camera.twist import hold
 from sanawm_env.cli import main
+from sanawm_env.cli.compare import told
 from sanawm_env.simulation.tasks import ImageNav, PointNav
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.folders import config_of
@@ -195,6 +197,8 @@ def test_a_comparison_tells_those_that_act_on_pictures_apart():
     plain = json.loads(json.dumps(found.to_plain(), allow_nan=False))
     assert plain["those that act on pictures"]["r"] == [pytest.approx(1), None, None]
     assert compared("", "a", ["nothing"], dream[:1], truth[:1]).pictures is None
+    assert told(found.pictures) == "r 1.00, violation 0.00 (0.00 to 0.25), gap 0.25 (0.00 to 0.50)"
+    assert "r 1.00 (" in told(Agreement.of(*[np.eye(5, 8).cumsum(0) > 0] * 2))
 
 
 # --- policies ---

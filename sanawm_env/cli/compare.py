@@ -103,5 +103,6 @@ def told(agreement: "Agreement") -> str:
     parts = []
     for name in ("r", "violation", "gap"):
         value, low, high = getattr(agreement, name)
-        parts.append(f"{name} {value:.2f}" + f" ({low:.2f} to {high:.2f})" * (low == low))
+        interval = f" ({low:.2f} to {high:.2f})" if low <= high else ""  # NaN is neither
+        parts.append(f"{name} {value:.2f}{interval}")
     return ", ".join(parts)
