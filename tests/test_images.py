@@ -1,17 +1,22 @@
 """Any image becomes a start image: upright, RGB, the size of the frame; what is none is refused in one sentence."""
 
 import io
+import logging
 import os
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin
 
-from sanawm_env.camera.intrinsics import crop_geometry
+import sanawm_env
+from sanawm_env.camera.intrinsics import crop_geometry, intrinsics_from_fov
 from sanawm_env.world.anchor import Anchor
+from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.images import MAX_PIXELS, fit_image, images_in, load_image, read_anchor, save_start
+from sanawm_env.world.intrinsics import choose_intrinsics, exif_focal
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -393,3 +398,57 @@ def test_special_files_are_no_images(tmp_path):
         for read in (load_image, read_anchor):
             with pytest.raises(ValueError, match=says):
                 read(tmp_path / name)
+
+
+# ---- what EXIF tells of the lens
+
+WORLD = WorldConfig(name="w", engine="sanawm", height=64, width=96)
+
+
+def photograph(path, millimetres, size=(360, 240), orientation=1, kind="JPEG"):
+    image, exif = corners(size), Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = millimetres
+    image.save(path, format=kind, exif=exif)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_the_lens_of_a_photograph_is_what_its_exif_tells(tmp_path, kind):
+    """36 mm across 36 x 24 mm of film: half a picture's width to either side at a distance of one."""
+    picture = load_image(photograph(tmp_path / "a", 36, kind=kind))
+    intrinsics, source = choose_intrinsics(picture, WORLD, None, None)
+    assert source == "exif"
+    np.testing.assert_allclose(intrinsics, [96, 96, 48, 32], rtol=1e-6)
+    assert choose_intrinsics(picture, WORLD, None, 70.0)[1] == "fov"
+    assert choose_intrinsics(picture, WORLD, (300, 300, 180, 120), None)[1] == "given"
+
+
+def test_a_photograph_that_was_held_upright_has_the_same_lens(tmp_path):
+    picture = load_image(photograph(tmp_path / "a.jpg", 36, orientation=6))
+    assert picture.size == (240, 360)
+    intrinsics, source = choose_intrinsics(picture, WORLD, None, None)
+    assert source == "exif"
+    np.testing.assert_allclose(intrinsics[:2], 360 * 96 / 240)  # in pixels of the part that is cut out
+
+
+def test_a_lens_that_the_model_was_not_shown_is_said_and_not_taken(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        intrinsics, source = choose_intrinsics(load_image(photograph(tmp_path / "a.jpg", 200)), WORLD, None, None)
+    assert source == "default" and "the horizontal field of view is 10.3 degrees" in caplog.text
+    np.testing.assert_allclose(intrinsics, intrinsics_from_fov(70, 96, 64))
+
+
+@pytest.mark.parametrize("millimetres", [0, None])
+def test_a_picture_whose_exif_tells_no_lens_has_the_worlds_own(tmp_path, millimetres):
+    picture = corners() if millimetres is None else load_image(photograph(tmp_path / "a.jpg", millimetres))
+    assert choose_intrinsics(picture, WORLD, None, None)[1] == "default"
+    picture.info["exif"] = b"Exif\0\0MM\0*" + bytes(range(40))  # damaged
+    assert choose_intrinsics(picture, WORLD, None, None)[1] == "default"
+
+
+def test_no_image_that_is_shipped_tells_of_a_lens():
+    folders = Path(sanawm_env.__file__).parent / "assets"
+    pictures = [path for path in folders.rglob("*") if path.suffix in (".png", ".jpg")]
+    assert len(pictures) > 5
+    assert all(exif_focal(load_image(path)) is None for path in pictures)

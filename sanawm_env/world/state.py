@@ -39,7 +39,7 @@ class Scene:
     key: content hash of what was given. weights_hash: of the world that encoded it.
     image: (H, W, 3) uint8, frame 0. intrinsics: (4,) float64 fx, fy, cx, cy in pixels of `image`.
     conditions: what the engine made of image, prompt and anchor, a tree. anchor: pose of frame 0 in a known place, or
-    None. intrinsics_source: "given", "fov", "estimated" or "default". prompt: the text as it was given.
+    None. intrinsics_source: "given", "fov", "estimated", "exif" or "default". prompt: the text as it was given.
     """
 
     key: str
