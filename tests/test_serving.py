@@ -934,6 +934,16 @@ def test_stable_baselines3_trains_through_the_wire(served):
     envs.close()
 
 
+def test_rllibs_environment_can_be_remote(served):
+    from sanawm_env.integrations import rllib
+
+    envs = rllib.create({"id": ID, "url": served.url, "obs_size": (12, 16), "num_envs": 2})
+    obs, _ = envs.reset(seed=0)
+    assert obs.dtype == np.float32 and obs.shape == (2, 12, 16, 3) and envs.observation_space.contains(obs)
+    assert envs.observation_space.contains(envs.step(envs.action_space.sample())[0])
+    envs.close()
+
+
 def test_the_command_wants_a_token_where_others_can_come(tiny, capsys, monkeypatch, tmp_path):
     monkeypatch.delenv("SANAWM_TOKEN", raising=False)
     assert "give --token-file" in refused(capsys, "serve", "--world", tiny, "--host", "0.0.0.0")

@@ -264,7 +264,7 @@ class Service:
         session.made = (record.made // NUMBERS + 1) * NUMBERS  # none that the other server may have given
         session.reply = asyncio.get_running_loop().create_future()
         session.reply.set_result(reply)
-        await self._aside(self._write_kept, session, reply, True)
+        await self._aside(self._write_kept, session, record.last, reply, True)
         self.metrics.taken_over.inc()
         return session
 
@@ -358,7 +358,7 @@ class Service:
             reply = await self._aside(pack, {"n": number, **told}, session.hello.pictures)
             if told.get("kept"):
                 session.kept.update(told["episodes"])
-                await self._aside(self._write_kept, session, reply)
+                await self._aside(self._write_kept, session, number, reply)
             return reply
         except Refused as error:
             self.metrics.refused.labels(error.limit).inc()
@@ -519,16 +519,14 @@ class Service:
     async def _aside(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
-    def _write_kept(self, session: Session, reply: bytes, take: bool = False) -> None:
-        """Keep a session on disk, with those of its episodes that are to be."""
+    def _write_kept(self, session: Session, last: int, reply: bytes, take: bool = False) -> None:
+        """Keep a session on disk as it is after request `last`, with those of its episodes that are to be."""
         assert self.keep is not None
         kept = session.kept & session.episodes.keys()
         new = [number for number in kept if not self.keep.file(session.id, number).exists()]
         snapshots = {number: Snapshot.of(session.episodes[number], self.env.action_mode) for number in new}
         hello = {each.name: getattr(session.hello, each.name) for each in fields(Hello)}
-        record = Record(
-            hello=hello, last=session.last, made=session.made, episodes=tuple(sorted(kept)), owner=self.keep.owner
-        )
+        record = Record(hello=hello, last=last, made=session.made, episodes=tuple(sorted(kept)), owner=self.keep.owner)
         self.keep.write(session.id, record, reply, snapshots, take)
         session.kept = kept
 
