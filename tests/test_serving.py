@@ -13,6 +13,7 @@ import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from itertools import count, repeat
 from urllib.error import HTTPError
 
@@ -713,6 +714,15 @@ def test_a_message_that_is_too_large_is_a_sentence_and_a_metric(config):
             with pytest.raises(ConnectionClosed):
                 stranger.recv(60)
         assert refusals(server.service, "message") == 1
+
+
+def test_replies_have_a_limit_too(strict):
+    session = welcomed(strict, obs_mode="rgb", obs_size=[4096, 4096])
+    ask = {"op": "reset", "scenes": [], "seeds": [1] * 6, "rngs": [""] * 6, "task": {}, "max_episode_chunks": 1}
+    strict.limits = replace(strict.limits, batch=64)
+    reply = wire.unpack(asyncio.run(strict.answer(session, wire.pack({"n": 0, **ask}))))
+    assert "more than a reply holds" in reply["error"]["says"]
+    assert refusals(strict, "message") == 1
 
 
 def test_every_limit_has_a_metric(served):

@@ -103,13 +103,17 @@ class Connection:
                 session, number = self.dropped.popleft()
                 if session == self.session:
                     gone.append(number)
-            message = pack({"n": self._number, "op": op, "drop": gone, **fields})
-            if len(message) > self.most_bytes:
-                raise ValueError(
-                    f"A message may have at most {self.most_bytes / 1e6:g} MB on this server (--message-mb), and this "
-                    f"has {len(message) / 1e6:.1f}."
-                )
-            reply = self._persist(lambda: self._exchange(message))
+            try:
+                message = pack({"n": self._number, "op": op, "drop": gone, **fields})
+                if len(message) > self.most_bytes:
+                    raise ValueError(
+                        f"A message may have at most {self.most_bytes / 1e6:g} MB on this server (--message-mb), and "
+                        f"this has {len(message) / 1e6:.1f}."
+                    )
+                reply = self._persist(lambda: self._exchange(message))
+            except BaseException:
+                self.dropped.extend((self.session, number) for number in gone)  # the server may not have heard of it
+                raise
         _raise_said(reply)
         self.times = _numbers(reply.get("times", {}))
         return reply

@@ -8,6 +8,7 @@ the worker's steps and what is made ready to be sent.
 import asyncio
 import json
 import logging
+import math
 import secrets
 import shutil
 import tempfile
@@ -16,9 +17,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from gymnasium import spaces
 
 from sanawm_env.envs.config import EnvConfig
 from sanawm_env.envs.env import SanaWMEnv, read_generator
@@ -51,6 +53,7 @@ from sanawm_env.world.state import Scene, check_seed
 
 SAID = (ValueError, TypeError, FileNotFoundError)  # errors that are the client's to read
 GB, MB = 10**9, 10**6
+MOST_REPLY_BYTES = 2**28  # of observations in one reply
 NUMBERS = 2**32  # of episodes, that a server may give within a session
 HIDDEN = ("world", "scenes", "device", "world_options")  # of the environment: names of files, which are the server's
 log = logging.getLogger(__name__)
@@ -105,6 +108,9 @@ class Session:
         self.hello, self.look, self.folder, self.id = hello, look, folder, name or secrets.token_urlsafe(16)
         self.episodes: dict[int, Episode] = {}
         self.bytes = 0
+        space = cast(Any, look.space)
+        parts = space.values() if isinstance(space, spaces.Dict) else [space]
+        self.obs_bytes = sum(math.prod(part.shape) * part.dtype.itemsize for part in parts)
         self.used = now
         self.closing: Callable[[], Awaitable[None]] | None = None
         self.last = -1  # number of the last request
@@ -549,6 +555,12 @@ class Service:
             raise Refused("batch", f"At most {limits.batch} episodes go at once here, not {more}.")
         if more < 1:
             raise ValueError("A request needs at least one episode.")
+        if more * session.obs_bytes > MOST_REPLY_BYTES:
+            raise Refused(
+                "message",
+                f"{more} observations of {session.obs_bytes / MB:,.1f} MB are more than a reply holds "
+                f"({MOST_REPLY_BYTES / MB:,.0f} MB): ask for fewer, or for smaller pictures.",
+            )
         if len(session.episodes) + more > limits.episodes:
             raise Refused("episodes", f"A session keeps at most {limits.episodes} episodes: let go of some.")
         most = limits.state_gb * GB
