@@ -106,6 +106,24 @@ def test_a_rollout_follows_a_trajectory_or_a_twist(tiny, image, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_rollout_takes_the_lens_of_a_trajectory_along_if_its_pictures_are_like_the_start(
+    tiny, image, tmp_path, capsys
+):
+    width, height = Image.open(image).size
+    frames = [{"file_path": f"{i}.png", "transform_matrix": np.eye(4).tolist()} for i in range(25)]
+    base = ("rollout", "--image", image, "--world", tiny, "--trajectory", tmp_path / "transforms.json", "--out")
+    for name, size, source in (("like", (2 * width, 2 * height), "given"), ("other", (width, 2 * height), "default")):
+        lens = {"fl_x": float(size[0]), "w": size[0], "h": size[1]}
+        (tmp_path / "transforms.json").write_text(json.dumps({**lens, "frames": frames}))
+        sanawm(*base, tmp_path / name)
+        assert json.loads((tmp_path / name / "meta.json").read_text())["intrinsics_source"] == source
+        said = "those of the first pose" if source == "given" else "of other pictures"
+        assert said in capsys.readouterr().out
+    sanawm(*base, tmp_path / "wide", "--fov-deg", 80)
+    assert json.loads((tmp_path / "wide" / "meta.json").read_text())["intrinsics_source"] == "fov"
+
+
+@pytest.mark.slow
 def test_a_rollout_says_what_is_wrong_before_any_work(tiny, image, tmp_path, capsys):
     out = tmp_path / "out"
     base = ("rollout", "--world", tiny, "--out", out)

@@ -163,7 +163,7 @@ def load_trajectory(
 def _whole(written: WrittenPoses, fill: bool) -> tuple[np.ndarray, np.ndarray]:
     """Places, from 0, of those poses that are not lost, and which these are (F,); ValueError where some are and they
     are not to be filled, or cannot be."""
-    lost = np.isnan(written.matrices).any((1, 2))
+    lost = np.asarray(np.isnan(written.matrices).any((1, 2)))
     where = np.arange(len(lost), dtype=np.float64) if written.where is None else written.where
     if lost.any():
         first = ", ".join(map(str, np.flatnonzero(lost)[:8])) + ", ..." * int(lost.sum() > 8)
