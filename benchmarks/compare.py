@@ -10,9 +10,9 @@ Episodes have six steps at most. Every run and every episode is kept in runs/com
 intervals; r has Fisher's, over policies; rank violation and gap have bootstrap intervals over episodes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
@@ -33,8 +33,8 @@ from sanawm_env.agents.compare import (
     simulators,
 )
 from sanawm_env.agents.compare_numbers import Comparison, rate, scatter
-from sanawm_env.agents.compare_planning import BELIEFS, first_plan, plan_and_act
-from sanawm_env.agents.planners import CEM
+from sanawm_env.agents.compare_planning import first_plan, plan_and_act
+from sanawm_env.agents.planners import CEM, Plan
 
 from sanawm_env import World
 from sanawm_env.cli.compare import show as show_comparison
@@ -91,19 +91,19 @@ def planning(dream: World, solid: World, episodes: int) -> dict[str, dict]:
     for scenes, where in SCENES.items():
         setups = drawn(dream, solid, "image-nav", scenes, episodes)
 
-        def planned(setup: Setup) -> dict:
-            first = first_plan(setup, dreaming, PLANNER)
-            ways = {belief: plan_and_act(acting, setup, dreaming, PLANNER, belief, first) for belief in BELIEFS}
-            ways["truth"] = plan_and_act(acting, setup, exact, PLANNER, "kept")
-            return {name: outcome._asdict() for name, outcome in ways.items()}
+        def planned(setup: Setup, first: Callable[[], Plan], way: str) -> dict:
+            if way == "truth":
+                return plan_and_act(acting, setup, exact, PLANNER, "kept")._asdict()
+            return plan_and_act(acting, setup, dreaming, PLANNER, way, first())._asdict()
 
         decides = sha256(repr((dream.weights_hash, PLANNER, STEPS, SEED)).encode()).hexdigest()[:12]
         folder = RUN / f"planning-{decides}" / scenes.replace(":", "-")
-        done = [
-            kept(folder / f"{i:02}.json", partial(planned, setup))
-            for i, setup in enumerate(track(setups, f"planning in {where}", console=console))
-        ]
-        ways = {name: [each[way]["success"] for each in done] for way, name in WAYS.items()}
+        ways: dict[str, list[bool]] = {name: [] for name in WAYS.values()}
+        for i, setup in enumerate(track(setups, f"planning in {where}", console=console)):
+            first = cache(partial(first_plan, setup, dreaming, PLANNER))  # of both dreams
+            for way, name in WAYS.items():
+                outcome = kept(folder / f"{i:02}-{way}.json", partial(planned, setup, first, way))
+                ways[name].append(outcome["success"])
         again = [replace(setup, seed=setup.seed + i) for setup in setups for i in range(FLOOR_ROUNDS)]
         for policy in choose(SETTINGS["image-nav"].policies, FLOOR):
             ways[f"{policy.name}, looks at nothing"] = [outcome.success for outcome in run(small, again, policy)]
@@ -112,7 +112,7 @@ def planning(dream: World, solid: World, episodes: int) -> dict[str, dict]:
             [name, f"{row['value']:.0%}", f"{row['low']:.0%} to {row['high']:.0%}"]
             for name, row in found[scenes].items()
         ]
-        show(f"ImageNav in {where}, acting in the truth", ["who acts", "success", "from", "to"], rows)
+        show(f"ImageNav in {where}, acting in the truth", ["who acts", "success", "95 % interval"], rows)
     return found
 
 
