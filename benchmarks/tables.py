@@ -204,6 +204,16 @@ def yields(report: dict, fps: int = 16) -> str:
     return table(["torch threads", "batch", "million frames an hour", "hours of video", "GB"], rows)
 
 
+def serving(report: dict) -> str:
+    rows = []
+    for row in report["rows"]:
+        times = (f"{row['ms'][part][q]:.0f}" for part in ("step", "waited", "transport") for q in ("p50", "p99"))
+        rates = (f"{row['steps_per_second']:.2f}", f"{row['over_local']:.0%}", f"{row['episodes_in_batch']:.1f}")
+        rows.append([str(row["clients"]), *rates, *times])
+    times = [f"{part} {q}, ms" for part in ("step", "queueing", "transport") for q in ("p50", "p99")]
+    return table(["clients", "steps/s", "over a local batch", "in a batch", *times], rows)
+
+
 def operations(bench: dict) -> str:
     rows = [
         ["`env.step`", f"{bench['env_step_ms']:.0f} ms"],
@@ -352,12 +362,17 @@ def compare_tables() -> list[str]:
     return [agreements(found), *(ranked(*pair) for pair in pairs)]
 
 
+def serve_tables() -> list[str]:
+    return [serving(read("serve_load"))]
+
+
 PAGES = {
     "learn": learn_tables,
     "nano": nano_tables,
     "precision": precision_tables,
     "collect": collect_tables,
     "official": official_tables,
+    "serve": serve_tables,
     "compare": compare_tables,
 }
 
