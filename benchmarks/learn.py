@@ -178,8 +178,8 @@ EXPERIMENTS = {
 
 def toy(experiment: Experiment) -> Experiment:
     """So small that it shows only that everything runs."""
-    small = replace(experiment.settings, steps=16, num_envs=2, n_steps=4, batch_size=4, n_epochs=1)
-    return replace(experiment, settings=small, seeds=SEEDS[:2], episodes=2, runs=Path("runs/quick/learn"))
+    small = replace(experiment.settings, steps=8, num_envs=2, n_steps=4, batch_size=4, n_epochs=1)
+    return replace(experiment, settings=small, seeds=SEEDS[:2], episodes=1, runs=Path("runs/quick/learn"))
 
 
 def run(experiments: dict[str, Experiment], only: Sequence[str]) -> dict[str, Any] | None:

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -115,13 +114,13 @@ def test_the_benchmark_goes_on_where_it_was_stopped(learn, tmp_path, monkeypatch
     """Trainings in both worlds and episodes in all, at toy sizes; what is done is not done again."""
     experiment = replace(learn["toy"](learn["EXPERIMENTS"]["pointnav"]), runs=tmp_path, seeds=(0, 1))
     assert learn["run"]({"pointnav": experiment}, ["rooms"]) is None
-    done = {path: path.stat().st_mtime_ns for path in Path(tmp_path).rglob("policy.zip")}
+    done = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("checkpoint_*/policy.zip")}
     numbers = learn["run"]({"pointnav": experiment}, learn["LEARNERS"])
     assert len(done) == 2 and all(path.stat().st_mtime_ns == when for path, when in done.items())
     policies = numbers["pointnav"]["policies"]
     asked = {"known, dream", "known, truth", "known, truth, walls", "rooms:test, truth, walls"}
     assert set(policies["PPO, learned in nano"]) == asked and set(policies["random"]) == asked - {"known, dream"}
     assert policies["straight for the goal"]["known, truth"]["mean"] == 1
-    monkeypatch.setattr(learn["Experiment"], "evaluate", None)
+    monkeypatch.setattr(learn["Experiment"], "evaluate", lambda *_: pytest.fail("evaluated twice"))
     assert learn["run"]({"pointnav": experiment}, learn["LEARNERS"]) == numbers
     learn["draw"]({"pointnav": numbers["pointnav"]}, tmp_path / "curves.png")
