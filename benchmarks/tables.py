@@ -140,14 +140,14 @@ def planning(report: dict) -> str:
 
 
 def learning(task: str, numbers: dict) -> str:
-    """A row per policy; columns are places and worlds."""
+    """A row per policy; columns are places and worlds. Means, and the seeds in brackets, in percent."""
     policies = numbers["policies"]
     columns = list(dict.fromkeys(name for row in policies.values() for name in row))
-    text = "{mean:.0%} ({low:.0%} to {high:.0%})"
-    rows = [
-        [policy, *(text.format(**row[name]) if name in row else "" for name in columns)]
-        for policy, row in policies.items()
-    ]
+
+    def cell(found: dict) -> str:
+        return f"{found['mean']:.0%} ({', '.join(f'{100 * rate:.0f}' for rate in found['seeds'])})"
+
+    rows = [[policy, *(cell(row[name]) if name in row else "" for name in columns)] for policy, row in policies.items()]
     return table([f"{task} policy", *columns], rows)
 
 
@@ -353,7 +353,9 @@ def collect_tables() -> list[str]:
 
 
 def learn_tables() -> list[str]:
-    return [meters(read("drift_meter"))]
+    tasks, names = read("learn")["tasks"], {"pointnav": "PointNav", "imagenav": "ImageNav"}
+    success = [learning(names[task], numbers) for task, numbers in tasks.items()]
+    return [*success, training_cost(tasks), meters(read("drift_meter"))]
 
 
 def compare_tables() -> list[str]:
