@@ -101,7 +101,7 @@ def correlation(meter: NDArray, error: NDArray, draws: int = DRAWS) -> dict[str,
         values = []
         for rows in chosen:
             pair = [stats.rankdata(of[rows]) if ranked else of[rows].ravel() for of in (meter, error)]
-            values.append(float(np.corrcoef(*pair)[0, 1]))
+            values.append(float(np.corrcoef(pair[0], pair[1])[0, 1]))
         low, high = np.nanpercentile(values[1:], [2.5, 97.5])  # nothing, where a draw has one value
         found[name] = {"r": values[0], "low": float(low), "high": float(high)}
     return found

@@ -30,6 +30,7 @@ def meter() -> dict:
     return benchmark("drift_meter")
 
 
+@pytest.mark.slow
 def test_a_planar_policy_moves_sideways_forwards_and_turns(tmp_path):
     small = {"num_envs": 2, "n_steps": 4, "batch_size": 4, "n_epochs": 1, "steps": 8, "obs_size": (36, 36)}
     small |= {"max_episode_chunks": 2}
@@ -58,6 +59,7 @@ def test_where_a_picture_has_moved_is_where_its_features_correlate(moved):
     assert len(alike) == 25 and (alike[:, :, 1].argmax(0) == 12 + moved // 2).all()
 
 
+@pytest.mark.slow
 def test_the_straight_way_reaches_every_point_and_walls_stop_some(learn, tmp_path):
     dream = World.load(write_world(tmp_path / "world"))
     free, walled = (World.load("rooms", collisions=stop, height=40, width=48, supersample=1) for stop in (False, True))
