@@ -1,8 +1,9 @@
 """Puts the numbers of results/ into the tables of the README and of docs: `python benchmarks/tables.py`.
 
 A table is found by its first line. The numbers come from
-`sanawm evaluate --scenes 64 --unknown-scenes 64 --seed 2028 --json nano_evaluate.json`,
-`sanawm study --scenes 12 --seed 2028 --json nano_study.json`,
+`python benchmarks/nano_bars.py --scenes 16` (its bars.json as nano_bars.json),
+`sanawm evaluate --scenes 32 --unknown-scenes 32 --seed 2028 --json nano_evaluate.json`,
+`sanawm study --scenes 8 --seed 2028 --json nano_study.json`,
 `sanawm bench --json nano_bench_{1,2}_threads.json`, `sanawm bench kernels --threads 1 --json kernels.json`,
 `python -m tests.rounding kernels_rounding.json`,
 `python benchmarks/{compare,fork_cost,plan_image_nav,learn,drift_meter,collect_speed,play_latency}.py`,
@@ -19,6 +20,19 @@ from harness import DOCS, RESULTS, ROOT, parser
 
 def read(name: str) -> dict:
     return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def bars(report: dict) -> str:
+    """All that is demanded of the nano world, met or not."""
+    rows = []
+    for bar in report["bars"]:
+        rows.append([bar["bar"], f"{bar['value']:.2f}", bar["bound"], "yes" if bar["met"] else "no"])
+    return table(["bar", "measured", "demanded", "met"], rows)
+
+
+def told_apart(report: dict) -> str:
+    rows = [[name, f"{accuracy:.2f}"] for name, accuracy in report["two_sample"].items()]
+    return table(["pictures", "accuracy"], rows)
 
 
 def quality(report: dict) -> str:
@@ -328,13 +342,14 @@ def precision_tables() -> list[str]:
 
 
 def nano_tables() -> list[str]:
-    findings, parts = read("nano_study"), (poses, loops, long_walk, two_seeds, step_lists)
-    return [memory(read("nano_evaluate")), *(part(findings) for part in parts)]
+    held, report, findings = read("nano_bars"), read("nano_evaluate"), read("nano_study")
+    tables = [bars(held), told_apart(held), quality(report), unknown(report), scalars(report), memory(report)]
+    return tables + [part(findings) for part in (poses, loops, long_walk, two_seeds, step_lists)]
 
 
 def readme_tables() -> list[str]:
-    report, benches = read("nano_evaluate"), [read("nano_bench_1_threads"), read("nano_bench_2_threads")]
-    tables = [quality(report), unknown(report), scalars(report), speed(benches), operations(benches[0])]
+    benches = [read("nano_bench_1_threads"), read("nano_bench_2_threads")]
+    tables = [bars(read("nano_bars")), speed(benches), operations(benches[0])]
     tables += [rounding(read("kernels_rounding")), kernels(read("kernels")), collecting(read("collect_speed"))]
     tables.append(playing(read("play_latency")))
     proofs = {
