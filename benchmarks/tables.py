@@ -30,9 +30,13 @@ def bars(report: dict) -> str:
     return table(["bar", "measured", "demanded", "met"], rows)
 
 
-def told_apart(report: dict) -> str:
-    rows = [[name, f"{accuracy:.2f}"] for name, accuracy in report["two_sample"].items()]
-    return table(["pictures", "accuracy"], rows)
+def futures(report: dict) -> str:
+    """How well pictures are told from rendered ones, and how far two seeds are apart."""
+    accuracies, seeds, rows = report["two_sample"], report["seeds"], []
+    for name, accuracy in accuracies.items():
+        pair = seeds["other_steps"].get(name, seeds if name.startswith("dreams") else None)
+        rows.append([name, f"{accuracy:.2f}", *(f"{pair[k]:.1f}" if pair else "" for k in ("unseen", "visible"))])
+    return table(["pictures", "told from rendered", "two seeds, unseen, dB", "two seeds, seen, dB"], rows)
 
 
 def quality(report: dict) -> str:
@@ -343,7 +347,7 @@ def precision_tables() -> list[str]:
 
 def nano_tables() -> list[str]:
     held, report, findings = read("nano_bars"), read("nano_evaluate"), read("nano_study")
-    tables = [bars(held), told_apart(held), quality(report), unknown(report), scalars(report), memory(report)]
+    tables = [bars(held), futures(held), quality(report), unknown(report), scalars(report), memory(report)]
     return tables + [part(findings) for part in (poses, loops, long_walk, two_seeds, step_lists)]
 
 

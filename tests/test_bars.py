@@ -40,7 +40,7 @@ def test_the_renderer_itself_meets_the_bars_and_what_is_measured_is_not_measured
 def test_a_world_that_never_moves_comes_back_and_has_one_future(tmp_path):
     numbers = measure(known(HoldEngine), tmp_path, 2, 5, 2, role="validation", parts=("unknown", "closure", "seeds"))
     assert numbers["closure"] == {"way_back": 100.0, "last_to_first": 100.0}
-    assert numbers["seeds"] == {"visible": 100.0, "unseen": 100.0}
+    assert numbers["seeds"] == {"visible": 100.0, "unseen": 100.0, "other_steps": {}}
     met = {bar["bar"]: bar["met"] for bar in numbers["bars"]}
     assert met["two seeds, unseen"] is False and met["unknown rooms, chunk 1, over the plane"] is False
 

@@ -12,7 +12,8 @@ seeds, so a measurement that was stopped goes on. `BARS` says what is demanded; 
 - "closure": rooms it has never seen, out for half of the chunks and back on the same path: the way back against the
   world's own pictures of the way out, and the last frame against the first.
 - "camera": poses recovered from the pixels of such rooms (`align.track`), medians over walks of the mean errors.
-- "seeds": two seeds against each other in such rooms, on pixels that the first frame shows and others.
+- "seeds": two seeds against each other in such rooms, on pixels that the first frame shows and others; also with other
+  step lists.
 - "two_sample": a small network learns to tell crops of rendered frames from those of dreamt ones on half of the walks;
   its accuracy on the other half (Lopez-Paz and Oquab 2017, classifier two-sample tests): 0.5 where it cannot. Of the
   world as it is, with other step lists, and of the codec's reconstruction of the same frames.
@@ -37,6 +38,7 @@ from torch import Tensor, nn
 
 from sanawm_env.camera.trajectory import relative_to_first
 from sanawm_env.engines.rooms.raycast import HEIGHT, WIDTH, intrinsics, render
+from sanawm_env.engines.sanawm.engine import SanaEngine
 from sanawm_env.metrics.pose import evaluate as pose_errors
 from sanawm_env.training.align import track
 from sanawm_env.training.evaluate import with_timesteps
@@ -270,12 +272,28 @@ def _camera(task: _Task) -> dict[str, Any]:
     }
 
 
-def _seeds(task: _Task) -> dict[str, float | None]:
+def _other_steps(world: World) -> dict[str, World]:
+    """The same weights behind other step lists, by name; none where there is no such list."""
+    if not isinstance(world.engine, SanaEngine):
+        return {}
+    return {_named(other): other for other in (with_timesteps(world, steps) for steps in OTHER_STEPS)}
+
+
+def _named(world: World) -> str:
+    return "dreams, timesteps " + " ".join(f"{t:g}" for t in world.config.sampler.timesteps)
+
+
+def _seeds(task: _Task) -> dict[str, Any]:
+    others = {name: _two_seeds(task, world) for name, world in _other_steps(task.world).items()}
+    return {**_two_seeds(task, task.world), "other_steps": others}
+
+
+def _two_seeds(task: _Task, world: World) -> dict[str, float | None]:
     sums = np.zeros((2, 2))
     for group in task.groups(task.walks(), "two seeds"):
         paths = [walk.c2w for walk in group]
-        one = roll(task.world, group, paths)
-        two = roll(task.world, [replace(walk, seed=walk.seed ^ 1) for walk in group], paths)
+        one = roll(world, group, paths)
+        two = roll(world, [replace(walk, seed=walk.seed ^ 1) for walk in group], paths)
         for walk, a, b in zip(group, one, two, strict=True):
             chosen = np.arange(STRIDE, len(walk.c2w), STRIDE)
             pair = (shrink(part[chosen - 1], task.times).astype(np.int32) for part in (a, b))
@@ -296,13 +314,11 @@ def _two_sample(task: _Task) -> dict[str, float]:
         real.append(frames[chosen - last[0]])
         coded.append(shown.cpu().numpy()[chosen - last[0]])
     accuracies = {"the codec's reconstruction": told_apart(np.stack(real), np.stack(coded))}
-    for timesteps in (None, *OTHER_STEPS):
-        world = task.world if timesteps is None else with_timesteps(task.world, timesteps)
+    for name, world in {_named(task.world): task.world, **_other_steps(task.world)}.items():
         made = []
         for group in task.groups(walks, "dreaming"):
             made += [dream[chosen - 1] for dream in roll(world, group, [walk.c2w for walk in group])]
-        steps = " ".join(f"{t:g}" for t in world.config.sampler.timesteps)
-        accuracies[f"dreams, timesteps {steps}"] = told_apart(np.stack(real), np.stack(made))
+        accuracies[name] = told_apart(np.stack(real), np.stack(made))
     return accuracies
 
 
