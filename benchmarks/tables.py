@@ -76,7 +76,7 @@ def memory(report: dict) -> str:
     names = ("kept", "no recurrence", "no window", "neither")
     known, unknown = report["memory"], report["unknown_memory"]
     columns = ["PSNR from chunk 4 on, dB", "all memory", "recurrent state zeroed", "window emptied", "both"]
-    rows = (("known places", known), ("unknown layouts", unknown))
+    rows = (("known places", known), ("unknown rooms", unknown))
     return table(columns, [[where, *(f"{values[name]:.2f}" for name in names)] for where, values in rows])
 
 
