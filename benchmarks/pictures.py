@@ -18,7 +18,7 @@ from sanawm_env.training.warps import rotation_homographies, warp
 
 SHOWN = (5, 11, 17, 23)  # frames of the chunk
 YAW = 0.3  # rad/s
-SCALE, GAP = 3, 6
+SCALE, GAP = 1, 4
 
 
 def photographs(world: World, path: Path) -> None:
@@ -47,4 +47,4 @@ if __name__ == "__main__":
     options.add_argument("world", nargs="?", default="nano")
     nano = World.load(options.parse_args().world)
     photographs(nano, DOCS / "photographs.png")
-    save_sheet(evaluate(nano, 8, SEED, ablations=False, examples=8), DOCS / "gallery.png")
+    save_sheet(evaluate(nano, 8, SEED, ablations=False, examples=8), DOCS / "gallery.png", scale=1)
