@@ -323,17 +323,24 @@ class SanaWMEnv(gym.Env):
         now = snapshot.episode.to(self.world.device)
         return Move(self, now if reseed is None else now.reseed(reseed), rng)
 
-    def compute_reward(self, achieved_goal: ArrayLike, desired_goal: ArrayLike, info: Any = None) -> Any:
-        """1.0 where a goal (..., 3) of the observation mode "goal" is reached, else 0.0: the reward of a step, of what
-        it came to, and of any goal that hindsight puts in its place. A float for one, an array (...) for many. info is
-        not looked at. TypeError where the task has no such goals."""
-        return self.compute_terminated(achieved_goal, desired_goal, info) * 1.0
+    @property
+    def compute_reward(self) -> Callable[..., Any]:
+        """Of the observation mode "goal": `compute_reward(achieved_goal, desired_goal, info=None)` is 1.0 where a goal
+        (..., 3) is reached, else 0.0: the reward of a step, of what it came to, and of any goal that hindsight puts in
+        its place. A float for one, an array (...) for many. info is not looked at. AttributeError in other modes:
+        Stable-Baselines3 takes an environment that has it for one with goals."""
+        reached = self.compute_terminated
+        return lambda achieved_goal, desired_goal, info=None: reached(achieved_goal, desired_goal, info) * 1.0
 
-    def compute_terminated(self, achieved_goal: ArrayLike, desired_goal: ArrayLike, info: Any = None) -> Any:
-        """Whether goals (..., 3) are reached, which ends an episode: bool, or an array (...) of them; see
-        `compute_reward`."""
-        if not self.task.goal_size:
-            raise TypeError(f"The task {type(self.task).__name__} has no goals to compare: PointNav has.")
+    @property
+    def compute_terminated(self) -> Callable[..., Any]:
+        """Of the observation mode "goal": `compute_terminated(achieved_goal, desired_goal, info=None)` says whether
+        goals (..., 3) are reached, which ends an episode, as a bool or an array (...) of them; see `compute_reward`."""
+        if self.config.obs_mode != "goal":
+            raise AttributeError('Rewards of goals are of obs_mode "goal".')
+        return self._reached
+
+    def _reached(self, achieved_goal: ArrayLike, desired_goal: ArrayLike, info: Any = None) -> Any:
         reached = self.task.reached(np.asarray(achieved_goal), np.asarray(desired_goal))
         return bool(reached) if np.ndim(reached) == 0 else reached
 
