@@ -3,7 +3,7 @@
 A table is found by its first line. The numbers come from
 `python benchmarks/nano_bars.py --scenes 16` (its bars.json as nano_bars.json),
 `sanawm evaluate --scenes 32 --unknown-scenes 32 --seed 2028 --json nano_evaluate.json`,
-`sanawm study --scenes 8 --seed 2028 --json nano_study.json`,
+`sanawm study --scenes 4 --seed 2028 --json nano_study.json`,
 `sanawm bench --json nano_bench_{1,2}_threads.json`, `sanawm bench kernels --threads 1 --json kernels.json`,
 `python -m tests.rounding kernels_rounding.json`,
 `python benchmarks/{compare,fork_cost,plan_image_nav,learn,drift_meter,collect_speed,play_latency}.py`,
