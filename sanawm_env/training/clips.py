@@ -8,10 +8,12 @@ evaluation apart by construction: the role is part of every seed, also of the se
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -137,22 +139,30 @@ def generate(
             jobs.append((path, shard, count, role, config, codec, header))
     with Progress() as progress:
         task = progress.add_task(f"clips for {role}", total=sum(job[2] for job in jobs))
-        if workers == 1:
-            for job in jobs:
-                progress.advance(task, _make_shard(*job, device))
+        if workers == 1 or device == "cpu":
+            with closing(_worked(_make_shard, [(*job, device) for job in jobs], workers)) as made:
+                for _, count in made:
+                    progress.advance(task, count)
             return
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker) as pool:
-            try:
-                if device == "cpu":
-                    for done in as_completed([pool.submit(_make_shard, *job) for job in jobs]):
-                        progress.advance(task, done.result())
-                    return
-                drawn = {pool.submit(_walks, *job[1:5]): job for job in jobs}
-                for walks in as_completed(drawn):
-                    progress.advance(task, _make_shard(*drawn.pop(walks), device, walks.result()))
-            except BaseException:
-                pool.shutdown(cancel_futures=True)  # shards under way are finished
-                raise
+        with closing(_worked(_walks, [job[1:5] for job in jobs], workers)) as drawn:
+            for i, walks in drawn:
+                progress.advance(task, _make_shard(*jobs[i], device, walks))
+
+
+def _worked(function: Callable[..., Any], jobs: Sequence[tuple], workers: int) -> Generator[tuple[int, Any]]:
+    """Number of a job and what the function made of it, as jobs are done, by `workers` processes; to be closed, which
+    lets those under way finish and begins no more."""
+    if workers == 1:
+        yield from ((i, function(*job)) for i, job in enumerate(jobs))
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker) as pool:
+        numbers = {pool.submit(function, *job): i for i, job in enumerate(jobs)}
+        try:
+            for done in as_completed(numbers):
+                yield numbers.pop(done), done.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 @dataclass(frozen=True)
@@ -200,17 +210,9 @@ def generate_views(out: Path | str, config: ViewsConfig, role: str = "train", wo
     jobs = [(path, shard, role, config, header) for shard, path in enumerate(paths) if not path.exists()]
     with Progress() as progress:
         task = progress.add_task(f"views for {role}", total=len(jobs) * config.shard_rooms * config.views)
-        if workers == 1:
-            for job in jobs:
-                progress.advance(task, _make_views(*job))
-            return
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker) as pool:
-            try:
-                for done in as_completed([pool.submit(_make_views, *job) for job in jobs]):
-                    progress.advance(task, done.result())
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        with closing(_worked(_make_views, jobs, workers)) as made:
+            for _, count in made:
+                progress.advance(task, count)
 
 
 def _make_views(path: Path, shard: int, role: str, config: ViewsConfig, header: dict) -> int:
