@@ -5,6 +5,7 @@ tyro makes an option of every field. Nothing here imports torch before a method 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -140,6 +141,11 @@ class CameraPath(TrajectoryReading):
     chunks: int = 4
     """How many chunks of 24 frames a twist is held."""
 
+    @cached_property
+    def given_trajectory(self) -> "Trajectory":
+        """That of --trajectory, read once: what its file lacks is said once."""
+        return self.read_trajectory(cast(Path, self.trajectory))
+
     @property
     def path_text(self) -> str:
         """The path as it was given."""
@@ -164,7 +170,7 @@ class CameraPath(TrajectoryReading):
             limit = config.workspace.pitch_limit_deg
             return actions_to_c2w(self.actions, pitch_limit_deg=limit, fps=config.fps).astype(np.float64)
         if self.trajectory is not None:
-            poses = followed(self.read_trajectory(self.trajectory), config.fps, self.trajectory)
+            poses = followed(self.given_trajectory, config.fps, self.trajectory)
             _check_length(len(poses), config)
             return poses
         if self.chunks < 1:
@@ -204,10 +210,9 @@ class Clip(CameraPath, Start):
             return load_array(self.intrinsics)
         if self.trajectory is None or self.fov_deg is not None:
             return None
-        trajectory = self.read_trajectory(self.trajectory)
-        if trajectory.intrinsics is None:
+        if self.given_trajectory.intrinsics is None:
             return None
-        found = trajectory.intrinsics_for(*load_image(image).size)
+        found = self.given_trajectory.intrinsics_for(*load_image(image).size)
         if found is None:
             say(f"The intrinsics in {self.trajectory} are of other pictures than {image}, and are left out.")
             return None
