@@ -1,4 +1,4 @@
-"""Libraries find their own habits: Stable-Baselines3 in full; RLlib and TorchRL where they are installed."""
+"""Libraries find their own habits. RLlib trains in test_remote_learning.py, here and through a server."""
 
 import runpy
 import sys
@@ -285,40 +285,6 @@ def test_without_ray_one_sentence_says_what_to_install(monkeypatch):
         rllib.register()
 
 
-def test_rllib_trains(tiny):
-    pytest.importorskip(
-        "ray.rllib.algorithms.ppo",
-        reason="NOT TESTED HERE: ray[rllib] pins gymnasium 1.2.2; run this file where both are installed",
-        exc_type=ImportError,
-    )
-    import ray
-    from ray.rllib.algorithms.ppo import PPOConfig
-
-    network = {"head_fcnet_hiddens": [16]}  # and the filters that it has for pictures of 84 x 84
-    config = (
-        PPOConfig()
-        .environment(rllib.register(), env_config={"world": tiny, "max_episode_chunks": 3})
-        .env_runners(
-            num_env_runners=0,
-            num_envs_per_env_runner=2,
-            gym_env_vectorize_mode="vector_entry_point",
-            rollout_fragment_length=8,
-        )
-        .training(train_batch_size_per_learner=16, minibatch_size=16, num_epochs=1)
-        .rl_module(model_config=network)
-    )
-    ray.init(num_cpus=1, include_dashboard=False)
-    try:
-        algorithm = config.build_algo()
-        assert isinstance(algorithm.env_runner.env.unwrapped, SanaWMVectorEnv)
-        results = [algorithm.train()["env_runners"] for _ in range(2)]
-        algorithm.stop()
-    finally:
-        ray.shutdown()
-    assert results[-1]["num_env_steps_sampled_lifetime"] >= 32
-    assert results[-1]["num_episodes"] > 0
-
-
 # --- LeRobot ---
 
 
@@ -425,8 +391,7 @@ def test_options_with_which_others_mark_a_reset_make_no_difference(tiny):
 
 @pytest.fixture(scope="module")
 def torchrl():
-    reason = "NOT TESTED HERE: torchrl is not among our dependencies; run this file where it is installed"
-    return pytest.importorskip("torchrl.envs", reason=reason)
+    return pytest.importorskip("torchrl.envs", reason="torchrl is not installed")
 
 
 @pytest.mark.parametrize("obs_mode", ["dict", "rgb"])

@@ -927,23 +927,6 @@ def test_hostile_clients_hold_nobody_up(served, config):
 # --- learning, and the command ---
 
 
-@pytest.mark.slow
-def test_stable_baselines3_trains_through_the_wire(served):
-    stable_baselines3 = pytest.importorskip("stable_baselines3", reason="the extra [rl] is not installed")
-    from sanawm_env.integrations.sb3 import SB3VecEnv
-
-    envs = gym.make_vec(
-        ID, num_envs=2, vectorization_mode="vector_entry_point", url=served.url, autoreset_mode="SameStep",
-        obs_size=(36, 48),
-    )  # fmt: skip
-    model = stable_baselines3.PPO("MultiInputPolicy", SB3VecEnv(envs), n_steps=4, batch_size=8, n_epochs=1)
-    before = [p.clone() for p in model.policy.parameters()]
-    model.learn(16)
-    assert model.num_timesteps == 16
-    assert any((a != b).any() for a, b in zip(before, model.policy.parameters(), strict=True))
-    envs.close()
-
-
 def test_rllibs_environment_can_be_remote(served):
     from sanawm_env.integrations import rllib
 

@@ -9,8 +9,9 @@
         .env_runners(num_envs_per_env_runner=16, gym_env_vectorize_mode="vector_entry_point")
     )
 
-ray[rllib] 2.60 pins gymnasium 1.2.2. That is in our range, but not what `constraints.txt` installs and the tests run
-on, so RLlib lives in an environment of its own: pip install sanawm-env "ray[rllib]" gymnasium==1.2.2.
+ray[rllib] 2.60 pins gymnasium 1.2.2, which is in our range: pip install sanawm-env "ray[rllib]" gymnasium==1.2.2. The
+tests run it on the gymnasium of `constraints.txt`, which pip takes where what RLlib needs is named without its pin (as
+in the extra [dev]).
 
 RLlib's networks take no dict and no uint8, so pictures come alone and as float32 in [0, 1]; they have default filters
 for pictures of 42 x 42, 64 x 64, 84 x 84 and 96 x 96, so pictures are 84 x 84 unless `obs_size` says otherwise (other
