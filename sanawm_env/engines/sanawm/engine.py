@@ -388,17 +388,17 @@ class SanaEngine(Engine):
         )
 
     def _reproject(self, reprojection: Reprojection, slots: Sequence[Slot], poses: Tensor) -> Guess:
-        """What the pictures of the slots say of their next chunk."""
-        device, scenes = self.device, [slot.scene for slot in slots]
-        return reprojection(
-            self.codec,
-            torch.tensor(np.stack([scene.image for scene in scenes]), device=device),
-            None if slots[0].first else torch.stack([slot.frame for slot in slots]),
-            torch.tensor(np.stack([slot.origin for slot in slots]), device=device),
-            torch.tensor(np.stack([slot.c2w for slot in slots]), device=device),
-            poses.to(device),
-            torch.tensor(np.stack([scene.intrinsics for scene in scenes]), device=device),
-            torch.tensor([scene.anchor is not None for scene in scenes], device=device),
+        """What the pictures of the slots say of their next chunk. One slot after the other: the rays of one stay in the
+        processor's caches, those of sixteen do not, and a guess does not depend on who else is in the batch."""
+        guesses = []
+        for slot, path in zip(slots, poses.to(self.device), strict=True):
+            given = slot.scene.image, slot.origin, slot.c2w, slot.scene.intrinsics
+            image, origin, before, intrinsics = (torch.tensor(part, device=self.device)[None] for part in given)
+            known = torch.tensor([slot.scene.anchor is not None], device=self.device)
+            last = None if slot.first else slot.frame[None]
+            guesses.append(reprojection(self.codec, image, last, origin, before, path[None], intrinsics, known))
+        return Guess(
+            *(torch.cat(parts) for parts in zip(*((g.channels, g.mean, g.spread) for g in guesses), strict=True))
         )
 
     @torch.no_grad()
