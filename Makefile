@@ -1,6 +1,7 @@
 # make demo    imagine a walk and leave a video in runs/demo
 # make test    the whole suite, after make lint
-# Both install what they need into .venv first: the demo the core alone, the tests every extra too (make setup).
+# make docs    the documentation site, in build/site
+# Each installs what it needs into .venv first: the demo the core alone, the others every extra too (make setup).
 # To begin afresh: rm -rf .venv
 
 # The first Python of 3.11 or newer that can make virtual environments.
@@ -15,7 +16,7 @@ TYPES := build/types
 # Modules are compiled when they are first imported: torch has thousands that nothing here imports.
 INSTALL := $(BIN)/python -m pip install --no-compile --constraint constraints.txt
 
-.PHONY: setup browser demo test lint clean
+.PHONY: setup browser demo test lint docs clean
 
 setup: $(INSTALLED)
 
@@ -51,6 +52,10 @@ lint: setup
 	cp -R kernels agents $(TYPES)/sanawm_env
 	cp -R benchmarks examples $(TYPES)
 	@$(BIN)/python -m ty check --python .venv || { echo "These files are copies: mend those outside $(TYPES)." >&2; exit 1; }
+
+# The site in build/site: open build/site/index.html. Warnings are errors; nothing is fetched.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 clean:
 	rm -rf build dist runs/demo sanawm_env.egg-info .pytest_cache .hypothesis .ruff_cache .benchmarks

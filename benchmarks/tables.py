@@ -1,4 +1,4 @@
-"""Puts the numbers of results/ into the tables of the README and of docs: `python benchmarks/tables.py`.
+"""Puts the numbers of results/ into the tables of docs: `python benchmarks/tables.py`.
 
 A table is found by its first line. The numbers come from
 `python benchmarks/nano_bars.py --scenes 16` (its bars.json as nano_bars.json),
@@ -15,7 +15,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import DOCS, RESULTS, ROOT, parser
+from harness import DOCS, RESULTS, parser
 
 
 def read(name: str) -> dict:
@@ -351,16 +351,14 @@ def nano_tables() -> list[str]:
     return tables + [part(findings) for part in (poses, loops, long_walk, two_seeds, step_lists)]
 
 
-def readme_tables() -> list[str]:
+def benchmarks_tables() -> list[str]:
     benches = [read("nano_bench_1_threads"), read("nano_bench_2_threads")]
-    tables = [bars(read("nano_bars")), speed(benches), operations(benches[0])]
-    tables += [rounding(read("kernels_rounding")), kernels(read("kernels")), collecting(read("collect_speed"))]
-    tables.append(playing(read("play_latency")))
-    proofs = {
-        "fork_cost": forking,
-        "plan_image_nav": planning,
-    }
-    return [*tables, *(make(read(name)) for name, make in proofs.items())]
+    tables = [speed(benches), operations(benches[0]), collecting(read("collect_speed"))]
+    return [*tables, playing(read("play_latency")), forking(read("fork_cost")), planning(read("plan_image_nav"))]
+
+
+def kernels_tables() -> list[str]:
+    return [rounding(read("kernels_rounding")), kernels(read("kernels"))]
 
 
 def official_tables() -> list[str]:
@@ -388,6 +386,8 @@ def serve_tables() -> list[str]:
 
 
 PAGES = {
+    "benchmarks": benchmarks_tables,
+    "kernels": kernels_tables,
     "learn": learn_tables,
     "nano": nano_tables,
     "precision": precision_tables,
@@ -414,7 +414,6 @@ def fill(path: Path, tables: list[str]) -> None:
 
 def main() -> None:
     parser(__doc__, quick=False, json=False).parse_args()
-    fill(ROOT / "README.md", readme_tables())
     for name, made in PAGES.items():
         fill(DOCS / f"{name}.md", made())
 

@@ -2,7 +2,7 @@
 
 Tensor cores multiply bfloat16 or tf32 operands exactly and add in float32. Here the operands are rounded likewise and
 multiplied in float32, at the full model's size, along frames that resemble each other. Run as a program
-(`python -m tests.rounding FILE`) it writes the numbers that the README shows.
+(`python -m tests.rounding FILE`) it writes the numbers that docs/kernels.md shows.
 """
 
 import json

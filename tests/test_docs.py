@@ -1,0 +1,138 @@
+"""The documentation site: it builds strictly, its reference is complete, its code, commands and tables are true."""
+
+import ast
+import itertools
+import re
+import shlex
+import zlib
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import tyro
+
+from sanawm_env.cli import Command
+from sanawm_env.world import folders
+from tests.golden_files import ROOT, benchmark
+from tests.syntax import parse
+from tests.worlds import TINY, with_starts, write_tiny_world
+
+DOCS = ROOT / "docs"
+PAGES = {str(path.relative_to(DOCS)): path.read_text() for path in sorted(DOCS.rglob("*.md"))}
+SUBPACKAGES = {"agents": ROOT / "agents", "kernels": ROOT / "kernels"}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The site, built with warnings as errors."""
+    pytest.importorskip("mkdocs", reason="the site needs the extra [docs]")
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    folder = tmp_path_factory.mktemp("site")
+    build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(folder), strict=True))  # Abort where there is a warning
+    return folder
+
+
+def public_names() -> set[str]:
+    """Modules, and documented classes and functions without an underscore, methods included."""
+    names = set()
+    for folder in (ROOT / "sanawm_env", *SUBPACKAGES.values()):
+        package = folder.name if folder.name == "sanawm_env" else f"sanawm_env.{folder.name}"
+        for path in folder.rglob("*.py"):
+            parts = [*package.split("."), *path.relative_to(folder).with_suffix("").parts]
+            module = ".".join(part for part in parts if part != "__init__")
+            if len(parts) > 2 and not any(part.startswith("_") and part != "__init__" for part in parts):
+                names |= {module} | {f"{module}.{name}" for name in documented(parse(path.read_text()))}
+    return names
+
+
+def documented(tree: ast.Module | ast.ClassDef) -> set[str]:
+    found = set()
+    for node in tree.body:
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("_"):
+            continue
+        if ast.get_docstring(node):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{inner}" for inner in documented(node)}
+    return found
+
+
+@pytest.mark.slow
+def test_every_public_name_is_in_the_reference(site):
+    inventory = zlib.decompress((site / "objects.inv").read_bytes().split(b"\n", 4)[4]).decode()
+    listed = {line.split(" ", 1)[0] for line in inventory.splitlines()}
+    names = public_names()
+    assert len(names) > 800
+    assert sorted(names - listed - {"sanawm_env.engines"}) == []  # a folder of packages, with nothing of its own
+
+
+@pytest.mark.slow
+def test_pages_load_nothing_from_the_network(site):
+    for page in site.rglob("*.html"):
+        loaded = re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=\"?(?:https?:)?//[^>]*>", page.read_text())
+        assert [tag for tag in loaded if 'rel="canonical"' not in tag] == [], page
+
+
+def test_the_tables_are_the_committed_numbers():
+    tables = benchmark("tables")
+    for name in tables["PAGES"]:
+        made = tables[f"{name}_tables"]()
+        assert made
+        for table in made:
+            assert table in PAGES[f"{name}.md"]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_python_blocks_are_python(name):
+    for block in re.findall(r"^```python\n(.*?)^```", PAGES[name], re.S | re.M):
+        parse(block)
+
+
+RUN = [
+    name
+    for name in PAGES
+    if "```python\n" in PAGES[name] and name not in ("own_engine.md", "serve.md", "trajectories.md")
+]
+
+
+@pytest.fixture(scope="module")
+def toy_nano(tmp_path_factory) -> Path:
+    """A folder of shipped worlds with a nano that takes milliseconds a step."""
+    shipped = tmp_path_factory.mktemp("assets")
+    with_starts(write_tiny_world(shipped / "nano", config=replace(TINY, name="nano")))
+    return shipped
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUN)
+def test_python_blocks_run_one_after_the_other(name, toy_nano, monkeypatch, tmp_path):
+    monkeypatch.setattr(folders, "SHIPPED", toy_nano)
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(re.findall(r"^```python\n(.*?)^```", PAGES[name], re.S | re.M)), {})
+
+
+def test_commands_in_blocks_are_commands_of_sanawm():
+    blocks = [block for text in PAGES.values() for block in re.findall(r"^```bash\n(.*?)^```", text, re.S | re.M)]
+    commands = {line for block in blocks for line in block.splitlines() if line.startswith("sanawm ")}
+    assert len(commands) > 20
+    for line in commands:
+        tyro.cli(Command, args=shlex.split(line, comments=True)[1:])  # SystemExit for what is none
+
+
+def test_commands_in_sentences_have_these_options(capsys):
+    @cache
+    def options(*names):
+        with pytest.raises(SystemExit) as end:
+            tyro.cli(Command, args=[*names, "--help"])
+        assert end.value.code == 0, names
+        return set(re.findall(r"--?[a-z][a-z-]*", capsys.readouterr().out))
+
+    found = [line for text in PAGES.values() for line in re.findall(r"`(sanawm [a-z][^`]*)`", text)]
+    assert len(found) > 15
+    for line in found:
+        words = line.split()[1:]
+        names = list(itertools.takewhile(re.compile(r"[a-z-]+").fullmatch, words))[: 2 if words[0] == "dataset" else 1]
+        assert {word for word in words if re.match("--?[a-z]", word)} <= options(*names), line
