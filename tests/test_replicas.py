@@ -18,7 +18,7 @@ replicas = pytest.importorskip(
     "sanawm_env.serving.replicas", reason="the extra [replicas] is not installed", exc_type=ImportError
 )
 from sanawm_env.serving.keep import Keep  # noqa: E402  needs the extra
-from sanawm_env.serving.service import ServerLimits  # noqa: E402
+from sanawm_env.serving.limits import ServerLimits  # noqa: E402
 
 
 def test_a_killed_replicas_sessions_go_on_with_another(tmp_path):
@@ -26,8 +26,8 @@ def test_a_killed_replicas_sessions_go_on_with_another(tmp_path):
     config, keep = EnvConfig(world=tiny, task="pointnav", max_episode_chunks=8), Keep(tmp_path / "keep", every=2)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with replicas.Replicas(config, ServerLimits(), keep, 2, "127.0.0.1", port) as served:
-        remote = gym.make("SanaWM/Remote-v0", url=served.url, batching="own", patience=300)
+    with replicas.replicas(config, ServerLimits(), keep, 2, "127.0.0.1", port) as url:
+        remote = gym.make("SanaWM/Remote-v0", url=url, batching="own", patience=300)
         local = gym.make("SanaWM/PointNav-v0", **config.keywords)
         assert data_equivalence(remote.reset(seed=0), local.reset(seed=0), exact=True)
 

@@ -41,9 +41,10 @@ from sanawm_env.serving import app, wire
 from sanawm_env.serving import server as server_module
 from sanawm_env.serving.connection import ServerRefused, SessionLost
 from sanawm_env.serving.keep import Keep
+from sanawm_env.serving.limits import ServerLimits
 from sanawm_env.serving.metrics import REFUSALS
 from sanawm_env.serving.server import Server
-from sanawm_env.serving.service import Refused, ServerLimits, Service
+from sanawm_env.serving.service import Refused, Service
 from sanawm_env.serving.worker import Step, Worker
 from tests.test_cli import refused
 from tests.worlds import picture, with_starts, write_tiny_world
@@ -944,6 +945,7 @@ def test_the_command_wants_a_token_where_others_can_come(tiny, capsys, monkeypat
     assert "holds no token" in refused(capsys, "serve", "--world", tiny, "--token-file", tmp_path / "token")
     assert "--env must be" in refused(capsys, "serve", "--world", tiny, "--env", "CartPole-v1")
     assert "--replicas needs --keep" in refused(capsys, "serve", "--world", tiny, "--replicas", 2)
+    assert "sessions must be a whole number from 1" in refused(capsys, "serve", "--world", tiny, "--sessions", 0)
     assert "--port must be" in refused(capsys, "serve", "--world", tiny, "--port", 99999)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

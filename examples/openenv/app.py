@@ -20,7 +20,8 @@ from pydantic import Field
 from sanawm_env import EnvConfig, Snapshot
 from sanawm_env.camera.presets import KEY_ORDER, multi_binary
 from sanawm_env.envs.env import Move, begun
-from sanawm_env.serving.service import ServerLimits, Service
+from sanawm_env.serving.limits import ServerLimits
+from sanawm_env.serving.service import Service
 from sanawm_env.serving.worker import Step
 
 CONFIG = EnvConfig(world=os.environ.get("SANAWM_WORLD", "nano"), task="imagenav", action_mode="keys")

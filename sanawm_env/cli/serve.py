@@ -2,13 +2,17 @@
 
 import os
 import time
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import tyro
 
 from sanawm_env.cli.arguments import LoadedWorld
 from sanawm_env.cli.output import say
 from sanawm_env.cli.play import is_loopback
+from sanawm_env.serving.limits import ServerLimits
 from sanawm_env.world.files import brief, check_count, read_text
 
 MAX_TOKEN_BYTES = 2**12
@@ -39,25 +43,14 @@ class Serve(LoadedWorld):
     replicas: int = 1
     """Servers behind the one address, on Ray Serve, that go on for one another; needs --keep, and the extra
     [replicas]."""
-    sessions: int = 64
-    """Clients at once, of each replica."""
-    episodes: int = 4096
-    """Episodes, snapshots included, that a client keeps."""
-    batch: int = 64
-    """Episodes that step at once."""
-    state_gb: float = 8.0
-    """Of all clients' episodes together."""
-    message_mb: float = 16.0
-    """The most that a client sends at once."""
-    idle_minutes: float = 30.0
-    """After which a client without a word is forgotten."""
+    limits: tyro.conf.OmitArgPrefixes[ServerLimits] = field(default_factory=ServerLimits)
 
     def run(self) -> None:
         """Load, listen, wait for Ctrl-C. Raises ValueError, TypeError, ImportError or OSError in one sentence."""
         try:
             from sanawm_env.serving.keep import Keep
             from sanawm_env.serving.server import Server
-            from sanawm_env.serving.service import ServerLimits, Service
+            from sanawm_env.serving.service import Service
         except ModuleNotFoundError as error:
             raise ImportError(f'A server needs {error.name}: pip install "sanawm-env[serve]".') from error
         if not 0 <= self.port <= 65535:
@@ -69,21 +62,23 @@ class Serve(LoadedWorld):
                 "--host out and let clients come through a tunnel (ssh -L)."
             )
         check_count("--replicas", self.replicas, 1, 1024)
-        limits = ServerLimits(**{name: getattr(self, name) for name in ServerLimits.__dataclass_fields__})
+        self.limits.check()
         from sanawm_env.envs.config import EnvConfig
 
         config = EnvConfig.from_plain(self.settings())
         keep = None if self.keep is None else Keep(self.keep.absolute(), self.keep_every)
-        if self.replicas == 1:
-            made = Server(Service(config, limits, keep), self.host, self.port, token)
-        elif keep is None or not self.port:
-            raise ValueError("--replicas needs --keep, a folder that all of them reach, and a --port above zero.")
-        else:
-            from sanawm_env.serving.replicas import Replicas
+        with ExitStack() as stack:
+            if self.replicas == 1:
+                served = Server(Service(config, self.limits, keep), self.host, self.port, token)
+                url = stack.enter_context(served).url
+            elif keep is None or not self.port:
+                raise ValueError("--replicas needs --keep, a folder that all of them reach, and a --port above zero.")
+            else:
+                from sanawm_env.serving.replicas import replicas
 
-            made = Replicas(config, limits, keep, self.replicas, self.host, self.port, token)
-        with made as server:
-            say(f'{server.url}  gym.make("SanaWM/Remote-v0", url="{server.url}")  (Ctrl-C ends it)')
+                many = replicas(config, self.limits, keep, self.replicas, self.host, self.port, token)
+                url = stack.enter_context(many)
+            say(f'{url}  gym.make("SanaWM/Remote-v0", url="{url}")  (Ctrl-C ends it)')
             while True:  # not for ever at once: a Ctrl-C that comes just before a wait begins would be slept through
                 time.sleep(1)
 

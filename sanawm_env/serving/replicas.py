@@ -5,13 +5,15 @@ with it. Ray has the address, so what `server.py` limits beside the application 
 """
 
 import logging
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
 
 from sanawm_env.envs.config import EnvConfig
 from sanawm_env.serving.app import make_app
 from sanawm_env.serving.keep import Keep
-from sanawm_env.serving.service import ServerLimits, Service
+from sanawm_env.serving.limits import ServerLimits
+from sanawm_env.serving.service import Service
 
 try:
     import ray
@@ -23,46 +25,37 @@ NAME = "sanawm"
 SPARE = 8  # requests at once, beside one for each session
 
 
-class Replicas:
-    """Serves until `close`. count: of replicas, each with limits of its own. keep: a folder that all of them reach. A
-    world on a GPU takes one for each. A context manager."""
+@contextmanager
+def replicas(
+    config: EnvConfig,
+    limits: ServerLimits,
+    keep: Keep,
+    count: int,
+    host: str,
+    port: int,
+    token: str | None = None,
+) -> Generator[str]:
+    """So many servers, each with limits of its own, at the address that is given, until the block ends; sessions stay
+    on disk. keep: a folder that all of them reach. A world on a GPU takes one for each. They run on the cluster that
+    this process is part of, or on this machine."""
 
-    def __init__(
-        self,
-        config: EnvConfig,
-        limits: ServerLimits,
-        keep: Keep,
-        count: int,
-        host: str,
-        port: int,
-        token: str | None = None,
-    ):
-        self.url = f"ws://{host}:{port}"
+    def build() -> Any:
+        return make_app(Service(config, limits, Keep(keep.folder, keep.every)), token)
 
-        def build() -> Any:
-            return make_app(Service(config, limits, Keep(keep.folder, keep.every)), token)
-
-        self._ours = not ray.is_initialized()
-        if self._ours:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    ours = not ray.is_initialized()
+    if ours:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    try:
         serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "WARNING"})
+        on_gpu = config.device != "cpu"
         deployment: Any = serve.deployment(
             num_replicas=count,
             max_ongoing_requests=limits.sessions + SPARE,
-            ray_actor_options={"num_cpus": 0 if config.device == "cpu" else 1, "num_gpus": int(config.device != "cpu")},
+            ray_actor_options={"num_cpus": int(on_gpu), "num_gpus": int(on_gpu)},
         )
         serve.run(deployment(serve.ingress(build)()).bind(), name=NAME, route_prefix="/")
-
-    def close(self) -> None:
-        """End all replicas; sessions stay on disk."""
+        yield f"ws://{host}:{port}"
+    finally:
         serve.shutdown()
-        if self._ours:
+        if ours:
             ray.shutdown()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -8,15 +8,16 @@ import asyncio
 import logging
 import socket
 import threading
-from types import TracebackType
-from typing import Any, Self
+from contextlib import AbstractContextManager
+from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from sanawm_env.serving.app import make_app
-from sanawm_env.serving.service import MB, Service
+from sanawm_env.serving.limits import MB
+from sanawm_env.serving.service import Service
 
 HTTP_SECONDS = 10.0  # that a connection may be anything but a client's
 SPARE_CONNECTIONS = 32  # beside one for each session: health checks, metrics, who comes back
@@ -24,7 +25,7 @@ UNREAD_BYTES = 2**20  # of pongs
 END_SECONDS = 5  # for clients to take what is on its way, when their line or the server ends
 
 
-class Server:
+class Server(AbstractContextManager):
     """Serves `service` on host:port from now until `close`, which ends the service too; port 0 takes a free one.
 
     token: see `make_app`. OSError where the port is taken. A context manager.
@@ -77,12 +78,7 @@ class Server:
         self._thread.join()
         self._socket.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _run(self) -> None:

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +26,7 @@ from sanawm_env.envs.config import EnvConfig
 from sanawm_env.envs.env import SanaWMEnv, read_generator
 from sanawm_env.envs.observations import Observer, observer
 from sanawm_env.serving.keep import Keep, Record
+from sanawm_env.serving.limits import GB, MB, ServerLimits
 from sanawm_env.serving.metrics import Metrics
 from sanawm_env.serving.protocol import (
     PIECE,
@@ -47,12 +48,11 @@ from sanawm_env.simulation.episode import Episode, Snapshot
 from sanawm_env.simulation.simulator import MOST_CHUNKS
 from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
-from sanawm_env.world.files import brief, check_count, check_number, reason
+from sanawm_env.world.files import brief, check_count, reason
 from sanawm_env.world.reading import read
 from sanawm_env.world.state import Scene, check_seed
 
 SAID = (ValueError, TypeError, FileNotFoundError)  # errors that are the client's to read
-GB, MB = 10**9, 10**6
 MOST_REPLY_BYTES = 2**28  # of observations in one reply
 NUMBERS = 2**32  # of episodes, that a server may give within a session
 HIDDEN = ("world", "scenes", "device", "world_options")  # of the environment: names of files, which are the server's
@@ -73,32 +73,6 @@ class SessionLost(Exception):
 
 class EpisodeLost(Exception):
     """An episode that is not in its session: it was let go, or made after the session was last kept on disk."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServerLimits:
-    """What clients may take.
-
-    Attributes:
-        sessions: at once. Where all are taken, the one that has been longest without a connection makes room.
-        episodes: that a session keeps at once. batch: that step at once.
-        state_gb: of all episodes together. Beyond it those sessions are refused that hold more than their equal part.
-        message_mb: of what a client sends at once.
-        idle_minutes: after which a session without a word is forgotten.
-    """
-
-    sessions: int = 64
-    episodes: int = 4096
-    batch: int = 64
-    state_gb: float = 8.0
-    message_mb: float = 16.0
-    idle_minutes: float = 30.0
-
-    def __post_init__(self):
-        for name in ("sessions", "episodes", "batch"):
-            check_count(name, getattr(self, name), 1, 2**20)
-        for name in ("state_gb", "message_mb", "idle_minutes"):
-            check_number(name, getattr(self, name), 1e-3, 1e6)
 
 
 class Session:
@@ -179,6 +153,7 @@ class Service:
         plain = config.to_plain()
         self.plain = {name: value for name, value in plain.items() if name not in HIDDEN}
         self.limits, self.keep, self.clock = limits or ServerLimits(), keep, clock
+        self.limits.check()
         self.env = SanaWMEnv(**config.keywords)
         own = self.env.simulator
         self.simulator = replace(own, limits=replace(own.limits, max_episode_chunks=MOST_CHUNKS))  # clients count
