@@ -50,8 +50,8 @@ FLAGS = [
     "--host-resolver-rules=MAP *.example.org 127.0.0.1",
 ]
 PIXELS = """(id) => {
-    const canvas = document.getElementById(id), {node, frame} = canvas.dataset;
-    return {node: Number(node ?? -1), frame: Number(frame ?? -1), png: canvas.toDataURL().split(',')[1]};
+    const {node, frame} = document.getElementById(id).dataset, {picture} = sanawm.screens[id];
+    return {node: Number(node ?? -1), frame: Number(frame ?? -1), png: picture.toDataURL().split(',')[1]};
 }"""
 NEWEST = """([node, frame]) => {
     const {node: n, frame: f} = document.getElementById('view').dataset, entry = sanawm.schedule().at(-1);
@@ -233,7 +233,7 @@ def film(tab, served) -> Film:
 
 
 def pixels(tab, canvas: str = "view") -> tuple[int, int, np.ndarray]:
-    """Node, frame and picture (H, W, 3) of a canvas, of one moment."""
+    """Node, frame and picture (H, W, 3) of a canvas, before it is enlarged to the screen's pixels."""
     seen = tab.evaluate(PIXELS, canvas)
     return seen["node"], seen["frame"], np.array(Image.open(io.BytesIO(base64.b64decode(seen["png"]))).convert("RGB"))
 
@@ -545,6 +545,39 @@ def test_the_page_fits_its_window(tab, width, height):
     assert view["height"] <= height
     if width == 1280:  # all of it without scrolling
         assert tab.evaluate("document.documentElement.scrollHeight") <= height
+
+
+@needs_browser
+def test_frames_are_enlarged_smoothly_to_the_screens_pixels_in_their_true_aspect(film):
+    _, _, frame = pixels(film.tab)
+    height, width = frame.shape[:2]
+    png, *box = film.tab.locator("#view").evaluate("(it) => [it.toDataURL(), it.clientWidth, it.clientHeight]")
+    shown = Image.open(io.BytesIO(base64.b64decode(png.split(",")[1]))).convert("RGB")
+    fit = min(box[0] / width, box[1] / height)
+    assert np.allclose(shown.size, (width * fit, height * fit), atol=1)
+    smooth, blocks = (
+        np.asarray(Image.fromarray(frame).resize(shown.size, how), float)
+        for how in (Image.Resampling.BICUBIC, Image.Resampling.NEAREST)
+    )
+    away = [np.abs(np.asarray(shown, float) - other).mean() for other in (smooth, blocks)]
+    assert away[0] < 0.5 * away[1]
+
+
+@needs_browser
+def test_a_hint_says_how_to_drive_until_somebody_has(film):
+    tab = film.tab
+    assert "walk" in tab.inner_text("#hint")
+    film.drive("w")
+    tab.wait_for_selector("#hint", state="hidden")
+    tab.reload()
+    tab.wait_for_selector("#link.on")
+    assert tab.is_hidden("#hint")
+
+
+def test_nano_is_entered_in_the_court():
+    session = Play().begin("nano")
+    assert session.current.scene == "court_10"
+    session.close()
 
 
 # --- keys ---

@@ -84,7 +84,33 @@ function hear(message) {
 
 // --- frames: a schedule of pictures and when they are due ---
 
-const view = $("view"), pen = view.getContext("2d");
+// A canvas and the picture in it: drawn as it came, then enlarged by the browser's best filter to the screen's pixels.
+class Screen {
+  constructor(canvas) {
+    this.canvas = canvas; this.picture = document.createElement("canvas");
+    this.canvasPen = canvas.getContext("2d"); this.picturePen = this.picture.getContext("2d");
+    new ResizeObserver(() => this.enlarge()).observe(canvas);
+  }
+
+  draw(frame) {
+    if (this.picture.width !== frame.width || this.picture.height !== frame.height) {
+      this.picture.width = frame.width; this.picture.height = frame.height;
+      this.canvas.closest("main, dialog").style.setProperty("--aspect", frame.width / frame.height);
+    }
+    this.picturePen.drawImage(frame, 0, 0);
+    this.enlarge();
+  }
+
+  enlarge() {
+    const { canvas, picture } = this, fit = Math.min(canvas.clientWidth / picture.width, canvas.clientHeight / picture.height);
+    const [width, height] = [picture.width, picture.height].map((side) => Math.max(1, Math.round(side * fit * devicePixelRatio)));
+    if (canvas.width !== width || canvas.height !== height) { canvas.width = width; canvas.height = height; }
+    this.canvasPen.imageSmoothingQuality = "high";
+    this.canvasPen.drawImage(picture, 0, 0, width, height);
+  }
+}
+
+const view = $("view"), screens = { view: new Screen(view), both: new Screen($("both")) };
 const offsets = [];  // our clock minus the server's, as messages arrive; the least delayed one is the truest
 let schedule = [], lastDrawn = null, decoding = Promise.resolve();
 export const figures = { latencies: [], stalls: [0], gaps: [], drawn: 0 };
@@ -133,8 +159,7 @@ function draw() {
   tidy();
   const entry = schedule[0]?.due <= now ? schedule.shift() : null;
   if (entry) {
-    if (view.width !== entry.frame.width) { view.width = entry.frame.width; view.height = entry.frame.height; }
-    pen.drawImage(entry.frame, 0, 0);
+    screens.view.draw(entry.frame);
     entry.frame.close();
     measure(entry, now);
     lastDrawn = { at: now, node: entry.node, index: entry.index, held: held().size > 0 };
@@ -184,6 +209,7 @@ function down(source, key, when) {
   number += 1;
   waiting.push({ number, at: when });
   map.imagine([]);
+  learned();
   hands();
 }
 
@@ -260,6 +286,7 @@ function release() { if (grip) { grip = null; look6 = [0, 0]; push(); } }
 view.addEventListener("pointerdown", (event) => {
   if (grip || event.button) return;
   view.focus();
+  learned();
   grip = [event.clientX, event.clientY, event.pointerId];
   view.setPointerCapture(event.pointerId);
 });
@@ -271,6 +298,15 @@ view.addEventListener("pointermove", (event) => {
   if (wanted[0] !== look6[0] || wanted[1] !== look6[1]) { look6 = wanted; map.imagine([]); push(); }
 });
 for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) view.addEventListener(end, (event) => { if (event.pointerId === grip?.[2]) release(); });
+
+// --- the hint, until somebody has driven in this browser ---
+
+function learned() {
+  if ($("hint").hidden) return;
+  $("hint").hidden = true;
+  try { localStorage.setItem("sanawm-learned", "yes"); } catch { /* a browser that stores nothing shows it again */ }
+}
+try { $("hint").hidden = localStorage.getItem("sanawm-learned") !== null; } catch { $("hint").hidden = false; }
 
 // --- time and space ---
 
@@ -286,7 +322,7 @@ function grow(message) {
   $("driving").firstChild.textContent = driver ?? "";
   $("viewers").hidden = message.viewers < 2; $("viewers").textContent = `${message.viewers} viewers`;
   const { here, disk, limit, away, count } = message.memory;
-  $("memory").textContent = `${count} nodes · ${bytes(here)} of ${bytes(limit)}${away ? ` · ${away} on disk, ${bytes(disk)}` : ""}`;
+  $("memory").textContent = `${count} node${count === 1 ? "" : "s"} · ${bytes(here)} of ${bytes(limit)}${away ? ` · ${away} on disk, ${bytes(disk)}` : ""}`;
   describe();
 }
 
@@ -333,14 +369,13 @@ $("name").onchange = () => ask("rename", { node: shown, name: $("name").value })
 $("name").onkeydown = (event) => { if (event.key === "Enter") $("name").blur(); };
 
 function compare(head, frames) {
-  const both = $("both"), g = both.getContext("2d"), begin = performance.now();
-  both.width = frames[0].width; both.height = frames[0].height;
+  const both = $("both"), begin = performance.now();
   $("left").textContent = head.left; $("right").textContent = head.right;
   $("comparison").showModal();
   (function step() {
     if (!$("comparison").open) { for (const frame of frames) frame.close(); return; }
     const i = Math.floor((performance.now() - begin) / FRAME) % frames.length;
-    g.drawImage(frames[i], 0, 0);
+    screens.both.draw(frames[i]);
     both.dataset.frame = i;
     $("likeness").textContent = `frame ${i + 1} of ${frames.length} after they part · ${head.psnr[i]} dB alike`;
     requestAnimationFrame(step);
@@ -432,7 +467,7 @@ function note(text, kind = "note", href = null) {
   while ($("notes").children.length > NOTES) $("notes").lastChild.remove();
 }
 
-window.sanawm = { figures, nodes, schedule: () => schedule, quiet: () => (socket ? quiet : null), futures: () => map.futures.length };  // for tests and measurements
+window.sanawm = { figures, nodes, screens, schedule: () => schedule, quiet: () => (socket ? quiet : null), futures: () => map.futures.length };  // for tests and measurements
 requestAnimationFrame(draw);
 if (window.WebSocket && window.createImageBitmap) {
   connect();
