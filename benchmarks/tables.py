@@ -31,12 +31,13 @@ def bars(report: dict) -> str:
 
 
 def futures(report: dict) -> str:
-    """How well pictures are told from rendered ones, and how far two seeds are apart."""
+    """How well predicted frames are told from rendered ones, and how far two seeds are apart."""
     accuracies, seeds, rows = report["two_sample"], report["seeds"], []
     for name, accuracy in accuracies.items():
         pair = seeds["other_steps"].get(name, seeds if name.startswith("dreams") else None)
-        rows.append([name, f"{accuracy:.2f}", *(f"{pair[k]:.1f}" if pair else "" for k in ("unseen", "visible"))])
-    return table(["pictures", "told from rendered", "two seeds, unseen, dB", "two seeds, seen, dB"], rows)
+        text = name.replace("dreams", "predicted")
+        rows.append([text, f"{accuracy:.2f}", *(f"{pair[k]:.1f}" if pair else "" for k in ("unseen", "visible"))])
+    return table(["frames", "told from rendered", "two seeds, unseen, dB", "two seeds, seen, dB"], rows)
 
 
 def quality(report: dict) -> str:
@@ -65,8 +66,8 @@ def scalars(report: dict) -> str:
         "sign_agreement": "a moving command told from its opposite",
         "retrieval9": "own command nearest among nine renderings",
         "psnr": "PSNR of all chunks, dB",
-        "swapped_camera_psnr": "the same, driven along another scene's path, dB",
-        "sharpness": "sharpness over that of the truth",
+        "swapped_camera_psnr": "the same, along another scene's path, dB",
+        "sharpness": "sharpness over that of rendered frames",
     }
     return table(["measure", "value"], [[text, f"{report[name]:.2f}"] for name, text in names.items()])
 
@@ -82,7 +83,11 @@ def memory(report: dict) -> str:
 
 def poses(findings: dict) -> str:
     """Means, and medians in brackets."""
-    kinds = {"dream": "the dream", "truth": "true frames (the estimator's own error)", "frozen": "never moving"}
+    kinds = {
+        "dream": "predicted frames",
+        "truth": "rendered frames (the estimator's own error)",
+        "frozen": "a still camera",
+    }
     rows = []
     for kind, text in kinds.items():
         errors = findings["camera"][kind]
@@ -111,7 +116,7 @@ def two_seeds(findings: dict) -> str:
     pair = findings["seeds"]
     rows = [
         ["two seeds against each other", f"{pair['visible']:.1f}", f"{pair['unseen']:.1f}"],
-        ["either against the truth", f"{pair['truth_visible']:.1f}", f"{pair['truth_unseen']:.1f}"],
+        ["either against rendered frames", f"{pair['truth_visible']:.1f}", f"{pair['truth_unseen']:.1f}"],
     ]
     return table(["PSNR, dB", "seen in the first frame", "unseen"], rows)
 
