@@ -136,3 +136,23 @@ def test_commands_in_sentences_have_these_options(capsys):
         words = line.split()[1:]
         names = list(itertools.takewhile(re.compile(r"[a-z-]+").fullmatch, words))[: 2 if words[0] == "dataset" else 1]
         assert {word for word in words if re.match("--?[a-z]", word)} <= options(*names), line
+
+
+def sentences() -> str:
+    """Every text in the sources of the package, a line each, with … for what is put in."""
+    found = []
+    for folder in (ROOT / "sanawm_env", *SUBPACKAGES.values()):
+        for path in folder.rglob("*.py"):
+            for node in ast.walk(parse(path.read_text())):
+                if isinstance(node, ast.JoinedStr):
+                    found.append("".join(p.value if isinstance(p, ast.Constant) else "…" for p in node.values))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.append(node.value)
+    return "\n".join(found)
+
+
+def test_troubleshooting_is_by_sentences_that_errors_show():
+    headings = re.findall(r"^### (.*)$", PAGES["troubleshooting.md"], re.M)
+    assert len(headings) > 40
+    shown = sentences()
+    assert [heading for heading in headings if heading not in shown] == []
