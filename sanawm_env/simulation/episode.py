@@ -1,8 +1,8 @@
 """An episode as a value: everything that its future and its last transition depend on.
 
-Whoever walks in a world holds one of these and replaces it at each step, so keeping one, going back to it and forking
-it only set references. Nothing is copied, and a tree of episodes shares what its branches have in common. A `Snapshot`
-is an episode with what an environment adds, and can be saved to a file.
+A step takes an `Episode` and returns the next one, so keeping, restoring and forking only set references. A tree of
+episodes shares what its branches have in common. A `Snapshot` is an episode with what an environment adds; it can be
+saved to a file.
 """
 
 import os
@@ -34,8 +34,12 @@ class HostClip(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class GoalState:
-    """What a task with a goal remembers. c2w: (4, 4) pose to reach. image: (H, W, 3) uint8 tensor of what is seen
-    there, or None."""
+    """The state of a task with a goal.
+
+    Attributes:
+        c2w: (4, 4) float64, the pose to reach.
+        image: (H, W, 3) uint8 tensor, the goal image; None for tasks without one.
+    """
 
     c2w: np.ndarray
     image: Tensor | None = None
@@ -43,7 +47,12 @@ class GoalState:
 
 @dataclass(frozen=True, eq=False)
 class PathState:
-    """What following a path remembers. c2w: (F, 4, 4) poses. reached: index of the furthest one so far."""
+    """The state of a task with a path.
+
+    Attributes:
+        c2w: (F, 4, 4) float64, the path.
+        reached: index of the last pose reached.
+    """
 
     c2w: np.ndarray
     reached: int = 0
@@ -53,10 +62,13 @@ class PathState:
 class Episode:
     """One episode at a chunk border.
 
-    state: of the world, one slot. controller_state: what the controller carries from step to step (held keys and
-    speeds, or the previous twist). task_state: what the task remembers. clip: what the last step showed, None after a
-    reset; row `clip_row` of it is this episode's, because episodes that step together share one. terminated: whether
-    the task has ended it.
+    Attributes:
+        state: of the world, with one slot.
+        controller_state: of the controller (held keys and speeds, or the previous twist).
+        task_state: of the task.
+        clip: of the last step, None after a reset. Episodes that step together share a clip.
+        clip_row: the row of this episode in the clip.
+        terminated: whether the task has ended it.
     """
 
     state: WorldState
@@ -73,7 +85,7 @@ class Episode:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of tensor memory this episode keeps alive, shared ones included."""
+        """Bytes of tensor memory that this episode refers to, shared ones included."""
         return tree.nbytes((self.state.slots, self.clip, self.task_state))
 
     @property
@@ -82,21 +94,21 @@ class Episode:
 
     @property
     def frames(self) -> Tensor:
-        """(F, H, W, 3) uint8 of the last step, on the world's device; right after a reset (1, H, W, 3), the start."""
+        """(F, H, W, 3) uint8 of the last step, on the world's device; after a reset (1, H, W, 3), the start image."""
         return self.slot.frame[None] if self.clip is None else self.clip.frames[self.clip_row]
 
     @property
     def c2w(self) -> np.ndarray:
-        """(F, 4, 4) float64 of the last step, relative to frame 0; right after a reset (1, 4, 4), the identity."""
+        """(F, 4, 4) float64 of the last step, relative to frame 0; after a reset (1, 4, 4), the identity."""
         return self.slot.c2w[None] if self.clip is None else self.clip.c2w[self.clip_row]
 
     @property
     def batch_row(self) -> tuple[int, int]:
-        """Row of the last step in the batch it was computed in, and how many ran there; (0, 1) after a reset."""
+        """Row of the last step in the batch it was computed in, and the size of that batch; (0, 1) after a reset."""
         return (0, 1) if self.clip is None else self.clip.batch_rows[self.clip_row]
 
     def to(self, device: str | torch.device) -> Self:
-        """The same episode with its tensors on another device; itself where it is there already."""
+        """The same episode with its tensors on another device; itself if they are there."""
         if self.device == torch.device(device):
             return self
         own = self.with_own_clip()
@@ -104,11 +116,11 @@ class Episode:
         return replace(own, state=own.state.to(device), clip=clip, task_state=task_state)
 
     def reseed(self, seed: int) -> Self:
-        """The same episode with another future: its noise is that of `seed` from here on."""
+        """The same episode with other noise: that of `seed` from the next chunk on."""
         return replace(self, state=self.state.reseed(seed))
 
     def with_own_clip(self) -> Self:
-        """The same episode with a clip in storage of its own: a kept one must not keep a batch of them alive."""
+        """The same episode with a clip in storage of its own, so that it does not keep the clip of a batch alive."""
         if self.clip is None:
             return self
         clip = self.clip[self.clip_row]
@@ -118,11 +130,12 @@ class Episode:
         return replace(self, clip=replace(clip, frames=clip.frames.clone(), latents=latents), clip_row=0)
 
     def poses(self, frames: int) -> np.ndarray:
-        """(frames, 4, 4) pose of each frame of the last step; right after a reset the start's, repeated. Read-only."""
+        """(frames, 4, 4) float64, the pose of each frame of the last step; after a reset the start's, repeated.
+        Read-only."""
         return np.broadcast_to(self.slot.c2w, (frames, 4, 4)) if self.clip is None else self.c2w
 
     def host_clip(self, frames: int) -> HostClip:
-        """The last `frames` frames in NumPy; right after a reset the start image and its pose, repeated."""
+        """The last `frames` frames in NumPy; after a reset the start image and its pose, repeated."""
         if self.clip is None:
             shown = np.broadcast_to(self.slot.frame.cpu().numpy(), (frames, *self.slot.frame.shape))
         else:
@@ -135,15 +148,19 @@ class Episode:
 
 @dataclass(frozen=True, eq=False)
 class Snapshot(Episode):
-    """An episode as `SanaWMEnv.snapshot` keeps it. action_mode: of the controller that its state belongs to. rng: the
-    environment's random generator as JSON, None to leave the generator of whoever restores alone."""
+    """An episode as `SanaWMEnv.snapshot` returns it.
+
+    Attributes:
+        action_mode: of the controller whose state it holds.
+        rng: the environment's random generator as JSON; None to leave the generator alone on `restore`.
+    """
 
     action_mode: str = "twist"
     rng: str | None = None
 
     @classmethod
     def of(cls, episode: Episode, action_mode: str, rng: str | None = None) -> Self:
-        """An episode, kept."""
+        """A snapshot of an episode."""
         kept = {field.name: getattr(episode, field.name) for field in fields(Episode)}
         return cls(**kept, action_mode=action_mode, rng=rng)
 
@@ -153,17 +170,25 @@ class Snapshot(Episode):
         return Episode(**{field.name: getattr(self, field.name) for field in fields(Episode)})
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write a safetensors file with a JSON header; it appears whole or not at all. OSError where it cannot be."""
+        """Write a safetensors file with a JSON header; it appears whole or not at all. OSError where it cannot be
+        written."""
         own = self.with_own_clip()
         kept = {name: getattr(own, name) for name in _SAVED}
         self.state.save(path, tuple(kept.items()))
 
     @classmethod
     def load(cls, path: str | os.PathLike, world: World, *task_states: type) -> "Snapshot":
-        """Read a snapshot that `save` wrote, for `world`. task_states: dataclasses of a task of one's own.
+        """Read a file that `save` wrote.
 
-        Raises FileNotFoundError, or ValueError in one sentence for a truncated or foreign file, another schema or
-        other weights.
+        Args:
+            path: the file.
+            world: the world whose weights the snapshot belongs to.
+            *task_states: dataclasses of states of your own task.
+
+        Raises:
+            FileNotFoundError: where there is no file.
+            ValueError: for a truncated or foreign file, another schema, or other weights.
+            TypeError: for what is not a world.
         """
         if not isinstance(world, World):
             raise TypeError(f"A snapshot is loaded for a World (World.load, or env.world), got {brief(world)}.")
@@ -212,7 +237,7 @@ _SAVED = ("clip", "action_mode", "controller_state", "rng", "task_state", "termi
 
 
 def check_keys(keys: KeyState, path: str) -> None:
-    """ValueError unless what keys carry on could have come of holding some."""
+    """ValueError unless a state of the keys could have come from holding some."""
     check_poses(keys.pose, (), f"{path}.pose")
     check_number(f"{path}.pitch", keys.pitch, -np.pi / 2, np.pi / 2)
     for number in keys.velocity:

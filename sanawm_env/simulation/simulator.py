@@ -3,10 +3,10 @@
     simulator = Simulator(world, make_controller("twist", world.config), PointNav(), Limits(world.config.workspace))
     episodes = simulator.reset([scene] * 8, seeds=range(8))
     episodes, transition = simulator.step(episodes, actions)
-    futures = [episodes[0]] * 64                                    # a fork copies nothing
+    futures = [episodes[0]] * 64  # a fork copies nothing
 
-It has no state of its own: the same arguments give the same results, whoever else steps beside. Gymnasium's classes,
-planners, the viewer, recording and collecting are thin around it.
+A simulator has no state of its own: equal arguments give equal results. Gymnasium's classes, planners, the viewer,
+recording and collecting call it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,11 +40,13 @@ class Limits:
 
     Attributes:
         workspace: an episode is truncated when the camera leaves its hard distance.
-        max_episode_chunks: steps until it is truncated.
-        horizon: at the length its world was found good for (`WorldConfig.horizon_chunks`), "stop" truncates, "reanchor"
-            goes on from the last frame as a new start image.
+        max_episode_chunks: steps until truncation.
+        horizon: at the length that the world was validated to (`WorldConfig.horizon_chunks`), "stop" truncates and
+            "reanchor" goes on from the last frame as a new start image.
 
-    Raises ValueError or TypeError in one sentence.
+    Raises:
+        ValueError: for an unknown horizon, or a number of steps below 1.
+        TypeError: for a number of steps that is not a whole number.
     """
 
     workspace: Workspace
@@ -60,8 +62,14 @@ class Limits:
 
 @dataclass(frozen=True, eq=False)
 class Planned:
-    """An action before anything is imagined: the world state it starts from, the controller's next state, poses
-    (F, 4, 4), and the action as an array."""
+    """An action before anything is predicted.
+
+    Attributes:
+        state: the world state the step starts from.
+        controller_state: of the controller, after the action.
+        poses: (F, 4, 4) float64.
+        action: the action as an array.
+    """
 
     state: WorldState
     controller_state: Any
@@ -71,8 +79,16 @@ class Planned:
 
 @dataclass(frozen=True)
 class Simulator:
-    """World, controller, task and limits. reward_fn: takes a `Transition` of B episodes and returns B rewards that
-    replace the task's."""
+    """World, controller, task and limits.
+
+    Attributes:
+        world: a loaded `World`.
+        controller: what actions mean.
+        task: rewards and terminations.
+        limits: truncation.
+        reward_fn: takes a `Transition` of B episodes and returns B rewards in place of the task's; None for the
+            task's.
+    """
 
     world: World
     controller: Controller
@@ -87,10 +103,17 @@ class Simulator:
         rngs: Sequence[np.random.Generator] | None = None,
         task_options: Mapping[str, Any] | None = None,
     ) -> list[Episode]:
-        """Episodes at their start images; nothing is imagined yet, but for goals that the task has imagined.
+        """Begin episodes at start images. Nothing is predicted, except goals that the task predicts.
 
-        seeds: of each episode's noise. rngs: of what the task draws, None for those of the seeds. task_options: what
-        the task reads (a goal, a distance). Raises as `World.begin` and the task.
+        Args:
+            scenes: one for each episode, from `World.scene`.
+            seeds: of each episode's noise.
+            rngs: generators of what the task draws; None for generators seeded with `seeds`.
+            task_options: what the task reads (a goal, a distance).
+
+        Raises:
+            ValueError: as `World.begin`, and for options that the task does not take.
+            TypeError: likewise.
         """
         states = list(self.world.begin(list(scenes), list(seeds)))
         episodes = [Episode(state, self.controller.start()) for state in states]
@@ -106,11 +129,21 @@ class Simulator:
         one_by_one: bool = False,
         numbers: Sequence[int] | None = None,
     ) -> tuple[list[Episode], Transition]:
-        """Imagine the next chunk of every episode under an action each, and judge it by the task.
+        """Predict the next chunk of every episode, and let the task judge it.
 
-        one_by_one: in batches of one, for results that do not depend on the company. numbers: what errors call the
-        episodes, None for their places in the list. Raises EpisodeOver for one that has ended, ValueError or TypeError
-        for what is not an action.
+        Args:
+            episodes: of this simulator; not changed.
+            actions: one for each episode, as `controller.space` has them.
+            one_by_one: step in batches of one, for results that do not depend on the size of the batch.
+            numbers: how errors name the episodes; None for their places in the list.
+
+        Returns:
+            The episodes after the step, and the `Transition`.
+
+        Raises:
+            EpisodeOver: for an episode that has ended.
+            ValueError: for what is not an action, or rewards of `reward_fn` that are not B finite numbers.
+            TypeError: for what is not an action.
         """
         planned = []
         names = range(len(episodes)) if numbers is None else numbers
@@ -134,8 +167,8 @@ class Simulator:
         return after, replace(transition, after=after, rewards=rewards, terminated=terminated, truncated=truncated)
 
     def imagine(self, episodes: Sequence[Episode], actions: Sequence[Any]) -> tuple[list[Episode], Clip]:
-        """The episodes after one action each, in one batch, and their frames. Without task and limits: what planners
-        and goals look ahead with; task states are carried on as they are."""
+        """The episodes after one action each, predicted in one batch, and the clip. Task and limits are ignored; task
+        states stay as they are. Planners use it."""
         moves = [
             self.controller.move(episode.controller_state, episode.slot.c2w, action)
             for episode, action in zip(episodes, actions, strict=True)
@@ -144,8 +177,8 @@ class Simulator:
         return self._advance(episodes, planned)
 
     def follow(self, episode: Episode, actions: NDArray) -> NDArray:
-        """Poses (chunks * F, 4, 4) of actions (chunks, ...) from an episode; nothing is imagined, but where the world
-        may stop the camera."""
+        """Poses (chunks * F, 4, 4) float64 of actions (chunks, ...) from an episode. Nothing is predicted, unless
+        obstacles of the world may stop the camera."""
         if "obstacles" in self.world.engine.capabilities:
             return self._walk(episode, actions)
         state, c2w, path = episode.controller_state, episode.slot.c2w, []
@@ -163,7 +196,7 @@ class Simulator:
         return np.concatenate(path)
 
     def plan(self, episode: Episode, action: Any) -> Planned:
-        """Where an action leads; the errors of `step`."""
+        """What an action leads to, before anything is predicted. Raises as `step`."""
         self.check_open(episode)
         action = self.controller.read(action)
         controller_state, poses = self.controller.move(episode.controller_state, episode.slot.c2w, action)
@@ -177,25 +210,25 @@ class Simulator:
         return episode.terminated or self.truncated(episode)
 
     def check_open(self, episode: Episode) -> None:
-        """EpisodeOver for one that has ended."""
+        """EpisodeOver for an episode that has ended."""
         if self.ended(episode):
             raise EpisodeOver("The episode is over: call reset (or restore a snapshot) before the next step.")
 
     def truncated(self, episode: Episode) -> bool:
-        """Whether an episode has come to its limits."""
+        """Whether an episode has reached its limits."""
         over = episode.slot.chunk >= self.limits.max_episode_chunks
         return over or self.out_of_workspace(episode) or self.out_of_horizon(episode)
 
     def out_of_workspace(self, episode: Episode) -> bool:
-        """Whether the last step has left the workspace's hard distance."""
+        """Whether the last step left the workspace's hard distance."""
         return episode.clip is not None and self.limits.workspace.beyond_hard_distance(episode.c2w)
 
     def out_of_horizon(self, episode: Episode) -> bool:
-        """Whether an episode has reached the horizon where it stops there."""
+        """Whether an episode has reached the horizon, where it stops there."""
         return self.limits.horizon == "stop" and self._at_horizon(episode)
 
     def info(self, episode: Episode) -> dict[str, Any]:
-        """What there is to say of an episode, in numbers and arrays; see `SanaWMEnv`."""
+        """The `info` of an episode: numbers and arrays, see `SanaWMEnv`."""
         slot = episode.slot
         return {
             "c2w": episode.poses(self.world.config.chunk_frames).copy(),
@@ -210,7 +243,8 @@ class Simulator:
         }
 
     def check(self, episode: Episode) -> None:
-        """ValueError or TypeError unless an episode can go on here: of this world, this task."""
+        """Check that an episode can continue here. ValueError for other weights or another task, TypeError for what is
+        not a state."""
         self.world.check_state(episode.state)
         if type(episode.task_state) is not self.task.state_type:
             raise ValueError(
@@ -251,7 +285,7 @@ class Simulator:
 
 
 def join(clips: Sequence[Clip]) -> Clip:
-    """One clip of several; frames are copied."""
+    """One clip of several. Frames are copied."""
     frames, c2w = torch.cat([clip.frames for clip in clips]), np.concatenate([clip.c2w for clip in clips])
     latents = [clip.latents for clip in clips if clip.latents is not None]  # of all or of none
     rows = tuple(row for clip in clips for row in clip.batch_rows)

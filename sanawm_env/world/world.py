@@ -1,10 +1,10 @@
-"""The world: a start image becomes a scene, a scene begins an episode, an episode advances chunk by chunk.
+"""A world: an image becomes a scene, a scene begins an episode, an episode advances chunk by chunk.
 
     world = World.load("nano")
     state = world.begin(world.scene("photo.jpg"), seed=0)
-    state, clip = world.advance(state, poses)          # poses (24, 4, 4), camera-to-world relative to frame 0
+    state, clip = world.advance(state, poses)  # poses (24, 4, 4), camera-to-world relative to frame 0
 
-`advance` is a function of its arguments: it writes to nothing it was given, so an earlier state stays good for ever.
+`advance` is a pure function: it writes to nothing it was given, so earlier states stay valid.
 """
 
 import hashlib
@@ -40,13 +40,16 @@ AS_CONFIGURED = LoadOptions()
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """What one `advance` shows.
+    """The frames of one `advance`.
 
-    frames: (B, 24, H, W, 3) uint8 on the world's device. c2w: (B, 24, 4, 4) float64, the poses they show: those
-        asked for, or where the world let the camera go.
-    latents: (B, c, T, h, w) of the new latent frames, None in worlds without. batch_rows: for each slot its row in the
-        batch it ran in and how many ran there: episodes with different amounts of memory (just begun, say) cannot share
-        one. Pictures are the same bit for bit where weights, state, poses and this pair are.
+    Attributes:
+        frames: (B, F, H, W, 3) uint8, on the world's device. F is the frames of a chunk, 24.
+        c2w: (B, F, 4, 4) float64, the camera-to-world poses of the frames: those that were asked for, or where the
+            world let the camera go.
+        latents: (B, c, T, h, w), the new latent frames; None in worlds without latents.
+        batch_rows: for each slot its row in the batch it ran in, and the size of that batch. Episodes whose memories
+            have different shapes (one that has just begun, say) run in different batches. Frames are equal bit for bit
+            where weights, state, poses and this pair are.
     """
 
     frames: Tensor
@@ -75,11 +78,19 @@ def _at_work(method: Callable) -> Callable:
 
 
 class World:
-    """A loaded world model. Make one with `World.load`, which shares weights within the process.
+    """A loaded world model. `World.load` makes one; a process loads equal weights once.
 
-    Any thread may call it, and a forked process, unless it computes on a GPU (RuntimeError in one sentence); results
-    are what one thread alone gets, bit for bit. What the calling program has set in torch (default dtype and device,
-    autocast, gradients, flags, threads) neither reaches a world's numbers nor is changed by them.
+    Any thread may call it, and so may a forked process, unless the world computes on a GPU (RuntimeError). Results are
+    those of a single thread, bit for bit. Torch's process-wide settings (default dtype and device, autocast, gradients,
+    flags, threads) neither change a world's numbers nor are changed by them.
+
+    Attributes:
+        config: the `WorldConfig`: size of frames, frames of a chunk, field of view, workspace.
+        device: where weights and states are.
+        mode: which stages make the frames, as text.
+        options: what it was loaded with.
+        weights_hash: SHA-256 of all that decides its numbers. States of another hash are refused.
+        starts: paths of the start images that come with it.
     """
 
     def __init__(
@@ -95,12 +106,21 @@ class World:
 
     @staticmethod
     def load(name: str | PathLike = "nano", device: str | torch.device = "cpu", **options: Any) -> "World":
-        """The world of that name, or in that folder (`config.json` and weights); one per process, name, device and
-        options (the fields of the engine's `options_type`: threads, and for SANA-WM precision, refiner and so on). A
-        folder whose files have changed since is another world.
+        """Load a world. A process has one world for each name or folder, device and options; a folder whose files have
+        changed since is another world.
 
-        Raises ValueError for an unknown name (naming the known ones), files that do not fit, or a device that is not
-        there; TypeError for options that the engine does not take; FileNotFoundError for missing weights.
+        Args:
+            name: a shipped or fetched world, an engine that needs no files, or a folder with `config.json` and
+                weights.
+            device: a name such as "cpu" or "cuda:0".
+            **options: fields of the engine's `options_type`: threads, and for SANA-WM precision, refiner and others
+                (see `SanaLoadOptions`).
+
+        Raises:
+            ValueError: for an unknown name (the message lists the known ones), files that do not fit, or a device that
+                cannot be used.
+            TypeError: for options that the engine does not take.
+            FileNotFoundError: for missing weights.
         """
         source = find_world(name)
         config = config_at(source)
@@ -108,8 +128,8 @@ class World:
         return _loaded(source, config, usable_device(device), wanted)
 
     def unload(self) -> None:
-        """Give the memory of its weights back. Whoever holds this world cannot use it any more (RuntimeError in one
-        sentence); states and snapshots stay good for the same world loaded again."""
+        """Free the memory of the weights. All holders of this world lose it: its methods raise RuntimeError. States and
+        snapshots stay valid for the same world, loaded again."""
         with _register.held():
             for key in [key for key, world in _kept.items() if world is self]:
                 del _kept[key]
@@ -130,7 +150,7 @@ class World:
 
     @property
     def engine(self) -> Engine:
-        """The model. RuntimeError once it is unloaded."""
+        """The model. RuntimeError after `unload`."""
         if self._engine is None:
             raise RuntimeError("This world was unloaded: load it again with World.load.")
         return self._engine
@@ -143,18 +163,21 @@ class World:
         anchor: Anchor | None = None,
         fov_deg: float | None = None,
     ) -> Scene:
-        """Encode a start image; the same content is encoded once.
+        """Encode a start image. Equal content is encoded once.
 
         Args:
-            image: a path, a PIL image or a uint8 array; resized and centre-cropped to the world's picture.
-            prompt: text, for worlds with a text encoder; blanks and newlines around it do not count.
+            image: a path, a PIL image or a uint8 array (H, W, 3); resized and centre-cropped to the world's frames.
+            prompt: text, for worlds with a text encoder; blanks and newlines around it are ignored.
             intrinsics: (4,) fx, fy, cx, cy or (3, 3), in pixels of the image as given; or an estimator, a function of
                 the upright PIL image that returns them; None for the world's own.
-            anchor: pose of the image in a place the world knows. A PNG that carries one, as the shipped start images
-                do, needs none.
-            fov_deg: horizontal field of view of the world's picture instead of intrinsics, degrees.
+            anchor: pose of the image in a place the world knows; None to read it from a PNG that has one, as the
+                shipped start images do.
+            fov_deg: horizontal field of view of the world's frames in degrees, in place of intrinsics.
 
-        Raises FileNotFoundError, TypeError or ValueError in one sentence.
+        Raises:
+            FileNotFoundError: where there is no image.
+            TypeError: for arguments of another type.
+            ValueError: for an image, prompt, intrinsics or anchor that the world cannot take.
         """
         if anchor is None and isinstance(image, str | PathLike):
             anchor = read_anchor(image)
@@ -200,8 +223,14 @@ class World:
     ) -> WorldState:
         """The state before the first chunk: the start image at the identity pose.
 
-        One scene or several; one seed (slot i gets seed + i) or one per scene. Raises TypeError or ValueError for
-        anything else, and for a scene of another world.
+        Args:
+            scene: one scene or several.
+            seed: of the noise: one number (slot i gets seed + i), or one for each scene.
+
+        Raises:
+            TypeError: for what is not a scene or a seed.
+            ValueError: for a scene of another world, a seed outside 0..2^63-1, or unequal numbers of scenes and
+                seeds.
         """
         scenes = [scene] if isinstance(scene, Scene) else list(scene)
         for s in scenes:
@@ -230,13 +259,20 @@ class World:
 
     @_at_work
     def advance(self, state: WorldState, poses: np.ndarray) -> tuple[WorldState, Clip]:
-        """Imagine the next chunk of every episode.
+        """Predict the next chunk of every episode.
 
         Args:
-            state: of this world; not written to.
-            poses: (24, 4, 4) for a single episode or (B, 24, 4, 4), camera-to-world relative to the episode's frame 0.
+            state: a state of this world with B slots; not written to.
+            poses: (B, F, 4, 4), or (F, 4, 4) for a single episode: camera-to-world in OpenCV axes, metres, relative to
+                the episode's frame 0. F is `config.chunk_frames`, 24.
 
-        Returns: the next state and what is seen. Raises ValueError (poses, foreign state) or TypeError before any work.
+        Returns:
+            The next state, and the `Clip` of the new frames.
+
+        Raises:
+            ValueError: for poses of another shape or that are not rigid, a state of other weights, or an episode that
+                is as long as the world can go without `reanchor`; before any work.
+            TypeError: for what is not a state; before any work.
         """
         self.check_state(state)
         poses = self._check_poses(poses, len(state))
@@ -278,10 +314,16 @@ class World:
 
     @_at_work
     def with_prompt(self, state: WorldState, prompt: str | Sequence[str]) -> WorldState:
-        """The same state with another prompt, which what is imagined from here on follows; start images, memories,
-        poses and noise stay. Before the first chunk this is the state that begins with that prompt.
+        """The same state with another prompt from the next chunk on. Start images, memories, poses and noise stay.
+        Before the first chunk this is the state that begins with that prompt.
 
-        prompt: of every episode, or one for each. Raises TypeError or ValueError as `scene`.
+        Args:
+            state: a state of this world.
+            prompt: one for all episodes, or one for each.
+
+        Raises:
+            TypeError: for a prompt that is not text.
+            ValueError: for another number of prompts, or a prompt the world cannot encode.
         """
         self.check_state(state)
         prompts = [prompt] * len(state) if isinstance(prompt, str) else prompt
@@ -305,8 +347,8 @@ class World:
         return replace(slot, scene=scene, memory=memory, latents=latents)
 
     def without_caches(self, state: WorldState) -> WorldState:
-        """The same states without what can be made again (the decoder's caches, 0.6 GB at 720p): it is, when frames are
-        next asked for, which gives the same frames bit for bit."""
+        """The same state without caches that can be made again (the decoder's, 0.6 GB at 720p). The next `advance`
+        makes them again; its frames are the same, bit for bit."""
         self.check_state(state)
         return replace(
             state,
@@ -318,9 +360,9 @@ class World:
 
     @_at_work
     def reanchor(self, state: WorldState) -> WorldState:
-        """The same state as the start of a new segment: the last frame becomes the start image, the recurrent memory
-        is dropped. Poses go on in the episode's world frame (relative to its very first frame), so that nothing jumps
-        for who steers. How episodes outlast the length the model knows (see `WorldConfig.horizon_chunks`)."""
+        """The same state as the start of a new segment: the last frame becomes the start image, and the recurrent
+        memory is dropped. Poses stay relative to the episode's very first frame. Episodes outlast the length that the
+        model was validated to (`WorldConfig.horizon_chunks`) this way."""
         self.check_state(state)
         return replace(state, slots=tuple(self._reanchored(slot) for slot in state.slots))
 
@@ -431,7 +473,8 @@ def _load(source: Path | WorldConfig, config: WorldConfig, device: torch.device,
 
 @isolated
 def usable_device(device: str | torch.device) -> torch.device:
-    """The device itself ("cuda" becomes "cuda:0"); TypeError for no name of one, ValueError where it cannot be used."""
+    """The device itself ("cuda" becomes "cuda:0"). TypeError for what is not a name of a device, ValueError for one
+    that cannot be used."""
     if isinstance(device, bool) or not isinstance(device, str | int | torch.device):
         raise TypeError(f'device must be a name such as "cpu" or "cuda:0", got {brief(device)}.')
     try:
