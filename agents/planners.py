@@ -1,8 +1,8 @@
-"""Planning by imagination: fork the episode into many futures, imagine them in batches, act as the best did.
+"""Planners: fork an episode into many futures, predict them in batches, act as the best one does.
 
-Random shooting (Rao 2009), the cross-entropy method (Rubinstein and Kroese 2004) and MPPI (Williams et al. 2017), as
-model-predictive control: `act` plans from where an environment is and returns the first action of the plan.
-Forks cost nothing, because states are values.
+Random shooting (Rao 2009), the cross-entropy method (Rubinstein and Kroese 2004) and MPPI (Williams et al. 2017) as
+model-predictive control. `act` plans from the environment's episode and returns the first action of the plan. A fork
+copies nothing, because states are values.
 """
 
 from abc import ABC, abstractmethod
@@ -33,8 +33,15 @@ MOST = 1 << 20  # futures, steps and rounds
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """actions: (horizon, 6) twists in [-1, 1], what is to be done. scores: (candidates,) of the last futures imagined.
-    score: of the best future seen. mean, std: (horizon, axes) of the distribution it came from, to go on from."""
+    """A planner's result.
+
+    Attributes:
+        actions: (horizon, 6) twists in [-1, 1].
+        scores: (candidates,) of the futures of the last iteration.
+        score: of the best future seen.
+        mean: (horizon, axes) of the distribution, to continue from.
+        std: (horizon, axes) of the distribution.
+    """
 
     actions: NDArray
     scores: NDArray
@@ -45,12 +52,16 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Planner(ABC):
-    """What planners share.
+    """The base class of planners.
 
     Attributes:
-        horizon: steps that a future is long. candidates: futures of one iteration.
+        horizon: steps of a future.
+        candidates: futures of one iteration.
         axes: which of the six numbers of a twist are planned; the others stay 0.
-        batch: futures that are imagined together: bounds the memory.
+        batch: futures that are predicted together; bounds the memory.
+
+    Raises:
+        ValueError: for values of another type, or outside their range.
     """
 
     horizon: int = 3
@@ -78,17 +89,38 @@ class Planner(ABC):
         rng: np.random.Generator,
         previous: Plan | None = None,
     ) -> Plan:
-        """The best course from an episode of the simulator, whose controller must be of twists.
+        """The best plan from an episode.
 
-        previous: the plan of the step before: the search begins where that one, one step on, left off.
+        Args:
+            simulator: its controller must be of twists.
+            episode: of the simulator; not changed.
+            objective: scores of futures.
+            rng: of the candidates.
+            previous: the plan of the step before; the search starts from its mean, shifted by one step.
+
+        Raises:
+            ValueError: for another controller, an episode of another world or task, or an objective that does not
+                return one finite number for each future.
+            TypeError: for an objective or rng of another type.
         """
 
     def act(
         self, env: SanaWMEnv, objective: Objective, rng: np.random.Generator, previous: Plan | None = None
     ) -> tuple[NDArray, Plan]:
-        """The first action of a plan from where an environment is, and the plan. The environment is not changed.
+        """The first action of a plan from the environment's episode, and the plan. The environment does not change.
 
-        Raises TypeError or ValueError for what cannot be planned with.
+        Args:
+            env: a `SanaWMEnv` with action_mode "twist", or a wrapper around one.
+            objective: scores of futures, such as a `PointGoal`.
+            rng: a NumPy generator.
+            previous: the plan of the step before.
+
+        Returns:
+            A twist (6,) float32 in [-1, 1], and the `Plan`.
+
+        Raises:
+            ValueError: as `plan`.
+            TypeError: as `plan`, and for an environment of another kind.
         """
         inner = getattr(env, "unwrapped", env)
         if not isinstance(inner, SanaWMEnv):
@@ -103,10 +135,8 @@ class Planner(ABC):
         return out
 
     def scores(self, simulator: Simulator, episode: Episode, actions: NDArray, objective: Objective) -> NDArray:
-        """Of the futures (n,) that actions (n, horizon, axes) lead to from an episode.
-
-        Raises ValueError for an objective that does not return one finite number for each future.
-        """
+        """Scores (n,) of the futures of actions (n, horizon, axes) from an episode. ValueError for an objective that
+        does not return one finite number for each future."""
         found = []
         for part in np.split(self.twists(actions), range(self.batch, len(actions), self.batch)):
             scores = np.asarray(objective(*imagined(simulator, episode, part)), np.float64)
@@ -143,7 +173,7 @@ class Planner(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomShooting(Planner):
-    """Imagine random futures, keep the best."""
+    """Predict random futures, keep the best."""
 
     def plan(self, simulator, episode, objective, rng, previous=None):
         self._check(simulator, episode, objective, rng)
@@ -155,10 +185,16 @@ class RandomShooting(Planner):
 
 @dataclass(frozen=True, kw_only=True)
 class CEM(Planner):
-    """Fit a Gaussian to the elite, sample from it, again (de Boer et al. 2005, algorithm 3.3 without smoothing).
+    """Cross-entropy method: fit a Gaussian to the elite, sample from it, repeat (de Boer et al. 2005, algorithm 3.3
+    without smoothing). From the second iteration on, and with a previous plan, one candidate is the mean itself. The
+    result is the best future seen.
 
-    min_std: that the fit does not fall below, the noise of Szita and Lorincz 2006. From the second iteration on, and
-    with a previous plan, one candidate is the mean itself. What is returned is the best future seen.
+    Attributes:
+        iterations: fits.
+        elites: futures that the Gaussian is fitted to.
+        std: of the first distribution.
+        warm_std: of the first distribution with a previous plan.
+        min_std: lower bound of the fit, the noise of Szita and Lorincz 2006.
     """
 
     iterations: int = 2
@@ -191,11 +227,14 @@ class CEM(Planner):
 
 @dataclass(frozen=True, kw_only=True)
 class MPPI(Planner):
-    """Move the mean by the noise of the futures, weighted by the exponential of their scores (Williams et al. 2017,
-    algorithm 2; a score is minus its cost).
+    """Model-predictive path integral control: move the mean by the noise of the futures, weighted by the exponential of
+    their scores (Williams et al. 2017, algorithm 2; a score is minus its cost).
 
-    temperature: lambda. std: of the noise, on every axis. control_cost: gamma of the term gamma u' v / std^2 that is
-    taken off a score. iterations: how often the update is made in one step; once in the paper.
+    Attributes:
+        iterations: updates in one step; one in the paper.
+        temperature: lambda.
+        std: of the noise, on every axis.
+        control_cost: gamma of the term gamma u' v / std^2 that is subtracted from a score.
     """
 
     iterations: int = 2
@@ -219,8 +258,8 @@ class MPPI(Planner):
 
 
 def imagined(simulator: Simulator, episode: Episode, actions: NDArray) -> tuple[Tensor, NDArray]:
-    """Futures of one episode: frames (n, horizon * F, H, W, 3) uint8 and c2w (n, horizon * F, 4, 4) of actions
-    (n, horizon, ...). One fork, one batched step for each of the horizon."""
+    """Predicted futures of one episode: frames (n, horizon * F, H, W, 3) uint8 and c2w (n, horizon * F, 4, 4) float64
+    of actions (n, horizon, ...). One fork, and one batched step for each of the horizon."""
     now, frames, c2w = [episode] * len(actions), [], []
     for step in range(actions.shape[1]):
         now, clip = simulator.imagine(now, list(actions[:, step]))
@@ -231,12 +270,18 @@ def imagined(simulator: Simulator, episode: Episode, actions: NDArray) -> tuple[
 
 @dataclass(frozen=True, eq=False)
 class ImageGoal:
-    """How much a future comes to look like a picture: the best last frame of its steps, pictures alone.
+    """Objective: likeness to a goal image. The score is that of the most alike last frame of a step. Frames are
+    compared at several sizes: large ones distinguish near views, small ones distant views.
 
-    A frame is compared at several sizes, because large ones tell near views apart and small ones far ones.
+    Attributes:
+        goal: (H, W, 3) uint8, tensor or array.
+        scales: factors by which images are reduced.
+        hurry: subtracted from the score for each step.
+        step_frames: frames of a step (`WorldConfig.chunk_frames`).
 
-    goal: (H, W, 3) uint8, tensor or array. scales: how many times smaller. hurry: what a step later costs.
-    step_frames: frames of a step (`WorldConfig.chunk_frames`).
+    Raises:
+        TypeError: for a goal that is neither tensor nor array.
+        ValueError: for a goal of another shape, or values outside their range.
     """
 
     goal: Tensor | NDArray
@@ -267,8 +312,16 @@ class ImageGoal:
 
 @dataclass(frozen=True, eq=False)
 class PointGoal:
-    """How near a future comes to a point (3,), metres in the episode's world frame: minus the least distance at the end
-    of a step. hurry: what a step later costs, metres."""
+    """Objective: minus the least distance to a point at the end of a step, metres.
+
+    Attributes:
+        point: (3,), metres in the episode's world frame.
+        hurry: metres added for each step.
+        step_frames: frames of a step (`WorldConfig.chunk_frames`).
+
+    Raises:
+        ValueError: for what is not three finite numbers, or values outside their range.
+    """
 
     point: NDArray
     hurry: float = 0.05

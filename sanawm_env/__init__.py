@@ -1,9 +1,8 @@
 """sanawm-env: a Gymnasium environment whose physics is a learned world model.
 
-Importing this registers `SanaWM/Explore-v0` and its sisters PointNav, ImageNav, FollowPath and Walk (without a task),
-ExplorePixels for tools that take nothing but an id, and Remote for environments of a server, and loads neither torch
-nor weights; `EnvConfig`, `SanaWMEnv`, `SanaWMVectorEnv`, `Simulator`, `Snapshot` and `World` are imported when they are
-first used.
+Importing this registers `SanaWM/Explore-v0`, `PointNav`, `ImageNav`, `FollowPath`, `Walk` (no task), `ExplorePixels`
+(for tools that take nothing but an id) and `Remote` (environments of a server). It loads neither torch nor weights:
+`EnvConfig`, `SanaWMEnv`, `SanaWMVectorEnv`, `Simulator`, `Snapshot` and `World` are imported at their first use.
 """
 
 import importlib

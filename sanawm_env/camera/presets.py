@@ -1,7 +1,4 @@
-"""What an agent's action means: speed presets, the limits of a workspace, and tables of discrete actions.
-
-Camera reference, sections 8.3 and 8.4. A preset and a workspace are values, each world chooses its own.
-"""
+"""Speed presets, limits of a workspace, and tables of discrete actions. Camera reference, sections 8.3 and 8.4."""
 
 import math
 from collections.abc import Iterable
@@ -20,7 +17,14 @@ WALKING_TURNS = (*SINGLE_KEYS, "wa", "wd", "wi", "wk", "sa", "sd")
 
 @dataclass(frozen=True)
 class SpeedPreset:
-    """Full speed of each direction: metres per second forward and sideways, up and down; degrees per second."""
+    """Speeds of a full action.
+
+    Attributes:
+        planar: m/s, forward and sideways.
+        vertical: m/s, up and down.
+        turn_deg: degrees/s of turns and looking up and down.
+        roll_deg: degrees/s.
+    """
 
     planar: float
     vertical: float
@@ -47,11 +51,18 @@ PRESETS = {"gentle": GENTLE, "standard": STANDARD, "stress": STRESS}
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where a world's camera may go, seen from its frame 0 (assumed level).
+    """Where a world's camera may go, relative to its frame 0 (assumed level).
 
-    pitch_limit_deg: looking up and down, see `limit_pitch`. soft_distance, hard_distance: metres from the start, beyond
-    which steps get coarse and the world must not be asked. fov_fraction: the part of the horizontal field of view that
-    a camera may turn within a chunk, so that chunks overlap.
+    Attributes:
+        pitch_limit_deg: looking up and down, see `limit_pitch`.
+        soft_distance: metres from the start; beyond it a warning is logged.
+        hard_distance: metres from the start; beyond it episodes are truncated and poses refused.
+        fov_fraction: the part of the horizontal field of view that a camera may turn within a chunk, so that chunks
+            overlap.
+
+    Raises:
+        TypeError: for what is not a number.
+        ValueError: for numbers that are not finite and above zero.
     """
 
     pitch_limit_deg: float = 60.0

@@ -1,7 +1,7 @@
-"""Trajectories given as poses: read, checked, brought to another rate, made relative, and cut into frames and chunks.
+"""Camera trajectories: read, checked, resampled, made relative, and cut into chunks.
 
 Camera reference, sections 1, 3 and 6. Poses are camera-to-world (..., 4, 4), OpenCV axes, metres. docs/trajectories.md
-says which files are read; `formats` reads them.
+lists the files that are read; `formats` reads them.
 """
 
 import logging
@@ -33,10 +33,12 @@ ROTATION_TOLERANCE = 1e-3  # float32 trajectories that were integrated for a min
 
 
 def check_trajectory(c2w: np.ndarray) -> np.ndarray:
-    """The trajectory (F, 4, 4) as float64, F >= 1; frame 0 need not be the identity.
+    """A trajectory (F, 4, 4) as float64, F >= 1; frame 0 need not be the identity.
 
-    Raises TypeError for anything but numbers, ValueError for another shape, values that are not finite, a bottom row
-    that is not (0, 0, 0, 1), or a rotation that is not orthonormal with determinant +1.
+    Raises:
+        TypeError: for anything but numbers.
+        ValueError: for another shape, values that are not finite, a bottom row that is not (0, 0, 0, 1), or a rotation
+            that is not orthonormal with determinant +1. The message names the pose.
     """
     c2w = np.asarray(c2w)
     if c2w.dtype.kind not in "fiu":
@@ -53,7 +55,7 @@ def check_trajectory(c2w: np.ndarray) -> np.ndarray:
 
 
 def inverse(c2w: np.ndarray) -> np.ndarray:
-    """Rigid inverse `[R^T | -R^T t]` of poses (..., 4, 4), same dtype."""
+    """Rigid inverse `[R^T | -R^T t]` of poses (..., 4, 4); same dtype."""
     result = np.zeros_like(c2w)
     result[..., :3, :3] = np.swapaxes(c2w[..., :3, :3], -1, -2)
     result[..., :3, 3] = -(result[..., :3, :3] @ c2w[..., :3, 3, None])[..., 0]
@@ -62,7 +64,7 @@ def inverse(c2w: np.ndarray) -> np.ndarray:
 
 
 def relative_to_first(c2w: np.ndarray) -> np.ndarray:
-    """Poses (F, 4, 4) seen from the first camera: the first is the exact identity."""
+    """Poses (F, 4, 4) relative to the first camera; the first is exactly the identity."""
     relative = inverse(c2w[0]) @ c2w
     relative[0] = np.eye(4)
     return relative
@@ -70,9 +72,18 @@ def relative_to_first(c2w: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """A camera path. c2w: (F, 4, 4) float64. intrinsics: (F, 3, 3) float64 or None, for pictures of `size` (width,
-    height); where that is None, in pixels of the pictures that belong to it. fps: poses a second, None where the file
-    does not say. source: its format; axes, poses, metres_per_unit: how it was read, see `load_trajectory`."""
+    """A camera path.
+
+    Attributes:
+        c2w: (F, 4, 4) float64, camera-to-world, OpenCV axes, metres.
+        intrinsics: (F, 3, 3) float64 in pixels of images of `size`; None where the file has none.
+        fps: poses a second; None where the file does not say.
+        source: format of the file.
+        axes: camera axes of the file, a name in `AXES`.
+        poses: "c2w" or "w2c", of the file.
+        size: (width, height) of the images of `intrinsics`; None where the file does not say.
+        metres_per_unit: of positions in the file.
+    """
 
     c2w: np.ndarray
     intrinsics: np.ndarray | None = None
@@ -84,8 +95,8 @@ class Trajectory:
     metres_per_unit: float = 1.0
 
     def at(self, fps: float) -> "Trajectory":
-        """The same movement in so many poses a second, from the first pose to the last; itself where it says nothing
-        else. ValueError for what would be over a million poses."""
+        """The same movement at `fps` poses a second, from the first pose to the last; itself where it has that rate or
+        none. ValueError where that makes over a million poses."""
         if self.fps is None or math.isclose(self.fps, fps, rel_tol=1e-6):
             return self
         steps = (len(self.c2w) - 1) * fps / self.fps
@@ -98,8 +109,8 @@ class Trajectory:
         return replace(_interpolated(self, np.arange(len(self.c2w)), there), fps=float(fps))
 
     def intrinsics_for(self, width: int, height: int) -> np.ndarray | None:
-        """Intrinsics (F, 3, 3) in pixels of pictures of this size; None where there are none, or where they belong to
-        pictures of another aspect or, where `size` is not known, of another size, as their principal point tells."""
+        """Intrinsics (F, 3, 3) in pixels of images of this size. None where there are none, or where they belong to
+        images of another aspect ratio or, where `size` is not known, of another size (by their principal point)."""
         if self.intrinsics is None:
             return None
         own = self.size or (2 * self.intrinsics[0, 0, 2], 2 * self.intrinsics[0, 1, 2])
@@ -121,16 +132,25 @@ def load_trajectory(
     fps: float | None = None,
     fill: bool = False,
 ) -> Trajectory:
-    """The trajectory in a file or folder of any format of `formats`, in OpenCV c2w, metres, at an even rate.
+    """Read a camera trajectory from a file or folder: OpenCV camera-to-world, metres, at an even rate.
 
-    format: one of `formats.FORMATS`; None tells it by the content. axes: of the file's cameras, a name in `AXES`; None
-    for the format's own (opengl for transforms.json, opencv for others). poses: "c2w" or "w2c"; None for the format's
-    own. metres_per_unit: of positions in the file. fps: poses a second, whatever the file says. fill: interpolate up to
-    `MAX_GAP` lost (NaN) poses in a row, and leave out those at both ends.
+    Uneven time stamps, and gaps in the numbers of images' names, are interpolated to an even rate, which is logged.
+    Rotations must be orthonormal within `ROTATION_TOLERANCE`, with determinant +1. Nothing is unpickled.
 
-    Poses whose time stamps, or the numbers in whose pictures' names, are uneven are interpolated to an even rate, which
-    is logged. Rotations must be orthonormal within `ROTATION_TOLERANCE` with determinant +1. Nothing is unpickled.
-    Raises FileNotFoundError for a missing file, ValueError in one sentence for what is wrong in it, or in a keyword.
+    Args:
+        path: a file or folder in a format of `formats.FORMATS`.
+        format: the format; None to recognise it by content.
+        axes: camera axes of the file, a name in `AXES`; None for the format's own (opengl for transforms.json, opencv
+            for others).
+        poses: "c2w" or "w2c"; None for the format's own.
+        metres_per_unit: of positions in the file.
+        fps: poses a second, whatever the file says.
+        fill: interpolate up to `MAX_GAP` lost (NaN) poses in a row, and leave out those at both ends.
+
+    Raises:
+        FileNotFoundError: where there is no file.
+        ValueError: for a file that cannot be read as a trajectory (the message says why), or an unknown argument
+            value.
     """
     for name, value, known in (("format", format, FORMATS), ("axes", axes, AXES), ("poses", poses, ("c2w", "w2c"))):
         if value is not None and value not in known:
@@ -211,8 +231,7 @@ def _interpolated(given: Trajectory, here: np.ndarray, there: np.ndarray) -> Tra
 
 
 def whole_chunks(c2w: np.ndarray, n: int) -> np.ndarray:
-    """The poses after the first, the last one repeated until they fill whole chunks of n frames. ValueError for a
-    single pose, which is no movement."""
+    """The poses after the first, the last one repeated to fill chunks of n frames. ValueError for a single pose."""
     if len(c2w) < 2:
         raise ValueError("The camera path has a single pose; give at least one frame of movement.")
     poses = c2w[1:]
@@ -220,7 +239,7 @@ def whole_chunks(c2w: np.ndarray, n: int) -> np.ndarray:
 
 
 def orthonormalize(c2w: np.ndarray) -> np.ndarray:
-    """The pose (4, 4) with the nearest rotation; left untouched, bit for bit, while it is one within 1e-12."""
+    """The pose (4, 4) with the nearest rotation; unchanged, bit for bit, if it is a rotation within 1e-12."""
     if np.abs(_gram(c2w) - np.eye(3)).max() <= 1e-12:
         return c2w
     u, _, vt = np.linalg.svd(c2w[:3, :3])
@@ -230,7 +249,7 @@ def orthonormalize(c2w: np.ndarray) -> np.ndarray:
 
 
 def snap_frames(frames: int, stride: int, upper_bound: int | None = None) -> int:
-    """The nearest length `stride * m + 1` (ties up, the lower neighbour if above `upper_bound`), at least 1."""
+    """The nearest length `stride * m + 1`, at least 1. Ties go up; the lower neighbour is taken above `upper_bound`."""
     if frames < 1:
         return 1
     lower = (frames - 1) // stride * stride + 1
@@ -242,10 +261,8 @@ def snap_frames(frames: int, stride: int, upper_bound: int | None = None) -> int
 
 
 def chunk_boundaries(latents: int, chunk: int = 3) -> list[int]:
-    """Where chunks of latents begin and end, `[0, ..., latents]`; the remainder goes to the first chunk.
-
-    Fewer latents than one chunk make no chunk: `[0]`.
-    """
+    """Boundaries `[0, ..., latents]` of chunks of latents; the remainder goes to the first chunk. Fewer latents than
+    one chunk make no chunk: `[0]`."""
     return [0, *range(chunk + latents % chunk, latents + 1, chunk)] if latents >= chunk else [0]
 
 

@@ -1,7 +1,7 @@
-"""What an environment is made with, as one value, and as the plain keywords that files and specs hold.
+"""The arguments of an environment as one value, and as plain values that files and specs hold.
 
 config = EnvConfig(world="nano", task="explore", max_episode_chunks=20)
-env = SanaWMEnv(**config.keywords)                      # env.config == config
+env = SanaWMEnv(**config.keywords)  # env.config == config
 EnvConfig.from_plain(json.loads(json.dumps(config.to_plain()))) == config
 """
 
@@ -26,11 +26,14 @@ SNAPSHOTS = ("tails", "latents")
 
 @dataclass(frozen=True, kw_only=True)
 class EnvConfig:
-    """The keywords of `SanaWMEnv`, which says what they mean, and their defaults. world_options: those that load the
-    world, by name.
+    """The arguments of `SanaWMEnv`, which explains them, and their defaults.
 
-    Raises ValueError or TypeError for what no environment can be made with, as far as that can be told without its
-    world.
+    Attributes:
+        world_options: arguments that load the world, by name. The other attributes are those of `SanaWMEnv`.
+
+    Raises:
+        ValueError: for values that no environment can be made with, as far as the world need not be loaded to know.
+        TypeError: likewise.
     """
 
     world: str | os.PathLike | World = "nano"
@@ -67,13 +70,13 @@ class EnvConfig:
 
     @property
     def keywords(self) -> dict[str, Any]:
-        """As `SanaWMEnv` and `gymnasium.make` take them: options of the world beside the others."""
+        """The arguments of `SanaWMEnv` and `gymnasium.make`, with options of the world among them."""
         names = [each.name for each in fields(self) if each.name != "world_options"]
         return {name: getattr(self, name) for name in names} | dict(self.world_options)
 
     def to_plain(self) -> dict[str, Any]:
-        """The keywords as JSON and YAML have them, without those that say nothing (None and empty). TypeError for a
-        world, a task or a picture that is given as an object: a file names them."""
+        """The arguments as JSON and YAML have them, without None and empty values. TypeError for a world, a task or an
+        image that is given as an object: a file needs a name or path."""
         values = {name: plain(value) for name, value in self.keywords.items()}
         for name, value in values.items():
             try:
@@ -85,8 +88,8 @@ class EnvConfig:
 
     @classmethod
     def from_plain(cls, data: Mapping[str, Any]) -> "EnvConfig":
-        """Of what `to_plain` made, or a part of it. ValueError or TypeError in one sentence for values that do not fit;
-        a name that is not known is an option of the world, which checks them."""
+        """The config of what `to_plain` returned, or of a part of it. A name that is no argument is an option of the
+        world, which checks it. ValueError or TypeError for values that do not fit."""
         own = {each.name for each in fields(cls)} - {"world_options"}
         given = {name: plain(value) for name, value in data.items()}
         options = {name: value for name, value in given.items() if name not in own}

@@ -1,10 +1,10 @@
-"""The environment: walk through a world that a network imagines, for a task or for none.
+"""The environment: a Gymnasium class around a `Simulator`.
 
 env = gymnasium.make("SanaWM/Explore-v0", world="nano")
 obs, info = env.reset(seed=0)
-obs, reward, terminated, truncated, info = env.step(env.action_space.sample())     # 24 frames, 1.5 s
-here = env.unwrapped.snapshot()                  # copies nothing
-obs, info = env.unwrapped.restore(here)          # nor does this
+obs, reward, terminated, truncated, info = env.step(env.action_space.sample())  # 24 frames, 1.5 s
+here = env.unwrapped.snapshot()  # copies nothing
+obs, info = env.unwrapped.restore(here)  # nor does this
 """
 
 import copy
@@ -45,51 +45,58 @@ BIT_GENERATORS = {kind.__name__: kind for kind in (np.random.PCG64, np.random.PC
 
 
 class SanaWMEnv(gym.Env):
-    """One learned world behind the Gymnasium interface; a step is one chunk: 24 frames, 1.5 s of camera time.
+    """A learned world behind the Gymnasium interface. A step is one chunk: 24 frames, 1.5 s of camera time.
 
-    Args (plain values, so that ids, specs and workers carry them; loaded objects only by direct construction):
-        world: name of a world or a folder that holds one; or a loaded `World` (then `device` is that world's).
+    Plain arguments travel in ids, specs and workers; loaded objects only work by direct construction.
+
+    Args:
+        world: name of a world, or a folder that holds one; or a loaded `World` (then `device` is that world's).
         scenes: start images: a path, a folder of images, or a list of paths; None for the world's own. "rooms:train"
             and "rooms:test" are furnished rooms without end, another one in each episode; no room is in both.
         obs_mode: "dict", "rgb", "stack", "chunk", "latent" or "goal", see `observations.Observer`.
         action_mode: "twist", "keys", "discrete" or "poses", see `simulation.controllers`.
-        max_episode_chunks: steps until `truncated`. The environment counts itself, and a snapshot carries the count; a
-            TimeLimit around it (`max_episode_steps` of `gymnasium.make`) can only cut episodes shorter, and its count
-            is restored by `wrappers.Snapshottable` alone.
+        max_episode_chunks: steps until `truncated`. A snapshot holds the count. A TimeLimit around the environment
+            (`max_episode_steps` of `gymnasium.make`) can only cut episodes shorter; `wrappers.Snapshottable` restores
+            its count.
         device: of the world's weights and states. Weights are loaded once per process and device.
         speed: preset of `sanawm_env.camera.presets`; None for the world's own.
         smoothing: "hold" a twist from the first frame on, or "ramp" to it within 8 frames.
-        obs_size: (height, width) of observed pictures; None for the world's own, at most 144 x 256.
+        obs_size: (height, width) of observed frames; None for the world's own, at most 144 x 256.
         render_mode: None, "rgb_array" (the last frame) or "rgb_array_list" (all frames of the last step, the start
             image after a reset). Gymnasium's RecordVideo keeps one frame per step of either: record `clip.frames`.
-        workspace: limits, the keywords of `camera.presets.Workspace` as a dict; None for the world's own. Beyond the
+        workspace: limits, the arguments of `camera.presets.Workspace` as a dict; None for the world's own. Beyond the
             soft distance a warning is logged, once.
         horizon: what happens when an episode reaches the length its world was validated to (`horizon_chunks` of the
-            world, 40: one minute; the official model's positions end at 341). "stop" truncates; "reanchor" goes on
-            from the last frame as a new start image, in the same world frame, without the recurrent memory.
+            world, 40: one minute; the official model's positions end at 341). "stop" truncates; "reanchor" goes on from
+            the last frame as a new start image, in the same world frame, without the recurrent memory.
         snapshots: "tails" keeps the decoder's caches in a snapshot; "latents" leaves them out (0.6 GB at 720p) and
             replays the last latents after a restore. The frames are the same. Nano has none.
-        task: what an episode is for: "none", "explore", "pointnav", "imagenav", "followpath" or a `tasks.Task`.
+        task: "none", "explore", "pointnav", "imagenav", "followpath" or a `tasks.Task`.
         task_options: settings of a task given by name, the fields of its class.
-        reward_fn: takes a `tasks.Transition` of B episodes and returns B rewards that replace the task's.
-        world_options: how the world is loaded: precision, refiner, refiner_precision, offload, text_encoder, see
+        reward_fn: takes a `tasks.Transition` of B episodes and returns B rewards in place of the task's.
+        **world_options: how the world is loaded: precision, refiner, refiner_precision, offload, text_encoder, see
             `sanawm_env.engines.sanawm.engine.SanaLoadOptions`; other engines have options of their own.
 
-    All but reward_fn are kept in `config`, an `EnvConfig`, which has the defaults and travels in files. Any other
-    keyword raises TypeError. Actions outside the box are clipped; anything that is not an action raises ValueError or
-    TypeError and changes nothing. An episode terminates when its task says so. It is truncated after
-    `max_episode_chunks` steps, when the camera has left the workspace (`info["out_of_workspace"]`) or at the horizon
-    (`info["out_of_horizon"]`).
+    Raises:
+        TypeError: for an unknown argument, which the message answers with the known ones, and for values of another
+            type.
+        ValueError: for values outside their range.
+        FileNotFoundError: for missing weights or start images.
 
-    `info` of reset and step, numbers and arrays that every wrapper can carry: c2w (24, 4, 4) float64, the
+    `config` holds all arguments but reward_fn, as an `EnvConfig`.
+
+    An episode terminates when its task says so. It is truncated after `max_episode_chunks` steps, when the camera has
+    left the workspace (`info["out_of_workspace"]`), or at the horizon (`info["out_of_horizon"]`).
+
+    `info` of reset and step holds numbers and arrays, which every wrapper can pass on: c2w (24, 4, 4) float64, the
     camera-to-world pose of each frame relative to frame 0 (after a reset the identity, repeated); chunk, steps so far;
     scene, the first 60 bits of the start's content hash; seed of the episode's noise; out_of_workspace; out_of_horizon;
     segment_start, the chunk after which the last re-anchoring took place (0: none); intrinsics (4,) float64, fx, fy,
-    cx, cy in pixels of the world's picture; and what the task says. Text is elsewhere: the whole hash, the prompt and
-    where the intrinsics come from in `scene`, which world and which stages make the frames in `world.mode`.
+    cx, cy in pixels of the world's frames; and the task's entries. Text is in attributes: the whole hash, the prompt
+    and the source of the intrinsics in `scene`, the world and the stages that make the frames in `world.mode`.
 
     An episode is a function of its start image, its seed and its actions. `copy.deepcopy` forks it and shares the
-    weights; pickling carries the state and loads the weights anew.
+    weights; pickling stores the state and loads the weights anew.
     """
 
     metadata = {"render_modes": list(RENDER_MODES), "render_fps": 16}  # noqa: RUF012
@@ -137,14 +144,20 @@ class SanaWMEnv(gym.Env):
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begin an episode at a start image; nothing is imagined yet.
+        """Begin an episode at a start image. Nothing is predicted yet, except goals.
 
-        seed: of the generator that draws scenes and episode seeds from now on.
-        options: scene, an image (path, PIL, uint8 array) or the index of one of the environment's; prompt and
-            intrinsics or fov_deg, and anchor, as `World.scene` takes them; seed, of this episode's noise; task, a
-            mapping that the task reads (a goal, a distance). What is not given is drawn.
-        Raises ValueError for an unknown option or a negative seed, TypeError for a seed that is no whole number,
-        FileNotFoundError, TypeError or ValueError for an image; nothing has changed then.
+        Args:
+            seed: of the generator that draws scenes and episode seeds from now on; None to go on with the generator.
+            options: scene, an image (path, PIL, uint8 array) or the index of a start image; prompt, intrinsics or
+                fov_deg, and anchor, as `World.scene` takes them; seed, of this episode's noise; task, a mapping that
+                the task reads (a goal, a distance). What is not given is drawn.
+
+        Raises:
+            ValueError: for an unknown option, a negative seed, or an image that cannot be used.
+            TypeError: for a seed that is no whole number, or an option of another type.
+            FileNotFoundError: for a missing image.
+
+        The environment is unchanged after an error.
         """
         (move,) = begun(self.simulator, [self], [seed], options)
         seen = move.seen
@@ -152,10 +165,20 @@ class SanaWMEnv(gym.Env):
         return seen
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Imagine the next chunk under `action` and judge it by the task.
+        """Predict the next chunk under an action; the task judges it.
 
-        Raises ValueError or TypeError for what is not an action of the action space (values outside a twist's box are
-        clipped), gymnasium's ResetNeeded before the first reset and after the end; the state is then unchanged.
+        Args:
+            action: of the action space. Values outside a twist's box are clipped.
+
+        Returns:
+            Observation, reward, terminated, truncated, info.
+
+        Raises:
+            ValueError: for what is not an action.
+            TypeError: for what is not an action.
+            ResetNeeded: before the first reset, and after the end of an episode.
+
+        The environment is unchanged after an error.
         """
         (after,), transition = stepped(self.simulator, [self], [action])
         move = Move(self, after)
@@ -164,7 +187,7 @@ class SanaWMEnv(gym.Env):
         return obs, float(transition.rewards[0]), bool(transition.terminated[0]), bool(transition.truncated[0]), info
 
     def render(self) -> np.ndarray | list[np.ndarray] | None:  # ty: ignore[incompatible-method-override]  Gymnasium's is of any type
-        """The last frame (H, W, 3) uint8 or the list of the last step's frames, by `render_mode`; at full size."""
+        """The last frame (H, W, 3) uint8, or the list of the last step's frames, by `render_mode`; at full size."""
         now = self._now("render")
         if self.render_mode is None:
             gym.logger.warn('render() needs a render_mode: make the environment with render_mode="rgb_array".')
@@ -176,15 +199,13 @@ class SanaWMEnv(gym.Env):
 
     @property
     def clip(self) -> HostClip:
-        """What the last step showed: frames (24, H, W, 3) uint8 and c2w (24, 4, 4), read-only, at full size.
-
-        Copied from the device when asked for. Right after a reset the start image, repeated. ResetNeeded before.
-        """
+        """The last step: frames (24, H, W, 3) uint8 and c2w (24, 4, 4) float64, read-only, at full size. Copied from
+        the device at each access. After a reset the start image, repeated. ResetNeeded before the first reset."""
         return self._now("look at the clip").host_clip(self.world.config.chunk_frames)
 
     @property
     def world(self) -> World:
-        """The world that is walked in."""
+        """The loaded world."""
         return self.simulator.world
 
     @property
@@ -199,7 +220,7 @@ class SanaWMEnv(gym.Env):
 
     @property
     def horizon(self) -> str:
-        """ "stop" or "reanchor", as it was made."""
+        """What happens at the horizon, "stop" or "reanchor", as it was made."""
         return self.simulator.limits.horizon
 
     @property
@@ -209,6 +230,7 @@ class SanaWMEnv(gym.Env):
 
     @task.setter
     def task(self, task: Task) -> None:
+        """What episodes are for. May be set, to a task with the same observations and states."""
         self.simulator = replace(self.simulator, task=make_task(task))
         self.config = replace(self.config, task=task, task_options=None)
         self._observe = replace(self._observe, task=task)
@@ -224,12 +246,12 @@ class SanaWMEnv(gym.Env):
 
     @property
     def obs_mode(self) -> str:
-        """What is observed, see `observations.Observer`; as it was made."""
+        """The observation mode, see `observations.Observer`."""
         return self.config.obs_mode
 
     @property
     def action_mode(self) -> str:
-        """What an action means, see `simulation.controllers`; as it was made."""
+        """The action mode, see `simulation.controllers`."""
         return self.config.action_mode
 
     @property
@@ -264,23 +286,28 @@ class SanaWMEnv(gym.Env):
         return self._now("ask for the state").state
 
     def set_prompt(self, prompt: str) -> None:
-        """Go on under another prompt from here: the next step follows it. Nothing else changes.
-
-        Raises TypeError or ValueError for a prompt that the world cannot take, ResetNeeded before the first reset.
-        """
+        """Use another prompt from the next step on. Nothing else changes. TypeError or ValueError for a prompt that the
+        world cannot take, ResetNeeded before the first reset."""
         self._episode = self.prompted(prompt)
 
     def prompted(self, prompt: str) -> Episode:
-        """The episode with another prompt from here on; the errors of `set_prompt`."""
+        """The episode with another prompt from the next step on; raises as `set_prompt`."""
         now = self._now("set its prompt")
         if not isinstance(prompt, str):
             raise TypeError(f"A prompt must be a string, got {brief(prompt)}.")
         return replace(now, state=self.world.with_prompt(now.state, prompt))
 
     def snapshot(self, device: str | None = None) -> Snapshot:
-        """The episode as a value; copies no tensor unless it goes to another device, or was stepped with others (then
-        its frames, so that it does not keep theirs alive). ResetNeeded before a reset, ValueError for a device that is
-        not there."""
+        """The episode as a value. Tensors are copied only to another device, and the frames of an episode that was
+        stepped in a batch (so that it does not keep the batch alive).
+
+        Args:
+            device: to move the snapshot to; None to leave it.
+
+        Raises:
+            ResetNeeded: before the first reset.
+            ValueError: for a device that cannot be used.
+        """
         now = self._now("take a snapshot").with_own_clip()
         if self.config.snapshots == "latents":
             now = replace(now, state=self.world.without_caches(now.state))
@@ -289,10 +316,17 @@ class SanaWMEnv(gym.Env):
         return snapshot if device is None else snapshot.to(usable_device(device))
 
     def restore(self, snapshot: Snapshot, reseed: int | None = None) -> tuple[Observation, dict[str, Any]]:
-        """Go back to a snapshot: what the step or reset that led there returned, and the same future.
+        """Return to a snapshot: the observation and info that the step or reset that led there returned. The same
+        actions have the same future.
 
-        reseed: an episode seed for another future. A snapshot without `rng` (see `clone_state`) gets a drawn one.
-        Raises TypeError for anything but a snapshot, ValueError for one of another world or action mode.
+        Args:
+            snapshot: from `snapshot`, or `Snapshot.load`.
+            reseed: an episode seed for another future; None for the same one. A snapshot without a generator (see
+                `clone_state`) gets a drawn seed.
+
+        Raises:
+            TypeError: for anything but a snapshot.
+            ValueError: for a snapshot of another world, task or action mode.
         """
         move = self.restored(snapshot, reseed)
         seen = move.seen
@@ -300,7 +334,7 @@ class SanaWMEnv(gym.Env):
         return seen
 
     def check_snapshot(self, snapshot: Snapshot) -> None:
-        """The errors of `restore`."""
+        """Raise what `restore` raises."""
         if not isinstance(snapshot, Snapshot):
             raise TypeError(f"restore takes a Snapshot, got {type(snapshot).__name__}: take one with snapshot().")
         self.world.check_state(snapshot.state)
@@ -312,7 +346,7 @@ class SanaWMEnv(gym.Env):
         self.simulator.check(snapshot)
 
     def restored(self, snapshot: Snapshot, reseed: int | None = None) -> "Move":
-        """`restore`, worked out but not done; its errors."""
+        """`restore`, worked out but not done; raises as `restore`."""
         self.check_snapshot(snapshot)
         rng = None
         if snapshot.rng is not None:
@@ -325,10 +359,10 @@ class SanaWMEnv(gym.Env):
 
     @property
     def compute_reward(self) -> Callable[..., Any]:
-        """Of the observation mode "goal": `compute_reward(achieved_goal, desired_goal, info=None)` is 1.0 where a goal
-        (..., 3) is reached, else 0.0: the reward of a step, of what it came to, and of any goal that hindsight puts in
-        its place. A float for one, an array (...) for many. info is not looked at. AttributeError in other modes:
-        Stable-Baselines3 takes an environment that has it for one with goals."""
+        """In the observation mode "goal": `compute_reward(achieved_goal, desired_goal, info=None)` is 1.0 where a goal
+        (..., 3) is reached, else 0.0. This is the reward of a step, and that of any goal that hindsight puts in its
+        place. A float for one goal, an array (...) for many; info is ignored. AttributeError in other modes, because
+        Stable-Baselines3 takes an environment with this attribute for one with goals."""
         reached = self.compute_terminated
         return lambda achieved_goal, desired_goal, info=None: reached(achieved_goal, desired_goal, info) * 1.0
 
@@ -367,26 +401,28 @@ class SanaWMEnv(gym.Env):
 
     @episode.setter
     def episode(self, episode: Episode) -> None:
+        """The episode now, without the generator; `snapshot` returns one to keep. ResetNeeded before the first reset.
+        May be set, to an episode of this world, controller and task (ValueError for others)."""
         self.simulator.check(episode)
         self._episode = episode
 
     @property
     def batch_row(self) -> tuple[int, int]:
-        """Row of the last step in the batch it was imagined in, and how many ran there; (0, 1) right after a reset."""
+        """Row of the last step in the batch it was computed in, and the size of that batch; (0, 1) after a reset."""
         return self._now("ask how it was imagined").batch_row
 
     def observe(self, episodes: Sequence[Episode]) -> Observation:
-        """What episodes of environments of this kind show, with a leading axis."""
+        """Observations of episodes of this kind of environment, with a leading axis."""
         return self._observe(episodes)
 
     @property
     def observation(self) -> Observation:
-        """What is observed now."""
+        """The observation now."""
         return self._observe.one(self._now("observe"))
 
     @property
     def info(self) -> dict[str, Any]:
-        """The info of now."""
+        """The info now."""
         return self.simulator.info(self._now("ask for its info"))
 
     def clone_state(self, include_rng: bool = True) -> Snapshot:
@@ -481,9 +517,13 @@ SETTINGS = tuple(each.name for each in fields(EnvConfig))
 
 @dataclass(frozen=True, eq=False)
 class Move:
-    """Where an environment goes next, worked out before it goes, so that whatever fails leaves it where it is.
+    """Where an environment goes next, worked out before it goes, so that an error leaves it unchanged.
 
-    rng: how its generator goes on, None for as it is. rng_seed: the seed it was made from, if it was.
+    Attributes:
+        env: the environment.
+        episode: the episode it will have.
+        rng: the state of its generator then; None for no change.
+        rng_seed: the seed the generator was made from, if it was.
     """
 
     env: SanaWMEnv
@@ -497,16 +537,16 @@ class Move:
 
     @property
     def ended(self) -> tuple[bool, bool]:
-        """Whether the episode is terminated, whether it is truncated, there."""
+        """Whether the episode is then terminated, and whether truncated."""
         return self.env._ended(self.episode)
 
     @property
     def seen(self) -> tuple[Observation, dict[str, Any]]:
-        """Observation and info of there."""
+        """Observation and info of the episode."""
         return self.env._observe.one(self.episode), self.info
 
     def go(self) -> None:
-        """Go there."""
+        """Do it."""
         if self.rng_seed is not None:
             self.env._np_random, self.env._np_random_seed = self.rng, self.rng_seed
         elif self.rng is not None:
@@ -524,8 +564,8 @@ def begun(
     seeds: Sequence[int | None],
     options: Mapping[str, Any] | None = None,
 ) -> list[Move]:
-    """The beginning of an episode in each of several environments around one simulator; errors as in
-    `SanaWMEnv.reset`. Goals that have to be imagined are imagined in one batch."""
+    """The beginning of an episode in each of several environments around one simulator; raises as `SanaWMEnv.reset`.
+    Goals are predicted in one batch."""
     if not envs:
         return []
     options = reset_options(options)
@@ -553,8 +593,8 @@ def stepped(
     one_by_one: bool = False,
     numbers: Sequence[int] | None = None,
 ) -> tuple[list[Episode], Transition]:
-    """One step of several environments around one simulator, worked out and not gone. ResetNeeded, with the number of
-    the slot where there are several, before a reset and after an episode's end; else errors as `Simulator.step`."""
+    """One step of several environments around one simulator, worked out but not done. ResetNeeded before a reset and
+    after an episode's end, with the number of the slot if there are several; otherwise raises as `Simulator.step`."""
     for number, env in zip(range(len(envs)) if numbers is None else numbers, envs, strict=True):
         try:
             env.simulator.check_open(env._now("step"))  # by its own limits
@@ -565,12 +605,12 @@ def stepped(
         if env.workspace.beyond_soft_distance(episode.c2w) and not env._warned:
             env._warned = True
             metres = env.workspace.soft_distance
-            gym.logger.warn(f"The camera is over {metres:g} m from its start: expect poor pictures.")
+            gym.logger.warn(f"The camera is over {metres:g} m from its start: expect poor frames.")
     return after, transition
 
 
 def reset_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A copy of the options of a reset, less the marks of others; TypeError for what is no mapping."""
+    """A copy of the options of a reset, without marks of other libraries; TypeError for what is no mapping."""
     if not isinstance(options, Mapping | None):
         raise TypeError(f"The options of a reset must be a mapping, got {type(options).__name__}.")
     return {name: value for name, value in (options or {}).items() if name not in MARKS}

@@ -1,4 +1,4 @@
-"""What `gymnasium.make` passes to an environment and keeps of it: keywords, and the spec it can be made from again."""
+"""What `gymnasium.make` passes to an environment and keeps of it: arguments, and the spec."""
 
 import dataclasses
 import inspect

@@ -1,4 +1,4 @@
-"""What an agent sees of an episode: a small picture and the pose, several pictures, or latents."""
+"""Observations: a frame and the pose, several frames, or latents."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,18 +29,21 @@ Observation = NDArray | dict[str, NDArray]
 
 @dataclass(frozen=True)
 class Observer:
-    """One observation mode of a world; `size` (h, w) is the picture's. A call takes B episodes and returns
-    arrays of its own with a leading axis B; pictures are made small on the device, then copied.
+    """One observation mode of a world. A call takes B episodes and returns arrays of its own with a leading axis B.
+    Frames are resized to `size` (h, w) on the device, then copied.
 
-    dict: rgb, the last frame (h, w, 3) uint8, and pose (7,) float32: translation in metres and unit quaternion
-        x, y, z, w (w >= 0) of the last frame's camera-to-world pose relative to frame 0; and what the task adds.
-    rgb: the last frame. stack: 4 frames evenly spaced over the chunk, the last among them, oldest first, in the
-    channels (h, w, 12). chunk: all frames (24, h, w, 3). latent: the last chunk's latents (c, 3, h', w') float32,
-    clipped to +-100.
-    goal: as Gymnasium-Robotics' GoalEnv, of a task whose reward is that a goal is reached (PointNav with shaped=False):
-        observation, the pose (7,) as above; achieved_goal and desired_goal (3,) float32, positions of the camera and of
-        the goal in metres in the axes of frame 0; and rgb, the last frame. `SanaWMEnv.compute_reward` compares goals.
-    Right after a reset the start image (its latent) stands for every frame (latent) of the chunk.
+    - dict: rgb, the last frame (h, w, 3) uint8; pose (7,) float32, translation in metres and unit quaternion x, y, z, w
+      (w >= 0) of the last frame's camera-to-world pose relative to frame 0; and the task's entries.
+    - rgb: the last frame.
+    - stack: 4 frames evenly spaced over the chunk, the last among them, oldest first, in the channels (h, w, 12)
+      uint8.
+    - chunk: all frames (24, h, w, 3) uint8.
+    - latent: the last chunk's latents (c, 3, h', w') float32, clipped to +-100.
+    - goal: Gymnasium-Robotics' GoalEnv, of a task whose reward is that of its goal (PointNav with shaped=False):
+      observation, the pose (7,) as above; achieved_goal and desired_goal (3,) float32, positions of camera and goal in
+      metres in the axes of frame 0; rgb, the last frame.
+
+    After a reset the start image (its latent) stands for every frame (latent) of the chunk.
     """
 
     mode: str
@@ -82,7 +85,7 @@ class Observer:
         return np.concatenate(np.moveaxis(self._frames(episodes, STACKED), 1, 0), axis=-1)
 
     def one(self, episode: Episode) -> Observation:
-        """As a call, of a single episode and without the leading axis."""
+        """Like a call, for a single episode and without the leading axis."""
         seen = self([episode])
         return {name: value[0] for name, value in seen.items()} if isinstance(seen, dict) else seen[0]
 
@@ -118,7 +121,8 @@ class Observer:
 def observer(
     mode: str, config: WorldConfig, size: tuple[int, int] | None, workspace: Workspace, task: Task
 ) -> Observer:
-    """The mode of that name; ValueError naming what is accepted. Without a size, the world's own up to 144 x 256."""
+    """The observation mode of that name. Without a size, the world's own up to 144 x 256. ValueError with the accepted
+    values for an unknown mode, a task that does not go with "goal", a world without latents, or another size."""
     if mode not in OBS_MODES:
         raise ValueError(f"obs_mode must be one of {', '.join(OBS_MODES)}, got {brief(mode)}.")
     if mode == "goal" and (not task.goal_size or task.reward_range != (0.0, 1.0)):

@@ -1,7 +1,7 @@
 """Many episodes of one world in one batch: `gym.make_vec("SanaWM/Explore-v0", num_envs=8)`.
 
-One `Simulator` steps the episodes of all slots in one batch. A slot is a thin `SanaWMEnv` around it (its episode and
-its random generator), so it has the seeds, the snapshots and the rules of the single environment.
+One `Simulator` steps the episodes of all slots. A slot is a `SanaWMEnv` around it (its episode and its random
+generator), so it has the seeds, the snapshots and the rules of the single environment.
 """
 
 from collections.abc import Iterable, Sequence
@@ -34,17 +34,18 @@ class SanaWMVectorEnv(VectorEnv):
     """`num_envs` episodes that step together: one batched forward pass a step.
 
     Args:
-        num_envs: how many slots.
+        num_envs: number of slots.
         autoreset_mode: what happens to a slot whose episode is over. "NextStep" (default): the next step resets it and
-            ignores its action. "SameStep": it is reset at once, and `infos["final_obs"]` and `infos["final_info"]` hold
-            copies of how it ended. "Disabled": reset it yourself, `reset(options={"reset_mask": ended})`.
-        batch_invariant: imagine slots one by one, so that each is bit for bit what it would be alone; in a batch it is
-            so up to rounding.
-        max_episode_steps: `max_episode_chunks` under Gymnasium's name; with both, the smaller. None and -1: no matter.
-        settings: of every slot, the arguments of `SanaWMEnv`.
+            ignores its action. "SameStep": it is reset at once; `infos["final_obs"]` and `infos["final_info"]` hold how
+            it ended. "Disabled": you reset it, `reset(options={"reset_mask": ended})`.
+        batch_invariant: step slots one by one, so that each equals the single environment bit for bit; in a batch it
+            does up to rounding.
+        max_episode_steps: `max_episode_chunks` under Gymnasium's name; with both, the smaller. None and -1 are
+            ignored.
+        **settings: of every slot, the arguments of `SanaWMEnv`.
 
-    Slot i is seeded seed + i. Only slots whose episode is over are reset. Episodes are truncated by the slots
-    themselves. Raises what `SanaWMEnv` raises; an error that is about a slot names it, and then no slot has moved.
+    Slot i is seeded seed + i. Only slots whose episode is over are reset. Raises as `SanaWMEnv`; an error about a slot
+    names it, and no slot has moved then.
 
     `call`, `get_attr`, `set_attr`, `np_random` and `np_random_seed` are those of `gymnasium.vector.SyncVectorEnv`.
     """
@@ -113,7 +114,7 @@ class SanaWMVectorEnv(VectorEnv):
         return self.get_attr("np_random_seed")
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """What a method of every slot returns for these arguments, or the attribute of that name. AttributeError where
+        """The result of a method of every slot for these arguments, or the attribute of that name. AttributeError where
         there is none."""
         found = [env.get_wrapper_attr(name) for env in self.envs]
         return tuple(each(*args, **kwargs) if callable(each) else each for each in found)
@@ -123,10 +124,15 @@ class SanaWMVectorEnv(VectorEnv):
         return self.call(name)
 
     def set_attr(self, name: str, values: Any) -> None:
-        """Set an attribute of every slot: one value for each in a list or tuple, or the same for all.
+        """Set an attribute of every slot.
 
-        Raises ValueError for another number of values, for different ones of what judges all slots together (the task,
-        the reward function), and what the attribute itself raises; nothing has changed then.
+        Args:
+            name: of the attribute.
+            values: one for each slot in a list or tuple, or one for all.
+
+        Raises:
+            ValueError: for another number of values, different values of what all slots share (the task, the reward
+                function), or what the attribute itself refuses; nothing has changed then.
         """
         values = list(values) if isinstance(values, list | tuple) else [values] * self.num_envs
         if len(values) != self.num_envs:
@@ -161,7 +167,7 @@ class SanaWMVectorEnv(VectorEnv):
 
     @property
     def world(self) -> World:
-        """The world that all slots walk in."""
+        """The world of all slots."""
         return self.simulator.world
 
     def reset(
@@ -172,8 +178,16 @@ class SanaWMVectorEnv(VectorEnv):
     ) -> tuple[Observation, dict[str, Any]]:
         """Begin an episode in every slot, or in those of `options["reset_mask"]` (num_envs,) bool.
 
-        seed: slot i gets seed + i; or one per slot. options: as `SanaWMEnv.reset`, for all slots (a seed among them as
-        above); or a list of one per slot. Observations are of all slots, infos of those that were reset.
+        Args:
+            seed: slot i gets seed + i; or one per slot.
+            options: as of `SanaWMEnv.reset`, for all slots (a seed among them as above); or a list of one per slot.
+
+        Returns:
+            Observations of all slots, and infos of those that were reset.
+
+        Raises:
+            ValueError: as `SanaWMEnv.reset`, and for unequal numbers.
+            TypeError: as `SanaWMEnv.reset`.
         """
         each = list(options) if isinstance(options, list | tuple) else None
         options = reset_options(cast(dict[str, Any] | None, options)) if each is None else {}
@@ -193,9 +207,16 @@ class SanaWMVectorEnv(VectorEnv):
         return self._go(dict(zip(slots, moves, strict=True)), slots)
 
     def step(self, actions: Any) -> Arrays:
-        """Imagine the next chunk of every slot, in one batch; see the class for slots whose episode is over.
+        """Predict the next chunk of every slot in one batch. The class says what happens to slots whose episode is
+        over.
 
-        Raises ResetNeeded before the first reset, and with autoreset_mode "Disabled" while an episode is over.
+        Args:
+            actions: a batch of the action space, one action for each slot.
+
+        Raises:
+            ResetNeeded: before the first reset, and with autoreset_mode "Disabled" while an episode is over.
+            ValueError: for what is not an action of a slot, or another number of them.
+            TypeError: for what is not a batch of actions.
         """
         given, over = self._actions(actions), self._over()
         resetting = np.flatnonzero(over).tolist() if self.autoreset_mode == AutoresetMode.NEXT_STEP else []
@@ -222,18 +243,24 @@ class SanaWMVectorEnv(VectorEnv):
         return obs, rewards, terminated, truncated, infos
 
     def render(self) -> tuple[Any, ...] | None:
-        """What every slot renders."""
+        """The frames that every slot renders."""
         return None if self.render_mode is None else tuple(env.render() for env in self.envs)
 
     def snapshot(self, indices: Sequence[int] | None = None) -> list[Snapshot]:
-        """Of these slots, of all by default. They go into any slot, and into a single environment."""
+        """Snapshots of these slots, of all by default. They can be restored into any slot, and into a single
+        environment."""
         return [self.envs[i].snapshot() for i in self._indices(indices, distinct=False)]
 
     def set_prompt(self, prompt: str | Sequence[str], indices: Sequence[int] | None = None) -> None:
-        """Go on under another prompt in these slots (in all by default): one for all, or one for each.
+        """Use another prompt in these slots (all by default) from the next step on.
 
-        Raises as `SanaWMEnv.set_prompt`, and ValueError for unequal counts or slots that are not there; no slot has
-        changed then.
+        Args:
+            prompt: one for all, or one for each.
+            indices: the slots.
+
+        Raises:
+            ValueError: as `SanaWMEnv.set_prompt`, and for unequal numbers or unknown slots; no slot has changed
+                then.
         """
         slots = self._indices(indices)
         prompts = [prompt] * len(slots) if isinstance(prompt, str) else _listed(prompt, "prompts are given in a list")
@@ -246,12 +273,18 @@ class SanaWMVectorEnv(VectorEnv):
     def restore(
         self, snapshots: Sequence[Snapshot], indices: Sequence[int] | None = None, reseed: Sequence[int] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Take slots (all by default) back to snapshots: what those showed. Other slots stay. A slot that waits for its
-        reset goes on from the snapshot instead.
+        """Restore snapshots into slots (all by default). Other slots stay. A slot that waits for its reset continues
+        from the snapshot.
 
-        reseed: an episode seed for each, for other futures. Raises ValueError for slots that are not there, for one
-        named twice, for unequal counts; TypeError or ValueError for snapshots as `SanaWMEnv.restore`. Nothing has
-        changed then.
+        Args:
+            snapshots: one for each slot.
+            indices: the slots.
+            reseed: an episode seed for each, for other futures.
+
+        Raises:
+            ValueError: for unknown slots, a slot named twice, unequal numbers, or snapshots of another world, task or
+                action mode; nothing has changed then.
+            TypeError: for what is not a list of snapshots.
         """
         slots, snapshots = self._indices(indices), _listed(snapshots, "restore takes a list of snapshots")
         seeds = [None] * len(slots) if reseed is None else _listed(reseed, "reseed takes a seed for each slot")
@@ -268,10 +301,16 @@ class SanaWMVectorEnv(VectorEnv):
     def fork(
         self, source: int, slots: Sequence[int] | None = None, reseed: Sequence[int] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Put the episode of slot `source` into `slots` (all others by default): many futures of one past. Copies no
-        tensor of its state. Slots go on with the noise of the source, or with that of `reseed`, one seed for each.
+        """Put the episode of one slot into others: many futures of one past. No tensor of its state is copied.
 
-        Raises ValueError as `restore`, for a source whose episode is over, and for slots that the next step will reset.
+        Args:
+            source: the slot to fork.
+            slots: where to; all others by default.
+            reseed: an episode seed for each; None for the noise of the source.
+
+        Raises:
+            ValueError: as `restore`, for a source whose episode is over, and for slots that the next step will
+                reset.
         """
         (source,), over = self._indices([source]), self._over()
         if over[source]:

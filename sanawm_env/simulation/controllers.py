@@ -1,11 +1,10 @@
-"""Controllers: what an action means. Each turns an action into the camera poses of the next chunk.
+"""Controllers: action modes. A controller turns an action into the camera poses of the next chunk.
 
-A controller is a value with an action `space`, a `start()` (its state at the beginning of an episode), `read(action)`,
-the action as an array of the space's shape (lists, numbers and tensors are read too), and
-`move(state, c2w, action) -> (state, poses)`: c2w (4, 4) is the pose reached and poses (F, 4, 4) float64 follow it.
-Both raise ValueError or TypeError in one sentence for what is not an action, and change nothing they were given.
-`sample_walk_actions(rng, chunks)` draws actions of a walk from frame 0, forwards with turns: where hidden goals lie.
-Camera reference, section 8.
+A controller is a value with an action `space`; `start()`, its state at the beginning of an episode; `read(action)`, the
+action as an array of the space's shape (lists, numbers and tensors are read too); and `move(state, c2w, action) ->
+(state, poses)`, where c2w (4, 4) is the pose reached and poses (F, 4, 4) float64 follow it. Both raise ValueError or
+TypeError for what is not an action, and change nothing they were given. `sample_walk_actions(rng, chunks)` draws
+actions of a walk from frame 0, forwards with turns, for hidden goals. Camera reference, section 8.
 """
 
 import math
@@ -41,7 +40,7 @@ WALK_LOW, WALK_HIGH = (-0.4, 0.1, -1.0), (0.4, 0.8, 1.0)  # sideways, forwards, 
 
 
 class Controller(Protocol):
-    """See above. workspace: where the camera may go."""
+    """The protocol of controllers; the module describes it."""
 
     @property
     def space(self) -> spaces.Space: ...
@@ -60,8 +59,16 @@ class Twist(Controller):
     """Body twist (6,) in [-1, 1], scaled by the speed preset; values outside are clipped.
 
     (v_x, v_y, v_z, w_x, w_y, w_z): right, down, forward; look up, turn right, roll clockwise. Held for the chunk, or
-    reached from the previous twist within 8 frames (`ramp`). The pitch stays inside the workspace's limit, and a turn
-    is slowed, axis kept, so that consecutive chunks overlap.
+    reached from the previous twist within 8 frames (`ramp`). The pitch stays inside the workspace's limit. A turn is
+    slowed, axis kept, so that consecutive chunks overlap.
+
+    Attributes:
+        speed: m/s and degrees/s of a full action.
+        workspace: where the camera may go.
+        frames: of a chunk.
+        fps: frames a second.
+        horizontal_fov: degrees.
+        ramp: whether to reach the twist within 8 frames.
     """
 
     speed: SpeedPreset
@@ -98,10 +105,15 @@ class Twist(Controller):
 
 @dataclass(frozen=True)
 class Keys(Controller):
-    """Keys held for the chunk, with the velocity model of the action strings: the same keys give the same poses.
+    """Keys held for the chunk, with the velocity model of action strings: the same keys give the same poses.
 
-    Without a `table`, `MultiBinary(8)` in the order w s a d i k j l, or 0 for no key, as Gymnasium's `play` sends it;
-    with one, `Discrete`: an index into its key sets, a number or an array of one.
+    Without a table the space is `MultiBinary(8)` in the order w s a d i k j l, or 0 for no key, as Gymnasium's `play`
+    sends it. With one it is `Discrete`: an index into the key sets, a number or an array of one.
+
+    Attributes:
+        dynamics: speeds of the keys.
+        frames: of a chunk.
+        table: key sets by index, or None.
     """
 
     dynamics: KeyDynamics
@@ -145,16 +157,21 @@ class Keys(Controller):
         return np.array([index[frozenset(keys)] for keys in held])
 
     def for_keyboard(self) -> dict[tuple[str, ...], Any]:
-        """Actions by the keys to press for them, as `gymnasium.utils.play` wants them."""
+        """Actions by the keys to press for them, as `gymnasium.utils.play` takes them."""
         table = self.table or WALKING_TURNS
         return {tuple(keys): multi_binary(keys) if self.table is None else i for i, keys in enumerate(table) if keys}
 
 
 @dataclass(frozen=True)
 class Poses(Controller):
-    """The chunk's poses themselves: camera-to-world relative to the episode's frame 0, each a rigid transform.
+    """The poses of the chunk: camera-to-world relative to the episode's frame 0, rigid transforms.
 
-    They need not follow the pose reached before: whoever sends poses answers for their continuity and their pitch.
+    They need not follow the pose reached before: continuity and pitch are the caller's.
+
+    Attributes:
+        workspace: where the camera may go.
+        frames: of a chunk.
+        fps: frames a second.
     """
 
     workspace: Workspace
@@ -188,8 +205,14 @@ class Poses(Controller):
 
 
 class PoseSpace(spaces.Box):
-    """Rigid camera-to-world poses (frames, 4, 4) float32 within `reach` metres of frame 0; `lead` are the axes before
-    them where several are batched. A sample is a smooth path that sets out from frame 0.
+    """Rigid camera-to-world poses (frames, 4, 4) float32 within `reach` metres of frame 0. A sample is a smooth path
+    from frame 0.
+
+    Args:
+        frames: poses of a chunk.
+        reach: metres.
+        seed: of the space's generator.
+        lead: axes before those of the poses, where several are batched.
     """
 
     def __init__(
@@ -239,8 +262,16 @@ def make_controller(
     smoothing: str = "hold",
     workspace: Workspace | None = None,
 ) -> Controller:
-    """The action mode of that name for a world. speed, workspace: None for the world's own. ValueError naming what is
-    accepted."""
+    """The action mode of that name for a world. ValueError with the accepted values for an unknown mode, speed or
+    smoothing.
+
+    Args:
+        mode: "twist", "keys", "discrete" or "poses".
+        config: of the world.
+        speed: name of a speed preset; None for the world's own.
+        smoothing: of twists, "hold" or "ramp".
+        workspace: where the camera may go; None for the world's own.
+    """
     speed = config.speed if speed is None else speed
     workspace = config.workspace if workspace is None else workspace
     for what, value, known in (
@@ -259,8 +290,8 @@ def make_controller(
 
 
 def host(action: Any) -> Any:
-    """NumPy's array of a tensor, on whatever device; anything else as it is. TypeError for a tensor without values, or
-    one that requires a gradient, because a step does not carry it on."""
+    """A tensor on any device as a NumPy array; anything else unchanged. TypeError for a tensor without values, or one
+    that requires a gradient, because a step is not differentiable."""
     if not isinstance(action, torch.Tensor):
         return action
     if action.requires_grad:

@@ -45,8 +45,7 @@ class Limits:
             "reanchor" goes on from the last frame as a new start image.
 
     Raises:
-        ValueError: for an unknown horizon, or a number of steps below 1.
-        TypeError: for a number of steps that is not a whole number.
+        ValueError: for an unknown horizon, or steps that are no whole number above zero.
     """
 
     workspace: Workspace

@@ -1,9 +1,9 @@
-"""Tasks: what an episode is for. They look at episodes and say what a step earned and whether the goal is reached.
+"""Tasks: rewards, goals and terminations.
 
-A task is a value. What it remembers within an episode (cells seen, a goal) is a state that travels in the episode, so a
-restored one knows its goal and a fork shares it. Everything is batched: lists of episodes, arrays of rewards.
+A task is a value. Its state within an episode (cells seen, a goal) is part of the episode, so snapshots and forks
+include it. Everything is batched: lists of episodes, arrays of rewards.
 
-Positions are metres in the episode's world frame (the camera's at frame 0, OpenCV axes: right, down, forward).
+Positions are metres in the episode's world frame: the axes of the camera at frame 0, OpenCV (right, down, forward).
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,9 +32,15 @@ GOAL_CHUNKS, PATH_CHUNKS = 3, 5  # how far hidden goals are and how long hidden 
 class Transition:
     """One step of B episodes.
 
-    before, after: the episodes. While a task evaluates, both hold what it remembered before. actions: (B, ...).
-    frames: (B, F, H, W, 3) uint8, on the world's device. c2w: (B, F, 4, 4) float64, the pose of each frame.
-    rewards (B,) float64, terminated (B,) and truncated (B,) bool: what task and limits made of it; empty before.
+    Attributes:
+        before: the episodes before the step.
+        after: the episodes after it. While a task evaluates, their task states are those before the step.
+        actions: (B, ...), as the action space has them.
+        frames: (B, F, H, W, 3) uint8, on the world's device.
+        c2w: (B, F, 4, 4) float64, the pose of each frame relative to frame 0.
+        rewards: (B,) float64; empty while a task evaluates.
+        terminated: (B,) bool; empty while a task evaluates.
+        truncated: (B,) bool; empty while a task evaluates.
     """
 
     before: Sequence[Episode]
@@ -48,7 +54,13 @@ class Transition:
 
 
 class Verdict(NamedTuple):
-    """What a task makes of a transition: rewards (B,), terminated (B,) bool, and the next state of each episode."""
+    """A task's judgement of a transition.
+
+    Attributes:
+        rewards: (B,) float.
+        terminated: (B,) bool.
+        states: the next task state of each episode.
+    """
 
     rewards: NDArray
     terminated: NDArray
@@ -56,10 +68,14 @@ class Verdict(NamedTuple):
 
 
 class Task:
-    """No task: reward 0.0, never terminated. The base of the others.
+    """No task: reward 0.0, never terminated. The base class of tasks.
 
-    States are trees of tuples, arrays, tensors, numbers and frozen dataclasses (of one's own: name them to
-    `Snapshot.load`).
+    States are trees of tuples, arrays, tensors, numbers and frozen dataclasses. Pass dataclasses of your own to
+    `Snapshot.load`.
+
+    Attributes:
+        state_type: type of its states.
+        goal_size: numbers of a goal in the observation mode "goal"; 0 for none.
     """
 
     state_type: ClassVar[type] = type(None)  # of what it remembers
@@ -67,11 +83,11 @@ class Task:
 
     @property
     def reward_range(self) -> tuple[float, float]:
-        """Least and most that a step may earn; a subclass may simply set it."""
+        """Least and greatest reward of a step. A subclass may set it as an attribute."""
         return (0.0, 0.0)
 
     def spaces(self, size: tuple[int, int], workspace: Workspace) -> dict[str, spaces.Space]:
-        """What an observation in the mode "dict" holds besides picture (of this size) and pose."""
+        """Entries that the task adds to a "dict" observation. size: (height, width) of observed frames."""
         return {}
 
     def reset(
@@ -81,10 +97,17 @@ class Task:
         simulator: "Simulator",
         options: Mapping[str, Any],
     ) -> list[Any]:
-        """The task's state at the start of each episode. simulator: to look at the limits, to follow actions without
-        imagining, and to imagine. options: `options["task"]` of reset, for curricula.
+        """Task states at the start of episodes.
 
-        Raises ValueError or TypeError for options it does not take, before anything has happened.
+        Args:
+            episodes: B episodes at their start.
+            rngs: a generator for each.
+            simulator: to look at limits, to follow actions, and to predict.
+            options: `options["task"]` of reset.
+
+        Raises:
+            ValueError: for options the task does not take, before anything has happened.
+            TypeError: likewise.
         """
         _only(options, ())
         return [None] * len(episodes)
@@ -94,18 +117,19 @@ class Task:
         return {}
 
     def goals(self, episodes: Sequence[Episode]) -> tuple[NDArray, NDArray]:
-        """Where episodes are and where they should be, (B, goal_size) float32 each: what `reached` compares."""
+        """Achieved and desired goals, (B, goal_size) float32 each. NotImplementedError for a task without goals."""
         raise NotImplementedError(f"The task {type(self).__name__} has no goals that can be compared.")
 
     def reached(self, achieved: NDArray, desired: NDArray) -> NDArray:
-        """Which goals (...) bool are reached where (..., goal_size) is achieved and desired."""
+        """Which goals (...) bool are reached, of achieved and desired ones (..., goal_size). NotImplementedError for a
+        task without goals."""
         raise NotImplementedError(f"The task {type(self).__name__} has no goals that can be compared.")
 
     def check(self, episode: Episode) -> None:
-        """ValueError unless what an episode, perhaps one from a file, remembers is of this task."""
+        """ValueError unless the task state of an episode, perhaps one from a file, is of this task."""
 
     def info(self, episode: Episode) -> dict[str, Any]:
-        """What `info` of reset and step says besides: of the goal, and how far it is."""
+        """Entries that the task adds to `info`."""
         return {}
 
     def evaluate(self, transition: Transition) -> Verdict:
@@ -120,9 +144,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Explore(Task):
-    """Novelty of viewpoints: the reward of a step is the number of viewpoint cells that its 24 frames enter for the
-    first time in the episode, so the return is the number of cells seen. A cell is `cell` metres of floor in x and z
-    and `sector` degrees of heading. info["cells"]: cells so far."""
+    """Novelty of viewpoints. The reward of a step is the number of viewpoint cells that its 24 frames enter for the
+    first time in the episode, so the return is the number of cells seen. info: cells, their number so far.
+
+    Attributes:
+        cell: metres of floor, in x and z.
+        sector: degrees of heading.
+
+    Raises:
+        ValueError: for sizes that are no numbers in their range.
+    """
 
     cell: float = 0.5
     sector: float = 30.0
@@ -171,14 +202,23 @@ class Explore(Task):
 
 @dataclass(frozen=True)
 class PointNav(Task):
-    """Go to a point: within `radius` metres of it the episode terminates.
+    """Go to a point. An episode terminates within `radius` metres of it.
 
-    The goal is where a hidden walk of `chunks` steps ends (None: 3, or as many as an episode has), so it can be
-    reached; walks that end within two radii of their start are drawn anew. `options={"task": {"goal_c2w": c2w}}` sets
-    one, {"goal": point} one without a view (as `goal` is observed after a reset), {"chunks": n} another distance. The
-    reward is the metres that a step came closer, with a bonus of 1 for arriving; `shaped=False`: 1 for arriving, else
-    0. Observations in the mode "dict" gain `goal` (3,), the point in the camera's axes. info: goal_c2w (4, 4), distance
-    in metres, is_success.
+    The goal is where a hidden walk ends, so it can be reached; walks that end within two radii of their start are drawn
+    anew. The reward is the metres that a step came closer (at most `MOST_METRES`), and 1 for arriving. Observations in
+    the mode "dict" gain `goal` (3,), the point in the camera's axes. info: goal_c2w (4, 4), distance in metres,
+    is_success.
+
+    `options={"task": {"goal_c2w": c2w}}` of reset sets a pose, {"goal": point} a point, {"chunks": n} the length of the
+    walk.
+
+    Attributes:
+        chunks: steps of the hidden walk; None for 3, or as many as an episode has.
+        radius: metres.
+        shaped: False for a reward of 1 for arriving, else 0.
+
+    Raises:
+        ValueError: for values of another type, or outside their range.
     """
 
     chunks: int | None = None
@@ -217,7 +257,7 @@ class PointNav(Task):
         }
 
     def goals(self, episodes: Sequence[Episode]) -> tuple[NDArray, NDArray]:
-        """Positions of cameras and of goals, metres in the episode's world frame."""
+        """Positions of cameras and of goals (B, 3) float32, metres in the episode's world frame."""
         pairs = [(e.slot.c2w[:3, 3], e.task_state.c2w[:3, 3]) for e in episodes]
         achieved, desired = np.moveaxis(np.array(pairs, np.float32), 1, 0)
         return achieved, desired
@@ -247,23 +287,29 @@ class PointNav(Task):
 
     @property
     def dense(self) -> bool:
-        """Whether a step pays for what it gains in `potential`, besides arriving."""
+        """Whether a step is rewarded for its gain in `potential`, besides arriving."""
         return self.shaped
 
     def potential(self, episode: Episode) -> float:
-        """How good it is to be there; a dense reward is the difference of a step (Ng et al. 1999)."""
+        """The value of a position; a dense reward is its difference over a step (Ng et al. 1999)."""
         return -self.distance(episode)
 
 
 @dataclass(frozen=True)
 class ImageNav(PointNav):
-    """Find where a picture was taken: the world itself renders it, at the end of a hidden walk.
+    """Find the pose of a goal image. The world predicts the image, at the end of a hidden walk.
 
-    The episode terminates within `radius` metres and `angle` degrees of that pose. Rewards: "pose", as PointNav, on
-    metres plus `RADIAN_METRES` times radians away; "image", how much more the last frame looks like the goal than the
-    one before the step (`likeness`); "success", nothing but arriving. Arriving adds 1. Observations in the mode "dict"
-    gain `goal_rgb`, the picture. info: as PointNav, and angle in degrees and likeness. Of `options["task"]` it takes
+    An episode terminates within `radius` metres and `angle` degrees of that pose. Observations in the mode "dict"
+    gain `goal_rgb`, the image. info: as PointNav, and angle in degrees and likeness. Of `options["task"]` it takes
     chunks.
+
+    Attributes:
+        angle: degrees.
+        reward: "pose": as PointNav, on metres plus `RADIAN_METRES` times radians. "image": the gain in `likeness` of
+            the last frame and the goal image. "success": nothing but arriving. Arriving adds 1.
+
+    Raises:
+        ValueError: for values of another type, or outside their range.
     """
 
     angle: float = 20.0
@@ -304,7 +350,7 @@ class ImageNav(PointNav):
 
     def check(self, episode: Episode) -> None:
         if episode.task_state.image is None:
-            raise ValueError("This episode has a goal but no picture of it: it was saved in another task.")
+            raise ValueError("This episode has a goal without an image: it was saved in another task.")
 
     def info(self, episode: Episode) -> dict[str, Any]:
         angle = self.turned(episode)
@@ -333,13 +379,21 @@ class ImageNav(PointNav):
 
 @dataclass(frozen=True)
 class FollowPath(Task):
-    """Follow a path, that of a hidden walk of `chunks` steps (None: 5, or as many as an episode has).
+    """Follow a path, that of a hidden walk.
 
-    Every frame of a step may take up to `LOOK_AHEAD` poses of the path, while it is within `width` metres of them. The
-    reward is the share of the path that a step covers, so the return is at most 1; the episode terminates at its end.
-    `options={"task": {"path": c2w}}` sets poses (F, 4, 4), {"chunks": n} another length. Observations in the mode
-    "dict" gain `waypoints` (4, 3): the path 6, 12, 18 and 24 poses ahead, in the camera's axes. info: covered (share),
-    deviation (metres from the path), is_success.
+    Every frame of a step may take up to `LOOK_AHEAD` poses of the path while it is within `width` metres of them. The
+    reward is the share of the path that a step covers, so the return is at most 1; an episode terminates at the end of
+    the path. Observations in the mode "dict" gain `waypoints` (4, 3): the path 6, 12, 18 and 24 poses ahead, in the
+    camera's axes. info: covered (share), deviation (metres from the path), is_success.
+
+    `options={"task": {"path": c2w}}` of reset sets poses (F, 4, 4), {"chunks": n} the length of the walk.
+
+    Attributes:
+        chunks: steps of the hidden walk; None for 5, or as many as an episode has.
+        width: metres.
+
+    Raises:
+        ValueError: for values of another type, or outside their range.
     """
 
     chunks: int | None = None
@@ -391,7 +445,7 @@ class FollowPath(Task):
         return Verdict(np.array(rewards), np.array([self.covered(state) == 1 for state in states]), states)
 
     def covered(self, state: PathState) -> float:
-        """The share of the path that lies behind."""
+        """The share of the path that is covered."""
         return state.reached / (len(state.c2w) - 1)
 
     def _follow(self, state: PathState, c2w: NDArray) -> PathState:
@@ -411,7 +465,8 @@ TASKS = {"none": Task, "explore": Explore, "pointnav": PointNav, "imagenav": Ima
 
 
 def make_task(task: "str | Task", options: Mapping[str, Any] | None = None) -> Task:
-    """The task of that name with these settings, or the one given. ValueError or TypeError in one sentence."""
+    """The task of that name with these settings, or the task that is given. ValueError for an unknown name or value,
+    TypeError for settings it does not take; the messages list what is accepted."""
     if isinstance(task, Task):
         if options:
             raise TypeError("task_options go with the name of a task; give a task object its settings itself.")
@@ -429,13 +484,13 @@ def make_task(task: "str | Task", options: Mapping[str, Any] | None = None) -> T
 
 
 def likeness(frame: Tensor, goal: Tensor) -> float:
-    """1 for equal pictures (H, W, 3) uint8, 0 for black against white: 1 - the root of the mean squared difference of
-    both at a quarter of the size, which forgives a pixel or two."""
+    """Likeness of two images (H, W, 3) uint8: 1 minus the root of their mean squared difference at a quarter of the
+    size, which ignores shifts of a pixel or two. 1 for equal images, 0 for black against white."""
     return float(likenesses(frame[None], goal, 4)[0])
 
 
 def likenesses(frames: Tensor, goal: Tensor, smaller: int) -> Tensor:
-    """`likeness` (n,) of pictures (n, H, W, 3) to one, compared at so many times a smaller size."""
+    """`likeness` (n,) of images (n, H, W, 3) to one, compared at 1 / `smaller` of the size."""
     size = max(1, goal.shape[0] // smaller), max(1, goal.shape[1] // smaller)
     a, b = (resize_frames(pictures, *size).float() for pictures in (frames, goal[None]))
     return 1 - (a - b).square().mean((1, 2, 3)).sqrt() / 255

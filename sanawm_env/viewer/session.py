@@ -1,14 +1,14 @@
-"""A session: one world, walked through by one or many, with everything that happened kept as a tree. It has no screen.
+"""A session of the viewer, without a page: one world, and the tree of everything that was done in it.
 
     session = Session(World.load("nano"))
-    start = session.begin(0)                # the first shipped scene
-    node = session.drive("w-24")            # a chunk: 24 frames, 1.5 s
+    start = session.begin(0)  # the first shipped start image
+    node = session.drive("w-24")  # a chunk: 24 frames, 1.5 s
     session.drive("d-24")
-    session.restore(node.id)                # back, in no time and at no cost: states are values
-    session.drive("a-24")                   # another branch
+    session.restore(node.id)  # back, without cost: states are values
+    session.drive("a-24")  # another branch
 
-The frames of a node lie in its snapshot, on disk like in memory, so branches are compared, recorded and
-saved exactly as they were seen and nothing is imagined twice.
+The frames of a node are in its snapshot, in memory or on disk, so branches are compared, recorded and saved as they
+were seen, and nothing is predicted twice.
 """
 
 import hashlib
@@ -51,10 +51,13 @@ MAX_NAME = 80
 
 @dataclass(frozen=True, eq=False)
 class Film:
-    """A branch, for whoever writes it down: its start and the chunks after it.
+    """A branch, for recording: its start and the chunks after it.
 
-    start: the scene it began in. nodes: from the start to the last one. intrinsics: (3, 3) in pixels. chunks() yields
-    the frames (24, H, W, 3) uint8 of each node but the first, one after the other.
+    Attributes:
+        session: whose branch it is.
+        start: the scene it began in.
+        nodes: from the start to the last one.
+        fps: frames a second.
     """
 
     session: "Session"
@@ -64,23 +67,30 @@ class Film:
 
     @property
     def c2w(self) -> NDArray:
-        """(F, 4, 4) pose of every frame, the start image's first."""
+        """(F, 4, 4) float64, the pose of every frame, the start image's first."""
         return np.concatenate([node.c2w for node in self.nodes])
 
     @property
     def intrinsics(self) -> NDArray:
+        """(3, 3) float64, in pixels of the frames."""
         return intrinsics_matrix(self.start.intrinsics)
 
     def chunks(self) -> Iterator[NDArray]:
+        """Frames (24, H, W, 3) uint8 of each node but the first."""
         for node in self.nodes[1:]:
             yield self.session.frames(node.id)
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Two branches side by side after their last common node (None: they have none).
+    """Two branches side by side, after their last common node.
 
-    frames: (F, H, 2 W, 3) uint8, the shorter branch standing still at its end. psnr: (F,) dB between the two.
+    Attributes:
+        common: that node; None if they have none.
+        left: the end of the left branch.
+        right: the end of the right branch.
+        frames: (F, H, 2 W, 3) uint8; the shorter branch repeats its last frame.
+        psnr: (F,) dB between the two.
     """
 
     common: Node | None
@@ -91,17 +101,22 @@ class Comparison:
 
 
 class Session:
-    """A world and the tree of what was done in it. Every method may be called from any thread.
+    """A world and the tree of what was done in it. Any thread may call every method.
 
-    memory_limit: bytes of snapshots that stay in the world's memory; older ones that are not pinned move to the host's
-        memory, where the world is elsewhere, and from there (same limit) to disk. They come back when they are needed.
-    folder: for those; None for a temporary one. speed: a speed preset's name, None for the world's own.
-    seed: of the seeds that are drawn. name: name or folder by which `World.load` found the world.
+    Args:
+        world: a loaded world.
+        memory_limit: bytes of snapshots that stay in the world's memory. Older ones that are not pinned move to the
+            host's memory, if the world is elsewhere, and from there (same limit) to disk. They are read back when
+            needed.
+        folder: for snapshots on disk; None for a temporary one.
+        speed: name of a speed preset; None for the world's own.
+        seed: of the seeds that are drawn.
+        name: name or folder by which `World.load` found the world.
 
-    `close()` deletes what lies in the folder; so does the end of the process.
+    `close()` deletes what is in the folder; so does the end of the process.
 
-    What cannot be done raises ValueError or TypeError in one sentence (MemoryError where the device is full, OSError
-    where the disk is), and changes nothing.
+    Every method raises ValueError or TypeError for what cannot be done, MemoryError where the device is full, OSError
+    where the disk is full; nothing has changed then.
     """
 
     def __init__(
@@ -130,28 +145,29 @@ class Session:
 
     @property
     def tree(self) -> Tree:
-        """All nodes as they are now, a value."""
+        """All nodes now, as a value."""
         return self._tree
 
     @property
     def current(self) -> Node:
-        """The present. ValueError before the first scene."""
+        """The current node. ValueError before the first scene."""
         if self._tree.current < 0:
             raise ValueError("There is no scene yet: begin one.")
         return self._tree[self._tree.current]
 
     @property
     def memory(self) -> Memory:
+        """Bytes of snapshots, by where they are."""
         with self._lock:
             return self._store.memory
 
     @property
     def scenes(self) -> tuple[Path, ...]:
-        """Start images that the world ships."""
+        """Start images of the world."""
         return self.world.starts
 
     def snapshot(self, node: int) -> Snapshot:
-        """The episode after a node, to imagine from elsewhere; brought back if it was moved away."""
+        """The episode after a node, read back if it was moved to disk."""
         with self._lock:
             return self._snapshot(self._tree[node].id)
 
@@ -173,11 +189,15 @@ class Session:
         seed: int | None = None,
         name: str | None = None,
     ) -> Node:
-        """A new scene, which becomes the present.
+        """Begin a scene; its start becomes the current node.
 
-        image: index of a shipped scene, a path, an array, or the bytes of a PNG, JPEG or WebP file of at most 16 MB.
-        prompt: for worlds with text. fov_deg: horizontal field of view of the world's picture, None for its own lens.
-        seed: of the noise, None to draw one. name: how the scene is called.
+        Args:
+            image: index of a start image, a path, an array, or the bytes of a PNG, JPEG or WebP file of at most 16
+                MB.
+            prompt: for worlds with text.
+            fov_deg: horizontal field of view of the world's frames in degrees; None for the world's own.
+            seed: of the noise; None to draw one.
+            name: of the scene; None for the file's.
         """
         with self._lock, self._drawn_for_good():
             label = name or (Path(image).stem if isinstance(image, str | PathLike) else "an image")
@@ -194,10 +214,13 @@ class Session:
             return self._add(episode, None, label[:MAX_NAME], (), None)
 
     def drive(self, move: str | ArrayLike | Parts, at: int | None = None, seed: int | None = None) -> Node:
-        """Imagine the chunk after a node (None: the present) under a move; it becomes the present.
+        """Predict the chunk after a node; it becomes the current node.
 
-        move: keys held for 24 frames in all ("w-24", "w-10,wd-14"), a body twist (6,) in [-1, 1], poses (24, 4, 4)
-        relative to the start, or parts (`moves`). seed: of the noise from here on, None to go on with the node's.
+        Args:
+            move: keys held for 24 frames in all ("w-24", "w-10,wd-14"), a body twist (6,) in [-1, 1], poses (24, 4, 4)
+                relative to the start, or parts (`moves`).
+            at: the node; None for the current one.
+            seed: of the noise from here on; None for the node's.
         """
         with self._lock:
             parent = self.current if at is None else self._tree[at]
@@ -205,8 +228,8 @@ class Session:
             return self._add(episode, parent, parent.scene, parts, keys)
 
     def revise(self, node: int, move: str | ArrayLike | Parts) -> Node:
-        """Imagine another chunk in place of the present one, which nobody has named, pinned or driven on from: the
-        same node before it, the same noise, another move."""
+        """Predict another chunk in place of a node that has no name, no pin and no children: from the same node before
+        it, with the same noise and another move."""
         with self._lock:
             old = self._tree[node]
             if old.parent is None or not self.plain(node):
@@ -220,24 +243,24 @@ class Session:
             return new
 
     def plain(self, node: int) -> bool:
-        """Whether nothing would be lost with a node but its own chunk: no name, no pin, no children."""
+        """Whether a node has no name, no pin and no children."""
         found = self._tree[node]
         return not (found.name or found.pinned or self._tree.children(node))
 
     def set_prompt(self, prompt: str, at: int | None = None) -> None:
-        """What is driven on from a node (None: the present) follows another prompt from there on."""
+        """Use another prompt for chunks after a node (None: the current one)."""
         with self._lock:
             node = self.current if at is None else self._tree[at]
             state = self.world.with_prompt(self._snapshot(node.id).state, prompt)
             self._prompts[node.id] = state.slots[0].scene.prompt
 
     def prompt(self, node: int) -> str:
-        """What the chunks after a node follow."""
+        """The prompt of chunks after a node."""
         with self._lock:
             return self._prompts.get(node, self._snapshot(node).slot.scene.prompt)
 
     def restore(self, node: int) -> Node:
-        """Make a node the present: bit for bit the same, and the same future under the same moves."""
+        """Make a node the current one. Its state is the same bit for bit, and so is its future under the same moves."""
         with self._lock:
             found = self._tree[node]
             self._snapshot(node)
@@ -245,8 +268,13 @@ class Session:
             return found
 
     def reseed(self, node: int, seed: int | None = None) -> Node:
-        """Another future of the same past: the chunk of this node imagined again, from the node before it under the
-        same move, with other noise (None: drawn). It becomes the present, a branch beside the node."""
+        """Another future of the same past: predict the chunk of a node again, from the node before it, under the same
+        move with other noise. The new node is a sibling and becomes the current one.
+
+        Args:
+            node: the node.
+            seed: of the noise; None to draw one.
+        """
         with self._lock, self._drawn_for_good():
             found = self._tree[node]
             if found.parent is None:
@@ -259,22 +287,20 @@ class Session:
     # --- looking after the tree ---
 
     def rename(self, node: int, name: str) -> Node:
-        """Give a node a name of at most 80 characters; an empty one takes it away."""
+        """Name a node, with at most 80 characters; an empty text removes the name."""
         if not isinstance(name, str) or len(name) > MAX_NAME:
             raise ValueError(f"A name is a text of at most {MAX_NAME} characters.")
         with self._lock:
             return self._change(replace(self._tree[node], name=" ".join(name.split())))
 
     def pin(self, node: int, pinned: bool = True) -> Node:
-        """A pinned node is not deleted and stays in the world's memory."""
+        """Pin a node: it cannot be deleted, and stays in the world's memory."""
         with self._lock:
             return self._change(replace(self._tree[node], pinned=bool(pinned)))
 
     def delete(self, node: int) -> list[int]:
-        """Delete a node and all that was driven from it; the present moves to what remains. The numbers that went.
-
-        ValueError where one of them is pinned, or where nothing would remain.
-        """
+        """Delete a node and its descendants. The current node moves to one that remains. Returns the numbers that were
+        deleted. ValueError where one of them is pinned, or where nothing would remain."""
         with self._lock:
             gone = [below.id for below in self._tree.below(node)]
             pinned = [i for i in gone if self._tree[i].pinned]
@@ -312,8 +338,8 @@ class Session:
     # --- files ---
 
     def save(self, folder: str | PathLike) -> Path:
-        """Write the whole session to a folder, which appears whole or not at all: session.json, arrays.safetensors and
-        a safetensors file for each node. An older session there is replaced. OSError where it cannot be written."""
+        """Write the session to a folder, which appears whole or not at all: session.json, arrays.safetensors and a
+        safetensors file for each node. An older session there is replaced. OSError where it cannot be written."""
         with self._lock:
             tree, snapshots = self._tree, self._store.view()
         if not tree.nodes:
@@ -321,8 +347,8 @@ class Session:
         return files.save(Path(folder), tree, snapshots, self.world)
 
     def open(self, folder: str | PathLike) -> Node:
-        """Go on with a saved session in place of this one. Every file is verified first; snapshots are read when they
-        are visited. FileNotFoundError or ValueError in one sentence for what is no session of this world."""
+        """Continue a saved session in place of this one. Every file is verified first; snapshots are read when they are
+        visited. FileNotFoundError or ValueError for what is no session of this world."""
         with self._lock:
             tree, snapshots = files.read(Path(folder), self.world)
             fresh = Path(tempfile.mkdtemp(prefix="opened-", dir=self.folder))
