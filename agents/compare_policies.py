@@ -142,10 +142,10 @@ class Registration:
         small = resize_frames(frames, SMALL[0] // self.blur, SMALL[1] // self.blur).cpu().numpy().astype(np.float32)
         return small + self.noise * rng.standard_normal(small.shape, np.float32)
 
-    def __call__(self, old: NDArray, new: NDArray, grid: "Grid", lens: tuple[float, ...]) -> tuple[NDArray, float]:
+    def __call__(self, old: NDArray, new: NDArray, grid: "Grid", pinhole: tuple[float, ...]) -> tuple[NDArray, float]:
         """The pose (4, 4) of `new` in the axes of `old`, both (h, w, 3), among those of a grid; and how much of the
-        variance of `new` is left unexplained, 1 for no better than one colour. lens: intrinsics over the width."""
-        poses, taps, shares, inside = warps(grid, lens, old.shape[:2], self.wall)
+        variance of `new` is left unexplained, 1 for no better than one colour. pinhole: intrinsics over the width."""
+        poses, taps, shares, inside = warps(grid, pinhole, old.shape[:2], self.wall)
         flat = old.reshape(-1, 3)
         seen = sum(share[..., None] * flat[tap] for tap, share in zip(taps, shares, strict=True))  # (N, h w, 3)
         error = np.square(seen - new.reshape(-1, 3)).mean(-1)
@@ -178,7 +178,7 @@ STRIDE = Grid((-0.6, 0.6, 7), (-0.6, 0.6, 13), (-16.0, 16.0, 9))  # of half a st
 
 @lru_cache(32)
 def warps(
-    grid: Grid, lens: tuple[float, ...], size: tuple[int, int], wall: float
+    grid: Grid, pinhole: tuple[float, ...], size: tuple[int, int], wall: float
 ) -> tuple[NDArray, NDArray, NDArray, NDArray]:
     """For each pose of a grid, from where in the old picture a pixel of the new one comes.
 
@@ -187,7 +187,7 @@ def warps(
     whether it is inside and in front (N, h w).
     """
     (height, width), poses = size, grid.poses
-    fx, fy, cx, cy = np.array(lens) * width
+    fx, fy, cx, cy = np.array(pinhole) * width
     v, u = np.mgrid[:height, :width] + 0.5
     rays = np.stack([(u - cx) / fx, (v - cy) / fy, np.ones_like(u)], -1).reshape(-1, 3)  # of the new camera
     rays = rays @ poses[:, :3, :3].transpose(0, 2, 1)  # (N, h w, 3), in the axes of the old one
@@ -228,7 +228,7 @@ class Servo(Policy):
         goal, now = self.reads.small(torch.stack([view.goal_image, view.frames[-1]]), rng)
         if self.likely is not None and np.square(goal - now).mean() <= self.likely * (goal.var((0, 1)).mean() + 1):
             return None, memory
-        pose, left = self.reads(now, goal, GOAL, lens(view))
+        pose, left = self.reads(now, goal, GOAL, pinhole(view))
         if left > LOST and self.search:
             return twist((0, 0, 1)), memory
         return moves(view.controller).toward(pose, heading=True), memory
@@ -265,7 +265,7 @@ class Odometer(Policy):
             goal, last, _ = memory
             half = len(view.frames) // 2
             for now in self.reads.small(view.frames[[half - 1, len(view.frames) - 1]], rng):
-                moved, _ = self.reads(last, now, STRIDE, lens(view))
+                moved, _ = self.reads(last, now, STRIDE, pinhole(view))
                 goal, last = np.linalg.inv(moved) @ goal, now
         action = moves(view.controller).toward(goal, heading=False)
         return action, (goal, last, action)
@@ -311,7 +311,7 @@ def twist(planar) -> NDArray:
     return out
 
 
-def lens(view: View) -> tuple[float, ...]:
+def pinhole(view: View) -> tuple[float, ...]:
     """Intrinsics over the width of the picture."""
     return tuple(float(number) for number in view.intrinsics / view.frames.shape[2])
 

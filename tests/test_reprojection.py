@@ -47,7 +47,7 @@ def seen():
 def guess(codec, seen, path, last=None, before=None, **more):
     """Path relative to the start."""
     _, _, frames, inverse = seen
-    lens = torch.from_numpy(intrinsics(HEIGHT, WIDTH))[None]
+    pinhole = torch.from_numpy(intrinsics(HEIGHT, WIDTH))[None]
     origin = torch.eye(4, dtype=torch.float64)[None]
     if last is not None:
         inverse = torch.cat((inverse, more.pop("also")))
@@ -58,7 +58,7 @@ def guess(codec, seen, path, last=None, before=None, **more):
         origin,
         origin if before is None else before,
         torch.from_numpy(path)[None],
-        lens,
+        pinhole,
         torch.tensor([more.pop("known", False)]),
         inverse,
     )
@@ -228,14 +228,14 @@ def test_a_configuration_that_cannot_reproject_is_refused():
 
 def views_of(seen):
     """What `clips.load` gives of views, of one picture."""
-    lens = torch.from_numpy(intrinsics(HEIGHT, WIDTH)).float()[None]
-    return {"pictures": seen[2], "depth": 1 / seen[3], "intrinsics": lens}
+    pinhole = torch.from_numpy(intrinsics(HEIGHT, WIDTH)).float()[None]
+    return {"pictures": seen[2], "depth": 1 / seen[3], "intrinsics": pinhole}
 
 
 def test_pictures_and_depth_are_mirrored_together(seen, codec):
     views = views_of(seen)
-    pictures, depth, lens = draw_pictures(views, codec, DepthConfig(dreamt=0), torch.Generator().manual_seed(0))
-    assert pictures.shape == (16, 3, HEIGHT, WIDTH) and lens.shape == (16, 4)
+    pictures, depth, pinhole = draw_pictures(views, codec, DepthConfig(dreamt=0), torch.Generator().manual_seed(0))
+    assert pictures.shape == (16, 3, HEIGHT, WIDTH) and pinhole.shape == (16, 4)
     mirrored = torch.tensor([not torch.equal(d, views["depth"][0]) for d in depth])
     assert 0 < mirrored.sum() < 16
     grey, flat = pictures.mean(1), views["pictures"].float().mean(-1) / 255

@@ -63,7 +63,7 @@ class LookAtTrajectory(TrajectoryReading):
             ("path", f"{found.metres:.3g} m, at most {found.farthest:.3g} m from the start"),
             ("top speed", speed),
             ("top turn", turn),
-            ("intrinsics", _lens(trajectory)),
+            ("intrinsics", _intrinsics(trajectory)),
         ):
             say(f"{name:<10}  {text}")
         for warning in found.warnings:
@@ -90,7 +90,7 @@ class LookAtTrajectory(TrajectoryReading):
             figure.savefig(part, dpi=110, format="png")
 
 
-def _lens(trajectory: "Trajectory") -> str:
+def _intrinsics(trajectory: "Trajectory") -> str:
     import math
 
     if trajectory.intrinsics is None:

@@ -132,7 +132,7 @@ class EpisodeWriter(RolloutWriter):
         world, scene = env.world, env.state.slots[0].scene
         config = config if isinstance(config, EnvConfig) else EnvConfig.from_plain(config)
         made = replace(config, scenes=None).to_plain()
-        self._image, self._anchor, self._lens = scene.image, scene.anchor, intrinsics_matrix(scene.intrinsics)
+        self._image, self._anchor, self._pinhole = scene.image, scene.anchor, intrinsics_matrix(scene.intrinsics)
         self._steps: list[tuple[Any, ...]] = []
         self._prompt, self._prompts = scene.prompt, []
         facts = {
@@ -161,8 +161,8 @@ class EpisodeWriter(RolloutWriter):
         """Append a step, whole: Ctrl-C waits for it. Raises as `RolloutWriter.append`."""
         with postponed():
             if not self._steps:
-                self.append(self._image[None], np.eye(4)[None], self._lens)
-            self.append(step.frames, step.c2w, self._lens)
+                self.append(self._image[None], np.eye(4)[None], self._pinhole)
+            self.append(step.frames, step.c2w, self._pinhole)
             if step.prompt not in (None, self._prompt):
                 self._prompt = step.prompt
                 self._prompts.append([len(self._steps), step.prompt])

@@ -214,8 +214,8 @@ def _along_walks(task: _Task, known: bool) -> dict[str, Any]:
             relative, seen = relative_to_first(walk.c2w)[chosen], task.visible(walk, chosen)
             for name, times in (("full", 1), ("small", task.times)):
                 truth, guess, start = (shrink(part, times) for part in (real, made, first[0]))
-                lens = intrinsics(*truth.shape[1:3])
-                plane = warp(start, plane_homographies(relative, lens))
+                pinhole = intrinsics(*truth.shape[1:3])
+                plane = warp(start, plane_homographies(relative, pinhole))
                 error, other = (np.square(part.astype(np.int32) - truth) for part in (guess, plane))
                 rows = [error.sum((1, 2, 3)), other.sum((1, 2, 3)), np.full(len(chosen), truth[0].size)]
                 if name == "small":

@@ -218,15 +218,15 @@ def generate_views(out: Path | str, config: ViewsConfig, role: str = "train", wo
 def _make_views(path: Path, shard: int, role: str, config: ViewsConfig, header: dict) -> int:
     rng, size = random_stream(role, config.seed, shard), (config.height, config.width)
     cells = CELLS * config.height // config.stride, CELLS * config.width // config.stride
-    lens, pictures, depths = intrinsics(*size), [], []
+    pinhole, pictures, depths = intrinsics(*size), [], []
     for _ in range(config.shard_rooms):
         here = random_place(room_seed(role, int(rng.integers(1 << 40))))
         c2w = np.stack([sample_start(here, rng) if i % 2 == 0 else _anywhere(here, rng) for i in range(config.views)])
-        pictures.append(render(here, c2w, lens, *size, depth=False)[0])
+        pictures.append(render(here, c2w, pinhole, *size, depth=False)[0])
         depths.append(render(here, c2w, intrinsics(*cells), *cells, supersample=1)[1])
     pictures, depths = np.concatenate(pictures), np.concatenate(depths).astype(np.float16)
-    lenses = torch.from_numpy(lens).float().repeat(len(pictures), 1)
-    parts = {"pictures": torch.from_numpy(pictures), "depth": torch.from_numpy(depths), "intrinsics": lenses}
+    pinholes = torch.from_numpy(pinhole).float().repeat(len(pictures), 1)
+    parts = {"pictures": torch.from_numpy(pictures), "depth": torch.from_numpy(depths), "intrinsics": pinholes}
     save_whole(parts, path, header)
     return len(pictures)
 
@@ -268,8 +268,8 @@ def store(out: Path | str, codec: PatchPCACodec, footage: Iterable[Footage], con
     for clip in footage:
         for first in range(0, len(clip.frames) - size + 1, size - 1):
             part = slice(first, first + size)
-            c2w, lens = torch.from_numpy(clip.c2w[part]).float(), torch.from_numpy(clip.intrinsics).float()
-            pieces.append(_piece(codec, torch.from_numpy(clip.frames[part]), c2w, lens, -1))
+            c2w, pinhole = torch.from_numpy(clip.c2w[part]).float(), torch.from_numpy(clip.intrinsics).float()
+            pieces.append(_piece(codec, torch.from_numpy(clip.frames[part]), c2w, pinhole, -1))
     if not pieces:
         raise ValueError(f"No clip has the {size} frames of {config.chunks} chunks: record longer ones, or set chunks.")
     header = {"settings": json.dumps({"footage": len(pieces), **asdict(config), "codec": codec_hash(codec)})}
@@ -278,9 +278,9 @@ def store(out: Path | str, codec: PatchPCACodec, footage: Iterable[Footage], con
             _write(pieces[first : first + config.shard_clips], part / f"shard_{shard:05d}.safetensors", header)
 
 
-def _piece(codec: PatchPCACodec, frames: Tensor, c2w: Tensor, lens: Tensor, place: int) -> dict[str, Tensor]:
+def _piece(codec: PatchPCACodec, frames: Tensor, c2w: Tensor, intrinsics: Tensor, place: int) -> dict[str, Tensor]:
     latents, images = encode(codec, frames)
-    return {"latents": latents, "images": images, "c2w": c2w, "intrinsics": lens, "place": torch.tensor(place)}
+    return {"latents": latents, "images": images, "c2w": c2w, "intrinsics": intrinsics, "place": torch.tensor(place)}
 
 
 def _write(pieces: list[dict[str, Tensor]], path: Path, header: dict) -> None:
@@ -300,16 +300,16 @@ def _make_shard(
     """Render and encode the walks of a shard, and write it; how many there are."""
     size, pieces = (config.height, config.width), []
     cells = CELLS * config.height // codec.stride, CELLS * config.width // codec.stride
-    lens, codec = intrinsics(*size), codec.to(device)
+    pinhole, codec = intrinsics(*size), codec.to(device)
     for here, c2w, index in _walks(shard, count, role, config) if walks is None else walks:
         begins = c2w[:-1:CHUNK]
         if device == "cpu":
-            frames = torch.from_numpy(render(here, c2w, lens, *size, depth=False)[0])
+            frames = torch.from_numpy(render(here, c2w, pinhole, *size, depth=False)[0])
             depth = render(here, begins, intrinsics(*cells), *cells, supersample=1)[1] if config.pictures else None
         else:
-            frames = torch_render.render(here, c2w, lens, *size, 2, torch.device(device))
+            frames = torch_render.render(here, c2w, pinhole, *size, 2, torch.device(device))
             depth = torch_render.depth(here, begins, intrinsics(*cells), *cells, torch.device(device)).cpu().numpy()
-        piece = _piece(codec, frames, torch.from_numpy(c2w).float(), torch.from_numpy(lens).float(), index)
+        piece = _piece(codec, frames, torch.from_numpy(c2w).float(), torch.from_numpy(pinhole).float(), index)
         if config.pictures:
             piece |= {"pictures": frames[:-1:CHUNK].cpu().clone(), "depth": torch.from_numpy(depth).half()}
         pieces.append(piece)

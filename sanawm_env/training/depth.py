@@ -113,12 +113,12 @@ def train_depth(
         task = progress.add_task("depth", total=config.steps, completed=step)
         while step < config.steps and not stopped:
             generator = torch.Generator(device).manual_seed(config.seed * 1_000_003 + step)
-            pictures, depth, lens = draw_pictures(shown, codec, config, generator)
+            pictures, depth, intrinsics = draw_pictures(shown, codec, config, generator)
             rate = min(1.0, (step + 1) / 100, 3 * (config.steps - step) / config.steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate * config.learning_rate
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-                found = model.depth(pictures, lens)
+                found = model.depth(pictures, intrinsics)
             loss = depth_loss(found, depth)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -142,8 +142,8 @@ def train_depth(
 def _pictures(data: Path, views: Path | None) -> dict[str, Tensor]:
     """Pictures (N, H, W, 3) uint8 of clips and views, their depth (N, h, w) and intrinsics (N, 4)."""
     clips = load(data, ("pictures", "depth", "intrinsics"))
-    lenses = clips.pop("intrinsics").repeat_interleave(clips["depth"].shape[1], 0)
-    shown = {name: tensor.flatten(0, 1) for name, tensor in clips.items()} | {"intrinsics": lenses}
+    intrinsics = clips.pop("intrinsics").repeat_interleave(clips["depth"].shape[1], 0)
+    shown = {name: tensor.flatten(0, 1) for name, tensor in clips.items()} | {"intrinsics": intrinsics}
     if views is None:
         return shown
     more = load(views, tuple(shown))
@@ -155,8 +155,8 @@ def _pictures(data: Path, views: Path | None) -> dict[str, Tensor]:
 def draw_pictures(
     shown: dict[str, Tensor], codec: PatchPCACodec, config: DepthConfig, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch of what is shown: pictures (B, 3, h, w) in 0..1, depth (B, h, w) and lenses (B, 4) in pixels of them. All
-    is on one device."""
+    """A batch of what is shown: pictures (B, 3, h, w) in 0..1, depth (B, h, w) and intrinsics (B, 4) in pixels of them.
+    All is on one device."""
     device = generator.device
 
     def uniform(*shape: int) -> Tensor:
@@ -164,7 +164,7 @@ def draw_pictures(
 
     size = config.batch_size
     chosen = torch.randint(len(shown["depth"]), (size,), generator=generator, device=device)
-    depth, lens = shown["depth"][chosen].float(), shown["intrinsics"][chosen].float()
+    depth, intrinsics = shown["depth"][chosen].float(), shown["intrinsics"][chosen].float()
     pictures = shown["pictures"][chosen]
     dreamt = uniform(size) < config.dreamt
     dreams = pictures[dreamt]
@@ -175,11 +175,11 @@ def draw_pictures(
         latents = latents + uniform(len(latents), 1, 1, 1, 1) * noise
         pictures[dreamt] = codec.decode(latents, first=True)[:, 0].permute(0, 3, 1, 2).float() / 255
     pictures = F.avg_pool2d(pictures, codec.stride // CELLS)
-    lens = lens / (codec.stride // CELLS)
+    intrinsics = intrinsics / (codec.stride // CELLS)
     soft = F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     pictures = torch.lerp(pictures, soft, uniform(size, 1, 1, 1) * dreamt[:, None, None, None])
     pictures = (pictures * (0.85 + 0.3 * uniform(size, 3, 1, 1)) + 0.1 * (uniform(size, 1, 1, 1) - 0.5)).clamp(0, 1)
     mirrored = uniform(size) < 0.5
-    lens[:, 2] = torch.where(mirrored, pictures.shape[-1] - lens[:, 2], lens[:, 2])
+    intrinsics[:, 2] = torch.where(mirrored, pictures.shape[-1] - intrinsics[:, 2], intrinsics[:, 2])
     pictures = torch.where(mirrored[:, None, None, None], pictures.flip(-1), pictures)
-    return pictures, torch.where(mirrored[:, None, None], depth.flip(-1), depth), lens
+    return pictures, torch.where(mirrored[:, None, None], depth.flip(-1), depth), intrinsics

@@ -286,17 +286,17 @@ class _Study:
     def _render(self, walk: Walk) -> _Truth:
         config = self.world.config
         size = config.height, config.width
-        lens, c2w = intrinsics(*size), relative_to_first(walk.c2w)
-        frames, _ = render(walk.place, walk.c2w, lens, *size, depth=False)
+        pinhole, c2w = intrinsics(*size), relative_to_first(walk.c2w)
+        frames, _ = render(walk.place, walk.c2w, pinhole, *size, depth=False)
         codec = linear_codec(self.world)
         coded = codec.decode(codec.encode(torch.from_numpy(frames)[None].to(self.world.device)), first=True)[0]
         chosen = np.arange(1, len(c2w)).reshape(-1, config.chunk_frames)[:, self.stride - 1 :: self.stride]
         # pictures are not needed beside the depth: one ray per pixel will do
         places = walk.c2w[np.concatenate(([0], chosen.ravel()))]
-        depth = cast(np.ndarray, render(walk.place, places, lens, *size, supersample=1, depth=True)[1])
-        visible = visible_in_first(depth[1:], depth[0], c2w[chosen.ravel()], lens).reshape(*chosen.shape, *size)
+        depth = cast(np.ndarray, render(walk.place, places, pinhole, *size, supersample=1, depth=True)[1])
+        visible = visible_in_first(depth[1:], depth[0], c2w[chosen.ravel()], pinhole).reshape(*chosen.shape, *size)
         anchor = Anchor(walk.place.name, walk.c2w[0]) if walk.known else None
-        scene = self.world.scene(frames[0], intrinsics=lens, anchor=anchor)
+        scene = self.world.scene(frames[0], intrinsics=pinhole, anchor=anchor)
         self.tick(len(chosen))
         return _Truth(walk, scene, c2w, frames[chosen], coded.cpu().numpy()[chosen], c2w[chosen], visible)
 
@@ -353,12 +353,12 @@ class _Study:
 
 def _baselines(truth: _Truth) -> dict[str, np.ndarray]:
     """The warps of the first frame, (C, n, H, W, 3) each."""
-    image, lens = truth.scene.image, intrinsics(*truth.scene.image.shape[:2])
+    image, pinhole = truth.scene.image, intrinsics(*truth.scene.image.shape[:2])
     poses = truth.poses.reshape(-1, 4, 4)
     return {
         "hold": np.broadcast_to(image, truth.measured.shape),
-        "rotation_homography": warp(image, rotation_homographies(poses, lens)).reshape(truth.measured.shape),
-        "plane_warp": warp(image, plane_homographies(poses, lens)).reshape(truth.measured.shape),
+        "rotation_homography": warp(image, rotation_homographies(poses, pinhole)).reshape(truth.measured.shape),
+        "plane_warp": warp(image, plane_homographies(poses, pinhole)).reshape(truth.measured.shape),
     }
 
 

@@ -125,7 +125,7 @@ def clip_loss(
     def normal(x: Tensor) -> Tensor:
         return torch.randn(x.shape, generator=generator, device=device)
 
-    latents, c2w, lens, place = (batch[name].to(device) for name in ("latents", "c2w", "intrinsics", "place"))
+    latents, c2w, intrinsics, place = (batch[name].to(device) for name in ("latents", "c2w", "intrinsics", "place"))
     size = len(latents)
     place = torch.where(uniform(size) >= train.anchor_dropout, place, -1)
     known = list(config.places)
@@ -137,10 +137,10 @@ def clip_loss(
     for j, (a, b) in enumerate(pairwise(boundaries)):
         first = j == 0
         poses = c2w[:, 1 + CHUNK * j : 1 + CHUNK * (j + 1)]
-        camera, plucker = camera_inputs(config, place_map, c2w[:, 0], poses, lens, c2w[:, 0], place, first=first)
+        camera, plucker = camera_inputs(config, place_map, c2w[:, 0], poses, intrinsics, c2w[:, 0], place, first=first)
         grid, mean, spread = Grid(b - a, latents.shape[3], latents.shape[4]), 0.0, 1.0
         if reprojection is not None:
-            guess = reprojection[0](reprojection[1], pictures, last, c2w[:, 0], before, poses, lens, place >= 0)
+            guess = reprojection[0](reprojection[1], pictures, last, c2w[:, 0], before, poses, intrinsics, place >= 0)
             mean, spread = guess.mean.float(), guess.spread
             plucker = torch.cat((plucker, guess.channels), dim=1)
         context = model.prepare(grid, torch.full((size,), a, device=device), text=text, camera=camera, plucker=plucker)

@@ -275,10 +275,10 @@ def _patches(recipe: Recipe, footage: Callable[[], Iterable[Footage]] | None, pr
 def _dreams(world: World, clips: dict[str, torch.Tensor], count: int = 4) -> list[Example]:
     """The first pieces of the footage, as the codec shows them, beside what the world makes of their first pictures."""
     examples, codec, size = [], linear_codec(world), world.config.chunk_frames
-    for latents, c2w, lens in zip(clips["latents"][:count], clips["c2w"].numpy(), clips["intrinsics"], strict=False):
+    for latents, c2w, pinhole in zip(clips["latents"][:count], clips["c2w"].numpy(), clips["intrinsics"], strict=False):
         frames = codec.decode(latents[None].float(), first=True)[0].numpy()
         c2w = relative_to_first(c2w.astype(np.float64))
-        state = world.begin(world.scene(frames[0], intrinsics=lens.numpy()), seed=0)
+        state = world.begin(world.scene(frames[0], intrinsics=pinhole.numpy()), seed=0)
         chunks, dream = range(size, len(frames), size), []
         for end in chunks:
             state, clip = world.advance(state, c2w[end - size + 1 : end + 1])

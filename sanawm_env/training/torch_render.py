@@ -15,15 +15,21 @@ RAYS = 2**24  # that are followed together, so that memory is bounded
 
 
 def render(
-    place: Place, c2w: np.ndarray, lens: np.ndarray, height: int, width: int, supersample: int, device: torch.device
+    place: Place,
+    c2w: np.ndarray,
+    intrinsics: np.ndarray,
+    height: int,
+    width: int,
+    supersample: int,
+    device: torch.device,
 ) -> Tensor:
-    """Frames (F, height, width, 3) uint8 on the device, of cameras c2w (F, 4, 4) in the place's frame; lens (4,) in
-    pixels."""
+    """Frames (F, height, width, 3) uint8 on the device, of cameras c2w (F, 4, 4) in the place's frame; intrinsics
+    (4,) in pixels."""
     rows, columns = height * supersample, width * supersample
     packed = torch.from_numpy(place.atlas.view(np.int32).copy()).to(device)
     shown, together = [], max(1, RAYS // (rows * columns))
     for first in range(0, len(c2w), together):
-        texel = trace(place, c2w[first : first + together], lens * supersample, rows, columns, device)[1]
+        texel = trace(place, c2w[first : first + together], intrinsics * supersample, rows, columns, device)[1]
         colours = packed[texel]
         parts = torch.stack([colours >> shift & 0xFF for shift in (0, 8, 16)], dim=-1)
         blocks = parts.unflatten(1, (height, supersample)).unflatten(3, (width, supersample))
@@ -33,14 +39,14 @@ def render(
 
 
 def depth(
-    place: Place, c2w: np.ndarray, lens: np.ndarray, height: int, width: int, device: torch.device
+    place: Place, c2w: np.ndarray, intrinsics: np.ndarray, height: int, width: int, device: torch.device
 ) -> Tensor:  # fmt: skip
     """(F, height, width) float32, metres along z through the centres of pixels."""
-    return trace(place, c2w, lens, height, width, device)[0]
+    return trace(place, c2w, intrinsics, height, width, device)[0]
 
 
 def trace(
-    place: Place, c2w: np.ndarray, lens: np.ndarray, height: int, width: int, device: torch.device
+    place: Place, c2w: np.ndarray, intrinsics: np.ndarray, height: int, width: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """z-depth (F, height, width) float32 and atlas index, int32, where the rays of cameras c2w (F, 4, 4) end."""
 
@@ -50,8 +56,8 @@ def trace(
     turns = turn(place.yaw)  # (N, 3, 3)
     origins = np.einsum("fni,nij->nfj", c2w[:, None, :3, 3] - place.centre, turns)
     towards = np.einsum("nji,fjk->nfik", turns, c2w[:, :3, :3])
-    x = put((np.arange(width) + 0.5 - lens[2]) / lens[0])
-    y = put((np.arange(height) + 0.5 - lens[3]) / lens[1])[:, None]
+    x = put((np.arange(width) + 0.5 - intrinsics[2]) / intrinsics[0])
+    y = put((np.arange(height) + 0.5 - intrinsics[3]) / intrinsics[1])[:, None]
     stride, start = (
         torch.from_numpy(part.astype(np.int64)).to(device) for part in (place.face_stride, place.face_start)
     )
@@ -60,7 +66,7 @@ def trace(
     for box in range(len(place.half)):
         seen = np.arange(len(c2w))
         if box:
-            seen = _in_sight(place.half[box], origins[box], towards[box], lens, height, width)
+            seen = _in_sight(place.half[box], origins[box], towards[box], intrinsics, height, width)
         if not len(seen):
             continue
         toward, origin = put(towards[box][seen]), put(origins[box][seen])[:, :, None, None]
@@ -93,11 +99,17 @@ def trace(
 
 
 def _in_sight(
-    half: np.ndarray, origins: np.ndarray, towards: np.ndarray, lens: np.ndarray, height: int, width: int
+    half: np.ndarray, origins: np.ndarray, towards: np.ndarray, intrinsics: np.ndarray, height: int, width: int
 ) -> np.ndarray:
     """The cameras, at origins (F, 3) with axes towards (F, 3, 3) in a box's own frame, that may see the box: not all of
     its corners are behind them, or beyond the same side of the picture."""
     corners = (CORNERS * half - origins[:, None]) @ towards  # (F, 8, 3), camera axes
-    x, y, z = lens[0] * corners[..., 0], lens[1] * corners[..., 1], corners[..., 2]
-    beyond = z < 0.05, x < -lens[2] * z, y < -lens[3] * z, x > (width - lens[2]) * z, y > (height - lens[3]) * z
+    x, y, z = intrinsics[0] * corners[..., 0], intrinsics[1] * corners[..., 1], corners[..., 2]
+    beyond = (
+        z < 0.05,
+        x < -intrinsics[2] * z,
+        y < -intrinsics[3] * z,
+        x > (width - intrinsics[2]) * z,
+        y > (height - intrinsics[3]) * z,
+    )
     return np.flatnonzero(~np.any([part.all(1) for part in beyond], axis=0))

@@ -1,7 +1,8 @@
 """What can be known from the first picture alone: its warps to later cameras, and which pixels it has seen.
 
 Textbook two-view geometry (Hartley and Zisserman, Multiple View Geometry, chapter 13). Poses are camera-to-world
-relative to frame 0, OpenCV axes, metres; a lens is (4,) fx, fy, cx, cy in pixels, with pixel centres at whole + 0.5.
+relative to frame 0, OpenCV axes, metres; intrinsics are (4,) fx, fy, cx, cy in pixels, with pixel centres at
+whole + 0.5.
 """
 
 import numpy as np
@@ -14,15 +15,15 @@ NEAREST_PLANE = 0.1  # metres; a plane that the camera has reached is pushed alo
 DEPTH_TOLERANCE = 0.05  # relative
 
 
-def rotation_homographies(c2w: np.ndarray, lens: np.ndarray) -> np.ndarray:
+def rotation_homographies(c2w: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
     """Homographies (F, 3, 3) from pixels of cameras c2w (F, 4, 4) to pixels of frame 0, everything infinitely far."""
-    camera = intrinsics_matrix(np.asarray(lens, np.float64))
+    camera = intrinsics_matrix(np.asarray(intrinsics, np.float64))
     return camera @ c2w[:, :3, :3] @ np.linalg.inv(camera)
 
 
-def plane_homographies(c2w: np.ndarray, lens: np.ndarray, depth: float = PLANE_DEPTH) -> np.ndarray:
+def plane_homographies(c2w: np.ndarray, intrinsics: np.ndarray, depth: float = PLANE_DEPTH) -> np.ndarray:
     """As `rotation_homographies`, with everything on the plane z = `depth` of frame 0."""
-    camera = intrinsics_matrix(np.asarray(lens, np.float64))
+    camera = intrinsics_matrix(np.asarray(intrinsics, np.float64))
     rotation, centre = c2w[:, :3, :3], c2w[:, :3, 3]
     # the ray r meets the plane at centre + s R r with s = ahead / (R r)_z; multiplied by (R r)_z that is linear in r
     ahead = np.maximum(depth - centre[:, 2], NEAREST_PLANE)[:, None, None]
@@ -45,14 +46,14 @@ def warp(image: np.ndarray, homographies: np.ndarray) -> np.ndarray:
     return warped.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def visible_in_first(depth: np.ndarray, first_depth: np.ndarray, c2w: np.ndarray, lens: np.ndarray) -> np.ndarray:
+def visible_in_first(depth: np.ndarray, first_depth: np.ndarray, c2w: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
     """(F, H, W) bool: pixels of cameras c2w (F, 4, 4) whose point frame 0 sees.
 
     depth (F, H, W) and first_depth (H, W), metres along z. A point is seen if it projects into frame 0's picture and is
     not farther away than the farthest of the four pixels around it there, within 5 %.
     """
     height, width = first_depth.shape
-    fx, fy, cx, cy = lens
+    fx, fy, cx, cy = intrinsics
     rays = (_pixel_centres(height, width) - (cx, cy, 0)) / (fx, fy, 1)
     points = (depth[..., None] * rays) @ c2w[:, None, :3, :3].swapaxes(-1, -2) + c2w[:, None, None, :3, 3]
     x, y, z = np.moveaxis(points, -1, 0)

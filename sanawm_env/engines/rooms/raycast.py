@@ -40,7 +40,7 @@ class Place:
 
 
 def intrinsics(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-    """The fixed lens: (4,) float64 [fx, fy, cx, cy] in pixels for pictures of height x width."""
+    """The fixed intrinsics: (4,) float64 [fx, fy, cx, cy] in pixels for pictures of height x width."""
     focal = width / 2 / np.tan(np.deg2rad(FIELD_OF_VIEW) / 2)
     return np.array([focal, focal, width / 2, height / 2])
 
@@ -78,13 +78,13 @@ def render(
         raise ValueError(f"c2w must be (F, 4, 4), not {c2w.shape}; pass c2w[None] for one camera.")
     if intrinsics.shape not in ((4,), (len(c2w), 4)):
         raise ValueError(f"intrinsics must be (4,) or ({len(c2w)}, 4) [fx, fy, cx, cy], not {intrinsics.shape}.")
-    lenses = np.broadcast_to(intrinsics, (len(c2w), 4))
+    per_frame = np.broadcast_to(intrinsics, (len(c2w), 4))
     frames = np.empty((len(c2w), height, width, 3), np.uint8)
     distances = np.empty((len(c2w), height, width), np.float32) if depth else None
-    for f, (pose, lens) in enumerate(zip(c2w, lenses, strict=True)):
-        texel = trace(place, pose, lens * supersample, height * supersample, width * supersample)[1]
+    for f, (pose, pinhole) in enumerate(zip(c2w, per_frame, strict=True)):
+        texel = trace(place, pose, pinhole * supersample, height * supersample, width * supersample)[1]
         if distances is not None:  # its rays pass through pixel centres, where supersampled ones do not
-            distances[f] = trace(place, pose, lens, height, width)[0]
+            distances[f] = trace(place, pose, pinhole, height, width)[0]
         frames[f] = _average(place.atlas.take(texel), supersample)
     return frames, distances
 
@@ -100,10 +100,12 @@ def _average(packed: np.ndarray, block: int) -> np.ndarray:
     return ((sums[..., :3] + block * block // 2) // (block * block)).astype(np.uint8)
 
 
-def trace(place: Place, pose: np.ndarray, lens: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+def trace(
+    place: Place, pose: np.ndarray, intrinsics: np.ndarray, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray]:
     """z-depth (H, W) float32 and atlas index (H, W) int32 where the rays through pixel centres end."""
-    x = (np.arange(width) + 0.5 - lens[2]) / lens[0]
-    y = (np.arange(height) + 0.5 - lens[3]) / lens[1]
+    x = (np.arange(width) + 0.5 - intrinsics[2]) / intrinsics[0]
+    y = (np.arange(height) + 0.5 - intrinsics[3]) / intrinsics[1]
     # rays are not normalised: their camera z is 1, so the ray parameter is the z-depth itself
     rotation, position = pose[:3, :3], pose[:3, 3]
     turns = turn(place.yaw)
@@ -114,7 +116,7 @@ def trace(place: Place, pose: np.ndarray, lens: np.ndarray, height: int, width: 
         return depth, texel
     outside = (np.abs(origins[0]) > place.half[0] - 1e-4).any()  # or so near to a wall that rounding decides
     # the room first, then the furniture before it
-    parts = _footprints(place.half[1:], origins[1:], towards[1:], lens, height, width)
+    parts = _footprints(place.half[1:], origins[1:], towards[1:], intrinsics, height, width)
     parts = [(0, slice(0, height), slice(0, width)), *((box + 1, rows, columns) for box, rows, columns in parts)]
     for box, rows, columns in _in_bands(parts):
         origin, toward = origins[box], towards[box]
@@ -166,14 +168,19 @@ def _in_bands(parts: list[tuple[int, slice, slice]]) -> Iterator[tuple[int, slic
             yield box, slice(row, min(row + size, rows.stop)), columns
 
 
-def _footprints(half, origins, towards, lens, height: int, width: int) -> list[tuple[int, slice, slice]]:
+def _footprints(half, origins, towards, intrinsics, height: int, width: int) -> list[tuple[int, slice, slice]]:
     """(box, rows, columns) of the part of the picture each box in sight can cover; poses in each box's own frame."""
     corners = (_CORNERS * half[:, None] - origins[:, None]) @ towards  # (N, 8, 3), camera axes
-    x, y, z = lens[0] * corners[..., 0], lens[1] * corners[..., 1], corners[..., 2]
-    left, top, right, bottom = -lens[2] * z, -lens[3] * z, (width - lens[2]) * z, (height - lens[3]) * z
+    x, y, z = intrinsics[0] * corners[..., 0], intrinsics[1] * corners[..., 1], corners[..., 2]
+    left, top, right, bottom = (
+        -intrinsics[2] * z,
+        -intrinsics[3] * z,
+        (width - intrinsics[2]) * z,
+        (height - intrinsics[3]) * z,
+    )
     hidden = (z < 0.05).all(1) | (x < left).all(1) | (x > right).all(1) | (y < top).all(1) | (y > bottom).all(1)
     z = np.maximum(z, 0.05)
-    u, v = x / z + lens[2], y / z + lens[3]
+    u, v = x / z + intrinsics[2], y / z + intrinsics[3]
     # a box that reaches behind the camera has no outline: its corners ahead bound nothing
     whole = (corners[..., 2] < 0.05).any(1)
     low = np.where(whole[:, None], 0, np.floor(np.stack([v.min(1), u.min(1)], -1))).clip(0, (height, width)).astype(int)
