@@ -81,11 +81,17 @@ SETTINGS = {
 
 def load_truth(name: str | PathLike, dream: World, walls: bool, small: bool = False) -> World:
     """The world of that name, with pictures as large as the dream's, or as small as can be for who does not look;
-    walls: whether they stop a camera. All that where it can be chosen. Raises as `World.load`."""
+    walls: whether they stop a camera. All that where it can be chosen. Raises as `World.load`, and ValueError for a
+    world that is itself predicted."""
     height, width = (8, 12) if small else (dream.config.height, dream.config.width)
     wanted: dict[str, Any] = {"height": height, "width": width, "collisions": walls}
     takes = load_options(name)
-    return World.load(name, **{option: value for option, value in wanted.items() if option in takes})
+    truth = World.load(name, **{option: value for option, value in wanted.items() if option in takes})
+    if "exact" not in truth.engine.capabilities:
+        raise ValueError(
+            f'The world {truth.config.name} is predicted: compare with one that is rendered, such as "rooms".'
+        )
+    return truth
 
 
 def simulators(dream: World, truth: World, task: Task, steps: int = 6) -> tuple[Simulator, Simulator]:

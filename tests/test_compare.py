@@ -115,6 +115,11 @@ def test_other_scenes_are_refused_in_a_sentence(dream, truth, scenes):
         anchors_of(scenes, dream.config, truth.config, 1)
 
 
+def test_a_predicted_world_is_no_truth(dream, dream_folder):
+    with pytest.raises(ValueError, match="is predicted: compare with one that is rendered"):
+        module.load_truth(dream_folder, dream, walls=True)
+
+
 def test_worlds_that_differ_in_size_are_refused_in_a_sentence(dream, setups):
     large = World.load("rooms", height=32, width=48)
     with pytest.raises(ValueError, match="equal height, got 24 in tiny and 32 in rooms"):
