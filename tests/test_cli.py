@@ -348,30 +348,32 @@ def test_a_nano_world_is_trained_from_nothing_made_longer_and_resumed(trained, t
 
 @pytest.mark.slow
 def test_a_nano_world_is_trained_on_footage(tmp_path, capsys):
-    clips, recipe = tmp_path / "clips", tmp_path / "recipe.json"
+    clips, recipe, own = tmp_path / "clips", tmp_path / "recipe.json", tmp_path / "own"
     for seed in (0, 1):
         sanawm("rollout", "--actions", "w-48", "--seed", seed, "--out", clips / str(seed))
+    sanawm("trajectory", clips / "1", "--export", clips / "second.txt", "--format", "tum")
+    shutil.move(clips / "1" / "video.mp4", clips / "second.mp4")
+    shutil.rmtree(clips / "1")
     recipe.write_text(json.dumps(SMALLEST))
     command = ("train", "--config", recipe, "--steps", 1, "--processes", 1)
-    sanawm(*command, "--data", clips, "--out", tmp_path / "own")
-    world = World.load(tmp_path / "own" / "world")
-    assert world.config.name == "own" and world.config.places == {} and not world.starts
-    assert Image.open(tmp_path / "own" / "truth_vs_dream.png").width > 400
-    sanawm(
-        "rollout",
-        "--world",
-        tmp_path / "own" / "world",
-        "--image",
-        ROOT / "docs" / "contact_sheet.png",
-        "--actions",
-        "w-24",
-        "--out",
-        tmp_path / "back",
-    )
+    assert "cannot be learned from, as said above" in refused(capsys, *command, "--data", clips, "--out", own)
+    assert not own.exists()
+    capsys.readouterr()
+    sanawm(*command, "--data", clips, "--fov-deg", 80, "--held-out", clips / "0", "--out", own)
+    assert "2 clips" in (said := capsys.readouterr().out) and "1 held-out clips" in said
+    world = World.load(own / "world")
+    assert world.config.name == "own" and world.config.places == {} and len(world.starts) == 2
+    assert world.config.horizontal_fov == 80
+    found = json.loads((own / "world" / "training.json").read_text())["validation"]
+    assert len(found["chunks"]) == 2 and found["clips"] == 1 and found["chunks"][0]["plane_warp"] > 10
+    assert Image.open(own / "truth_vs_dream.png").width > 400
+    sanawm("rollout", "--world", own / "world", "--actions", "w-24", "--out", tmp_path / "back")
     assert "No clips in" in refused(capsys, *command, "--data", tmp_path / "none", "--out", tmp_path / "x")
-    trajectory = dict(np.load(clips / "0" / "trajectory.npz"))
-    np.savez(clips / "0" / "trajectory.npz", c2w=trajectory["c2w"][:-1], intrinsics=trajectory["intrinsics"][:-1])
-    assert "as many" in refused(capsys, *command, "--data", clips, "--out", tmp_path / "y")
+    assert "give --data" in refused(capsys, *command, "--held-out", clips, "--out", tmp_path / "x")
+    recipe.write_text(json.dumps(SMALLEST | {"clips": {"clips": 2, "chunks": 3}}))
+    with pytest.raises(SystemExit):
+        sanawm("train", "--config", recipe, "--data", clips, "--fov-deg", 80, "--out", tmp_path / "x")
+    assert "is shorter than the 4.5 s of 3 chunks" in capsys.readouterr().out
 
 
 def test_python_m_is_the_command():
@@ -379,7 +381,8 @@ def test_python_m_is_the_command():
     assert "rollout" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-ELSEWHERE = {"ppo_cleanrl.py", "webdataset.py"}  # test_integrations, test_webdataset
+# test_integrations, test_webdataset, test_clips_read
+ELSEWHERE = {"ppo_cleanrl.py", "webdataset.py", "footage_vizdoom.py"}
 EXAMPLES = {p.name for p in (ROOT / "examples").glob("*.py")} - ELSEWHERE
 
 

@@ -45,7 +45,9 @@ class WrittenPoses:
     """What a file says. matrices: (F, 4, 4) float64, NaN where a pose is lost. poses: "c2w" or "w2c". axes: see
     `trajectory.AXES`. intrinsics: (F, 3, 3) float64 or None, for pictures of `size` (width, height), None where that is
     not said. fps: poses a second, None where that is not said. where: (F,) growing, the place of each pose in an even
-    sequence, None for 0, 1, 2, ..."""
+    sequence, None for 0, 1, 2, ... first, step: on the clock that the file keeps, when the first was taken and how much
+    lies between places: seconds of time stamps, or frames by the numbers in names of pictures; first is None where it
+    keeps none."""
 
     format: str
     matrices: np.ndarray
@@ -55,10 +57,13 @@ class WrittenPoses:
     size: tuple[float, float] | None = None
     fps: float | None = None
     where: np.ndarray | None = None
+    first: float | None = None
+    step: float = 1.0
 
 
-def read_poses(path: Path, format: str | None = None) -> WrittenPoses:
-    """What is in a file or folder; its format is told by its content unless given.
+def read_poses(path: Path, format: str | None = None, clip: str | None = None) -> WrittenPoses:
+    """What is in a file or folder; its format is told by its content unless given. clip: of the pictures of several
+    clips, those whose names begin with this one.
 
     Raises ValueError in one sentence that names the file, and what the system says.
     """
@@ -69,7 +74,7 @@ def read_poses(path: Path, format: str | None = None) -> WrittenPoses:
     except ValueError as error:
         raise _named(path, error) from error
     try:
-        return _from_arrays(arrays) if arrays is not None else _READERS[format](path)
+        return _from_arrays(arrays) if arrays is not None else _READERS[format](path, clip)
     except (ValueError, OverflowError) as error:
         raise _named(path, error) from error
 
@@ -77,6 +82,14 @@ def read_poses(path: Path, format: str | None = None) -> WrittenPoses:
 def _named(path: Path, error: Exception) -> ValueError:
     said = reason(error, 400)
     return ValueError(said if said.startswith(str(path)) else f"{path} cannot be read as a trajectory: {said}")
+
+
+def is_pose_folder(path: Path) -> bool:
+    """Whether a folder holds a model of COLMAP, transforms.json or trajectory.npz."""
+    try:
+        return path.is_dir() and bool(_detect(path))
+    except ValueError:
+        return False
 
 
 def _detect(path: Path) -> str:
@@ -117,26 +130,23 @@ def _detect(path: Path) -> str:
 # --- lines of numbers ---
 
 
-def _read_tum(path: Path) -> WrittenPoses:
+def _read_tum(path: Path, clip: str | None) -> WrittenPoses:
     rows = _table(read_text(path, MAX_TEXT_BYTES), 8)
-    fps, where = _rate(rows[:, 0])
-    return WrittenPoses("tum", _from_quaternions(rows[:, 4:], rows[:, 1:4]), fps=fps, where=where)
+    return WrittenPoses("tum", _from_quaternions(rows[:, 4:], rows[:, 1:4]), **_rate(rows[:, 0]))
 
 
-def _read_kitti(path: Path) -> WrittenPoses:
+def _read_kitti(path: Path, clip: str | None) -> WrittenPoses:
     return WrittenPoses("kitti", four_by_four(_table(read_text(path, MAX_TEXT_BYTES), 12).reshape(-1, 3, 4)))
 
 
-def _read_realestate10k(path: Path) -> WrittenPoses:
+def _read_realestate10k(path: Path, clip: str | None) -> WrittenPoses:
     first, _, rest = read_text(path, MAX_TEXT_BYTES).partition("\n")
     rows = _table(rest if "://" in first else f"{first}\n{rest}", 19, first=1 + ("://" in first))
-    fps, where = _rate(rows[:, 0] / 1e6)
     if np.any(rows[:, 5:7] != 0):
         _warn(path, "the distortion of its camera is left out")
     matrices = four_by_four(rows[:, 7:].reshape(-1, 3, 4))
-    return WrittenPoses(
-        "realestate10k", matrices, "w2c", intrinsics=_matrices(rows[:, 1:5]), size=(1, 1), fps=fps, where=where
-    )
+    lenses = _matrices(rows[:, 1:5])
+    return WrittenPoses("realestate10k", matrices, "w2c", intrinsics=lenses, size=(1, 1), **_rate(rows[:, 0] / 1e6))
 
 
 def _table(text: str, columns: int, first: int = 1) -> np.ndarray:
@@ -170,23 +180,23 @@ def _is_number(word: str) -> bool:
     return "_" not in word
 
 
-def _rate(seconds: np.ndarray) -> tuple[float | None, np.ndarray | None]:
-    """Poses a second and their places in an even sequence, of time stamps (F,)."""
+def _rate(seconds: np.ndarray) -> dict[str, Any]:
+    """fps, where, first and step of `WrittenPoses` by time stamps (F,)."""
     steps = np.diff(seconds)
     if len(steps) == 0:
-        return None, None
+        return {}
     if not (steps > 0).all():
         raise ValueError(f"the time stamp of pose {int(np.argmin(steps > 0)) + 1} is not after the one before it")
     usual = float(np.median(steps))
     if steps.max() < 1.5 * usual:  # without gaps the whole tells more than the middle
         usual = float((seconds[-1] - seconds[0]) / len(steps))
-    return 1 / usual, (seconds - seconds[0]) / usual
+    return {"fps": 1 / usual, "where": (seconds - seconds[0]) / usual, "first": float(seconds[0]), "step": usual}
 
 
 # --- transforms.json ---
 
 
-def _read_nerfstudio(path: Path) -> WrittenPoses:
+def _read_nerfstudio(path: Path, clip: str | None) -> WrittenPoses:
     whole = read_json(path / "transforms.json" if path.is_dir() else path, MAX_JSON_BYTES)
     frames = whole.get("frames")
     if not isinstance(frames, list) or not frames or not all(isinstance(frame, dict) for frame in frames):
@@ -194,7 +204,7 @@ def _read_nerfstudio(path: Path) -> WrittenPoses:
     if len(frames) > MAX_POSES:
         raise ValueError(f"it holds more than {MAX_POSES:,} poses")
     names = [str(frame.get("file_path", "")) for frame in frames]
-    order = sorted(range(len(frames)), key=lambda i: _natural(names[i]))
+    order = sorted(_of_clip(names, clip), key=lambda i: _natural(names[i]))
     shared = {key: value for key, value in whole.items() if key != "frames"}
     matrices, lenses, sizes = [], [], set()
     for i in order:
@@ -207,7 +217,7 @@ def _read_nerfstudio(path: Path) -> WrittenPoses:
         _warn(path, "the distortion of its camera is left out")
     return WrittenPoses(
         "nerfstudio", four_by_four(np.array(matrices)), "c2w", "opengl",
-        np.array(lenses) if known else None, sizes.pop() if known else None, None, _counted([names[i] for i in order]),
+        np.array(lenses) if known else None, sizes.pop() if known else None, **_counted([names[i] for i in order]),
     )  # fmt: skip
 
 
@@ -299,7 +309,7 @@ def _model_folder(path: Path) -> Path | None:
     return next((f for f in folders if (f / "images.bin").exists() or (f / "images.txt").exists()), None)
 
 
-def _read_colmap(path: Path) -> WrittenPoses:
+def _read_colmap(path: Path, clip: str | None) -> WrittenPoses:
     folder = _model_folder(path) if path.is_dir() else path.parent
     if folder is None:
         raise ValueError("it is a folder without images.bin or images.txt")
@@ -310,6 +320,7 @@ def _read_colmap(path: Path) -> WrittenPoses:
         images = list((_binary_images if binary else _text_images)(opened))
     if not images:
         raise ValueError("it holds no poses")
+    images = [images[i] for i in _of_clip([image.name for image in images], clip)]
     images.sort(key=lambda image: _natural(image.name))
     numbers = np.array([image.numbers for image in images])
     matrices = _from_quaternions(numbers[:, [1, 2, 3, 0]], numbers[:, 4:])
@@ -318,8 +329,8 @@ def _read_colmap(path: Path) -> WrittenPoses:
         with open_file(file, MAX_TEXT_BYTES) as opened:
             cameras = dict((_binary_cameras if binary else _text_cameras)(opened))
     lenses, size = _colmap_lenses(path, [cameras.get(image.camera) for image in images])
-    where = _counted([image.name for image in images])
-    return WrittenPoses("colmap", matrices, "w2c", "opencv", lenses, size, None, where)
+    counted = _counted([image.name for image in images])
+    return WrittenPoses("colmap", matrices, "w2c", "opencv", lenses, size, **counted)
 
 
 def _colmap_lenses(path: Path, cameras: list[_Camera | None]) -> tuple[np.ndarray | None, tuple[float, float] | None]:
@@ -455,7 +466,7 @@ def _unpack(file: BinaryIO, name: str, layout: str) -> tuple[Any, ...]:
 _OTHER_ARRAYS = ("intrinsics", "intrinsic", "fps", "inds")
 
 
-def _read_episode(path: Path) -> WrittenPoses:
+def _read_episode(path: Path, clip: str | None) -> WrittenPoses:
     return read_poses(path / "trajectory.npz", "numpy")
 
 
@@ -477,13 +488,14 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> WrittenPoses:
         lens = lens[0] if lens.ndim == 4 and len(lens) == 1 else lens
         if lens.shape != (len(matrices), 3, 3) or not np.isfinite(lens).all():
             raise ValueError(f"intrinsics in it must be finite ({len(matrices)}, 3, 3), got {lens.shape}")
-    fps, where = arrays.get("fps"), None
+    fps, where, first = arrays.get("fps"), None, None
     if fps is not None and not (fps.size == 1 and 0 < fps.item() < np.inf):
         raise ValueError(f"fps in it must be one positive number, got {reason(fps)}")
     if names[0] == "data" and "inds" in arrays:
         where = arrays["inds"].astype(np.float64).ravel()
         if len(where) != len(matrices) or not (np.isfinite(where).all() and (np.diff(where) > 0).all()):
             raise ValueError(f"inds in it must be {len(matrices)} numbers of frames that grow")
+        first = float(where[0])
         where = where - where[0]
     kind = _POSE_ARRAYS[names[0]]
     return WrittenPoses(
@@ -493,6 +505,7 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> WrittenPoses:
         intrinsics=lens,
         fps=None if fps is None else float(fps.item()),
         where=where,
+        first=first,
     )
 
 
@@ -541,25 +554,44 @@ def _natural(name: str) -> tuple:
     return ([*map(tuple, zip(parts[::2], [*numbers, (0, "")], strict=True))], name)
 
 
-def _counted(names: Sequence[str]) -> np.ndarray | None:
-    """The places (F,) that the numbers in sorted names of pictures say, so that a picture without a pose leaves a gap;
-    None for names that do not count the frames of one clip."""
+def _of_clip(names: Sequence[str], clip: str | None) -> list[int]:
+    """Which pictures are of this clip: CLIP/00001.jpg, CLIP_00001.jpg, CLIP/frame_00001.png; all of them for None."""
+    if clip is None:
+        return list(range(len(names)))
+    pattern = re.compile(
+        rf"(?:^|.*[/\\]){re.escape(clip)}(?:\.\w+)?[^0-9A-Za-z]+(?:[A-Za-z]+[^0-9A-Za-z]*)?[0-9]+\.\w+"
+    )
+    found = [i for i, name in enumerate(names) if pattern.fullmatch(name)]
+    if not found:
+        raise ValueError(
+            f"it holds no pictures of {clip}, whose names would be like {clip}/00001.jpg or {clip}_00001.jpg"
+        )
+    return found
+
+
+def _counted(names: Sequence[str]) -> dict[str, Any]:
+    """where, first and step of `WrittenPoses` by the numbers in sorted names of pictures, so that a picture without a
+    pose leaves a gap; nothing for names that do not count the frames of one clip. They count from 0 where there is a 0,
+    else from 1, as FFmpeg does."""
     parts = [re.split(r"([0-9]+)", name) for name in names]
     if any(len(part) < 3 or len(part[-2]) > 15 for part in parts) or len({(*p[:-2], p[-1]) for p in parts}) > 1:
-        return None
+        return {}
     numbers = np.array([int(part[-2]) for part in parts])
     steps = np.diff(numbers)
     if len(steps) == 0 or (steps <= 0).any():
-        return None
-    where = (numbers - numbers[0]) // np.gcd.reduce(steps)
-    return where.astype(np.float64) if where[-1] < 2 * len(where) else None
+        return {}
+    step = int(np.gcd.reduce(steps))
+    where = (numbers - numbers[0]) // step
+    if where[-1] >= 2 * len(where):
+        return {}
+    return {"where": where.astype(np.float64), "first": float(max(0, numbers[0] - 1)), "step": float(step)}
 
 
 def _warn(path: Path, said: str) -> None:
     logging.getLogger(__name__).warning("%s: %s.", path, said)
 
 
-_READERS: dict[str, Callable[[Path], WrittenPoses]] = {
+_READERS: dict[str, Callable[[Path, str | None], WrittenPoses]] = {
     "colmap": _read_colmap, "nerfstudio": _read_nerfstudio, "tum": _read_tum, "kitti": _read_kitti,
     "realestate10k": _read_realestate10k, "numpy": _read_episode,
 }  # fmt: skip

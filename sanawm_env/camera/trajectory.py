@@ -83,6 +83,9 @@ class Trajectory:
         poses: "c2w" or "w2c", of the file.
         size: (width, height) of the images of `intrinsics`; None where the file does not say.
         metres_per_unit: of positions in the file.
+        first: when its first pose was taken, on the clock that the file keeps: seconds of time stamps, or frames by the
+            numbers of images; None where it keeps none.
+        step: what lies between two poses on that clock.
     """
 
     c2w: np.ndarray
@@ -93,6 +96,8 @@ class Trajectory:
     poses: str = "c2w"
     size: tuple[float, float] | None = None
     metres_per_unit: float = 1.0
+    first: float | None = None
+    step: float = 1.0
 
     def at(self, fps: float) -> "Trajectory":
         """The same movement at `fps` poses a second, from the first pose to the last; itself where it has that rate or
@@ -106,7 +111,16 @@ class Trajectory:
                 f"which are over {MAX_POSES:,} poses at {fps:g} a second"
             )
         there = np.minimum(np.arange(math.ceil(steps - 1e-6) + 1) * self.fps / fps, len(self.c2w) - 1)
-        return replace(_interpolated(self, np.arange(len(self.c2w)), there), fps=float(fps))
+        return replace(self.between(there), fps=float(fps), first=self.first, step=self.step * self.fps / fps)
+
+    def between(self, places: np.ndarray) -> "Trajectory":
+        """The poses at places (N,) among its own, which lie at 0, 1, ..., F - 1: positions on a cubic spline, rotations
+        along the shortest way; its very own where places are whole numbers. It says nothing of its rate then."""
+        nearest = np.round(places).astype(int)
+        if np.abs(places - nearest).max(initial=0) < 1e-6:
+            lens = None if self.intrinsics is None else self.intrinsics[nearest]
+            return replace(self, c2w=self.c2w[nearest], intrinsics=lens, fps=None, first=None)
+        return replace(_interpolated(self, np.arange(len(self.c2w)), places), fps=None, first=None)
 
     def intrinsics_for(self, width: int, height: int) -> np.ndarray | None:
         """Intrinsics (F, 3, 3) in pixels of images of this size. None where there are none, or where they belong to
@@ -131,6 +145,7 @@ def load_trajectory(
     metres_per_unit: float = 1.0,
     fps: float | None = None,
     fill: bool = False,
+    clip: str | None = None,
 ) -> Trajectory:
     """Read a camera trajectory from a file or folder: OpenCV camera-to-world, metres, at an even rate.
 
@@ -146,6 +161,7 @@ def load_trajectory(
         metres_per_unit: of positions in the file.
         fps: poses a second, whatever the file says.
         fill: interpolate up to `MAX_GAP` lost (NaN) poses in a row, and leave out those at both ends.
+        clip: of the images of several clips (COLMAP, nerfstudio), those whose names begin with this.
 
     Raises:
         FileNotFoundError: where there is no file.
@@ -159,14 +175,17 @@ def load_trajectory(
     fps = None if fps is None else check_number("fps of a trajectory", fps, 1e-9, 1e9)
     if not (path := Path(path)).exists():
         raise FileNotFoundError(f"there is no file at {path}")
-    written = read_poses(path, format)
+    written = read_poses(path, format, clip)
     axes, poses = axes or written.axes, poses or written.poses
     try:
-        where, whole = _whole(written, fill)
+        begin, where, whole = _whole(written, fill)
         c2w = _to_c2w(written.matrices, whole, axes, poses, metres_per_unit)
         intrinsics = None if written.intrinsics is None else written.intrinsics[whole]
         rate = written.fps if fps is None else fps
-        read = Trajectory(c2w, intrinsics, rate, written.format, axes, poses, written.size, metres_per_unit)
+        first = None if written.first is None else written.first + begin * written.step
+        read = Trajectory(
+            c2w, intrinsics, rate, written.format, axes, poses, written.size, metres_per_unit, first, written.step
+        )
         if len(c2w) < 2 or np.abs(np.diff(where) - 1).max() <= 0.1:
             return read
         if where[-1] >= MAX_POSES:
@@ -180,9 +199,9 @@ def load_trajectory(
     return even
 
 
-def _whole(written: WrittenPoses, fill: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Places, from 0, of those poses that are not lost, and which these are (F,); ValueError where some are and they
-    are not to be filled, or cannot be."""
+def _whole(written: WrittenPoses, fill: bool) -> tuple[float, np.ndarray, np.ndarray]:
+    """The place of the first pose that is not lost, those of all that are not, counted from it, and which these are
+    (F,); ValueError where some are lost and they are not to be filled, or cannot be."""
     lost = np.asarray(np.isnan(written.matrices).any((1, 2)))
     where = np.arange(len(lost), dtype=np.float64) if written.where is None else written.where
     if lost.any():
@@ -196,7 +215,7 @@ def _whole(written: WrittenPoses, fill: bool) -> tuple[np.ndarray, np.ndarray]:
         if not fill:
             raise ValueError(f"{named}: --fill (fill=True) interpolates them, up to {MAX_GAP} in a row")
     where = where[~lost]
-    return where - where[0], ~lost
+    return float(where[0]), where - where[0], ~lost
 
 
 def _to_c2w(matrices: np.ndarray, whole: np.ndarray, axes: str, poses: str, metres_per_unit: float) -> np.ndarray:

@@ -112,8 +112,8 @@ class TrajectoryReading:
     fill: bool = False
     """Interpolate lost (NaN) poses, up to 16 in a row."""
 
-    def read_trajectory(self, path: Path) -> "Trajectory":
-        """Errors as `load_trajectory`."""
+    def read_trajectory(self, path: Path, clip: str | None = None) -> "Trajectory":
+        """Errors as `load_trajectory`. clip: see there."""
         from sanawm_env.camera.trajectory import load_trajectory
 
         return load_trajectory(
@@ -124,6 +124,7 @@ class TrajectoryReading:
             metres_per_unit=self.metres_per_unit,
             fps=self.trajectory_fps,
             fill=self.fill,
+            clip=clip,
         )
 
 

@@ -1,16 +1,24 @@
-"""One's own clips, as rollouts leave them, brought into the nano world's shape to learn from."""
+"""One's own clips, with their poses in any format that is read, brought into the nano world's shape to learn from.
 
-import logging
-from collections.abc import Sequence
+A clip is planned before it is read: which of its frames are shown 16 times a second, and where each was taken. Where a
+clip's path comes from is one function, from its video to a `Trajectory`; `poses_beside` finds the file.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from sanawm_env.camera.trajectory import Trajectory, load_trajectory, relative_to_first
+from sanawm_env.camera.formats import is_pose_folder
+from sanawm_env.camera.inspection import inspect
+from sanawm_env.camera.trajectory import Trajectory, relative_to_first
+from sanawm_env.cli.arguments import TrajectoryReading
 from sanawm_env.recording.dataset import PARTIAL
 from sanawm_env.recording.rollout import TRAJECTORY, VIDEO
-from sanawm_env.recording.video import check_square, frame_times, iterate_video, open_video, read_video
+from sanawm_env.recording.video import check_square, frame_times, iterate_video, open_video
 from sanawm_env.training.clips import Footage
 from sanawm_env.training.nano import NANO_SMALL
 from sanawm_env.world.files import reason
@@ -18,75 +26,197 @@ from sanawm_env.world.images import fit_image
 from sanawm_env.world.intrinsics import choose_intrinsics
 from sanawm_env.world.saving import is_part
 
-
-def clip_folders(data: Path) -> list[Path]:
-    """Folders under `data`, itself included, that hold a video and its trajectory; FileNotFoundError without any."""
-    folders = sorted(path.parent for path in data.rglob(TRAJECTORY))
-    whole = [folder for folder in folders if folder.suffix != PARTIAL and not is_part(folder)]
-    found = [folder for folder in whole if (folder / VIDEO).exists()]
-    if not found:
-        raise FileNotFoundError(f"No clips in {data}: a clip is a folder with {VIDEO} and {TRAJECTORY}.")
-    return found
+VIDEOS = (".mp4", ".mov", ".m4v")
+POSES = (".txt", ".tum", ".kitti", ".npz", ".npy", ".json")
+SLACK = 0.03  # seconds that a frame may lie before the first pose or after the last
+PosesOf = Callable[[Path], Trajectory]
+"""From a clip's video to the path of its camera, whose poses are placed by `frames_at`."""
 
 
-def read_clip(folder: Path) -> Footage:
-    """A rollout's folder as footage: fitted to the nano world's picture, 16 frames a second (of a faster clip those
-    nearest in time, with their poses), poses relative to its first frame.
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """What is learned from a video. shown: (N,) numbers of frames, 16 a second. c2w: (N, 4, 4) float64, relative to the
+    first, metres, those of these very frames. intrinsics: (4,) in pixels of the nano world's picture. seconds: that the
+    video lasts. warnings: a sentence each, of what looks wrong."""
 
-    Raises ValueError where video and trajectory do not belong together, intrinsics are missing, or a clip is slower.
-    """
-    trajectory, intrinsics, shown = _look_at(folder)
-    frames = read_video(folder / VIDEO)
-    if len(frames) != len(trajectory.c2w):
-        raise ValueError(f"{folder} has {len(frames)} frames and {len(trajectory.c2w)} poses: they must be as many.")
-    fitted = [fit_image(Image.fromarray(frames[i]), NANO_SMALL.height, NANO_SMALL.width) for i in shown]
-    return Footage(np.stack(fitted), relative_to_first(trajectory.c2w[shown]), intrinsics)
+    video: Path
+    shown: np.ndarray
+    c2w: np.ndarray
+    intrinsics: np.ndarray
+    seconds: float
+    warnings: tuple[str, ...]
+
+    def read(self) -> Footage:
+        """The pictures, upright, fitted to those of the nano world. ValueError where the video cannot be decoded."""
+        wanted, fitted = set(self.shown.tolist()), {}
+        for number, frame in enumerate(iterate_video(self.video)):
+            if number in wanted:
+                fitted[number] = fit_image(Image.fromarray(frame), NANO_SMALL.height, NANO_SMALL.width)
+            if len(fitted) == len(wanted):
+                break
+        else:
+            raise ValueError(f"{self.video} cannot be read as a video: it holds fewer frames than its index says.")
+        return Footage(np.stack([fitted[number] for number in self.shown.tolist()]), self.c2w, self.intrinsics)
 
 
-def check_clips(folders: Sequence[Path]) -> None:
-    """ValueError that names those that cannot be learned from, before the work."""
-    bad = []
-    for folder in folders:
+def find_clips(data: Path) -> list[Path]:
+    """Videos under `data`; of a folder that a rollout left, its own alone. FileNotFoundError without any."""
+    found = sorted(p for p in data.rglob("*") if p.suffix.lower() in VIDEOS and not p.name.startswith("."))
+    whole = [p for p in found if not is_part(p) and not any(part.endswith(PARTIAL) for part in p.parts)]
+    clips = [
+        p for p in whole if p.name == VIDEO or not ((p.parent / VIDEO).exists() and (p.parent / TRAJECTORY).exists())
+    ]
+    if not clips:
+        raise FileNotFoundError(
+            f"No clips in {data}: a clip is a video ({', '.join(VIDEOS)}) with its poses beside (docs/own_footage.md)."
+        )
+    return clips
+
+
+def plan(clips: Sequence[Path], poses_of: PosesOf, fov_deg: float | None = None) -> tuple[list[Clip], list[str]]:
+    """The clips that can be learned from, and a sentence for each that cannot. fov_deg: see `plan_clip`."""
+    planned, problems = [], []
+    for video in clips:
         try:
-            _look_at(folder)
+            planned.append(plan_clip(video, poses_of, fov_deg))
         except (ValueError, OSError) as error:
-            bad.append(reason(error))
-    if bad:
-        named = "; ".join(bad[:3]) + "; ..." * (len(bad) > 3)
-        raise ValueError(f"{len(bad)} of {len(folders)} clips cannot be learned from: {named}.")
+            problems.append(reason(error, 400))
+    return planned, problems
 
 
-def _look_at(folder: Path) -> tuple[Trajectory, np.ndarray, np.ndarray]:
-    """Of a clip: its trajectory, the intrinsics (4,) of the nano world's picture, and which frames are shown 16 times a
-    second. Errors as `read_clip`."""
-    times, trajectory = frame_times(folder / VIDEO), load_trajectory(folder / TRAJECTORY)
-    with open_video(folder / VIDEO) as (_, stream):
+def plan_clip(video: Path, poses_of: PosesOf, fov_deg: float | None = None) -> Clip:
+    """Look at a clip; nothing but its first frame is decoded.
+
+    fov_deg: across its upright pictures, instead of the intrinsics that come with its poses. Raises ValueError or
+    OSError, one sentence that names the file, where video and poses do not belong together, intrinsics are not known,
+    or a clip has fewer than 16 frames a second.
+    """
+    times = frame_times(video)
+    with open_video(video) as (_, stream):
         try:
             check_square(stream)
         except ValueError as error:
-            raise ValueError(f"{folder / VIDEO} cannot be learned from: {error}.") from error
-    if len(times) != len(trajectory.c2w):
-        raise ValueError(f"{folder} has {len(times)} frames and {len(trajectory.c2w)} poses: they must be as many.")
-    if trajectory.intrinsics is None:
-        raise ValueError(f"{folder / TRAJECTORY} has no intrinsics: add the array (F, 3, 3), in pixels of the video.")
-    first = Image.fromarray(next(iterate_video(folder / VIDEO)))
-    intrinsics, _ = choose_intrinsics(first, NANO_SMALL, trajectory.intrinsics[0], None)
-    rate = (len(times) - 1) / times[-1] if times[-1] > 0 else NANO_SMALL.fps
-    if trajectory.fps is not None and abs(rate / trajectory.fps - 1) > 0.02:
-        said = f"{rate:.3g} frames and {trajectory.fps:.3g} poses a second"
-        raise ValueError(f"{folder} has {said}: they must be as many.")
+            raise ValueError(f"{video} cannot be learned from: {error}.") from error
+    first = Image.fromarray(next(iterate_video(video)))
+    trajectory = poses_of(video)
+    try:
+        intrinsics, _ = choose_intrinsics(first, NANO_SMALL, _lens(trajectory, first, fov_deg), None)
+        places = frames_at(trajectory, times)
+        shown = _sixteen_a_second(times, places, len(trajectory.c2w))
+    except ValueError as error:
+        said = reason(error, 400)
+        raise ValueError(f"{video} {said[0].lower()}{said[1:]}") from error
+    path = trajectory.between(places[shown].clip(0, len(trajectory.c2w) - 1))
+    warnings = [
+        *inspect(
+            Trajectory(path.c2w, fps=NANO_SMALL.fps, source=path.source, axes=path.axes, poses=path.poses,
+                       metres_per_unit=path.metres_per_unit),
+            NANO_SMALL.fps,
+        ).warnings
+    ]  # fmt: skip
+    covered = len(shown) / NANO_SMALL.fps
+    if covered < 0.9 * times[-1]:
+        warnings.append(f"Its poses are of {covered:.3g} of its {times[-1]:.3g} s: the rest is left out.")
+    return Clip(video, shown, relative_to_first(path.c2w), intrinsics, float(times[-1]), tuple(warnings))
+
+
+def poses_beside(data: Path, reading: TrajectoryReading) -> PosesOf:
+    """Reads the file of poses beside each video, as `reading` says.
+
+    That is the file or folder with the video's name (walk.mp4: walk.txt, walk.npz, walk.json, walk/...), else what its
+    folder, or `data`, holds for all: a COLMAP model, transforms.json, trajectory.npz. Of a model of several clips the
+    pictures that are called by the video's name are taken.
+    """
+    clips = find_clips(data)
+
+    def read(video: Path) -> Trajectory:
+        beside = sorted(p for p in video.parent.glob(_escaped(video.stem) + ".*") if p.suffix.lower() in POSES)
+        folder = video.with_suffix("")
+        found = [*beside, *([folder] if is_pose_folder(folder) else [])]
+        if len(found) > 1:
+            raise ValueError(f"{video} has several files of poses beside it: {' and '.join(p.name for p in found)}.")
+        if found:
+            return reading.read_trajectory(found[0])
+        for folder in dict.fromkeys((video.parent, data)):
+            if is_pose_folder(folder):
+                alone = sum(clip.is_relative_to(folder) for clip in clips) == 1
+                return reading.read_trajectory(folder, None if alone else video.stem)
+        raise FileNotFoundError(
+            f"{video} has no poses: put a file of them beside it, called {video.stem}.txt, .npz or .json, or a COLMAP "
+            "model or transforms.json into its folder."
+        )
+
+    return read
+
+
+def frames_at(trajectory: Trajectory, times: np.ndarray) -> np.ndarray:
+    """Where each frame of a video, shown at times (F,) in seconds from the first, lies among the poses (F,): 0 at the
+    first of these, 1.5 between the second and the third, below 0 before them.
+
+    By the clock of the file, where that is the video's: time stamps from its beginning, or numbers of pictures that
+    count its frames (at `trajectory.fps`, if that is said). With another clock, or none, the first pose belongs to the
+    first frame, and there must be one for each frame or they must last as long. ValueError otherwise.
+    """
+    frames, count, fps, first = len(times), len(trajectory.c2w), trajectory.fps, trajectory.first
+    if first is None and count == frames:
+        rate = (frames - 1) / times[-1] if times[-1] > 0 else NANO_SMALL.fps
+        if fps is not None and abs(rate / fps - 1) > 0.02:
+            raise ValueError(f"has {rate:.3g} frames and {fps:.3g} poses a second: they must be as many.")
+        return np.arange(frames, dtype=np.float64)
+    if fps is None:
+        begin, step = first or 0.0, trajectory.step
+        if first is None or begin + step * (count - 1) > frames - 1:
+            raise ValueError(
+                f"has {frames} frames and {count} poses: they must be as many, or --trajectory-fps must be given."
+            )
+        return (np.arange(frames) - begin) / step
+    last = times[-1] * fps
+    begin = 0.0 if first is None else first / trajectory.step
+    if first is not None and begin >= 0 and begin + count - 1 <= last + 0.5 + SLACK * fps:
+        return times * fps - begin
+    if abs(count - 1 - last) > max(1.5 + SLACK * fps, 0.02 * last):
+        raise ValueError(
+            f"lasts for {times[-1]:.4g} s, and its {count} poses, {fps:.4g} a second, for {(count - 1) / fps:.4g} s: "
+            "cut one, or give --trajectory-fps."
+        )
+    return times * fps
+
+
+def _sixteen_a_second(times: np.ndarray, places: np.ndarray, count: int) -> np.ndarray:
+    """Numbers of the frames that are nearest in time to 0, 1/16, 2/16, ... seconds from the first that has a pose."""
+    spread = (places[-1] - places[0]) / times[-1] if times[-1] > 0 else 0.0  # poses a second
+    inside = np.flatnonzero((places >= -SLACK * spread - 1e-9) & (places <= count - 1 + SLACK * spread + 1e-9))
+    if len(inside) < 2:
+        raise ValueError("has no two frames that its poses are of.")
+    begin, end = times[inside[0]], times[inside[-1]]
+    rate = (len(inside) - 1) / (end - begin)
     if rate < 0.98 * NANO_SMALL.fps:
-        raise ValueError(f"{folder} has {rate:.3g} frames a second: record {NANO_SMALL.fps} or more.")
-    wanted = np.arange(int(times[-1] * NANO_SMALL.fps + 1e-3) + 1) / NANO_SMALL.fps
-    if np.abs(times - np.arange(len(times)) / NANO_SMALL.fps).max() < 1e-3:
-        return trajectory, intrinsics, np.arange(len(times))
-    logging.getLogger(__name__).warning(
-        "%s has %.3g frames a second: %d of its %d are taken, %d a second.",
-        folder,
-        rate,
-        len(wanted),
-        len(times),
-        NANO_SMALL.fps,
-    )
-    after = np.searchsorted(times, wanted).clip(1, len(times) - 1)
-    return trajectory, intrinsics, after - (wanted - times[after - 1] < times[after] - wanted)
+        raise ValueError(f"has {rate:.3g} frames a second: record {NANO_SMALL.fps} or more.")
+    wanted = begin + np.arange(int((end - begin) * NANO_SMALL.fps + 1e-3) + 1) / NANO_SMALL.fps
+    after = np.searchsorted(times[inside], wanted - 1e-9).clip(1, len(inside) - 1)
+    before = after - 1
+    nearer = wanted - times[inside[before]] < times[inside[after]] - wanted
+    return inside[np.where(nearer, before, after)]
+
+
+def _lens(trajectory: Trajectory, first: Image.Image, fov_deg: float | None) -> np.ndarray:
+    """Intrinsics (3, 3) in pixels of the clip's pictures."""
+    width, height = first.size
+    if fov_deg is not None:
+        focal = width / 2 / math.tan(math.radians(fov_deg) / 2)
+        return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+    if trajectory.intrinsics is None:
+        raise ValueError("has poses without intrinsics: give --fov-deg, the angle across its upright pictures.")
+    found = trajectory.intrinsics_for(width, height)
+    if found is None:
+        size = trajectory.size or (2 * trajectory.intrinsics[0, 0, 2], 2 * trajectory.intrinsics[0, 1, 2])
+        raise ValueError(
+            f"shows pictures of {width} x {height}, upright, and its intrinsics are of {size[0]:.4g} x {size[1]:.4g}: "
+            "take the poses from upright pictures, or give --fov-deg."
+        )
+    return found[0]
+
+
+def _escaped(name: str) -> str:
+    """For glob, which takes brackets for patterns."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)

@@ -1,16 +1,21 @@
 """`sanawm train`: a nano world of one's own."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from sanawm_env.cli.arguments import TrajectoryReading
 from sanawm_env.cli.output import console, say
 
-MAX_PROCESSES = 1024
+if TYPE_CHECKING:
+    from sanawm_env.training.clips import Footage
+
+MAX_PROCESSES, SHOWN = 1024, 20
 
 
-@dataclass(frozen=True)
-class Train:
+@dataclass(frozen=True, kw_only=True)
+class Train(TrajectoryReading):
     """Make a nano world: codec, clips, depth, network, then a look at it. Goes on where it was stopped, at any kill."""
 
     out: Path = Path("runs/train")
@@ -20,7 +25,12 @@ class Train:
     quick: bool = False
     """A tiny world in a few minutes: the same chain, for trying it out."""
     data: Path | None = None
-    """Folder of one's own clips (video.mp4 and trajectory.npz each, as rollouts leave them) to learn from instead."""
+    """Folder of one's own clips to learn from instead: videos, each with a file of its poses beside it, in any format
+    that `sanawm trajectory` understands (docs/own_footage.md); the options for trajectories are of these files."""
+    held_out: Path | None = None
+    """Folder of clips that are not learned from: the world is measured on them in the end."""
+    fov_deg: float | None = None
+    """Angle across the clips' upright pictures in degrees, where their poses come without intrinsics, or instead."""
     steps: int | None = None
     """Length of the training; a run can be made longer later."""
     processes: int = 2
@@ -29,7 +39,6 @@ class Train:
     """On a CUDA device the training takes about six minutes of an H100: give it a process per core."""
 
     def run(self) -> None:
-        from sanawm_env.cli.footage import check_clips, clip_folders, read_clip
         from sanawm_env.cli.machine import machine_name
         from sanawm_env.recording.rollout import check_writable
         from sanawm_env.training.recipe import CLIPS, NETWORK, ON_GPU, QUICK, SHIPPED, WORLD, Recipe, run
@@ -48,17 +57,59 @@ class Train:
             recipe = Recipe.load(self.config)
         if self.steps is not None:
             recipe = replace(recipe, train=replace(recipe.train, steps=self.steps))
-        footage = None
+        footage = held_out = None
+        if self.data is None and (self.held_out is not None or self.fov_deg is not None):
+            raise ValueError("--held-out and --fov-deg are for one's own clips: give --data as well.")
         if self.data is not None:
-            check_outside(self.out, self.data)
-            for name in (CLIPS, NETWORK, WORLD):
-                check_outside(self.data, self.out / name)
-            folders = clip_folders(self.data)
-            check_clips(folders)
-            footage = partial(map, read_clip, folders)
+            for folder in (self.data, *([self.held_out] if self.held_out is not None else [])):
+                check_outside(self.out, folder)
+                for name in (CLIPS, NETWORK, WORLD):
+                    check_outside(folder, self.out / name)
+            footage = self._footage(self.data, recipe.clips.chunks)
+            held_out = None if self.held_out is None else self._footage(self.held_out, recipe.clips.chunks, True)
         check_writable(self.out)
         machine, processes = machine_name(device), self.processes
         world = run(
-            recipe, self.out, footage=footage, processes=processes, device=str(device), machine=machine, console=console
-        )
+            recipe, self.out, footage=footage, held_out=held_out, processes=processes, device=str(device),
+            machine=machine, console=console,
+        )  # fmt: skip
         say(f"world {world} (try: sanawm rollout --world {world} --actions w-48)")
+
+    def _footage(self, data: Path, chunks: int, all_long: bool = False) -> "Callable[[], Iterable[Footage]]":
+        """What reads the clips of a folder; it says what was found there, and what looks wrong. all_long: whether a
+        clip that is shorter than the pieces that are learned from is an error, not only all of them.
+
+        Raises ValueError where a clip cannot be learned from, after a sentence for each that cannot.
+        """
+        from sanawm_env.cli.footage import find_clips, plan, poses_beside
+        from sanawm_env.training.clips import CHUNK
+        from sanawm_env.training.nano import NANO_SMALL
+        from sanawm_env.world.files import check_number
+
+        if self.fov_deg is not None:
+            check_number("--fov-deg", self.fov_deg, 1, 179)
+        videos, size = find_clips(data), 1 + CHUNK * chunks
+        clips, problems = plan(videos, poses_beside(data, self), self.fov_deg)
+        short = [clip for clip in clips if len(clip.shown) < size]
+        seconds = (size - 1) / NANO_SMALL.fps
+        if all_long or len(short) == len(clips):
+            problems += [f"{clip.video} is shorter than the {seconds:g} s of {chunks} chunks." for clip in short]
+        elif short:
+            say(f"! {len(short)} of {len(clips)} clips are shorter than {seconds:g} s: nothing is learned from them.")
+        self._say_each(problems, "red")
+        if problems:
+            raise ValueError(
+                f"{len(problems)} of {len(videos)} clips in {data} cannot be learned from, as said above: mend "
+                "them, or move them away."
+            )
+        self._say_each([f"{clip.video}: {warning}" for clip in clips for warning in clip.warnings], "yellow")
+        lasts = sum(len(clip.shown) for clip in clips) / NANO_SMALL.fps
+        say(f"{len(clips)} clips in {data}: {lasts:.0f} s with poses")
+        return lambda: (clip.read() for clip in clips)
+
+    @staticmethod
+    def _say_each(sentences: list[str], style: str) -> None:
+        for sentence in sentences[:SHOWN]:
+            say(f"! {sentence}", style=style)
+        if len(sentences) > SHOWN:
+            say(f"! and {len(sentences) - SHOWN} more", style=style)

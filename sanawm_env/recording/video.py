@@ -207,7 +207,8 @@ def frame_times(path: str | os.PathLike) -> np.ndarray:
     `open_video`."""
     with open_video(path) as (container, stream):
         try:
-            times = sorted(float(p.pts * p.time_base) for p in container.demux(stream) if p.pts is not None)
+            shown = (p for p in container.demux(stream) if p.pts is not None and not p.is_discard)
+            times = sorted(float(p.pts * p.time_base) for p in shown)
         except (av.error.FFmpegError, ValueError) as error:
             raise ValueError(f"{path} cannot be read as a video: {reason(error)}") from error
     return np.array(times) - times[0] if times else np.zeros(0)

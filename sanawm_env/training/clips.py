@@ -39,11 +39,13 @@ from sanawm_env.engines.sanawm.codec.patch_pca import SPACE_STRIDE, PatchPCACode
 from sanawm_env.engines.sanawm.reprojection import CELLS
 from sanawm_env.training import torch_render
 from sanawm_env.world.files import brief, check_count, check_number
+from sanawm_env.world.images import save_start
 from sanawm_env.world.saving import replacing_folder
 from sanawm_env.world.signals import of_a_pool
 from sanawm_env.world.state import save_whole
 
 MAX_SHARD_CHUNKS = 20_000
+STARTS, MOST_STARTS = "starts", 16  # of one's own clips, pictures to start from
 
 
 def random_stream(role: str, seed: int, index: int) -> np.random.Generator:
@@ -262,10 +264,13 @@ class Footage:
 
 def store(out: Path | str, codec: PatchPCACodec, footage: Iterable[Footage], config: ClipsConfig) -> None:
     """Cut footage into pieces of 1 + 24 chunks frames and write them as shards like those of `generate`, all at once
-    or not at all. ValueError when no clip is that long."""
+    or not at all, with the first pictures of some clips in the folder `starts`. ValueError when no clip is that long.
+    """
     out, size = Path(out), 1 + CHUNK * config.chunks
-    pieces = []
+    pieces, starts = [], []
     for clip in footage:
+        if len(starts) < MOST_STARTS:
+            starts.append(clip.frames[0])
         for first in range(0, len(clip.frames) - size + 1, size - 1):
             part = slice(first, first + size)
             c2w, pinhole = torch.from_numpy(clip.c2w[part]).float(), torch.from_numpy(clip.intrinsics).float()
@@ -276,6 +281,9 @@ def store(out: Path | str, codec: PatchPCACodec, footage: Iterable[Footage], con
     with replacing_folder(out, anew=True) as part:
         for shard, first in enumerate(range(0, len(pieces), config.shard_clips)):
             _write(pieces[first : first + config.shard_clips], part / f"shard_{shard:05d}.safetensors", header)
+        (part / STARTS).mkdir()
+        for number, picture in enumerate(starts, start=1):
+            save_start(picture, None, part / STARTS / f"clip_{number:02d}.png")
 
 
 def _piece(codec: PatchPCACodec, frames: Tensor, c2w: Tensor, intrinsics: Tensor, place: int) -> dict[str, Tensor]:

@@ -59,8 +59,9 @@ NANO = replace(
 STARTS_PER_PLACE = 16
 
 
-def export_world(config: SanaWorldConfig, run: Path, codec: Path, out: Path) -> None:
-    """Write a world's folder: `config.json`, weights, codec, and start images that carry their anchors."""
+def export_world(config: SanaWorldConfig, run: Path, codec: Path, out: Path, starts: Path | None = None) -> None:
+    """Write a world's folder: `config.json`, weights, codec, and start images: those of its places, which carry their
+    anchors, and the pictures in the folder `starts`, if there is one."""
     (out / "starts").mkdir(parents=True, exist_ok=True)
     write_text(out / "config.json", config.to_json() + "\n")
     parts = ["network", *(["places"] if config.places else ()), *(["reprojection"] if config.reprojection else ())]
@@ -68,6 +69,9 @@ def export_world(config: SanaWorldConfig, run: Path, codec: Path, out: Path) -> 
         if source.resolve() != (out / source.name).resolve():
             with replacing(out / source.name) as part:
                 shutil.copyfile(source, part)
+    for picture in sorted(starts.glob("*.png")) if starts is not None else ():
+        with replacing(out / "starts" / picture.name) as part:
+            shutil.copyfile(picture, part)
     for p, name in enumerate(config.places):
         for i in range(STARTS_PER_PLACE):
             here = place(name)

@@ -9,6 +9,7 @@ of the data, time, machine, numbers.
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -19,12 +20,14 @@ import torch
 from rich.console import Console
 
 from sanawm_env.camera.trajectory import relative_to_first
+from sanawm_env.engines.rooms.walks import CHUNK
 from sanawm_env.engines.sanawm.codec.patch_pca import LARGEST_STRIDE, PATCH, SPACE_STRIDE, PatchPCACodec, to_patches
 from sanawm_env.engines.sanawm.conditions import PLUCKER_CHANNELS
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.reprojection import reprojection_channels
 from sanawm_env.metrics.figures import figure_class
 from sanawm_env.training.clips import (
+    STARTS,
     ClipsConfig,
     Footage,
     ViewsConfig,
@@ -36,6 +39,7 @@ from sanawm_env.training.clips import (
 )
 from sanawm_env.training.depth import WEIGHTS, DepthConfig, train_depth
 from sanawm_env.training.evaluate import Example, draw_sheet, evaluate, print_table, save_sheet
+from sanawm_env.training.footage import measure, print_footage
 from sanawm_env.training.nano import NANO, NANO_SMALL, export_world
 from sanawm_env.training.network import MAX_SEED, TrainConfig, train_network
 from sanawm_env.training.probes import linear_codec
@@ -161,6 +165,7 @@ def run(
     out: Path,
     *,
     footage: Callable[[], Iterable[Footage]] | None = None,
+    held_out: Callable[[], Iterable[Footage]] | None = None,
     processes: int = 1,
     device: str = "cpu",
     machine: str = "",
@@ -169,7 +174,8 @@ def run(
     """Make a world in `out / "world"` and return that folder.
 
     footage: gives one's own clips, at the nano world's picture size, instead of walks through the places; the world
-        then knows no places, and is not measured against a renderer.
+        then knows no places, takes its field of view from the clips, and is not measured against a renderer.
+    held_out: such clips that are not learned from, to measure it on.
     processes, device: see `train_network`; each process takes a batch of its own. machine: its name, for the record.
 
     Raises ValueError when `out` holds a run of another recipe; BlockingIOError while another process trains there;
@@ -180,12 +186,12 @@ def run(
         raise ValueError("One's own clips have no depth, and 64 x 96 pixels: learn from them with the plain recipe.")
     out.mkdir(parents=True, exist_ok=True)
     with only_writer(out):
-        return _run(recipe, out, footage, processes, device, machine, console or literal_console())
+        return _run(recipe, out, footage, held_out, processes, device, machine, console or literal_console())
 
 
 def _run(
-    recipe: Recipe, out: Path, footage: Callable[[], Iterable[Footage]] | None, processes: int, device: str,
-    machine: str, console: Console,
+    recipe: Recipe, out: Path, footage: Callable[[], Iterable[Footage]] | None,
+    held_out: Callable[[], Iterable[Footage]] | None, processes: int, device: str, machine: str, console: Console,
 ) -> Path:  # fmt: skip
     _keep_recipe(recipe, out / RECIPE)
     if recipe.from_shipped and not (out / CODEC).exists():
@@ -214,6 +220,11 @@ def _run(
         height=recipe.clips.height, width=recipe.clips.width, spatial_stride=recipe.codec.stride,
         reprojection=recipe.depth is not None,
     )  # fmt: skip
+    if footage is not None:
+        own = load(out / CLIPS, ["intrinsics"])["intrinsics"][:, 0].median().item()
+        fov = math.degrees(2 * math.atan(config.width / 2 / own))
+        reach = replace(config.workspace, soft_distance=16, hard_distance=64)  # its clips may lead anywhere
+        config = replace(config, horizontal_fov=round(fov, 3), workspace=reach)
     trainers = processes if device == "cpu" and not recipe.train.minutes else 1  # a GPU is fullest with one
     if recipe.views is not None:
         size = {"height": recipe.clips.height, "width": recipe.clips.width, "stride": recipe.codec.stride}
@@ -227,7 +238,7 @@ def _run(
         reprojection=out / DEPTH / WEIGHTS if recipe.depth is not None else None,
     )  # fmt: skip
 
-    export_world(config, out / NETWORK, out / CODEC, out / WORLD)
+    export_world(config, out / NETWORK, out / CODEC, out / WORLD, starts=out / CLIPS / STARTS)
     record = {
         "recipe": asdict(recipe), "data": data_hash(out / CLIPS), "training_seconds": round(seconds),
         "machine": machine, "processes": trainers, "device": device, "torch": torch.__version__,
@@ -237,6 +248,11 @@ def _run(
         print_table(report, console)
         save_sheet(report, out / SHEET)
         record["validation"] = json.loads(report.to_json())
+    elif held_out is not None:
+        found = measure(World.load(out / WORLD), list(held_out()), recipe.clips.chunks)
+        print_footage(found, console)
+        draw_sheet("held-out clips: truth and dream", found.examples, out / SHEET)
+        record["validation"] = found.to_plain()
     else:
         draw_sheet("footage and dream", _dreams(World.load(out / WORLD), load(out / CLIPS)), out / SHEET)
     write_text(out / WORLD / RECORD, json.dumps(record, indent=1) + "\n")
@@ -265,10 +281,13 @@ def _patches(recipe: Recipe, footage: Callable[[], Iterable[Footage]] | None, pr
             config.clips, config.seed, stride=config.stride, size=size, unknown_fraction=config.unknown_fraction,
             workers=processes,
         )  # fmt: skip
-    patches = []
-    for clip, _ in zip(footage(), range(config.clips), strict=False):
-        whole = 1 + (len(clip.frames) - 1) // 8 * 8
-        patches.append(to_patches(torch.from_numpy(clip.frames[:whole])[None], config.stride).flatten(0, 3))
+    patches, piece = [], CHUNK * recipe.clips.chunks
+    for clip in footage():
+        for first in range(0, len(clip.frames) - CHUNK, piece):  # a chunk of each piece
+            frames = torch.from_numpy(clip.frames[first : first + 1 + CHUNK])
+            patches.append(to_patches(frames[None], config.stride).flatten(0, 3))
+        if len(patches) >= config.clips:
+            break
     return torch.cat(patches)
 
 
