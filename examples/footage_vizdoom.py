@@ -1,6 +1,6 @@
 """`pip install vizdoom`, and this records walks through a level of Doom: an mp4 and a TUM file of its poses for each.
 
-    python examples/footage_vizdoom.py OUT [--walks 80] [--seconds 24.5] [--seed 0]
+    python examples/footage_vizdoom.py OUT [--walks 48] [--seconds 24.5] [--seed 0]
 
 The level is ViZDoom's "My Way Home" with the textures of Freedoom, drawn by ViZDoom's own software renderer at 320 x
 240 and 35 frames a second, without weapon, figures or status bar. What turns Doom's camera into metres:
@@ -152,7 +152,7 @@ def to_tum(cameras: np.ndarray) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Record walks through a level of Doom, with their poses.")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--walks", type=int, default=80)
+    parser.add_argument("--walks", type=int, default=48)
     parser.add_argument("--seconds", type=float, default=24.5)
     parser.add_argument("--seed", type=int, default=0, help="of the walks; another one for those that are held out")
     args = parser.parse_args()

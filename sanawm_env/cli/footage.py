@@ -48,15 +48,12 @@ class Clip:
 
     def read(self) -> Footage:
         """The pictures, upright, fitted to those of the nano world. ValueError where the video cannot be decoded."""
-        wanted, fitted = set(self.shown.tolist()), {}
-        for number, frame in enumerate(iterate_video(self.video)):
-            if number in wanted:
-                fitted[number] = fit_image(Image.fromarray(frame), NANO_SMALL.height, NANO_SMALL.width)
-            if len(fitted) == len(wanted):
-                break
-        else:
+        wanted, again = np.unique(self.shown, return_inverse=True)  # slow passages show a frame twice
+        frames = iterate_video(self.video, set(wanted.tolist()))
+        fitted = [fit_image(Image.fromarray(frame), NANO_SMALL.height, NANO_SMALL.width) for frame in frames]
+        if len(fitted) < len(wanted):
             raise ValueError(f"{self.video} cannot be read as a video: it holds fewer frames than its index says.")
-        return Footage(np.stack([fitted[number] for number in self.shown.tolist()]), self.c2w, self.intrinsics)
+        return Footage(np.stack(fitted)[again], self.c2w, self.intrinsics)
 
 
 def find_clips(data: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 import os
 import re
 import struct
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from itertools import chain
@@ -182,22 +182,24 @@ def read_video(path: str | os.PathLike, most_bytes: int = MAX_DECODED_BYTES) -> 
     return video[:count]
 
 
-def iterate_video(path: str | os.PathLike) -> Iterator[np.ndarray]:
+def iterate_video(path: str | os.PathLike, only: Collection[int] | None = None) -> Iterator[np.ndarray]:
     """The frames (H, W, 3) uint8 of an MP4, one by one, turned as the file says (phones store what was held upright
-    lying, with a note). Raises as `open_video`; ValueError for one without frames, or where decoding fails."""
-    count = 0
+    lying, with a note). only: numbers of those that are wanted, None for all. Raises as `open_video`; ValueError for
+    one without frames, or where decoding fails."""
+    count, last = 0, None if only is None else max(only, default=-1)
     with open_video(path) as (container, stream):
         frames = container.decode(stream)
-        while True:
+        while last is None or count <= last:
             try:
                 frame = next(frames, None)
-                picture = None if frame is None else _upright(frame)
+                picture = None if frame is None or (only is not None and count not in only) else _upright(frame)
             except Exception as error:  # decoders raise many types for damaged files
                 raise ValueError(f"{path} cannot be read as a video: {reason(error)}") from error
-            if picture is None:
+            if frame is None:
                 break
             count += 1
-            yield picture
+            if picture is not None:
+                yield picture
     if not count:
         raise ValueError(f"the video {path} has no frames")
 
@@ -207,8 +209,11 @@ def frame_times(path: str | os.PathLike) -> np.ndarray:
     `open_video`."""
     with open_video(path) as (container, stream):
         try:
-            shown = (p for p in container.demux(stream) if p.pts is not None and not p.is_discard)
-            times = sorted(float(p.pts * p.time_base) for p in shown)
+            times = sorted(
+                float(p.pts * p.time_base)
+                for p in container.demux(stream)
+                if p.pts is not None and not p.is_discard  # which is what an edit list leaves out
+            )
         except (av.error.FFmpegError, ValueError) as error:
             raise ValueError(f"{path} cannot be read as a video: {reason(error)}") from error
     return np.array(times) - times[0] if times else np.zeros(0)

@@ -1,9 +1,9 @@
-"""A world measured on true clips: it gets the first frame and the camera, and dreams the rest.
+"""A world measured on true clips: it gets the first frame and the camera, and predicts the rest.
 
 PSNR is pooled over all pixels of the measured frames, as in `evaluate`; baselines know the first frame alone: it is
 held, turned (rotation homography), or warped as a plane 3.3 m away. `codec` is the reconstruction of the truth, the
-most the world can reach, and sharpness the gradients of the dream over those of the truth. Nothing tells which pixels
-were seen before: of one's own clips there is no depth.
+most the world can reach, and sharpness the gradients of predicted frames over those of the truth. Nothing tells which
+pixels were seen before: of one's own clips there is no depth.
 """
 
 from collections.abc import Sequence
@@ -74,14 +74,14 @@ def measure(world: World, clips: Sequence[Footage], chunks: int = 8, seed: int =
         truth, poses = frames[chosen], path[chosen.ravel()]
         coded = codec.decode(codec.encode(torch.from_numpy(frames)[None].to(world.device)), first=True)[0].cpu().numpy()
         guesses = {
-            "psnr": dream(world, clip, path, seed)[:, STRIDE - 1 :: STRIDE],
+            "psnr": predict(world, clip, path, seed)[:, STRIDE - 1 :: STRIDE],
             "hold": np.broadcast_to(frames[0], truth.shape),
             "rotation_homography": warp(frames[0], rotation_homographies(poses, clip.intrinsics)).reshape(truth.shape),
             "plane_warp": warp(frames[0], plane_homographies(poses, clip.intrinsics)).reshape(truth.shape),
             "codec": coded[chosen],
         }
         if len(clips) > 1:
-            guesses["swapped"] = dream(world, clip, paths[(number + 1) % len(clips)], seed)[:, STRIDE - 1 :: STRIDE]
+            guesses["swapped"] = predict(world, clip, paths[(number + 1) % len(clips)], seed)[:, STRIDE - 1 :: STRIDE]
         for name, guess in guesses.items():
             errors[name] += np.square(guess.astype(np.int32) - truth).mean((1, 2, 3, 4))
         pairs = zip(truth.reshape(-1, *truth.shape[2:]), guesses["psnr"].reshape(-1, *truth.shape[2:]), strict=True)
@@ -91,20 +91,25 @@ def measure(world: World, clips: Sequence[Footage], chunks: int = 8, seed: int =
         if number < examples:
             ends = tuple(range(1, chunks + 1))
             shown.append(Example(number, "held-out clip", frames[0], ends, truth[:, -1], guesses["psnr"][:, -1]))
-    decibels = {name: 10 * np.log10(255**2 * count / np.maximum(total, 1e-9)) for name, total in errors.items()}
+    decibels = {name: [_psnr(error / count) for error in total] for name, total in errors.items()}
     rows = [
         FootageScores(
-            *(round(float(decibels[name][j]), 3) for name in names[:5]),
-            ssim=round(float(similar[j] / count), 4), sharpness=round(float(sharp[0, j] / sharp[1, j]), 4),
+            *(decibels[name][j] for name in names[:5]),
+            ssim=round(float(similar[j] / count), 4),
+            sharpness=round(float(sharp[0, j] / sharp[1, j]), 4),
         )
         for j in range(chunks)
-    ]  # fmt: skip
-    whole = {name: round(float(10 * np.log10(255**2 * count / errors[name].mean())), 3) for name in ("psnr", "swapped")}
-    swapped = whole["swapped"] if len(clips) > 1 else None
-    return FootageReport(tuple(rows), whole["psnr"], swapped, count, tuple(shown))
+    ]
+    swapped = _psnr(errors["swapped"].mean() / count) if count > 1 else None
+    return FootageReport(tuple(rows), _psnr(errors["psnr"].mean() / count), swapped, count, tuple(shown))
 
 
-def dream(world: World, clip: Footage, path: np.ndarray, seed: int = 0) -> np.ndarray:
+def _psnr(error: float) -> float:
+    """Of a mean squared error; 100 for none."""
+    return 100.0 if error == 0 else round(float(10 * np.log10(255**2 / error)), 3)
+
+
+def predict(world: World, clip: Footage, path: np.ndarray, seed: int = 0) -> np.ndarray:
     """What the world makes of a clip's first frame along a path (1 + 24 C, 4, 4): (C, 24, H, W, 3) uint8."""
     state = world.begin(world.scene(clip.frames[0], intrinsics=clip.intrinsics), seed=seed)
     size, seen = world.config.chunk_frames, []
@@ -120,7 +125,7 @@ def print_footage(report: FootageReport, console: Console) -> None:
     if report.swapped_camera_psnr is not None:
         title += f", {report.swapped_camera_psnr:.2f} along another clip's path"
     table = Table(title=title, title_justify="left")
-    for name in ("chunk", "dream", "hold", "rotation", "plane", "codec", "SSIM", "sharpness"):
+    for name in ("chunk", "predicted", "hold", "rotation", "plane", "codec", "SSIM", "sharpness"):
         table.add_column(name, justify="right", no_wrap=True)
     for number, c in enumerate(report.chunks, start=1):
         others = (c.hold, c.rotation_homography, c.plane_warp, c.codec, c.ssim, c.sharpness)
