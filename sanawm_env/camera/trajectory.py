@@ -120,7 +120,7 @@ class Trajectory:
         if np.abs(places - nearest).max(initial=0) < 1e-6:
             lens = None if self.intrinsics is None else self.intrinsics[nearest]
             return replace(self, c2w=self.c2w[nearest], intrinsics=lens, fps=None, first=None)
-        return replace(_interpolated(self, np.arange(len(self.c2w)), places), fps=None, first=None)
+        return replace(resampled(self, np.arange(len(self.c2w)), places), fps=None, first=None)
 
     def intrinsics_for(self, width: int, height: int) -> np.ndarray | None:
         """Intrinsics (F, 3, 3) in pixels of images of this size. None where there are none, or where they belong to
@@ -192,7 +192,7 @@ def load_trajectory(
             raise ValueError(f"it lasts for over {MAX_POSES:,} poses")
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as a trajectory: {error}") from error
-    even = _interpolated(read, where, np.minimum(np.arange(math.ceil(where[-1] - 1e-6) + 1), where[-1]))
+    even = resampled(read, where, np.minimum(np.arange(math.ceil(where[-1] - 1e-6) + 1), where[-1]))
     logging.getLogger(__name__).warning(
         "%s has gaps or an uneven rate: its %d poses are brought to %d.", path, len(c2w), len(even.c2w)
     )
@@ -232,7 +232,7 @@ def _to_c2w(matrices: np.ndarray, whole: np.ndarray, axes: str, poses: str, metr
     return c2w
 
 
-def _interpolated(given: Trajectory, here: np.ndarray, there: np.ndarray) -> Trajectory:
+def resampled(given: Trajectory, here: np.ndarray, there: np.ndarray) -> Trajectory:
     """Poses at the places `there` of those that lie `here`, both growing: positions on a cubic spline through them,
     rotations along the shortest way, intrinsics in straight lines."""
     from scipy.interpolate import CubicSpline  # takes a tenth of a second to import

@@ -28,6 +28,7 @@ from sanawm_env.cli.precision import Precision
 from sanawm_env.cli.render import Render
 from sanawm_env.cli.replay import Replay
 from sanawm_env.cli.rollout import Rollout
+from sanawm_env.cli.score import ScoreClips
 from sanawm_env.cli.serve import Serve
 from sanawm_env.cli.study import Study
 from sanawm_env.cli.train import Train
@@ -48,6 +49,7 @@ COMMANDS = {
     "replay": Replay,
     "dataset": DatasetTools,
     "trajectory": LookAtTrajectory,
+    "score": ScoreClips,
     "fetch": Fetch,
     "encode-prompts": EncodePrompts,
     "doctor": Doctor,

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 
 from sanawm_env.camera.twist import hold
+from sanawm_env.engines.rooms.places import place as known_place
 from sanawm_env.engines.rooms.raycast import Place, intrinsics, render
+from sanawm_env.world.anchor import Anchor
 
 BLURS = (8.0, 4.0, 4.0, 2.0, 2.0, 1.0, 1.0, 0.6)  # pixels, one Gauss-Newton step each
 STEP = np.array([0.03, 0.03, 0.03, 0.012, 0.012, 0.012])  # metres and radians, of the numerical Jacobian
@@ -27,6 +29,17 @@ def track(place: Place, frames: np.ndarray, start: np.ndarray) -> np.ndarray:
         before, pose = pose, locate(place, frame, ahead)
         poses.append(pose)
     return np.stack(poses)
+
+
+def estimator(frames: np.ndarray, lens: np.ndarray | None, anchor: Anchor | None) -> np.ndarray:
+    """`track` as an estimator of `recording.scores`, in places that are known: c2w (n, 4, 4) of frames (n, H, W, 3).
+    ValueError without an anchor, and for another lens (n, 3, 3) than nano's."""
+    size = frames.shape[1:3]
+    if anchor is None:
+        raise ValueError("alignment needs clips of a known place, with an anchor")
+    if lens is not None and np.abs(lens[:, (0, 1, 0, 1), (0, 1, 2, 2)] / intrinsics(*size) - 1).max() > 0.01:
+        raise ValueError("alignment needs clips with nano's lens, 70 degrees across")
+    return np.concatenate((anchor.c2w[None], track(known_place(anchor.place), frames[1:], anchor.c2w)))
 
 
 def locate(place: Place, frame: np.ndarray, guess: np.ndarray) -> np.ndarray:

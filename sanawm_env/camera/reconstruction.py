@@ -1,0 +1,220 @@
+"""Camera paths from pictures alone, by COLMAP's incremental reconstruction (Schönberger and Frahm 2016): pycolmap,
+which the extra `poses` brings.
+
+What one camera saw has no scale: a path comes in a unit of its own, and who knows how long it was says
+`metres_per_unit`. COLMAP needs parallax and texture: a camera that only turns, or sees blank walls, is not found.
+
+It works in a process of its own: pycolmap takes over SIGTERM when it is imported, ends the process on what it holds
+impossible, and cannot be interrupted.
+"""
+
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sanawm_env.camera.trajectory import MAX_GAP, Trajectory, inverse, relative_to_first, resampled
+from sanawm_env.world.files import brief, check_count, check_number
+
+MISSING = 'Poses from pictures need pycolmap: pip install "sanawm-env[poses]".'
+SHORTER_SIDE = 256  # pixels; smaller pictures are enlarged, since features are as large as some pixels
+OVERLAP = 15  # pictures after each that it is matched with
+LEAST = 3  # pictures of a reconstruction
+TRIES = 3  # with other seeds: what the first pair of pictures suggests is wrong now and then
+ENOUGH = 0.8  # of all pictures: with fewer of them COLMAP's own thresholds are lowered
+# For paths of a few seconds in a room, which have less parallax than photographs for a model do
+LOWERED = {"init_min_tri_angle": 4.0, "init_min_num_inliers": 30, "init_max_forward_motion": 1.0,
+           "abs_pose_min_num_inliers": 15}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """c2w: (n, 4, 4) float64, NaN where a picture was not placed, in a unit and a world frame of its own. intrinsics:
+    (3, 3), those that were given, or found where none were. points: of the scene."""
+
+    c2w: np.ndarray
+    intrinsics: np.ndarray
+    points: int
+
+    @property
+    def placed(self) -> np.ndarray:
+        """Which pictures were (n,)."""
+        return np.isfinite(self.c2w).all((1, 2))
+
+
+def check_installed() -> None:
+    """ImportError in one sentence without pycolmap, which is not imported."""
+    if find_spec("pycolmap") is None:
+        raise ImportError(MISSING)
+
+
+def reconstruct(
+    frames: Iterable[np.ndarray], intrinsics: np.ndarray | None = None, *, seed: int = 0, threads: int = 1
+) -> Reconstruction:
+    """Where the camera was for each of some pictures (H, W, 3) uint8 that follow each other.
+
+    intrinsics: (3, 3), in pixels; None has one focal length found for all, in the middle of the picture. seed: of what
+    is drawn. threads: with one, the same pictures and seed give the same poses. Of several models, that do not hang
+    together, the largest counts; where not even a pair of pictures fits together, nothing is placed.
+
+    Raises ImportError without pycolmap, ValueError for pictures of different sizes, intrinsics of another shape, or
+    what COLMAP refuses.
+    """
+    from PIL import Image
+
+    check_installed()
+    check_count("seed", seed, 0, 2**31 - 1)
+    check_count("threads", threads, 1, 1024)
+    if intrinsics is not None:
+        intrinsics = np.asarray(intrinsics, np.float64)
+        if intrinsics.shape != (3, 3) or not np.isfinite(intrinsics).all():
+            raise ValueError(f"intrinsics of a reconstruction are finite numbers (3, 3), got shape {intrinsics.shape}")
+    with tempfile.TemporaryDirectory(prefix="sanawm-poses-") as name:
+        folder, count, shape = Path(name), 0, None
+        (folder / "images").mkdir()
+        for count, frame in enumerate(frames, start=1):
+            frame = np.asarray(frame)
+            if (
+                frame.dtype != np.uint8
+                or frame.ndim != 3
+                or frame.shape[2] != 3
+                or frame.shape != (shape or frame.shape)
+            ):
+                raise ValueError(f"pictures must be uint8 (H, W, 3) of one size, got {frame.dtype} {frame.shape}")
+            shape = frame.shape
+            times = math.ceil(SHORTER_SIDE / min(shape[:2]))
+            picture = Image.fromarray(frame)
+            if times > 1:
+                picture = picture.resize((shape[1] * times, shape[0] * times), Image.Resampling.BICUBIC)
+            picture.save(folder / "images" / f"{count - 1:06d}.png", compress_level=1)
+        if shape is None or count < 2:
+            raise ValueError(f"a reconstruction needs at least two pictures, got {count}")
+        lens = None if intrinsics is None else (times * intrinsics[(0, 1, 0, 1), (0, 1, 2, 2)]).tolist()
+        (folder / "task.json").write_text(json.dumps({"lens": lens, "seed": seed, "threads": threads}))
+        done = subprocess.run(
+            [sys.executable, "-m", "sanawm_env.camera.reconstruction", name],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False,
+        )  # fmt: skip
+        if done.returncode or not (folder / "found.json").exists():
+            said = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
+            raise ValueError(f"COLMAP gave up ({brief(said[-1]) if said else done.returncode})")
+        found = json.loads((folder / "found.json").read_text())
+    c2w = np.full((count, 4, 4), np.nan)
+    for index, w2c in found["w2c"].items():
+        c2w[int(index)] = inverse(np.array([*w2c, [0, 0, 0, 1]], np.float64))
+    if intrinsics is None:
+        fx, fy, cx, cy = (value / times for value in found["lens"])
+        intrinsics = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+    return Reconstruction(c2w, intrinsics, found["points"])
+
+
+def estimate_trajectory(
+    frames: Iterable[np.ndarray],
+    intrinsics: np.ndarray | None = None,
+    *,
+    fps: float | None = None,
+    every: int = 4,
+    metres_per_unit: float = 1.0,
+    seed: int = 0,
+    threads: int = 1,
+) -> tuple[Trajectory, int]:
+    """The trajectory of a video from its frames (H, W, 3) uint8, and the number of the frame that it begins at.
+
+    intrinsics, seed, threads: as for `reconstruct`. fps: frames a second. every: of so many frames one is placed; the
+    others are interpolated, as are up to `camera.trajectory.MAX_GAP` in a row that COLMAP did not place. Frames before
+    the first and after the last placed one have no pose. metres_per_unit: of COLMAP's unit, which no picture tells and
+    which is another one for every clip.
+
+    Raises as `reconstruct`; ValueError where fewer than three frames are placed, or too many in a row are not.
+    """
+    every = check_count("every", every, 1, 1000)
+    metres_per_unit = check_number("metres_per_unit", metres_per_unit, 1e-12, 1e12)
+    shape: list[tuple[int, ...]] = []
+
+    def taken() -> Iterable[np.ndarray]:
+        for i, frame in enumerate(frames):
+            if i % every == 0:
+                shape[:] = [frame.shape]
+                yield frame
+
+    found = reconstruct(taken(), intrinsics, seed=seed, threads=threads)
+    at = np.flatnonzero(found.placed)
+    if len(at) < LEAST:
+        raise ValueError(
+            f"COLMAP placed {len(at)} of {len(found.c2w)} pictures: it needs texture, and a camera that moves"
+        )
+    longest = int(np.diff(at).max()) * every
+    if longest > max(MAX_GAP, every):
+        raise ValueError(f"COLMAP lost the camera for {longest} frames in a row: cut the video there")
+    c2w = relative_to_first(found.c2w[at])
+    c2w[:, :3, 3] *= metres_per_unit
+    size = (shape[0][1], shape[0][0])
+    lens = np.broadcast_to(found.intrinsics, (len(at), 3, 3))
+    placed = Trajectory(c2w, lens, fps, "colmap", size=size, metres_per_unit=metres_per_unit)
+    frames_there = np.arange(at[0] * every, at[-1] * every + 1, dtype=np.float64)
+    return resampled(placed, at * float(every), frames_there), int(at[0]) * every
+
+
+def _work(folder: Path) -> None:
+    """In the other process: a reconstruction of images/*.png as task.json says, to found.json."""
+    import pycolmap
+
+    pycolmap.logging.minloglevel = 2
+    task = json.loads((folder / "task.json").read_text())
+    lens, threads, cpu = task["lens"], task["threads"], pycolmap.Device.cpu
+    database, images = folder / "database.db", folder / "images"
+    reader = pycolmap.ImageReaderOptions()
+    reader.camera_model = "PINHOLE" if lens else "SIMPLE_PINHOLE"
+    if lens:
+        reader.camera_params = ",".join(map(str, lens))
+    extraction, matching = pycolmap.FeatureExtractionOptions(), pycolmap.FeatureMatchingOptions()
+    pairing, verification = pycolmap.SequentialPairingOptions(), pycolmap.TwoViewGeometryOptions()
+    extraction.num_threads = matching.num_threads = pairing.num_threads = threads
+    pairing.overlap, verification.ransac.random_seed = OVERLAP, task["seed"]
+    pycolmap.set_random_seed(task["seed"])
+    pycolmap.extract_features(
+        database, images, camera_mode=pycolmap.CameraMode.SINGLE, reader_options=reader, extraction_options=extraction,
+        device=cpu,
+    )  # fmt: skip
+    pycolmap.match_sequential(
+        database, matching_options=matching, pairing_options=pairing, verification_options=verification, device=cpu
+    )
+    most, total = None, len(list(images.iterdir()))
+    for number, lowered in enumerate([{}] * TRIES + [LOWERED]):
+        if number >= TRIES and most is not None and most.num_reg_images() >= ENOUGH * total:
+            break
+        options = pycolmap.IncrementalPipelineOptions()
+        options.num_threads, options.random_seed, options.min_model_size = threads, task["seed"] + number, LEAST
+        options.ba_refine_focal_length = options.mapper.abs_pose_refine_focal_length = not lens
+        options.ba_refine_extra_params = options.mapper.abs_pose_refine_extra_params = False
+        for name, value in lowered.items():
+            setattr(options.mapper, name, value)
+        out = folder / f"models{number}"
+        out.mkdir()
+        models = pycolmap.incremental_mapping(database, images, out, options=options)
+        most = max([*models.values(), *([most] if most is not None else [])], key=_goodness, default=None)
+    found: dict[str, Any] = {"w2c": {}, "points": 0, "lens": lens or [math.nan] * 4}
+    if most is not None:
+        placed = [image for image in most.images.values() if image.has_pose]
+        found["w2c"] = {int(Path(image.name).stem): image.cam_from_world().matrix().tolist() for image in placed}
+        found["points"] = most.num_points3D()
+        camera = next(iter(most.cameras.values()))
+        found["lens"] = np.array(camera.calibration_matrix())[(0, 1, 0, 1), (0, 1, 2, 2)].tolist()
+    (folder / "found.json").write_text(json.dumps(found))
+
+
+def _goodness(model: Any) -> tuple[int, float]:
+    """Pictures that are placed; then how many of them see a point of the scene: a wrong path tears tracks apart."""
+    return model.num_reg_images(), model.compute_mean_track_length()
+
+
+if __name__ == "__main__":
+    _work(Path(sys.argv[1]))

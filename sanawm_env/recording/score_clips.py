@@ -1,0 +1,207 @@
+"""The clips that `scores` measures: videos with the paths that their cameras were told to take, wherever they lie.
+
+    a dataset        its finished episodes
+    other folders    videos, each with its trajectory: `trajectory.npz` beside a `video.mp4`, as rollouts leave them;
+                     NAME.npz, .npy, .txt, .json or a folder NAME beside NAME.mp4; a model of COLMAP (sparse) or
+                     transforms.json in the folder of a single video
+    SANA-WM-Bench    videos SPLIT/ID.mp4, and the benchmark's folder, which holds their paths (camera reference, 7.1)
+
+`truth.mp4` beside a video shows what should have been seen, frame for frame.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sanawm_env.camera.trajectory import load_trajectory
+from sanawm_env.recording.dataset import DATASET, PARTIAL, Dataset
+from sanawm_env.recording.episode import MAX_META_BYTES
+from sanawm_env.recording.rollout import META, TRAJECTORY, VIDEO
+from sanawm_env.recording.video import MAX_DECODED_BYTES, MAX_UPSCALE, frame_times, iterate_video
+from sanawm_env.world.anchor import Anchor
+from sanawm_env.world.files import brief, read_json
+from sanawm_env.world.saving import is_part
+
+TRUTH = "truth.mp4"
+POSES = (".npz", ".npy", ".txt", ".json")
+BENCH = {"simple_60s": "benchmark_v2_smooth_60s", "hard_60s": "benchmark_v2_hard_60s"}
+"""Splits of SANA-WM-Bench, and their folders."""
+BENCH_POSES, BENCH_PAIRS, BENCH_METHOD = "sanawm_export_v2", "scene_trajectories_v2.json", "method_info.json"
+MAX_BENCH_BYTES = 2**28
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A video and the file or folder of its path. name, split: in tables. bench: whether it is one of SANA-WM-Bench's,
+    which is compared over the frames that both have; skip_first: and without its first sample, since the refiner leaves
+    out frame 0. pairs: of frames at which the benchmark's camera comes back."""
+
+    name: str
+    split: str
+    video: Path
+    trajectory: Path
+    bench: bool = False
+    skip_first: bool = False
+    pairs: tuple[Mapping[str, Any], ...] = ()
+
+    def read(self, interval: int) -> "Sampled":
+        """Every `interval`-th frame, with its pose. Raises ValueError or OSError in one sentence."""
+        meta = self._meta()
+        path, count = load_trajectory(self.trajectory), len(frame_times(self.video))
+        if len(path.c2w) != count and not self.bench:
+            raise ValueError(f"{self.video} has {count} frames and {len(path.c2w)} poses: they must be as many.")
+        upscale = _upscale(meta)
+        first = interval if self.skip_first else 0
+        frames = _every(self.video, interval, upscale, range(first, min(count, len(path.c2w))))
+        if len(frames) < 3:
+            raise ValueError(f"{self.video} has {count} frames, of which {len(frames)} are looked at: too few.")
+        height, width = (upscale * side for side in frames.shape[1:3])
+        c2w = path.c2w[first::interval][: len(frames)]
+        lens = path.intrinsics_for(width, height)
+        if lens is not None:
+            lens = lens[first::interval][: len(frames)] / np.array([[upscale, upscale, 1.0]]).T
+        truth = self.video.with_name(TRUTH)
+        return Sampled(
+            np.linalg.solve(c2w[0], c2w), frames, lens, _anchor(meta, c2w[0]), count,
+            _every(truth, interval, upscale, range(count)) if truth.exists() and not self.bench else None,
+        )  # fmt: skip
+
+    def _meta(self) -> dict[str, Any]:
+        """What an episode says of itself; nothing where the video is no episode's."""
+        path = self.video.with_name(META)
+        return read_json(path, MAX_META_BYTES) if self.video.name == VIDEO and path.exists() else {}
+
+
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """Frames of a clip and what is known of them. c2w: (n, 4, 4) float64, relative to the first of them. frames: (n, H,
+    W, 3) uint8, as large as the world made them. intrinsics: (n, 3, 3) of these, None where they are not known. anchor:
+    of the first one, where a known place is shown. total: frames of the video. truth: (n, H, W, 3) uint8, or None."""
+
+    c2w: np.ndarray
+    frames: np.ndarray
+    intrinsics: np.ndarray | None
+    anchor: Anchor | None
+    total: int
+    truth: np.ndarray | None
+
+
+def find_clips(folder: Path, bench: Path | None = None) -> list[Clip]:
+    """The clips in a folder, by name. bench: folder of SANA-WM-Bench, whose paths the videos were made for.
+
+    Raises FileNotFoundError where there are none, ValueError for a damaged dataset or benchmark.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}.")
+    if bench is not None:
+        found = [clip for split in BENCH for clip in _bench_clips(folder, Path(bench), split)]
+    elif (folder / DATASET).exists():
+        names = [row.episode for row in Dataset.open(folder).finished()]
+        found = [_episode(folder / name, name) for name in names]
+    else:
+        found = [clip for video in _videos(folder) if (clip := _with_path(folder, video)) is not None]
+    if not found:
+        wanted = f"SPLIT/ID.mp4, SPLIT one of {', '.join(BENCH)}" if bench else f"{VIDEO} with {TRAJECTORY} beside it"
+        raise FileNotFoundError(f"No clips with a path in {folder}: a clip is {wanted} (see docs/score.md).")
+    return found
+
+
+def _videos(folder: Path) -> list[Path]:
+    whole = (p for p in folder.rglob("*.mp4") if p.name != TRUTH and not any(is_part(part) for part in p.parents))
+    return sorted(p for p in whole if not any(part.endswith(PARTIAL) for part in p.parts))
+
+
+def _episode(folder: Path, name: str, split: str = "no place") -> Clip:
+    """Of our own. Clips in one place are a split, those in `train/7` and its like are `train`; others keep theirs."""
+    try:
+        place = str((read_json(folder / META, MAX_META_BYTES).get("anchor") or {}).get("place", ""))
+    except (OSError, ValueError, AttributeError):
+        place = ""  # the clip is rejected when it is read, and its row says why
+    return Clip(name, place.partition("/")[0] or split, folder / VIDEO, folder / TRAJECTORY)
+
+
+def _with_path(folder: Path, video: Path) -> Clip | None:
+    """A video that has a trajectory, of the split that is the first folder it lies in; None for one that has none."""
+    own = video.name == VIDEO and (video.parent / TRAJECTORY).exists()
+    inside = (video.parent if own else video.with_suffix("")).relative_to(folder)
+    name, split = str(inside) if inside.parts else folder.name, inside.parts[0] if len(inside.parts) > 1 else "all"
+    if own:
+        return _episode(video.parent, name, split)
+    beside = [p for p in (*map(video.with_suffix, POSES), video.with_suffix("")) if p.exists()]
+    if not beside and len(list(video.parent.glob("*.mp4"))) == 1:
+        beside = [p for p in (video.parent / "transforms.json", video.parent / "sparse") if p.exists()]
+    return Clip(name, split, video, beside[0]) if beside else None
+
+
+def _bench_clips(folder: Path, bench: Path, split: str) -> Iterator[Clip]:
+    """Of a split: folder/SPLIT/ID.mp4 or folder/SPLIT/ID/video.mp4, the path in bench/.../sanawm_export_v2/ID.npz."""
+    poses, pairs = bench / BENCH[split] / BENCH_POSES, bench / BENCH[split] / BENCH_PAIRS
+    returns = _returns(pairs) if pairs.exists() else {}
+    for video in _videos(folder):
+        if split in video.relative_to(folder.parent).parts:
+            name = video.parent.name if video.name == VIDEO else video.stem
+            refined = any(_is_refined(above / BENCH_METHOD) for above in list(video.parents)[:3])
+            yield Clip(f"{split}/{name}", split, video, poses / f"{name}.npz", True, refined, returns.get(name, ()))
+
+
+def _is_refined(path: Path) -> bool:
+    return path.exists() and bool(read_json(path, MAX_META_BYTES).get("refiner"))
+
+
+def _returns(path: Path) -> dict[str, tuple[Mapping[str, Any], ...]]:
+    """Pairs of frames of each scene. ValueError for another file."""
+    scenes = read_json(path, MAX_BENCH_BYTES).get("scenes")
+    try:
+        return {
+            str(scene["scene_id"]): tuple(_pair(pair) for pair in scene["evaluation_pairs"]) for scene in scenes or ()
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} must hold scenes with evaluation_pairs of frame_a, frame_b, quality_score."
+        ) from error
+
+
+def _pair(pair: Mapping[str, Any]) -> dict[str, Any]:
+    score = float(pair["quality_score"])
+    return {"frame_a": int(pair["frame_a"]), "frame_b": int(pair["frame_b"]), "quality_score": score}
+
+
+def _upscale(meta: Mapping[str, Any]) -> int:
+    video = meta.get("video", {})
+    times = video.get("upscale", 1) if isinstance(video, Mapping) else None
+    if not isinstance(times, int) or not 1 <= times <= MAX_UPSCALE:
+        raise ValueError(f"its {META} says that the video is enlarged {brief(times)} times")
+    return times
+
+
+def _anchor(meta: Mapping[str, Any], first: np.ndarray) -> Anchor | None:
+    """Of the first pose (4, 4) that is looked at, which is relative to the one that the meta's anchor is of."""
+    if meta.get("anchor") is None:
+        return None
+    anchor = Anchor.from_json(json.dumps(meta["anchor"]))
+    return Anchor(anchor.place, anchor.c2w @ first)
+
+
+def _every(video: Path, interval: int, upscale: int, numbers: range) -> np.ndarray:
+    """Frames (n, H, W, 3) uint8 of these numbers, every `interval`-th, as large as before they were enlarged."""
+    taken: list[np.ndarray] = []
+    for number, frame in enumerate(iterate_video(video)):
+        if number in numbers and (number - numbers.start) % interval == 0:
+            taken.append(_shrunk(frame, upscale))
+            if len(taken) * taken[0].nbytes > MAX_DECODED_BYTES:
+                raise ValueError(f"{video} is too long: look at fewer of its frames (--interval).")
+    return np.stack(taken) if taken else np.zeros((0, 1, 1, 3), np.uint8)
+
+
+def _shrunk(frame: np.ndarray, times: int) -> np.ndarray:
+    """Each square of so many pixels as one, their mean."""
+    if times == 1:
+        return frame
+    height, width = (side // times for side in frame.shape[:2])
+    squares = frame[: height * times, : width * times].reshape(height, times, width, times, 3)
+    return np.rint(squares.mean((1, 3))).astype(np.uint8)

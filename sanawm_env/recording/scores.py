@@ -1,0 +1,448 @@
+"""What clips are worth: does the camera go where it was told, does the picture stay itself, is it like the truth?
+
+An estimator recovers the camera from the pictures, and its path is compared with the one that was asked for, as in
+SANA-WM-Bench (`metrics.pose`; camera reference, 7.2). No estimator is exact, so the same path is rendered by the world
+"rooms", where every picture is true, and what the estimator finds there is its own error: a clip's error says something
+as far as it is larger. A clip of a place that rooms knows is rendered in that place, which also gives PSNR and SSIM;
+another one in a furnished room, on a path made smaller to fit, whose errors are told in the units of the clip.
+
+    from sanawm_env.recording.scores import score
+    report = score("runs/data", "runs/score")
+"""
+
+import csv
+import hashlib
+import importlib
+import io
+import json
+import math
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sanawm_env.camera import reconstruction
+from sanawm_env.camera.intrinsics import intrinsics_matrix
+from sanawm_env.metrics.benchmark import revisit
+from sanawm_env.metrics.image import psnr, ssim
+from sanawm_env.metrics.lasting import drift, loop_closure
+from sanawm_env.metrics.pose import align, apply, pose_errors
+from sanawm_env.recording.rollout import check_writable
+from sanawm_env.recording.score_clips import Clip, Sampled, find_clips
+from sanawm_env.recording.video import frame_times, read_video
+from sanawm_env.world.anchor import Anchor
+from sanawm_env.world.files import brief, check_count, file_sha256, read_json, reason
+from sanawm_env.world.reading import read
+from sanawm_env.world.saving import replacing, write_text
+from sanawm_env.world.scenes import DrawnScenes
+from sanawm_env.world.world import World
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Estimator = Callable[[np.ndarray, np.ndarray | None, Anchor | None], np.ndarray]
+"""From frames (n, H, W, 3) uint8 that follow each other, intrinsics (n, 3, 3) in their pixels or None, and the anchor
+of the first one, if it shows a known place, to poses c2w (n, 4, 4): NaN where there is none, in any unit and world
+frame. A ValueError says that nothing can be found, and why."""
+
+NUMBERS, TABLE, PICTURE, BENCH_TABLE = "scores.json", "scores.csv", "scores.png", "sana_wm_bench.md"
+ENOUGH = 0.5  # of the frames that are looked at: a camera that was found in fewer is not followed
+FARTHEST = 1.0  # metres from the start of a path in a furnished room
+PATHS_SHOWN = 6
+MAX_BYTES = 2**28
+WHO = {
+    "clip": "the clips",
+    "rendered": "rendered truth: the estimator's own error",
+    "still": "a camera that stands still",
+}
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Of the pictures of a clip. placed: share of the frames whose camera was found; the errors are of these, None
+    where they are too few: rotation in degrees, translation in the path's unit, Frobenius norm of [R|t]. scale: of the
+    estimator's unit. drift: doublings, see `metrics.lasting`; loop_psnr: dB, None where the camera does not come
+    back."""
+
+    placed: float = 0.0
+    rot_err_deg: float | None = None
+    trans_err: float | None = None
+    cam_mc: float | None = None
+    scale: float | None = None
+    drift: float | None = None
+    loop_psnr: float | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """Of one clip. sampled: frames that were looked at. clip: of its pictures; rendered: of the truth along its path,
+    in the place `rendered_in`; still: errors of a camera that never moves. psnr, ssim: means against the truth.
+    revisit: mean PSNR and SSIM over so many pairs, of SANA-WM-Bench. asked, found: path from above (n, 2), x and z,
+    where the camera was found. note: why none was. reason: why the clip was rejected. inputs: hash of the video and its
+    path."""
+
+    name: str
+    split: str
+    inputs: str = ""
+    frames: int = 0
+    sampled: int = 0
+    clip: Measures = field(default_factory=Measures)
+    rendered: Measures | None = None
+    rendered_in: str = ""
+    still: Measures | None = None
+    psnr: float | None = None
+    ssim: float | None = None
+    revisit: tuple[float, float, int] | None = None
+    asked: tuple[tuple[float, float], ...] = ()
+    found: tuple[tuple[float, float], ...] = ()
+    note: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the scores. interval: of so many frames one is looked at, as in SANA-WM-Bench. estimator: its name,
+    or "none". rendered: clips of a split at most whose path is rendered."""
+
+    estimator: str = "colmap"
+    interval: int = 4
+    rendered: int = 8
+
+    def __post_init__(self):
+        check_count("interval", self.interval, 1, 1000)
+        check_count("rendered", self.rendered, 0, 10**9)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Scores of clips, in order."""
+
+    settings: Settings
+    scores: tuple[Score, ...]
+
+    def splits(self) -> dict[str, dict[str, Any]]:
+        """Of each split: number of clips, those rejected, and the means of what was measured; of whom the camera was
+        followed how often is `followed`, of `of`."""
+        return {split: _means([s for s in self.scores if s.split == split]) for split in _names(self.scores)}
+
+    def to_json(self) -> str:
+        """One line for each clip."""
+        rows = ",\n".join(json.dumps(asdict(score)) for score in self.scores)
+        settings, splits = json.dumps(asdict(self.settings)), json.dumps(self.splits(), indent=1)
+        return f'{{"settings": {settings},\n"splits": {splits},\n"clips": [\n{rows}\n]}}\n'
+
+    def to_csv(self) -> str:
+        """A line for each clip, with its measures as clip_drift, rendered_drift, ..."""
+        text = io.StringIO()
+        lines = [_flat(score) for score in self.scores]
+        writer = csv.DictWriter(text, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+        return text.getvalue()
+
+    def bench_table(self) -> str:
+        """In the words of SANA-WM-Bench, in Markdown: what is measured here of its tables 2 and 8."""
+        lines = ["| split | scenes | R | T | CMC | PSNR | SSIM | R, T, CMC of the estimator on rendered paths |",
+                 "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+        for split, means in self.splits().items():
+            pairs = [s.revisit for s in self.scores if s.split == split and s.revisit and s.revisit[2]]
+            count = sum(pair[2] for pair in pairs)
+            back = [sum(pair[i] * pair[2] for pair in pairs) / count if count else None for i in (0, 1)]
+            cells = [split, f"{means['clip']['followed']} of {means['clips']}", *_errors(means["clip"]),
+                     told(back[0], 2), told(back[1], 3), " / ".join(_errors(means["rendered"]))]  # fmt: skip
+            lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join(lines) + "\n"
+
+
+def score(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    estimator: str | Estimator = "colmap",
+    interval: int = 4,
+    rendered: int = 8,
+    bench: str | Path | None = None,
+    progress: Callable[[Score, int, int], None] | None = None,
+) -> Report:
+    """Score the clips in a folder (`score_clips.find_clips`), and leave scores.json, scores.csv and scores.png in
+    `out`; of SANA-WM-Bench, where `bench` is its folder, also sana_wm_bench.md.
+
+    estimator: "colmap", "none", "module:function" or an `Estimator`. interval, rendered: see `Settings`. progress: told
+    of each score, how many there are, and how many there will be. Clips that cannot be read are rejected, each with its
+    reason. scores.json is written after every clip: whatever stops this, the same call goes on with the next one; on
+    Ctrl-C all files are written for those that are done.
+
+    Raises FileNotFoundError without clips, ValueError or ImportError for an estimator, OSError for `out`.
+    """
+    out = Path(out)
+    find, name = find_estimator(estimator)
+    settings = Settings(name, interval, rendered)
+    clips = find_clips(Path(folder), None if bench is None else Path(bench))
+    check_writable(out, (NUMBERS, TABLE, PICTURE, BENCH_TABLE))
+    before = _kept(out / NUMBERS, settings)
+    done: list[Score] = []
+    try:
+        for made in _scores(clips, settings, find, before):
+            done.append(made)
+            report = Report(settings, tuple(done))
+            write_text(out / NUMBERS, report.to_json())
+            if progress is not None:
+                progress(made, len(done), len(clips))
+    finally:
+        if done:
+            report = Report(settings, tuple(done))
+            write_text(out / TABLE, report.to_csv())
+            if bench is not None:
+                write_text(out / BENCH_TABLE, report.bench_table())
+            draw(report, out / PICTURE)
+    return report
+
+
+def find_estimator(estimator: str | Estimator) -> tuple[Estimator | None, str]:
+    """The function of a name, and the name of it; None for "none". Raises ImportError, ValueError."""
+    if not isinstance(estimator, str):
+        return estimator, f"{estimator.__module__}:{getattr(estimator, '__qualname__', type(estimator).__name__)}"
+    if estimator == "none":
+        return None, estimator
+    if estimator == "colmap":
+        reconstruction.check_installed()
+        return colmap, estimator
+    module, colon, name = estimator.partition(":")
+    if not colon:
+        raise ValueError(f"An estimator is colmap, none, or a function as module:function, got {brief(estimator)}.")
+    found = getattr(importlib.import_module(module), name, None)
+    if not callable(found):
+        raise ValueError(f"There is no function {name!r} in the module {module}.")
+    return found, estimator
+
+
+def colmap(frames: np.ndarray, intrinsics: np.ndarray | None, anchor: Anchor | None) -> np.ndarray:
+    """The `Estimator` that is COLMAP, see `camera.reconstruction`."""
+    return reconstruction.reconstruct(frames, None if intrinsics is None else intrinsics[0]).c2w
+
+
+# --- one clip ---
+
+
+def _scores(
+    clips: Sequence[Clip], settings: Settings, find: Estimator | None, before: dict[tuple[str, str], Score]
+) -> Iterator[Score]:
+    seen: dict[str, int] = {}
+    for clip in clips:
+        seen[clip.split] = seen.get(clip.split, 0) + 1
+        try:
+            inputs = _inputs(clip)
+            kept = before.get((clip.name, inputs))
+            yield kept or replace(_score(clip, settings, find, seen[clip.split] <= settings.rendered), inputs=inputs)
+        except (OSError, ValueError) as error:
+            yield Score(clip.name, clip.split, reason=reason(error))
+
+
+def _inputs(clip: Clip) -> str:
+    files = [clip.video, *([clip.trajectory] if clip.trajectory.is_file() else [])]
+    return hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest()[:16]
+
+
+def _kept(path: Path, settings: Settings) -> dict[tuple[str, str], Score]:
+    """What an earlier run with the same settings has measured, of the same inputs."""
+    if not path.exists():
+        return {}
+    try:
+        written = read_json(path, MAX_BYTES)
+        if written.get("settings") != asdict(settings):
+            return {}
+        scores = [read(Score, row) for row in written["clips"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not what an earlier run has written ({reason(error)}): use another folder."
+        ) from error
+    return {(score.name, score.inputs): score for score in scores if not score.reason}
+
+
+def _score(clip: Clip, settings: Settings, find: Estimator | None, render: bool) -> Score:
+    given = clip.read(settings.interval)
+    measures, found, note = _measured(given.frames, given.c2w, given.intrinsics, given.anchor, find)
+    made = Score(clip.name, clip.split, "", given.total, len(given.frames), measures, note=note)
+    if found is not None:
+        placed = np.isfinite(found).all((1, 2))
+        asked = given.c2w[placed]
+        above = apply(align(asked, found[placed]), found[placed])[:, (0, 2), 3].tolist()
+        made = replace(made, asked=_pairs(asked[:, (0, 2), 3]), found=_pairs(above))
+    placed = np.ones(len(given.c2w), bool) if found is None else np.isfinite(found).all((1, 2))
+    made = replace(made, still=_errors_of(given.c2w, np.where(placed[:, None, None], np.eye(4), np.nan)))
+    truth = given.truth
+    if render:
+        true, c2w, intrinsics, anchor = rendered(given, clip.name)
+        own, _, _ = _measured(true, c2w, intrinsics, anchor, find)
+        made = replace(made, rendered=own, rendered_in=anchor.place)
+        truth = true if truth is None and given.anchor is not None and anchor.place == given.anchor.place else truth
+    if truth is not None and truth.shape == given.frames.shape:
+        pairs = list(zip(truth, given.frames, strict=True))[1:]  # the first is the start image
+        likeness = [float(np.mean([of(*pair) for pair in pairs])) for of in (psnr, ssim)]
+        made = replace(made, psnr=likeness[0], ssim=likeness[1])
+    if clip.pairs:
+        times = frame_times(clip.video)
+        back = revisit(read_video(clip.video), clip.pairs, fps=(len(times) - 1) / times[-1])
+        made = replace(made, revisit=(back.psnr, back.ssim, back.pairs) if back.pairs else None)
+    return made
+
+
+def _measured(
+    frames: np.ndarray, c2w: np.ndarray, intrinsics: np.ndarray | None, anchor: Anchor | None, find: Estimator | None
+) -> tuple[Measures, np.ndarray | None, str]:
+    """Measures of frames that should have been taken at c2w, the poses that were found (None: too few), and why not."""
+    lasting = {"drift": drift(frames), "loop_psnr": loop_closure(frames, c2w)}
+    if find is None:
+        return Measures(**lasting), None, ""
+    try:
+        found = np.asarray(find(frames, intrinsics, anchor), np.float64)
+    except ValueError as error:
+        return Measures(**lasting), None, reason(error)
+    if found.shape != c2w.shape:
+        raise ValueError(f"The estimator must return poses {c2w.shape}, it returned {found.shape}.")
+    measures = replace(_errors_of(c2w, found), **lasting)
+    if measures.rot_err_deg is None:
+        return measures, None, f"its camera was found in {measures.placed:.0%} of the frames"
+    return measures, found, ""
+
+
+def _errors_of(c2w: np.ndarray, found: np.ndarray) -> Measures:
+    """Errors of the poses that are not NaN, if these are enough."""
+    placed = np.isfinite(found).all((1, 2))
+    share = float(placed.mean())
+    if share < ENOUGH or placed.sum() < 3:
+        return Measures(share)
+    c2w, found = c2w[placed], found[placed]
+    errors = pose_errors(np.linalg.solve(c2w[0], c2w), np.linalg.solve(found[0], found))
+    return Measures(share, errors.rot_err_deg, errors.trans_err, errors.cam_mc, errors.scale)
+
+
+def rendered(given: Sampled, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, Anchor]:
+    """What is to be seen along the path of a clip: frames (n, H, W, 3) uint8, the poses (n, 4, 4) they show, in the
+    unit of the clip, intrinsics (n, 3, 3), and the anchor of the first. In the clip's own place, if rooms knows it;
+    else in one of the furnished rooms that nobody trains on, drawn by the clip's name, where walls stop the camera, and
+    nowhere more than a metre from the start."""
+    count, height, width = given.frames.shape[:3]
+    lens = None if given.intrinsics is None else given.intrinsics[0]
+    own = given.anchor is not None and World.load("rooms").config.knows(given.anchor.place)
+    world = World.load("rooms", height=height, width=width, collisions=not own)
+    shrunk, anchor = 1.0, given.anchor
+    if anchor is None or not own:
+        number = zlib.crc32(name.encode()) % 10**6
+        anchor = DrawnScenes("rooms", "test", 10**6).start(number, world.config).anchor
+        shrunk = min(1.0, FARTHEST / max(1e-9, float(np.linalg.norm(given.c2w[:, :3, 3], axis=1).max())))
+    assert anchor is not None
+    path = given.c2w.copy()
+    path[:, :3, 3] *= shrunk
+    scene = world.scene(given.frames[0], intrinsics=lens, anchor=anchor)
+    state, n = world.begin(scene), world.config.chunk_frames
+    frames, poses = [scene.image[None]], [path[:1]]
+    rest = np.concatenate([path[1:], np.repeat(path[-1:], -(count - 1) % n, axis=0)])
+    for chunk in rest.reshape(-1, n, 4, 4):
+        state, clip = world.advance(state, chunk)
+        frames.append(clip.frames[0].cpu().numpy())
+        poses.append(clip.c2w[0])
+    shown = np.concatenate(poses)[:count].copy()
+    shown[:, :3, 3] /= shrunk
+    matrices = np.broadcast_to(intrinsics_matrix(scene.intrinsics), (count, 3, 3))
+    return np.concatenate(frames)[:count], shown, matrices, anchor
+
+
+# --- many ---
+
+
+def _names(scores: Iterable[Score]) -> list[str]:
+    return list(dict.fromkeys(score.split for score in scores))
+
+
+def _means(scores: Sequence[Score]) -> dict[str, Any]:
+    whole = [score for score in scores if not score.reason]
+    means: dict[str, Any] = {"clips": len(scores), "rejected": len(scores) - len(whole)}
+    for who in WHO:
+        of = [m for score in whole if (m := getattr(score, who)) is not None]
+        means[who] = {"of": len(of), "followed": sum(m.rot_err_deg is not None for m in of)}
+        means[who] |= {f.name: mean([getattr(m, f.name) for m in of]) for f in fields(Measures)}
+    return means | {name: mean([getattr(score, name) for score in whole]) for name in ("psnr", "ssim")}
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Of those that are there; None without any."""
+    there = [value for value in values if value is not None]
+    return float(np.mean(there)) if there else None
+
+
+def told(value: float | None, digits: int) -> str:
+    """A number for a table, "-" for none."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def _errors(measures: dict[str, Any]) -> list[str]:
+    return [told(measures[name], digits) for name, digits in (("rot_err_deg", 2), ("trans_err", 3), ("cam_mc", 3))]
+
+
+def _pairs(points: Iterable[Iterable[float]]) -> tuple[tuple[float, float], ...]:
+    return tuple((round(float(x), 4), round(float(z), 4)) for x, z in points)
+
+
+def _flat(score: Score) -> dict[str, Any]:
+    line = {name: value for name, value in asdict(score).items() if name not in (*WHO, "asked", "found", "revisit")}
+    for who in WHO:
+        measures = getattr(score, who) or Measures()
+        line |= {f"{who}_{name}": value for name, value in asdict(measures).items()}
+    return line
+
+
+def draw(report: Report, path: Path) -> None:
+    """A PNG: errors of every clip by split, beside those of the rendered truth and of a camera that stands still; paths
+    from above. Raises ImportError without matplotlib."""
+    from sanawm_env.metrics.figures import figure_class
+
+    shown = [score for score in report.scores if score.found][:PATHS_SHOWN]
+    figure = figure_class()(figsize=(11, 3.6 + 2.2 * bool(shown)), layout="constrained")
+    rows = figure.subfigures(2, 1, height_ratios=(3.6, 2.2), squeeze=False)[:, 0] if shown else [figure]
+    panels = rows[0].subplots(1, 3)
+    for axes, (name, label) in zip(
+        panels,
+        (("rot_err_deg", "RotErr, degrees"), ("trans_err", "TransErr"), ("drift", "drift, doublings")),
+        strict=True,
+    ):
+        _dots(axes, report, name, label)
+    if panels[0].lines:
+        panels[0].legend(fontsize=7, loc="best")
+    if shown:
+        for axes, score in zip(rows[1].subplots(1, PATHS_SHOWN, squeeze=False)[0], [*shown, *[None] * 6], strict=False):
+            _paths(axes, score)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=110, format="png")
+
+
+def _dots(axes: "Axes", report: Report, name: str, label: str) -> None:
+    splits = _names(report.scores)
+    for i, (who, text) in enumerate(WHO.items()):
+        points = [
+            (splits.index(score.split) + (i - 1) * 0.22, value)
+            for score in report.scores
+            if (m := getattr(score, who)) is not None and (value := getattr(m, name)) is not None
+        ]
+        if points:
+            axes.plot(*zip(*points, strict=True), "o", color=f"C{i}", alpha=0.6, markersize=4, label=text)
+    axes.set_xticks(range(len(splits)), splits, fontsize=8)
+    axes.set(title=label, xlim=(-0.6, len(splits) - 0.4))
+    axes.title.set_fontsize(10)
+    axes.set_yscale("symlog", linthresh=0.1 if name != "trans_err" else 0.01)
+    axes.set_ylim(bottom=0)
+    axes.grid(color="0.92")
+
+
+def _paths(axes: "Axes", score: Score | None) -> None:
+    if score is None:
+        axes.set_axis_off()
+        return
+    axes.plot(*zip(*score.asked, strict=True), color="0.6", linewidth=2, label="asked for")
+    axes.plot(*zip(*score.found, strict=True), color="C0", linewidth=1, label="found")
+    axes.set_aspect("equal", "datalim")
+    axes.set_title(score.name[-24:], fontsize=7)
+    axes.tick_params(labelsize=6)
