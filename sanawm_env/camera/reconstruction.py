@@ -47,7 +47,7 @@ class Reconstruction:
     @property
     def placed(self) -> np.ndarray:
         """Which pictures were (n,)."""
-        return np.isfinite(self.c2w).all((1, 2))
+        return np.asarray(np.isfinite(self.c2w).all((1, 2)))
 
 
 def check_installed() -> None:

@@ -266,12 +266,11 @@ def _score(clip: Clip, settings: Settings, find: Estimator | None, render: bool)
     given = clip.read(settings.interval)
     measures, found, note = _measured(given.frames, given.c2w, given.intrinsics, given.anchor, find)
     made = Score(clip.name, clip.split, "", given.total, len(given.frames), measures, note=note)
+    placed = np.ones(len(given.c2w), bool) if found is None else _placed(found)
     if found is not None:
-        placed = np.isfinite(found).all((1, 2))
         asked = given.c2w[placed]
         above = apply(align(asked, found[placed]), found[placed])[:, (0, 2), 3].tolist()
         made = replace(made, asked=_pairs(asked[:, (0, 2), 3]), found=_pairs(above))
-    placed = np.ones(len(given.c2w), bool) if found is None else np.isfinite(found).all((1, 2))
     made = replace(made, still=_errors_of(given.c2w, np.where(placed[:, None, None], np.eye(4), np.nan)))
     truth = given.truth
     if render:
@@ -285,7 +284,7 @@ def _score(clip: Clip, settings: Settings, find: Estimator | None, render: bool)
         made = replace(made, psnr=likeness[0], ssim=likeness[1])
     if clip.pairs:
         times = frame_times(clip.video)
-        back = revisit(read_video(clip.video), clip.pairs, fps=(len(times) - 1) / times[-1])
+        back = revisit(list(read_video(clip.video)), clip.pairs, fps=(len(times) - 1) / times[-1])
         made = replace(made, revisit=(back.psnr, back.ssim, back.pairs) if back.pairs else None)
     return made
 
@@ -294,16 +293,16 @@ def _measured(
     frames: np.ndarray, c2w: np.ndarray, intrinsics: np.ndarray | None, anchor: Anchor | None, find: Estimator | None
 ) -> tuple[Measures, np.ndarray | None, str]:
     """Measures of frames that should have been taken at c2w, the poses that were found (None: too few), and why not."""
-    lasting = {"drift": drift(frames), "loop_psnr": loop_closure(frames, c2w)}
+    lasting = Measures(drift=drift(frames), loop_psnr=loop_closure(frames, c2w))
     if find is None:
-        return Measures(**lasting), None, ""
+        return lasting, None, ""
     try:
         found = np.asarray(find(frames, intrinsics, anchor), np.float64)
     except ValueError as error:
-        return Measures(**lasting), None, reason(error)
+        return lasting, None, reason(error)
     if found.shape != c2w.shape:
         raise ValueError(f"The estimator must return poses {c2w.shape}, it returned {found.shape}.")
-    measures = replace(_errors_of(c2w, found), **lasting)
+    measures = replace(_errors_of(c2w, found), drift=lasting.drift, loop_psnr=lasting.loop_psnr)
     if measures.rot_err_deg is None:
         return measures, None, f"its camera was found in {measures.placed:.0%} of the frames"
     return measures, found, ""
@@ -311,13 +310,18 @@ def _measured(
 
 def _errors_of(c2w: np.ndarray, found: np.ndarray) -> Measures:
     """Errors of the poses that are not NaN, if these are enough."""
-    placed = np.isfinite(found).all((1, 2))
+    placed = _placed(found)
     share = float(placed.mean())
     if share < ENOUGH or placed.sum() < 3:
         return Measures(share)
     c2w, found = c2w[placed], found[placed]
     errors = pose_errors(np.linalg.solve(c2w[0], c2w), np.linalg.solve(found[0], found))
     return Measures(share, errors.rot_err_deg, errors.trans_err, errors.cam_mc, errors.scale)
+
+
+def _placed(c2w: np.ndarray) -> np.ndarray:
+    """Which poses (n, 4, 4) are there (n,)."""
+    return np.asarray(np.isfinite(c2w).all((1, 2)))
 
 
 def rendered(given: Sampled, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, Anchor]:
