@@ -65,6 +65,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--world", default="rooms")
     options.add_argument("--steps", type=int, default=3000)
+    options.add_argument("--episodes", type=int, default=64, help="of each evaluation")
     options = options.parse_args()
     size = {"height": 8, "width": 12} if options.world == "rooms" else {}  # nobody looks at the pictures
     model = learner(environments(options.world, 8, **size))
@@ -74,7 +75,7 @@ def main() -> None:
             model.learn(options.steps // 3, reset_num_timesteps=False)
         test.seed(1000)
         found = []
-        evaluate_policy(model, test, 64, callback=lambda now, _, to=found: to.extend(ends(now)))
+        evaluate_policy(model, test, options.episodes, callback=lambda now, _, to=found: to.extend(ends(now)))
         print(f"after {model.num_timesteps} steps {sum(found) / len(found):.0%} of {len(found)} goals are found")
 
 

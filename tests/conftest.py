@@ -7,6 +7,7 @@ import os
 os.environ["COLUMNS"] = "300"
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave the processor to other tests
 
 import pytest
 import torch

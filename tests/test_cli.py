@@ -383,6 +383,7 @@ def test_python_m_is_the_command():
 
 # test_integrations, test_webdataset, test_clips_read
 ELSEWHERE = {"ppo_cleanrl.py", "webdataset.py", "footage_vizdoom.py"}
+SHORTER = {"her.py": ("--steps", "240", "--episodes", "8")}
 EXAMPLES = {p.name for p in (ROOT / "examples").glob("*.py")} - ELSEWHERE
 
 
@@ -390,7 +391,7 @@ EXAMPLES = {p.name for p in (ROOT / "examples").glob("*.py")} - ELSEWHERE
 @pytest.mark.parametrize("example", sorted(EXAMPLES))
 def test_examples_run(example, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [example])
+    monkeypatch.setattr(sys, "argv", [example, *SHORTER.get(example, ())])
     runpy.run_path(str(ROOT / "examples" / example), run_name="__main__")
     assert capsys.readouterr().out
     assert os.getcwd() == str(tmp_path)

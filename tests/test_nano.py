@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def report():
     return evaluate(
-        "nano", scenes=4, seed=77, chunks=4, stride=12, unknown_scenes=8, ablations=False, role="validation"
+        "nano", scenes=4, seed=77, chunks=4, stride=12, unknown_scenes=4, ablations=False, role="validation"
     )
 
 
