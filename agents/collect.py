@@ -3,7 +3,7 @@
     collect(Collection(scenes=["starts"], cameras=["orbit:radius=1.5", "w-48,dw-48"], seeds=2), "runs/orbits")
 
 Every episode is a job with an id that says all that decides it, so the same call goes on where it was stopped and never
-does a job twice. While the world imagines the next step, a thread encodes the last one.
+does a job twice. While the world predicts the next step, a thread encodes the last one.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Collecting on a Ray cluster: an actor per GPU, or per core, each with a batch of episodes and a shard of its own.
 
-Jobs go out, rows come back: pictures stay on the shared disk. An actor that dies is replaced, and what it had not
+Jobs go out, rows come back: frames stay on the shared disk. An actor that dies is replaced, and what it had not
 finished is done again; what it had finished is on the disk, and is not.
 """
 

@@ -80,7 +80,7 @@ class Collection:
     seeds: how many, 0 and up, or which. chunks: of an episode, 24 frames each; None: all of a path, 8 of cameras that
         have no end.
     action_mode: "poses" follows cameras exactly; "twist" holds for each chunk the twist that ends it where they do.
-    batch: episodes that are imagined together. threads: that torch works with; None: as the world was loaded.
+    batch: episodes that are predicted together. threads: that torch works with; None: as the world was loaded.
     crf: quality of the videos, lower is better and larger.
     gates: {"drift": most, "closure": least} of `metrics.lasting`; what is out of bounds is thrown away and noted.
     folder: where relative files are looked for.
@@ -181,7 +181,7 @@ class CollectionPlan:
 
 
 def plan(collection: Collection, out: str | os.PathLike) -> CollectionPlan:
-    """All episodes of a collection, checked as far as can be before one is imagined: images are there and can be read,
+    """All episodes of a collection, checked as far as can be before one is predicted: images are there and can be read,
     prompts are known, paths stay within the workspace and the horizon, the environment can be made. out: where sampled
     start images are put.
 
@@ -240,7 +240,7 @@ def estimate(planned: CollectionPlan, dataset: Dataset | None) -> dict[str, floa
 
 
 def _trial_rate(planned: CollectionPlan) -> float:
-    """Bytes a frame of a second's clip whose picture moves by a 48th of its width each frame, written for a try."""
+    """Bytes a frame of a second's clip whose image moves by a 48th of its width each frame, written for a try."""
     config, poses = planned.world.config, RandomWalk().poses(FPS)
     good = next(job.start.image for job in planned.jobs if job.start.image not in planned.unreadable)
     image = fit_image(good, config.height, config.width)

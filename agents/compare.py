@@ -50,9 +50,9 @@ MAX_BYTES = 2**28  # of what is kept of a policy
 class Setup:
     """How one episode begins, the same in every world.
 
-    anchor: where the start picture was taken; the truth begins there, a dream is told it where it knows the place.
-    image: (H, W, 3) uint8, what the truth shows there. intrinsics: (4,) of the pictures, in pixels.
-    goal_c2w: (4, 4) float64 pose to reach, relative to frame 0. goal_image: (H, W, 3) uint8, its picture.
+    anchor: where the start image was taken; the truth begins there, a dream is told it where it knows the place.
+    image: (H, W, 3) uint8, what the truth shows there. intrinsics: (4,) of the frames, in pixels.
+    goal_c2w: (4, 4) float64 pose to reach, relative to frame 0. goal_image: (H, W, 3) uint8, its frame.
     seed: of the dream's noise, and of what a policy draws.
     """
 
@@ -80,7 +80,7 @@ SETTINGS = {
 
 
 def load_truth(name: str | PathLike, dream: World, walls: bool, small: bool = False) -> World:
-    """The world of that name, with pictures as large as the dream's, or as small as can be for who does not look;
+    """The world of that name, with frames as large as the dream's, or as small as can be for who does not look;
     walls: whether they stop a camera. All that where it can be chosen. Raises as `World.load`, and ValueError for a
     world that is itself predicted."""
     height, width = (8, 12) if small else (dream.config.height, dream.config.width)
@@ -97,7 +97,7 @@ def load_truth(name: str | PathLike, dream: World, walls: bool, small: bool = Fa
 def simulators(dream: World, truth: World, task: Task, steps: int = 6) -> tuple[Simulator, Simulator]:
     """One of each world in which the same twist leads to the same poses and an episode has `steps` steps at most.
 
-    Raises ValueError for worlds whose steps or pictures differ."""
+    Raises ValueError for worlds whose steps or frames differ."""
     made = []
     own = dream.config
     for name in ("height", "width", "chunk_frames", "fps"):
@@ -142,14 +142,14 @@ def draw_setups(
     """Episodes from these anchors, each with a goal where a hidden walk of so many steps ends (None: as `ImageNav`).
 
     truth: of a world that knows the places; loaded with `collisions=True`, no walk leads through a wall, so every goal
-    can be reached. unseen: the same world with smaller pictures, to walk in, which takes less time. Episode i is a
+    can be reached. unseen: the same world with smaller frames, to walk in, which takes less time. Episode i is a
     function of its anchor, `seed` and i. Raises as `World.scene` and `Simulator.reset`.
     """
     world, blank = truth.world, np.zeros((truth.world.config.height, truth.world.config.width, 3), np.uint8)
     walking = replace(truth, world=world if unseen is None else unseen, task=PointNav(chunks=chunks))
     setups = []
     for i, anchor in enumerate(anchors):
-        scene = world.scene(blank, anchor=anchor)  # the truth shows what is there, whatever picture it is given
+        scene = world.scene(blank, anchor=anchor)  # the truth shows what is there, whatever frame it is given
         number = int(np.random.default_rng([seed, i]).integers(2**62))
         goal = walking.reset([walking.world.scene(blank, anchor=anchor)], [number])[0].task_state.c2w
         there = world.scene(blank, anchor=Anchor(anchor.place, anchor.c2w @ goal))
@@ -158,10 +158,10 @@ def draw_setups(
 
 
 def begin(simulator: Simulator, setups: Sequence[Setup], looked_at: bool = True) -> list[Episode]:
-    """The episodes in the simulator's world, nothing imagined yet: the same start picture, pose, goal and noise.
+    """The episodes in the simulator's world, nothing predicted yet: the same start image, pose, goal and noise.
 
-    The start picture is the truth's, also in a dream; the place is known only to worlds that know it, so in furnished
-    rooms a dream begins from the picture alone. Raises ValueError where the world has another size of picture, unless
+    The start image is the truth's, also in a dream; the place is known only to worlds that know it, so in furnished
+    rooms a dream begins from the frame alone. Raises ValueError where the world has another size of frame, unless
     nobody looks at it.
     """
     world, size = simulator.world, (simulator.world.config.height, simulator.world.config.width)
@@ -169,7 +169,7 @@ def begin(simulator: Simulator, setups: Sequence[Setup], looked_at: bool = True)
     for setup in setups:
         if looked_at and setup.image.shape[:2] != size:
             raise ValueError(
-                f"These episodes have pictures of {setup.image.shape[:2]} pixels, the {world.config.name} world of "
+                f"These episodes have frames of {setup.image.shape[:2]} pixels, the {world.config.name} world of "
                 f"{size}: set them up in a truth of that size."
             )
         anchor = setup.anchor if world.config.knows(setup.anchor.place) else None
@@ -232,7 +232,7 @@ def _view(simulator: Simulator, episode: Episode, setup: Setup) -> View:
 
 def _moved(simulator: Simulator, episodes: list[Episode], actions: list[NDArray], looks: bool) -> list[Episode]:
     """The episodes after a step. Where nobody looks and nothing stops a camera, poses follow from the actions, and no
-    picture is made."""
+    frame is made."""
     if not episodes:
         return []
     if looks or "obstacles" in simulator.world.engine.capabilities:
@@ -265,7 +265,7 @@ def compare(
 ) -> Comparison:
     """Run policies in both worlds, from the same setups, and compare their success.
 
-    unseen: the true world with smaller pictures, which takes less time, for policies that do not look at them.
+    unseen: the true world with smaller frames, which takes less time, for policies that do not look at them.
     keep: folder where what each policy did in each world is kept, so that the same call goes on where it was stopped.
     progress: is told of each that is done. Raises ValueError for no policies, no setups, or two policies of one name.
     """

@@ -1,4 +1,4 @@
-"""What is made of policies' success in a dream and in the truth: intervals, correlation, rank violation, a picture."""
+"""What is made of policies' success in a dream and in the truth: intervals, correlation, rank violation, a plot."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -118,7 +118,7 @@ class Agreement:
 @dataclass(frozen=True)
 class Comparison:
     """What `compare` found: a row for each policy, and how far the worlds agree on all of them and on those that act on
-    pictures. The others do the same in both worlds unless a wall stops them, so their agreement says little."""
+    frames. The others do the same in both worlds unless a wall stops them, so their agreement says little."""
 
     title: str
     episodes: int

@@ -1,10 +1,10 @@
-"""Plan in the dream, act in the truth: the agent sees true pictures and its odometry, and dreams what comes next.
+"""Plan in the dream, act in the truth: the agent sees true frames and its odometry, and dreams what comes next.
 
     (outcome,) = [plan_and_act(acting, setup, dreaming, CEM(horizon=3, candidates=32), "fresh") for setup in setups[:1]]
 
-At each decision the planner imagines its futures in the model, from what is believed of the world now, and the first
+At each decision the planner predicts its futures in the model, from what is believed of the world now, and the first
 action is done in the truth. What is believed is made of the last belief, the step's true poses and its last true
-picture, in one of the ways of `BELIEFS`. With the truth itself as the model that is the ceiling of such a planner.
+frame, in one of the ways of `BELIEFS`. With the truth itself as the model that is the ceiling of such a planner.
 """
 
 from collections.abc import Callable
@@ -26,15 +26,15 @@ Belief = Callable[[Simulator, Episode, Episode], Episode]
 
 
 def fresh(model: Simulator, before: Episode, seen: Episode) -> Episode:
-    """A new start from the true picture, without memory; in a place that the model knows it knows where that is."""
+    """A new start from the true frame, without memory; in a place that the model knows it knows where that is."""
     slot = replace(before.slot, frame=_frame(model, seen), c2w=seen.slot.c2w, chunk=seen.slot.chunk)
     state = model.world.reanchor(replace(before.state, slots=(slot,)))
     return Episode(state, seen.controller_state, before.task_state)
 
 
 def kept(model: Simulator, before: Episode, seen: Episode) -> Episode:
-    """The model's own state, taken along the true poses; its last picture becomes the true one. What a model remembers
-    of its dream stays; one whose next pictures are made of the last one is set right by it."""
+    """The model's own state, taken along the true poses; its last frame becomes the true one. What a model remembers
+    of its dream stays; one whose next frames are made of the last one is set right by it."""
     state, _ = model.world.advance(before.state, seen.c2w)
     slot = replace(state.slots[0], frame=_frame(model, seen))
     return Episode(replace(state, slots=(slot,)), seen.controller_state, before.task_state)
@@ -50,7 +50,7 @@ BELIEFS: dict[str, Belief] = {"fresh": fresh, "kept": kept}
 def plan_and_act(
     truth: Simulator, setup: Setup, model: Simulator, planner: Planner, belief: str, first: Plan | None = None
 ) -> Outcome:
-    """One episode of ImageNav in the truth, planned in the model by the goal's picture alone. It succeeds as soon as
+    """One episode of ImageNav in the truth, planned in the model by the goal image alone. It succeeds as soon as
     the camera is at the goal, as the task says of true poses.
 
     belief: "fresh" or "kept". first: what `first_plan` gives, where it is known: it is the same for every belief.

@@ -1,12 +1,12 @@
-"""Policies of graded skill for `compare`: from blind ones to ones that find their way by pictures alone.
+"""Policies of graded skill for `compare`: from blind ones to ones that find their way by frames alone.
 
 A policy is a value; what it remembers of an episode is handed back to it at the next decision. `acts_on` says what it
 reads: "nothing", "odometry" (where the goal lies from here, as the poses say), or "pictures", and then no pose but that
-of the start. Only policies that act on pictures can do otherwise in a dream than in the truth, as long as nothing stops
+of the start. Only policies that act on frames can do otherwise in a dream than in the truth, as long as nothing stops
 the camera: the others take the same actions in both.
 
-Pictures are read without a network and without a dream, by `Registration`: each of some hundred poses is tried, with
-the old picture warped as though the scene were a floor and a wall straight ahead, and the one that fits best is taken.
+Frames are read without a network and without a dream, by `Registration`: each of some hundred poses is tried, with
+the old frame warped as though the scene were a floor and a wall straight ahead, and the one that fits best is taken.
 """
 
 import zlib
@@ -26,16 +26,16 @@ from sanawm_env.world.images import resize_frames
 
 PLANAR = (0, 2, 4)  # of a twist: sideways, forwards, turn
 EYE = 1.5  # metres above the floor, of a level camera
-SMALL = (12, 18)  # pixels of the pictures that are compared
+SMALL = (12, 18)  # pixels of the frames that are compared
 RADIAN_METRES = 0.5  # what a radian off the goal's rotation weighs
-LOST = 0.8  # a fit that leaves so much of a picture's variance says nothing
+LOST = 0.8  # a fit that leaves so much of a frame's variance says nothing
 
 
 @dataclass(frozen=True, eq=False)
 class View:
     """What a policy may read at a decision.
 
-    frames: (F, H, W, 3) uint8 tensor of the last step, the start picture alone before the first. intrinsics: (4,), in
+    frames: (F, H, W, 3) uint8 tensor of the last step, the start image alone before the first. intrinsics: (4,), in
     their pixels. goal_image: (H, W, 3) uint8 tensor. goal: (4, 4) pose of the goal in the camera's axes, by odometry.
     controller: what its actions mean.
     """
@@ -127,10 +127,10 @@ class Reckoning(Policy):
 
 @dataclass(frozen=True, kw_only=True)
 class Registration:
-    """Finds how the camera moved between two pictures.
+    """Finds how the camera moved between two frames.
 
-    wall: metres to the wall ahead that is assumed. noise: standard deviation of noise on both pictures, of 255.
-    blur: how many times smaller than `SMALL` pictures are.
+    wall: metres to the wall ahead that is assumed. noise: standard deviation of noise on both frames, of 255.
+    blur: how many times smaller than `SMALL` frames are.
     """
 
     wall: float = 2.5
@@ -138,7 +138,7 @@ class Registration:
     blur: int = 1
 
     def small(self, frames: torch.Tensor, rng: np.random.Generator) -> NDArray:
-        """Pictures (F, h, w, 3) float32 as they are compared."""
+        """Frames (F, h, w, 3) float32 as they are compared."""
         small = resize_frames(frames, SMALL[0] // self.blur, SMALL[1] // self.blur).cpu().numpy().astype(np.float32)
         return small + self.noise * rng.standard_normal(small.shape, np.float32)
 
@@ -180,10 +180,10 @@ STRIDE = Grid((-0.6, 0.6, 7), (-0.6, 0.6, 13), (-16.0, 16.0, 9))  # of half a st
 def warps(
     grid: Grid, pinhole: tuple[float, ...], size: tuple[int, int], wall: float
 ) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-    """For each pose of a grid, from where in the old picture a pixel of the new one comes.
+    """For each pose of a grid, from where in the old frame a pixel of the new one comes.
 
     The scene is a floor `EYE` metres below and a wall `wall` metres ahead of the old camera. Returns poses (N, 4, 4);
-    the four pixels around that point (4, N, h w), flat indices into the old picture, and their shares, bilinear; and
+    the four pixels around that point (4, N, h w), flat indices into the old frame, and their shares, bilinear; and
     whether it is inside and in front (N, h w).
     """
     (height, width), poses = size, grid.poses
@@ -209,9 +209,9 @@ def warps(
 
 @dataclass(frozen=True, kw_only=True)
 class Servo(Policy):
-    """Looks for the goal's picture in what it sees and goes there; where it finds nothing it turns.
+    """Looks for the goal image in what it sees and goes there; where it finds nothing it turns.
 
-    likely: it says that it has arrived where the pictures differ by no more than this share of their variance; None: it
+    likely: it says that it has arrived where the frames differ by no more than this share of their variance; None: it
     never does. search: whether it turns.
     """
 
@@ -236,7 +236,7 @@ class Servo(Policy):
 
 @dataclass(frozen=True, kw_only=True)
 class Climb(Policy):
-    """Keeps on while the picture comes to look more like the goal's, and tries something else where it does not."""
+    """Keeps on while the frame comes to look more like the goal's, and tries something else where it does not."""
 
     reads: Registration = field(default=Registration())
     acts_on = "pictures"
@@ -251,8 +251,8 @@ class Climb(Policy):
 
 @dataclass(frozen=True, kw_only=True)
 class Odometer(Policy):
-    """Is told once where the goal is, and keeps track of it by its pictures alone: visual odometry, two pictures of
-    each step. trust: how much of a move is what the pictures say, the rest what it wanted."""
+    """Is told once where the goal is, and keeps track of it by its frames alone: visual odometry, two frames of
+    each step. trust: how much of a move is what the frames say, the rest what it wanted."""
 
     reads: Registration = field(default=Registration())
     trust: float = 1.0
@@ -312,7 +312,7 @@ def twist(planar) -> NDArray:
 
 
 def pinhole(view: View) -> tuple[float, ...]:
-    """Intrinsics over the width of the picture."""
+    """Intrinsics over the width of the frame."""
     return tuple(float(number) for number in view.intrinsics / view.frames.shape[2])
 
 

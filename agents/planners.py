@@ -124,7 +124,7 @@ class Planner(ABC):
         """
         inner = getattr(env, "unwrapped", env)
         if not isinstance(inner, SanaWMEnv):
-            raise TypeError(f"Planners imagine in a SanaWMEnv, got {type(inner).__name__}.")
+            raise TypeError(f"Planners predict in a SanaWMEnv, got {type(inner).__name__}.")
         plan = self.plan(inner.simulator, inner.episode, objective, rng, previous)
         return plan.actions[0], plan
 
@@ -293,7 +293,7 @@ class ImageGoal:
         if not isinstance(self.goal, Tensor | np.ndarray):
             raise TypeError(f"An image goal is a tensor or an array (H, W, 3), got {brief(self.goal)}.")
         if self.goal.ndim != 3 or self.goal.shape[-1] != 3:
-            raise ValueError(f"An image goal is a picture (H, W, 3), got the shape {tuple(self.goal.shape)}.")
+            raise ValueError(f"An image goal is an image (H, W, 3), got the shape {tuple(self.goal.shape)}.")
         if not isinstance(self.scales, tuple | list) or not self.scales:
             raise ValueError(f"scales of an image goal are whole numbers, at least one, got {brief(self.scales)}.")
         for scale in self.scales:

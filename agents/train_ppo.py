@@ -2,7 +2,7 @@
 
     python -m sanawm_env.agents.train_ppo --task explore --out runs/ppo
 
-The same command goes on where it was stopped, in the middle of episodes: their moments are kept with the policy,
+The same command goes on where it was stopped, in the middle of episodes: their states are kept with the policy,
 because states are values. On a CPU a run that was stopped ends bit for bit as one that was not.
 """
 
@@ -51,7 +51,7 @@ from sanawm_env.world.threads import with_torch_threads
 
 Task = Literal["explore", "pointnav", "imagenav", "followpath"]
 ObsMode = Literal["rgb", "stack", "dict"]
-LEAST_PIXELS = 36  # a side of the pictures that NatureCNN takes
+LEAST_PIXELS = 36  # a side of the frames that NatureCNN takes
 COUNTS = {
     "steps": (1, 2**40), "num_envs": (1, 4096), "n_steps": (1, 2**20), "batch_size": (2, 2**20), "n_epochs": (1, 1000),
     "threads": (1, 1024), "max_episode_chunks": (1, 2**31 - 1), "seed": (0, 2**32 - 1),
@@ -92,7 +92,7 @@ class TrainPPO:
     world_options: dict[str, int | bool | str] = field(default_factory=dict)
     """How the world is loaded, such as height, width and collisions of rooms."""
     obs_size: tuple[int, int] = (36, 54)
-    """Height and width of the pictures that the policy sees, 36 at least."""
+    """Height and width of the frames that the policy sees, 36 at least."""
     n_steps: int = 16
     """Steps of every episode between two updates."""
     batch_size: int = 64
@@ -207,7 +207,7 @@ def twists(planar: NDArray) -> NDArray:
 
 
 class Pictures(BaseFeaturesExtractor):
-    """Features of a dict observation: those of the picture, or, where another one is sought, how that one would have to
+    """Features of a dict observation: those of the frame, or, where another one is sought, how that one would have to
     be shifted to lie on it; vectors are appended."""
 
     def __init__(self, space: spaces.Dict):
@@ -225,8 +225,8 @@ class Pictures(BaseFeaturesExtractor):
 
 
 class Shifts(nn.Module):
-    """Two pictures (B, 3, H, W) in [0, 1], compared (B, features_dim): the correlation of learned features at so many
-    shifts sideways, in two by three parts of the picture (the layer of FlowNet, Dosovitskiy et al. 2015). What has
+    """Two frames (B, 3, H, W) in [0, 1], compared (B, features_dim): the correlation of learned features at so many
+    shifts sideways, in two by three parts of the frame (the layer of FlowNet, Dosovitskiy et al. 2015). What has
     moved where is then a matter of few weights, and of few steps of learning."""
 
     def __init__(self, reach: int = 12):
@@ -311,7 +311,7 @@ def checkpoints(out: Path) -> list[Path]:
 
 def keep(out: Path, model: PPO, envs: VecMonitor, history: list[dict[str, float]]) -> None:
     """Write a checkpoint, which appears whole or not at all, and delete older ones: the policy and its optimiser, the
-    moment of every episode (6 MB each in the nano world), and what random numbers come next."""
+    state of every episode (6 MB each in the nano world), and the state of the random numbers."""
     folder = out / f"checkpoint_{model.num_timesteps}"
     if not folder.exists():
         kept = {
@@ -347,7 +347,7 @@ def publish(out: Path, folder: Path, history: list[dict[str, float]]) -> None:
 
 
 def load(folder: Path, envs: VecMonitor, settings: TrainPPO) -> tuple[PPO, list[dict[str, float]]]:
-    """The policy of a checkpoint and its history; `envs` are put back to the moments of then. Nothing is unpickled.
+    """The policy of a checkpoint and its history; `envs` are restored to their states then. Nothing is unpickled.
 
     Raises ValueError for a checkpoint that is damaged, or of other settings; the folder is left as it is.
     """
@@ -405,7 +405,7 @@ class Numpy:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What `keep` writes beside policy and moments. torch: bytes of the state of its random numbers."""
+    """What `keep` writes beside policy and snapshots. torch: bytes of the state of its random numbers."""
 
     history: tuple[dict[str, Finite], ...]
     episodes: tuple[dict[str, Finite], ...]

@@ -28,7 +28,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     name: {"task": name.lower()} for name in ("Explore", "PointNav", "ImageNav", "FollowPath")
 }
 _SETTINGS["Walk"] = {"task": "none"}
-# a picture alone and a number alone, of the size that the filters of most libraries are made for
+# a frame alone and a number alone, of the size that the filters of most libraries are made for
 _SETTINGS["ExplorePixels"] = {"task": "explore", "obs_mode": "rgb", "obs_size": (84, 84), "action_mode": "discrete"}
 for _name, _kwargs in _SETTINGS.items():
     gymnasium.register(

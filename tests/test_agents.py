@@ -235,7 +235,7 @@ def test_an_image_goal_prefers_the_walk_that_led_to_the_picture(env):
         (lambda: MPPI(temperature=0.0), "temperature of a planner must be above zero"),
         (lambda: MPPI(axes=(7,)), "axes of a planner are numbers of a twist, 0 to 5, each once"),
         (lambda: MPPI(axes=(0, 0)), "each once"),
-        (lambda: ImageGoal(np.zeros((4, 4))), r"An image goal is a picture \(H, W, 3\), got the shape \(4, 4\)"),
+        (lambda: ImageGoal(np.zeros((4, 4))), r"An image goal is an image \(H, W, 3\), got the shape \(4, 4\)"),
         (lambda: PointGoal(np.array([0, np.nan, 1])), "A point goal is three finite numbers"),
         (lambda: GoExplore(walk=0), "walk of Go-Explore must be a whole number from 1 to .*, got 0"),
         (lambda: GoExplore(capacity="500"), "capacity of Go-Explore must be a whole number"),
@@ -253,7 +253,7 @@ def test_an_image_goal_is_a_picture(given):
 
 
 def test_planners_need_a_world_to_imagine_in():
-    with pytest.raises(TypeError, match="Planners imagine in a SanaWMEnv, got CartPoleEnv"):
+    with pytest.raises(TypeError, match="Planners predict in a SanaWMEnv, got CartPoleEnv"):
         PLANNERS[0].act(gym.make("CartPole-v1"), GOAL, np.random.default_rng(0))
 
 

@@ -124,7 +124,7 @@ def test_worlds_that_differ_in_size_are_refused_in_a_sentence(dream, setups):
     large = World.load("rooms", height=32, width=48)
     with pytest.raises(ValueError, match="equal height, got 24 in tiny and 32 in rooms"):
         simulators(dream, large, PointNav())
-    with pytest.raises(ValueError, match=r"pictures of \(24, 32\) pixels, the rooms world of \(32, 48\)"):
+    with pytest.raises(ValueError, match=r"frames of \(24, 32\) pixels, the rooms world of \(32, 48\)"):
         begin(simulators(large, large, PointNav())[0], setups)
 
 

@@ -110,7 +110,7 @@ def test_a_changed_action_is_noticed(world, image, tmp_path):
 def test_other_weights_and_another_image_are_refused(world, image, tmp_path):
     (folder,) = record(tmp_path / "made", world, image, company=1)
     other = write_tiny_world(tmp_path / "other", seed=1)
-    with pytest.raises(ValueError, match="imagined by other weights"):
+    with pytest.raises(ValueError, match="predicted by other weights"):
         RecordedEpisode.open(folder).environment(world=str(other))
     Image.fromarray(picture(6)[:24, :32]).save(folder / "start.png")
     with pytest.raises(ValueError, match="is not the one of"):

@@ -430,7 +430,7 @@ def test_videos_with_enormous_pictures_leave_nothing_to_export(native, tmp_path,
     monkeypatch.setattr("sanawm_env.recording.video.MAX_PIXELS", 1000)
     with pytest.raises(ValueError, match=r"No episode of .* can be exported"):
         export_lerobot(native, tmp_path / "out")
-    assert caplog.text.count("is refused: its pictures have 48 x 32 pixels") == len(CHUNKS)
+    assert caplog.text.count("is refused: its frames have 48 x 32 pixels") == len(CHUNKS)
 
 
 def fewer_frames(folder):

@@ -1185,7 +1185,7 @@ def test_what_no_episode_can_say_is_not_recorded_as_one(served, tmp_path):
     with pytest.raises(ValueError, match="at least one chunk"):
         record(session.film(0), "episode", tmp_path)
     session.reseed(session.drive("w-24").id)
-    with pytest.raises(ValueError, match="dreamt again on its way"):
+    with pytest.raises(ValueError, match="predicted with several seeds"):
         record(session.film(session.current.id), "episode", tmp_path)
     with pytest.raises(ValueError, match='"mp4" or "episode"'):
         record(session.film(0), "gif", tmp_path)

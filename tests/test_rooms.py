@@ -232,7 +232,7 @@ def test_every_observation_but_latents_can_be_asked_for(mode):
         ({"height": 0}, ValueError, "height must be a whole number from 1 to 4,096, got 0"),
         ({"supersample": 9}, ValueError, "supersample must be a whole number from 1 to 8, got 9"),
         ({"width": "wide"}, ValueError, "width must be a whole number"),
-        ({"height": 4000, "width": 4000}, ValueError, "A picture has at most 33,554,432 rays, got 4000 x 4000 pixels"),
+        ({"height": 4000, "width": 4000}, ValueError, "A frame has at most 33,554,432 rays, got 4000 x 4000 pixels"),
         ({"collisions": 1}, TypeError, "collisions must be True or False, got 1"),
         ({"refiner": True}, TypeError, "unexpected keyword argument 'refiner'"),
     ],
@@ -246,7 +246,7 @@ def test_what_cannot_be_asked_of_it_is_a_sentence(settings, error, says):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({}, "The rooms world begins at an anchor: give a PNG that carries one, or anchor="),
+        ({}, "The rooms world begins at an anchor: give a PNG that holds one, or anchor="),
         ({"anchor": at("attic", 0, -1, 0)}, "does not know the place 'attic'"),
         ({"anchor": at("court", 0, -1, 0), "prompt": "a garden"}, "has no text encoder; leave the prompt empty"),
     ],

@@ -380,7 +380,7 @@ def test_a_binary_model_that_is_cut_off_or_lies_is_refused(tmp_path):
     with pytest.raises(ValueError, match="model 99 that is not known"):
         load_trajectory(tmp_path / "m")
     cameras.write_bytes(lenses[:16] + struct.pack("<Q", 2**60) + lenses[24:])
-    with pytest.raises(ValueError, match="have a picture of"):
+    with pytest.raises(ValueError, match="have an image of"):
         load_trajectory(tmp_path / "m")
 
 
@@ -514,7 +514,7 @@ def test_jumps_and_speeds_are_said_with_what_mends_them(tmp_path):
     far[:, :3, 3] *= 100
     np.save(tmp_path / "cm.npy", far)
     (said,) = warnings_of(tmp_path / "cm.npy")
-    assert "scale far from metres: --metres-per-unit 0.01 makes" in said
+    assert "scale other than metres: --metres-per-unit 0.01 makes" in said
     assert warnings_of(tmp_path / "cm.npy", metres_per_unit=0.01) == ()
     assert "--metres-per-unit 0.01 makes" in warnings_of(tmp_path / "cm.npy", metres_per_unit=100)[0]  # of the file
     fast = " ".join(warnings_of(tmp_path / "jump.npy", fps=160))
@@ -592,7 +592,7 @@ def test_a_lens_that_zooms_is_exported_pose_by_pose(tmp_path, form):
     ("trajectory", "form", "says"),
     [
         (Trajectory(walk(9)), "tum", "give --trajectory-fps"),
-        (Trajectory(walk(9)), "colmap", "size of its pictures is not known"),
+        (Trajectory(walk(9)), "colmap", "size of its images is not known"),
         (Trajectory(walk(9), size=(64, 48)), "nerfstudio", "no intrinsics"),
         (Trajectory(walk(9), fps=16), "kitti", "is written as"),
     ],

@@ -39,7 +39,7 @@ class KeyDynamics:
 
 @dataclass(frozen=True, eq=False)
 class KeyState:
-    """All that keyboard control carries from one frame to the next.
+    """The state of keyboard control between two frames.
 
     pose (4, 4) float64 camera-to-world; pitch in radians, up positive; velocity per frame (forward, strafe right,
     yaw right, pitch up); held the keys of the last frame.

@@ -9,7 +9,7 @@ realestate10k   google.github.io/realestate10k/download.html: a URL, then micros
                 and height, two of distortion, the 12 numbers of (3, 4); w2c
 numpy           .npz with c2w, w2c, extrinsic or extrinsics (w2c, as VGGT writes them) or data (c2w, ViPE's), or .npy
 
-Files are those of strangers: sizes and counts have limits, nothing is unpickled, and what is wrong is a ValueError that
+Files may come from anywhere: sizes and counts have limits, nothing is unpickled, and what is wrong is a ValueError that
 begins with "it" or names the line.
 """
 
@@ -43,10 +43,10 @@ _MODEL_FOLDERS = ("", "sparse/0", "sparse", "colmap/sparse/0")
 @dataclass(frozen=True, eq=False)
 class WrittenPoses:
     """What a file says. matrices: (F, 4, 4) float64, NaN where a pose is lost. poses: "c2w" or "w2c". axes: see
-    `trajectory.AXES`. intrinsics: (F, 3, 3) float64 or None, for pictures of `size` (width, height), None where that is
+    `trajectory.AXES`. intrinsics: (F, 3, 3) float64 or None, for images of `size` (width, height), None where that is
     not said. fps: poses a second, None where that is not said. where: (F,) growing, the place of each pose in an even
     sequence, None for 0, 1, 2, ... first, step: on the clock that the file keeps, when the first was taken and how much
-    lies between places: seconds of time stamps, or frames by the numbers in names of pictures; first is None where it
+    lies between places: seconds of time stamps, or frames by the numbers in names of images; first is None where it
     keeps none."""
 
     format: str
@@ -62,7 +62,7 @@ class WrittenPoses:
 
 
 def read_poses(path: Path, format: str | None = None, clip: str | None = None) -> WrittenPoses:
-    """What is in a file or folder; its format is told by its content unless given. clip: of the pictures of several
+    """What is in a file or folder; its format is told by its content unless given. clip: of the images of several
     clips, those whose names begin with this one.
 
     Raises ValueError in one sentence that names the file, and what the system says.
@@ -232,7 +232,7 @@ def _json_matrix(rows: Any, frame: int) -> list[list[float]]:
 
 
 def _json_lens(fields: dict[str, Any], frame: int) -> tuple[np.ndarray | None, tuple[float, float] | None]:
-    """The 3x3 matrix and the size of its picture: pixels, or a square of side 1 where only an angle is given."""
+    """The 3x3 matrix and the size of its image: pixels, or a square of side 1 where only an angle is given."""
     if "FISHEYE" in str(fields.get("camera_model", "")).upper() or fields.get("is_fisheye"):
         return None, None
     names = ("fl_x", "fl_y", "cx", "cy", "w", "h", "camera_angle_x", "camera_angle_y")
@@ -271,7 +271,7 @@ def _json_number(value: Any, place: str) -> float:
 
 
 class _Lens(NamedTuple):
-    """A camera model. straight: whether its picture is a pinhole's, once distortion is left out; None for exactly."""
+    """A camera model. straight: whether its image is a pinhole's, once distortion is left out; None for exactly."""
 
     number: int
     parameters: int
@@ -334,23 +334,23 @@ def _read_colmap(path: Path, clip: str | None) -> WrittenPoses:
 
 
 def _colmap_lenses(path: Path, cameras: list[_Camera | None]) -> tuple[np.ndarray | None, tuple[float, float] | None]:
-    """Matrices (F, 3, 3) and the size of their pictures; None where there is no pinhole, or there are several sizes."""
+    """Matrices (F, 3, 3) and the size of their images; None where there is no pinhole, or there are several sizes."""
     known = [camera for camera in cameras if camera is not None]
     if len(known) < len(cameras):
         return None, None
     models = sorted({camera.model for camera in known})
     bent = [model for model in models if _MODELS[model].straight is False]
     if bent:
-        _warn(path, f"{', '.join(bent)} cameras are no pinholes, their intrinsics are left out: undistort the pictures")
+        _warn(path, f"{', '.join(bent)} cameras are no pinholes, their intrinsics are left out: undistort the images")
         return None, None
     if len({camera.size for camera in known}) > 1:
-        _warn(path, "its cameras have pictures of several sizes, so that their intrinsics are left out")
+        _warn(path, "its cameras have images of several sizes, so that their intrinsics are left out")
         return None, None
     if any(
         _MODELS[camera.model].straight and any(camera.parameters[_MODELS[camera.model].focals + 2 :])
         for camera in known
     ):
-        _warn(path, f"the distortion of its cameras ({', '.join(models)}) is left out: undistort the pictures")
+        _warn(path, f"the distortion of its cameras ({', '.join(models)}) is left out: undistort the images")
     vectors = np.array([_pinhole(camera) for camera in known])
     return _matrices(vectors), known[0].size
 
@@ -363,7 +363,7 @@ def _pinhole(camera: _Camera) -> tuple[float, ...]:
 
 def _check_camera(model: str, width: int, height: int, parameters: Sequence[float]) -> _Camera:
     if not (1 <= width <= _MOST_PIXELS and 1 <= height <= _MOST_PIXELS):
-        raise ValueError(f"its cameras have a picture of {width} x {height} pixels")
+        raise ValueError(f"its cameras have an image of {width} x {height} pixels")
     if not np.isfinite(parameters).all():
         raise ValueError("its cameras hold numbers that are not finite")
     return _Camera(model, (width, height), tuple(parameters))
@@ -555,7 +555,7 @@ def _natural(name: str) -> tuple:
 
 
 def _of_clip(names: Sequence[str], clip: str | None) -> list[int]:
-    """Which pictures are of this clip: CLIP/00001.jpg, CLIP_00001.jpg, CLIP/frame_00001.png; all of them for None."""
+    """Which images are of this clip: CLIP/00001.jpg, CLIP_00001.jpg, CLIP/frame_00001.png; all of them for None."""
     if clip is None:
         return list(range(len(names)))
     pattern = re.compile(
@@ -570,7 +570,7 @@ def _of_clip(names: Sequence[str], clip: str | None) -> list[int]:
 
 
 def _counted(names: Sequence[str]) -> dict[str, Any]:
-    """where, first and step of `WrittenPoses` by the numbers in sorted names of pictures, so that a picture without a
+    """where, first and step of `WrittenPoses` by the numbers in sorted names of images, so that an image without a
     pose leaves a gap; nothing for names that do not count the frames of one clip. They count from 0 where there is a 0,
     else from 1, as FFmpeg does."""
     parts = [re.split(r"([0-9]+)", name) for name in names]

@@ -144,7 +144,7 @@ def _fast(trajectory: Trajectory, speeds: np.ndarray, turns: np.ndarray, usual: 
     unit = trajectory.metres_per_unit * WALK / usual if usual else 1.0
     if usual > 8 or 0 < usual < 0.02:
         found.append(
-            f"It moves at {usual:.3g} m/s, a scale far from metres: --metres-per-unit {unit:.2g} makes it a walk of "
+            f"It moves at {usual:.3g} m/s, a scale other than metres: --metres-per-unit {unit:.2g} makes it a walk of "
             f"{WALK:g} m/s."
         )
     elif len(speeds) and (fast := np.percentile(speeds, 95)) > STRESS.planar:

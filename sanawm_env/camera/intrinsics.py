@@ -1,4 +1,4 @@
-"""The lens: pinhole intrinsics in every accepted form, and what cropping and the latent grid do to them.
+"""Pinhole intrinsics in every accepted form, and what cropping and the latent grid do to them.
 
 Everywhere intrinsics are (..., 4) float32 `fx, fy, cx, cy`, in pixels of the image they belong to unless a function
 says latent-grid units. Camera reference, section 4.
@@ -48,7 +48,7 @@ def intrinsics_from_fov(horizontal_fov_deg: float, width: int, height: int) -> n
 
 
 def check_field_of_view(intrinsics: np.ndarray, width: int, height: int) -> None:
-    """ValueError unless both angles of a lens (4,) over a picture of this size lie strictly inside (25, 120) deg."""
+    """ValueError unless both fields of view of intrinsics (4,) in an image of this size lie in (25, 120) degrees."""
     for name, size, focal in zip(("horizontal", "vertical"), (width, height), intrinsics, strict=False):
         angle = round(math.degrees(2 * math.atan2(size / 2, float(focal))), 6)
         if not FOV_LIMITS_DEG[0] < angle < FOV_LIMITS_DEG[1]:

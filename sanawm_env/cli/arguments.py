@@ -90,7 +90,7 @@ class Start:
     prompt: str = ""
     """What the scene is, for worlds with text; encode it first (sanawm encode-prompts) or give --text-encoder."""
     fov_deg: float | None = None
-    """Horizontal field of view of the picture in degrees; None for the world's own."""
+    """Horizontal field of view of the image in degrees; None for the world's own."""
     seed: int = 0
 
 
@@ -202,7 +202,7 @@ class Clip(CameraPath, Start):
     """Folder for the results; made if missing, checked before the work."""
 
     def read_intrinsics(self, image: Any) -> "np.ndarray | None":
-        """Those of --intrinsics; without, and without --fov-deg, those of the trajectory's first picture, where the
+        """Those of --intrinsics; without, and without --fov-deg, those of the trajectory's first image, where the
         image is like it, which is said; None otherwise."""
         from sanawm_env.world.arrays import load_array
         from sanawm_env.world.images import load_image
@@ -215,7 +215,7 @@ class Clip(CameraPath, Start):
             return None
         found = self.given_trajectory.intrinsics_for(*load_image(image).size)
         if found is None:
-            say(f"The intrinsics in {self.trajectory} are of other pictures than {image}, and are left out.")
+            say(f"The intrinsics in {self.trajectory} are of other images than {image}, and are left out.")
             return None
         say(f"Intrinsics: those of the first pose in {self.trajectory} (--fov-deg sets others).")
         return found[0]

@@ -28,7 +28,7 @@ WARM_UP = 3  # chunks until the attention window is full and shapes repeat
 
 
 def timed(engine: Engine) -> tuple[Engine, dict[str, float]]:
-    """An engine that counts the seconds of its stages: imagining and decoding, where it has such, else the whole."""
+    """An engine that counts the seconds of its stages: predicting and decoding, where it has such, else the whole."""
     seconds, other = {"network": 0.0, "codec": 0.0}, copy.copy(engine)
 
     def counted(stage: str, call: Callable) -> Callable:

@@ -33,7 +33,7 @@ class Compare:
     """Names of some of the committed policies; all by default."""
     seed: int = 0
     out: Path = Path("runs/compare")
-    """Folder for the numbers, a picture, and what each policy did."""
+    """Folder for the numbers, a plot, and what each policy did."""
 
     def run(self) -> None:
         """Both with walls that stop a camera and without, where the truth can be loaded so. Errors in one sentence."""

@@ -1,4 +1,4 @@
-"""`sanawm dataset`: what is in a dataset, whether it is whole, several brought together, pictures, other formats."""
+"""`sanawm dataset`: what is in a dataset, whether it is whole, several merged, previews, other formats."""
 
 from collections import Counter
 from contextlib import closing
@@ -113,7 +113,7 @@ class DatasetPreview:
 
 @dataclass(frozen=True)
 class DatasetExport:
-    """Write a dataset in a format of others: LeRobot v3.0, or Minari (a picture and a pose per step)."""
+    """Write a dataset in a format of others: LeRobot v3.0, or Minari (a frame and a pose per step)."""
 
     dataset: tyro.conf.Positional[Path]
     out: Path
@@ -169,7 +169,7 @@ DatasetCommand = (
 
 @dataclass(frozen=True)
 class DatasetTools:
-    """Datasets: what is in one, whether it is whole, several brought together, pictures, other formats."""
+    """Datasets: what is in one, whether it is whole, several merged, previews, other formats."""
 
     command: tyro.conf.OmitSubcommandPrefixes[DatasetCommand]
 

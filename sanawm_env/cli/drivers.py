@@ -22,7 +22,7 @@ from sanawm_env.viewer.playback import Decision, Imagined
 from sanawm_env.viewer.session import Session
 from sanawm_env.world.thumbnails import thumbnail
 
-FUTURES = 12  # drawn of those a planner has imagined
+FUTURES = 12  # drawn of those a planner has predicted
 ARRIVED_METRES, ARRIVED_DEGREES = 0.35, 20.0
 
 
@@ -44,7 +44,7 @@ class CameraDriver:
 
 @dataclass
 class PlannerDriver:
-    """Imagines futures, does the first step of the best, imagines again."""
+    """Predicts futures, does the first step of the best, predicts again."""
 
     name: str
     planner: Planner
@@ -95,7 +95,7 @@ class Unseen:
 
 @dataclass
 class PolicyDriver:
-    """Does what a trained policy would do, by the pictures alone."""
+    """Does what a trained policy would do, by the frames alone."""
 
     name: str
     predict: Callable[[Any], Any]

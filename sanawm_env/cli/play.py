@@ -172,14 +172,14 @@ def record(film: "Film", kind: str, out: Path) -> Path:
 
 
 def episode_writer(film: "Film", path: Path, upscale: int) -> "EpisodeWriter":
-    """For a branch as an episode that can be imagined again: its actions are the poses. ValueError for one that cannot,
+    """Of a branch as an episode that can be repeated: its actions are the poses. ValueError for one that cannot,
     because other noise was drawn on the way, or that has no chunk."""
     from sanawm_env.envs.env import SanaWMEnv
     from sanawm_env.recording.episode import EpisodeWriter
 
     seeds = {node.seed for node in film.nodes}
     if len(seeds) > 1:
-        raise ValueError("This branch was dreamt again on its way, and an episode has one seed: record it as mp4.")
+        raise ValueError("This branch was predicted with several seeds, and an episode has one: record it as mp4.")
     if len(film.nodes) < 2:
         raise ValueError("An episode has at least one chunk: drive on before you record it.")
     world = film.session.world

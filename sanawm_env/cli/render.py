@@ -20,7 +20,7 @@ class Render(Clip):
     prompt: str = ""
     """What the scene is."""
     fov_deg: float | None = None
-    """Horizontal field of view of the picture in degrees; None for 90."""
+    """Horizontal field of view of the frame in degrees; None for 90."""
     pipeline: Path | None = None
     """Folder in diffusers' layout; None for the one of `sanawm fetch bidirectional`."""
     steps: int = 60
@@ -86,7 +86,7 @@ class Render(Clip):
                     bar.advance(task)
                     return tensors
 
-                # the picture is cut here, so that it and its intrinsics are those every other world would use
+                # the frame is cut here, so that it and its intrinsics are those every other world would use
                 clip = pipeline(
                     image=Image.fromarray(fit_image(picture, config.height, config.width)),
                     prompt=self.prompt,

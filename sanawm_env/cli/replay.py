@@ -1,4 +1,4 @@
-"""`sanawm replay`: an episode imagined again."""
+"""`sanawm replay`: an episode predicted again."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Replay:
-    """Imagine an episode again from what its meta.json says."""
+    """Predict an episode again from what its meta.json says."""
 
     episode: tyro.conf.Positional[Path]
     """Its folder, of a dataset or a rollout."""

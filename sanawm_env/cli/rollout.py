@@ -11,7 +11,7 @@ from sanawm_env.cli.output import progress, say
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout(Clip, LoadedWorld):
-    """Imagine what a camera sees that starts at an image, and leave it as an episode: video.mp4, trajectory.npz,
+    """Predict what a camera sees that starts at an image, and leave it as an episode: video.mp4, trajectory.npz,
     actions.npz, start.png, meta.json and a contact sheet."""
 
     horizon: Literal["stop", "reanchor"] = "stop"

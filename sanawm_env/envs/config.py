@@ -53,7 +53,7 @@ class EnvConfig:
     task_options: Mapping[str, Any] | None = None
     world_options: Mapping[str, Any] = field(default_factory=dict)
 
-    __pydantic_config__: ClassVar = {"arbitrary_types_allowed": True}  # worlds, tasks and pictures
+    __pydantic_config__: ClassVar = {"arbitrary_types_allowed": True}  # worlds, tasks and images
 
     def __post_init__(self):
         if self.snapshots not in SNAPSHOTS:

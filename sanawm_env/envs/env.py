@@ -89,7 +89,7 @@ class SanaWMEnv(gym.Env):
     left the workspace (`info["out_of_workspace"]`), or at the horizon (`info["out_of_horizon"]`).
 
     `info` of reset and step holds numbers and arrays, which every wrapper can pass on: c2w (24, 4, 4) float64, the
-    camera-to-world pose of each frame relative to frame 0 (after a reset the identity, repeated); chunk, steps so far;
+    camera-to-world pose of each frame relative to frame 0 (after a reset the identity, repeated); chunk, the steps;
     scene, the first 60 bits of the start's content hash; seed of the episode's noise; out_of_workspace; out_of_horizon;
     segment_start, the chunk after which the last re-anchoring took place (0: none); intrinsics (4,) float64, fx, fy,
     cx, cy in pixels of the world's frames; and the task's entries. Text is in attributes: the whole hash, the prompt
@@ -409,7 +409,7 @@ class SanaWMEnv(gym.Env):
     @property
     def batch_row(self) -> tuple[int, int]:
         """Row of the last step in the batch it was computed in, and the size of that batch; (0, 1) after a reset."""
-        return self._now("ask how it was imagined").batch_row
+        return self._now("ask for its batch row").batch_row
 
     def observe(self, episodes: Sequence[Episode]) -> Observation:
         """Observations of episodes of this kind of environment, with a leading axis."""

@@ -62,7 +62,7 @@ def plain(value: Any) -> Any:
     """A keyword with plain values in place of paths, enumerations, workspaces and numbers of NumPy."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 1):  # others are pictures
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 1):  # others are images
         return value.tolist()
     if isinstance(value, Enum):
         return value.value

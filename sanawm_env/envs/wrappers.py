@@ -1,4 +1,4 @@
-"""Wrappers around the environment: pixels as small floats, and snapshots that carry what outer wrappers count.
+"""Wrappers around the environment: pixels as small floats, and snapshots that include the counters of outer wrappers.
 
 (All frames of an episode as a video: `sanawm_env.recording.chunks.RecordChunks`.)
 """
@@ -35,7 +35,7 @@ from sanawm_env.simulation.episode import Snapshot
 
 
 class ScalePixels(gym.ObservationWrapper, RecordConstructorArgs):
-    """Pictures as float32 in [0, 1] instead of uint8 to 255; what is no picture stays as it is."""
+    """Frames as float32 in [0, 1] instead of uint8 to 255; other entries stay as they are."""
 
     def __init__(self, env: gym.Env):
         RecordConstructorArgs.__init__(self)
@@ -116,12 +116,12 @@ class WrappedSnapshot:
 
 
 class Snapshottable(gym.Wrapper, RecordConstructorArgs):
-    """The outermost wrapper: `snapshot` and `restore` that carry the counters of the wrappers between.
+    """The outermost wrapper: `snapshot` and `restore` that include the counters of the wrappers between.
 
     `env.unwrapped.restore` puts back the episode but not, say, the steps that a TimeLimit has counted, nor the older
     frames of a FrameStackObservation. Here they come along, and `restore` returns what the wrappers made of it.
 
-    carry: of wrappers of one's own, the names of the attributes to carry, {MyWrapper: ("count",)}.
+    carry: for wrappers of your own, the names of the attributes to keep, {MyWrapper: ("count",)}.
     Raises TypeError around anything but a `SanaWMEnv`.
     """
 

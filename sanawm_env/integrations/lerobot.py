@@ -28,7 +28,7 @@ KNOWN = (*RESET_OPTIONS, *MARKS, "reset_mask")
 DESCRIPTIONS = {
     "explore": "Explore: see the place from as many new viewpoints as possible.",
     "pointnav": "Go to the goal point.",
-    "imagenav": "Go to where the goal picture was taken.",
+    "imagenav": "Go to where the goal image was taken.",
     "followpath": "Follow the path to its end.",
     "none": "Walk around.",
 }
@@ -67,7 +67,7 @@ def make_env(
 class LeRobotVectorEnv(VectorWrapper):
     """A `SanaWMVectorEnv` of dict observations, as LeRobot's `rollout` reads environments.
 
-    Observations: pixels, the last frame (n, h, w, 3) uint8, or a dict of pictures if the task has one too (`goal`) or
+    Observations: pixels, the last frame (n, h, w, 3) uint8, or a dict of frames if the task has one too (`goal`) or
     `camera` gives it a name: "camera" is what the videos of `export_lerobot` are called. agent_pos (n, 7) float32, the
     pose. environment_state (n, k) float32, the pose and what else the task observes as numbers: the goal in the axes of
     the camera, the waypoints.
@@ -86,7 +86,7 @@ class LeRobotVectorEnv(VectorWrapper):
         self._batch = cast(SanaWMVectorEnv, env)  # wrappers around one pass on what it has
         single, actions = env.single_observation_space, env.single_action_space
         if not isinstance(single, spaces.Dict):
-            raise ValueError('LeRobot reads pictures and poses: make the environment with obs_mode="dict".')
+            raise ValueError('LeRobot reads frames and poses: make the environment with obs_mode="dict".')
         if not isinstance(actions, spaces.Box) or len(actions.shape) != 1:
             raise ValueError(f'LeRobot\'s policies act by vectors, not in {actions}: use action_mode="twist".')
         if env.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:

@@ -13,8 +13,8 @@ ray[rllib] 2.60 pins gymnasium 1.2.2, which is in our range: pip install sanawm-
 tests run it on the gymnasium of `constraints.txt`, which pip takes where what RLlib needs is named without its pin (as
 in the extra [dev]).
 
-RLlib's networks take no dict and no uint8, so pictures come alone and as float32 in [0, 1]; they have default filters
-for pictures of 42 x 42, 64 x 64, 84 x 84 and 96 x 96, so pictures are 84 x 84 unless `obs_size` says otherwise (other
+RLlib's networks take no dict and no uint8, so frames come alone and as float32 in [0, 1]; they have default filters
+for frames of 42 x 42, 64 x 64, 84 x 84 and 96 x 96, so frames are 84 x 84 unless `obs_size` says otherwise (other
 sizes need `conv_filters`); and its runners reset in the next step.
 
 Nothing here imports ray before `register` is called.

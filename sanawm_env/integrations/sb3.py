@@ -38,10 +38,10 @@ class SB3VecEnv(VecEnv):
     `batch` is the batched environment. Episodes that end are reset at once: `infos[i]["terminal_observation"]` is what
     they ended with, `infos[i]["TimeLimit.truncated"]` says that they were cut off and not ended by the task.
     `seed` and `set_options` are for the next `reset`. `env_method` reaches the single environments:
-    `env_method("snapshot")`, `env_method("restore", moment, indices=[0])`; what an algorithm observed last is then old.
+    `env_method("snapshot")`, `env_method("restore", snapshot, indices=[0])`; what an algorithm saw last is then old.
     `spec` is that of the id, for monitor files; None for a batch that was not made by id.
 
-    Only "rgb", "stack" and the pictures of "dict" are pictures to SB3's networks; chunks and latents are no image
+    Only "rgb", "stack" and the frames of "dict" are images to SB3's networks; chunks and latents are no image
     space to it, and need a features extractor of one's own.
 
     Raises TypeError for anything else than these two, functions that make environments among them, and for settings

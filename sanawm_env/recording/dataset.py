@@ -1,6 +1,6 @@
 """A dataset: a folder of episodes in shards, with a row for each in a manifest.
 
-    dataset.json                        what all episodes share: world and hash of its weights, settings, picture size
+    dataset.json                        what all episodes share: world and hash of its weights, settings, frame size
     shard-0000/manifest.jsonl           a row per episode, finished or rejected
     shard-0000/episode-00000/           an episode, see `episode`
 
@@ -317,7 +317,7 @@ def _problems(dataset: Dataset, row: Row, thorough: bool) -> Iterator[str]:
         yield f"it has no {', '.join(missing)}"
         return
     if meta["weights_hash"] != dataset.header["weights_hash"]:
-        yield "it was imagined by other weights than the rest"
+        yield "it was predicted by other weights than the rest"
     if meta.get("id") != row.id:
         yield "its id is not the one in the manifest"
     for name in ("camera", "source", "scene", "seed"):

@@ -1,13 +1,13 @@
-"""An episode as a folder that can be watched, learned from, and imagined again to the last bit.
+"""An episode as a folder that can be watched, learned from, and predicted again to the last bit.
 
-    start.png         the start image, as the world's picture; with the pose where it was taken, if that is known
+    start.png         the start image, as the world's frame; with the pose where it was taken, if that is known
     video.mp4         F = 24 n + 1 frames: the start image and n chunks
     trajectory.npz    c2w (F, 4, 4), intrinsics (F, 3, 3) in pixels of the video, fps, num_frames
     actions.npz       actions (n, ...), rewards (n,), terminated (n,), truncated (n,); twists (F, 6) float32
     meta.json         all that decides it: world and hash of its weights, settings, seed, prompt, actions, versions;
                       where the prompt changes, `prompts`: pairs of a step and the text from there on
 
-`meta.json` alone says how to imagine it again. twists[f] is the body twist (right, down, forward m/s; then rad/s about
+`meta.json` alone says how to predict it again. twists[f] is the body twist (right, down, forward m/s; then rad/s about
 the same axes) that takes frame f to frame f + 1; the last one, after which there is nothing, is zero.
 """
 
@@ -51,14 +51,14 @@ START, ACTIONS = "start.png", "actions.npz"
 FILES = (START, VIDEO, TRAJECTORY, ACTIONS, META)
 SCHEMA = 1
 MAX_META_BYTES, MAX_FRAMES = 64 * 2**20, 10**8
-MAX_COMPANY = 256  # that an episode is imagined again in
+MAX_COMPANY = 256  # that an episode is predicted again in
 
 
 @dataclass(frozen=True, kw_only=True)
 class Meta:
     """What a `meta.json` must hold besides its schema and the actions; it may say more. Raises ValueError.
 
-    world, device, env: of the environment; its keywords. batch: of each step the row in the batch it was imagined in,
+    world, device, env: of the environment; its keywords. batch: of each step the row in the batch it was predicted in,
     and how many ran there. prompts: number of the step before which the prompt was changed, and to what.
     """
 
@@ -90,7 +90,7 @@ class Meta:
 
 class Step(NamedTuple):
     """What one step of an environment leaves. frames: (F, H, W, 3) uint8. c2w: (F, 4, 4). batch_row: row in the batch
-    it was imagined in, and how many ran there. prompt: that it followed, None for the one of the step before."""
+    it was predicted in, and how many ran there. prompt: that it followed, None for the one of the step before."""
 
     frames: np.ndarray
     c2w: np.ndarray
@@ -154,7 +154,7 @@ class EpisodeWriter(RolloutWriter):
 
     @property
     def chunks(self) -> int:
-        """Steps so far."""
+        """Steps until now."""
         return len(self._steps)
 
     def add(self, step: Step) -> None:
@@ -265,7 +265,7 @@ class RecordedEpisode:
         made = SanaWMEnv(**replace(config, device=device or config.device).keywords)
         if made.world.weights_hash != meta["weights_hash"]:
             raise ValueError(
-                f"{self.folder} was imagined by other weights ({meta['world']}, {meta['weights_hash'][:12]}) than "
+                f"{self.folder} was predicted by other weights ({meta['world']}, {meta['weights_hash'][:12]}) than "
                 f"these ({made.world.weights_hash[:12]}): give the world it was recorded in."
             )
         start = self.folder / START
@@ -288,12 +288,12 @@ class RecordedEpisode:
     def replay(
         self, out_dir: str | os.PathLike | None = None, world: str | None = None, device: str | None = None
     ) -> Iterator[Step]:
-        """Imagine it again, step by step, in batches of the shapes it was imagined in and with as many threads, and
+        """Predict it again, step by step, in batches of the shapes it was predicted in and with as many threads, and
         write it anew to `out_dir`, if given. Errors as `environment` and `EpisodeWriter`."""
         meta = self.meta
         if (most := max(size for _, size in meta["batch"])) > MAX_COMPANY:
             raise ValueError(
-                f"{self.folder} was imagined in a batch of {most}; up to {MAX_COMPANY} can be imagined again."
+                f"{self.folder} was predicted in a batch of {most}; batches of up to {MAX_COMPANY} can be repeated."
             )
         how = {"sheet": False, **meta.get("video", {})}
         with ExitStack() as stack:

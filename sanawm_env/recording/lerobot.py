@@ -464,7 +464,7 @@ configs:
     path: data/**/*.parquet
 ---
 
-# Walks imagined by a world model
+# Walks predicted by a world model
 
 {counts["total_episodes"]} episodes, {counts["total_frames"]} frames: {look}. A LeRobotDataset {CODEBASE_VERSION}
 written by sanawm-env. No licence was chosen for it: name yours above before you share it. The frames were made by:

@@ -1,4 +1,4 @@
-"""A dataset as a Minari dataset, for offline reinforcement learning: a picture and a pose per step, not 24 frames.
+"""A dataset as a Minari dataset, for offline reinforcement learning: a frame and a pose per step, not 24 frames.
 
 An observation is a Dict: rgb (H, W, 3) uint8, the start image and then the last frame of each chunk, decoded from the
 video; pose (7,) float32 relative to frame 0, position in metres and quaternion x, y, z, w. Actions, rewards,
@@ -45,7 +45,7 @@ def export_minari(dataset: Dataset, dataset_id: str, out: str | os.PathLike, *, 
 
     Nothing is written elsewhere: `minari.load_dataset(dataset_id)` finds it with MINARI_DATASETS_PATH set to `out`,
     `minari.MinariDataset(out / dataset_id / "data")` without. Its folder has another name until the iterator has come
-    to its end. One episode's pictures are held at a time. jpeg: store pictures as JPEG, smaller, not quite as decoded.
+    to its end. One episode's frames are held at a time. jpeg: store frames as JPEG, smaller, not quite as decoded.
     Actions are in the dtype of the action space, and twists cut to it, as the environment takes them. If one
     environment made all episodes, whatever their length, `recover_environment()` makes it, with observations of this
     kind and size; its id is that of the task, `SanaWM/Walk-v0` without one. Goals are no part of the dataset. Episodes
@@ -84,7 +84,7 @@ def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, dataset_id
             env_spec=_environment(made, look),
             jpeg_encoding=jpeg,
         )
-        about = f"Episodes imagined by the world {dataset.header.get('world')} (sanawm-env)."
+        about = f"Episodes predicted by the world {dataset.header.get('world')} (sanawm-env)."
         storage.update_metadata({"dataset_id": dataset_id, "minari_version": __version__, "description": about})
         for row in rows:
             try:

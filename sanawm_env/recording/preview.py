@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHEET, PATHS = "preview.png", "trajectories.png"
-COLUMNS, ROWS = 5, 8  # moments of an episode, episodes
+COLUMNS, ROWS = 5, 8  # frames of an episode, episodes
 LEGEND = 20  # cameras that are told apart
 
 

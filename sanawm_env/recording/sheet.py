@@ -90,7 +90,7 @@ def evenly_spaced(total: int, most: int) -> np.ndarray:
 
 
 def _path_plot(c2w: np.ndarray, marked: np.ndarray, size: int) -> Image.Image:
-    """The path from above in a square: frame 0 looks up the page, marked poses carry their viewing direction."""
+    """The path from above in a square: frame 0 looks up the page, marked poses have their viewing direction."""
     to_first = np.linalg.inv(c2w[0])
     ground = (to_first @ c2w)[:, [0, 2]]  # rows x and z: (P, 2, 4)
     points, forward = ground[:, :, 3], ground[:, :, 2]

@@ -23,7 +23,7 @@ def export_trajectory(trajectory: Trajectory, out: Path, format: str, video: Pat
     colmap: a new folder with sparse/0 (text; points3D.txt is empty, for `colmap point_triangulator`) and, given the
     video of its frames, images. nerfstudio: a new folder with transforms.json and, again, images. tum: one file, in
     seconds from 0. Raises ValueError where it lacks what the format needs (a rate for tum, intrinsics and the size of
-    the pictures for the others) or the video has another number of frames, FileExistsError for a taken folder.
+    the images for the others) or the video has another number of frames, FileExistsError for a taken folder.
     """
     if format not in FORMATS:
         raise ValueError(f"A trajectory is written as {', '.join(FORMATS)}, got {format!r}.")
@@ -47,7 +47,7 @@ def export_trajectory(trajectory: Trajectory, out: Path, format: str, video: Pat
 
 
 def _pictures(trajectory: Trajectory, video: Path | None) -> tuple[np.ndarray, tuple[int, int]]:
-    """Intrinsics (F, 3, 3) and the size of the pictures in pixels; ValueError where they are not known."""
+    """Intrinsics (F, 3, 3) and the size of the images in pixels; ValueError where they are not known."""
     size = trajectory.size
     if video is not None:
         count = 0
@@ -56,10 +56,10 @@ def _pictures(trajectory: Trajectory, video: Path | None) -> tuple[np.ndarray, t
         if count != len(trajectory.c2w):
             raise ValueError(f"{video} has {count} frames for {len(trajectory.c2w)} poses: they must be as many.")
     if size is None or size == (1, 1):
-        raise ValueError("The size of its pictures is not known: give the folder of an episode, with its video.")
+        raise ValueError("The size of its images is not known: give the folder of an episode, with its video.")
     intrinsics = trajectory.intrinsics_for(*map(int, size))
     if intrinsics is None:
-        raise ValueError("It has no intrinsics of its pictures, which this format needs: write it as tum instead.")
+        raise ValueError("It has no intrinsics of its images, which this format needs: write it as tum instead.")
     return intrinsics, (int(size[0]), int(size[1]))
 
 
@@ -82,7 +82,7 @@ def _tum(trajectory: Trajectory) -> str:
 
 
 def _colmap(c2w: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]) -> dict[str, str]:
-    """The files of a model in text: a camera for each lens, an image for each pose."""
+    """The files of a model in text: a camera for each set of intrinsics, an image for each pose."""
     lenses, of = np.unique(intrinsics[:, (0, 1, 0, 1), (0, 1, 2, 2)], axis=0, return_inverse=True)
     w2c = inverse(c2w)
     wxyz = Rotation.from_matrix(w2c[:, :3, :3]).as_quat()[:, [3, 0, 1, 2]]
@@ -100,7 +100,7 @@ def _colmap(c2w: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]) -> d
 
 
 def _nerfstudio(c2w: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]) -> dict:
-    """What is in a transforms.json: OpenGL axes; the lens once where it is one, else in every frame."""
+    """What is in a transforms.json: OpenGL axes; the intrinsics once where they are constant, else in every frame."""
     poses = c2w.copy()
     poses[:, :3, :3] = poses[:, :3, :3] @ AXES["opengl"].T
     lenses = [

@@ -20,7 +20,7 @@ from sanawm_env.world.saving import replacing, with_sentence
 _BT709 = 1
 _LIMITED_RANGE = 1
 _SMALL, _THREADS = 256 * 256, 4  # pixels for one thread, threads for more: x264's bytes depend on how many there are
-MAX_UPSCALE, MAX_WRITTEN_PIXELS = 64, 2**25  # of a picture; 8K has fewer
+MAX_UPSCALE, MAX_WRITTEN_PIXELS = 64, 2**25  # of a frame; 8K has fewer
 MAX_DECODED_BYTES = 8 * 2**30
 """What a video may take in memory when it is read: 2.7 GB are a minute at 720p."""
 
@@ -56,13 +56,13 @@ class VideoWriter:
         check_number("crf of a video, from lossless to small,", crf, 0, 51)
         check_count("upscale of a video", upscale, 1, MAX_UPSCALE)
         if keyframes is not None:
-            check_count("keyframes of a video, how far they are apart,", keyframes, 1, 10_000)
+            check_count("keyframes of a video, the frames between them,", keyframes, 1, 10_000)
         self.path = Path(path)
         self.num_frames = 0
         self._saving = replacing(self.path)
         self._rate = Fraction(fps).limit_denominator(1001)
         self._time_base = 1 / self._rate
-        self._to_yuv = VideoReformatter()  # one for all frames: making one takes as long as encoding a small picture
+        self._to_yuv = VideoReformatter()  # one for all frames: making one takes as long as encoding a small frame
         self._upscale = int(upscale)
         self._options = {"crf": str(crf), "mbtree": "0"}  # with its tree x264 gives other bytes now and then
         if keyframes is not None:
@@ -221,9 +221,9 @@ def frame_times(path: str | os.PathLike) -> np.ndarray:
 
 @contextmanager
 def open_video(path: str | os.PathLike) -> Generator[tuple[InputContainer, av.VideoStream]]:
-    """An MP4 and the stream of its pictures; nothing is decoded yet.
+    """An MP4 and the stream of its frames; nothing is decoded yet.
 
-    Raises FileNotFoundError; ValueError for anything that is not a video, pictures larger than images may be, or an
+    Raises FileNotFoundError; ValueError for anything that is not a video, frames larger than images may be, or an
     index that claims more frames than the file can hold.
     """
     path = Path(path)
@@ -235,7 +235,7 @@ def open_video(path: str | os.PathLike) -> Generator[tuple[InputContainer, av.Vi
             # and not a playlist that leads elsewhere, nor a protocol that the name seems to begin with
             container = stack.enter_context(av.open(f"file:{path}", format="mp4"))
             if not container.streams.video:
-                raise ValueError("it has no pictures")
+                raise ValueError("it has no video stream")
             stream = container.streams.video[0]
             if stream.codec_context is None:
                 raise ValueError("its codec is not known")
@@ -246,7 +246,7 @@ def open_video(path: str | os.PathLike) -> Generator[tuple[InputContainer, av.Vi
         except Exception as error:  # demuxers raise many types for damaged files
             raise ValueError(f"{path} cannot be read as a video: {reason(error)}") from error
         if width * height > MAX_PIXELS:
-            raise ValueError(f"the video {path} is refused: its pictures have {width} x {height} pixels")
+            raise ValueError(f"the video {path} is refused: its frames have {width} x {height} pixels")
         yield container, stream
 
 
@@ -258,7 +258,7 @@ def rate_of(path: str | os.PathLike, stream: av.VideoStream) -> Fraction:
 
 
 def check_square(stream: av.VideoStream) -> None:
-    """ValueError for a video whose pixels are not square, as lenses and networks take them to be."""
+    """ValueError for a video whose pixels are not square, as cameras and networks assume."""
     ratio = stream.sample_aspect_ratio
     if ratio and ratio != 1:
         raise ValueError(
@@ -298,7 +298,7 @@ _COUNTS = re.compile(b"stsz|stz2|trun")
 
 
 def _upright(frame: av.VideoFrame) -> np.ndarray:
-    """The picture (H, W, 3) uint8 as it is to be shown."""
+    """The frame (H, W, 3) uint8 as it is to be shown."""
     picture = frame.to_ndarray(format="rgb24")
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
@@ -307,7 +307,7 @@ def _upright(frame: av.VideoFrame) -> np.ndarray:
     if not (a or b or c or d):
         return picture
     if (b or c) and (a or d):
-        raise ValueError("its pictures are turned by an angle that is not a right one")
+        raise ValueError("its frames are rotated by an angle that is no multiple of 90 degrees")
     if b or c:
         picture, a, d = picture.swapaxes(0, 1), c, b
     return np.ascontiguousarray(picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

@@ -295,7 +295,7 @@ def host(action: Any) -> Any:
     if not isinstance(action, torch.Tensor):
         return action
     if action.requires_grad:
-        raise TypeError("This action requires a gradient, which a step does not carry on: pass action.detach().")
+        raise TypeError("This action requires a gradient, which a step does not propagate: pass action.detach().")
     try:
         action = action.cpu().resolve_conj().resolve_neg()
         return (action.float() if action.dtype is torch.bfloat16 else action).numpy()

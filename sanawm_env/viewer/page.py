@@ -2,7 +2,7 @@
 
 The page is ours (`web/`) and not viser's, because of what viser 1.1.1 did in Debian's Chromium: its hotkeys know
 presses alone, and a system repeats only the newest key, so W ended when D was pressed too, and a tap could not be told
-from half a second of holding; 16 pictures a second through its WebGL scene took 1.7 cores where there is no GPU
+from half a second of holding; 16 frames a second through its WebGL scene took 1.7 cores where there is no GPU
 (`benchmarks/play_latency.py` says what ours takes); and it wants an older rich than the one we use.
 
 All its addresses are relative, so it may be served under any path of a proxy, which may leave that path in its requests
@@ -11,7 +11,7 @@ or take it out.
 Browser to server, JSON: keys and push (what hands hold), do (something done to the session), look (whether the page is
 visible), here (asks for a sign of life); a dropped image is one binary message. Server to browser, JSON: hello, tree
 (what has changed in it), futures, note, here; frames are binary: the length of a JSON head in four bytes, the head,
-pictures. Frames that are not sent before their time is over are left out, so a slow browser costs little.
+frames. Frames that are not sent before their time is over are left out, so a slow browser costs little.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ REFUSED = (
     b"This page answers to its own address: an IP address, localhost, or what --host says. "
     b"Behind a proxy, start it with --allow-host and the name that the browser shows."
 )
-LOSSLESS_PIXELS = 256 * 256  # pictures up to this size travel as PNG, larger ones as JPEG
+LOSSLESS_PIXELS = 256 * 256  # frames up to this size travel as PNG, larger ones as JPEG
 GROUP = 6  # frames of one message: the first are on their way while the others are being encoded
 WAITING, WAITING_BYTES = 512, 2**26  # messages for a browser that reads none, before it is let go to come again
 ASKED = 8  # things that a browser may ask for before the first of them is done
@@ -151,7 +151,7 @@ class Page:
         self._recorded: dict[str, Path] = {}
         self._files = {path.name: path for path in WEB.iterdir() if path.suffix in KINDS}
         self._files[""] = WEB / "index.html"
-        # one thread each: pictures leave in order, and a video that is being written keeps nobody waiting
+        # one thread each: frames leave in order, and a video that is being written keeps nobody waiting
         self._pictures, self._writer = ThreadPoolExecutor(1, "pictures"), ThreadPoolExecutor(1, "writer")
         self._watch(Player(session, clock))
         self._loop, self._done = asyncio.new_event_loop(), asyncio.Event()
@@ -452,13 +452,13 @@ class Page:
             self._pictures.submit(self._send_frames, self.player, self.player.shown, browser)
 
     def _send_frames(self, player: Player, shown: Shown, to: _Browser | None = None) -> None:
-        """In the pictures' thread: frames to all browsers whose page is visible, or to one."""
+        """In the frames' thread: frames to all browsers whose page is visible, or to one."""
         for first in range(0, len(shown.frames), GROUP):
             frames = shown.frames[first : first + GROUP]
             browsers = {to} if to is not None else {browser for browser in tuple(self._browsers) if browser.looks}
             times = tuple(shown.starts + (shown.first + i) / player.session.fps for i in (first, first + len(frames)))
             over = times[1] <= player.clock() and first + GROUP < len(shown.frames)
-            if browsers and not over:  # what nobody sees any more is not worth the work
+            if browsers and not over:  # nobody sees it any more
                 head = {"type": "frames", "node": shown.node, "first": shown.first + first, "starts": shown.starts}
                 pictures = [encoded(frame) for frame in frames]
                 self._soon(self._put_frames, player, head, pictures, shown.answers, times, browsers)
@@ -512,7 +512,7 @@ class Page:
 
 
 def encoded(picture: NDArray, kind: str | None = None) -> bytes:
-    """A picture (H, W, 3) uint8 as PNG if it is small, as JPEG otherwise."""
+    """A frame (H, W, 3) uint8 as PNG if it is small, as JPEG otherwise."""
     buffer = io.BytesIO()
     if (kind or ("PNG" if picture.shape[0] * picture.shape[1] <= 2 * LOSSLESS_PIXELS else "JPEG")) == "PNG":
         Image.fromarray(picture).save(buffer, "PNG", compress_level=1)
@@ -522,14 +522,14 @@ def encoded(picture: NDArray, kind: str | None = None) -> bytes:
 
 
 def packed(head: Mapping[str, Any], pictures: Iterable[bytes]) -> bytes:
-    """A head and pictures as one binary message."""
+    """A head and frames as one binary message."""
     pictures = list(pictures)
     text = json.dumps({**head, "sizes": [len(picture) for picture in pictures]}).encode()
     return b"".join((len(text).to_bytes(4, "big"), text, *pictures))
 
 
 def _described(node: Node, known: Node | None) -> dict[str, Any]:
-    """A node for the page; its picture and path only if the page has not got them."""
+    """A node for the page; its frame and path only if the page has not got them."""
     plain = {"id": node.id, "parent": node.parent, "branch": node.branch, "scene": node.scene, "chunk": node.chunk,
              "name": node.name, "pinned": node.pinned, "move": text(node.parts), "seed": str(node.seed)}  # fmt: skip
     if known is None or known.thumbnail is not node.thumbnail:
@@ -602,7 +602,7 @@ def _is_address(name: str) -> bool:
 
 
 def _silent() -> logging.Logger:
-    """For what strangers send to a port, which is nothing to read about in the terminal."""
+    """For what scanners send to a port, which does not belong in the terminal."""
     logger = logging.Logger("sanawm page")
     logger.addHandler(logging.NullHandler())
     return logger

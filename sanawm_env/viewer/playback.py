@@ -1,8 +1,8 @@
-"""A session as a film that one steers: frames are due 16 times a second while the next chunk is being imagined.
+"""A session, played and driven: frames are due 16 times a second while the next chunk is being predicted.
 
-A chunk shows 24 frames; the one after it is imagined just before it is needed, so that keys are read as late as
+A chunk shows 24 frames; the one after it is predicted just before it is needed, so that keys are read as late as
 possible. A key that changes in the middle of a chunk does not wait for its end: because states are values, the chunk is
-imagined again from the node before it, with the same noise and the same poses up to the frames that will have been
+predicted again from the node before it, with the same noise and the same poses up to the frames that will have been
 shown by then, and its new rest replaces the old one. What is pressed anew begins with a latent (8 frames): within one,
 frames that have been shown would change too much (a jump of 24 dB on nano; at a latent's border it is 27 to 33, as from
 one latent to the next anyway). What is let go only eases off, and does so from any frame.
@@ -37,7 +37,7 @@ from sanawm_env.world.files import brief
 COASTS = 0.6  # share of full speed above which a camera without keys gets another chunk to come to rest
 MARGIN = 0.04  # seconds, for encoding frames and taking them to the page
 TAP = 2  # frames that a key is held at least
-REMEMBERED = 16  # chunks whose time to imagine is looked at
+REMEMBERED = 16  # chunks whose time to predict is looked at
 THINKING = 0.05  # seconds between two looks at what a driver has come up with
 MAX_SENTENCE = 500  # characters
 KNOWN = frozenset(KEY_ORDER)
@@ -93,10 +93,10 @@ class _Chunk:
 
 
 class Player:
-    """Plays a session for any number of viewers, who steer it together.
+    """Plays a session for any number of viewers, who drive it together.
 
     clock: seconds. on_show, on_tree, on_futures, on_error: told what viewers should see, that the tree has changed,
-    what a driver imagines (node, futures), and what went wrong (viewer or None for all, sentence); called from the
+    what a driver predicts (node, futures), and what went wrong (viewer or None for all, sentence); called from the
     player's thread.
     """
 
@@ -203,7 +203,7 @@ class Player:
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread; a chunk that is being imagined is waited for."""
+        """End the thread; a chunk that is being predicted is waited for."""
         self._closed, self.driver = True, None
         self._wake.set()
         if self._thread is not None:
@@ -246,7 +246,7 @@ class Player:
         return self._play_on(self._now, hand, now)
 
     def _go_on(self, hand: Parts | None) -> float:
-        """Nothing is left to show: imagine the next chunk from the present, if somebody drives."""
+        """Nothing is left to show: predict the next chunk from the present, if somebody drives."""
         late, present = self._now, self.session.current
         move = self._decided(present) if hand is None else hand
         if move is None and self.driver is not None:
@@ -262,7 +262,7 @@ class Player:
         return 0.0
 
     def _play_on(self, chunk: _Chunk, hand: Parts | None, now: float) -> float:
-        """A chunk is on: answer what has changed in it, and imagine the one after it in time."""
+        """A chunk is on: answer what has changed in it, and predict the one after it in time."""
         ahead, ends = self._next, chunk.starts + self.seconds
         wanted = (Held(frozenset(), self.length),) if hand is None and chunk.by_hand else hand
         if wanted is not None and self.driver is None:
@@ -306,7 +306,7 @@ class Player:
 
     @property
     def answer(self) -> float:
-        """Seconds in which a chunk is most likely imagined: should it take longer, some frames of it are left out."""
+        """Seconds in which a chunk is most likely predicted: should it take longer, some frames of it are left out."""
         return (median(self._imagining) if self._imagining else 0.2) + MARGIN
 
     def _timed(self, imagine: Callable[[], Node]) -> Node:
@@ -364,7 +364,7 @@ class Player:
             self._hand_out(present.id, last, self.clock() - last / self.session.fps)
 
     def _drop_next(self) -> None:
-        """Take back a chunk that was imagined ahead and never shown."""
+        """Take back a chunk that was predicted ahead and never shown."""
         ahead, self._next = self._next, None
         if ahead is not None and ahead.node in self.session.tree.nodes and self.session.plain(ahead.node):
             self.session.delete(ahead.node)
@@ -383,7 +383,7 @@ class Player:
         return max(at, self.length - last.frames + TAP) if tapped else at
 
     def _may_revise(self, chunk: _Chunk) -> bool:
-        """Whether nobody has kept this chunk; one that was imagined ahead of it, and never shown, can go."""
+        """Whether nobody has kept this chunk; one that was predicted ahead of it, and never shown, can go."""
         tree, ahead = self.session.tree, self._next
         node = tree[chunk.node]
         unseen = {ahead.node} if ahead is not None and self.session.plain(ahead.node) else set()

@@ -157,7 +157,7 @@ class Session:
 
     @property
     def memory(self) -> Memory:
-        """Bytes of snapshots, by where they are."""
+        """Bytes and numbers of snapshots on the device, on the host and on disk."""
         with self._lock:
             return self._store.memory
 

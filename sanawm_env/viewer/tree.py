@@ -18,7 +18,7 @@ class Node:
 
     id: its number; numbers are not used twice. parent: the node it was driven from, None for a start. branch: number of
     the line it lies on: a first child goes on with its parent's. scene: name of the start image. chunk: chunks since
-    the start. seed: of the noise it was imagined with. c2w: (F, 4, 4) poses of its frames relative to the start's.
+    the start. seed: of the noise it was predicted with. c2w: (F, 4, 4) poses of its frames relative to the start's.
     thumbnail: (h, w, 3) uint8 of its last frame. parts: how it was driven. controller_state: of the keys held at its
     end.
     """

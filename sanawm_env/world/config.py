@@ -1,4 +1,4 @@
-"""What every world says of itself, as plain values: picture, time, field of view and where the camera may go.
+"""What every world says of itself, as plain values: size and rate of frames, field of view and where the camera may go.
 
 Engines extend it by what they need besides; `config.json` in a world's folder holds exactly that, and `engine` in it
 says which engine reads it.
@@ -20,11 +20,11 @@ ENDLESS = 2**53
 
 @dataclass(frozen=True, kw_only=True)
 class WorldConfig:
-    """Picture, time, field of view and workspace of a world.
+    """Size and rate of frames, field of view and workspace of a world.
 
     Attributes:
         name: what the world is called in files and messages. engine: name of the engine that runs it.
-        height, width: picture in pixels. fps: frames a second.
+        height, width: of frames, in pixels. fps: frames a second.
         horizontal_fov: degrees, of the intrinsics assumed where none are given.
         speed: speed preset of `sanawm_env.camera.presets` that suits the world.
         workspace: where the camera may go, relative to frame 0.
@@ -52,7 +52,7 @@ class WorldConfig:
         for name, most in SIZES.items():
             check_count(name, getattr(self, name), 1, most)
         if self.height * self.width > MAX_PIXELS:
-            raise ValueError(f"a picture must have at most {MAX_PIXELS:,} pixels, got {self.height} x {self.width}")
+            raise ValueError(f"a frame must have at most {MAX_PIXELS:,} pixels, got {self.height} x {self.width}")
         check_number("horizontal_fov", self.horizontal_fov, 1, 179)
         if self.speed not in PRESETS:
             raise ValueError(f"speed must be {' or '.join(PRESETS)}, got {brief(self.speed)}")

@@ -103,12 +103,12 @@ class Engine(Protocol):
     def draw_start(
         cls, split: str, number: int, height: int, width: int, intrinsics: np.ndarray
     ) -> tuple[np.ndarray, Anchor]:
-        """Start image `number` of a set: a picture (H, W, 3) uint8 through intrinsics (4,) in its pixels, and where it
+        """Start image `number` of a set: an image (H, W, 3) uint8 through intrinsics (4,) in its pixels, and where it
         was taken. For worlds of any engine."""
         raise ValueError(f"{cls.__name__} draws no start images.")
 
     def encode(self, image: np.ndarray, prompt: str, anchor: Anchor | None) -> Any:
-        """What the engine needs of a start, a tree: of the picture (H, W, 3) uint8, the prompt, which is stripped, and
+        """What the engine needs of a start, a tree: of the image (H, W, 3) uint8, the prompt, which is stripped, and
         the anchor. ValueError for what it cannot begin from."""
         ...
 
@@ -122,12 +122,12 @@ class Engine(Protocol):
         ...
 
     def check_prompt(self, prompt: str) -> None:
-        """ValueError for a prompt that `encode` cannot take, as far as that can be told at once."""
+        """ValueError for a prompt that `encode` cannot take, if it can be told at once."""
         if prompt and "prompts" not in self.capabilities:
             raise ValueError(f"The {self.config.name} world has no text encoder; leave the prompt empty.")
 
     def start_image(self, image: np.ndarray, intrinsics: np.ndarray, anchor: Anchor | None) -> np.ndarray:
-        """Frame 0 (H, W, 3) uint8 of an episode that starts at an image, fitted to the world's picture, with intrinsics
+        """Frame 0 (H, W, 3) uint8 of an episode that starts at an image, fitted to the world's frames, with intrinsics
         (4,) in its pixels. ValueError for one that the engine cannot start from."""
         return image
 

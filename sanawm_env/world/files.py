@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_PIXELS = 89_478_485
-"""Larger pictures, of images and of videos, are refused as decompression bombs (Pillow's own limit; 8000x8000 is 64
+"""Larger images and video frames are refused as decompression bombs (Pillow's own limit; 8000x8000 is 64
 million pixels)."""
 MAX_JSON_DEPTH = 100
 MAX_LETTERS = 20_000
@@ -157,7 +157,7 @@ def check_number(name: str, value: Any, least: float = -math.inf, most: float = 
 
 def brief(value: Any, most: int = 80) -> str:
     """The repr of a value in at most so many characters, made without writing out more of it than that takes: nothing
-    in a message is as long as what a stranger put into a file."""
+    in a message is as long as what a foreign file holds."""
     text = _BRIEF.repr(value)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 

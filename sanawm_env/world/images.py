@@ -2,11 +2,11 @@
 
 Any image file, PIL image or uint8 array becomes RGB (`load_image`) and then fills the frame by the resize-and-crop rule
 of the camera spec, section 4.2 (`fit_image`), so that the intrinsics transformed by the same rule stay true.
-A PNG may carry the pose where it was taken (`save_start`, `read_anchor`) as the text chunk `sanawm:anchor`.
+A PNG may hold the pose where it was taken (`save_start`, `read_anchor`) as the text chunk `sanawm:anchor`.
 
 Colour habits are those of diffusers' `load_image`: the EXIF orientation is applied, then everything becomes RGB and an
-alpha channel is dropped, not blended with a background colour. EXIF that cannot be read keeps no picture from being
-read, as in browsers. 16-bit grey is scaled to 8 bits; of an animation the first picture counts.
+alpha channel is dropped, not blended with a background colour. EXIF that cannot be read keeps no image from being
+read, as in browsers. 16-bit grey is scaled to 8 bits; of an animation the first image counts.
 """
 
 import warnings
@@ -30,7 +30,7 @@ _UPRIGHT = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
-"""What makes a picture upright, by the orientation that its EXIF tells."""
+"""What makes an image upright, by the orientation that its EXIF tells."""
 ImageSource = str | PathLike | Image.Image | np.ndarray
 
 
@@ -92,7 +92,7 @@ def resize_frames(frames: Tensor, height: int, width: int) -> Tensor:
 
 
 def read_anchor(path: str | PathLike) -> Anchor | None:
-    """The anchor a PNG carries, None when there is none (any other image).
+    """The anchor a PNG holds, None when there is none (any other image).
 
     Raises FileNotFoundError or ValueError as `load_image` does, and ValueError for a chunk that is not an anchor.
     """

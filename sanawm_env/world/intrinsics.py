@@ -21,12 +21,12 @@ Intrinsics = ArrayLike | Callable[[Image], ArrayLike] | None
 def choose_intrinsics(
     picture: Image, config: WorldConfig, intrinsics: Intrinsics, fov_deg: float | None
 ) -> tuple[np.ndarray, str]:
-    """Intrinsics (4,) float64 in pixels of the world's picture, and where they come from: "given", "estimated", "fov",
+    """Intrinsics (4,) float64 in pixels of the world's frames, and where they come from: "given", "estimated", "fov",
     "exif" or "default". EXIF counts where nothing is given; where it tells of a field of view that the model was not
     shown, that is logged, and the default taken.
 
-    picture: upright, as it was given. intrinsics: (4,) fx, fy, cx, cy or (3, 3) in its pixels, or an estimator, a
-    function of it that returns them. fov_deg: horizontal, of the world's picture. Raises ValueError for both, for other
+    image: upright, as it was given. intrinsics: (4,) fx, fy, cx, cy or (3, 3) in its pixels, or an estimator, a
+    function of it that returns them. fov_deg: horizontal, of the world's frames. Raises ValueError for both, for other
     shapes, and for a field of view that the model was not shown (codec_text_refiner.md section (f)).
     """
     if intrinsics is not None and fov_deg is not None:
@@ -57,8 +57,8 @@ def choose_intrinsics(
 
 
 def exif_focal(picture: Image) -> float | None:
-    """The focal length in pixels that a picture's EXIF tells by its 35-mm equivalent; None where it tells none. Of a
-    picture that was cut out of a larger one it is wrong, and nothing says so."""
+    """The focal length in pixels that an image's EXIF tells by its 35-mm equivalent; None where it tells none. Of a
+    image that was cut out of a larger one it is wrong, and nothing says so."""
     with suppress(Exception):  # EXIF is damaged in as many ways as there are cameras
         millimetres = float(picture.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm])
         if 0 < millimetres < 10_000:  # 0 is "not known"

@@ -56,10 +56,10 @@ class Scene:
 class Slot:
     """One episode at a chunk border.
 
-    chunk: chunks imagined so far. c2w: (4, 4) float64 pose of the last frame relative to frame 0.
+    chunk: chunks predicted until now. c2w: (4, 4) float64 pose of the last frame relative to frame 0.
     frame: (H, W, 3) uint8, the last frame. latents: (1, c, T, h, w) of the last chunk, of frame 0 alone before the
         first; None in worlds without.
-    memory: all that the engine carries from chunk to chunk (tensors with a leading axis of 1), None before a segment's
+    memory: what the engine passes from chunk to chunk (tensors with a leading axis of 1), None before a segment's
         first chunk.
     origin, start: pose (relative to frame 0) and chunk at which this segment began: the identity and 0, until the
         episode is taken further from its last frame (`World.reanchor`).

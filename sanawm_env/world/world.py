@@ -189,7 +189,7 @@ class World:
             raise ValueError(f"The {name} world does not know the place {anchor.place!r}; it knows {places}.")
         if anchor is None and "images" not in self.engine.capabilities:
             raise ValueError(
-                f"The {self.config.name} world begins at an anchor: give a PNG that carries one, or "
+                f"The {self.config.name} world begins at an anchor: give a PNG that holds one, or "
                 f"anchor=Anchor(place, c2w), of {self.config.known_places}."
             )
         prompt = check_prompt(prompt)

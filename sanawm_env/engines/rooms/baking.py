@@ -1,7 +1,7 @@
 """Painting the faces of boxes, and baking all light into one texture atlas.
 
 All light is diffuse, so it is computed once per place: lamps, windows, sun and sky, and ambient light that is dimmed
-where surfaces stand close. A picture is then a look-up (`raycast`).
+where surfaces stand close. A frame is then a look-up (`raycast`).
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
-"""The truth that nano was trained on, as a world: every picture is ray-traced from where the camera is.
+"""The truth that nano was trained on, as a world: every frame is ray-traced from where the camera is.
 
     world = World.load("rooms", height=240, width=320)
-    scene = world.scene(world.starts[0])                                    # a PNG that carries its anchor
+    scene = world.scene(world.starts[0])                                    # a PNG with its anchor
     save_start_in("test/7", "room.png"); scene = world.scene("room.png")    # one of endlessly many furnished rooms
 
 A camera passes through walls and furniture, as SANA-WM's do (what is seen from in there, `raycast.render` says), unless
@@ -31,13 +31,13 @@ from sanawm_env.world.folders import SHIPPED
 from sanawm_env.world.images import save_start
 from sanawm_env.world.state import Scene, Slot
 
-REVISION = 1  # of the renderer: another one where its pictures are others
-MOST_RAYS = 2**25  # of a picture: 4K with 2 x 2 rays a pixel, which takes some 0.7 GB while it is made
+REVISION = 1  # of the renderer: another one where its frames are others
+MOST_RAYS = 2**25  # of a frame: 4K with 2 x 2 rays a pixel, which takes some 0.7 GB while it is made
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoomsConfig(WorldConfig):
-    """As nano's, with a larger picture. chunk_frames: of one step."""
+    """As nano's, with a larger frame. chunk_frames: of one step."""
 
     name: str = "rooms"
     engine: str = "rooms"
@@ -68,8 +68,8 @@ class RoomsLoadOptions(LoadOptions):
     """How the world is loaded.
 
     Attributes, besides threads, which decide nothing here:
-        height, width: of the picture in pixels; None as the world is configured.
-        supersample: squared, the rays of a pixel. A picture has at most `MOST_RAYS`.
+        height, width: of the frame in pixels; None as the world is configured.
+        supersample: squared, the rays of a pixel. A frame has at most `MOST_RAYS`.
         collisions: whether a camera is stopped by what is nearer than 0.35 m: it turns as it is asked to, and does not
             take the steps that would lead there (`walks.held_clear`). The poses of clips and states are the true ones.
     """
@@ -89,7 +89,7 @@ class RoomsLoadOptions(LoadOptions):
 
 
 class RoomsEngine(Engine):
-    """The renderer. An episode has no memory: its pictures follow from its anchor and its poses."""
+    """The renderer. An episode has no memory: its frames follow from its anchor and its poses."""
 
     config_type = RoomsConfig
     options_type = RoomsLoadOptions
@@ -100,7 +100,7 @@ class RoomsEngine(Engine):
         height, width = options.height or config.height, options.width or config.width
         if height * width * options.supersample**2 > MOST_RAYS:
             raise ValueError(
-                f"A picture has at most {MOST_RAYS:,} rays, got {height} x {width} pixels of {options.supersample**2}: "
+                f"A frame has at most {MOST_RAYS:,} rays, got {height} x {width} pixels of {options.supersample**2}: "
                 "make it smaller, or supersample less."
             )
         self.config, self.device, self.options = replace(config, height=height, width=width), device, options
@@ -130,7 +130,7 @@ class RoomsEngine(Engine):
         return sorted(path for world in ("nano", "rooms") for path in (SHIPPED / world / "starts").glob("*.png"))
 
     def start_image(self, image: np.ndarray, intrinsics: np.ndarray, anchor: Anchor | None) -> np.ndarray:
-        """What is seen at the anchor, whatever the given picture is."""
+        """What is seen at the anchor, whatever the given image is."""
         anchor = cast(Anchor, anchor)  # `World.scene` asks for one
         return self._see(anchor.place, anchor.c2w[None], intrinsics)[0]
 

@@ -74,7 +74,7 @@ def _fixed_place(name: str) -> Place:
 
 
 def _gallery() -> Place:
-    """A white room with pictures and a blue one to live in, joined by a doorway."""
+    """A white room with paintings and a blue living room, joined by a doorway."""
     boxes = Boxes(PLACES["gallery"])
     (width, _, _), wall = boxes.room, (126, 150, 176)
 
@@ -388,7 +388,7 @@ def _window(canvas: Canvas, middle: float, sky: tuple) -> None:
 
 
 def _picture(canvas: Canvas, middle: float, width: float, height: float, first: tuple, second: tuple) -> None:
-    """A framed picture of a hill and a sun, hung at eye level."""
+    """A framed painting of a hill and a sun, hung at eye level."""
     left, right, top = middle - width / 2, middle + width / 2, canvas.height - 1.6 - height / 2
     canvas.rectangle(left - 0.07, top - 0.07, right + 0.07, top + height + 0.07, (84, 76, 70))
     canvas.rectangle(left, top, right, top + height, second)

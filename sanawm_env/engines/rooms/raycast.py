@@ -1,4 +1,4 @@
-"""Pictures of box worlds: ray-box intersections and one look-up per ray in an atlas of baked colours.
+"""Frames of box worlds: ray-box intersections and one look-up per ray in an atlas of baked colours.
 
 Conventions (camera.md section 1): c2w in OpenCV axes (x right, y down, z forward), metres. Place frame: origin at the
 middle of the floor, y down, the floor at y = 0.
@@ -40,7 +40,7 @@ class Place:
 
 
 def intrinsics(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-    """The fixed intrinsics: (4,) float64 [fx, fy, cx, cy] in pixels for pictures of height x width."""
+    """The fixed intrinsics: (4,) float64 [fx, fy, cx, cy] in pixels for frames of height x width."""
     focal = width / 2 / np.tan(np.deg2rad(FIELD_OF_VIEW) / 2)
     return np.array([focal, focal, width / 2, height / 2])
 
@@ -93,7 +93,7 @@ def _average(packed: np.ndarray, block: int) -> np.ndarray:
     """Mean over block x block pixels of packed colours (H, W) uint32, as (H / block, W / block, 3) uint8."""
     rows, columns = packed.shape[0] // block, packed.shape[1] // block
     sums = np.zeros((rows, columns, 4), np.uint16)
-    odd, even = packed >> np.uint32(8) & np.uint32(0xFF00FF), packed & np.uint32(0xFF00FF)  # two 16-bit lanes each
+    odd, even = packed >> np.uint32(8) & np.uint32(0xFF00FF), packed & np.uint32(0xFF00FF)  # two 16-bit halves each
     for lanes, channels in ((even, (0, 2)), (odd, (1, 3))):
         total = sum(lanes[i::block, j::block] for i in range(block) for j in range(block))
         sums[..., channels] = np.ascontiguousarray(total).view(np.uint16).reshape(rows, columns, 2)
@@ -161,7 +161,7 @@ def trace(
 
 
 def _in_bands(parts: list[tuple[int, slice, slice]]) -> Iterator[tuple[int, slice, slice]]:
-    """The same parts of the picture, rows of them so few at a time that their rays stay in the processor's cache."""
+    """The same parts of the frame, rows of them so few at a time that their rays stay in the processor's cache."""
     for box, rows, columns in parts:
         size = max(1, BAND // (columns.stop - columns.start))
         for row in range(rows.start, rows.stop, size):
@@ -169,7 +169,7 @@ def _in_bands(parts: list[tuple[int, slice, slice]]) -> Iterator[tuple[int, slic
 
 
 def _footprints(half, origins, towards, intrinsics, height: int, width: int) -> list[tuple[int, slice, slice]]:
-    """(box, rows, columns) of the part of the picture each box in sight can cover; poses in each box's own frame."""
+    """(box, rows, columns) of the part of the frame each box in sight can cover; poses in each box's own frame."""
     corners = (_CORNERS * half[:, None] - origins[:, None]) @ towards  # (N, 8, 3), camera axes
     x, y, z = intrinsics[0] * corners[..., 0], intrinsics[1] * corners[..., 1], corners[..., 2]
     left, top, right, bottom = (
