@@ -38,7 +38,9 @@ from websockets.sync.client import connect
 import sanawm_env
 from sanawm_env import EnvConfig, SanaWMEnv, SanaWMVectorEnv, Snapshot
 from sanawm_env.serving import app, wire
+from sanawm_env.serving import keep as keep_module
 from sanawm_env.serving import server as server_module
+from sanawm_env.serving import service as service_module
 from sanawm_env.serving.connection import ServerRefused, SessionLost
 from sanawm_env.serving.keep import Keep
 from sanawm_env.serving.limits import ServerLimits
@@ -50,6 +52,10 @@ from tests.test_cli import refused
 from tests.worlds import picture, with_starts, write_tiny_world
 
 ID = "SanaWM/Remote-v0"
+RESET = {
+    "scenes": [{"number": 0, "prompt": ""}], "seeds": [1], "task": {}, "max_episode_chunks": 3,
+    "rngs": [json.dumps(np.random.default_rng(1).bit_generator.state)],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -444,6 +450,23 @@ def test_what_fails_for_no_known_reason_fails_alone(worker, monkeypatch):
     assert futures[0].result().batch == futures[2].result().batch == 1
 
 
+def test_an_action_that_breaks_the_controller_fails_alone(worker, monkeypatch):
+    now, go = episodes(worker, 3), held(worker)
+    plan = type(worker.simulator).plan
+
+    def broken(self, episode, action):
+        if episode is now[1]:
+            raise RuntimeError("this one")
+        return plan(self, episode, action)
+
+    monkeypatch.setattr(type(worker.simulator), "plan", broken)
+    futures = [worker.step(Step(i, [e], [np.zeros(6)])) for i, e in enumerate(now)]
+    go.set()
+    with pytest.raises(RuntimeError, match="this one"):
+        futures[1].result()
+    assert futures[0].result().batch == futures[2].result().batch == 2 and worker.alive
+
+
 def test_a_worker_that_ends_answers_what_waits(config):
     worker = Worker(SanaWMEnv(**config.keywords).simulator)
     now, go = episodes(worker, 1), held(worker)
@@ -478,6 +501,32 @@ def test_clients_share_forward_passes(served, config):
         env.close()
 
 
+@pytest.mark.slow
+def test_sixty_four_clients_go_through_one_forward_pass(served, config):
+    def opened(i):
+        env = gym.make(ID, url=served.url).unwrapped
+        env.reset(seed=i)
+        return env
+
+    with ThreadPoolExecutor(64) as pool:
+        envs = list(pool.map(opened, range(64)))
+        worker = served.service.worker
+        go = held(worker)
+        steps = [pool.submit(env.step, np.full(6, 0.1)) for env in envs]
+        with worker._changed:
+            worker._changed.wait_for(lambda: worker.waiting == 64)
+        go.set()
+        for step in steps:
+            step.result()
+    assert sorted(env.batch_row for env in envs) == [(i, 64) for i in range(64)]
+    alone = local(config).unwrapped
+    alone.reset(seed=63)
+    alone.step(np.full(6, 0.1))
+    assert np.abs(alone.clip.frames.astype(int) - envs[63].clip.frames).max() <= 1
+    for env in envs:
+        env.close()
+
+
 # --- cuts ---
 
 
@@ -489,7 +538,7 @@ def cut_before_the_reply(server, monkeypatch, times=1):
         reply = await answer(session, message)
         if b"step" in message and len(done) < times:
             done.append(session)
-            await session.closing()
+            await session.closing(1011)
         return reply
 
     monkeypatch.setattr(server.service, "answer", cutting)
@@ -510,6 +559,40 @@ def test_a_cut_while_nothing_is_asked_is_not_noticed(served, remote):
     remote.reset(seed=0)
     remote.unwrapped.simulator.connection._socket.socket.shutdown(socket.SHUT_RDWR)
     remote.step(np.zeros(6))
+
+
+def test_a_client_that_dies_within_a_step_holds_nobody_up(served, remote, config):
+    go, worker = held(served.service.worker), served.service.worker
+    with connect(served.url + "/ws") as line:
+        line.send(hello())
+        session = wire.unpack(line.recv(60))["session"]
+        line.send(wire.pack({"n": 0, "op": "reset", **RESET}))
+        with worker._changed:
+            worker._changed.wait_for(lambda: worker.waiting == 1)
+        line.socket.shutdown(socket.SHUT_RDWR)
+    go.set()
+    env = local(config)
+    assert same(remote.reset(seed=1), env.reset(seed=1))
+    assert same(remote.step(np.full(6, 0.1)), env.step(np.full(6, 0.1)))
+    with connect(served.url + "/ws") as line:  # and what it asked for is done
+        line.send(hello(session=session))
+        line.recv(60)
+        line.send(wire.pack({"n": 0, "op": "reset", **RESET}))
+        assert wire.unpack(line.recv(60))["episodes"] == [1]
+
+
+def test_of_two_clients_on_one_session_the_last_one_has_it(served, remote):
+    remote.reset(seed=0)
+    connection = remote.unwrapped.simulator.connection
+    with connect(served.url + "/ws") as thief:
+        thief.send(hello(session=connection.session))
+        assert wire.unpack(thief.recv(60))["session"] == connection.session
+        with pytest.raises(SessionLost, match="Another client"):
+            remote.step(np.zeros(6))
+        remote.reset(seed=0)  # a session of its own
+        remote.step(np.zeros(6))
+        thief.send(wire.pack({"n": connection._number, "op": "drop"}))
+        assert "error" not in wire.unpack(thief.recv(60))
 
 
 def test_a_server_that_was_started_anew_has_forgotten(config):
@@ -588,12 +671,78 @@ def test_another_server_goes_on_with_what_a_killed_one_kept(config, tmp_path, ev
     assert not list(tmp_path.iterdir())
 
 
+class Killed(BaseException):
+    """What a process that is killed does next."""
+
+
+def killed_at(point):
+    def dies(*args, **kwargs):
+        raise Killed(point)
+
+    return dies
+
+
+@pytest.mark.parametrize("point", ["the episode's file", "the record", "what is tidied up"])
+def test_a_server_that_is_killed_while_it_saves_has_saved_all_or_nothing(config, tmp_path, monkeypatch, point):
+    one, two = (Service(config, keep=Keep(tmp_path)) for _ in range(2))
+
+    async def killed_and_gone_on_with():
+        session, _ = await one.welcome(hello())
+        begun = wire.unpack(await one.answer(session, wire.pack({"n": 0, "op": "reset", **RESET})))
+        step = wire.pack({"n": 1, "op": "step", "episodes": begun["episodes"], "actions": np.full((1, 6), 0.1)})
+        with monkeypatch.context() as patch:
+            if point == "the episode's file":
+                patch.setattr(Snapshot, "save", killed_at(point))
+            elif point == "the record":
+                patch.setattr(keep_module, "replacing", killed_at(point))
+            else:
+                patch.setattr(Keep, "_tidy", killed_at(point))
+            with pytest.raises(Killed):
+                await one.answer(session, step)
+        there, _ = await two.welcome(hello(session=session.id))
+        assert there.last == (1 if point == "what is tidied up" else 0)
+        reply = wire.unpack(await two.answer(there, step))
+        onward = wire.pack({"n": 2, "op": "step", "episodes": reply["episodes"], "actions": np.full((1, 6), 0.2)})
+        again = wire.unpack(await two.answer(there, onward))
+        two.end(there)
+        return reply, again
+
+    try:
+        reply, again = asyncio.run(killed_and_gone_on_with())
+    finally:
+        one.close()
+        two.close()
+    alone = SanaWMVectorEnv(1, **config.keywords)
+    alone.reset(seed=1, options={"scene": 0, "seed": 1})
+    for said, x in ((reply, 0.1), (again, 0.2)):
+        assert np.array_equal(said["obs"]["rgb"], alone.step(np.full((1, 6), x, np.float32))[0]["rgb"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_could_not_be_kept_is_not_there(config, tmp_path, monkeypatch):
+    service = Service(config, keep=Keep(tmp_path))
+
+    async def full():
+        session, _ = await service.welcome(hello())
+        await service.answer(session, wire.pack({"n": 0, "op": "reset", **RESET}))
+        step = {"op": "step", "episodes": [1], "actions": np.full((1, 6), 0.1)}
+        with monkeypatch.context() as patch:
+            patch.setattr(Snapshot, "save", lambda self, path: (_ for _ in ()).throw(OSError("No space left")))
+            said = wire.unpack(await service.answer(session, wire.pack({"n": 1, **step})))
+        assert said["error"] == {"type": "RuntimeError", "says": "The server failed: No space left."}
+        assert set(session.episodes) == {1}
+        assert "error" not in wire.unpack(await service.answer(session, wire.pack({"n": 2, **step})))
+
+    try:
+        asyncio.run(full())
+    finally:
+        service.close()
+
+
 def test_a_session_that_moved_is_not_touched_where_it_was(config, tmp_path):
     one, two = (Service(config, keep=Keep(tmp_path)) for _ in range(2))
     try:
-        scene = {"number": 0, "prompt": ""}
-        rng = json.dumps(np.random.default_rng(0).bit_generator.state)
-        reset = {"scenes": [scene], "seeds": [1], "rngs": [rng], "task": {}, "max_episode_chunks": 3}
+        reset = RESET
 
         async def move():
             session, _ = await one.welcome(hello())
@@ -630,6 +779,58 @@ def test_nothing_but_a_session_is_read_from_where_they_are_kept(config, tmp_path
 # --- limits, and who means no good ---
 
 
+def test_requests_do_not_pile_up_behind_one_that_takes_long(config):
+    service = Service(config)
+
+    async def piled():
+        session, _ = await service.welcome(hello())
+        go = held(service.worker)
+        asks = [asyncio.ensure_future(service.answer(session, wire.pack({"n": 0, "op": "reset", **RESET})))]
+        await asyncio.sleep(0)
+        asks.append(asyncio.ensure_future(service.answer(session, wire.pack({"n": 1, "op": "drop"}))))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        with pytest.raises(ValueError, match="A request waits already"):
+            await service.answer(session, wire.pack({"n": 2, "op": "drop"}))
+        go.set()
+        first, second = [wire.unpack(await ask) for ask in asks]
+        assert first["episodes"] == [1] and second == {"n": 1}
+        assert "error" not in wire.unpack(await service.answer(session, wire.pack({"n": 2, "op": "drop"})))
+
+    try:
+        asyncio.run(piled())
+    finally:
+        service.close()
+
+
+def test_who_sends_what_takes_long_to_read_has_to_wait_longer(config, monkeypatch):
+    """Reading is done in the one thread that all lines share."""
+    work, rests = count(), []
+
+    async def noted(seconds):
+        rests.append(seconds)
+
+    monkeypatch.setattr(app, "_rest", noted)
+    monkeypatch.setattr(service_module, "_worked", lambda: float(next(work)))
+    with Server(Service(config)) as server, connect(server.url + "/ws") as line:
+        line.send(hello())
+        line.recv(60)
+        for n in range(3):
+            line.send(wire.pack({"n": n, "op": "drop"}))
+            line.recv(60)
+        line.send(wire.pack({"n": 3, "op": "drop", "drop": [2**31] * 100_000}))  # a head that is too long
+        assert "cut off or too long" in wire.unpack(line.recv(60))["error"]["says"]
+    assert rests == [app.REST * 2] * 3
+
+
+def test_a_server_whose_world_has_ended_is_not_healthy(config):
+    service = Service(config)
+    with Server(service) as server:
+        service.worker.close()
+        with pytest.raises(HTTPError, match="503"):
+            urllib.request.urlopen(server.url.replace("ws", "http") + "/health")
+
+
 def hello(**fields) -> bytes:
     return wire.pack({"op": "hello", "version": wire.VERSION, **fields})
 
@@ -663,7 +864,7 @@ def test_an_idle_session_is_forgotten(strict):
 
 
 def test_sessions_are_counted_and_left_ones_make_room(strict):
-    async def closing():
+    async def closing(code):
         pass
 
     first, second = (welcomed(strict) for _ in range(2))
@@ -682,6 +883,7 @@ def test_sessions_are_counted_and_left_ones_make_room(strict):
         ({"batch": 1}, "batch", "At most 1 episodes go at once"),
         ({"state_gb": 0.001}, "state", "which is more than an equal part"),
         ({"sessions": 1}, "sessions", "takes no more"),
+        ({"goal_chunks": 2}, "goal", "2 steps away here, not 3"),
     ],
 )
 def test_a_limit_is_a_sentence_and_a_metric(config, limits, limit, sentence):
@@ -691,6 +893,8 @@ def test_a_limit_is_a_sentence_and_a_metric(config, limits, limit, sentence):
             if limit == "sessions":
                 gym.make(ID, url=server.url)
             kept = []
+            if limit == "goal":
+                first.reset(options={"task": {"chunks": 3}})
             if limit == "batch":
                 gym.make_vec(ID, 2, vectorization_mode="vector_entry_point", url=server.url).reset(seed=0)
             for seed in range(100):
@@ -710,11 +914,14 @@ def test_a_message_that_is_too_large_is_a_sentence_and_a_metric(config):
         with pytest.raises(ValueError, match=r"at most 0\.1 MB"):
             env.reset(seed=0, options={"scene": np.zeros((400, 400, 3), np.uint8)})
         env.reset(seed=0)  # and the line is as it was
-        with connect(server.url + "/ws") as stranger:
-            stranger.send(b"\0" * 200_000)
-            with pytest.raises(ConnectionClosed):
-                stranger.recv(60)
-        assert refusals(server.service, "message") == 1
+        for refused_before, most in enumerate((100_000, 2**24)):  # whatever the server beneath allows
+            server._server.config.ws_max_size = most
+            with connect(server.url + "/ws") as stranger:
+                stranger.send(b"\0" * 200_000)
+                with pytest.raises(ConnectionClosed) as closed:
+                    stranger.recv(60)
+            assert closed.value.rcvd.code == 1009
+            assert refusals(server.service, "message") == refused_before + 1
 
 
 def test_replies_have_a_limit_too(strict):
@@ -866,11 +1073,9 @@ def test_a_client_that_does_not_read_is_hung_up(config, monkeypatch):
     monkeypatch.setattr(server_module, "END_SECONDS", 0)
     lost, ended = server_module._WebSocket.connection_lost, threading.Event()
     monkeypatch.setattr(server_module._WebSocket, "connection_lost", lambda self, e: (lost(self, e), ended.set()))
-    rng = json.dumps(np.random.default_rng(0).bit_generator.state)
-    reset = {"scenes": [{"number": 0}], "seeds": [1], "rngs": [rng], "task": {}, "max_episode_chunks": 3}
     with Server(Service(config)) as server, bare_line(server.port) as line:
         line.sendall(Frame(Opcode.BINARY, hello()).serialize(mask=True))
-        line.sendall(Frame(Opcode.BINARY, wire.pack({"n": 0, "op": "reset", **reset})).serialize(mask=True))
+        line.sendall(Frame(Opcode.BINARY, wire.pack({"n": 0, "op": "reset", **RESET})).serialize(mask=True))
         for n in range(1, 1000):
             with suppress(OSError):
                 ask = wire.pack({"n": n, "op": "frames", "episode": 1})

@@ -30,6 +30,8 @@ class Serve(LoadedWorld):
     max_episode_chunks: int | None = None
     scenes: Path | None = None
     """Folder of start images; None for the world's own."""
+    threads: int | None = None
+    """Of torch on the CPU; None as the world has it."""
     host: str = "127.0.0.1"
     """Address to listen on; any other than this machine's own needs a token."""
     port: int = 8765
@@ -101,6 +103,6 @@ class Serve(LoadedWorld):
         ours = [name for name, spec in gym.registry.items() if spec.entry_point == "sanawm_env.envs.env:SanaWMEnv"]
         if self.env not in ours:
             raise ValueError(f"--env must be {', '.join(ours)}, got {brief(self.env)}.")
-        names = ("obs_mode", "action_mode", "scenes", "max_episode_chunks")
+        names = ("obs_mode", "action_mode", "scenes", "max_episode_chunks", "threads")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return {**gym.spec(self.env).kwargs, **given, "world": self.world, "device": self.device, **self.load_options}

@@ -11,13 +11,15 @@ from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI, HTTPException, Request, Response, WebSocket, WebSocketDisconnect
 
+from sanawm_env.serving.limits import MB
+from sanawm_env.serving.protocol import FULL, GARBAGE, TAKEN_OVER, TOO_LARGE
 from sanawm_env.serving.service import SAID, Refused, Service, Session, SessionLost
 
 HELLO_SECONDS = 10.0  # for the first message to come
 SEND_SECONDS = 30.0  # for a client to take a reply
 SWEEP_SECONDS = 5.0
-GARBAGE, TAKEN_OVER, FULL, IDLE = 4400, 4409, 4503, 4408
-"""Codes that a connection is closed with."""
+_rest = asyncio.sleep
+REST = 10.0  # times as long as its request took to read, that a client's next one waits: reading holds all others up
 
 
 def make_app(service: Service, token: str | None = None) -> FastAPI:
@@ -35,6 +37,8 @@ def make_app(service: Service, token: str | None = None) -> FastAPI:
 
     @app.get("/health")
     async def health() -> dict[str, str]:
+        if not service.worker.alive:
+            raise HTTPException(503, "The world has ended.")
         return {"status": "ok", "world": service.env.world.config.name}
 
     @app.get("/metrics")
@@ -71,9 +75,9 @@ async def _meet(service: Service, socket: WebSocket) -> None:
         await socket.close(GARBAGE)
         return
     if session.closing is not None:  # a connection that its client has left, though the server was not told
-        await session.closing()
+        await session.closing(TAKEN_OVER)
 
-    async def closing(code: int = TAKEN_OVER) -> None:
+    async def closing(code: int) -> None:
         session.closing = None
         with suppress(RuntimeError, WebSocketDisconnect):
             await socket.close(code)
@@ -102,6 +106,7 @@ async def _turn(service: Service, session: Session, socket: WebSocket) -> None:
         await socket.close(GARBAGE)
         raise WebSocketDisconnect from error
     await _send(service, socket, reply)
+    await _rest(REST * session.reading)
 
 
 async def _receive(service: Service, socket: WebSocket) -> bytes:
@@ -113,6 +118,10 @@ async def _receive(service: Service, socket: WebSocket) -> bytes:
     data = message.get("bytes")
     if data is None:
         return b""  # text, which is no message
+    if len(data) > service.limits.message_mb * MB:  # where the server beneath has a larger limit
+        service.metrics.refused.labels("message").inc()
+        await socket.close(TOO_LARGE)
+        raise WebSocketDisconnect(TOO_LARGE)
     service.metrics.bytes.labels("in").inc(len(data))
     return data
 

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.sync.client import ClientConnection, connect
 
-from sanawm_env.serving.protocol import TOKEN_VARIABLE, Welcome
+from sanawm_env.serving.protocol import TAKEN_OVER, TOKEN_VARIABLE, Welcome
 from sanawm_env.serving.wire import VERSION, pack, unpack
 from sanawm_env.world.files import brief, reason
 from sanawm_env.world.reading import read
@@ -123,13 +123,15 @@ class Connection:
         """Of a message that the server takes."""
         return self.welcome.limits.get("message_mb", 16.0) * 1e6
 
-    def close(self) -> None:
-        """End the session: the server forgets it."""
+    def close(self, seconds: float = OPEN_SECONDS) -> None:
+        """End the session; the server has forgotten it, unless it took longer than so many seconds."""
         with self._lock:
             self._closed = True
             if self._socket is not None and os.getpid() == self._process:
-                with suppress(OSError, ConnectionClosed):
+                with suppress(OSError, ConnectionClosed):  # TimeoutError is an OSError
                     self._socket.send(b"bye")
+                    while seconds:  # until the server hangs up; replies that nobody waits for may come first
+                        self._socket.recv(seconds)
                 self._cut()
 
     def _check(self) -> None:
@@ -150,6 +152,9 @@ class Connection:
                 if isinstance(error, SessionLost | PermissionError):
                     raise
                 self._cut()
+                if isinstance(error, ConnectionClosed) and error.rcvd and error.rcvd.code == TAKEN_OVER:
+                    self.session = ""
+                    raise SessionLost("Another client has gone on with this session: reset begins anew.") from error
                 pause = PAUSES[min(tries, len(PAUSES) - 1)]
                 tries += 1
                 if time.monotonic() + pause > until:
@@ -237,7 +242,7 @@ _open_ones: "weakref.WeakSet[Connection]" = weakref.WeakSet()
 @atexit.register
 def _close_all() -> None:
     for connection in list(_open_ones):
-        connection.close()
+        connection.close(seconds=0)
 
 
 def _read(message: str | bytes) -> dict[str, Any]:

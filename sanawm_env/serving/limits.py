@@ -19,6 +19,8 @@ class ServerLimits:
     """Episodes that step at once."""
     state_gb: float = 8.0
     """Of all clients' episodes together. Beyond it those are refused that hold more than their equal part."""
+    goal_chunks: int = 16
+    """Steps to a goal that a client asks for: the way there is imagined before anybody else's next step."""
     message_mb: float = 16.0
     """The most that a client sends at once."""
     idle_minutes: float = 30.0
@@ -26,7 +28,7 @@ class ServerLimits:
 
     def check(self) -> None:
         """ValueError for numbers out of range."""
-        for name in ("sessions", "episodes", "batch"):
+        for name in ("sessions", "episodes", "batch", "goal_chunks"):
             check_count(name, getattr(self, name), 1, 2**20)
         for name in ("state_gb", "message_mb", "idle_minutes"):
             check_number(name, getattr(self, name), 1e-3, 1e6)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
-REFUSALS = ("sessions", "episodes", "batch", "state", "message", "idle", "token", "origin", "connections")
+REFUSALS = ("sessions", "episodes", "batch", "state", "goal", "message", "idle", "token", "origin", "connections")
 """One for each limit, and for who may not come in."""
 
 

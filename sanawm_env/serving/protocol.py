@@ -16,6 +16,8 @@ from sanawm_env.world.files import check_count
 
 TOKEN_VARIABLE = "SANAWM_TOKEN"
 PIECE = 2**22  # bytes of a file that travel in one message
+GARBAGE, TAKEN_OVER, FULL, IDLE, TOO_LARGE = 4400, 4409, 4503, 4408, 1009
+"""Codes that a server ends a line with."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ from sanawm_env.serving.keep import Keep, Record
 from sanawm_env.serving.limits import GB, MB, ServerLimits
 from sanawm_env.serving.metrics import Metrics
 from sanawm_env.serving.protocol import (
+    IDLE,
     PIECE,
     Hello,
     Nothing,
@@ -54,9 +55,12 @@ from sanawm_env.world.state import Scene, check_seed
 
 SAID = (ValueError, TypeError, FileNotFoundError)  # errors that are the client's to read
 MOST_REPLY_BYTES = 2**28  # of observations in one reply
+REPLIES = 8  # that are made ready at once, so that a large one holds no other up
+MOST_HEAD_BYTES, BYTES_OF_EPISODE = 2**16, 2**11  # of a request's head: without its episodes, and for each
 NUMBERS = 2**32  # of episodes, that a server may give within a session
 HIDDEN = ("world", "scenes", "device", "world_options")  # of the environment: names of files, which are the server's
 log = logging.getLogger(__name__)
+_worked = time.thread_time  # seconds of the event loop's own work
 
 
 class Refused(Exception):
@@ -76,7 +80,8 @@ class EpisodeLost(Exception):
 
 
 class Session:
-    """What one client has here. look: what its observations are. closing: ends its connection, None without one."""
+    """What one client has here. look: what its observations are. closing: ends its connection with a code, None without
+    one."""
 
     def __init__(self, hello: Hello, look: Observer, folder: Path, now: float, name: str = ""):
         self.hello, self.look, self.folder, self.id = hello, look, folder, name or secrets.token_urlsafe(16)
@@ -86,9 +91,11 @@ class Session:
         parts = space.values() if isinstance(space, spaces.Dict) else [space]
         self.obs_bytes = sum(math.prod(part.shape) * part.dtype.itemsize for part in parts)
         self.used = now
-        self.closing: Callable[[], Awaitable[None]] | None = None
+        self.closing: Callable[[int], Awaitable[None]] | None = None
         self.last = -1  # number of the last request
         self.reply: asyncio.Future[bytes] | None = None
+        self.waits = False  # whether the last request waits for the one before it
+        self.reading = 0.0  # seconds of work that it took to read
         self.steps = 0
         self.made = 0  # number of the last episode
         self.kept: set[int] = set()  # numbers of episodes that are on disk
@@ -165,7 +172,8 @@ class Service:
         self.metrics.watch("state_bytes", "Bytes of their states", lambda: sum(s.bytes for s in self._all()))
         self.worker = Worker(self.simulator, self.limits.batch, self._batched)
         self.metrics.watch("waiting", "Requests that wait for the world", lambda: self.worker.waiting)
-        self._pool = ThreadPoolExecutor(2, "replies")
+        self._pool = ThreadPoolExecutor(REPLIES, "replies")
+        self._most_head = MOST_HEAD_BYTES + BYTES_OF_EPISODE * self.limits.batch
         self._folder = Path(tempfile.mkdtemp(prefix="sanawm-serve-"))
         self._ops: dict[str, tuple[Any, Callable[..., Awaitable[dict[str, Any]]], tuple[str, ...]]] = {
             "reset": (Reset, self._reset, ("scenes", "task")),
@@ -283,7 +291,7 @@ class Service:
                 self.metrics.refused.labels("idle").inc()
                 self.end(session)
                 if session.closing is not None:
-                    await session.closing()
+                    await session.closing(IDLE)
         if self.keep is not None:  # of servers that are gone, and nobody has gone on with
             await self._aside(self.keep.sweep, 120 * self.limits.idle_minutes, set(self.sessions))
 
@@ -298,12 +306,16 @@ class Service:
     async def answer(self, session: Session, message: bytes) -> bytes:
         """The reply to a request. ValueError for what is none. Who waits for it may leave: it is done all the same, and
         the reply is kept for who asks again."""
-        request = unpack(message)
+        began = _worked()
+        request = unpack(message, most=self._most_head)
+        session.reading = _worked() - began
         number = request.pop("n", None)
         if type(number) is not int or number < session.last or not isinstance(request.get("op"), str):
             raise ValueError("This is no request: it needs an op, and a number above that of the last one.")
         session.used = self.clock()
         if number > session.last or session.reply is None:
+            if session.waits:
+                raise ValueError("A request waits already for the one before it.")
             before = session.reply
             session.last = number
             session.reply = asyncio.ensure_future(self._do(session, number, request, before))
@@ -313,8 +325,35 @@ class Service:
 
     async def _do(self, session: Session, number: int, request: dict, before: "asyncio.Future | None") -> bytes:
         if before is not None:
+            session.waits = True
             await asyncio.wait([before])
-        op = request.pop("op")
+            session.waits = False
+        op, told = request.pop("op"), {}
+        try:
+            function, asked, rest = self._asked(session, op, request)
+            told = await function(session, asked, **rest)
+            self.metrics.requests.labels(op).inc()
+            if self.keep is not None and "episodes" in told:
+                session.steps += op == "step"
+                told["kept"] = op != "step" or session.steps % self.keep.every == 0
+            reply = await self._aside(pack, {"n": number, **told}, session.hello.pictures)
+            if told.get("kept"):
+                session.kept.update(told["episodes"])
+                await self._aside(self._write_kept, session, number, reply)
+            return reply
+        except Exception as error:
+            for each in told.get("episodes", ()):  # which nobody is told of
+                session.drop(each)
+            if isinstance(error, Refused):
+                self.metrics.refused.labels(error.limit).inc()
+            elif not isinstance(error, (EpisodeLost, *SAID)):
+                log.exception("A request failed: %s", op)
+                error = RuntimeError(f"The server failed: {reason(error)}.")
+            return self.failure(error, number)
+
+    def _asked(self, session: Session, op: str, request: dict) -> tuple[Callable, Any, dict[str, Any]]:
+        """Who answers a request, what it asks, and its arrays; the episodes that it names are dropped first."""
+        began = _worked()
         try:
             dropped = request.pop("drop", [])
             if type(dropped) is not list or any(type(each) is not int for each in dropped):
@@ -328,27 +367,11 @@ class Service:
                 raise ValueError(f"The request {op} needs {', '.join(missing)}.")
             rest = {name: request.pop(name) for name in others}
             try:
-                asked = read(kind, request)
+                return function, read(kind, request), rest
             except ValueError as error:
                 raise ValueError(f"This is no request {op}: {reason(error)}.") from error
-            told = await function(session, asked, **rest)
-            self.metrics.requests.labels(op).inc()
-            if self.keep is not None and "episodes" in told:
-                session.steps += op == "step"
-                told["kept"] = op != "step" or session.steps % self.keep.every == 0
-            reply = await self._aside(pack, {"n": number, **told}, session.hello.pictures)
-            if told.get("kept"):
-                session.kept.update(told["episodes"])
-                await self._aside(self._write_kept, session, number, reply)
-            return reply
-        except Refused as error:
-            self.metrics.refused.labels(error.limit).inc()
-            return self.failure(error, number)
-        except (EpisodeLost, *SAID) as error:
-            return self.failure(error, number)
-        except Exception as error:
-            log.exception("A request failed: %s", op)
-            return self.failure(RuntimeError(f"The server failed: {reason(error)}."), number)
+        finally:
+            session.reading += _worked() - began
 
     def failure(self, error: Exception, number: int | None = None) -> bytes:
         """An error as a reply."""
@@ -363,6 +386,9 @@ class Service:
             raise ValueError("A reset needs a scene, a seed and a generator for each episode.")
         if not isinstance(task, Mapping):
             raise TypeError('options["task"] must be a mapping.')
+        chunks, most = task.get("chunks"), self.limits.goal_chunks
+        if isinstance(chunks, int | np.integer) and chunks > most:
+            raise Refused("goal", f"A goal may be {most} steps away here, not {chunks}: ask for fewer chunks.")
         limits = replace(self.simulator.limits, max_episode_chunks=asked.max_episode_chunks)
         simulator = replace(self.simulator, limits=limits)  # tasks look how far a goal may be
         rngs, seeds = [read_generator(text) for text in asked.rngs], [check_seed(seed) for seed in asked.seeds]

@@ -51,14 +51,14 @@ def pack(message: Mapping[str, Any], pictures: Encoding = "raw") -> bytes:
     return b"".join((len(head).to_bytes(_LENGTH, "big"), head, *blobs))
 
 
-def unpack(message: bytes, pictures: bool = False) -> dict[str, Any]:
-    """The map in a message; its arrays are copies. pictures: whether PNG and JPEG are read.
+def unpack(message: bytes, pictures: bool = False, most: int = MAX_HEAD_BYTES) -> dict[str, Any]:
+    """The map in a message; its arrays are copies. pictures: whether PNG and JPEG are read. most: bytes of its head.
 
     ValueError in one sentence for anything else.
     """
     length = int.from_bytes(message[:_LENGTH], "big")
     begin = _LENGTH + length
-    if length > MAX_HEAD_BYTES or len(message) < begin:
+    if length > most or len(message) < begin:
         raise ValueError("This is no message: its head is cut off or too long.")
     rest = memoryview(message)[begin:]
 

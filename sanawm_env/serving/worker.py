@@ -92,6 +92,11 @@ class Worker:
         """How much waits, steps and calls."""
         return len(self._queue)
 
+    @property
+    def alive(self) -> bool:
+        """Whether it still works."""
+        return self._thread.is_alive()
+
     def close(self) -> None:
         """End after what is under way; what waits gets a RuntimeError."""
         with self._changed:
@@ -186,9 +191,10 @@ class Worker:
         for number, episode, action in zip(names, step.episodes, step.actions, strict=True):
             try:
                 self.simulator.plan(episode, action)
-            except (ValueError, TypeError) as error:  # named as in `Simulator.step`
+            except Exception as error:  # named as in `Simulator.step`
                 alone = step.numbers is None and len(step.episodes) == 1
-                step.future.set_exception(error if alone else type(error)(f"Slot {number}: {error}"))
+                named = not alone and isinstance(error, ValueError | TypeError)
+                step.future.set_exception(type(error)(f"Slot {number}: {error}") if named else error)
                 return False
         return True
 
