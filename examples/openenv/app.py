@@ -1,8 +1,11 @@
 """A world as an OpenEnv environment: `uvicorn app:app --port 8000`, or the Dockerfile beside this file.
 
-Each OpenEnv session is an episode of its own; all of them step through one forward pass. An action holds keys, or goes
-back: "snapshot" names the present, "restore" goes to a name, of whatever session (that is a fork), under another seed
-if one is given. Pictures are PNG in base64. It needs pip install "sanawm-env[serve]" openenv-core.
+Each OpenEnv session is an episode of its own; all of them step through one forward pass. An action holds keys (or, with
+SANAWM_ACTIONS=twist, a twist), or goes back: "snapshot" names the present, "restore" goes to a name, of whatever
+session (that is a fork), under another seed if one is given. Pictures are PNG in base64. It needs pip install
+"sanawm-env[serve]" openenv-core.
+
+Clients of SanaWM/Remote-v0 come in at ws://.../sanawm/ws, and step in the same forward passes.
 """
 
 import base64
@@ -20,23 +23,30 @@ from pydantic import Field
 from sanawm_env import EnvConfig, Snapshot
 from sanawm_env.camera.presets import KEY_ORDER, multi_binary
 from sanawm_env.envs.env import Move, begun
+from sanawm_env.serving.app import make_app
 from sanawm_env.serving.limits import ServerLimits
 from sanawm_env.serving.service import Service
 from sanawm_env.serving.worker import Step
 
-CONFIG = EnvConfig(world=os.environ.get("SANAWM_WORLD", "nano"), task="imagenav", action_mode="keys")
-SESSIONS, SNAPSHOTS = 32, 1024  # at once, and kept; the oldest are let go
+CONFIG = EnvConfig(
+    world=os.environ.get("SANAWM_WORLD", "nano"),
+    task="imagenav",
+    action_mode=os.environ.get("SANAWM_ACTIONS", "keys"),  # or "twist"
+)
+SESSIONS, SNAPSHOTS = 32, 256  # at once, and kept; the oldest are let go
 
 service = Service(CONFIG, ServerLimits(sessions=SESSIONS))
 kept: OrderedDict[str, Snapshot] = OrderedDict()
 
 
 class WalkAction(Action):
-    """kind "step" holds `keys` (some of w s a d i k j l; none: "") for 1.5 seconds; "snapshot" names the present;
-    "restore" goes to `snapshot`, under the noise of `seed` from there on if it is given."""
+    """kind "step" holds `keys` (some of w s a d i k j l; none: "") for 1.5 seconds, or a `twist` where actions are such
+    (six numbers in [-1, 1]: right, down, forward; look up, turn right, roll); "snapshot" names the present; "restore"
+    goes to `snapshot`, under the noise of `seed` from there on if it is given."""
 
     kind: Literal["step", "snapshot", "restore"] = "step"
     keys: str = Field("", pattern=f"^[{''.join(KEY_ORDER)}]*$", max_length=8)
+    twist: list[float] = Field([], max_length=6)
     snapshot: str = Field("", max_length=64)
     seed: int | None = Field(None, ge=0, lt=2**63)
 
@@ -80,7 +90,10 @@ class Walk(Environment[WalkAction, WalkObservation, State]):
             return self._seen()
         if any(self.env.ended):
             raise ValueError("The episode is over: reset, or restore a snapshot.")
-        step = Step(self.id, [self.env.episode], [multi_binary(action.keys)])
+        twists = CONFIG.action_mode == "twist"
+        if action.keys if twists else action.twist:
+            raise ValueError(f"Actions are {'twists' if twists else 'keys'} here.")
+        step = Step(self.id, [self.env.episode], [action.twist if twists else multi_binary(action.keys)])
         result = service.worker.step(step).result()
         Move(self.env, result.after[0]).go()
         return self._seen(float(result.rewards[0]))
@@ -117,3 +130,6 @@ def png(picture: np.ndarray) -> str:
 
 
 app = create_app(Walk, WalkAction, WalkObservation, env_name="sanawm", max_concurrent_envs=SESSIONS)
+own = make_app(service, os.environ.get("SANAWM_TOKEN"))
+app.mount("/sanawm", own)
+app.router.lifespan_context = own.router.lifespan_context  # that of a mounted application is not run
