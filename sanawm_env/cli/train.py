@@ -41,14 +41,14 @@ class Train(TrajectoryReading):
     def run(self) -> None:
         from sanawm_env.cli.machine import machine_name
         from sanawm_env.recording.rollout import check_writable
-        from sanawm_env.training.recipe import CLIPS, NETWORK, ON_GPU, QUICK, SHIPPED, WORLD, Recipe, run
+        from sanawm_env.training.recipe import CLIPS, NETWORK, ON_GPU, OWN, QUICK, SHIPPED, WORLD, Recipe, run
         from sanawm_env.world.files import check_count
         from sanawm_env.world.saving import check_outside
         from sanawm_env.world.world import usable_device
 
         device = usable_device(self.device)
         check_count("--processes", self.processes, 1, MAX_PROCESSES)
-        recipe = QUICK if self.quick else Recipe() if self.data is not None else SHIPPED
+        recipe = QUICK if self.quick else OWN if self.data is not None else SHIPPED
         if device.type == "cuda" and recipe is SHIPPED:
             recipe = ON_GPU
         if self.config is not None:

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
+from torch import Tensor
 
-from sanawm_env.engines.sanawm.codec.patch_pca import LATENT_STD
+from sanawm_env.engines.sanawm.codec.patch_pca import LATENT_STD, PatchPCACodec
+from sanawm_env.engines.sanawm.conditions import PLUCKER_CHANNELS
 from sanawm_env.engines.sanawm.config import SanaWorldConfig
 from sanawm_env.engines.sanawm.network.ablation import TokenMixer
 from sanawm_env.engines.sanawm.network.mixers import GDNMixer, WindowMixer
@@ -34,14 +37,61 @@ def untrained(config: SanaWorldConfig, generator: torch.Generator) -> torch.nn.M
     return parts
 
 
-def begun_from(parts: torch.nn.ModuleDict, folder: Path) -> None:
-    """Take the network and the place map of the world in `folder`; raises ValueError where sizes differ."""
+def begun_from(parts: torch.nn.ModuleDict, folder: Path, codec: PatchPCACodec | None = None) -> None:
+    """Take the network and the place map of the world in `folder`; raises ValueError where sizes differ.
+
+    codec: of a world of one's own clips, None for that of the world. It is another one, and it knows no places: the
+    network is carried over (`_carried_over`).
+    """
     for name, part in parts.items():
         weights = {k: v.float() for k, v in load_file(folder / f"{name}.safetensors").items()}
+        if codec is not None:
+            weights = _carried_over(weights, PatchPCACodec.load(folder / "codec.safetensors"), codec)
         try:
             part.load_weights(weights) if isinstance(part, SanaWM) else part.load_state_dict(weights)
         except RuntimeError as error:
             raise ValueError(f"A network of these sizes cannot go on from {folder}: {reason(error)}.") from error
+
+
+def _carried_over(weights: dict[str, Tensor], own: PatchPCACodec, other: PatchPCACodec) -> dict[str, Tensor]:
+    """Weights that do with latents of the codec `other` what these do with those of their `own`.
+
+    Both codecs are linear: between latents of the one and of the other lies an affine map, by way of the pixels of a
+    patch, enlarged or reduced. The first layer is composed with the way there, the last one with the way back. Of the
+    channels beside the latents there remain the rays, and of the texts that of an unknown place.
+    """
+    there, there_bias = _between(other, own)
+    back, back_bias = _between(own, other)
+    changed = dict(weights)
+    enter, leave = "x_embedder.proj", "final_layer.linear"
+    into = weights[f"{enter}.weight"].flatten(1)
+    changed[f"{enter}.weight"] = (into @ there.T)[..., None, None, None]
+    changed[f"{enter}.bias"] = weights[f"{enter}.bias"] + into @ there_bias
+    # at full noise, where the sampler begins, the v-prediction is minus the data
+    changed[f"{leave}.weight"] = back.T @ weights[f"{leave}.weight"]
+    changed[f"{leave}.bias"] = weights[f"{leave}.bias"] @ back - back_bias
+    changed["plucker_embedder.proj.weight"] = weights["plucker_embedder.proj.weight"][:, :PLUCKER_CHANNELS]
+    for name in ("y_embedder.y_embedding", "y_embedder.y_proj.fc1.weight"):
+        changed[name] = weights[name][:, -1:]
+    return {name: value.contiguous() for name, value in changed.items()}
+
+
+def _between(one: PatchPCACodec, other: PatchPCACodec) -> tuple[Tensor, Tensor]:
+    """The matrix (C, D) and the offset (D,) that take latents of a codec to those of another: x @ matrix + offset."""
+
+    def resized(patches: Tensor) -> Tensor:
+        """Of patches (N, P) at the one's stride, those at the other's."""
+        pictures = patches.reshape(-1, one.stride, one.stride, 3).movedim(3, 1)  # a patch is 8 frames of them
+        size = (other.stride, other.stride)
+        if other.stride < one.stride:
+            pictures = F.adaptive_avg_pool2d(pictures, size)
+        else:
+            pictures = F.interpolate(pictures, size, mode="bilinear", align_corners=False)
+        return pictures.movedim(1, 3).reshape(len(patches), -1)
+
+    matrix = resized(one.components / one.scale[:, None]) @ other.components.T * other.scale
+    offset = (resized(one.mean[None])[0] - other.mean) @ other.components.T * other.scale
+    return matrix, offset
 
 
 def parts_of(model: torch.nn.ModuleDict) -> tuple[SanaWM, PlaceMap | None]:

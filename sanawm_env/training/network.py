@@ -262,7 +262,7 @@ def _train(rank: int, processes: int, meeting: str, job: tuple) -> None:
         clips = {name: tensor.to(device) for name, tensor in clips.items()}
     model = untrained(config, torch.Generator().manual_seed(train.seed))
     if begin_from is not None:
-        begun_from(model, begin_from)
+        begun_from(model, begin_from, None if config.places else codec)
     model, codec, pictures = model.to(device), codec.to(device), None
     if config.reprojection:
         pictures = Reprojection()

@@ -82,7 +82,8 @@ class Recipe:
     """Everything that decides a run. The network's sizes; its channels in and out follow the codec and the places.
 
     depth: of a world that reprojects pictures, None for one that does not. views: more pictures to learn it from.
-    from_shipped: whether the network goes on from the shipped world's, and with its codec; the sizes must be those.
+    from_shipped: whether the network goes on from the shipped world's, and, but for clips of one's own, with its codec;
+        the sizes must be those.
     """
 
     network: SanaWMConfig = field(default=NANO_SMALL.network)
@@ -148,6 +149,13 @@ SHIPPED = Recipe(
     from_shipped=True,
 )
 """On from the shipped world on a CPU: a day of one core."""
+OWN = Recipe(
+    train=TrainConfig(
+        steps=2000, learning_rate=1.2e-3, warmup=40, pure_noise=0.85, single_chunk_steps=100, forcing_ramp=500
+    ),
+    from_shipped=True,
+)
+"""Of one's own clips: on from the shipped world's network, with a codec that is fitted on the clips."""
 ON_GPU = replace(
     SHIPPED,
     clips=replace(SHIPPED.clips, clips=1600, shard_clips=8),
@@ -194,7 +202,7 @@ def _run(
     held_out: Callable[[], Iterable[Footage]] | None, processes: int, device: str, machine: str, console: Console,
 ) -> Path:  # fmt: skip
     _keep_recipe(recipe, out / RECIPE)
-    if recipe.from_shipped and not (out / CODEC).exists():
+    if recipe.from_shipped and footage is None and not (out / CODEC).exists():
         with replacing(out / CODEC) as part:
             shutil.copyfile(world_folder("nano") / CODEC, part)
     if not (out / CODEC).exists():
