@@ -17,6 +17,7 @@ from sanawm_env.kernels.inputs import Grid
 
 from sanawm_env.camera.twist import hold
 from sanawm_env.engines.rooms.raycast import intrinsics
+from sanawm_env.engines.sanawm.codec.patch_pca import PatchPCACodec
 from sanawm_env.engines.sanawm.conditions import camera_inputs, place_token
 from sanawm_env.engines.sanawm.network.model import SanaWM
 from sanawm_env.engines.sanawm.network.place_map import PlaceMap
@@ -284,6 +285,38 @@ def test_training_goes_on_from_the_shipped_world():
             torch.equal(weights[key].float(), value) for key, value in part.state_dict().items() if key in weights
         )
         assert weights.keys() <= part.state_dict().keys()
+
+
+def test_a_network_is_carried_over_to_the_codec_of_other_clips():
+    """What it reads and predicts stays the same pictures, as far as the other codec shows them."""
+    shipped = ROOT / "sanawm_env" / "assets" / "nano"
+    own, small = PatchPCACodec.load(shipped / "codec.safetensors"), small_codec()
+    config = replace(
+        NANO_SMALL,
+        network=replace(NANO_SMALL.network, latent_channels=small.channels, plucker_channels=48, caption_channels=1),
+        places={},
+    )
+    parts = untrained(config, torch.Generator())
+    begun_from(parts, shipped, small)
+    network, weights = parts["network"], load_file(shipped / "network.safetensors")
+    assert torch.equal(network.plucker_embedder.proj.weight, weights["plucker_embedder.proj.weight"][:, :48].float())
+
+    noise = torch.randn(1, small.channels, 1, 8, 12, generator=torch.Generator().manual_seed(0))
+    frames = small.decode(2 * noise, True)
+    large = torch.nn.functional.interpolate(frames[0].movedim(3, 1).float(), scale_factor=2).movedim(1, 3)[None]
+    latents, wanted = small.encode(frames)[0].flatten(1).T, own.encode(large / 255)[0].flatten(1).T
+    read = latents @ network.x_embedder.proj.weight.flatten(1).T + network.x_embedder.proj.bias
+    before = weights["x_embedder.proj.weight"].flatten(1).float(), weights["x_embedder.proj.bias"].float()
+    asked = wanted @ before[0].T + before[1]
+    assert (read - asked).norm() < 0.3 * (asked - before[1]).norm()
+    # the last layers, of the same features: minus the data of either codec
+    features = 0.5 * torch.randn(96, 192, generator=torch.Generator().manual_seed(1))
+    last, old = network.final_layer.linear, weights["final_layer.linear.weight"].float()
+    mine = -(features @ last.weight.T + last.bias).T.detach().reshape(1, small.channels, 1, 8, 12)
+    theirs = -(features @ old.T + weights["final_layer.linear.bias"].float()).T.reshape(1, own.channels, 1, 8, 12)
+    shown, meant = small.decode(mine, True)[0, 0].float(), own.decode(theirs, True)[0, 0].float()
+    meant = meant.unflatten(0, (64, 2)).unflatten(2, (96, 2)).mean((1, 3))
+    assert (shown - meant).abs().mean() < 0.3 * (meant - meant.mean()).abs().mean()
 
 
 def test_a_world_of_another_width_cannot_go_on_from_the_shipped_one():

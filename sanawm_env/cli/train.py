@@ -61,6 +61,8 @@ class Train(TrajectoryReading):
         if self.data is None and (self.held_out is not None or self.fov_deg is not None):
             raise ValueError("--held-out and --fov-deg are for one's own clips: give --data as well.")
         if self.data is not None:
+            if self.held_out is not None and self.held_out.resolve().is_relative_to(self.data.resolve()):
+                raise ValueError(f"{self.held_out} lies in {self.data}, from which is learned: give another folder.")
             for folder in (self.data, *([self.held_out] if self.held_out is not None else [])):
                 check_outside(self.out, folder)
                 for name in (CLIPS, NETWORK, WORLD):
