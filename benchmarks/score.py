@@ -3,7 +3,7 @@
     python benchmarks/score.py        # about ten minutes of one core; clips that are done are kept
 
 1. Own export: clips of the true rooms are written as `sanawm trajectory --export` writes them, reconstructed by COLMAP
-from the exported pictures alone, and compared with the exported poses; at two sizes of the picture.
+from the exported pictures alone (240 x 320), and compared with the exported poses.
 2. Dreams: paths with sideways movement, dreamt by nano in its three places and scored by COLMAP, and by alignment with
 the known place. The picture of the second is docs/score.png.
 """
@@ -33,14 +33,14 @@ from sanawm_env.training.align import estimator as alignment
 
 STARTS = ("gallery_01", "corridor_01", "court_01")
 PATHS = {"sideways": "l-36,j-36", "arc": "dj-48,w-24"}
-SIZES = {"240 x 320": (240, 320), "480 x 640": (480, 640)}
+SIZE = (240, 320)
 EVERY = 4
+WORK = Path("runs/score_bench")
 
 
-def reconstructed(start: str, path: str, size: tuple[int, int]) -> dict[str, Any]:
+def reconstructed(folder: Path, start: str, path: str) -> dict[str, Any]:
     """One clip of the true rooms, exported and reconstructed from the exported pictures."""
-    folder = Path("runs/score_bench") / f"{start}_{path}_{size[0]}"
-    world = World.load("rooms", height=size[0], width=size[1])
+    world = World.load("rooms", height=SIZE[0], width=SIZE[1])
     scene = world.scene(next(p for p in world.starts if p.stem == start))
     state, lens = world.begin(scene), intrinsics_matrix(scene.intrinsics)
     with RolloutWriter(folder / "clip", sheet=False) as writer:
@@ -82,35 +82,30 @@ def dream(folder: Path, start: str, path: str) -> None:
 def main() -> None:
     options = parser(__doc__).parse_args()
     torch.set_num_threads(1)
-    starts, paths, sizes = STARTS, list(PATHS), dict(SIZES)
-    if options.quick:
-        starts, paths, sizes = STARTS[:1], paths[:1], {"240 x 320": (240, 320)}
+    starts, paths = (STARTS[:1], list(PATHS)[:1]) if options.quick else (STARTS, list(PATHS))
     clips = [(start, path) for start in starts for path in paths]
-    exports: dict[str, list[dict[str, Any]]] = {}
-    for name, size in sizes.items():
-        files = {clip: Path("runs/score_bench") / f"{clip[0]}_{clip[1]}_{size[0]}.json" for clip in clips}
-        exports[name] = [
-            kept(file, partial(reconstructed, *clip, size))
-            for clip, file in track(files.items(), f"reconstructing {name}", console=console)
-        ]
-    data = Path("runs/score_bench/dreams")
+    data = WORK / "dreams"
     for start, path in track(clips, "dreaming", console=console):
         dream(data / f"{start}_{path}", start, path)
     scores = {}
     file = numbers_file(options, "score")
     for name, estimator in (("colmap", "colmap"), ("alignment", alignment)):
-        out = Path("runs/score_bench") / f"scores_{name}"
+        out = WORK / f"scores_{name}"
         scores[name] = score(data, out, estimator=estimator, interval=EVERY).splits()
         console.print(f"{name} done")
         if name == "alignment" and not options.quick:
             (DOCS / "score.png").write_bytes((out / PICTURE).read_bytes())
+    exports = [
+        kept(WORK / f"{start}_{path}.json", partial(reconstructed, WORK / f"{start}_{path}", start, path))
+        for start, path in track(clips, "reconstructing", console=console)
+    ]
     write(file, header() | {"exports": exports, "scores": scores})
     show(
         "own exports, reconstructed by COLMAP",
-        ["picture", "clip", "placed", "points", "RotErr", "TransErr, m", "path, m"],
-        [[name, row["clip"], f"{row['placed']} of {row['pictures']}", str(row["points"]),
+        ["clip", "placed", "points", "RotErr", "TransErr, m", "path, m"],
+        [[row["clip"], f"{row['placed']} of {row['pictures']}", str(row["points"]),
           *(f"{row[key]:.3f}" if key in row else "-" for key in ("rot_err_deg", "trans_err")), f"{row['metres']:.2f}"]
-         for name, rows in exports.items() for row in rows],
+         for row in exports],
     )  # fmt: skip
 
 

@@ -12,12 +12,14 @@ from sanawm_env.camera.reconstruction import MISSING, estimate_trajectory, recon
 from sanawm_env.camera.trajectory import load_trajectory, relative_to_first
 from sanawm_env.camera.twist import hold
 from sanawm_env.cli import main
+from sanawm_env.cli.footage import plan_clip
+from sanawm_env.cli.poses import poses_by_colmap
 from sanawm_env.metrics.pose import pose_errors
 from sanawm_env.recording.rollout import TRAJECTORY, VIDEO, RolloutWriter
 from sanawm_env.recording.score_clips import BENCH, TRUTH, find_clips
 from sanawm_env.recording.scores import find_estimator, score
 from sanawm_env.recording.trajectories import export_trajectory
-from sanawm_env.recording.video import VideoWriter, read_video
+from sanawm_env.recording.video import VideoWriter
 from sanawm_env.world.world import World
 from tests.datasets import collect, small_world
 
@@ -250,11 +252,11 @@ def exported(tmp_path_factory):
     world = World.load("rooms", height=240, width=320)
     scene = world.scene(next(path for path in world.starts if "court" in path.name))
     state = world.begin(scene)
-    poses = hold(np.eye(4), (0.5, 0, 0.2, 0, -0.15, 0), 24, fps=12)
+    poses = hold(np.eye(4), (0.7, 0, 0.3, 0, -0.2, 0), 24)
     state, clip = world.advance(state, poses)
     fx, fy, cx, cy = scene.intrinsics
     lens = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
-    with RolloutWriter(folder / "clip", 12, sheet=False) as writer:
+    with RolloutWriter(folder / "clip", sheet=False) as writer:
         writer.append(scene.image[None], np.eye(4)[None], lens)
         writer.append(clip.frames[0].numpy(), clip.c2w[0], lens)
     export_trajectory(
@@ -276,15 +278,40 @@ def test_a_clip_of_the_true_rooms_is_reconstructed_where_its_export_says(exporte
 
 
 @pytest.mark.slow
-def test_a_trajectory_from_pictures_has_a_pose_for_every_frame_in_the_unit_it_is_given(exported):
-    frames = read_video(exported / "clip" / VIDEO)
-    one, first = estimate_trajectory(frames, fps=12, every=3)
-    assert (one.source, one.fps) == ("colmap", 12) and len(one.c2w) + first <= len(frames)
-    assert one.intrinsics.shape == (len(one.c2w), 3, 3) and one.size == (320, 240)
-    focal = load_trajectory(exported / "clip" / TRAJECTORY).intrinsics[0, 0, 0]
-    assert abs(one.intrinsics[0, 0, 0] / focal - 1) < 0.5  # found, where it is not given
-    two, _ = estimate_trajectory(frames, fps=12, every=3, metres_per_unit=2.0)
-    assert np.allclose(two.c2w[:, :3, 3], 2 * one.c2w[:, :3, 3])
+def test_clips_without_poses_get_them_from_colmap_once_at_the_speed_they_are_said_to_have(
+    exported, tmp_path, monkeypatch, capsys
+):
+    video, said = exported / "clip" / VIDEO, load_trajectory(exported / "clip" / TRAJECTORY)
+    one = plan_clip(video, poses_by_colmap(tmp_path / "poses"))
+    assert "cannot tell metres" in capsys.readouterr().out and len(one.shown) >= 20
+    assert one.intrinsics[0] == pytest.approx(said.intrinsics[0, 0, 0] * 96 / 320, rel=0.5)  # found, for nano's picture
+    monkeypatch.setattr("sanawm_env.cli.poses.estimate_trajectory", None)
+    two = plan_clip(video, poses_by_colmap(tmp_path / "poses", metres_per_unit=0.7))
+    assert np.allclose(two.c2w[:, :3, 3], 0.7 * one.c2w[:, :3, 3]) and (two.shown == one.shown).all()
+    for clip, speed in ((one, 1.0), (two, 0.7)):
+        metres = np.linalg.norm(np.diff(clip.c2w[:, :3, 3], axis=0), axis=1).sum()
+        assert metres / (len(clip.shown) - 1) * 16 == pytest.approx(speed, rel=0.1)
+
+
+def test_poses_of_clips_are_asked_from_colmap_by_train(tmp_path, monkeypatch, capsys):
+    write_clip(tmp_path / "data" / "clip")
+    asked = []
+
+    def blank(frames, lens, *, fps, every):
+        asked.append((len(list(frames)), round(lens[0, 0]), round(fps), every))
+        raise ValueError("COLMAP placed 0 of 9 pictures")
+
+    monkeypatch.setattr("sanawm_env.cli.poses.estimate_trajectory", blank)
+    monkeypatch.setattr("sanawm_env.cli.poses.check_installed", lambda: None)
+    command = ["train", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--poses-from", "colmap"]
+    with pytest.raises(SystemExit):
+        main([*command, "--fov-deg", "90"])
+    assert asked == [(25, 24, 16, 3)]
+    said = capsys.readouterr()
+    assert "placed 0 of 9" in said.out and "1 of 1 clips" in said.err
+    with pytest.raises(SystemExit):
+        main(["train", "--poses-from", "colmap"])
+    assert "give --data as well" in capsys.readouterr().err
 
 
 @pytest.mark.slow

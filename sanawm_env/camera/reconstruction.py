@@ -1,8 +1,8 @@
 """Camera paths from pictures alone, by COLMAP's incremental reconstruction (Schönberger and Frahm 2016): pycolmap,
 which the extra `poses` brings.
 
-What one camera saw has no scale: a path comes in a unit of its own, and who knows how long it was says
-`metres_per_unit`. COLMAP needs parallax and texture: a camera that only turns, or sees blank walls, is not found.
+What one camera saw has no scale: a path comes in a unit of its own. COLMAP needs parallax and texture: a camera that
+only turns, or sees blank walls, is not found.
 
 It works in a process of its own: pycolmap takes over SIGTERM when it is imported, ends the process on what it holds
 impossible, and cannot be interrupted.
@@ -13,7 +13,7 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,12 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from sanawm_env.camera.trajectory import MAX_GAP, Trajectory, inverse, relative_to_first, resampled
+from sanawm_env.camera.trajectory import Trajectory, inverse, relative_to_first, resampled
 from sanawm_env.world.files import brief, check_count, check_number
 
 MISSING = 'Poses from pictures need pycolmap: pip install "sanawm-env[poses]".'
-SHORTER_SIDE = 256  # pixels; smaller pictures are enlarged, since features are as large as some pixels
+SHORTER_SIDE = 240  # pixels; smaller pictures are enlarged, since features are as large as some pixels
 OVERLAP = 15  # pictures after each that it is matched with
+LOST = 4  # pictures in a row without a pose that are interpolated
 LEAST = 3  # pictures of a reconstruction
 TRIES = 3  # with other seeds: what the first pair of pictures suggests is wrong now and then
 ENOUGH = 0.8  # of all pictures: with fewer of them COLMAP's own thresholds are lowered
@@ -125,21 +126,21 @@ def estimate_trajectory(
     metres_per_unit: float = 1.0,
     seed: int = 0,
     threads: int = 1,
-) -> tuple[Trajectory, int]:
-    """The trajectory of a video from its frames (H, W, 3) uint8, and the number of the frame that it begins at.
+) -> Trajectory:
+    """The trajectory of a video from its frames (H, W, 3) uint8, a pose for each from `first` on.
 
-    intrinsics, seed, threads: as for `reconstruct`. fps: frames a second. every: of so many frames one is placed; the
-    others are interpolated, as are up to `camera.trajectory.MAX_GAP` in a row that COLMAP did not place. Frames before
-    the first and after the last placed one have no pose. metres_per_unit: of COLMAP's unit, which no picture tells and
-    which is another one for every clip.
+    intrinsics, seed, threads: as for `reconstruct`. fps: frames a second. every: of so many frames one is placed, the
+    others are interpolated; so are up to `LOST` pictures in a row that COLMAP did not place. Where it lost more, the
+    longest part counts. Its unit is what the camera covers in a second, on average, or in a frame without `fps`: no
+    picture tells metres, so that metres_per_unit is how fast the camera is taken to have been, in metres a second.
 
-    Raises as `reconstruct`; ValueError where fewer than three frames are placed, or too many in a row are not.
+    Raises as `reconstruct`; ValueError where fewer than three pictures are placed, or the camera stood still.
     """
     every = check_count("every", every, 1, 1000)
     metres_per_unit = check_number("metres_per_unit", metres_per_unit, 1e-12, 1e12)
     shape: list[tuple[int, ...]] = []
 
-    def taken() -> Iterable[np.ndarray]:
+    def taken() -> Iterator[np.ndarray]:
         for i, frame in enumerate(frames):
             if i % every == 0:
                 shape[:] = [frame.shape]
@@ -147,20 +148,22 @@ def estimate_trajectory(
 
     found = reconstruct(taken(), intrinsics, seed=seed, threads=threads)
     at = np.flatnonzero(found.placed)
+    at = max(np.split(at, np.flatnonzero(np.diff(at) > LOST + 1) + 1), key=len)
     if len(at) < LEAST:
         raise ValueError(
             f"COLMAP placed {len(at)} of {len(found.c2w)} pictures: it needs texture, and a camera that moves"
         )
-    longest = int(np.diff(at).max()) * every
-    if longest > max(MAX_GAP, every):
-        raise ValueError(f"COLMAP lost the camera for {longest} frames in a row: cut the video there")
     c2w = relative_to_first(found.c2w[at])
-    c2w[:, :3, 3] *= metres_per_unit
-    size = (shape[0][1], shape[0][0])
-    lens = np.broadcast_to(found.intrinsics, (len(at), 3, 3))
-    placed = Trajectory(c2w, lens, fps, "colmap", size=size, metres_per_unit=metres_per_unit)
-    frames_there = np.arange(at[0] * every, at[-1] * every + 1, dtype=np.float64)
-    return resampled(placed, at * float(every), frames_there), int(at[0]) * every
+    rate = fps or 1.0
+    speed = np.linalg.norm(np.diff(c2w[:, :3, 3], axis=0), axis=1).sum() / (at[-1] - at[0]) / every * rate
+    if speed == 0:
+        raise ValueError("COLMAP found a camera that does not move")
+    c2w[:, :3, 3] *= metres_per_unit / speed
+    placed = Trajectory(
+        c2w, np.broadcast_to(found.intrinsics, (len(at), 3, 3)), fps, "colmap", size=(shape[0][1], shape[0][0]),
+        metres_per_unit=metres_per_unit, first=float(at[0] * every / rate), step=1 / rate,
+    )  # fmt: skip
+    return resampled(placed, at * float(every), np.arange(at[0] * every, at[-1] * every + 1, dtype=np.float64))
 
 
 def _work(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from sanawm_env.cli.arguments import TrajectoryReading
 from sanawm_env.cli.output import console, say
@@ -27,6 +27,10 @@ class Train(TrajectoryReading):
     data: Path | None = None
     """Folder of one's own clips to learn from instead: videos, each with a file of its poses beside it, in any format
     that `sanawm trajectory` understands (docs/own_footage.md); the options for trajectories are of these files."""
+    poses_from: Literal["files", "colmap"] = "files"
+    """Where the clips' poses are from: files beside them, or COLMAP (the extra "poses"), which finds them in the images
+    and keeps them in the folder `poses` of --out. Images tell no metres: --metres-per-unit is how many the camera
+    covers in a second, on average."""
     held_out: Path | None = None
     """Folder of clips that are not learned from: the world is measured on them in the end."""
     fov_deg: float | None = None
@@ -58,8 +62,8 @@ class Train(TrajectoryReading):
         if self.steps is not None:
             recipe = replace(recipe, train=replace(recipe.train, steps=self.steps))
         footage = held_out = None
-        if self.data is None and (self.held_out is not None or self.fov_deg is not None):
-            raise ValueError("--held-out and --fov-deg are for one's own clips: give --data as well.")
+        if self.data is None and (self.held_out, self.fov_deg, self.poses_from) != (None, None, "files"):
+            raise ValueError("--held-out, --fov-deg and --poses-from are for one's own clips: give --data as well.")
         if self.data is not None:
             if self.held_out is not None and self.held_out.resolve().is_relative_to(self.data.resolve()):
                 raise ValueError(f"{self.held_out} lies in {self.data}, from which is learned: give another folder.")
@@ -91,7 +95,13 @@ class Train(TrajectoryReading):
         if self.fov_deg is not None:
             check_number("--fov-deg", self.fov_deg, 1, 179)
         videos, size = find_clips(data), 1 + CHUNK * chunks
-        clips, problems = plan(videos, poses_beside(data, self), self.fov_deg)
+        if self.poses_from == "colmap":
+            from sanawm_env.cli.poses import poses_by_colmap
+
+            poses_of = poses_by_colmap(self.out / "poses", self.metres_per_unit, self.fov_deg)
+        else:
+            poses_of = poses_beside(data, self)
+        clips, problems = plan(videos, poses_of, self.fov_deg)
         short = [clip for clip in clips if len(clip.shown) < size]
         seconds = (size - 1) / NANO_SMALL.fps
         if all_long or len(short) == len(clips):

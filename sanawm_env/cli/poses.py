@@ -1,0 +1,64 @@
+"""Poses of clips that come without: COLMAP finds them in the pictures, once, and they are kept."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from sanawm_env.camera.reconstruction import check_installed, estimate_trajectory
+from sanawm_env.camera.trajectory import Trajectory, load_trajectory
+from sanawm_env.cli.footage import PosesOf
+from sanawm_env.cli.output import console, say
+from sanawm_env.recording.rollout import check_writable
+from sanawm_env.recording.video import frame_times, iterate_video
+from sanawm_env.world.files import file_sha256, reason
+from sanawm_env.world.saving import replacing
+
+PICTURES_A_SECOND = 5  # that are placed; frames between them are interpolated
+
+
+def poses_by_colmap(folder: Path, metres_per_unit: float = 1.0, fov_deg: float | None = None) -> PosesOf:
+    """Finds the path of the camera of each video, from its pictures alone, or reads it from `folder`, where an earlier
+    call has kept it: `sanawm trajectory` reads those files too.
+
+    metres_per_unit: metres that the camera covers in a second, on average, since pictures do not tell. fov_deg: across
+    upright pictures; None lets COLMAP find it. Raises ImportError without pycolmap.
+    """
+    check_installed()
+    check_writable(folder)
+    say(
+        f"COLMAP cannot tell metres: every camera is taken to cover {metres_per_unit:g} m a second on average "
+        "(--metres-per-unit)."
+    )
+
+    def find(video: Path) -> Trajectory:
+        lens = "" if fov_deg is None else f"_{fov_deg:g}"
+        kept = folder / f"{video.stem}_{file_sha256(video)[:12]}{lens}.npz"
+        if not kept.exists():
+            with console.status(f"finding the camera of {video}"):
+                try:
+                    found = _found(video, fov_deg)
+                except ValueError as error:
+                    raise ValueError(f"{video} cannot be learned from: {reason(error)}.") from error
+            first = round(found.first or 0)
+            inds = np.arange(first, first + len(found.c2w))
+            with replacing(kept) as part, part.open("wb") as file:
+                np.savez(file, data=found.c2w, inds=inds, intrinsics=found.intrinsics)
+        return load_trajectory(kept, metres_per_unit=metres_per_unit)
+
+    return find
+
+
+def _found(video: Path, fov_deg: float | None) -> Trajectory:
+    """In units a second, `first` in frames. Errors as `estimate_trajectory`."""
+    times = frame_times(video)
+    rate = (len(times) - 1) / times[-1] if len(times) > 1 else 1.0
+    lens = None
+    if fov_deg is not None:
+        height, width = next(iterate_video(video)).shape[:2]
+        focal = width / 2 / math.tan(math.radians(fov_deg) / 2)
+        lens = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+    every = max(1, round(rate / PICTURES_A_SECOND))
+    found = estimate_trajectory(iterate_video(video), lens, fps=rate, every=every)
+    return replace(found, first=(found.first or 0) * rate)
