@@ -44,7 +44,7 @@ def poses_by_colmap(folder: Path, metres_per_unit: float = 1.0, fov_deg: float |
             first = round(found.first or 0)
             inds = np.arange(first, first + len(found.c2w))
             with replacing(kept) as part, part.open("wb") as file:
-                np.savez(file, data=found.c2w, inds=inds, intrinsics=found.intrinsics)
+                np.savez(file, data=found.c2w, inds=inds, intrinsics=np.asarray(found.intrinsics))
         return load_trajectory(kept, metres_per_unit=metres_per_unit)
 
     return find
