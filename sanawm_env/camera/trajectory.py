@@ -115,9 +115,10 @@ class Trajectory:
 
     def between(self, places: np.ndarray) -> "Trajectory":
         """The poses at places (N,) among its own, which lie at 0, 1, ..., F - 1: positions on a cubic spline, rotations
-        along the shortest way; its very own where places are whole numbers. It says nothing of its rate then."""
+        along the shortest way; its very own where places are whole numbers within a thousandth. Its rate is not said
+        then."""
         nearest = np.round(places).astype(int)
-        if np.abs(places - nearest).max(initial=0) < 1e-6:
+        if np.abs(places - nearest).max(initial=0) < 1e-3:
             lens = None if self.intrinsics is None else self.intrinsics[nearest]
             return replace(self, c2w=self.c2w[nearest], intrinsics=lens, fps=None, first=None)
         return replace(resampled(self, np.arange(len(self.c2w)), places), fps=None, first=None)

@@ -192,7 +192,7 @@ def _sixteen_a_second(times: np.ndarray, places: np.ndarray, count: int) -> np.n
     wanted = begin + np.arange(int((end - begin) * NANO_SMALL.fps + 1e-3) + 1) / NANO_SMALL.fps
     after = np.searchsorted(times[inside], wanted - 1e-9).clip(1, len(inside) - 1)
     before = after - 1
-    nearer = wanted - times[inside[before]] < times[inside[after]] - wanted
+    nearer = wanted - times[inside[before]] <= times[inside[after]] - wanted
     return inside[np.where(nearer, before, after)]
 
 
