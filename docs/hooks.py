@@ -14,7 +14,10 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-ROOT = Path(__file__).parents[1]
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+ROOT_PAGES = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
+COMING = ("own_footage.md", "score.md", *ROOT_PAGES)
 LINK = re.compile(r"(?<=\]\()(\.\./[^)#\s]+)")
 LANGUAGES = {".py": "python", ".json": "json", ".yaml": "yaml", ".toml": "toml", ".md": "markdown"}
 ROOMS = {"agents": ROOT / "agents", "kernels": ROOT / "kernels"}  # packages that are installed inside sanawm_env
@@ -30,9 +33,20 @@ def on_startup(**_: object) -> None:
             (documented / path.name).symlink_to(path)
 
 
+def on_config(config: MkDocsConfig) -> None:
+    """Leave pages out of the navigation that are still being written."""
+    there = {page for page, source in ROOT_PAGES.items() if (ROOT / source).exists()}
+    missing = {page for page in COMING if page not in there and not (DOCS / page).exists()}
+    for section in config.nav or []:
+        for entries in section.values():
+            if isinstance(entries, list):
+                entries[:] = [e for e in entries if not (isinstance(e, dict) and missing & set(map(str, e.values())))]
+
+
 def on_files(files: Files, config: MkDocsConfig) -> None:
-    for name, text in (*reference_pages(), *source_pages(files)):
-        files.append(File.generated(config, name, content=text))
+    for pages in (root_pages, reference_pages, source_pages):  # the last looks for links in all others
+        for name, text in list(pages(files)):
+            files.append(File.generated(config, name, content=text))
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -64,7 +78,17 @@ def modules(package: str, folder: Path) -> list[str]:
     return [f"sanawm_env.{package}" + (f".{name}" if name else "") for name in sorted(names)]
 
 
-def reference_pages() -> Iterator[tuple[str, str]]:
+def root_pages(files: Files) -> Iterator[tuple[str, str]]:
+    """Pages that stand at the top of the repository, with their links as seen from docs/."""
+    for name, source in ROOT_PAGES.items():
+        if (ROOT / source).exists():
+            yield (
+                name,
+                re.sub(r"(?<=\]\()(docs/)?(?![a-z]+:|#)", lambda m: "" if m[1] else "../", (ROOT / source).read_text()),
+            )
+
+
+def reference_pages(files: Files) -> Iterator[tuple[str, str]]:
     for package, folder in packages().items():
         listed = "\n\n".join(f"::: {name}\n    options: {{ heading_level: 2 }}" for name in modules(package, folder))
         yield f"api/{package}.md", f"# sanawm_env.{package}\n\n{listed}\n"

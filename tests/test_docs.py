@@ -1,17 +1,21 @@
 """The documentation site: it builds strictly, its reference is complete, its code, commands and tables are true."""
 
 import ast
+import inspect
 import itertools
 import re
 import shlex
 import zlib
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 import tyro
+from gymnasium import spaces
 
+from sanawm_env import SanaWMEnv
 from sanawm_env.cli import Command
 from sanawm_env.world import folders
 from tests.golden_files import ROOT, benchmark
@@ -35,17 +39,22 @@ def site(tmp_path_factory) -> Path:
     return folder
 
 
-def public_names() -> set[str]:
-    """Modules, and documented classes and functions without an underscore, methods included."""
-    names = set()
+@cache
+def trees() -> dict[str, ast.Module]:
+    """The syntax tree of every module, by its dotted name."""
+    found = {}
     for folder in (ROOT / "sanawm_env", *SUBPACKAGES.values()):
         package = folder.name if folder.name == "sanawm_env" else f"sanawm_env.{folder.name}"
         for path in folder.rglob("*.py"):
             parts = [*package.split("."), *path.relative_to(folder).with_suffix("").parts]
-            module = ".".join(part for part in parts if part != "__init__")
-            if len(parts) > 2 and not any(part.startswith("_") and part != "__init__" for part in parts):
-                names |= {module} | {f"{module}.{name}" for name in documented(parse(path.read_text()))}
-    return names
+            found[".".join(part for part in parts if part != "__init__")] = parse(path.read_text())
+    return found
+
+
+def public_names() -> set[str]:
+    """Modules, and documented classes and functions without an underscore, methods included."""
+    public = {name: tree for name, tree in trees().items() if name not in ("sanawm_env", "sanawm_env.__main__")}
+    return set(public) | {f"{module}.{name}" for module, tree in public.items() for name in documented(tree)}
 
 
 def documented(tree: ast.Module | ast.ClassDef) -> set[str]:
@@ -114,6 +123,50 @@ def test_python_blocks_run_one_after_the_other(name, toy_nano, monkeypatch, tmp_
     exec("\n".join(re.findall(r"^```python\n(.*?)^```", PAGES[name], re.S | re.M)), {})
 
 
+IDS = sorted(name for name in gym.registry if name.startswith("SanaWM/"))
+
+
+def test_every_environment_has_a_page():
+    assert {f"environments/{name.removeprefix('SanaWM/')}.md" for name in IDS} | {"environments/index.md"} == {
+        name for name in PAGES if name.startswith("environments/")
+    }
+    assert set(re.findall(r"\[(SanaWM/[A-Za-z]+-v\d)\]", PAGES["environments/index.md"])) == set(IDS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in IDS if "Remote" not in name])
+def test_the_page_of_an_environment_says_its_spaces_rewards_and_settings(name):
+    page, env = PAGES[f"environments/{name.removeprefix('SanaWM/')}.md"], gym.make(name, world="nano")
+    task, rows = env.unwrapped.task, dict(re.findall(r"^\| ([^|]+) \| (.*?) \|$", page, re.M))
+    assert rows["action space"] == f"`{env.action_space}`"
+    if isinstance(env.observation_space, spaces.Dict):
+        shown = {
+            key.strip("`"): cell.split(" | ")[0].strip("`") for key, cell in rows.items() if cell.startswith("`Box")
+        }
+        assert {key: shown.get(key) for key in env.observation_space} == {
+            k: str(s) for k, s in env.observation_space.items()
+        }
+    else:
+        assert rows["observation space"] == f"`{env.observation_space}`"
+    assert rows["reward of a step"] == "[{:g}, {:g}]".format(*task.reward_range)
+    assert int(rows["steps of an episode"]) == env.spec.max_episode_steps
+    settings = {field.name for field in fields(task)} if is_dataclass(task) else set()
+    block = re.search(r"`task_options` takes:\n\n(.*?)\n\n", page, re.S)
+    assert set(re.findall(r"^\| `(\w+)` \|", block[1] if block else "", re.M)) == settings
+    info = re.search(r"## Info\n\n(.*?)\n\n", page, re.S)
+    env.reset(seed=0, options={"task": {"chunks": 1}} if "Nav" in name else None)
+    assert set(re.findall(r"^\| `(\w+)` \|", info[1] if info else "", re.M)) == set(task.info(env.unwrapped.episode))
+
+
+def test_the_page_of_environments_says_their_arguments():
+    page = PAGES["environments/index.md"]
+    table = page[page.index("| argument | values | default |") : page.index("All but `reward_fn`")]
+    named = set(re.findall(r"`([a-z_]+)`", "".join(line.split(" | ")[0] for line in table.splitlines())))
+    assert named == set(inspect.signature(SanaWMEnv).parameters) - {"world_options"}
+    common = page[page.index("## Info") : page.index("## Checks")]
+    assert {"c2w", "chunk", "segment_start"} <= set(re.findall(r"`([a-z_0-9]+)`", common))
+
+
 def test_commands_in_blocks_are_commands_of_sanawm():
     blocks = [block for text in PAGES.values() for block in re.findall(r"^```bash\n(.*?)^```", text, re.S | re.M)]
     commands = {line for block in blocks for line in block.splitlines() if line.startswith("sanawm ")}
@@ -141,16 +194,16 @@ def test_commands_in_sentences_have_these_options(capsys):
 def sentences() -> str:
     """Every text in the sources of the package, a line each, with … for what is put in."""
     found = []
-    for folder in (ROOT / "sanawm_env", *SUBPACKAGES.values()):
-        for path in folder.rglob("*.py"):
-            for node in ast.walk(parse(path.read_text())):
-                if isinstance(node, ast.JoinedStr):
-                    found.append("".join(p.value if isinstance(p, ast.Constant) else "…" for p in node.values))
-                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    found.append(node.value)
+    for tree in trees().values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(p.value if isinstance(p, ast.Constant) else "…" for p in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
     return "\n".join(found)
 
 
+@pytest.mark.slow
 def test_troubleshooting_is_by_sentences_that_errors_show():
     headings = re.findall(r"^### (.*)$", PAGES["troubleshooting.md"], re.M)
     assert len(headings) > 40
