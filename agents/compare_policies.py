@@ -62,6 +62,7 @@ class Policy(ABC):
 
     @property
     def stops(self) -> bool:
+        """Whether the policy says that it has arrived."""
         return False
 
     def rng(self, seed: int) -> np.random.Generator:

@@ -37,6 +37,7 @@ class Script(ABC):
 
     @property
     def key(self) -> str:
+        """What tells a script from others, in the ids of jobs."""
         return self.name
 
     def length(self, chunks: int | None, config: WorldConfig) -> int:

@@ -128,6 +128,7 @@ class TrainPPO:
 
     @property
     def planar(self) -> bool:
+        """Whether actions are planar twists."""
         return self.action_mode == "planar"
 
     def actions(self, chosen: NDArray) -> NDArray:
@@ -193,9 +194,11 @@ class Planar(VecEnvWrapper):
         return self.venv.reset()
 
     def step_async(self, actions: NDArray) -> None:
+        """Put planar actions into twists."""
         self.venv.step_async(twists(actions))
 
     def step_wait(self) -> Any:
+        """Step the environments inside."""
         return self.venv.step_wait()
 
 
@@ -311,7 +314,8 @@ def checkpoints(out: Path) -> list[Path]:
 
 def keep(out: Path, model: PPO, envs: VecMonitor, history: list[dict[str, float]]) -> None:
     """Write a checkpoint, which appears whole or not at all, and delete older ones: the policy and its optimiser, the
-    state of every episode (6 MB each in the nano world), and the state of the random numbers."""
+    state of every episode (6 MB each in the nano world), and the state of the random numbers. OSError where it cannot
+    be written."""
     folder = out / f"checkpoint_{model.num_timesteps}"
     if not folder.exists():
         kept = {
@@ -436,7 +440,8 @@ def read_run(path: Path, num_envs: int) -> Run:
 
 
 def check_run(settings: TrainPPO) -> None:
-    """Write down what this folder is trained with, or compare: only the settings in FREE may change."""
+    """Record the settings of a folder, or compare with them: only the settings in FREE may change (ValueError for
+    others)."""
     path, own = settings.out / "settings.json", {k: v for k, v in asdict(settings).items() if k not in FREE}
     text = json.dumps(own, indent=1, default=str) + "\n"
     if not path.exists():
@@ -451,6 +456,7 @@ def check_run(settings: TrainPPO) -> None:
 
 
 def main() -> None:
+    """Entry point of `python -m sanawm_env.agents.train_ppo`."""
     console, settings = literal_console(stderr=True), tyro.cli(TrainPPO, description=__doc__)
     with interrupting():
         try:

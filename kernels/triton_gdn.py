@@ -418,7 +418,8 @@ def gdn_slots(
     """The operator on pools of states: row b reads slot `slots.src[b]` of `pool` and writes slot `slots.dst[b]` of
     `new_pool` (which may be the same pool; no slot may be read and written in one call). Nothing else is touched.
 
-    Returns the read-outs (1 or 2, B, N, C), main before camera.
+    Returns the read-outs (1 or 2, B, N, C), main before camera. RuntimeError where gradients are asked for, ValueError
+    for a pool that is not contiguous.
     """
     main, camera, beta, decay, rays = inputs.main, inputs.camera, inputs.beta, inputs.decay, inputs.rays
     gradients = (main, camera, pool) if torch.is_grad_enabled() else ()

@@ -6,6 +6,7 @@ import itertools
 import re
 import shlex
 import zlib
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -67,6 +68,45 @@ def documented(tree: ast.Module | ast.ClassDef) -> set[str]:
         if isinstance(node, ast.ClassDef):
             found |= {f"{node.name}.{inner}" for inner in documented(node)}
     return found
+
+
+BAD_INPUT = {"ValueError", "TypeError", "FileNotFoundError", "OSError"}
+
+
+def raised(node: ast.AST) -> set[str]:
+    """Errors that the body raises, functions within it apart."""
+    found = {ast.unparse(node.exc.func)} if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) else set()
+    inner = (each for each in ast.iter_child_nodes(node) if not isinstance(each, ast.FunctionDef | ast.Lambda))
+    return found.union(*map(raised, inner))
+
+
+def public(tree: ast.Module | ast.ClassDef) -> Iterator[tuple[str, ast.ClassDef | ast.FunctionDef, str]]:
+    """Name, node and docstring of what has no underscore in it; that of a method with that of its class."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+            yield node.name, node, ast.get_docstring(node) or ""
+            if isinstance(node, ast.ClassDef):
+                own = ast.get_docstring(node) or ""
+                yield from (
+                    (f"{node.name}.{name}", each, text and f"{text}\n{own}") for name, each, text in public(node)
+                )
+
+
+@pytest.mark.slow
+def test_public_names_have_docstrings_that_tell_their_errors():
+    """A method that overrides another is documented there. Errors are those that a function raises itself, of bad
+    input: RuntimeErrors tell of broken machines and servers."""
+    entries = [
+        (f"{module}.{name}", node, text) for module, tree in trees().items() for name, node, text in public(tree)
+    ]
+    described = {name.rsplit(".", 1)[1] for name, node, text in entries if text}
+    assert [name for name, node, text in entries if not text and name.rsplit(".", 1)[1] not in described] == []
+    silent = []
+    for name, node, text in entries:
+        told = {error for error in BAD_INPUT if error in text} or re.search("[Rr]aise|errors", text)
+        if text and isinstance(node, ast.FunctionDef) and raised(node) & BAD_INPUT and not told:
+            silent.append(name)
+    assert silent == []
 
 
 @pytest.mark.slow

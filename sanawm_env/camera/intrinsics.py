@@ -85,7 +85,8 @@ class CropGeometry:
 
 
 def crop_geometry(width: int, height: int, target_width: int, target_height: int) -> CropGeometry:
-    """The smallest resize that keeps the aspect and covers the target, cropped about the centre."""
+    """The smallest resize that keeps the aspect ratio and covers the target, cropped about the centre. ValueError for
+    sizes below 1."""
     if min(width, height, target_width, target_height) < 1:
         raise ValueError(f"sizes must be positive, got {width}x{height} to {target_width}x{target_height}")
     scale = max(target_height / height, target_width / width)

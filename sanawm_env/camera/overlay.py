@@ -24,7 +24,7 @@ class Overlay:
 
 
 def overlay(c2w: np.ndarray) -> Overlay:
-    """The overlay of poses (F, 4, 4), F >= 2; the last frame repeats what the one before it shows."""
+    """The overlay of poses (F, 4, 4), F >= 2 (ValueError for fewer); the last frame repeats the one before it."""
     c2w = np.asarray(c2w, np.float64)
     if len(c2w) < 2:
         raise ValueError(f"an overlay needs two poses or more, got {len(c2w)}")

@@ -147,7 +147,7 @@ def multi_binary(keys: Iterable[str]) -> np.ndarray:
 
 
 def held_keys(action: np.ndarray) -> frozenset[str]:
-    """The keys that a `MultiBinary(8)` action (8,) holds."""
+    """The keys of a `MultiBinary(8)` action (8,). ValueError for anything but eight zeros and ones."""
     action = np.asarray(action)
     if action.shape != (8,) or not np.isin(action, (0, 1)).all():
         raise ValueError(f"a key action is eight zeros and ones in the order {KEY_ORDER}, got {action.tolist()}")

@@ -58,10 +58,12 @@ class Subject:
 
     @property
     def device(self) -> torch.device:
+        """Where the network is."""
         return self.network.final_layer.linear.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of the network."""
         return getattr(torch, self.config.dtype)
 
     def grid(self, chunk: int) -> Grid:
@@ -460,6 +462,7 @@ def ratio_table(numbers: dict[str, Any]) -> Table:
 
 
 def flat_table(title: str, numbers: dict[str, Any]) -> Table:
+    """A table of names and numbers."""
     table = Table("what", "value", title=title)
     for name, value in numbers.items():
         table.add_row(name.replace("_", " "), f"{value:.3f}" if isinstance(value, float) else str(value))

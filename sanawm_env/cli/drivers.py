@@ -56,6 +56,7 @@ class PlannerDriver:
     given_up: threading.Event = field(default_factory=threading.Event)
 
     def give_up(self) -> None:
+        """Stop planning."""
         self.given_up.set()
 
     def __call__(self, snapshot: Snapshot) -> Decision:

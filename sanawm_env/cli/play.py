@@ -145,7 +145,7 @@ def is_loopback(host: str) -> bool:
 
 
 def record(film: "Film", kind: str, out: Path) -> Path:
-    """Write a branch to `out`: as "mp4", or as "episode", a folder of `recording.episode`. Errors of those."""
+    """Write a branch to `out`: as "mp4", or as "episode", a folder of `recording.episode`. Raises what those raise."""
     from sanawm_env.recording.episode import Step
     from sanawm_env.recording.rollout import check_writable
     from sanawm_env.recording.video import VideoWriter

@@ -368,8 +368,9 @@ class SanaWMEnv(gym.Env):
 
     @property
     def compute_terminated(self) -> Callable[..., Any]:
-        """Of the observation mode "goal": `compute_terminated(achieved_goal, desired_goal, info=None)` says whether
-        goals (..., 3) are reached, which ends an episode, as a bool or an array (...) of them; see `compute_reward`."""
+        """In the observation mode "goal": `compute_terminated(achieved_goal, desired_goal, info=None)` says whether
+        goals (..., 3) are reached, which ends an episode, as a bool or an array (...). AttributeError in other
+        modes."""
         if self.config.obs_mode != "goal":
             raise AttributeError('Rewards of goals are of obs_mode "goal".')
         return self._reached

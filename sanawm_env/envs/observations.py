@@ -54,6 +54,7 @@ class Observer:
 
     @property
     def space(self) -> spaces.Space:
+        """The observation space."""
         h, w = self.size
         if self.mode == "latent":
             return spaces.Box(-LATENT_BOUND, LATENT_BOUND, self.config.latent_shape, np.float32)

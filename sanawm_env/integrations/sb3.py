@@ -94,9 +94,11 @@ class SB3VecEnv(VecEnv):
         return obs
 
     def step_async(self, actions: np.ndarray) -> None:
+        """Keep the actions for `step_wait`."""
         self.actions = actions
 
     def step_wait(self) -> tuple[Observation, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Step all slots in one batch."""
         obs, rewards, terminated, truncated, infos = self.batch.step(self.actions)
         done, listed = terminated | truncated, self._listed(infos)
         if done.any():
@@ -112,6 +114,7 @@ class SB3VecEnv(VecEnv):
         self.batch.close()
 
     def get_images(self) -> Sequence[np.ndarray | None]:
+        """What every slot renders."""
         if self.render_mode != "rgb_array":
             warnings.warn(f'Images need render_mode="rgb_array", not {self.render_mode!r}.', stacklevel=2)
             return [None] * self.num_envs
@@ -125,6 +128,7 @@ class SB3VecEnv(VecEnv):
             setattr(env, attr_name, value)
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
+        """The results of a method of the single environments."""
         return [getattr(env, method_name)(*args, **kwargs) for env in self._chosen(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:

@@ -83,6 +83,7 @@ def evaluate(truth: np.ndarray, estimate: np.ndarray, interval: int = 4, skip_fi
     """Errors of a whole video: `truth` (F, 4, 4) at every frame, `estimate` (n, 4, 4) at every `interval`-th frame.
 
     Both are cut to the common length. `skip_first_frame` drops the first sample (a refined video does not have it).
+    ValueError where no frame is left.
     """
     start = int(skip_first_frame)
     truth, estimate = np.asarray(truth)[::interval][start:], np.asarray(estimate)[start:]

@@ -289,7 +289,7 @@ class RecordedEpisode:
         self, out_dir: str | os.PathLike | None = None, world: str | None = None, device: str | None = None
     ) -> Iterator[Step]:
         """Predict it again, step by step, in batches of the shapes it was predicted in and with as many threads, and
-        write it anew to `out_dir`, if given. Errors as `environment` and `EpisodeWriter`."""
+        write it anew to `out_dir`, if given. Raises as `environment` and `EpisodeWriter`."""
         meta = self.meta
         if (most := max(size for _, size in meta["batch"])) > MAX_COMPANY:
             raise ValueError(

@@ -75,6 +75,7 @@ class Column(NamedTuple):
 
     @property
     def width(self) -> int:
+        """Numbers of a row."""
         return len(self.names) if self.names else 1
 
     @property

@@ -31,6 +31,7 @@ class Metrics:
         self._of(Gauge, name, about).set_function(value)
 
     def text(self) -> bytes:
+        """The metrics in Prometheus' format."""
         return generate_latest(self.registry)
 
     def _of(self, kind, name: str, about: str, *labels: str, **more):

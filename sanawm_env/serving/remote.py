@@ -490,6 +490,7 @@ class RemoteVectorEnv(SanaWMVectorEnv):
     slot_type = RemoteEnv
 
     def close_extras(self, **kwargs: Any) -> None:
+        """End the session on the server."""
         self.envs[0].close()
 
 

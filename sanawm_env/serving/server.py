@@ -69,6 +69,7 @@ class Server(AbstractContextManager):
 
     @property
     def url(self) -> str:
+        """Its address."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
         return f"ws://{f'[{host}]' if ':' in host else host}:{self.port}"
 

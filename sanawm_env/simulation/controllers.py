@@ -80,15 +80,19 @@ class Twist(Controller):
 
     @property
     def space(self) -> spaces.Box:
+        """Box(6) in [-1, 1]."""
         return spaces.Box(-1, 1, (6,), np.float32)
 
     def start(self) -> np.ndarray:
+        """No motion."""
         return np.zeros(6)
 
     def read(self, action: ArrayLike) -> np.ndarray:
+        """The twist as an array (6,). ValueError or TypeError for anything but six finite numbers."""
         return _numbers(action, (6,), "a twist action is six finite numbers in [-1, 1]")
 
     def move(self, state: np.ndarray, c2w: np.ndarray, action: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        """The twist in m/s and rad/s, and the poses (F, 4, 4) float64 after c2w (4, 4). Raises as `read`."""
         wanted = self.speed.scale(self.read(action))
         wanted = self.workspace.limit_rotation(wanted, self.frames / self.fps, self.horizontal_fov)
         if self.ramp:
@@ -98,6 +102,7 @@ class Twist(Controller):
         return wanted, self.workspace.confine(c2w, poses)
 
     def sample_walk_actions(self, rng: np.random.Generator, chunks: int) -> np.ndarray:
+        """Actions (chunks, 6) float32: sideways, forwards and turn."""
         actions = np.zeros((chunks, 6), np.float32)
         actions[:, [0, 2, 4]] = rng.uniform(WALK_LOW, WALK_HIGH, (chunks, 3))
         return actions
@@ -122,12 +127,15 @@ class Keys(Controller):
 
     @property
     def space(self) -> spaces.MultiBinary | spaces.Discrete:
+        """MultiBinary(8), or Discrete with a table."""
         return spaces.MultiBinary(8) if self.table is None else spaces.Discrete(len(self.table))
 
     def start(self) -> KeyState:
+        """No key, no speed."""
         return KeyState()
 
     def read(self, action: ArrayLike) -> np.ndarray:
+        """The keys as an array (8,), or the index. ValueError or TypeError for anything else."""
         if self.table is None:
             says = "a key action is eight zeros and ones, the keys w s a d i k j l"
             if isinstance(action, int | np.integer) and action == 0:
@@ -145,11 +153,13 @@ class Keys(Controller):
         return index
 
     def move(self, state: KeyState, c2w: np.ndarray, action: ArrayLike) -> tuple[KeyState, np.ndarray]:
+        """The state of the keys, and the poses (F, 4, 4) float64 after c2w (4, 4). Raises as `read`."""
         action = self.read(action)
         held = held_keys(action) if self.table is None else frozenset(self.table[int(action)])
         return hold_keys(state.at(c2w), held, self.frames, self.dynamics)
 
     def sample_walk_actions(self, rng: np.random.Generator, chunks: int) -> np.ndarray:
+        """Actions of forward keys and turns, (chunks, 8) or (chunks,)."""
         held = rng.choice(["w", "wa", "wd", "a", "d"], chunks)
         if self.table is None:
             return np.stack([multi_binary(keys) for keys in held])
@@ -180,16 +190,20 @@ class Poses(Controller):
 
     @property
     def space(self) -> "PoseSpace":
+        """Rigid poses (F, 4, 4) within the workspace."""
         return PoseSpace(self.frames, self.workspace.hard_distance)
 
     def start(self) -> None:
+        """No state."""
         return None
 
     def read(self, action: ArrayLike) -> np.ndarray:
+        """The poses as an array (F, 4, 4). ValueError or TypeError for another shape or values that are not finite."""
         shape = (self.frames, 4, 4)
         return _numbers(action, shape, f"a pose action is {shape} camera-to-world matrices")
 
     def move(self, state: None, c2w: np.ndarray, action: ArrayLike) -> tuple[None, np.ndarray]:
+        """The poses, checked. ValueError where one is not rigid, or outside the workspace."""
         poses = check_trajectory(self.read(action))
         if self.workspace.beyond_hard_distance(poses):
             limit, reached = self.workspace.hard_distance, distance(poses)
@@ -197,6 +211,7 @@ class Poses(Controller):
         return None, poses
 
     def sample_walk_actions(self, rng: np.random.Generator, chunks: int) -> np.ndarray:
+        """Poses (chunks, F, 4, 4) float64 of a walk."""
         path = [np.eye(4)[None]]
         for sideways, forward, turn in rng.uniform(WALK_LOW, WALK_HIGH, (chunks, 3)):
             motion = STANDARD.scale(np.array([sideways, 0, forward, 0, turn, 0]))
@@ -228,10 +243,12 @@ class PoseSpace(spaces.Box):
         super().__init__(-high, high, dtype=np.float32, seed=seed)
 
     def sample(self, mask: None = None, probability: None = None) -> np.ndarray:
+        """A smooth path from frame 0."""
         paths = [self._path() for _ in range(math.prod(self.lead))]
         return np.reshape(paths, self.shape).astype(np.float32)
 
     def contains(self, x: Any) -> bool:
+        """Whether all poses are rigid and within reach."""
         if not isinstance(x, np.ndarray) or not super().contains(x):
             return False
         poses = x.reshape(-1, 4, 4)

@@ -90,6 +90,7 @@ class Episode:
 
     @property
     def device(self) -> torch.device:
+        """Where its tensors are."""
         return self.state.device
 
     @property

@@ -274,6 +274,7 @@ class PointNav(Task):
         return float(np.linalg.norm(episode.slot.c2w[:3, 3] - episode.task_state.c2w[:3, 3]))
 
     def arrived(self, episode: Episode) -> bool:
+        """Whether the camera is at the goal."""
         return self.distance(episode) <= self.radius
 
     def evaluate(self, transition: Transition) -> Verdict:

@@ -49,7 +49,8 @@ STARTS, MOST_STARTS = "starts", 16  # of one's own clips, pictures to start from
 
 
 def random_stream(role: str, seed: int, index: int) -> np.random.Generator:
-    """The generator of item `index` under (role, seed); different roles never share a stream."""
+    """The generator of item `index` under (role, seed); different roles never share a stream. ValueError for an unknown
+    role."""
     if role not in ROLES:
         raise ValueError(f"Unknown role {role!r}; use one of {', '.join(ROLES)}.")
     return np.random.default_rng([ROLES[role], seed, index])

@@ -95,6 +95,7 @@ def _between(one: PatchPCACodec, other: PatchPCACodec) -> tuple[Tensor, Tensor]:
 
 
 def parts_of(model: torch.nn.ModuleDict) -> tuple[SanaWM, PlaceMap | None]:
+    """The network of a trained module, and its place map if it has one."""
     return cast(SanaWM, model[NETWORK]), cast(PlaceMap | None, dict(model.items()).get(PLACES))
 
 

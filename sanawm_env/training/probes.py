@@ -96,6 +96,7 @@ def linear_codec(world: World) -> PatchPCACodec:
 
 
 def loop_closure(world: World, scenes: int, seed: int, longest: int = 4, role: str = "evaluate") -> tuple[Closure, ...]:
+    """Walks out and back on the same path, for several lengths: the last frame against the first."""
     results = []
     size = world.config.chunk_frames
     walks = [draw_walk(world.config, seed, i, 1 + longest * size, role=role) for i in range(scenes)]
@@ -190,6 +191,7 @@ class Seeds:
 
 
 def seeds(world: World, scenes: int, seed: int, chunks: int, stride: int = 8, role: str = "evaluate") -> Seeds:
+    """Two rollouts of one seed, and one of another: whether the first two are equal, and how the others differ."""
     config = world.config
     size = config.height, config.width
     repeatable, sums = True, np.zeros((3, 2, 2))

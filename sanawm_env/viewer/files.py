@@ -33,7 +33,8 @@ _TYPES = {t.__name__: t for t in (Node, Held, Pushed, Followed, KeyState)}
 
 
 def save(folder: Path, tree: Tree, snapshots: Mapping[int, Snapshot | Path], world: World) -> Path:
-    """As `Session.save`; of each snapshot itself, or the file in which it lies."""
+    """As `Session.save`; of each snapshot itself, or the file it is in. FileExistsError for a folder that holds
+    something else."""
     if folder.exists() and not (folder / HEADER).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there and holds no session: choose another name.")
     with replacing_folder(folder) as part:
@@ -57,7 +58,7 @@ def save(folder: Path, tree: Tree, snapshots: Mapping[int, Snapshot | Path], wor
 
 
 def read(folder: Path, world: World) -> tuple[Tree, dict[int, Path]]:
-    """The tree of a saved session and the file of each snapshot. Errors as in `Session.open`."""
+    """The tree of a saved session and the file of each snapshot. Raises as `Session.open`."""
     path = folder / HEADER
     if not path.is_file():
         raise FileNotFoundError(f"There is no session in {folder}: a session is a folder with a {HEADER}.")

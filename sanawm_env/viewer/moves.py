@@ -27,9 +27,11 @@ class Held:
 
     @property
     def text(self) -> str:
+        """The part as an action string, as in "w-24"."""
         return f"{''.join(key for key in KEY_ORDER if key in self.keys) or 'none'}-{self.frames}"
 
     def cut(self, frames: int) -> "Held":
+        """The first so many frames of the part."""
         return replace(self, frames=frames)
 
 

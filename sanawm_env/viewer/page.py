@@ -166,6 +166,7 @@ class Page:
 
     @property
     def url(self) -> str:
+        """The address of the page."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
 

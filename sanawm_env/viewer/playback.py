@@ -139,7 +139,8 @@ class Player:
     # --- from the viewers, in any thread ---
 
     def press(self, viewer: Viewer, keys: frozenset[str], number: int = 0) -> None:
-        """These keys, of wasdijkl, are down now. number: of this input, comes back in `Shown.answers`."""
+        """The keys, of wasdijkl, that are down now. number: of this input; `Shown.answers` returns it. ValueError for
+        other keys."""
         if not keys <= KNOWN:
             raise ValueError(f"Keys are {KEY_ORDER}, got {brief(''.join(sorted(keys)))}.")
         with self._input:

@@ -198,6 +198,11 @@ class Session:
             fov_deg: horizontal field of view of the world's frames in degrees; None for the world's own.
             seed: of the noise; None to draw one.
             name: of the scene; None for the file's.
+
+        Raises:
+            ValueError: for an unknown index, an image that cannot be read or is too large, and as `World.scene`.
+            TypeError: as `World.scene`.
+            FileNotFoundError: where there is no file.
         """
         with self._lock, self._drawn_for_good():
             label = name or (Path(image).stem if isinstance(image, str | PathLike) else "an image")
@@ -228,8 +233,8 @@ class Session:
             return self._add(episode, parent, parent.scene, parts, keys)
 
     def revise(self, node: int, move: str | ArrayLike | Parts) -> Node:
-        """Predict another chunk in place of a node that has no name, no pin and no children: from the same node before
-        it, with the same noise and another move."""
+        """Predict another chunk in place of a node that has no name, no pin and no children (ValueError for others):
+        from the same node before it, with the same noise and another move."""
         with self._lock:
             old = self._tree[node]
             if old.parent is None or not self.plain(node):
@@ -274,6 +279,9 @@ class Session:
         Args:
             node: the node.
             seed: of the noise; None to draw one.
+
+        Raises:
+            ValueError: for a start, which no noise made.
         """
         with self._lock, self._drawn_for_good():
             found = self._tree[node]
@@ -287,7 +295,7 @@ class Session:
     # --- looking after the tree ---
 
     def rename(self, node: int, name: str) -> Node:
-        """Name a node, with at most 80 characters; an empty text removes the name."""
+        """Name a node; an empty text removes the name. ValueError for more than 80 characters."""
         if not isinstance(name, str) or len(name) > MAX_NAME:
             raise ValueError(f"A name is a text of at most {MAX_NAME} characters.")
         with self._lock:
@@ -339,7 +347,8 @@ class Session:
 
     def save(self, folder: str | PathLike) -> Path:
         """Write the session to a folder, which appears whole or not at all: session.json, arrays.safetensors and a
-        safetensors file for each node. An older session there is replaced. OSError where it cannot be written."""
+        safetensors file for each node. An older session there is replaced. OSError where it cannot be written,
+        ValueError before the first scene."""
         with self._lock:
             tree, snapshots = self._tree, self._store.view()
         if not tree.nodes:

@@ -58,6 +58,7 @@ class Tree:
         return self.nodes[node]
 
     def children(self, node: int) -> list[Node]:
+        """The nodes that were driven from a node."""
         return [child for child in self.nodes.values() if child.parent == node]
 
     def line(self, node: int) -> list[Node]:

@@ -103,8 +103,8 @@ class Engine(Protocol):
     def draw_start(
         cls, split: str, number: int, height: int, width: int, intrinsics: np.ndarray
     ) -> tuple[np.ndarray, Anchor]:
-        """Start image `number` of a set: an image (H, W, 3) uint8 through intrinsics (4,) in its pixels, and where it
-        was taken. For worlds of any engine."""
+        """Start image `number` of a set: an image (H, W, 3) uint8 through intrinsics (4,) in its pixels, and its
+        anchor. For worlds of any engine. ValueError for an engine that draws none."""
         raise ValueError(f"{cls.__name__} draws no start images.")
 
     def encode(self, image: np.ndarray, prompt: str, anchor: Anchor | None) -> Any:

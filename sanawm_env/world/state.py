@@ -106,6 +106,7 @@ class WorldState:
 
     @property
     def device(self) -> torch.device:
+        """Where its tensors are."""
         return self.slots[0].frame.device
 
     @isolated
@@ -147,10 +148,8 @@ class WorldState:
 
 @isolated
 def load_state(path: str | os.PathLike, world: "World", *extra_types: type) -> tuple[WorldState, Any]:
-    """As `WorldState.load`, and what was saved as `extra`: its dataclasses are made if they are named here.
-
-    Without `extra_types` the extra is left alone and None is returned for it.
-    """
+    """As `WorldState.load`, and what was saved as `extra`; its dataclasses have to be named here. Without `extra_types`
+    the extra is not read, and None is returned for it. Raises as `WorldState.load`."""
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"A state is read from a path, got {brief(path)}.")
     path = Path(path)

@@ -57,6 +57,7 @@ class Lock:
 
     @contextmanager
     def held(self) -> Generator[None]:
+        """Hold the lock within a `with` block."""
         with self._lock:  # the same one to the end, whatever is renewed meanwhile
             yield
 

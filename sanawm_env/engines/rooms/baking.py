@@ -34,6 +34,7 @@ class Canvas:
         self.u, self.v = (u + 0.5) * TEXEL, (v + 0.5) * TEXEL
 
     def rectangle(self, u0: float, v0: float, u1: float, v1: float, colour: tuple, glowing: bool = False) -> None:
+        """Fill a rectangle."""
         part = (
             slice(max(0, round(v0 / TEXEL)), max(0, round(v1 / TEXEL))),
             slice(max(0, round(u0 / TEXEL)), max(0, round(u1 / TEXEL))),
@@ -41,11 +42,13 @@ class Canvas:
         self.colour[part], self.glowing[part] = colour, glowing
 
     def disc(self, u: float, v: float, radius: float, colour: tuple, glowing: bool = False) -> None:
+        """Fill a disc."""
         inside = (self.u - u) ** 2 + (self.v - v) ** 2 < radius**2
         self.colour[inside], self.glowing[inside] = colour, glowing
 
 
 def tint(colour: tuple, factor: float) -> tuple:
+    """A colour, times a factor, within 0 to 255."""
     return tuple(np.clip(np.array(colour, float) * factor, 0, 255))
 
 

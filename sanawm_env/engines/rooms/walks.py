@@ -52,7 +52,8 @@ def held_clear(place: Place, start: np.ndarray, path: np.ndarray) -> np.ndarray:
 
 
 def sample_start(place: Place, rng: np.random.Generator) -> np.ndarray:
-    """A level camera (4, 4) float64 that looks anywhere, 0.7 m clear of everything, median depth at least 2 m."""
+    """A level camera pose (4, 4) float64 with a random heading, 0.7 m clear of everything, median depth at least 2 m.
+    RuntimeError for a place that has no such pose."""
     for _ in range(1000):
         reach = place.half[0, [0, 2]] - START_CLEARANCE
         x, z = rng.uniform(-reach, reach)

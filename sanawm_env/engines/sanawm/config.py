@@ -71,8 +71,10 @@ class SanaWorldConfig(WorldConfig):
 
     @property
     def latent_height(self) -> int:
+        """Rows of latents."""
         return self.height // self.spatial_stride
 
     @property
     def latent_width(self) -> int:
+        """Columns of latents."""
         return self.width // self.spatial_stride

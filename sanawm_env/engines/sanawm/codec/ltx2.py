@@ -144,6 +144,7 @@ class LTX2Codec:
 
         first: whether they open the stream, in which case F = 8 T - 7 and `state` is None; else F = 8 T. Bytes are made
         in float32 and truncated, as in the official streaming pipeline but for its bfloat16 (section a.3).
+        ValueError for another shape, or a state of other streams.
         """
         video, state = self.decode_video(latents, state, first=first)
         # (x + 1) * 127.5, clamped and truncated
@@ -152,7 +153,7 @@ class LTX2Codec:
 
     @torch.no_grad()
     def decode_video(self, latents: Tensor, state: LTX2State | None, *, first: bool) -> tuple[Tensor, LTX2State]:
-        """As `decode_chunk`, but (B, 3, F, H, W) in about -1..1, in the codec's dtype."""
+        """As `decode_chunk`, but (B, 3, F, H, W) in about -1..1, in the codec's dtype. Raises as `decode_chunk`."""
         if latents.ndim != 5 or latents.shape[1] != self.channels or not latents.shape[2]:
             raise ValueError(f"latents must be (B, {self.channels}, T, h, w), got {tuple(latents.shape)}.")
         if first != (state is None):

@@ -58,8 +58,8 @@ class PatchPCACodec(nn.Module):
 
     @staticmethod
     def fit(patches: Tensor, channels: int = 64, device: str = "cpu") -> "PatchPCACodec":
-        """Codec of the `channels` strongest principal components of `patches` (N, P), uint8 or float in 0..1. device:
-        where it is worked out; the codec is on the CPU."""
+        """Codec of the `channels` strongest principal components of `patches` (N, P), uint8 or float in 0..1; N >
+        channels (ValueError). device: where it is computed; the codec is on the CPU."""
         stride = _stride(patches.shape[-1]) if patches.ndim == 2 else None
         if stride is None or len(patches) <= channels:
             sizes = f"{PATCH} or another 24 S S values"
@@ -90,7 +90,13 @@ class PatchPCACodec(nn.Module):
     def decode(self, latents: Tensor, first: bool) -> Tensor:
         """Frames (B, F, H, W, 3) uint8 of latents (B, C, T, h, w), of any floating dtype, on their device.
 
-        first: whether latent frame 0 opens the clip, and so stands for one picture; F = 1 + 8 (T - 1), else F = 8 T.
+        Args:
+            latents: (B, C, T, h, w).
+            first: whether latent frame 0 opens the clip, and so stands for one frame; F = 1 + 8 (T - 1), else F = 8
+                T.
+
+        Raises:
+            ValueError: for latents of another shape.
         """
         if latents.ndim != 5 or latents.shape[1] != self.channels:
             raise ValueError(f"latents must be (B, {self.channels}, T, h, w), not {tuple(latents.shape)}.")
@@ -134,7 +140,8 @@ class PatchPCACodec(nn.Module):
 
 
 def to_patches(frames: Tensor, stride: int = SPACE_STRIDE) -> Tensor:
-    """Patches (B, 1 + n, H / S, W / S, 24 S S) of frames (B, 1 + 8 n, H, W, 3), same dtype, first frame repeated."""
+    """Patches (B, 1 + n, H / S, W / S, 24 S S) of frames (B, 1 + 8 n, H, W, 3), same dtype, first frame repeated.
+    ValueError for another shape."""
     shape, s = frames.shape, stride
     if frames.ndim != 5 or shape[4] != 3 or shape[1] % TIME_STRIDE != 1 or shape[2] % s or shape[3] % s:
         raise ValueError(f"frames must be (B, 1 + 8 n, {s} h, {s} w, 3), not {tuple(frames.shape)}.")

@@ -108,6 +108,7 @@ class Refiner:
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of its weights."""
         return next(self.transformer.parameters()).dtype
 
     def outline(self, tokens: int, blocks: int, text: Tensor, text_mask: Tensor) -> RefinerState:
@@ -126,9 +127,12 @@ class Refiner:
 
     @torch.no_grad()
     def start(self, sink_latent: Tensor, text: Tensor, text_mask: Tensor) -> RefinerState:
-        """The state before the first block.
+        """The state before the first block. ValueError for another shape.
 
-        sink_latent: (B, c, 1, h, w), the normalised latent of the start image. text: (B, L, C); text_mask: (B, L).
+        Args:
+            sink_latent: (B, c, 1, h, w), the normalised latent of the start image.
+            text: (B, L, C).
+            text_mask: (B, L).
         """
         if sink_latent.ndim != 5 or sink_latent.shape[2] != 1:
             raise ValueError(f"sink_latent must be (B, c, 1, h, w), got {tuple(sink_latent.shape)}.")
@@ -141,9 +145,12 @@ class Refiner:
 
     @torch.no_grad()
     def refine(self, block: Tensor, state: RefinerState, noise: Tensor) -> tuple[Tensor, RefinerState]:
-        """The refined block and the next state; nothing given is written to.
+        """The refined block and the next state; nothing given is written to. ValueError for other shapes.
 
-        block, noise: (B, c, 3, h, w), normalised stage-1 latents of the next latent frames, and unit normal noise.
+        Args:
+            block: (B, c, 3, h, w), normalised stage-1 latents of the next latent frames.
+            state: of the blocks before.
+            noise: (B, c, 3, h, w), unit normal.
         """
         config, dtype = self.config, self.dtype
         if block.ndim != 5 or block.shape[2] != config.block or noise.shape != block.shape:
