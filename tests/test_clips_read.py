@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from sanawm_env.camera.trajectory import inverse, load_trajectory, relative_to_first
 from sanawm_env.cli.arguments import TrajectoryReading
@@ -85,6 +86,16 @@ def test_a_faster_clip_is_brought_to_16_frames_a_second(tmp_path, fps):
     assert len(found.shown) == len(found.c2w) == 49 and not found.warnings
     np.testing.assert_allclose(found.c2w[:, 2, 3], np.arange(49) / 16, atol=0.51 / fps)  # the nearest frame
     check_together(found)
+
+
+def test_a_fast_turn_is_warned_of_by_its_path_and_not_by_the_frames_that_are_taken(tmp_path):
+    seconds = np.arange(35) / 35  # of which every second or third is taken
+    film(tmp_path / "a.mp4", seconds)
+    for speed, warned in ((36, False), (45, True)):
+        c2w = forward(seconds)
+        c2w[:, :3, :3] = Rotation.from_euler("y", speed * seconds, degrees=True).as_matrix()
+        write_kitti(tmp_path / "a.txt", c2w)
+        assert any("degrees a second, faster than" in text for text in planned(tmp_path, 70.0).warnings) is warned
 
 
 def test_a_clip_of_16_frames_a_second_is_taken_whole(tmp_path):

@@ -6,7 +6,7 @@ clip's path comes from is one function, from its video to a `Trajectory`; `poses
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -103,14 +103,12 @@ def plan_clip(video: Path, poses_of: PosesOf, fov_deg: float | None = None) -> C
     except ValueError as error:
         said = reason(error, 400)
         raise ValueError(f"{video} {said[0].lower()}{said[1:]}") from error
-    path = trajectory.between(places[shown].clip(0, len(trajectory.c2w) - 1))
-    warnings = [
-        *inspect(
-            Trajectory(path.c2w, fps=NANO_SMALL.fps, source=path.source, axes=path.axes, poses=path.poses,
-                       metres_per_unit=path.metres_per_unit),
-            NANO_SMALL.fps,
-        ).warnings
-    ]  # fmt: skip
+    last = len(trajectory.c2w) - 1
+    path = trajectory.between(places[shown].clip(0, last))
+    # speeds are those of the path, not of frames that lie unevenly
+    seconds = times[shown[0]] + np.arange(len(shown)) / NANO_SMALL.fps
+    even = trajectory.between(np.interp(seconds, times, places).clip(0, last))
+    warnings = list(inspect(replace(even, fps=NANO_SMALL.fps), NANO_SMALL.fps).warnings)
     covered = len(shown) / NANO_SMALL.fps
     if covered < 0.9 * times[-1]:
         warnings.append(f"Its poses are of {covered:.3g} of its {times[-1]:.3g} s: the rest is left out.")
