@@ -93,7 +93,7 @@ def test_a_fast_turn_is_warned_of_by_its_path_and_not_by_the_frames_that_are_tak
     film(tmp_path / "a.mp4", seconds)
     for speed, warned in ((36, False), (45, True)):
         c2w = forward(seconds)
-        c2w[:, :3, :3] = Rotation.from_euler("y", speed * seconds, degrees=True).as_matrix()
+        c2w[:, :3, :3] = Rotation.from_rotvec(np.radians(speed) * seconds[:, None] * (0, 1, 0)).as_matrix()
         write_kitti(tmp_path / "a.txt", c2w)
         assert any("degrees a second, faster than" in text for text in planned(tmp_path, 70.0).warnings) is warned
 
