@@ -237,6 +237,17 @@ def serving(report: dict) -> str:
     return table(["clients", "steps/s", "over a local batch", "in a batch", *times], rows)
 
 
+def killed(report: dict) -> str:
+    columns = ["`--keep-every`", "steps before", "taken again", "MB of a state", "ms to write and send a kept step",
+               "s to start a server", "s until it has answered"]  # fmt: skip
+    rows = []
+    for row in report["kept"]:
+        counts = [str(row[name]) for name in ("every", "steps_before", "steps_again")]
+        seconds = [f"{row[name]:.1f}" for name in ("start_seconds", "answer_seconds")]
+        rows.append([*counts, f"{row['state_mb']:.1f}", f"{row['kept_step_transport_ms']:.0f}", *seconds])
+    return table(columns, rows)
+
+
 def operations(bench: dict) -> str:
     rows = [
         ["`env.step`", f"{bench['env_step_ms']:.0f} ms"],
@@ -387,7 +398,8 @@ def compare_tables() -> list[str]:
 
 
 def serve_tables() -> list[str]:
-    return [serving(read("serve_load"))]
+    report = read("serve_load")
+    return [serving(report), killed(report)]
 
 
 PAGES = {

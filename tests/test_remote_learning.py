@@ -1,5 +1,7 @@
 """Stable-Baselines3, RLlib and TorchRL train through a server as they train on an environment here."""
 
+import re
+
 import gymnasium as gym
 import pytest
 
@@ -10,6 +12,7 @@ from sanawm_env.integrations import rllib
 from sanawm_env.serving.remote import RemoteVectorEnv
 from sanawm_env.serving.server import Server
 from sanawm_env.serving.service import Service
+from tests.golden_files import ROOT
 from tests.worlds import with_starts, write_tiny_world
 
 pytestmark = pytest.mark.slow
@@ -86,17 +89,21 @@ def test_torchrl_trains_through_the_wire(served, taken):
 
 @pytest.fixture(scope="module")
 def ppo():
-    pytest.importorskip("ray.rllib.algorithms.ppo", reason="ray[rllib] is not installed", exc_type=ImportError)
+    reason = "ray[rllib] is not installed"
+    return pytest.importorskip("ray.rllib.algorithms.ppo", reason=reason, exc_type=ImportError).PPOConfig
+
+
+@pytest.fixture(scope="module")
+def cluster(ppo):
     import ray
-    from ray.rllib.algorithms.ppo import PPOConfig
 
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
-    yield PPOConfig
+    yield
     ray.shutdown()
 
 
 @pytest.mark.parametrize("remote", [False, True], ids=["here", "through the wire"])
-def test_rllib_trains(ppo, tiny, served, taken, remote):
+def test_rllib_trains(ppo, cluster, tiny, served, taken, remote):
     there = {"id": "SanaWM/Remote-v0", "url": served.url}
     config = (
         ppo()
@@ -120,3 +127,13 @@ def test_rllib_trains(ppo, tiny, served, taken, remote):
     assert results[-1]["num_env_steps_sampled_lifetime"] >= 32
     assert results[-1]["num_episodes"] > 0
     assert (taken() >= 32) == remote
+
+
+def test_the_settings_on_the_page_are_rllibs(ppo):
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "many_gpus.md").read_text(), re.S | re.M))
+    made: dict = {}
+    exec(code, made)
+    for name, environments in (("config", 64), ("remote", 64)):
+        config = made[name]
+        config.validate()
+        assert config.num_env_runners * config.num_envs_per_env_runner == environments

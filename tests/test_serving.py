@@ -5,6 +5,7 @@ import copy
 import gc
 import json
 import pickle
+import runpy
 import signal
 import socket
 import subprocess
@@ -13,13 +14,14 @@ import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import count, repeat
 from urllib.error import HTTPError
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import yaml
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env, data_equivalence
 
@@ -48,6 +50,7 @@ from sanawm_env.serving.metrics import REFUSALS
 from sanawm_env.serving.server import Server
 from sanawm_env.serving.service import Refused, Service
 from sanawm_env.serving.worker import Step, Worker
+from tests.golden_files import ROOT
 from tests.test_cli import refused
 from tests.worlds import picture, with_starts, write_tiny_world
 
@@ -236,6 +239,17 @@ def test_a_client_chooses_what_it_observes(served, config, obs_mode, pictures):
     assert same(remote.step(np.full(6, 0.2)), env.step(np.full(6, 0.2)))
     assert np.array_equal(remote.unwrapped.latents, env.unwrapped.state.slots[0].latents[0].float())
     remote.close()
+
+
+def test_pictures_may_travel_as_jpeg(served, config):
+    frames = []
+    for pictures in ("raw", "jpeg"):
+        env = gym.make(ID, url=served.url, pictures=pictures).unwrapped
+        env.reset(seed=0)
+        frames.append(env.clip.frames)
+        env.close()
+    assert frames[0].shape == frames[1].shape and (frames[0] != frames[1]).any()
+    assert len(wire.pack({"frames": frames[0]}, "jpeg")) < frames[0].nbytes / 2
 
 
 def test_any_image_can_be_the_start(remote, config, tmp_path):
@@ -933,6 +947,12 @@ def test_replies_have_a_limit_too(strict):
     assert refusals(strict, "message") == 1
 
 
+def test_every_limit_is_on_the_page():
+    page = (ROOT / "docs" / "serve.md").read_text()
+    for each in fields(ServerLimits):
+        assert f"| `--{each.name.replace('_', '-')}` | {each.default:g} | " in page
+
+
 def test_every_limit_has_a_metric(served):
     text = urllib.request.urlopen(served.url.replace("ws", "http") + "/metrics").read().decode()
     for limit in REFUSALS:
@@ -1179,6 +1199,37 @@ def test_the_command_serves_until_it_is_stopped(tiny):
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 128 + signal.SIGTERM
     assert "Stopped." in process.stdout.read()
+
+
+@pytest.mark.slow
+def test_an_agent_that_answers_with_keys_walks_the_same_here_and_through_the_wire(capsys, monkeypatch):
+    walk = str(ROOT / "examples" / "vlm_walk.py")
+    said = []
+    with Server(Service(EnvConfig(world="nano", task="imagenav", action_mode="keys"))) as server:
+        for options in ([], ["--url", server.url]):
+            monkeypatch.setattr(sys, "argv", [walk, "--steps", "2", *options])
+            runpy.run_path(walk, run_name="__main__")
+            said.append(capsys.readouterr().out)
+    assert said[0] == said[1] and len(said[0].splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "keys"),
+    [("KEYS: wd", "wd"), ("I think.\n**Keys:** W", "w"), ("KEYS: none", ""), ("KEYS: xyz", None), ("w", None)],
+)
+def test_keys_are_found_in_what_a_language_model_says(answer, keys):
+    assert runpy.run_path(str(ROOT / "examples" / "vlm_walk.py"))["keys_in"](answer) == keys
+
+
+def test_what_openenv_deploys_is_what_there_is():
+    folder = ROOT / "examples" / "openenv"
+    deployed = yaml.safe_load((folder / "openenv.yaml").read_text())
+    docker = (folder / "Dockerfile").read_text()
+    module, _, name = deployed["app"].partition(":")
+    assert f"\n{name} = create_app(" in (folder / f"{module}.py").read_text()
+    assert f"EXPOSE {deployed['port']}\n" in docker and f'"{deployed["app"]}"' in docker
+    sent = (folder / "Dockerfile.dockerignore").read_text().splitlines()
+    assert all((ROOT / line[1:]).exists() for line in sent if line.startswith("!"))
 
 
 def test_importing_the_package_registers_it_without_the_extra():
