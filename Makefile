@@ -16,7 +16,7 @@ TYPES := build/types
 # Modules are compiled when they are first imported: torch has thousands that nothing here imports.
 INSTALL := $(BIN)/python -m pip install --no-compile --constraint constraints.txt
 
-.PHONY: setup browser demo test lint docs clean
+.PHONY: setup browser demo test lint wheel docs clean
 
 setup: $(INSTALLED)
 
@@ -52,6 +52,10 @@ lint: setup
 	cp -R kernels agents $(TYPES)/sanawm_env
 	cp -R benchmarks examples $(TYPES)
 	@$(BIN)/python -m ty check --python .venv || { echo "These files are copies: mend those outside $(TYPES)." >&2; exit 1; }
+
+# The wheel, installed into an empty environment of every Python of 3.11 to 3.13 that is here.
+wheel: setup
+	$(BIN)/python -m tests.empty_environment
 
 # The site in build/site: open build/site/index.html. Warnings are errors; nothing is fetched.
 docs: setup

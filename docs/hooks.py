@@ -4,6 +4,7 @@ Reference pages, one per package, list every module; mkdocstrings fills them fro
 file or folder of the repository outside docs/ (an example, a script, a result) leads to a page that shows it.
 """
 
+import json
 import posixpath
 import re
 import shutil
@@ -44,7 +45,7 @@ def on_config(config: MkDocsConfig) -> None:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
-    for pages in (root_pages, reference_pages, source_pages):  # the last looks for links in all others
+    for pages in (root_pages, reference_pages, notebook_page, source_pages):  # the last looks for links in all others
         for name, text in list(pages(files)):
             files.append(File.generated(config, name, content=text))
 
@@ -92,6 +93,24 @@ def reference_pages(files: Files) -> Iterator[tuple[str, str]]:
     for package, folder in packages().items():
         listed = "\n\n".join(f"::: {name}\n    options: {{ heading_level: 2 }}" for name in modules(package, folder))
         yield f"api/{package}.md", f"# sanawm_env.{package}\n\n{listed}\n"
+
+
+def notebook_page(files: Files) -> Iterator[tuple[str, str]]:
+    """The notebook with its pictures."""
+    cells = json.loads((ROOT / "examples" / "tour.ipynb").read_text())["cells"]
+    shown = "\n\n".join(part for cell in cells for part in notebook_cell(cell))
+    yield "tutorials/notebook.md", shown.replace("](../docs/", "](../")
+
+
+def notebook_cell(cell: dict) -> Iterator[str]:
+    """A cell of a notebook as Markdown, and what it printed and drew."""
+    text = "".join(cell["source"])
+    yield text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```"
+    for output in cell.get("outputs", ()):
+        if "text" in output:
+            yield f"```text\n{''.join(output['text'])}\n```"
+        elif picture := output["data"].get("image/jpeg"):
+            yield f"![Output of the cell above](data:image/jpeg;base64,{''.join(picture).strip()})"
 
 
 def source_pages(files: Files) -> Iterator[tuple[str, str]]:

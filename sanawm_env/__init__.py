@@ -12,7 +12,7 @@ import gymnasium
 
 from sanawm_env.world import forks as _forks  # noqa: F401  from now on torch works in forked processes
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _LAZY = {
     "EnvConfig": "sanawm_env.envs.config",
