@@ -1,4 +1,4 @@
-"""Does what works in the dream work in the truth? The same episodes, begun in a world model and in the world it models.
+"""Do policies rank the same in a predicted and in a rendered world (the truth)? The same episodes, begun in both.
 
 An episode is set up once, in the truth, and begun alike in every world:
 
@@ -50,10 +50,14 @@ MAX_BYTES = 2**28  # of what is kept of a policy
 class Setup:
     """How one episode begins, the same in every world.
 
-    anchor: where the start image was taken; the truth begins there, a dream is told it where it knows the place.
-    image: (H, W, 3) uint8, what the truth shows there. intrinsics: (4,) of the frames, in pixels.
-    goal_c2w: (4, 4) float64 pose to reach, relative to frame 0. goal_image: (H, W, 3) uint8, its frame.
-    seed: of the dream's noise, and of what a policy draws.
+    Attributes:
+        anchor: pose of the start image; the truth begins there, and the predicted world is told it where it knows the
+            place.
+        image: (H, W, 3) uint8, what the truth shows there.
+        intrinsics: (4,) of the frames, in pixels.
+        goal_c2w: (4, 4) float64 pose to reach, relative to frame 0.
+        goal_image: (H, W, 3) uint8, the frame there.
+        seed: of the predicted world's noise, and of what a policy draws.
     """
 
     anchor: Anchor
@@ -80,9 +84,19 @@ SETTINGS = {
 
 
 def load_truth(name: str | PathLike, dream: World, walls: bool, small: bool = False) -> World:
-    """The world of that name, with frames as large as the dream's, or as small as can be for who does not look;
-    walls: whether they stop a camera. All that where it can be chosen. Raises as `World.load`, and ValueError for a
-    world that is itself predicted."""
+    """The world of that name, with frames as large as those of the predicted world, or tiny for policies that do not
+    look; as far as these can be chosen.
+
+    Args:
+        name: name or folder.
+        dream: the predicted world.
+        walls: whether walls stop a camera.
+        small: whether frames are tiny.
+
+    Raises:
+        ValueError: for a world that is itself predicted, and as `World.load`.
+        TypeError: as `World.load`.
+    """
     height, width = (8, 12) if small else (dream.config.height, dream.config.width)
     wanted: dict[str, Any] = {"height": height, "width": width, "collisions": walls}
     takes = load_options(name)
@@ -113,10 +127,12 @@ def simulators(dream: World, truth: World, task: Task, steps: int = 6) -> tuple[
 
 
 def anchors_of(scenes: str, dream: WorldConfig, truth: WorldConfig, count: int, seed: int = 0) -> list[Anchor]:
-    """Where `count` episodes begin: "known", spots in the places that the dream knows where no training has stood; or
-    a set of furnished rooms that the truth can show, such as "rooms:test", another room for each.
+    """Where `count` episodes begin: "known", positions away from training data in the places that the predicted world
+    knows; or a set of furnished rooms that the truth can show, such as "rooms:test", another room for each.
 
-    Raises ValueError for other scenes, or a world without known places."""
+    Raises:
+        ValueError: for other scenes, or a world without known places.
+    """
     count = check_count("The number of episodes", count, 1, MOST_EPISODES)
     if scenes == KNOWN:
         walks = [draw_walk(dream, seed, i, 1) for i in range(count)]
@@ -160,9 +176,9 @@ def draw_setups(
 def begin(simulator: Simulator, setups: Sequence[Setup], looked_at: bool = True) -> list[Episode]:
     """The episodes in the simulator's world, nothing predicted yet: the same start image, pose, goal and noise.
 
-    The start image is the truth's, also in a dream; the place is known only to worlds that know it, so in furnished
-    rooms a dream begins from the frame alone. Raises ValueError where the world has another size of frame, unless
-    nobody looks at it.
+    The start image is the truth's in both worlds. The place is told to worlds that know it, so in furnished rooms the
+    predicted world begins from the image alone. ValueError for a world with frames of another size, unless nobody looks
+    at them.
     """
     world, size = simulator.world, (simulator.world.config.height, simulator.world.config.width)
     scenes = []

@@ -1,4 +1,4 @@
-"""What is made of policies' success in a dream and in the truth: intervals, correlation, rank violation, a plot."""
+"""Policies' success in a predicted world and in the truth: intervals, correlation, rank violation, a plot."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ def rank_violation(dream: ArrayLike, truth: ArrayLike) -> NDArray:
         violation(i, j) = |truth_i - truth_j| * [(dream_i < dream_j) != (truth_i < truth_j)]
         result = mean over i of max over j of violation(i, j)
 
-    How much worse a policy may be in truth than the one that the dream takes for worse; 0 is best, 1 the most.
+    How much worse a policy may be in truth than one that the predicted world ranks below it; 0 is best, 1 worst.
     """
     dream, truth = np.asarray(dream, float), np.asarray(truth, float)
     apart = np.abs(truth[..., :, None] - truth[..., None, :])
@@ -62,7 +62,7 @@ def rank_violation(dream: ArrayLike, truth: ArrayLike) -> NDArray:
 
 
 def mean_gap(dream: ArrayLike, truth: ArrayLike) -> NDArray:
-    """How much better policies (..., P) look in the dream, on average."""
+    """How much better policies (..., P) look in the predicted world, on average."""
     return (np.asarray(dream) - np.asarray(truth)).mean(-1)
 
 
@@ -88,14 +88,14 @@ class Row:
 
     @property
     def gap(self) -> float:
-        """How much better it looks in the dream."""
+        """How much better it looks in the predicted world."""
         return self.dream.value - self.truth.value
 
 
 @dataclass(frozen=True)
 class Agreement:
     """Of some policies. r: over policies (Fisher). r_episodes, violation, gap: intervals over episodes; gap is the mean
-    of success in the dream minus that in the truth."""
+    of success in the predicted world minus that in the truth."""
 
     policies: int
     r: Estimate
@@ -163,7 +163,7 @@ def compared(
 
 
 def scatter(axes: "Axes", comparison: Comparison) -> None:
-    """Success in the dream against success in the truth, with intervals, on matplotlib's axes."""
+    """Success in the predicted world against success in the truth, with intervals, on matplotlib's axes."""
     axes.plot((0, 1), (0, 1), color="0.8", linewidth=1, zorder=0)
     for kind, colour in COLOURS.items():
         rows = [row for row in comparison.rows if row.acts_on == kind]

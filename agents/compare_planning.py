@@ -1,10 +1,11 @@
-"""Plan in the dream, act in the truth: the agent sees true frames and its odometry, and dreams what comes next.
+"""Plan in a predicted world, act in the truth: an agent sees rendered frames and its odometry, and predicts what
+follows.
 
     (outcome,) = [plan_and_act(acting, setup, dreaming, CEM(horizon=3, candidates=32), "fresh") for setup in setups[:1]]
 
 At each decision the planner predicts its futures in the model, from what is believed of the world now, and the first
-action is done in the truth. What is believed is made of the last belief, the step's true poses and its last true
-frame, in one of the ways of `BELIEFS`. With the truth itself as the model that is the ceiling of such a planner.
+action is done in the truth. What is believed is made of the last belief, the step's true poses and its last true frame,
+in one of the ways of `BELIEFS`. With the truth itself as the model, this is the upper limit of such a planner.
 """
 
 from collections.abc import Callable
@@ -34,7 +35,7 @@ def fresh(model: Simulator, before: Episode, seen: Episode) -> Episode:
 
 def kept(model: Simulator, before: Episode, seen: Episode) -> Episode:
     """The model's own state, taken along the true poses; its last frame becomes the true one. What a model remembers
-    of its dream stays; one whose next frames are made of the last one is set right by it."""
+    of its predictions stays; one whose next frames are made of the last one is set right by it."""
     state, _ = model.world.advance(before.state, seen.c2w)
     slot = replace(state.slots[0], frame=_frame(model, seen))
     return Episode(replace(state, slots=(slot,)), seen.controller_state, before.task_state)

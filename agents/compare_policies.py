@@ -2,10 +2,10 @@
 
 A policy is a value; what it remembers of an episode is handed back to it at the next decision. `acts_on` says what it
 reads: "nothing", "odometry" (where the goal lies from here, as the poses say), or "pictures", and then no pose but that
-of the start. Only policies that act on frames can do otherwise in a dream than in the truth, as long as nothing stops
-the camera: the others take the same actions in both.
+of the start. Only policies that act on frames can do otherwise in a predicted world than in the truth, as long as
+nothing stops the camera: the others take the same actions in both.
 
-Frames are read without a network and without a dream, by `Registration`: each of some hundred poses is tried, with
+Frames are read without a network and without prediction, by `Registration`: each of some hundred poses is tried, with
 the old frame warped as though the scene were a floor and a wall straight ahead, and the one that fits best is taken.
 """
 

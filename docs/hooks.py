@@ -18,6 +18,12 @@ from mkdocs.structure.pages import Page
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 ROOT_PAGES = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
+FIRST = (  # modules that most readers look for stand first on their page
+    "world.world", "world.state", "world.engine", "simulation.simulator", "simulation.episode", "simulation.tasks",
+    "simulation.controllers", "envs.env", "envs.vector", "envs.config", "envs.observations", "agents.planners",
+    "agents.collect", "agents.collection", "camera.trajectory", "camera.twist", "recording.dataset",
+    "recording.episode", "viewer.session",
+)  # fmt: skip
 COMING = ("own_footage.md", "score.md", *ROOT_PAGES)
 LINK = re.compile(r"(?<=\]\()(\.\./[^)#\s]+)")
 LANGUAGES = {".py": "python", ".json": "json", ".yaml": "yaml", ".toml": "toml", ".md": "markdown"}
@@ -76,7 +82,12 @@ def modules(package: str, folder: Path) -> list[str]:
     """Dotted names of a package and of all modules in it."""
     paths = sorted(path.relative_to(folder).with_suffix("") for path in folder.rglob("*.py"))
     names = (".".join(part for part in path.parts if part != "__init__") for path in paths)
-    return [f"sanawm_env.{package}" + (f".{name}" if name else "") for name in sorted(names)]
+    full = sorted(f"{package}.{name}".rstrip(".") for name in names)
+    return [f"sanawm_env.{name}" for name in (full[0], *sorted(full[1:], key=lambda name: (rank(name), name)))]
+
+
+def rank(name: str) -> int:
+    return FIRST.index(name) if name in FIRST else len(FIRST)
 
 
 def root_pages(files: Files) -> Iterator[tuple[str, str]]:
@@ -91,8 +102,10 @@ def root_pages(files: Files) -> Iterator[tuple[str, str]]:
 
 def reference_pages(files: Files) -> Iterator[tuple[str, str]]:
     for package, folder in packages().items():
-        listed = "\n\n".join(f"::: {name}\n    options: {{ heading_level: 2 }}" for name in modules(package, folder))
-        yield f"api/{package}.md", f"# sanawm_env.{package}\n\n{listed}\n"
+        first, *others = modules(package, folder)
+        head = f"# {first}\n\n::: {first}\n    options: {{ heading_level: 2, show_root_heading: false }}"
+        listed = (f"::: {name}\n    options: {{ heading_level: 2 }}" for name in others)
+        yield f"api/{package}.md", "\n\n".join((head, *listed)) + "\n"
 
 
 def notebook_page(files: Files) -> Iterator[tuple[str, str]]:

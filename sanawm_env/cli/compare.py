@@ -1,4 +1,4 @@
-"""`sanawm compare`: does what works in the dream work in the truth?"""
+"""`sanawm compare`: do policies rank the same in a predicted and in a rendered world?"""
 
 import json
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Run policies of graded skill in a dream and in the truth, from the same starts to the same goals: success in
-    each, the gap, correlation and rank violation. Stop it at any time: the same command goes on."""
+    """Run policies of graded skill in a predicted and in a rendered world, from the same starts to the same goals:
+    success in each, the gap, correlation and rank violation. Stop it at any time: the same command goes on."""
 
     world: tyro.conf.Positional[str] = "nano"
-    """Name or folder of the world that dreams."""
+    """Name or folder of the predicted world."""
     truth: tyro.conf.Positional[str] = "rooms"
     """Name or folder of the world that is true."""
     task: Literal["image-nav", "point-nav"] = "image-nav"
