@@ -4,6 +4,7 @@ import asyncio
 import copy
 import gc
 import json
+import os
 import pickle
 import runpy
 import signal
@@ -44,7 +45,7 @@ from sanawm_env.serving import keep as keep_module
 from sanawm_env.serving import server as server_module
 from sanawm_env.serving import service as service_module
 from sanawm_env.serving.connection import ServerRefused, SessionLost
-from sanawm_env.serving.keep import Keep
+from sanawm_env.serving.keep import Keep, Record
 from sanawm_env.serving.limits import ServerLimits
 from sanawm_env.serving.metrics import REFUSALS
 from sanawm_env.serving.server import Server
@@ -780,6 +781,17 @@ def test_a_session_that_moved_is_not_touched_where_it_was(config, tmp_path):
         two.close()
 
 
+def test_no_server_forgets_a_session_that_another_one_has(tmp_path):
+    mine, other = Keep(tmp_path), Keep(tmp_path)
+    record = Record(hello={}, last=0, made=0, episodes=(), owner=mine.owner)
+    for name in ("a" * 22, "b" * 22):
+        mine.write(name, record, b"", {})
+        os.utime(tmp_path / name / "session", (0, 0))  # 1970
+    mine.sweep(3600, {"a" * 22})
+    other.sweep(3600, set())
+    assert [path.name for path in tmp_path.iterdir()] == ["a" * 22]
+
+
 def test_nothing_but_a_session_is_read_from_where_they_are_kept(config, tmp_path):
     keep = Keep(tmp_path / "kept")
     (tmp_path / "secrets!").mkdir()
@@ -936,6 +948,20 @@ def test_a_message_that_is_too_large_is_a_sentence_and_a_metric(config):
                     stranger.recv(60)
             assert closed.value.rcvd.code == 1009
             assert refusals(server.service, "message") == refused_before + 1
+
+
+def test_a_reply_that_is_kept_counts_as_state(strict):
+    session = welcomed(strict, obs_mode="rgb", obs_size=[500, 500])  # 0.75 MB, of 1 MB for all
+    strict.limits = replace(strict.limits, sessions=20)
+
+    async def ask():
+        for n in range(2):
+            reply = await strict.answer(session, wire.pack({"n": n, "op": "reset", **RESET}))
+            strict.limits = replace(strict.limits, state_gb=(session.bytes + 500 * 500 * 3) / 1e9)
+        return wire.unpack(reply)
+
+    assert "smaller observations" in asyncio.run(ask())["error"]["says"]
+    assert refusals(strict, "state") == 1
 
 
 def test_replies_have_a_limit_too(strict):

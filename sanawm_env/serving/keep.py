@@ -89,10 +89,13 @@ class Keep:
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def sweep(self, seconds: float, but: Collection[str]) -> None:
-        """Forget sessions of servers that are no longer there: not written for so long, and not among `but`."""
+        """Forget sessions of servers that are no longer there: of no word for so long. but: those that this one has,
+        whose records are marked, so that no other server forgets them."""
         for folder in self.folder.iterdir():
             with suppress(OSError):
-                if folder.name not in but and time.time() - (folder / RECORD).stat().st_mtime > seconds:
+                if folder.name in but:
+                    os.utime(folder / RECORD)
+                elif time.time() - (folder / RECORD).stat().st_mtime > seconds:
                     shutil.rmtree(folder, ignore_errors=True)
 
     def _tidy(self, folder: Path, names: Collection[str]) -> None:

@@ -94,12 +94,18 @@ class Session:
         self.closing: Callable[[int], Awaitable[None]] | None = None
         self.last = -1  # number of the last request
         self.reply: asyncio.Future[bytes] | None = None
+        self.reply_bytes = 0  # which are kept for who asks again
         self.waits = False  # whether the last request waits for the one before it
         self.reading = 0.0  # seconds of work that it took to read
         self.steps = 0
         self.made = 0  # number of the last episode
         self.kept: set[int] = set()  # numbers of episodes that are on disk
         self._storages: dict[int, list[int]] = {}  # by address: how many tensors are in it, its bytes
+
+    @property
+    def held(self) -> int:
+        """Bytes of its episodes and of its last reply."""
+        return self.bytes + self.reply_bytes
 
     @property
     def file(self) -> Path:
@@ -169,7 +175,9 @@ class Service:
         self.metrics.watch("sessions", "Sessions that are kept", lambda: len(self.sessions))
         self.metrics.watch("connections", "Clients that are connected", lambda: len(self._connected()))
         self.metrics.watch("episodes", "Episodes that are kept", lambda: sum(len(s.episodes) for s in self._all()))
-        self.metrics.watch("state_bytes", "Bytes of their states", lambda: sum(s.bytes for s in self._all()))
+        self.metrics.watch(
+            "state_bytes", "Bytes of their states and last replies", lambda: sum(s.held for s in self._all())
+        )
         self.worker = Worker(self.simulator, self.limits.batch, self._batched)
         self.metrics.watch("waiting", "Requests that wait for the world", lambda: self.worker.waiting)
         self._pool = ThreadPoolExecutor(REPLIES, "replies")
@@ -337,6 +345,7 @@ class Service:
                 session.steps += op == "step"
                 told["kept"] = op != "step" or session.steps % self.keep.every == 0
             reply = await self._aside(pack, {"n": number, **told}, session.hello.pictures)
+            session.reply_bytes = len(reply)
             if told.get("kept"):
                 session.kept.update(told["episodes"])
                 await self._aside(self._write_kept, session, number, reply)
@@ -565,11 +574,11 @@ class Service:
         if len(session.episodes) + more > limits.episodes:
             raise Refused("episodes", f"A session keeps at most {limits.episodes} episodes: let go of some.")
         most = limits.state_gb * GB
-        if sum(each.bytes for each in self._all()) > most and session.bytes > most / limits.sessions:
+        if sum(each.held for each in self._all()) > most and session.held > most / limits.sessions:
             raise Refused(
                 "state",
-                f"The episodes of all clients have over {limits.state_gb:g} GB, and yours {session.bytes / MB:,.0f} "
-                "MB, which is more than an equal part: let go of some.",
+                f"The episodes of all clients have over {limits.state_gb:g} GB, and yours {session.held / MB:,.0f} MB, "
+                "which is more than an equal part: let go of some, or ask for smaller observations.",
             )
 
     def _batched(self, episodes: int, took: float) -> None:
