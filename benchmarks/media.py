@@ -98,7 +98,7 @@ def scripted(env: SanaWMEnv, camera: str, chunks: int) -> Iterator[NDArray]:
 
 
 def planned(env: SanaWMEnv, objective: Any, axes: tuple[int, ...], steps: int = 6) -> Iterator[NDArray]:
-    planner, plan = CEM(horizon=2, candidates=8, iterations=2, elites=3, axes=axes), None
+    planner, plan = CEM(horizon=2, candidates=10, iterations=1, elites=3, axes=axes), None
     rng = np.random.default_rng(0)
     for _ in range(steps):
         action, plan = planner.act(env, objective, rng, plan)

@@ -1,23 +1,29 @@
 """How fast `sanawm play` answers: a minute at the keys in a real browser, and a picture of the page.
 
-    python benchmarks/play_latency.py         # two minutes; needs Debian's Chromium (apt-get install chromium)
+    python benchmarks/play_latency.py             # two minutes; needs Debian's Chromium (apt-get install chromium)
+    python benchmarks/play_latency.py --pictures  # the pictures alone, on however busy a machine
 
 The nano world, one torch thread, headless Chromium on the same machine. Keys are pressed at random from a seed: one or
 two of W, A, D, I, K, S, J, L for 0.3 to 2.5 s, changed in the middle of chunks, sometimes nothing at all. All
 times are the page's own: from the key's event to the drawing of the first frame that follows it, and how late a frame
 was drawn while a key was held. A chunk that is imagined again when keys change is not bit for bit what was shown of it
-by then: `seams` says how near it comes. docs/play.png is the picture.
+by then: `seams` says how near it comes. docs/play.png is the picture, docs/media/play.webp a
+walk, for which page and browser share a clock that stands still while a chunk is imagined.
 """
 
+import io
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import torch
-from harness import console, header, numbers_file, parser, plot_file, write
+from harness import DOCS, console, header, numbers_file, parser, write
+from PIL import Image
 from playwright.sync_api import Page as Tab
 from playwright.sync_api import sync_playwright
 
@@ -27,6 +33,8 @@ from sanawm_env.viewer.page import Page
 from sanawm_env.viewer.session import Session
 
 SEED, SECONDS = 2030, 60
+SHOTS = 8  # a second of the clip
+CLIP = (("", 1), ("d", 2.5), ("w", 1), ("", 1), ("Backspace", 0.5), ("Backspace", 0.5), ("a", 3), ("", 1.5))
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -96,9 +104,9 @@ def cpu_seconds() -> dict[str, float]:
 
 
 def picture(tab: Tab, page: Page, file: Path) -> None:
-    """Three branches of the gallery (from which step of the first, and its keys), and a planner at work."""
+    """Three branches of the court (from which step of the first, and its keys), and a planner at work."""
     session, player = page.session, page.player
-    start = next(i for i, path in enumerate(session.scenes) if path.stem == "gallery_10")
+    start = next(i for i, path in enumerate(session.scenes) if path.stem == "court_10")
 
     def wait() -> None:
         while not player.resting:
@@ -110,7 +118,7 @@ def picture(tab: Tab, page: Page, file: Path) -> None:
     root = session.current.id
     others = [node.id for node in session.tree.nodes.values() if node.parent is None and node.id != root]
     player.do(lambda: [session.delete(node) for node in others])
-    walks = {"the bench": (0, "w wd w d"), "": (1, "wa wa w wd w"), "look back": (2, "d wd wd")}
+    walks = {"hedge": (0, "d wd d l"), "": (1, "s sd j"), "tree": (0, "a a wa a")}
     line = [root]
     for name, (step, keys) in walks.items():
         player.do(lambda at=line[step]: session.restore(at))
@@ -119,7 +127,7 @@ def picture(tab: Tab, page: Page, file: Path) -> None:
         player.do(lambda name=name: session.rename(session.current.id, name))
         tab.wait_for_timeout(1000)
         wait()
-        if name == "the bench":
+        if name == "hedge":
             line = [node.id for node in session.tree.line(session.current.id)]
             player.do(lambda: session.pin(session.current.id))
     player.do(lambda: session.restore(line[2]))
@@ -131,8 +139,82 @@ def picture(tab: Tab, page: Page, file: Path) -> None:
     tab.screenshot(path=file)
 
 
+class Clock:
+    """Seconds, as many as a clip has shown."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def clip(tab: Tab, page: Page, clock: Clock, file: Path) -> None:
+    """Keys held one after the other, at half size; time goes on once the frames for it are there."""
+    ready = "sanawm.schedule().some((entry) => entry.due > performance.now())"
+    shots = []
+    for key, seconds in CLIP:
+        if key:
+            tab.keyboard.down(key)
+        for _ in range(int(seconds * SHOTS)):
+            clock.now += 1 / SHOTS
+            tab.clock.run_for(1000 // SHOTS)
+            for _ in range(1000):
+                tab.wait_for_timeout(20)
+                if page.player.resting or tab.evaluate(ready):
+                    break
+            shots.append(
+                Image.open(io.BytesIO(tab.screenshot())).convert("RGB").resize((640, 400), Image.Resampling.LANCZOS)
+            )
+        if key:
+            tab.keyboard.up(key)
+    options = {"save_all": True, "duration": 1000 // SHOTS, "loop": 0, "quality": 60}
+    shots[0].save(file, append_images=shots[1:], **options)
+    console.print(f"{file.name}: {len(shots)} frames, {file.stat().st_size / 1e3:.0f} kB")
+
+
+@contextmanager
+def opened(chromium: Any, page: Page, clock: bool = False) -> Iterator[Tab]:
+    """A tab at a page. clock: whether its own stands still until it is told to go on."""
+    tab = chromium.new_page(viewport={"width": 1280, "height": 800}, bypass_csp=True)
+    if clock:
+        tab.clock.install(time=0)
+        tab.clock.pause_at(1000)
+    tab.goto(page.url)
+    tab.wait_for_selector("#link.on")
+    yield tab
+    tab.close()
+
+
+def pictures(out: Path) -> None:
+    """docs/play.png and docs/media/play.webp."""
+    play, clock = Play(out=out), Clock()
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        page = Page(play.begin("nano"), play.services(), clock=clock)
+        try:
+            with opened(chromium, page, clock=True) as tab:
+                clip(tab, page, clock, DOCS / "media" / "play.webp")
+        finally:
+            page.close()
+        page = Page(play.begin("nano"), play.services())
+        try:
+            with opened(chromium, page) as tab:
+                picture(tab, page, DOCS / "play.png")
+        finally:
+            page.close()
+        chromium.close()
+
+
 def main() -> None:
-    options = parser(__doc__).parse_args()
+    given = parser(__doc__)
+    given.add_argument("--pictures", action="store_true", help="nothing but the pictures of docs")
+    options = given.parse_args()
+    if options.pictures:
+        keep_memory()
+        torch.set_num_threads(1)
+        with tempfile.TemporaryDirectory() as folder:
+            pictures(Path(folder))
+        return
     seconds = 10 if options.quick else SECONDS
     keep_memory()
     torch.set_num_threads(1)
@@ -142,20 +224,17 @@ def main() -> None:
     try:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-            tab = browser.new_page(viewport={"width": 1280, "height": 800}, bypass_csp=True)
-            tab.goto(page.url)
-            tab.wait_for_selector("#view[data-node]")
-            tab.click("#view")
-            numbers: dict[str, Any] = header() | {"browser": browser.version, "seconds": seconds, "seed": SEED}
-            numbers |= driven(tab, page, seconds)
-            page.player.do(lambda: numbers.update(seam_db=seams(page.session)))
-            while "seam_db" not in numbers:
-                tab.wait_for_timeout(100)
-            delay = numbers["latency_ms"]
-            console.print(f"from a key to its first frame: p50 {delay['p50']:.0f} ms, p95 {delay['p95']:.0f} ms")
-            file = numbers_file(options, "play_latency")
-            write(file, numbers)
-            picture(tab, page, plot_file(file.with_name("play.json")))
+            with opened(browser, page) as tab:
+                tab.wait_for_selector("#view[data-node]")
+                tab.click("#view")
+                numbers: dict[str, Any] = header() | {"browser": browser.version, "seconds": seconds, "seed": SEED}
+                numbers |= driven(tab, page, seconds)
+                page.player.do(lambda: numbers.update(seam_db=seams(page.session)))
+                while "seam_db" not in numbers:
+                    tab.wait_for_timeout(100)
+                delay = numbers["latency_ms"]
+                console.print(f"from a key to its first frame: p50 {delay['p50']:.0f} ms, p95 {delay['p95']:.0f} ms")
+                write(numbers_file(options, "play_latency"), numbers)
             browser.close()
     finally:
         page.close()

@@ -3,7 +3,7 @@
 tyro makes an option of every field. Nothing here imports torch before a method needs it: `--help` answers at once.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sanawm_env.world.world import World
 
 MOST_FRAMES = 150_000  # the meta.json of an episode holds their poses, and is read up to a size
+FIRST = "court_10"  # of nano's start images the one from which most can be seen
 TrajectoryFormat = Literal["colmap", "nerfstudio", "tum", "kitti", "realestate10k", "numpy"]
 TrajectoryAxes = Literal["opencv", "opengl", "unreal", "ros"]
 TrajectoryPoses = Literal["c2w", "w2c"]
@@ -86,12 +87,16 @@ class Start:
     """Where an episode starts."""
 
     image: Path | None = None
-    """Start image, any format; None takes the world's first own one."""
+    """Start image, any format; None takes one of the world's own."""
     prompt: str = ""
     """What the scene is, for worlds with text; encode it first (sanawm encode-prompts) or give --text-encoder."""
     fov_deg: float | None = None
     """Horizontal field of view of the image in degrees; None for the world's own."""
     seed: int = 0
+
+    def usual(self, starts: Sequence[Path]) -> int:
+        """Index, among a world's own start images, of the one that is taken where none is given."""
+        return next((i for i, path in enumerate(starts) if path.stem == FIRST), 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,6 @@ VIDEO_WIDTH = 512  # pixels that a video has at least
 MOST = {"horizon": 32, "candidates": 1024}  # of a planner that somebody waits for
 MOST_METRES = 1e6
 MAX_SETTINGS_BYTES = 2**20
-FIRST = "court_10"  # the start image to begin at, where a world has it: from there most can be seen
 FORMS = "a camera, explore, image:NODE, point:X,Z or policy:FOLDER"
 
 
@@ -109,9 +108,7 @@ class Play(Start, LoadedWorld):
             elif asked and self.image is not None:
                 session.begin(self.image, self.prompt, self.fov_deg, self.seed)
             elif world.starts:
-                names = [path.stem for path in world.starts]
-                first = names.index(FIRST) if FIRST in names else 0
-                session.begin(first, self.prompt if asked else "", self.fov_deg, self.seed)
+                session.begin(self.usual(world.starts), self.prompt if asked else "", self.fov_deg, self.seed)
         except BaseException:
             session.close()
             raise

@@ -38,9 +38,9 @@ class Rollout(Clip, LoadedWorld):
                 f"The camera path takes {chunks} chunks, {name} was found good for {world.config.horizon_chunks}: "
                 "shorten it, or go on from the last frame with --horizon reanchor."
             )
-        image = self.image if self.image is not None else (world.starts[0] if world.starts else None)
-        if image is None:
+        if self.image is None and not world.starts:
             raise ValueError(f"The {name} world ships no start images; give one with --image.")
+        image = self.image or world.starts[self.usual(world.starts)]
         self.check_apart(EpisodeWriter.names, image)
         intrinsics = self.read_intrinsics(image)
         env = SanaWMEnv(
