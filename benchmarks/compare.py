@@ -16,6 +16,7 @@ from functools import cache, partial
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import torch
@@ -134,7 +135,7 @@ def draw_planning(found: dict[str, dict], file: Path) -> None:
             at = np.arange(len(rows)) + 0.38 * (k - 0.5)
             errors = np.clip([values - low, high - values], 0, None)
             axes.bar(at, values, 0.36, yerr=errors, capsize=3, label=where)
-        axes.set_xticks(np.arange(len(rows)), [name.replace(", ", ",\n") for name in rows], fontsize=8)
+        axes.set_xticks(np.arange(len(rows)), [fill(name, 16) for name in rows], fontsize=8)
         axes.set(ylim=(0, 1), ylabel="success in the truth")
         axes.legend(frameon=False)
 

@@ -6,7 +6,7 @@ A table is found by its first line. The numbers come from
 `sanawm study --scenes 4 --seed 2028 --json nano_study.json`,
 `sanawm bench --json nano_bench_{1,2}_threads.json`, `sanawm bench kernels --threads 1 --json kernels.json`,
 `python -m tests.rounding kernels_rounding.json`,
-`python benchmarks/{compare,fork_cost,plan_image_nav,learn,drift_meter,collect_speed,play_latency}.py`,
+`python benchmarks/{compare,fork_cost,learn,drift_meter,collect_speed,play_latency}.py`,
 `python benchmarks/full_size.py` and
 `sanawm precision --scenes 24 --seed 2028 --json nano_precision.json`.
 """
@@ -155,11 +155,13 @@ def rounding(report: dict) -> str:
 
 
 def planning(report: dict) -> str:
-    rows = []
-    for name, row in report["policies"].items():
-        interval = f"{row['low']:.0%} to {row['high']:.0%}"
-        rows.append([name, f"{row['rate']:.0%}", interval, str(row["episodes"])])
-    return table(["ImageNav policy", "success", "95 % interval", "episodes"], rows)
+    """Success in the truth of who plans in a predicted world, in the truth, or not at all."""
+    places = {"known": "known places", "rooms:test": "unknown rooms"}
+    rows = [
+        [name, *(f"{percent([who[part] for part in ('value', 'low', 'high')])} of {who['episodes']}" for who in both)]
+        for name, both in ((name, [by[name] for by in report["scenes"].values()]) for name in report["scenes"]["known"])
+    ]
+    return table(["ImageNav, acting in the truth", *(places[scenes] for scenes in report["scenes"])], rows)
 
 
 def learning(task: str, numbers: dict) -> str:
@@ -370,7 +372,7 @@ def nano_tables() -> list[str]:
 def benchmarks_tables() -> list[str]:
     benches = [read("nano_bench_1_threads"), read("nano_bench_2_threads")]
     tables = [speed(benches), operations(benches[0]), collecting(read("collect_speed"))]
-    return [*tables, playing(read("play_latency")), forking(read("fork_cost")), planning(read("plan_image_nav"))]
+    return [*tables, playing(read("play_latency")), forking(read("fork_cost"))]
 
 
 def kernels_tables() -> list[str]:
@@ -394,7 +396,7 @@ def learn_tables() -> list[str]:
 def compare_tables() -> list[str]:
     found = {comparison["title"]: comparison for comparison in read("compare")["comparisons"]}
     pairs = list(zip(list(found.values())[::2], list(found.values())[1::2], strict=True))
-    return [agreements(found), *(ranked(*pair) for pair in pairs)]
+    return [agreements(found), *(ranked(*pair) for pair in pairs), planning(read("compare_planning"))]
 
 
 def serve_tables() -> list[str]:

@@ -149,7 +149,7 @@ class Reprojection(nn.Module):
         after = before if last is None else torch.cat((before, before))
         path = torch.cat((after[:, None], poses), dim=1)
         with torch.autocast("cuda" if colours.is_cuda else "cpu", enabled=False):
-            moved, seen, near = _follow(inverse_depth, cameras, path, intrinsics, colours.shape[-2:])
+            moved, seen, near = _follow(inverse_depth, cameras, path, intrinsics, (start.shape[1], start.shape[2]))
         moved, seen, near = (part.unflatten(0, (-1, len(start))) for part in (moved, seen, near))  # (1 or 2, B, ...)
         shown = _colours(colours.unflatten(0, moved.shape[:2]), moved, seen[0])
         if last is None:
