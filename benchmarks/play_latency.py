@@ -14,7 +14,7 @@ walk, for which page and browser share a clock that stands still while a chunk i
 import io
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -167,13 +167,12 @@ def clip(tab: Tab, page: Page, clock: Clock, file: Path) -> None:
             )
         if key:
             tab.keyboard.up(key)
-    options = {"save_all": True, "duration": 1000 // SHOTS, "loop": 0, "quality": 60}
-    shots[0].save(file, append_images=shots[1:], **options)
+    shots[0].save(file, append_images=shots[1:], save_all=True, duration=1000 // SHOTS, loop=0, quality=60)
     console.print(f"{file.name}: {len(shots)} frames, {file.stat().st_size / 1e3:.0f} kB")
 
 
 @contextmanager
-def opened(chromium: Any, page: Page, clock: bool = False) -> Iterator[Tab]:
+def opened(chromium: Any, page: Page, clock: bool = False) -> Generator[Tab]:
     """A tab at a page. clock: whether its own stands still until it is told to go on."""
     tab = chromium.new_page(viewport={"width": 1280, "height": 800}, bypass_csp=True)
     if clock:
