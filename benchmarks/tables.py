@@ -404,6 +404,39 @@ def serve_tables() -> list[str]:
     return [serving(report), killed(report)]
 
 
+def exports(report: dict) -> str:
+    rows = [
+        [row["clip"], f"{row['placed']} of {row['pictures']}", str(row["points"]), f"{row['metres']:.2f}",
+         *(f"{row[name]:.3f}" if name in row else "-" for name in ("rot_err_deg", "trans_err"))]
+        for row in report["exports"]
+    ]  # fmt: skip
+    columns = ["clip of the true rooms", "images placed", "points", "path, m", "RotErr, degrees", "TransErr, m"]
+    return table(columns, rows)
+
+
+def scored(report: dict) -> str:
+    def told(value: float | None, digits: int) -> str:
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    rows = []
+    for estimator, splits in report["scores"].items():
+        for split, means in splits.items():
+            for who, label in (("clip", "nano"), ("rendered", "rendered"), ("still", "standing still")):
+                of = means[who]
+                found = "" if who == "still" else f"{of['followed']} of {of['of']}"
+                errors = [
+                    told(of[name], digits) for name, digits in (("rot_err_deg", 2), ("trans_err", 3), ("cam_mc", 3))
+                ]
+                rows.append([estimator, split, label, found, *errors])
+    columns = ["estimator", "place", "images of", "camera found in", "RotErr, degrees", "TransErr, m", "CamMC"]
+    return table(columns, rows)
+
+
+def score_tables() -> list[str]:
+    report = read("score")
+    return [exports(report), scored(report)]
+
+
 PAGES = {
     "benchmarks": benchmarks_tables,
     "kernels": kernels_tables,
@@ -414,6 +447,7 @@ PAGES = {
     "official": official_tables,
     "serve": serve_tables,
     "compare": compare_tables,
+    "score": score_tables,
 }
 
 

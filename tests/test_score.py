@@ -88,11 +88,12 @@ def test_what_the_estimator_gets_wrong_in_true_pictures_stands_beside(dataset, t
     report = score(dataset.folder, tmp_path, estimator=find, rendered=1)
     one, two = report.scores
     assert one.rendered_in.startswith("test/") and one.rendered.rot_err_deg > 0 and two.rendered is None
-    assert len(seen) == 3 and len({(frames, lens) for frames, lens, _ in seen}) == 1
+    assert len(seen) == 3 and len({(frames, intrinsics) for frames, intrinsics, _ in seen}) == 1
     assert seen[0][2] is None and seen[1][2].place == one.rendered_in
     means = report.splits()["no place"]
     assert (means["clips"], means["clip"]["of"], means["rendered"]["of"]) == (2, 2, 1)
     assert one.psnr is None  # it was rendered in another place than it shows
+    assert len(report.warnings()) == 1 and "say little" in report.warnings()[0]  # this one is no better than standing
 
 
 @pytest.mark.slow
@@ -255,10 +256,10 @@ def exported(tmp_path_factory):
     poses = hold(np.eye(4), (0.7, 0, 0.3, 0, -0.2, 0), 24)
     state, clip = world.advance(state, poses)
     fx, fy, cx, cy = scene.intrinsics
-    lens = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+    intrinsics = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
     with RolloutWriter(folder / "clip", sheet=False) as writer:
-        writer.append(scene.image[None], np.eye(4)[None], lens)
-        writer.append(clip.frames[0].numpy(), clip.c2w[0], lens)
+        writer.append(scene.image[None], np.eye(4)[None], intrinsics)
+        writer.append(clip.frames[0].numpy(), clip.c2w[0], intrinsics)
     export_trajectory(
         load_trajectory(folder / "clip" / TRAJECTORY), folder / "colmap", "colmap", folder / "clip" / VIDEO
     )
@@ -297,9 +298,9 @@ def test_poses_of_clips_are_asked_from_colmap_by_train(tmp_path, monkeypatch, ca
     write_clip(tmp_path / "data" / "clip")
     asked = []
 
-    def blank(frames, lens, *, fps, every):
-        asked.append((len(list(frames)), round(lens[0, 0]), round(fps), every))
-        raise ValueError("COLMAP placed 0 of 9 pictures")
+    def blank(frames, intrinsics, *, fps, every):
+        asked.append((len(list(frames)), round(intrinsics[0, 0]), round(fps), every))
+        raise ValueError("COLMAP placed 0 of 9 images")
 
     monkeypatch.setattr("sanawm_env.cli.poses.estimate_trajectory", blank)
     monkeypatch.setattr("sanawm_env.cli.poses.check_installed", lambda: None)
@@ -317,5 +318,5 @@ def test_poses_of_clips_are_asked_from_colmap_by_train(tmp_path, monkeypatch, ca
 @pytest.mark.slow
 def test_pictures_without_texture_are_refused_in_a_sentence():
     pytest.importorskip("pycolmap")
-    with pytest.raises(ValueError, match="COLMAP placed 0 of 3 pictures"):
+    with pytest.raises(ValueError, match="COLMAP placed 0 of 3 images"):
         estimate_trajectory(np.full((9, 64, 96, 3), 128, np.uint8))

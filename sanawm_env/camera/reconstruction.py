@@ -1,4 +1,4 @@
-"""Camera paths from pictures alone, by COLMAP's incremental reconstruction (Schönberger and Frahm 2016): pycolmap,
+"""Camera paths from images alone, by COLMAP's incremental reconstruction (Schönberger and Frahm 2016): pycolmap,
 which the extra `poses` brings.
 
 What one camera saw has no scale: a path comes in a unit of its own. COLMAP needs parallax and texture: a camera that
@@ -24,13 +24,13 @@ import numpy as np
 from sanawm_env.camera.trajectory import Trajectory, inverse, relative_to_first, resampled
 from sanawm_env.world.files import brief, check_count, check_number
 
-MISSING = 'Poses from pictures need pycolmap: pip install "sanawm-env[poses]".'
-SHORTER_SIDE = 240  # pixels; smaller pictures are enlarged, since features are as large as some pixels
-OVERLAP = 15  # pictures after each that it is matched with
-LOST = 4  # pictures in a row without a pose that are interpolated
-LEAST = 3  # pictures of a reconstruction
-TRIES = 3  # with other seeds: what the first pair of pictures suggests is wrong now and then
-ENOUGH = 0.8  # of all pictures: with fewer of them COLMAP's own thresholds are lowered
+MISSING = 'Poses from images need pycolmap: pip install "sanawm-env[poses]".'
+SHORTER_SIDE = 240  # pixels; smaller images are enlarged, since features are as large as some pixels
+OVERLAP = 15  # images after each that it is matched with
+LOST = 4  # images in a row without a pose that are interpolated
+LEAST = 3  # images of a reconstruction
+TRIES = 3  # with other seeds: what the first pair of images suggests is wrong now and then
+ENOUGH = 0.8  # of all images: with fewer of them COLMAP's own thresholds are lowered
 # For paths of a few seconds in a room, which have less parallax than photographs for a model do
 LOWERED = {"init_min_tri_angle": 4.0, "init_min_num_inliers": 30, "init_max_forward_motion": 1.0,
            "abs_pose_min_num_inliers": 15}  # fmt: skip
@@ -38,7 +38,7 @@ LOWERED = {"init_min_tri_angle": 4.0, "init_min_num_inliers": 30, "init_max_forw
 
 @dataclass(frozen=True, eq=False)
 class Reconstruction:
-    """c2w: (n, 4, 4) float64, NaN where a picture was not placed, in a unit and a world frame of its own. intrinsics:
+    """c2w: (n, 4, 4) float64, NaN where an image was not placed, in a unit and a world frame of its own. intrinsics:
     (3, 3), those that were given, or found where none were. points: of the scene."""
 
     c2w: np.ndarray
@@ -47,7 +47,7 @@ class Reconstruction:
 
     @property
     def placed(self) -> np.ndarray:
-        """Which pictures were (n,)."""
+        """Which images were (n,)."""
         return np.asarray(np.isfinite(self.c2w).all((1, 2)))
 
 
@@ -60,13 +60,13 @@ def check_installed() -> None:
 def reconstruct(
     frames: Iterable[np.ndarray], intrinsics: np.ndarray | None = None, *, seed: int = 0, threads: int = 1
 ) -> Reconstruction:
-    """Where the camera was for each of some pictures (H, W, 3) uint8 that follow each other.
+    """Where the camera was for each of some images (H, W, 3) uint8 that follow each other.
 
-    intrinsics: (3, 3), in pixels; None has one focal length found for all, in the middle of the picture. seed: of what
-    is drawn. threads: with one, the same pictures and seed give the same poses. Of several models, that do not hang
-    together, the largest counts; where not even a pair of pictures fits together, nothing is placed.
+    intrinsics: (3, 3), in pixels; None has one focal length found for all, in the middle of the image. seed: of what
+    is drawn. threads: with one, the same images and seed give the same poses. Of several models, that do not hang
+    together, the largest counts; where not even a pair of images fits together, nothing is placed.
 
-    Raises ImportError without pycolmap, ValueError for pictures of different sizes, intrinsics of another shape, or
+    Raises ImportError without pycolmap, ValueError for images of different sizes, intrinsics of another shape, or
     what COLMAP refuses.
     """
     from PIL import Image
@@ -83,23 +83,19 @@ def reconstruct(
         (folder / "images").mkdir()
         for count, frame in enumerate(frames, start=1):
             frame = np.asarray(frame)
-            if (
-                frame.dtype != np.uint8
-                or frame.ndim != 3
-                or frame.shape[2] != 3
-                or frame.shape != (shape or frame.shape)
-            ):
-                raise ValueError(f"pictures must be uint8 (H, W, 3) of one size, got {frame.dtype} {frame.shape}")
+            alike = frame.ndim == 3 and frame.shape == (shape or (*frame.shape[:2], 3))
+            if frame.dtype != np.uint8 or not alike:
+                raise ValueError(f"images must be uint8 (H, W, 3) of one size, got {frame.dtype} {frame.shape}")
             shape = frame.shape
             times = math.ceil(SHORTER_SIDE / min(shape[:2]))
-            picture = Image.fromarray(frame)
+            image = Image.fromarray(frame)
             if times > 1:
-                picture = picture.resize((shape[1] * times, shape[0] * times), Image.Resampling.BICUBIC)
-            picture.save(folder / "images" / f"{count - 1:06d}.png", compress_level=1)
+                image = image.resize((shape[1] * times, shape[0] * times), Image.Resampling.BICUBIC)
+            image.save(folder / "images" / f"{count - 1:06d}.png", compress_level=1)
         if shape is None or count < 2:
-            raise ValueError(f"a reconstruction needs at least two pictures, got {count}")
-        lens = None if intrinsics is None else (times * intrinsics[(0, 1, 0, 1), (0, 1, 2, 2)]).tolist()
-        (folder / "task.json").write_text(json.dumps({"lens": lens, "seed": seed, "threads": threads}))
+            raise ValueError(f"a reconstruction needs at least two images, got {count}")
+        pinhole = None if intrinsics is None else (times * intrinsics[(0, 1, 0, 1), (0, 1, 2, 2)]).tolist()
+        (folder / "task.json").write_text(json.dumps({"pinhole": pinhole, "seed": seed, "threads": threads}))
         done = subprocess.run(
             [sys.executable, "-m", "sanawm_env.camera.reconstruction", name],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False,
@@ -112,7 +108,7 @@ def reconstruct(
     for index, w2c in found["w2c"].items():
         c2w[int(index)] = inverse(np.array([*w2c, [0, 0, 0, 1]], np.float64))
     if intrinsics is None:
-        fx, fy, cx, cy = (value / times for value in found["lens"])
+        fx, fy, cx, cy = (value / times for value in found["pinhole"])
         intrinsics = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
     return Reconstruction(c2w, intrinsics, found["points"])
 
@@ -130,11 +126,11 @@ def estimate_trajectory(
     """The trajectory of a video from its frames (H, W, 3) uint8, a pose for each from `first` on.
 
     intrinsics, seed, threads: as for `reconstruct`. fps: frames a second. every: of so many frames one is placed, the
-    others are interpolated; so are up to `LOST` pictures in a row that COLMAP did not place. Where it lost more, the
+    others are interpolated; so are up to `LOST` images in a row that COLMAP did not place. Where it lost more, the
     longest part counts. Its unit is what the camera covers in a second, on average, or in a frame without `fps`: no
-    picture tells metres, so that metres_per_unit is how fast the camera is taken to have been, in metres a second.
+    image tells metres, so that metres_per_unit is how fast the camera is taken to have been, in metres a second.
 
-    Raises as `reconstruct`; ValueError where fewer than three pictures are placed, or the camera stood still.
+    Raises as `reconstruct`; ValueError where fewer than three images are placed, or the camera stood still.
     """
     every = check_count("every", every, 1, 1000)
     metres_per_unit = check_number("metres_per_unit", metres_per_unit, 1e-12, 1e12)
@@ -151,7 +147,7 @@ def estimate_trajectory(
     at = max(np.split(at, np.flatnonzero(np.diff(at) > LOST + 1) + 1), key=len)
     if len(at) < LEAST:
         raise ValueError(
-            f"COLMAP placed {len(at)} of {len(found.c2w)} pictures: it needs texture, and a camera that moves"
+            f"COLMAP placed {len(at)} of {len(found.c2w)} images: it needs texture, and a camera that moves"
         )
     c2w = relative_to_first(found.c2w[at])
     rate = fps or 1.0
@@ -172,12 +168,12 @@ def _work(folder: Path) -> None:
 
     pycolmap.logging.minloglevel = 2
     task = json.loads((folder / "task.json").read_text())
-    lens, threads, cpu = task["lens"], task["threads"], pycolmap.Device.cpu
+    pinhole, threads, cpu = task["pinhole"], task["threads"], pycolmap.Device.cpu
     database, images = folder / "database.db", folder / "images"
     reader = pycolmap.ImageReaderOptions()
-    reader.camera_model = "PINHOLE" if lens else "SIMPLE_PINHOLE"
-    if lens:
-        reader.camera_params = ",".join(map(str, lens))
+    reader.camera_model = "PINHOLE" if pinhole else "SIMPLE_PINHOLE"
+    if pinhole:
+        reader.camera_params = ",".join(map(str, pinhole))
     extraction, matching = pycolmap.FeatureExtractionOptions(), pycolmap.FeatureMatchingOptions()
     pairing, verification = pycolmap.SequentialPairingOptions(), pycolmap.TwoViewGeometryOptions()
     extraction.num_threads = matching.num_threads = pairing.num_threads = threads
@@ -196,7 +192,7 @@ def _work(folder: Path) -> None:
             break
         options = pycolmap.IncrementalPipelineOptions()
         options.num_threads, options.random_seed, options.min_model_size = threads, task["seed"] + number, LEAST
-        options.ba_refine_focal_length = options.mapper.abs_pose_refine_focal_length = not lens
+        options.ba_refine_focal_length = options.mapper.abs_pose_refine_focal_length = not pinhole
         options.ba_refine_extra_params = options.mapper.abs_pose_refine_extra_params = False
         for name, value in lowered.items():
             setattr(options.mapper, name, value)
@@ -204,18 +200,18 @@ def _work(folder: Path) -> None:
         out.mkdir()
         models = pycolmap.incremental_mapping(database, images, out, options=options)
         most = max([*models.values(), *([most] if most is not None else [])], key=_goodness, default=None)
-    found: dict[str, Any] = {"w2c": {}, "points": 0, "lens": lens or [math.nan] * 4}
+    found: dict[str, Any] = {"w2c": {}, "points": 0, "pinhole": pinhole or [math.nan] * 4}
     if most is not None:
         placed = [image for image in most.images.values() if image.has_pose]
         found["w2c"] = {int(Path(image.name).stem): image.cam_from_world().matrix().tolist() for image in placed}
         found["points"] = most.num_points3D()
         camera = next(iter(most.cameras.values()))
-        found["lens"] = np.array(camera.calibration_matrix())[(0, 1, 0, 1), (0, 1, 2, 2)].tolist()
+        found["pinhole"] = np.array(camera.calibration_matrix())[(0, 1, 0, 1), (0, 1, 2, 2)].tolist()
     (folder / "found.json").write_text(json.dumps(found))
 
 
 def _goodness(model: Any) -> tuple[int, float]:
-    """Pictures that are placed; then how many of them see a point of the scene: a wrong path tears tracks apart."""
+    """Images that are placed; then how many of them see a point of the scene: a wrong path tears tracks apart."""
     return model.num_reg_images(), model.compute_mean_track_length()
 
 

@@ -1,4 +1,4 @@
-"""Poses of clips that come without: COLMAP finds them in the pictures, once, and they are kept."""
+"""Poses of clips that come without: COLMAP finds them in the images, once, and they are kept."""
 
 import math
 from dataclasses import replace
@@ -19,11 +19,11 @@ PICTURES_A_SECOND = 5  # that are placed; frames between them are interpolated
 
 
 def poses_by_colmap(folder: Path, metres_per_unit: float = 1.0, fov_deg: float | None = None) -> PosesOf:
-    """Finds the path of the camera of each video, from its pictures alone, or reads it from `folder`, where an earlier
+    """Finds the path of the camera of each video, from its images alone, or reads it from `folder`, where an earlier
     call has kept it: `sanawm trajectory` reads those files too.
 
-    metres_per_unit: metres that the camera covers in a second, on average, since pictures do not tell. fov_deg: across
-    upright pictures; None lets COLMAP find it. Raises ImportError without pycolmap.
+    metres_per_unit: metres that the camera covers in a second, on average, since images do not tell. fov_deg: across
+    upright images; None lets COLMAP find it. Raises ImportError without pycolmap.
     """
     check_installed()
     check_writable(folder)
@@ -33,8 +33,8 @@ def poses_by_colmap(folder: Path, metres_per_unit: float = 1.0, fov_deg: float |
     )
 
     def find(video: Path) -> Trajectory:
-        lens = "" if fov_deg is None else f"_{fov_deg:g}"
-        kept = folder / f"{video.stem}_{file_sha256(video)[:12]}{lens}.npz"
+        angle = "" if fov_deg is None else f"_{fov_deg:g}"
+        kept = folder / f"{video.stem}_{file_sha256(video)[:12]}{angle}.npz"
         if not kept.exists():
             with console.status(f"finding the camera of {video}"):
                 try:
@@ -54,11 +54,11 @@ def _found(video: Path, fov_deg: float | None) -> Trajectory:
     """In units a second, `first` in frames. Errors as `estimate_trajectory`."""
     times = frame_times(video)
     rate = (len(times) - 1) / times[-1] if len(times) > 1 else 1.0
-    lens = None
+    intrinsics = None
     if fov_deg is not None:
         height, width = next(iterate_video(video)).shape[:2]
         focal = width / 2 / math.tan(math.radians(fov_deg) / 2)
-        lens = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+        intrinsics = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
     every = max(1, round(rate / PICTURES_A_SECOND))
-    found = estimate_trajectory(iterate_video(video), lens, fps=rate, every=every)
+    found = estimate_trajectory(iterate_video(video), intrinsics, fps=rate, every=every)
     return replace(found, first=(found.first or 0) * rate)

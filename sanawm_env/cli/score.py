@@ -24,8 +24,8 @@ class ScoreClips:
     out: Path = Path("runs/score")
     """Folder for scores.json, scores.csv and scores.png."""
     estimator: str = "colmap"
-    """Of the camera from pictures: colmap (the extra "poses"), alignment (against the known place, for clips with
-    nano's lens in a place that rooms knows), none, or a function of yours as module:function."""
+    """Of the camera from images: colmap (the extra "poses"), alignment (against the known place, for clips with
+    nano's intrinsics in a place that rooms knows), none, or a function of yours as module:function."""
     interval: int = 4
     """Of so many frames one is looked at."""
     rendered: int = 8
@@ -66,7 +66,7 @@ class ScoreClips:
     def _show(self, report: "Report") -> None:
         from sanawm_env.recording.scores import BENCH_TABLE, NUMBERS, PICTURE, TABLE, WHO, told
 
-        columns = ["split", "pictures of", "camera found in", "RotErr °", "TransErr", "CamMC"]
+        columns = ["split", "images of", "camera found in", "RotErr °", "TransErr", "CamMC"]
         columns += ["drift", "loop dB", "PSNR dB", "SSIM"]
         table = Table(*columns, title=f"{len(report.scores)} clips, estimator: {report.settings.estimator}")
         for split, means in report.splits().items():
@@ -81,6 +81,8 @@ class ScoreClips:
                     *([told(of["drift"], 2), told(of["loop_psnr"], 1)] if who != "still" else ["", ""]), *likeness,
                 )  # fmt: skip
         console.print(table)
+        for warning in report.warnings():
+            say(f"! {warning}", style="yellow")
         for name in (NUMBERS, TABLE, PICTURE, *([BENCH_TABLE] if self.bench else [])):
             if (self.out / name).exists():
                 say(self.out / name)

@@ -27,6 +27,7 @@ from sanawm_env.world.files import brief, read_json
 from sanawm_env.world.saving import is_part
 
 TRUTH = "truth.mp4"
+VIDEOS = (".mp4", ".mov", ".m4v")
 POSES = (".npz", ".npy", ".txt", ".json")
 BENCH = {"simple_60s": "benchmark_v2_smooth_60s", "hard_60s": "benchmark_v2_hard_60s"}
 """Splits of SANA-WM-Bench, and their folders."""
@@ -61,12 +62,12 @@ class Clip:
             raise ValueError(f"{self.video} has {count} frames, of which {len(frames)} are looked at: too few.")
         height, width = (upscale * side for side in frames.shape[1:3])
         c2w = path.c2w[first::interval][: len(frames)]
-        lens = path.intrinsics_for(width, height)
-        if lens is not None:
-            lens = lens[first::interval][: len(frames)] / np.array([[upscale, upscale, 1.0]]).T
+        intrinsics = path.intrinsics_for(width, height)
+        if intrinsics is not None:
+            intrinsics = intrinsics[first::interval][: len(frames)] / np.array([[upscale, upscale, 1.0]]).T
         truth = self.video.with_name(TRUTH)
         return Sampled(
-            np.linalg.solve(c2w[0], c2w), frames, lens, _anchor(meta, c2w[0]), count,
+            np.linalg.solve(c2w[0], c2w), frames, intrinsics, _anchor(meta, c2w[0]), count,
             _every(truth, interval, upscale, range(count)) if truth.exists() and not self.bench else None,
         )  # fmt: skip
 
@@ -112,7 +113,8 @@ def find_clips(folder: Path, bench: Path | None = None) -> list[Clip]:
 
 
 def _videos(folder: Path) -> list[Path]:
-    whole = (p for p in folder.rglob("*.mp4") if p.name != TRUTH and not any(is_part(part) for part in p.parents))
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in VIDEOS and p.name != TRUTH)
+    whole = (p for p in found if not any(is_part(part) for part in p.parents))
     return sorted(p for p in whole if not any(part.endswith(PARTIAL) for part in p.parts))
 
 
@@ -133,7 +135,7 @@ def _with_path(folder: Path, video: Path) -> Clip | None:
     if own:
         return _episode(video.parent, name, split)
     beside = [p for p in (*map(video.with_suffix, POSES), video.with_suffix("")) if p.exists()]
-    if not beside and len(list(video.parent.glob("*.mp4"))) == 1:
+    if not beside and sum(p.suffix.lower() in VIDEOS for p in video.parent.iterdir()) == 1:
         beside = [p for p in (video.parent / "transforms.json", video.parent / "sparse") if p.exists()]
     return Clip(name, split, video, beside[0]) if beside else None
 

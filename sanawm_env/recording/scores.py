@@ -1,8 +1,8 @@
-"""What clips are worth: does the camera go where it was told, does the picture stay itself, is it like the truth?
+"""What clips are worth: does the camera go where it was told, does the image stay itself, is it like the truth?
 
-An estimator recovers the camera from the pictures, and its path is compared with the one that was asked for, as in
+An estimator recovers the camera from the images, and its path is compared with the one that was asked for, as in
 SANA-WM-Bench (`metrics.pose`; camera reference, 7.2). No estimator is exact, so the same path is rendered by the world
-"rooms", where every picture is true, and what the estimator finds there is its own error: a clip's error says something
+"rooms", where every image is true, and what the estimator finds there is its own error: a clip's error says something
 as far as it is larger. A clip of a place that rooms knows is rendered in that place, which also gives PSNR and SSIM;
 another one in a furnished room, on a path made smaller to fit, whose errors are told in the units of the clip.
 
@@ -27,6 +27,7 @@ import numpy as np
 from sanawm_env.camera import reconstruction
 from sanawm_env.camera.intrinsics import intrinsics_matrix
 from sanawm_env.metrics.benchmark import revisit
+from sanawm_env.metrics.figures import figure_class
 from sanawm_env.metrics.image import psnr, ssim
 from sanawm_env.metrics.lasting import drift, loop_closure
 from sanawm_env.metrics.pose import align, apply, pose_errors
@@ -50,6 +51,7 @@ frame. A ValueError says that nothing can be found, and why."""
 
 NUMBERS, TABLE, PICTURE, BENCH_TABLE = "scores.json", "scores.csv", "scores.png", "sana_wm_bench.md"
 ENOUGH = 0.5  # of the frames that are looked at: a camera that was found in fewer is not followed
+HARDLY_BETTER = 0.5  # of the CamMC of standing still
 FARTHEST = 1.0  # metres from the start of a path in a furnished room
 PATHS_SHOWN = 6
 MAX_BYTES = 2**28
@@ -62,7 +64,7 @@ WHO = {
 
 @dataclass(frozen=True)
 class Measures:
-    """Of the pictures of a clip. placed: share of the frames whose camera was found; the errors are of these, None
+    """Of the images of a clip. placed: share of the frames whose camera was found; the errors are of these, None
     where they are too few: rotation in degrees, translation in the path's unit, Frobenius norm of [R|t]. scale: of the
     estimator's unit. drift: doublings, see `metrics.lasting`; loop_psnr: dB, None where the camera does not come
     back."""
@@ -78,7 +80,7 @@ class Measures:
 
 @dataclass(frozen=True)
 class Score:
-    """Of one clip. sampled: frames that were looked at. clip: of its pictures; rendered: of the truth along its path,
+    """Of one clip. sampled: frames that were looked at. clip: of its images; rendered: of the truth along its path,
     in the place `rendered_in`; still: errors of a camera that never moves. psnr, ssim: means against the truth.
     revisit: mean PSNR and SSIM over so many pairs, of SANA-WM-Bench. asked, found: path from above (n, 2), x and z,
     where the camera was found. note: why none was. reason: why the clip was rejected. inputs: hash of the video and its
@@ -128,6 +130,19 @@ class Report:
         followed how often is `followed`, of `of`."""
         return {split: _means([s for s in self.scores if s.split == split]) for split in _names(self.scores)}
 
+    def warnings(self) -> list[str]:
+        """A sentence for each split where camera errors say little: the estimator does hardly better in true images
+        than who says that the camera stands still."""
+        found = []
+        for split, means in self.splits().items():
+            own, still = (means[who]["cam_mc"] for who in ("rendered", "still"))
+            if own is not None and still is not None and own > HARDLY_BETTER * still:
+                found.append(
+                    f"{split}: in rendered images the estimator's CamMC is {own:.2f}, that of a camera that stands "
+                    f"still {still:.2f}: its errors say little about these clips."
+                )
+        return found
+
     def to_json(self) -> str:
         """One line for each clip."""
         rows = ",\n".join(json.dumps(asdict(score)) for score in self.scores)
@@ -175,9 +190,11 @@ def score(
     reason. scores.json is written after every clip: whatever stops this, the same call goes on with the next one; on
     Ctrl-C all files are written for those that are done.
 
-    Raises FileNotFoundError without clips, ValueError or ImportError for an estimator, OSError for `out`.
+    Raises FileNotFoundError without clips, ImportError without matplotlib, ValueError or ImportError for an estimator,
+    OSError for `out`.
     """
     out = Path(out)
+    figure_class()  # before the work
     find, name = find_estimator(estimator)
     settings = Settings(name, interval, rendered)
     clips = find_clips(Path(folder), None if bench is None else Path(bench))
@@ -330,7 +347,7 @@ def rendered(given: Sampled, name: str) -> tuple[np.ndarray, np.ndarray, np.ndar
     else in one of the furnished rooms that nobody trains on, drawn by the clip's name, where walls stop the camera, and
     nowhere more than a metre from the start."""
     count, height, width = given.frames.shape[:3]
-    lens = None if given.intrinsics is None else given.intrinsics[0]
+    matrix = None if given.intrinsics is None else given.intrinsics[0]
     own = given.anchor is not None and World.load("rooms").config.knows(given.anchor.place)
     world = World.load("rooms", height=height, width=width, collisions=not own)
     shrunk, anchor = 1.0, given.anchor
@@ -341,7 +358,7 @@ def rendered(given: Sampled, name: str) -> tuple[np.ndarray, np.ndarray, np.ndar
     assert anchor is not None
     path = given.c2w.copy()
     path[:, :3, 3] *= shrunk
-    scene = world.scene(given.frames[0], intrinsics=lens, anchor=anchor)
+    scene = world.scene(given.frames[0], intrinsics=matrix, anchor=anchor)
     state, n = world.begin(scene), world.config.chunk_frames
     frames, poses = [scene.image[None]], [path[:1]]
     rest = np.concatenate([path[1:], np.repeat(path[-1:], -(count - 1) % n, axis=0)])
@@ -402,8 +419,6 @@ def _flat(score: Score) -> dict[str, Any]:
 def draw(report: Report, path: Path) -> None:
     """A PNG: errors of every clip by split, beside those of the rendered truth and of a camera that stands still; paths
     from above. Raises ImportError without matplotlib."""
-    from sanawm_env.metrics.figures import figure_class
-
     shown = [score for score in report.scores if score.found][:PATHS_SHOWN]
     figure = figure_class()(figsize=(11, 3.6 + 2.2 * bool(shown)), layout="constrained")
     rows = figure.subfigures(2, 1, height_ratios=(3.6, 2.2), squeeze=False)[:, 0] if shown else [figure]
@@ -450,3 +465,4 @@ def _paths(axes: "Axes", score: Score | None) -> None:
     axes.set_aspect("equal", "datalim")
     axes.set_title(score.name[-24:], fontsize=7)
     axes.tick_params(labelsize=6)
+    axes.legend(fontsize=6, frameon=False)

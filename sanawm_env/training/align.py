@@ -31,14 +31,14 @@ def track(place: Place, frames: np.ndarray, start: np.ndarray) -> np.ndarray:
     return np.stack(poses)
 
 
-def estimator(frames: np.ndarray, lens: np.ndarray | None, anchor: Anchor | None) -> np.ndarray:
+def estimator(frames: np.ndarray, given: np.ndarray | None, anchor: Anchor | None) -> np.ndarray:
     """`track` as an estimator of `recording.scores`, in places that are known: c2w (n, 4, 4) of frames (n, H, W, 3).
-    ValueError without an anchor, and for another lens (n, 3, 3) than nano's."""
+    ValueError without an anchor, and for other intrinsics (n, 3, 3) than nano's."""
     size = frames.shape[1:3]
     if anchor is None:
         raise ValueError("alignment needs clips of a known place, with an anchor")
-    if lens is not None and np.abs(lens[:, (0, 1, 0, 1), (0, 1, 2, 2)] / intrinsics(*size) - 1).max() > 0.01:
-        raise ValueError("alignment needs clips with nano's lens, 70 degrees across")
+    if given is not None and np.abs(given[:, (0, 1, 0, 1), (0, 1, 2, 2)] / intrinsics(*size) - 1).max() > 0.01:
+        raise ValueError("alignment needs clips with nano's intrinsics, 70 degrees across")
     return np.concatenate((anchor.c2w[None], track(known_place(anchor.place), frames[1:], anchor.c2w)))
 
 
