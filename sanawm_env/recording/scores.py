@@ -57,7 +57,7 @@ PATHS_SHOWN = 6
 MAX_BYTES = 2**28
 WHO = {
     "clip": "the clips",
-    "rendered": "rendered truth: the estimator's own error",
+    "rendered": "rendered: the estimator's own error",
     "still": "a camera that stands still",
 }
 
