@@ -399,6 +399,36 @@ def compare_tables() -> list[str]:
     return [agreements(found), *(ranked(*pair) for pair in pairs), planning(read("compare_planning"))]
 
 
+def footage(report: dict) -> str:
+    """One row per chunk of clips that were held out; what follows the world knows the first frame alone."""
+    names = ("psnr", "hold", "rotation_homography", "plane_warp", "codec")
+    rows = []
+    for number, c in enumerate(report["validation"]["chunks"], start=1):
+        rows.append([str(number), *(f"{c[name]:.1f}" for name in names), f"{c['ssim']:.2f}", f"{c['sharpness']:.2f}"])
+    columns = ["chunk", "predicted", "hold", "rotation homography", "fixed plane", "codec", "SSIM", "sharpness"]
+    return table(columns, rows)
+
+
+def trained_on(report: dict) -> str:
+    """What the training took."""
+    recipe, found = report["recipe"], report["validation"]
+    rows = [
+        ["steps", str(recipe["train"]["steps"])],
+        ["machine", f"{report['machine']}, {report['processes']} process of one thread"],
+        ["minutes", f"{report['training_seconds'] / 60:.0f}"],
+        ["picture", f"{recipe['clips']['width']} x {recipe['clips']['height']}"],
+        ["held-out clips", str(found["clips"])],
+        ["PSNR over all chunks, dB", f"{found['psnr']:.2f}"],
+        ["the same, along another clip's path, dB", f"{found['swapped_camera_psnr']:.2f}"],
+    ]
+    return table(["training", "value"], rows)
+
+
+def own_footage_tables() -> list[str]:
+    report = read("own_footage")
+    return [trained_on(report), footage(report)]
+
+
 def serve_tables() -> list[str]:
     report = read("serve_load")
     return [serving(report), killed(report)]
@@ -446,6 +476,7 @@ PAGES = {
     "collect": collect_tables,
     "official": official_tables,
     "serve": serve_tables,
+    "own_footage": own_footage_tables,
     "compare": compare_tables,
     "score": score_tables,
 }

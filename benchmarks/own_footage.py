@@ -1,0 +1,26 @@
+"""Puts what a run of `sanawm train --data ... --held-out ... --out RUN` measured where docs/own_footage.md shows it.
+
+    python benchmarks/own_footage.py RUN        # results/own_footage.json, docs/own_footage.png
+
+The numbers are the run's own record, world/training.json; the picture is its sheet, with 64 colours.
+"""
+
+import json
+from pathlib import Path
+
+from harness import DOCS, RESULTS, parser
+from PIL import Image
+
+from sanawm_env.training.recipe import RECORD, SHEET, WORLD
+from sanawm_env.world.saving import replacing, write_text
+
+if __name__ == "__main__":
+    options = parser(__doc__, quick=False, json=False)
+    options.add_argument("run", type=Path)
+    run = options.parse_args().run
+    record = json.loads((run / WORLD / RECORD).read_text())
+    if "chunks" not in record.get("validation", {}):
+        raise SystemExit(f"{run} was not measured: train it with --held-out.")
+    write_text(RESULTS / "own_footage.json", json.dumps(record, indent=1) + "\n")
+    with replacing(DOCS / "own_footage.png") as part:
+        Image.open(run / SHEET).convert("RGB").quantize(64).save(part, format="PNG", optimize=True)
