@@ -134,7 +134,7 @@ def picture(tab: Tab, page: Page, file: Path) -> None:
     tab.click("[data-tab=agent]")
     tab.fill("#driver", "explore:horizon=2,candidates=10")
     tab.click("#drive")
-    tab.wait_for_function("sanawm.futures() > 0", timeout=60_000)
+    tab.wait_for_function("sanawm.futures() > 0", timeout=600_000)
     tab.wait_for_timeout(500)
     tab.screenshot(path=file)
 

@@ -463,6 +463,7 @@ def test_a_driver_drives_until_a_key_takes_over(film):
     tab.fill("#driver", "explore:candidates=4,horizon=1")
     tab.click("#drive")
     tab.wait_for_selector("#driving >> text=explore")
+    assert tab.is_hidden("#hint")  # which stands in the same place
     tab.wait_for_function("sanawm.futures() === 4")
     while len(film.session.tree.nodes) < 3:  # it thinks in a thread of its own
         film.step(0.25)
