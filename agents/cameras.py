@@ -122,7 +122,7 @@ class ThereAndBack(Camera):
 
 @dataclass(frozen=True)
 class LawnMower(Camera):
-    """Lanes of `length` metres sideways, `step` metres apart and forwards, looking ahead."""
+    """Rows of `length` metres sideways, `step` metres apart and forwards, looking ahead."""
 
     length: float = 1.2
     step: float = 0.4

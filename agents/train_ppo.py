@@ -335,8 +335,8 @@ def keep(out: Path, model: PPO, envs: VecMonitor, history: list[dict[str, float]
                 model.save(part / "policy.zip")
             except RuntimeError as error:  # which is what torch makes of a full disk
                 raise OSError(str(error).splitlines()[0]) from error
-            for slot, moment in enumerate(cast(SB3VecEnv, envs.unwrapped).batch.snapshot()):
-                moment.save(part / f"{slot}.safetensors")
+            for slot, snapshot in enumerate(cast(SB3VecEnv, envs.unwrapped).batch.snapshot()):
+                snapshot.save(part / f"{slot}.safetensors")
             write_text(part / "run.json", json.dumps(kept, default=lambda value: value.tolist()))
     for older in checkpoints(out)[:-1]:
         remove(older)
@@ -360,10 +360,10 @@ def load(folder: Path, envs: VecMonitor, settings: TrainPPO) -> tuple[PPO, list[
     try:
         kept = read_run(folder / "run.json", batch.num_envs)
         weights = {name: read_weights(folder / "policy.zip", settings.device, member) for name, member in parts.items()}
-        moments = [Snapshot.load(folder / f"{slot}.safetensors", batch.world) for slot in range(batch.num_envs)]
+        snapshots = [Snapshot.load(folder / f"{slot}.safetensors", batch.world) for slot in range(batch.num_envs)]
         model = fresh(settings, envs)
         model.set_parameters(cast(Any, weights), exact_match=True, device=settings.device)  # its type forgets a level
-        seen, _ = batch.restore(moments)
+        seen, _ = batch.restore(snapshots)
         torch.set_rng_state(torch.tensor(kept.torch, dtype=torch.uint8))
     except (PermissionError, MemoryError):
         raise

@@ -283,7 +283,7 @@ def _scan(
     """M_t + R_t of every frame (2, B*h*T, D, D), z_t + y_t (B*h*T, D), and the states after the last frame.
 
     The columns of a state are independent. Program: (batch, head), tile of BN columns, branch; the programs of the main
-    branch's first tile carry the normaliser too.
+    branch's first tile hold the normaliser too.
     """
     ROWS: tl.constexpr = BATCH * H * T
     pair, tile, branch = tl.program_id(0), tl.program_id(1), tl.program_id(2)

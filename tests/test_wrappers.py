@@ -92,7 +92,7 @@ def test_counters_of_ones_own_are_named(tiny):
             return self.env.step(action)
 
     counter = Count(SanaWMEnv(tiny))
-    env = Snapshottable(counter, carry={Count: ("count",)})
+    env = Snapshottable(counter, keep={Count: ("count",)})
     env.reset(seed=0)
     env.step(TURN)
     here = env.snapshot()

@@ -145,8 +145,8 @@ def _read_realestate10k(path: Path, clip: str | None) -> WrittenPoses:
     if np.any(rows[:, 5:7] != 0):
         _warn(path, "the distortion of its camera is left out")
     matrices = four_by_four(rows[:, 7:].reshape(-1, 3, 4))
-    lenses = _matrices(rows[:, 1:5])
-    return WrittenPoses("realestate10k", matrices, "w2c", intrinsics=lenses, size=(1, 1), **_rate(rows[:, 0] / 1e6))
+    intrinsics = _matrices(rows[:, 1:5])
+    return WrittenPoses("realestate10k", matrices, "w2c", intrinsics=intrinsics, size=(1, 1), **_rate(rows[:, 0] / 1e6))
 
 
 def _table(text: str, columns: int, first: int = 1) -> np.ndarray:
@@ -206,18 +206,18 @@ def _read_nerfstudio(path: Path, clip: str | None) -> WrittenPoses:
     names = [str(frame.get("file_path", "")) for frame in frames]
     order = sorted(_of_clip(names, clip), key=lambda i: _natural(names[i]))
     shared = {key: value for key, value in whole.items() if key != "frames"}
-    matrices, lenses, sizes = [], [], set()
+    matrices, intrinsics, sizes = [], [], set()
     for i in order:
         matrices.append(_json_matrix(frames[i].get("transform_matrix"), i))
-        lens, size = _json_lens(shared | frames[i], i)
-        lenses.append(lens)
+        given, size = _json_intrinsics(shared | frames[i], i)
+        intrinsics.append(given)
         sizes.add(size)
-    known = len(sizes) == 1 and all(lens is not None for lens in lenses)
+    known = len(sizes) == 1 and all(each is not None for each in intrinsics)
     if any(shared.get(key) for key in ("k1", "k2", "k3", "p1", "p2")) and known:
         _warn(path, "the distortion of its camera is left out")
     return WrittenPoses(
         "nerfstudio", four_by_four(np.array(matrices)), "c2w", "opengl",
-        np.array(lenses) if known else None, sizes.pop() if known else None, **_counted([names[i] for i in order]),
+        np.array(intrinsics) if known else None, sizes.pop() if known else None, **_counted([names[i] for i in order]),
     )  # fmt: skip
 
 
@@ -231,7 +231,7 @@ def _json_matrix(rows: Any, frame: int) -> list[list[float]]:
     return [[_json_number(value, f"the transform_matrix of frame {frame}") for value in row] for row in rows][:3]
 
 
-def _json_lens(fields: dict[str, Any], frame: int) -> tuple[np.ndarray | None, tuple[float, float] | None]:
+def _json_intrinsics(fields: dict[str, Any], frame: int) -> tuple[np.ndarray | None, tuple[float, float] | None]:
     """The 3x3 matrix and the size of its image: pixels, or a square of side 1 where only an angle is given."""
     if "FISHEYE" in str(fields.get("camera_model", "")).upper() or fields.get("is_fisheye"):
         return None, None
@@ -270,7 +270,7 @@ def _json_number(value: Any, place: str) -> float:
 # --- COLMAP ---
 
 
-class _Lens(NamedTuple):
+class _Model(NamedTuple):
     """A camera model. straight: whether its image is a pinhole's, once distortion is left out; None for exactly."""
 
     number: int
@@ -280,15 +280,16 @@ class _Lens(NamedTuple):
 
 
 _MODELS = {
-    "SIMPLE_PINHOLE": _Lens(0, 3, 1, None), "PINHOLE": _Lens(1, 4, 2, None), "SIMPLE_RADIAL": _Lens(2, 4, 1, True),
-    "RADIAL": _Lens(3, 5, 1, True), "OPENCV": _Lens(4, 8, 2, True), "OPENCV_FISHEYE": _Lens(5, 8, 2, False),
-    "FULL_OPENCV": _Lens(6, 12, 2, True), "FOV": _Lens(7, 5, 2, False), "SIMPLE_RADIAL_FISHEYE": _Lens(8, 4, 1, False),
-    "RADIAL_FISHEYE": _Lens(9, 5, 1, False), "THIN_PRISM_FISHEYE": _Lens(10, 12, 2, False),
-    "RAD_TAN_THIN_PRISM_FISHEYE": _Lens(11, 16, 2, False), "SIMPLE_DIVISION": _Lens(12, 4, 1, True),
-    "DIVISION": _Lens(13, 5, 2, True), "SIMPLE_FISHEYE": _Lens(14, 3, 1, False), "FISHEYE": _Lens(15, 4, 2, False),
-    "EUCM": _Lens(16, 6, 2, False), "EQUIRECTANGULAR": _Lens(17, 2, 0, False),
+    "SIMPLE_PINHOLE": _Model(0, 3, 1, None), "PINHOLE": _Model(1, 4, 2, None), "SIMPLE_RADIAL": _Model(2, 4, 1, True),
+    "RADIAL": _Model(3, 5, 1, True), "OPENCV": _Model(4, 8, 2, True), "OPENCV_FISHEYE": _Model(5, 8, 2, False),
+    "FULL_OPENCV": _Model(6, 12, 2, True), "FOV": _Model(7, 5, 2, False),
+    "SIMPLE_RADIAL_FISHEYE": _Model(8, 4, 1, False), "RADIAL_FISHEYE": _Model(9, 5, 1, False),
+    "THIN_PRISM_FISHEYE": _Model(10, 12, 2, False),
+    "RAD_TAN_THIN_PRISM_FISHEYE": _Model(11, 16, 2, False), "SIMPLE_DIVISION": _Model(12, 4, 1, True),
+    "DIVISION": _Model(13, 5, 2, True), "SIMPLE_FISHEYE": _Model(14, 3, 1, False), "FISHEYE": _Model(15, 4, 2, False),
+    "EUCM": _Model(16, 6, 2, False), "EQUIRECTANGULAR": _Model(17, 2, 0, False),
 }  # fmt: skip
-_NAMES = {lens.number: name for name, lens in _MODELS.items()}
+_NAMES = {model.number: name for name, model in _MODELS.items()}
 
 
 class _Camera(NamedTuple):
@@ -328,12 +329,14 @@ def _read_colmap(path: Path, clip: str | None) -> WrittenPoses:
     if (file := folder / f"cameras{suffix}").exists():
         with open_file(file, MAX_TEXT_BYTES) as opened:
             cameras = dict((_binary_cameras if binary else _text_cameras)(opened))
-    lenses, size = _colmap_lenses(path, [cameras.get(image.camera) for image in images])
+    intrinsics, size = _colmap_intrinsics(path, [cameras.get(image.camera) for image in images])
     counted = _counted([image.name for image in images])
-    return WrittenPoses("colmap", matrices, "w2c", "opencv", lenses, size, **counted)
+    return WrittenPoses("colmap", matrices, "w2c", "opencv", intrinsics, size, **counted)
 
 
-def _colmap_lenses(path: Path, cameras: list[_Camera | None]) -> tuple[np.ndarray | None, tuple[float, float] | None]:
+def _colmap_intrinsics(
+    path: Path, cameras: list[_Camera | None]
+) -> tuple[np.ndarray | None, tuple[float, float] | None]:
     """Matrices (F, 3, 3) and the size of their images; None where there is no pinhole, or there are several sizes."""
     known = [camera for camera in cameras if camera is not None]
     if len(known) < len(cameras):
@@ -408,8 +411,8 @@ def _text_cameras(file: BinaryIO) -> Iterator[tuple[int, _Camera]]:
         if not words:
             continue
         place = f"line {number} of cameras.txt"
-        lens = _MODELS.get(words[1]) if len(words) > 1 else None
-        if lens is None or len(words) != 4 + lens.parameters:
+        model = _MODELS.get(words[1]) if len(words) > 1 else None
+        if model is None or len(words) != 4 + model.parameters:
             raise ValueError(f"{place} is no camera: its number, a model that is known, width, height, parameters")
         given = [_number(word, place) for word in (words[0], *words[2:])]
         if not np.isfinite(given).all():
@@ -482,12 +485,12 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> WrittenPoses:
             f"a trajectory must have the shape (frames, 4, 4) or (frames, 3, 4) with at least one frame, and at most "
             f"{MAX_POSES:,}, got {matrices.shape}"
         )
-    lens = next((arrays[name] for name in ("intrinsics", "intrinsic") if name in arrays), None)
-    if lens is not None:
-        lens = lens.astype(np.float64)
-        lens = lens[0] if lens.ndim == 4 and len(lens) == 1 else lens
-        if lens.shape != (len(matrices), 3, 3) or not np.isfinite(lens).all():
-            raise ValueError(f"intrinsics in it must be finite ({len(matrices)}, 3, 3), got {lens.shape}")
+    intrinsics = next((arrays[name] for name in ("intrinsics", "intrinsic") if name in arrays), None)
+    if intrinsics is not None:
+        intrinsics = intrinsics.astype(np.float64)
+        intrinsics = intrinsics[0] if intrinsics.ndim == 4 and len(intrinsics) == 1 else intrinsics
+        if intrinsics.shape != (len(matrices), 3, 3) or not np.isfinite(intrinsics).all():
+            raise ValueError(f"intrinsics in it must be finite ({len(matrices)}, 3, 3), got {intrinsics.shape}")
     fps, where, first = arrays.get("fps"), None, None
     if fps is not None and not (fps.size == 1 and 0 < fps.item() < np.inf):
         raise ValueError(f"fps in it must be one positive number, got {reason(fps)}")
@@ -502,7 +505,7 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> WrittenPoses:
         "numpy",
         four_by_four(matrices),
         kind,
-        intrinsics=lens,
+        intrinsics=intrinsics,
         fps=None if fps is None else float(fps.item()),
         where=where,
         first=first,

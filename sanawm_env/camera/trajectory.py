@@ -119,8 +119,8 @@ class Trajectory:
         then."""
         nearest = np.round(places).astype(int)
         if np.abs(places - nearest).max(initial=0) < 1e-3:
-            lens = None if self.intrinsics is None else self.intrinsics[nearest]
-            return replace(self, c2w=self.c2w[nearest], intrinsics=lens, fps=None, first=None)
+            own = None if self.intrinsics is None else self.intrinsics[nearest]
+            return replace(self, c2w=self.c2w[nearest], intrinsics=own, fps=None, first=None)
         return replace(resampled(self, np.arange(len(self.c2w)), places), fps=None, first=None)
 
     def intrinsics_for(self, width: int, height: int) -> np.ndarray | None:

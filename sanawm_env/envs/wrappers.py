@@ -121,18 +121,18 @@ class Snapshottable(gym.Wrapper, RecordConstructorArgs):
     `env.unwrapped.restore` puts back the episode but not, say, the steps that a TimeLimit has counted, nor the older
     frames of a FrameStackObservation. Here they come along, and `restore` returns what the wrappers made of it.
 
-    carry: for wrappers of your own, the names of the attributes to keep, {MyWrapper: ("count",)}.
+    keep: for wrappers of your own, the names of the attributes to keep, {MyWrapper: ("count",)}.
     Raises TypeError around anything but a `SanaWMEnv`.
     """
 
-    def __init__(self, env: gym.Env, carry: Mapping[type[gym.Wrapper], Sequence[str]] | None = None):
-        RecordConstructorArgs.__init__(self, carry=carry)
+    def __init__(self, env: gym.Env, keep: Mapping[type[gym.Wrapper], Sequence[str]] | None = None):
+        RecordConstructorArgs.__init__(self, keep=keep)
         super().__init__(env)
         base = env.unwrapped
         if not isinstance(base, SanaWMEnv):
             raise TypeError(f"Only a SanaWMEnv has snapshots, not {type(base).__name__}.")
         self._base = base
-        self._carried = EPISODE | dict(carry or {})
+        self._kept = EPISODE | dict(keep or {})
         self._seen: tuple[Observation, dict[str, Any]] | None = None
 
     def reset(
@@ -178,7 +178,7 @@ class Snapshottable(gym.Wrapper, RecordConstructorArgs):
         """The wrappers that remember something of the episode, from the outermost inwards, and the attributes."""
         env = self.env
         while isinstance(env, gym.Wrapper):
-            names = [name for kind, own in self._carried.items() if isinstance(env, kind) for name in own]
+            names = [name for kind, own in self._kept.items() if isinstance(env, kind) for name in own]
             if names:
                 yield env, names
             env = env.env

@@ -83,10 +83,10 @@ def _tum(trajectory: Trajectory) -> str:
 
 def _colmap(c2w: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]) -> dict[str, str]:
     """The files of a model in text: a camera for each set of intrinsics, an image for each pose."""
-    lenses, of = np.unique(intrinsics[:, (0, 1, 0, 1), (0, 1, 2, 2)], axis=0, return_inverse=True)
+    distinct, of = np.unique(intrinsics[:, (0, 1, 0, 1), (0, 1, 2, 2)], axis=0, return_inverse=True)
     w2c = inverse(c2w)
     wxyz = Rotation.from_matrix(w2c[:, :3, :3]).as_quat()[:, [3, 0, 1, 2]]
-    cameras = [f"{i} PINHOLE {size[0]} {size[1]} {_numbers(lens)}\n" for i, lens in enumerate(lenses, start=1)]
+    cameras = [f"{i} PINHOLE {size[0]} {size[1]} {_numbers(each)}\n" for i, each in enumerate(distinct, start=1)]
     images = [
         f"{i + 1} {_numbers(wxyz[i])} {_numbers(w2c[i, :3, 3])} {int(of.ravel()[i]) + 1} {name}\n\n"
         for i, name in enumerate(_names(len(c2w)))
@@ -103,13 +103,13 @@ def _nerfstudio(c2w: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]) 
     """What is in a transforms.json: OpenGL axes; the intrinsics once where they are constant, else in every frame."""
     poses = c2w.copy()
     poses[:, :3, :3] = poses[:, :3, :3] @ AXES["opengl"].T
-    lenses = [
-        dict(zip(("fl_x", "fl_y", "cx", "cy"), map(float, lens), strict=True))
-        for lens in intrinsics[:, (0, 1, 0, 1), (0, 1, 2, 2)]
+    fields = [
+        dict(zip(("fl_x", "fl_y", "cx", "cy"), map(float, vector), strict=True))
+        for vector in intrinsics[:, (0, 1, 0, 1), (0, 1, 2, 2)]
     ]
-    same = all(lens == lenses[0] for lens in lenses)
+    same = all(each == fields[0] for each in fields)
     frames = [
-        {"file_path": f"{IMAGES}/{name}", **({} if same else lens), "transform_matrix": pose.tolist()}
-        for name, lens, pose in zip(_names(len(c2w)), lenses, poses, strict=True)
+        {"file_path": f"{IMAGES}/{name}", **({} if same else each), "transform_matrix": pose.tolist()}
+        for name, each, pose in zip(_names(len(c2w)), fields, poses, strict=True)
     ]
-    return {"camera_model": "OPENCV", "w": size[0], "h": size[1], **(lenses[0] if same else {}), "frames": frames}
+    return {"camera_model": "OPENCV", "w": size[0], "h": size[1], **(fields[0] if same else {}), "frames": frames}

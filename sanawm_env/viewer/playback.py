@@ -373,8 +373,8 @@ class Player:
 
     def _from(self, parts: Parts, wanted: Parts, at: int, before: Parts = ()) -> int:
         """The frame, `at` or later, from which a chunk of these parts can do what is wanted instead: anything new
-        begins with a latent, letting go does not have to. A key that is let go before it has begun is still held for
-        a moment, so that a tap is not lost. before: the parts of the chunk before it."""
+        begins with a latent, letting go does not have to. A key that is let go before it has begun is still held
+        briefly, so that a tap is not lost. before: the parts of the chunk before it."""
         last, goal = parts[-1], wanted[0]
         if not (isinstance(last, Held) and isinstance(goal, Held) and goal.keys <= last.keys):
             return math.ceil(at / self.stride) * self.stride
