@@ -24,7 +24,7 @@ FIRST = (  # modules that most readers look for stand first on their page
     "agents.collect", "agents.collection", "camera.trajectory", "camera.twist", "recording.dataset",
     "recording.episode", "viewer.session",
 )  # fmt: skip
-COMING = ("own_footage.md", "score.md", *ROOT_PAGES)
+COMING = ("own_footage.md",)
 LINK = re.compile(r"(?<=\]\()(\.\./[^)#\s]+)")
 LANGUAGES = {".py": "python", ".json": "json", ".yaml": "yaml", ".toml": "toml", ".md": "markdown"}
 ROOMS = {"agents": ROOT / "agents", "kernels": ROOT / "kernels"}  # packages that are installed inside sanawm_env
@@ -42,8 +42,7 @@ def on_startup(**_: object) -> None:
 
 def on_config(config: MkDocsConfig) -> None:
     """Leave pages out of the navigation that are still being written."""
-    there = {page for page, source in ROOT_PAGES.items() if (ROOT / source).exists()}
-    missing = {page for page in COMING if page not in there and not (DOCS / page).exists()}
+    missing = {page for page in COMING if not (DOCS / page).exists()}
     for section in config.nav or []:
         for entries in section.values():
             if isinstance(entries, list):
@@ -93,11 +92,10 @@ def rank(name: str) -> int:
 def root_pages(files: Files) -> Iterator[tuple[str, str]]:
     """Pages that stand at the top of the repository, with their links as seen from docs/."""
     for name, source in ROOT_PAGES.items():
-        if (ROOT / source).exists():
-            yield (
-                name,
-                re.sub(r"(?<=\]\()(docs/)?(?![a-z]+:|#)", lambda m: "" if m[1] else "../", (ROOT / source).read_text()),
-            )
+        yield (
+            name,
+            re.sub(r"(?<=\]\()(docs/)?(?![a-z]+:|#)", lambda m: "" if m[1] else "../", (ROOT / source).read_text()),
+        )
 
 
 def reference_pages(files: Files) -> Iterator[tuple[str, str]]:

@@ -125,6 +125,25 @@ def test_pages_load_nothing_from_the_network(site):
         assert [tag for tag in loaded if 'rel="canonical"' not in tag] == [], page
 
 
+def test_every_page_is_in_the_navigation():
+    listed = set(re.findall(r"[\w/.-]+\.md", (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]))
+    assert set(PAGES) - listed == {"photographs/CREDITS.md"}  # which the model card links to
+
+
+OUT = r"\b(moments?|carr(y|ies|ied)|strolls?|lanes?|lens(es)?|worth|backstage|shelf|display|steers?)\b"
+
+
+def test_pages_and_docstrings_use_the_words_of_the_field():
+    """Names that were given up; docs/reference has some in its quotations."""
+    pages = {name: text for name, text in PAGES.items() if not name.startswith("reference/")}
+    assert {name: found[0] for name, text in pages.items() if (found := re.search(OUT, text, re.I))} == {}
+    texts = {name: ast.get_docstring(tree) or "" for name, tree in trees().items()}
+    texts |= {f"{m}.{name}": text for m, tree in trees().items() for name, _, text in public(tree)}
+    found = {name: match[0] for name, text in texts.items() if (match := re.search(OUT, text, re.I))}
+    rays = ("sanawm_env.camera.rays.", "sanawm_env.engines.sanawm.network.config.")  # Plücker's have a moment
+    assert {name: word for name, word in found.items() if not (word == "moment" and name.startswith(rays))} == {}
+
+
 def test_the_tables_are_the_committed_numbers():
     tables = benchmark("tables")
     for name in tables["PAGES"]:

@@ -1,4 +1,4 @@
-"""`sanawm score`: what clips are worth, beside what the measure itself is worth."""
+"""`sanawm score`: scores of clips, beside the error of the measure itself."""
 
 from dataclasses import dataclass
 from pathlib import Path

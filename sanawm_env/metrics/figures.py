@@ -1,4 +1,4 @@
-"""Drawings are matplotlib's, an extra: what was measured becomes a PNG without a display and without global state."""
+"""Drawings are matplotlib's, an extra: what was measured becomes a PNG without a screen and without global state."""
 
 from typing import TYPE_CHECKING
 

@@ -41,7 +41,7 @@ def begun_from(parts: torch.nn.ModuleDict, folder: Path, codec: PatchPCACodec | 
     """Take the network and the place map of the world in `folder`; raises ValueError where sizes differ.
 
     codec: of a world of one's own clips, None for that of the world. It is another one, and it knows no places: the
-    network is carried over (`_carried_over`).
+    network is transferred (`_carried_over`).
     """
     for name, part in parts.items():
         weights = {k: v.float() for k, v in load_file(folder / f"{name}.safetensors").items()}

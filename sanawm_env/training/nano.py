@@ -60,7 +60,7 @@ STARTS_PER_PLACE = 16
 
 
 def export_world(config: SanaWorldConfig, run: Path, codec: Path, out: Path, starts: Path | None = None) -> None:
-    """Write a world's folder: `config.json`, weights, codec, and start images: those of its places, which carry their
+    """Write a world's folder: `config.json`, weights, codec, and start images: those of its places, which hold their
     anchors, and the pictures in the folder `starts`, if there is one."""
     (out / "starts").mkdir(parents=True, exist_ok=True)
     write_text(out / "config.json", config.to_json() + "\n")

@@ -19,7 +19,7 @@ class SanaWorldConfig(WorldConfig):
     Attributes, besides those of every world:
         spatial_stride, temporal_stride: pixels and frames per latent. latents_per_chunk: 3, so that a chunk is 24
             frames.
-        codec: "patch_pca" (`codec.safetensors`), or LTX-2's of the folder `codec/`, which carries state between chunks:
+        codec: "patch_pca" (`codec.safetensors`), or LTX-2's of the folder `codec/`, which keeps a state between chunks:
             "ltx2", whose decoder is causal, or "ltx2_bidirectional", whose decoder is not.
         dtype: of the network's weights and latents, "float32" or "bfloat16".
         reprojection: whether pictures of the state are moved to the new cameras as a first guess

@@ -107,7 +107,7 @@ class SanaConditions:
 @final
 @dataclass(frozen=True, eq=False)
 class SanaMemory:
-    """What episodes carry from chunk to chunk. network: with guidance the pair (unconditional, conditional). decoder,
+    """What episodes keep from chunk to chunk. network: with guidance the pair (unconditional, conditional). decoder,
     refiner: of worlds that have such stages with a state."""
 
     network: NetworkState | tuple[NetworkState, NetworkState]

@@ -186,7 +186,7 @@ def check_picture_size(height: int, width: int) -> None:
 
 
 def world_config(name: str, network: SanaWMConfig, height: int, width: int) -> SanaWorldConfig:
-    """What an official world is, beside its weights: picture, lens, sampler, window."""
+    """What an official world is, beside its weights: frames, intrinsics, sampler, window."""
     sampler = SamplerConfig()
     if name == "chunk-causal":
         # the teacher sees all chunks before, takes the many steps of the official script and is guided (dit.md 13)

@@ -2,7 +2,7 @@
 colours; S is 8 or 16), fitted in closed form.
 
 Latent frame 0 holds the first picture (repeated eight times), latent frame k >= 1 holds frames 8k-7..8k, so any run of
-latents decodes on its own and there is no state to carry. The strides and the measured quality are those of
+latents decodes on its own and there is no state. The strides and the measured quality are those of
 shared/reference/nano.md section 1. Coordinates are partly whitened (times lambda^(-1/4)) so that weak components stay
 visible to the network without drowning the strong ones. Their standard deviation overall is 4, not 1: unit noise then
 takes up little of a narrow network (measured: 2.5 dB after 50 steps of training).

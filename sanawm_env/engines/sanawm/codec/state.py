@@ -1,4 +1,4 @@
-"""What every codec does, and what the LTX-2 decoder carries from one latent frame to the next, as a value."""
+"""What every codec does, and what the LTX-2 decoder keeps from one latent frame to the next, as a value."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
