@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""What clips are worth: does the camera go where it was told, does the image stay itself, is it like the truth?
-=======
-"""Scores of clips: does the camera go where it was told, does the picture stay itself, is it like the truth?
->>>>>>> 98d908f (Every page is in the navigation; pages and docstrings are held to the words of the field)
+"""Scores of clips: does the camera go where it was told, does the image stay itself, is it like the truth?
 
 An estimator recovers the camera from the images, and its path is compared with the one that was asked for, as in
 SANA-WM-Bench (`metrics.pose`; camera reference, 7.2). No estimator is exact, so the same path is rendered by the world

@@ -37,11 +37,7 @@ def estimator(frames: np.ndarray, given: np.ndarray | None, anchor: Anchor | Non
     size = frames.shape[1:3]
     if anchor is None:
         raise ValueError("alignment needs clips of a known place, with an anchor")
-<<<<<<< HEAD
     if given is not None and np.abs(given[:, (0, 1, 0, 1), (0, 1, 2, 2)] / intrinsics(*size) - 1).max() > 0.01:
-=======
-    if lens is not None and np.abs(lens[:, (0, 1, 0, 1), (0, 1, 2, 2)] / intrinsics(*size) - 1).max() > 0.01:
->>>>>>> 98d908f (Every page is in the navigation; pages and docstrings are held to the words of the field)
         raise ValueError("alignment needs clips with nano's intrinsics, 70 degrees across")
     return np.concatenate((anchor.c2w[None], track(known_place(anchor.place), frames[1:], anchor.c2w)))
 
