@@ -25,7 +25,7 @@ from sanawm_env.camera.trajectory import Trajectory, inverse, relative_to_first,
 from sanawm_env.world.files import brief, check_count, check_number
 
 MISSING = 'Poses from images need pycolmap: pip install "sanawm-env[poses]".'
-SHORTER_SIDE = 256  # pixels; smaller images are enlarged: at 240 x 320 that makes errors several times smaller
+SHORTER_SIDE = 256  # pixels; smaller images are enlarged, which makes errors smaller at 240 x 320 too
 OVERLAP = 15  # images after each that it is matched with
 LOST = 4  # images in a row without a pose that are interpolated
 LEAST = 3  # images of a reconstruction
