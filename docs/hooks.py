@@ -24,7 +24,6 @@ FIRST = (  # modules that most readers look for stand first on their page
     "agents.collect", "agents.collection", "camera.trajectory", "camera.twist", "recording.dataset",
     "recording.episode", "viewer.session",
 )  # fmt: skip
-COMING = ("own_footage.md",)
 LINK = re.compile(r"(?<=\]\()(\.\./[^)#\s]+)")
 LANGUAGES = {".py": "python", ".json": "json", ".yaml": "yaml", ".toml": "toml", ".md": "markdown"}
 ROOMS = {"agents": ROOT / "agents", "kernels": ROOT / "kernels"}  # packages that are installed inside sanawm_env
@@ -38,15 +37,6 @@ def on_startup(**_: object) -> None:
     for path in (*(ROOT / "sanawm_env").iterdir(), *ROOMS.values()):
         if path.suffix in ("", ".py") and path.name != "__pycache__":
             (documented / path.name).symlink_to(path)
-
-
-def on_config(config: MkDocsConfig) -> None:
-    """Leave pages out of the navigation that are still being written."""
-    missing = {page for page in COMING if not (DOCS / page).exists()}
-    for section in config.nav or []:
-        for entries in section.values():
-            if isinstance(entries, list):
-                entries[:] = [e for e in entries if not (isinstance(e, dict) and missing & set(map(str, e.values())))]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
