@@ -359,7 +359,9 @@ def test_a_nano_world_is_trained_on_footage(tmp_path, capsys):
     assert "cannot be learned from, as said above" in refused(capsys, *command, "--data", clips, "--out", own)
     assert not own.exists()
     capsys.readouterr()
-    sanawm(*command, "--data", clips, "--fov-deg", 80, "--held-out", clips / "0", "--out", own)
+    assert "give another folder" in refused(capsys, *command, "--data", clips, "--held-out", clips / "0", "--out", own)
+    shutil.copytree(clips / "0", tmp_path / "held_out" / "0")
+    sanawm(*command, "--data", clips, "--fov-deg", 80, "--held-out", tmp_path / "held_out", "--out", own)
     assert "2 clips" in (said := capsys.readouterr().out) and "1 held-out clips" in said
     world = World.load(own / "world")
     assert world.config.name == "own" and world.config.places == {} and len(world.starts) == 2
