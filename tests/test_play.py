@@ -50,7 +50,8 @@ FLAGS = [
     "--host-resolver-rules=MAP *.example.org 127.0.0.1",
 ]
 PIXELS = """(id) => {
-    const {node, frame} = document.getElementById(id).dataset, {picture} = sanawm.screens[id];
+    const canvas = document.getElementById(id), {node, frame} = canvas.dataset;
+    const picture = sanawm.screens[id]?.picture ?? canvas;  // of a map, what is drawn
     return {node: Number(node ?? -1), frame: Number(frame ?? -1), png: picture.toDataURL().split(',')[1]};
 }"""
 NEWEST = """([node, frame]) => {
