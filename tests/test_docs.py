@@ -1,6 +1,7 @@
 """The documentation site: it builds strictly, its reference is complete, its code, commands and tables are true."""
 
 import ast
+import importlib
 import inspect
 import itertools
 import re
@@ -169,6 +170,9 @@ RUN = [
 @pytest.fixture(scope="module")
 def toy_nano(tmp_path_factory) -> Path:
     """A folder of shipped worlds with a nano that takes milliseconds a step."""
+    importlib.import_module(
+        "sanawm_env.engines.rooms.engine"
+    )  # which keeps the folder that it finds when it is imported
     shipped = tmp_path_factory.mktemp("assets")
     with_starts(write_tiny_world(shipped / "nano", config=replace(TINY, name="nano")))
     return shipped
