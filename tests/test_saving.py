@@ -359,6 +359,7 @@ ALLOWED = {
     ("examples/own_engine.py", "main"): "an example is read more than it is run",
     ("recording/video.py", "_open"): "into the part of a `replacing`",
     ("serving/service.py", ""): "a snapshot saves itself with the helper",
+    ("camera/reconstruction.py", "*"): "in a temporary folder that two processes share",
     ("serving/keep.py", "write"): "a snapshot saves itself with the helper",
     ("serving/wire.py", "_encoded"): "pictures into memory",
     ("examples/vlm_walk.py", "picture"): "a picture into memory",
