@@ -34,6 +34,12 @@ def fit_intrinsics(intrinsics: np.ndarray, frames: int) -> np.ndarray:
     return vectors[:frames].astype(np.float32)
 
 
+def centred_intrinsics(horizontal_fov_deg: float, width: int, height: int) -> np.ndarray:
+    """Intrinsics (4,) float64 [fx, fy, cx, cy] in pixels of a centred camera with square pixels, at any angle."""
+    focal = width / 2 / math.tan(math.radians(horizontal_fov_deg) / 2)
+    return np.array([focal, focal, width / 2, height / 2])
+
+
 def intrinsics_from_fov(horizontal_fov_deg: float, width: int, height: int) -> np.ndarray:
     """Intrinsics (4,) float32 of a centred camera with square pixels.
 
@@ -41,8 +47,7 @@ def intrinsics_from_fov(horizontal_fov_deg: float, width: int, height: int) -> n
     """
     if not 0 < horizontal_fov_deg < 180:
         raise ValueError(f"a field of view lies between 0 and 180 degrees, got {horizontal_fov_deg}")
-    focal = width / 2 / math.tan(math.radians(horizontal_fov_deg) / 2)
-    intrinsics = np.array([focal, focal, width / 2, height / 2])
+    intrinsics = centred_intrinsics(horizontal_fov_deg, width, height)
     check_field_of_view(intrinsics, width, height)
     return intrinsics.astype(np.float32)
 

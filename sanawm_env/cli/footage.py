@@ -4,7 +4,6 @@ A clip is planned before it is read: which of its frames are shown 16 times a se
 clip's path comes from is one function, from its video to a `Trajectory`; `poses_beside` finds the file.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image
 
 from sanawm_env.camera.formats import is_pose_folder
 from sanawm_env.camera.inspection import inspect
+from sanawm_env.camera.intrinsics import centred_intrinsics, intrinsics_matrix
 from sanawm_env.camera.trajectory import Trajectory, relative_to_first
 from sanawm_env.cli.arguments import TrajectoryReading
 from sanawm_env.recording.dataset import PARTIAL
@@ -97,7 +97,7 @@ def plan_clip(video: Path, poses_of: PosesOf, fov_deg: float | None = None) -> C
     first = Image.fromarray(next(iterate_video(video)))
     trajectory = poses_of(video)
     try:
-        intrinsics, _ = choose_intrinsics(first, NANO_SMALL, _lens(trajectory, first, fov_deg), None)
+        intrinsics, _ = choose_intrinsics(first, NANO_SMALL, _intrinsics(trajectory, first, fov_deg), None)
         places = frames_at(trajectory, times)
         shown = _sixteen_a_second(times, places, len(trajectory.c2w))
     except ValueError as error:
@@ -194,12 +194,11 @@ def _sixteen_a_second(times: np.ndarray, places: np.ndarray, count: int) -> np.n
     return inside[np.where(nearer, before, after)]
 
 
-def _lens(trajectory: Trajectory, first: Image.Image, fov_deg: float | None) -> np.ndarray:
+def _intrinsics(trajectory: Trajectory, first: Image.Image, fov_deg: float | None) -> np.ndarray:
     """Intrinsics (3, 3) in pixels of the clip's pictures."""
     width, height = first.size
     if fov_deg is not None:
-        focal = width / 2 / math.tan(math.radians(fov_deg) / 2)
-        return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+        return intrinsics_matrix(centred_intrinsics(fov_deg, width, height))
     if trajectory.intrinsics is None:
         raise ValueError("has poses without intrinsics: give --fov-deg, the angle across its upright pictures.")
     found = trajectory.intrinsics_for(width, height)

@@ -1,11 +1,11 @@
 """Poses of clips that come without: COLMAP finds them in the images, once, and they are kept."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from sanawm_env.camera.intrinsics import centred_intrinsics, intrinsics_matrix
 from sanawm_env.camera.reconstruction import check_installed, estimate_trajectory
 from sanawm_env.camera.trajectory import Trajectory, load_trajectory
 from sanawm_env.cli.footage import PosesOf
@@ -57,8 +57,7 @@ def _found(video: Path, fov_deg: float | None) -> Trajectory:
     intrinsics = None
     if fov_deg is not None:
         height, width = next(iterate_video(video)).shape[:2]
-        focal = width / 2 / math.tan(math.radians(fov_deg) / 2)
-        intrinsics = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+        intrinsics = intrinsics_matrix(centred_intrinsics(fov_deg, width, height))
     every = max(1, round(rate / PICTURES_A_SECOND))
     found = estimate_trajectory(iterate_video(video), intrinsics, fps=rate, every=every)
     return replace(found, first=(found.first or 0) * rate)

@@ -21,7 +21,7 @@ from sanawm_env.metrics.image import ssim
 from sanawm_env.training.clips import Footage
 from sanawm_env.training.evaluate import Example
 from sanawm_env.training.probes import linear_codec
-from sanawm_env.training.truth import gradient
+from sanawm_env.training.truth import decibels, gradient
 from sanawm_env.training.warps import plane_homographies, rotation_homographies, warp
 from sanawm_env.world.world import World
 
@@ -91,22 +91,18 @@ def measure(world: World, clips: Sequence[Footage], chunks: int = 8, seed: int =
         if number < examples:
             ends = tuple(range(1, chunks + 1))
             shown.append(Example(number, "held-out clip", frames[0], ends, truth[:, -1], guesses["psnr"][:, -1]))
-    decibels = {name: [_psnr(error / count) for error in total] for name, total in errors.items()}
+    pooled = {name: [round(decibels(error / count), 3) for error in total] for name, total in errors.items()}
     rows = [
         FootageScores(
-            *(decibels[name][j] for name in names[:5]),
+            *(pooled[name][j] for name in names[:5]),
             ssim=round(float(similar[j] / count), 4),
             sharpness=round(float(sharp[0, j] / sharp[1, j]), 4),
         )
         for j in range(chunks)
     ]
-    swapped = _psnr(errors["swapped"].mean() / count) if count > 1 else None
-    return FootageReport(tuple(rows), _psnr(errors["psnr"].mean() / count), swapped, count, tuple(shown))
-
-
-def _psnr(error: float) -> float:
-    """Of a mean squared error; 100 for none."""
-    return 100.0 if error == 0 else round(float(10 * np.log10(255**2 / error)), 3)
+    swapped = round(decibels(errors["swapped"].mean() / count), 3) if count > 1 else None
+    whole = round(decibels(errors["psnr"].mean() / count), 3)
+    return FootageReport(tuple(rows), whole, swapped, count, tuple(shown))
 
 
 def predict(world: World, clip: Footage, path: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -51,7 +51,11 @@ def draw_walk(
 
 def pooled_psnr(a: np.ndarray, b: np.ndarray) -> float:
     """One mean squared error over all values 0..255, then decibels; 100 for none."""
-    error = np.square(a.astype(np.int32) - b).mean()
+    return decibels(np.square(a.astype(np.int32) - b).mean())
+
+
+def decibels(error: float) -> float:
+    """PSNR of a mean squared error of values 0..255; 100 for none."""
     return 100.0 if error == 0 else float(10 * np.log10(255**2 / error))
 
 
