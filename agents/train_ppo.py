@@ -42,8 +42,8 @@ from sanawm_env.envs.config import EnvConfig
 from sanawm_env.envs.vector import SanaWMVectorEnv
 from sanawm_env.recording.rollout import check_writable
 from sanawm_env.simulation.episode import Snapshot
-from sanawm_env.world.files import brief, check_count, check_number, read_json, read_text, reason
-from sanawm_env.world.reading import read
+from sanawm_env.world.files import brief, check_count, check_number, read_json, reason
+from sanawm_env.world.reading import differences, read
 from sanawm_env.world.saving import only_writer, remove, replacing_files, replacing_folder, write_text
 from sanawm_env.world.signals import exit_status, interrupting
 from sanawm_env.world.terminal import literal_console, out_of_memory
@@ -448,11 +448,11 @@ def check_run(settings: TrainPPO) -> None:
         write_text(path, text)
         return
     try:
-        alike = read_text(path, MAX_SETTINGS_BYTES) == text
+        other = differences(read_json(path, MAX_SETTINGS_BYTES), json.loads(text))
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as the settings of a training: {reason(error)}.") from error
-    if not alike:
-        raise ValueError(f"{settings.out} holds a run with other settings: give another --out, or delete it.")
+    if other:
+        raise ValueError(f"{settings.out} holds a run with other settings: {other}. Give another --out, or delete it.")
 
 
 def main() -> None:

@@ -320,9 +320,10 @@ def test_study_writes_its_numbers_and_curves(trained, tmp_path, capsys, monkeypa
 def test_a_nano_world_is_trained_from_nothing_made_longer_and_resumed(trained, tmp_path, capsys):
     recipe, run = tmp_path / "recipe.json", tmp_path / "run"
     recipe.write_text(json.dumps(SMALLEST))
-    command = ("train", "--config", recipe, "--out", run, "--processes", 1)
     shutil.copytree(trained, run)
     for steps in (1, 2):
+        run = run.rename(tmp_path / f"moved {steps}")
+        command = ("train", "--config", recipe, "--out", run, "--processes", 1)
         sanawm(*command, "--steps", steps)
         assert torch.load(run / "network" / "checkpoint.pt", weights_only=True)["step"] == steps
     record = json.loads((run / "world" / "training.json").read_text())
@@ -331,7 +332,7 @@ def test_a_nano_world_is_trained_from_nothing_made_longer_and_resumed(trained, t
     assert Image.open(run / "truth_vs_dream.png").width > 200 and (run / "network" / "loss.png").exists()
     assert World.load(run / "world").starts
     recipe.write_text(json.dumps(SMALLEST | {"clips": {"clips": 2, "chunks": 3}}))
-    assert "another recipe" in refused(capsys, *command)
+    assert "another recipe: clips.chunks is 2 there, 3 here" in refused(capsys, *command)
     recipe.write_text(json.dumps({"colour": "red"}))
     assert "no setting 'colour'" in refused(capsys, *command)
     recipe.write_text(json.dumps({"clips": {"unknown_fraction": 2}}))

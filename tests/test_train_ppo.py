@@ -92,7 +92,7 @@ def test_tasks_with_goals_show_them_to_the_policy(settings, tmp_path, task):
 
 
 def test_another_run_is_not_written_over(settings, whole):
-    with pytest.raises(ValueError, match="holds a run with other settings"):
+    with pytest.raises(ValueError, match="holds a run with other settings: seed is 0 there, 1 here"):
         train_ppo(replace(settings, seed=1), QUIET)
 
 

@@ -40,6 +40,7 @@ from sanawm_env.engines.sanawm.reprojection import CELLS
 from sanawm_env.training import torch_render
 from sanawm_env.world.files import brief, check_count, check_number
 from sanawm_env.world.images import save_start
+from sanawm_env.world.reading import differences
 from sanawm_env.world.saving import replacing_folder
 from sanawm_env.world.signals import of_a_pool
 from sanawm_env.world.state import save_whole
@@ -134,7 +135,8 @@ def generate(
     settings.pop("clips")  # more of them can follow
     header = {"settings": json.dumps(settings)}
     if _shards(out) and made_with(out) != settings:
-        raise ValueError(f"{out} holds clips made with {made_with(out)}, not {settings}; use another folder.")
+        other = differences(made_with(out), settings)
+        raise ValueError(f"{out} holds clips made with other settings: {other}. Use another folder.")
     jobs = []
     for shard, first in enumerate(range(0, config.clips, config.shard_clips)):
         path, count = out / f"shard_{shard:05d}.safetensors", min(config.shard_clips, config.clips - first)
@@ -206,7 +208,8 @@ def generate_views(out: Path | str, config: ViewsConfig, role: str = "train", wo
     settings = {**asdict(config), "role": role}
     settings.pop("rooms")  # more of them can follow
     if _shards(out) and made_with(out) != settings:
-        raise ValueError(f"{out} holds views made with {made_with(out)}, not {settings}; use another folder.")
+        other = differences(made_with(out), settings)
+        raise ValueError(f"{out} holds views made with other settings: {other}. Use another folder.")
     header = {"settings": json.dumps(settings)}
     shards = -(-config.rooms // config.shard_rooms)
     paths = [out / f"shard_{shard:05d}.safetensors" for shard in range(shards)]

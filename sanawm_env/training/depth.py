@@ -19,6 +19,7 @@ from sanawm_env.engines.sanawm.codec.patch_pca import LATENT_STD, PatchPCACodec
 from sanawm_env.engines.sanawm.reprojection import CELLS, Reprojection
 from sanawm_env.training.clips import codec_hash, load, made_with
 from sanawm_env.world.files import check_count, check_number
+from sanawm_env.world.reading import differences
 from sanawm_env.world.saving import replacing
 from sanawm_env.world.signals import on_stop
 from sanawm_env.world.state import save_whole
@@ -88,7 +89,8 @@ def train_depth(
     if (out / CHECKPOINT).exists():
         saved = torch.load(out / CHECKPOINT, weights_only=True)
         if saved["identity"] != identity:
-            raise ValueError(f"{out / CHECKPOINT} belongs to another run ({saved['identity']}); use another folder.")
+            other = differences(json.loads(saved["identity"]), json.loads(identity))
+            raise ValueError(f"{out / CHECKPOINT} belongs to another run: {other}. Use another folder.")
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         average = {name: value.to(device) for name, value in saved["average"].items()}

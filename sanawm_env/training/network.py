@@ -37,7 +37,8 @@ from sanawm_env.kernels.inputs import Grid
 from sanawm_env.metrics.figures import figure_class
 from sanawm_env.training.clips import codec_hash, load, made_with
 from sanawm_env.training.initial import begun_from, parts_of, untrained
-from sanawm_env.world.files import brief, check_count, check_number
+from sanawm_env.world.files import brief, check_count, check_number, file_sha256
+from sanawm_env.world.reading import differences
 from sanawm_env.world.saving import replacing
 from sanawm_env.world.signals import on_stop
 from sanawm_env.world.state import save_whole
@@ -199,9 +200,12 @@ def train_network(
     if settings["codec"] != codec_hash(codec):
         raise ValueError(f"The clips in {data} were encoded with another codec: use that one, or make them anew.")
     out.mkdir(parents=True, exist_ok=True)
-    parts = {"train": {**asdict(train), "steps": None, "minutes": None}, "world": asdict(config), "clips": settings}
+    parts = {  # neither the length nor the folder: both may be others later
+        "train": {**asdict(train), "steps": None, "minutes": None}, "world": {**asdict(config), "name": None},
+        "clips": settings,
+    }  # fmt: skip
     if begin_from is not None:
-        parts["begin_from"] = str(begin_from)
+        parts["begin_from"] = file_sha256(begin_from / "network.safetensors")
     identity = json.dumps({**parts, "processes": processes}, sort_keys=True)
     saved = _read_checkpoint(out / "checkpoint.pt", identity)
     if saved is not None and saved["step"] >= train.steps:
@@ -246,7 +250,8 @@ def _read_checkpoint(path: Path, identity: str) -> dict | None:
         return None
     saved = torch.load(path, weights_only=True)
     if saved["identity"] != identity:
-        raise ValueError(f"{path} belongs to another run ({saved['identity']}); use another folder.")
+        other = differences(json.loads(saved["identity"]), json.loads(identity))
+        raise ValueError(f"{path} belongs to another run: {other}. Use another folder.")
     return saved
 
 

@@ -45,7 +45,7 @@ from sanawm_env.training.network import MAX_SEED, TrainConfig, train_network
 from sanawm_env.training.probes import linear_codec
 from sanawm_env.world.files import check_count, check_number, read_json, reason
 from sanawm_env.world.folders import world_folder
-from sanawm_env.world.reading import read
+from sanawm_env.world.reading import differences, read
 from sanawm_env.world.saving import only_writer, replacing, write_text
 from sanawm_env.world.terminal import literal_console
 from sanawm_env.world.world import World
@@ -276,7 +276,8 @@ def _keep_recipe(recipe: Recipe, path: Path) -> None:
             clips=replace(recipe.clips, clips=kept.clips.clips), validation_scenes=kept.validation_scenes,
         )  # fmt: skip
         if longer != kept:
-            raise ValueError(f"{path.parent} holds a run of another recipe (see {path.name}): use another folder.")
+            other = differences(asdict(kept), asdict(longer))
+            raise ValueError(f"{path.parent} holds a run of another recipe: {other}. Use another folder.")
         if recipe == kept:
             return  # it may be what was given, and say less
     write_text(path, recipe.to_json() + "\n")

@@ -57,6 +57,25 @@ def nearest(name: Any, known: Iterable[str]) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
+def differences(kept: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """What differs between the settings that a folder keeps and those given, in words: "train.seed is 0 there, 1 here",
+    at most three of them."""
+    kept, given = _flat(kept), _flat(given)
+    found = [
+        f"{name} is {brief(kept.get(name))} there, {brief(given.get(name))} here"
+        for name in dict.fromkeys([*kept, *given])
+        if kept.get(name) != given.get(name)
+    ]
+    return "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
+
+
+def _flat(value: Mapping[str, Any], inside: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, item in value.items():
+        flat |= _flat(item, f"{inside}{name}.") if isinstance(item, Mapping) else {f"{inside}{name}": item}
+    return flat
+
+
 @cache
 def _adapter(kind: type) -> TypeAdapter:
     try:
