@@ -19,7 +19,7 @@ from sanawm_env.camera.dsl import FPS, MAX_FRAMES
 from sanawm_env.camera.trajectory import check_trajectory
 from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.simulation.controllers import Twist
-from sanawm_env.world.files import brief, check_count, check_number
+from sanawm_env.system.files import brief, check_count, check_number
 from sanawm_env.world.state import MAX_SEED
 
 WALK, TURN = 0.6, 12.0  # metres and degrees per second: what cameras are bounded to, well within what worlds know

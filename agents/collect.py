@@ -27,9 +27,9 @@ from sanawm_env.metrics.lasting import drift, loop_closure
 from sanawm_env.recording.dataset import Dataset, Row, Shard, clean
 from sanawm_env.recording.episode import EpisodeWriter, Step, begin
 from sanawm_env.simulation.simulator import MOST_CHUNKS
-from sanawm_env.world.files import reason
-from sanawm_env.world.saving import check_target, only_writer
-from sanawm_env.world.terminal import literal_console
+from sanawm_env.system.files import reason
+from sanawm_env.system.saving import check_target, only_writer
+from sanawm_env.system.terminal import literal_console
 from sanawm_env.world.threads import with_torch_threads
 
 CLAIM = "collect{}.lock"

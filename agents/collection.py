@@ -26,9 +26,7 @@ from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.recording.dataset import Dataset
 from sanawm_env.recording.episode import MAX_COMPANY
 from sanawm_env.recording.rollout import RolloutWriter
-from sanawm_env.training.scenes import sample_starts
-from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.files import (
+from sanawm_env.system.files import (
     brief,
     check_count,
     check_number,
@@ -38,12 +36,14 @@ from sanawm_env.world.files import (
     read_text,
     reason,
 )
+from sanawm_env.system.saving import Scratch
+from sanawm_env.system.settings import read
+from sanawm_env.training.scenes import sample_starts
+from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.folders import world_address
 from sanawm_env.world.images import fit_image, images_in, load_image, read_anchor
 from sanawm_env.world.intrinsics import choose_intrinsics
-from sanawm_env.world.reading import read
 from sanawm_env.world.saved import MAX_SEED
-from sanawm_env.world.saving import Scratch
 from sanawm_env.world.threads import MAX_THREADS
 from sanawm_env.world.world import World
 

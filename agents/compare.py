@@ -31,11 +31,11 @@ from sanawm_env.simulation.controllers import Twist, make_controller
 from sanawm_env.simulation.episode import Episode, GoalState
 from sanawm_env.simulation.simulator import Limits, Simulator
 from sanawm_env.simulation.tasks import ImageNav, PointNav, Task
+from sanawm_env.system.files import brief, check_count, read_json, reason
+from sanawm_env.system.saving import write_text
 from sanawm_env.training.truth import draw_walk
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.files import brief, check_count, read_json, reason
-from sanawm_env.world.saving import write_text
 from sanawm_env.world.scenes import DrawnScenes
 from sanawm_env.world.world import Clip, World
 

@@ -20,7 +20,7 @@ from sanawm_env.agents.planners import ImageGoal, Plan, Planner
 from sanawm_env.simulation.episode import Episode
 from sanawm_env.simulation.simulator import Simulator
 from sanawm_env.simulation.tasks import PointNav
-from sanawm_env.world.files import brief
+from sanawm_env.system.files import brief
 
 Belief = Callable[[Simulator, Episode, Episode], Episode]
 """(model, what was believed before the step, the true episode after it) -> what is believed now."""

@@ -12,8 +12,8 @@ import numpy as np
 from sanawm_env.simulation.episode import Episode
 from sanawm_env.simulation.simulator import Simulator
 from sanawm_env.simulation.tasks import Explore
+from sanawm_env.system.files import check_count
 from sanawm_env.world import tree
-from sanawm_env.world.files import check_count
 
 Cell = tuple[int, int, int]
 MOST = 1 << 40  # steps, and episodes of an archive

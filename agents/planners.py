@@ -20,7 +20,7 @@ from sanawm_env.simulation.controllers import Twist
 from sanawm_env.simulation.episode import Episode
 from sanawm_env.simulation.simulator import Simulator
 from sanawm_env.simulation.tasks import likenesses
-from sanawm_env.world.files import brief, check_count, check_number
+from sanawm_env.system.files import brief, check_count, check_number
 
 Objective = Callable[[Tensor, NDArray], NDArray]
 """(frames (n, F, H, W, 3) uint8 on the world's device, c2w (n, F, 4, 4)) -> scores (n,), more is better. F is 24 times

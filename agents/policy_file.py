@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sanawm_env.world.files import check_file, reason
+from sanawm_env.system.files import check_file, reason
 
 MAX_BYTES = 256 * 2**20
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 import yaml
 from yaml.constructor import ConstructorError
 
-from sanawm_env.world.files import brief, read_text, reason
+from sanawm_env.system.files import brief, read_text, reason
 
 MAX_BYTES, MAX_NODES = 2**20, 200_000
 

@@ -42,11 +42,11 @@ from sanawm_env.envs.config import EnvConfig
 from sanawm_env.envs.vector import SanaWMVectorEnv
 from sanawm_env.recording.rollout import check_writable
 from sanawm_env.simulation.episode import Snapshot
-from sanawm_env.world.files import brief, check_count, check_number, read_json, reason
-from sanawm_env.world.reading import differences, read
-from sanawm_env.world.saving import only_writer, remove, replacing_files, replacing_folder, write_text
-from sanawm_env.world.signals import exit_status, interrupting
-from sanawm_env.world.terminal import literal_console, out_of_memory
+from sanawm_env.system.files import brief, check_count, check_number, read_json, reason
+from sanawm_env.system.saving import only_writer, remove, replacing_files, replacing_folder, write_text
+from sanawm_env.system.settings import differences, read
+from sanawm_env.system.signals import exit_status, interrupting
+from sanawm_env.system.terminal import literal_console, out_of_memory
 from sanawm_env.world.threads import with_torch_threads
 
 Task = Literal["explore", "pointnav", "imagenav", "followpath"]

@@ -18,7 +18,7 @@ from sanawm_env.agents.collection import Collection, plan
 from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.recording.dataset import Dataset, totals
 from sanawm_env.recording.episode import begin
-from sanawm_env.world.terminal import literal_console
+from sanawm_env.system.terminal import literal_console
 from sanawm_env.world.threads import with_torch_threads
 
 CASES = ((1, 1), (1, 4), (1, 16), (2, 1), (2, 4))  # torch threads, batch

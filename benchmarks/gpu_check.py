@@ -45,10 +45,10 @@ from sanawm_env.cli.bench_kernels import StepInputs, Subject
 from sanawm_env.engines.sanawm.config import SanaWorldConfig
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.sampler import SamplerConfig
+from sanawm_env.system.saving import write_text
+from sanawm_env.system.signals import interrupting
+from sanawm_env.system.terminal import literal_console
 from sanawm_env.world import tree
-from sanawm_env.world.saving import write_text
-from sanawm_env.world.signals import interrupting
-from sanawm_env.world.terminal import literal_console
 from sanawm_env.world.world import usable_device
 
 LONGEST = 180  # seconds that one part may take

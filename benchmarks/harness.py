@@ -25,8 +25,8 @@ from rich.table import Table
 
 from sanawm_env.cli.machine import machine_name
 from sanawm_env.metrics.figures import figure_class
-from sanawm_env.world.saving import replacing, write_text
-from sanawm_env.world.terminal import literal_console
+from sanawm_env.system.saving import replacing, write_text
+from sanawm_env.system.terminal import literal_console
 
 ROOT = Path(__file__).parents[1]
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from harness import console, parser
 
+from sanawm_env.system.signals import interrupting
 from sanawm_env.training.bars import PARTS, measure, print_bars
-from sanawm_env.world.signals import interrupting
 
 
 def main() -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from harness import DOCS, RESULTS, parser
 from PIL import Image
 
+from sanawm_env.system.saving import replacing, write_text
 from sanawm_env.training.recipe import RECORD, SHEET, WORLD
-from sanawm_env.world.saving import replacing, write_text
 
 if __name__ == "__main__":
     options = parser(__doc__, quick=False, json=False)

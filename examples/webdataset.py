@@ -11,7 +11,7 @@ import tarfile
 from pathlib import Path
 
 from sanawm_env.recording.dataset import Dataset
-from sanawm_env.world.saving import replacing
+from sanawm_env.system.saving import replacing
 
 PARTS = {"video.mp4": "mp4", "trajectory.npz": "trajectory.npz", "actions.npz": "actions.npz", "meta.json": "json"}
 EPISODES = 100  # per tar

@@ -13,7 +13,7 @@ from sanawm_env.agents.scripts import read_path, read_script
 from scipy.spatial.transform import Rotation
 
 from sanawm_env.camera.trajectory import load_trajectory
-from sanawm_env.world.arrays import load_array, load_arrays
+from sanawm_env.system.arrays import load_array, load_arrays
 
 
 def poses(count, fps=16.0, speed=0.6, turn=0.2):

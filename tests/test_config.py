@@ -24,10 +24,10 @@ from sanawm_env.envs.config import EnvConfig
 from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.recording.episode import EpisodeWriter, RecordedEpisode, Step, begin
 from sanawm_env.simulation.tasks import Explore
+from sanawm_env.system.settings import read
 from sanawm_env.training.nano import NANO
 from sanawm_env.world.engine import read_config
 from sanawm_env.world.folders import SHIPPED
-from sanawm_env.world.reading import read
 from sanawm_env.world.world import World
 from tests.worlds import picture, with_starts, write_tiny_world
 

@@ -229,7 +229,7 @@ def test_pictures_larger_than_images_may_be_are_not_decoded(world, image, tmp_pa
 
 def test_arrays_larger_than_allowed_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "bomb.npz", c2w=np.zeros((1000, 4, 4)))
-    monkeypatch.setattr("sanawm_env.world.arrays.MAX_ARRAY_BYTES", 100_000)
+    monkeypatch.setattr("sanawm_env.system.arrays.MAX_ARRAY_BYTES", 100_000)
     assert (tmp_path / "bomb.npz").stat().st_size < 2_000
     from sanawm_env.camera.trajectory import load_trajectory
 

@@ -24,9 +24,9 @@ from sanawm_env.engines.sanawm.fetch import fetch
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.network.model import SanaWM
 from sanawm_env.engines.sanawm.official import NETWORK_GB, OFFICIAL, PINS
+from sanawm_env.system.saving import only_writer
 from sanawm_env.world.engine import read_config
 from sanawm_env.world.folders import read_manifest, world_folder
-from sanawm_env.world.saving import only_writer
 from tests.golden_files import SHIPPED
 from tests.standin_hub import NETWORK, OWNER, network_weights, serving, training_checkpoint, write_hub
 

@@ -7,7 +7,7 @@ import socket
 import numpy as np
 import pytest
 
-from sanawm_env.world.files import (
+from sanawm_env.system.files import (
     brief,
     check_count,
     check_file,

@@ -31,10 +31,8 @@ FLOORS = {
     "simulation": 3, "engines": 3,
     "world": 2,
     "camera": 1, "kernels": 1, "metrics": 1,
-    "files": 0,
+    "system": 0,
 }  # fmt: skip
-# Of world/, what reads the files of strangers: it knows of files and numbers alone, and every room reads by it.
-FILES = {"sanawm_env.world.files", "sanawm_env.world.arrays"}
 ENVIRONMENT_LIBRARIES = {"gymnasium", "stable_baselines3", "ray", "torchrl"}
 ENGINES = {"sanawm_env.engines"}
 # What a room must know nothing of, besides the rooms above it.
@@ -51,6 +49,7 @@ UNKNOWN = {
     "camera": ENVIRONMENT_LIBRARIES | {"safetensors", "huggingface_hub"},
     "kernels": ENVIRONMENT_LIBRARIES | {"safetensors", "huggingface_hub"},
     "metrics": ENVIRONMENT_LIBRARIES | {"safetensors", "huggingface_hub"},
+    "system": ENVIRONMENT_LIBRARIES | {"torch", "huggingface_hub"},
     "training": ENVIRONMENT_LIBRARIES | {"websockets"},
 }
 # Parts of engines that know nothing of where weights come from.
@@ -88,8 +87,6 @@ def room(name):
     parts = name.split(".")
     if parts[0] in ("examples", "benchmarks"):
         return parts[0]
-    if ".".join(parts[:3]) in FILES:
-        return "files"
     if parts[0] != "sanawm_env":
         return None
     inner = parts[1] if len(parts) > 1 else ""
@@ -133,7 +130,6 @@ def test_rooms_import_only_downward(name):
 def test_every_room_stands_on_a_floor():
     inside = {name.split(".")[1] for name in MODULES if name.startswith("sanawm_env.")}
     assert inside - set(FLOORS) - {"training", "__init__"} == set()
-    assert set(MODULES) >= FILES
 
 
 @pytest.mark.parametrize(
@@ -309,7 +305,7 @@ def test_nothing_that_is_printed_is_read_as_markup():
     """Paths and users' words go to consoles that take them as they are: there is one way to make one."""
     for name, path in MODULES.items():
         source = path.read_text()
-        if name != "sanawm_env.world.terminal":
+        if name != "sanawm_env.system.terminal":
             assert not re.search(r"(?<![\w.])Console\(", source), f"{name} makes a console: use literal_console"
             assert "rich.markup" not in source, f"{name} writes or escapes markup, which no console reads"
 

@@ -28,7 +28,7 @@ from sanawm_env.recording.episode import RecordedEpisode
 from sanawm_env.recording.exports import pose_vectors
 from sanawm_env.recording.lerobot import CAMERA, COLUMNS, export_lerobot, pool, vector_stats
 from sanawm_env.recording.video import VideoWriter, read_video
-from sanawm_env.world.saving import replacing_folder
+from sanawm_env.system.saving import replacing_folder
 from tests.datasets import collect, rewards, say, small_world
 
 CHUNKS = (2, 1, 3)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sanawm_env.world import saving
-from sanawm_env.world.saving import only_writer, replacing, replacing_files, replacing_folder
+from sanawm_env.system import saving
+from sanawm_env.system.saving import only_writer, replacing, replacing_files, replacing_folder
 from tests.syntax import parse
 
 
@@ -267,7 +267,7 @@ def test_a_folder_is_replaced_with_all_that_is_in_it(tmp_path):
 
 
 def test_a_folder_is_replaced_where_the_system_cannot_swap_names(tmp_path, monkeypatch):
-    monkeypatch.setattr("sanawm_env.world.saving._renameat2", lambda: None)
+    monkeypatch.setattr("sanawm_env.system.saving._renameat2", lambda: None)
     test_a_folder_is_replaced_with_all_that_is_in_it(tmp_path)
 
 
@@ -339,11 +339,11 @@ WRITES = {
 }  # fmt: skip
 HELPERS = {"replacing", "replacing_folder", "replacing_files", "appearing"}
 ALLOWED = {
-    ("world/saving.py", "_finish"): "the helper itself",
-    ("world/saving.py", "move"): "the helper itself",
-    ("world/saving.py", "_exchange"): "the helper itself",
+    ("system/saving.py", "_finish"): "the helper itself",
+    ("system/saving.py", "move"): "the helper itself",
+    ("system/saving.py", "_exchange"): "the helper itself",
     ("engines/sanawm/codec/patch_pca.py", "save"): "the room below the helper's; who calls it wraps it",
-    ("world/files.py", "link"): "another name for a file, in a folder that is being made",
+    ("system/files.py", "link"): "another name for a file, in a folder that is being made",
     ("engines/sanawm/hub.py", "download"): "a download goes on where it stopped, under a lock",
     ("viewer/session.py", "save"): "a session saves itself with the helper",
     ("viewer/page.py", "*"): "pictures into memory",

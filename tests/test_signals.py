@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from sanawm_env import cli
-from sanawm_env.world import signals
-from sanawm_env.world.signals import exit_status, interrupting, on_stop, postponed
+from sanawm_env.system import signals
+from sanawm_env.system.signals import exit_status, interrupting, on_stop, postponed
 
 ROOT = Path(__file__).parents[1]
 ASKS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]

@@ -27,8 +27,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from sanawm_env.world.arrays import load_arrays
-from sanawm_env.world.files import brief, open_file, read_json, read_text, reason
+from sanawm_env.system.arrays import load_arrays
+from sanawm_env.system.files import brief, open_file, read_json, read_text, reason
 
 MAX_POSES = 1_000_000  # 17 hours at 16 a second
 MAX_TEXT_BYTES = 256 * 2**20

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from sanawm_env.camera.trajectory import Trajectory, inverse, relative_to_first, resampled
-from sanawm_env.world.files import brief, check_count, check_number
+from sanawm_env.system.files import brief, check_count, check_number
 
 MISSING = 'Poses from images need pycolmap: pip install "sanawm-env[poses]".'
 SHORTER_SIDE = 256  # pixels; smaller images are enlarged, which makes errors smaller at 240 x 320 too

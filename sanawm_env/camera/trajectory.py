@@ -15,7 +15,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
 
 from sanawm_env.camera.formats import FORMATS, MAX_POSES, WrittenPoses, read_poses
-from sanawm_env.world.files import brief, check_number
+from sanawm_env.system.files import brief, check_number
 
 Format = Literal["numpy", "colmap", "nerfstudio", "tum", "kitti", "realestate10k"]
 Axes = Literal["opencv", "opengl", "unreal", "ros"]

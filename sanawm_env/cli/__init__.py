@@ -33,8 +33,8 @@ from sanawm_env.cli.serve import Serve
 from sanawm_env.cli.study import Study
 from sanawm_env.cli.train import Train
 from sanawm_env.cli.trajectory import LookAtTrajectory
-from sanawm_env.world.signals import exit_status, interrupting
-from sanawm_env.world.terminal import literal_console, out_of_memory
+from sanawm_env.system.signals import exit_status, interrupting
+from sanawm_env.system.terminal import literal_console, out_of_memory
 
 COMMANDS = {
     "rollout": Rollout,

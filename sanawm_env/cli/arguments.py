@@ -209,7 +209,7 @@ class Clip(CameraPath, Start):
     def read_intrinsics(self, image: Any) -> "np.ndarray | None":
         """Those of --intrinsics; without, and without --fov-deg, those of the trajectory's first image, where the
         image is like it, which is said; None otherwise."""
-        from sanawm_env.world.arrays import load_array
+        from sanawm_env.system.arrays import load_array
         from sanawm_env.world.images import load_image
 
         if self.intrinsics is not None:
@@ -227,7 +227,7 @@ class Clip(CameraPath, Start):
 
     def check_apart(self, names: Iterable[str], image: Any) -> None:
         """ValueError where a file of these names in `out` would replace the image or another one that is read."""
-        from sanawm_env.world.saving import check_apart
+        from sanawm_env.system.saving import check_apart
 
         check_apart([self.out / name for name in names], [image, self.trajectory, self.intrinsics])
 

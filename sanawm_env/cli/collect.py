@@ -74,7 +74,7 @@ def _show_plan(collection: "Collection", out: Path) -> None:
     from sanawm_env.agents.collection import estimate, plan
     from sanawm_env.cli.machine import disk_usage
     from sanawm_env.recording.dataset import DATASET, Dataset
-    from sanawm_env.world.saving import Scratch
+    from sanawm_env.system.saving import Scratch
 
     dataset = Dataset.open(out) if (out / DATASET).exists() else None
     with Scratch("sanawm-plan-") as folder:  # sampled start images are drawn to count them

@@ -40,7 +40,7 @@ class Compare:
         from sanawm_env.agents.compare import SETTINGS, anchors_of, choose, compare, draw_setups, load_truth, simulators
         from sanawm_env.agents.compare_numbers import scatter
         from sanawm_env.metrics.figures import figure_class
-        from sanawm_env.world.saving import replacing
+        from sanawm_env.system.saving import replacing
         from sanawm_env.world.world import World
 
         setting, name = SETTINGS[self.task], f"{self.task}-{self.scenes.replace(':', '-')}"

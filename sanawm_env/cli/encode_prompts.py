@@ -7,7 +7,7 @@ import tyro
 
 from sanawm_env.cli.arguments import WorldOnDevice
 from sanawm_env.cli.output import progress, say
-from sanawm_env.world.files import check_prompt, read_text
+from sanawm_env.system.files import check_prompt, read_text
 
 MOST_BYTES = 64 * 2**20
 

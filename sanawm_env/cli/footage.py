@@ -19,12 +19,12 @@ from sanawm_env.cli.arguments import TrajectoryReading
 from sanawm_env.recording.dataset import PARTIAL
 from sanawm_env.recording.rollout import TRAJECTORY, VIDEO
 from sanawm_env.recording.video import check_square, frame_times, iterate_video, open_video
+from sanawm_env.system.files import reason
+from sanawm_env.system.saving import is_part
 from sanawm_env.training.clips import Footage
 from sanawm_env.training.nano import NANO_SMALL
-from sanawm_env.world.files import reason
 from sanawm_env.world.images import fit_image
 from sanawm_env.world.intrinsics import choose_intrinsics
-from sanawm_env.world.saving import is_part
 
 VIDEOS = (".mp4", ".mov", ".m4v")
 POSES = (".txt", ".tum", ".kitti", ".npz", ".npy", ".json")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sanawm_env.world.terminal import literal_console
+from sanawm_env.system.terminal import literal_console
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -33,8 +33,8 @@ def check_places(*files: Path | None, world: str | None) -> None:
     """Raises what a file that cannot be written raises, ValueError for one of the world that is read; folders are made
     if missing."""
     from sanawm_env.recording.rollout import check_writable
+    from sanawm_env.system.saving import check_apart
     from sanawm_env.world.folders import find_world
-    from sanawm_env.world.saving import check_apart
 
     places = [file for file in files if file is not None]
     if world is not None:
@@ -46,7 +46,7 @@ def check_places(*files: Path | None, world: str | None) -> None:
 
 def write_numbers(file: Path | None, text: str) -> None:
     """Write JSON, whole or not at all, where a file is given, and say so."""
-    from sanawm_env.world.saving import write_text
+    from sanawm_env.system.saving import write_text
 
     if file is not None:
         write_text(file, text + "\n")

@@ -14,7 +14,7 @@ import tyro
 
 from sanawm_env.cli.arguments import LoadedWorld, Start
 from sanawm_env.cli.output import say
-from sanawm_env.world.files import brief, check_count, check_number, read_json, reason
+from sanawm_env.system.files import brief, check_count, check_number, read_json, reason
 
 if TYPE_CHECKING:
     from sanawm_env.cli.drivers import PolicyDriver
@@ -266,7 +266,7 @@ def policy(folder: Path, session: "Session") -> "PolicyDriver":
     from sanawm_env.agents.train_ppo import TrainPPO, fresh, make_envs
     from sanawm_env.cli.drivers import PolicyDriver
     from sanawm_env.envs.env import SanaWMEnv
-    from sanawm_env.world.reading import read
+    from sanawm_env.system.settings import read
 
     settings_file, policy_file = folder / "settings.json", folder / "policy.zip"
     if not settings_file.exists() or not policy_file.exists():

@@ -12,8 +12,8 @@ from sanawm_env.cli.footage import PosesOf
 from sanawm_env.cli.output import console, say
 from sanawm_env.recording.rollout import check_writable
 from sanawm_env.recording.video import frame_times, iterate_video
-from sanawm_env.world.files import file_sha256, reason
-from sanawm_env.world.saving import replacing
+from sanawm_env.system.files import file_sha256, reason
+from sanawm_env.system.saving import replacing
 
 PICTURES_A_SECOND = 5  # that are placed; frames between them are interpolated
 

@@ -30,7 +30,7 @@ class Replay:
     def run(self) -> None:
         """Write the episode anew, or compare it to what it was. Raises ValueError where it has changed."""
         from sanawm_env.recording.episode import FILES, EpisodeWriter, RecordedEpisode, differences
-        from sanawm_env.world.saving import Scratch, check_apart
+        from sanawm_env.system.saving import Scratch, check_apart
 
         episode = RecordedEpisode.open(self.episode)
         if not self.verify:

@@ -13,7 +13,7 @@ from sanawm_env.cli.arguments import LoadedWorld
 from sanawm_env.cli.output import say
 from sanawm_env.cli.play import is_loopback
 from sanawm_env.serving.limits import ServerLimits
-from sanawm_env.world.files import brief, check_count, read_text
+from sanawm_env.system.files import brief, check_count, read_text
 
 MAX_TOKEN_BYTES = 2**12
 

@@ -45,9 +45,9 @@ class Train(TrajectoryReading):
     def run(self) -> None:
         from sanawm_env.cli.machine import machine_name
         from sanawm_env.recording.rollout import check_writable
+        from sanawm_env.system.files import check_count
+        from sanawm_env.system.saving import check_outside
         from sanawm_env.training.recipe import CLIPS, NETWORK, ON_GPU, OWN, QUICK, SHIPPED, WORLD, Recipe, run
-        from sanawm_env.world.files import check_count
-        from sanawm_env.world.saving import check_outside
         from sanawm_env.world.world import usable_device
 
         device = usable_device(self.device)
@@ -88,9 +88,9 @@ class Train(TrajectoryReading):
         Raises ValueError where a clip cannot be learned from, after a sentence for each that cannot.
         """
         from sanawm_env.cli.footage import find_clips, plan, poses_beside
+        from sanawm_env.system.files import check_number
         from sanawm_env.training.clips import CHUNK
         from sanawm_env.training.nano import NANO_SMALL
-        from sanawm_env.world.files import check_number
 
         if self.fov_deg is not None:
             check_number("--fov-deg", self.fov_deg, 1, 179)

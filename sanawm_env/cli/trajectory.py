@@ -31,7 +31,7 @@ class LookAtTrajectory(TrajectoryReading):
 
     def run(self) -> None:
         """Raises ValueError or OSError in one sentence."""
-        from sanawm_env.world.files import check_number
+        from sanawm_env.system.files import check_number
 
         check_number("--fps", self.fps, 1e-3, 1e6)
         trajectory = self.read_trajectory(self.file)
@@ -43,7 +43,7 @@ class LookAtTrajectory(TrajectoryReading):
     def _export(self, trajectory: "Trajectory", out: Path) -> None:
         from sanawm_env.recording.rollout import VIDEO, check_writable
         from sanawm_env.recording.trajectories import export_trajectory
-        from sanawm_env.world.saving import check_apart
+        from sanawm_env.system.saving import check_apart
 
         check_apart([out], [self.file])
         check_writable(out.parent)
@@ -79,7 +79,7 @@ class LookAtTrajectory(TrajectoryReading):
         from sanawm_env.camera.trajectory import relative_to_first
         from sanawm_env.metrics.figures import draw_path, figure_class
         from sanawm_env.recording.rollout import check_writable
-        from sanawm_env.world.saving import replacing
+        from sanawm_env.system.saving import replacing
 
         figure = figure_class()((8, 6), layout="constrained")
         check_writable(self.plot.parent, (self.plot.name,))

@@ -15,9 +15,9 @@ from sanawm_env.camera.presets import Workspace
 from sanawm_env.envs.making import check_keywords, keywords, plain
 from sanawm_env.simulation.simulator import Limits
 from sanawm_env.simulation.tasks import Task, make_task
-from sanawm_env.world.files import brief
+from sanawm_env.system.files import brief
+from sanawm_env.system.settings import read
 from sanawm_env.world.images import ImageSource
-from sanawm_env.world.reading import read
 from sanawm_env.world.world import World
 
 RENDER_MODES = ("rgb_array", "rgb_array_list")

@@ -31,7 +31,7 @@ from sanawm_env.simulation.controllers import Controller, Keys, make_controller
 from sanawm_env.simulation.episode import Episode, HostClip, Snapshot
 from sanawm_env.simulation.simulator import EpisodeOver, Limits, Simulator
 from sanawm_env.simulation.tasks import Task, Transition, make_task
-from sanawm_env.world.files import brief, check_number
+from sanawm_env.system.files import brief, check_number
 from sanawm_env.world.folders import known_worlds, world_address
 from sanawm_env.world.images import ImageSource, images_in
 from sanawm_env.world.scenes import DrawnScenes

@@ -11,10 +11,10 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from sanawm_env.camera.presets import Workspace
+from sanawm_env.system.files import brief
+from sanawm_env.system.settings import nearest
 from sanawm_env.world.engine import engine_type
-from sanawm_env.world.files import brief
 from sanawm_env.world.folders import config_of
-from sanawm_env.world.reading import nearest
 from sanawm_env.world.world import World
 
 NEAREST = {"max_episode_steps": "max_episode_chunks"}  # what Gymnasium calls it, and what it is called here

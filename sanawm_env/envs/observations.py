@@ -14,8 +14,8 @@ from torch import Tensor
 from sanawm_env.camera.presets import Workspace
 from sanawm_env.simulation.episode import Episode
 from sanawm_env.simulation.tasks import Task
+from sanawm_env.system.files import brief, check_count
 from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.files import brief, check_count
 from sanawm_env.world.images import resize_frames
 
 OBS_MODES = ("dict", "rgb", "stack", "chunk", "latent", "goal")

@@ -20,7 +20,7 @@ from sanawm_env.envs.observations import Observation
 from sanawm_env.simulation.controllers import host
 from sanawm_env.simulation.episode import Snapshot
 from sanawm_env.simulation.simulator import MOST_CHUNKS, Simulator
-from sanawm_env.world.files import brief, check_count
+from sanawm_env.system.files import brief, check_count
 from sanawm_env.world.world import World
 
 MOST_ENVS = 1 << 16

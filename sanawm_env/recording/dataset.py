@@ -22,7 +22,7 @@ from pydantic import Field
 from sanawm_env.recording.episode import FILES, EpisodeWriter, RecordedEpisode
 from sanawm_env.recording.rollout import VIDEO, check_writable, to_json
 from sanawm_env.recording.video import MAX_UPSCALE, check_square, iterate_video, open_video
-from sanawm_env.world.files import (
+from sanawm_env.system.files import (
     brief,
     check_count,
     file_sha256,
@@ -32,9 +32,9 @@ from sanawm_env.world.files import (
     read_text,
     reason,
 )
-from sanawm_env.world.reading import read
+from sanawm_env.system.saving import check_outside, only_writer, remove, write_text
+from sanawm_env.system.settings import read
 from sanawm_env.world.saved import MAX_SEED
-from sanawm_env.world.saving import check_outside, only_writer, remove, write_text
 
 DATASET, MANIFEST, SHARDS, PARTIAL = "dataset.json", "manifest.jsonl", "shard-*", ".partial"
 SCHEMA = 1

@@ -37,14 +37,14 @@ from sanawm_env.recording.rollout import (
     RolloutWriter,
 )
 from sanawm_env.recording.video import iterate_video, read_video
+from sanawm_env.system.arrays import load_arrays
+from sanawm_env.system.files import brief, file_sha256, read_json, reason
+from sanawm_env.system.settings import read
+from sanawm_env.system.signals import postponed
 from sanawm_env.world.anchor import Anchor
-from sanawm_env.world.arrays import load_arrays
-from sanawm_env.world.files import brief, file_sha256, read_json, reason
 from sanawm_env.world.folders import world_address
 from sanawm_env.world.images import fit_image, save_start
-from sanawm_env.world.reading import read
 from sanawm_env.world.saved import MAX_BATCH, MAX_SEED
-from sanawm_env.world.signals import postponed
 from sanawm_env.world.threads import MAX_THREADS, with_torch_threads, world_threads
 
 START, ACTIONS = "start.png", "actions.npz"

@@ -16,7 +16,7 @@ from sanawm_env.recording.dataset import Dataset, Row, leave_out
 from sanawm_env.recording.episode import RecordedEpisode
 from sanawm_env.recording.rollout import VIDEO, check_writable
 from sanawm_env.recording.video import open_video, rate_of
-from sanawm_env.world.saving import check_outside, replacing_folder
+from sanawm_env.system.saving import check_outside, replacing_folder
 
 _SPARE_BYTES = 16 * 2**20
 

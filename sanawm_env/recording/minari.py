@@ -35,8 +35,8 @@ from sanawm_env.recording.exports import (
 from sanawm_env.recording.rollout import VIDEO
 from sanawm_env.recording.video import iterate_video
 from sanawm_env.simulation.tasks import Task
+from sanawm_env.system.saving import write_text
 from sanawm_env.world.folders import config_of
-from sanawm_env.world.saving import write_text
 
 
 def export_minari(dataset: Dataset, dataset_id: str, out: str | os.PathLike, *, jpeg: bool = False) -> Generator[Row]:

@@ -12,7 +12,7 @@ from sanawm_env.recording.episode import RecordedEpisode
 from sanawm_env.recording.rollout import VIDEO
 from sanawm_env.recording.sheet import contact_sheet, evenly_spaced, one_line
 from sanawm_env.recording.video import iterate_video
-from sanawm_env.world.saving import replacing
+from sanawm_env.system.saving import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -21,8 +21,8 @@ import numpy as np
 from sanawm_env.camera.trajectory import load_trajectory as load_trajectory
 from sanawm_env.recording.sheet import contact_sheet, evenly_spaced
 from sanawm_env.recording.video import VideoWriter
-from sanawm_env.world.files import file_sha256
-from sanawm_env.world.saving import check_target, only_writer, remove, replacing_files, write_text
+from sanawm_env.system.files import file_sha256
+from sanawm_env.system.saving import check_target, only_writer, remove, replacing_files, write_text
 from sanawm_env.world.thumbnails import thumbnail
 
 VIDEO, TRAJECTORY, SHEET, META = "video.mp4", "trajectory.npz", "contact_sheet.png", "meta.json"

@@ -22,9 +22,9 @@ from sanawm_env.recording.dataset import DATASET, PARTIAL, Dataset
 from sanawm_env.recording.episode import MAX_META_BYTES
 from sanawm_env.recording.rollout import META, TRAJECTORY, VIDEO
 from sanawm_env.recording.video import MAX_DECODED_BYTES, MAX_UPSCALE, frame_times, iterate_video
+from sanawm_env.system.files import brief, read_json
+from sanawm_env.system.saving import is_part
 from sanawm_env.world.anchor import Anchor
-from sanawm_env.world.files import brief, read_json
-from sanawm_env.world.saving import is_part
 
 TRUTH = "truth.mp4"
 VIDEOS = (".mp4", ".mov", ".m4v")

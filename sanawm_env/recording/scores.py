@@ -34,10 +34,10 @@ from sanawm_env.metrics.pose import align, apply, pose_errors
 from sanawm_env.recording.rollout import check_writable
 from sanawm_env.recording.score_clips import Clip, Sampled, find_clips
 from sanawm_env.recording.video import frame_times, read_video
+from sanawm_env.system.files import brief, check_count, file_sha256, read_json, reason
+from sanawm_env.system.saving import replacing, write_text
+from sanawm_env.system.settings import read
 from sanawm_env.world.anchor import Anchor
-from sanawm_env.world.files import brief, check_count, file_sha256, read_json, reason
-from sanawm_env.world.reading import read
-from sanawm_env.world.saving import replacing, write_text
 from sanawm_env.world.scenes import DrawnScenes
 from sanawm_env.world.world import World
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from sanawm_env.world.saving import replacing
+from sanawm_env.system.saving import replacing
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (38, 42, 48), (138, 144, 152)
 _MARGIN, _GAP, _CAPTION, _TITLE = 20, 8, 20, 34

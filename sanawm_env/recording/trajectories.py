@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from sanawm_env.camera.trajectory import AXES, Trajectory, inverse
 from sanawm_env.recording.video import iterate_video
-from sanawm_env.world.saving import replacing_folder, write_text
+from sanawm_env.system.saving import replacing_folder, write_text
 
 FORMATS = ("colmap", "nerfstudio", "tum")
 IMAGES = "images"

@@ -14,8 +14,8 @@ import numpy as np
 from av.container import InputContainer, OutputContainer
 from av.video.reformatter import Colorspace, VideoReformatter
 
-from sanawm_env.world.files import MAX_PIXELS, check_count, check_number, open_file, reason
-from sanawm_env.world.saving import replacing, with_sentence
+from sanawm_env.system.files import MAX_PIXELS, check_count, check_number, open_file, reason
+from sanawm_env.system.saving import replacing, with_sentence
 
 _BT709 = 1
 _LIMITED_RANGE = 1

@@ -22,8 +22,8 @@ from websockets.sync.client import ClientConnection, connect
 
 from sanawm_env.serving.protocol import TAKEN_OVER, TOKEN_VARIABLE, Welcome
 from sanawm_env.serving.wire import VERSION, pack, unpack
-from sanawm_env.world.files import brief, reason
-from sanawm_env.world.reading import read
+from sanawm_env.system.files import brief, reason
+from sanawm_env.system.settings import read
 
 MAX_REPLY_BYTES = 2**30
 OPEN_SECONDS = 10.0

@@ -20,9 +20,9 @@ import numpy as np
 
 from sanawm_env.serving.wire import pack, unpack
 from sanawm_env.simulation.episode import Snapshot
-from sanawm_env.world.files import check_count, read_bytes
-from sanawm_env.world.reading import read
-from sanawm_env.world.saving import replacing
+from sanawm_env.system.files import check_count, read_bytes
+from sanawm_env.system.saving import replacing
+from sanawm_env.system.settings import read
 
 RECORD = "session"
 MAX_RECORD_BYTES = 2**30

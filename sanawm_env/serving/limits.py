@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sanawm_env.world.files import check_count, check_number
+from sanawm_env.system.files import check_count, check_number
 
 GB, MB = 10**9, 10**6
 

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from sanawm_env.serving.worker import Batching
+from sanawm_env.system.files import check_count
 from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.files import check_count
 
 TOKEN_VARIABLE = "SANAWM_TOKEN"
 PIECE = 2**22  # bytes of a file that travel in one message

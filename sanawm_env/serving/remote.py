@@ -29,11 +29,11 @@ from sanawm_env.simulation.controllers import make_controller
 from sanawm_env.simulation.episode import HostClip
 from sanawm_env.simulation.simulator import Limits, Simulator
 from sanawm_env.simulation.tasks import make_task
+from sanawm_env.system.files import brief, reason
+from sanawm_env.system.saving import replacing
 from sanawm_env.world.anchor import Anchor
-from sanawm_env.world.files import brief, reason
 from sanawm_env.world.images import load_image, read_anchor
 from sanawm_env.world.saved import check_array, check_poses
-from sanawm_env.world.saving import replacing
 from sanawm_env.world.state import Scene, check_seed
 
 MAX_INFO = 64  # entries

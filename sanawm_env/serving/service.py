@@ -47,10 +47,10 @@ from sanawm_env.serving.wire import VERSION, pack, unpack
 from sanawm_env.serving.worker import Step, Worker
 from sanawm_env.simulation.episode import Episode, Snapshot
 from sanawm_env.simulation.simulator import MOST_CHUNKS
+from sanawm_env.system.files import brief, check_count, reason
+from sanawm_env.system.settings import read
 from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
-from sanawm_env.world.files import brief, check_count, reason
-from sanawm_env.world.reading import read
 from sanawm_env.world.state import Scene, check_seed
 
 SAID = (ValueError, TypeError, FileNotFoundError)  # errors that are the client's to read

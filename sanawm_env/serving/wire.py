@@ -15,7 +15,7 @@ import msgpack
 import numpy as np
 from PIL import Image
 
-from sanawm_env.world.files import MAX_PIXELS, brief, reason
+from sanawm_env.system.files import MAX_PIXELS, brief, reason
 
 VERSION = 1
 MAX_HEAD_BYTES = 2**20

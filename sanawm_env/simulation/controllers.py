@@ -31,8 +31,8 @@ from sanawm_env.camera.presets import (
     multi_binary,
 )
 from sanawm_env.camera.trajectory import check_trajectory
+from sanawm_env.system.files import brief
 from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.files import brief
 
 ACTION_MODES = ("twist", "keys", "discrete", "poses")
 SMOOTHINGS = ("hold", "ramp")

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from sanawm_env.camera.dsl import KeyState
 from sanawm_env.camera.presets import KEY_ORDER
+from sanawm_env.system.files import brief, check_count, check_number, reason
 from sanawm_env.world import tree
-from sanawm_env.world.files import brief, check_count, check_number, reason
 from sanawm_env.world.saved import check_array, check_clip, check_poses
 from sanawm_env.world.state import Slot, WorldState, load_state
 from sanawm_env.world.tree import check_tensor

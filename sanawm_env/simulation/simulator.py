@@ -22,7 +22,7 @@ from sanawm_env.camera.presets import Workspace
 from sanawm_env.simulation.controllers import Controller
 from sanawm_env.simulation.episode import Episode
 from sanawm_env.simulation.tasks import Task, Transition, Verdict
-from sanawm_env.world.files import brief, check_count
+from sanawm_env.system.files import brief, check_count
 from sanawm_env.world.state import Scene, WorldState, stack
 from sanawm_env.world.world import Clip, World
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from sanawm_env.camera.presets import Workspace
 from sanawm_env.camera.trajectory import check_trajectory
 from sanawm_env.simulation.episode import Episode, GoalState, PathState
-from sanawm_env.world.files import brief, check_count, check_number
+from sanawm_env.system.files import brief, check_count, check_number
 from sanawm_env.world.images import resize_frames
 
 if TYPE_CHECKING:

@@ -40,16 +40,16 @@ from sanawm_env.camera.trajectory import relative_to_first
 from sanawm_env.engines.rooms.raycast import HEIGHT, WIDTH, intrinsics, render
 from sanawm_env.engines.sanawm.engine import SanaEngine
 from sanawm_env.metrics.pose import evaluate as pose_errors
+from sanawm_env.system.files import check_count, read_json
+from sanawm_env.system.saving import write_text
+from sanawm_env.system.terminal import literal_console
 from sanawm_env.training.align import track
 from sanawm_env.training.evaluate import with_timesteps
 from sanawm_env.training.probes import POSE_INTERVAL, TRACKED, linear_codec, roll
 from sanawm_env.training.truth import Walk, draw_walk, gradient, known_places, pooled_psnr
 from sanawm_env.training.warps import plane_homographies, visible_in_first, warp
-from sanawm_env.world.files import check_count, read_json
 from sanawm_env.world.folders import world_folder
-from sanawm_env.world.saving import write_text
 from sanawm_env.world.state import check_seed
-from sanawm_env.world.terminal import literal_console
 from sanawm_env.world.world import World
 
 STRIDE = 4  # frames between those that are measured

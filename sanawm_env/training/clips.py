@@ -37,12 +37,12 @@ from sanawm_env.engines.rooms.walks import (
 )  # fmt: skip
 from sanawm_env.engines.sanawm.codec.patch_pca import SPACE_STRIDE, PatchPCACodec, to_patches
 from sanawm_env.engines.sanawm.reprojection import CELLS
+from sanawm_env.system.files import brief, check_count, check_number
+from sanawm_env.system.saving import replacing_folder
+from sanawm_env.system.settings import differences
+from sanawm_env.system.signals import of_a_pool
 from sanawm_env.training import torch_render
-from sanawm_env.world.files import brief, check_count, check_number
 from sanawm_env.world.images import save_start
-from sanawm_env.world.reading import differences
-from sanawm_env.world.saving import replacing_folder
-from sanawm_env.world.signals import of_a_pool
 from sanawm_env.world.state import save_whole
 
 MAX_SHARD_CHUNKS = 20_000

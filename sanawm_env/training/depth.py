@@ -17,11 +17,11 @@ from torch import Tensor
 
 from sanawm_env.engines.sanawm.codec.patch_pca import LATENT_STD, PatchPCACodec
 from sanawm_env.engines.sanawm.reprojection import CELLS, Reprojection
+from sanawm_env.system.files import check_count, check_number
+from sanawm_env.system.saving import replacing
+from sanawm_env.system.settings import differences
+from sanawm_env.system.signals import on_stop
 from sanawm_env.training.clips import codec_hash, load, made_with
-from sanawm_env.world.files import check_count, check_number
-from sanawm_env.world.reading import differences
-from sanawm_env.world.saving import replacing
-from sanawm_env.world.signals import on_stop
 from sanawm_env.world.state import save_whole
 
 CHECKPOINT, WEIGHTS = "depth_checkpoint.pt", "reprojection.safetensors"

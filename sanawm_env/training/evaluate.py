@@ -45,13 +45,13 @@ from sanawm_env.camera.trajectory import relative_to_first
 from sanawm_env.engines.rooms.raycast import intrinsics, render
 from sanawm_env.engines.sanawm.engine import SanaEngine
 from sanawm_env.metrics.image import psnr, ssim
+from sanawm_env.system.saving import replacing
+from sanawm_env.system.terminal import literal_console
 from sanawm_env.training.probes import linear_codec, without_recurrence, without_window
 from sanawm_env.training.truth import Walk, draw_walk, gradient, known_places
 from sanawm_env.training.warps import plane_homographies, rotation_homographies, visible_in_first, warp
 from sanawm_env.world.anchor import Anchor
-from sanawm_env.world.saving import replacing
 from sanawm_env.world.state import Scene, WorldState, check_seed, stack
-from sanawm_env.world.terminal import literal_console
 from sanawm_env.world.world import World
 
 BASELINES = ("hold", "rotation_homography", "plane_warp")

@@ -20,7 +20,7 @@ from sanawm_env.engines.sanawm.network.ablation import TokenMixer
 from sanawm_env.engines.sanawm.network.mixers import GDNMixer, WindowMixer
 from sanawm_env.engines.sanawm.network.model import SanaWM
 from sanawm_env.engines.sanawm.network.place_map import PlaceMap
-from sanawm_env.world.files import reason
+from sanawm_env.system.files import reason
 
 NETWORK, PLACES = "network", "places"
 STARTS_SMALL = ("attn.proj.weight", "attn.layer.o_proj.weight", "point_conv.conv.weight", "t_conv.weight")

@@ -14,10 +14,10 @@ from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.network.place_map import PLACE_CHANNELS
 from sanawm_env.engines.sanawm.reprojection import reprojection_channels
 from sanawm_env.engines.sanawm.sampler import SamplerConfig
+from sanawm_env.system.saving import replacing, write_text
 from sanawm_env.training.clips import random_stream
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.images import save_start
-from sanawm_env.world.saving import replacing, write_text
 
 NANO_SMALL = SanaWorldConfig(
     name="nano",

@@ -35,12 +35,12 @@ from sanawm_env.engines.sanawm.reprojection import Reprojection
 from sanawm_env.engines.sanawm.sampler import data_from_v, v_target
 from sanawm_env.kernels.inputs import Grid
 from sanawm_env.metrics.figures import figure_class
+from sanawm_env.system.files import brief, check_count, check_number, file_sha256
+from sanawm_env.system.saving import replacing
+from sanawm_env.system.settings import differences
+from sanawm_env.system.signals import on_stop
 from sanawm_env.training.clips import codec_hash, load, made_with
 from sanawm_env.training.initial import begun_from, parts_of, untrained
-from sanawm_env.world.files import brief, check_count, check_number, file_sha256
-from sanawm_env.world.reading import differences
-from sanawm_env.world.saving import replacing
-from sanawm_env.world.signals import on_stop
 from sanawm_env.world.state import save_whole
 
 CHECKPOINT_EVERY, CHECKPOINT_SECONDS = 100, 240  # whichever comes first

@@ -26,6 +26,10 @@ from sanawm_env.engines.sanawm.conditions import PLUCKER_CHANNELS
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.reprojection import reprojection_channels
 from sanawm_env.metrics.figures import figure_class
+from sanawm_env.system.files import check_count, check_number, read_json, reason
+from sanawm_env.system.saving import only_writer, replacing, write_text
+from sanawm_env.system.settings import differences, read
+from sanawm_env.system.terminal import literal_console
 from sanawm_env.training.clips import (
     STARTS,
     ClipsConfig,
@@ -43,11 +47,7 @@ from sanawm_env.training.footage import measure, print_footage
 from sanawm_env.training.nano import NANO, NANO_SMALL, export_world
 from sanawm_env.training.network import MAX_SEED, TrainConfig, train_network
 from sanawm_env.training.probes import linear_codec
-from sanawm_env.world.files import check_count, check_number, read_json, reason
 from sanawm_env.world.folders import world_folder
-from sanawm_env.world.reading import differences, read
-from sanawm_env.world.saving import only_writer, replacing, write_text
-from sanawm_env.world.terminal import literal_console
 from sanawm_env.world.world import World
 
 CODEC, CLIPS, VIEWS = "codec.safetensors", "clips", "views"

@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sanawm_env.metrics.figures import figure_class
+from sanawm_env.system.saving import replacing
+from sanawm_env.system.terminal import literal_console
 from sanawm_env.training.evaluate import evaluate, with_timesteps
 from sanawm_env.training.probes import (
     CameraErrors,
@@ -29,8 +31,6 @@ from sanawm_env.training.probes import (
     seeds,
 )
 from sanawm_env.training.truth import draw_walk
-from sanawm_env.world.saving import replacing
-from sanawm_env.world.terminal import literal_console
 from sanawm_env.world.world import World
 
 STEPS = (1, 2, 4, 8, 20)

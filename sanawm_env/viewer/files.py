@@ -16,13 +16,13 @@ from torch import Tensor
 from sanawm_env.camera.dsl import KeyState
 from sanawm_env.camera.trajectory import check_trajectory
 from sanawm_env.simulation.episode import Snapshot, check_keys
+from sanawm_env.system.files import check_count, file_sha256, link, read_json
+from sanawm_env.system.saving import replacing_folder, write_text
 from sanawm_env.viewer.moves import Followed, Held, Pushed
 from sanawm_env.viewer.store import Store
 from sanawm_env.viewer.tree import Node, Tree
 from sanawm_env.world import tree as plain
-from sanawm_env.world.files import check_count, file_sha256, link, read_json
 from sanawm_env.world.saved import MAX_SEED, MOST_CHUNKS
-from sanawm_env.world.saving import replacing_folder, write_text
 from sanawm_env.world.state import save_whole
 from sanawm_env.world.world import World
 

@@ -42,11 +42,11 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed, InvalidMessage
 from websockets.http11 import Request, Response
 
+from sanawm_env.system.files import brief
 from sanawm_env.viewer.moves import text
 from sanawm_env.viewer.playback import Driver, Imagined, Player, Shown, sentence
 from sanawm_env.viewer.session import MAX_NAME, MAX_UPLOAD_BYTES, Film, Session
 from sanawm_env.viewer.tree import Node
-from sanawm_env.world.files import brief
 from sanawm_env.world.images import load_image
 
 WEB = Path(__file__).parent / "web"

@@ -29,10 +29,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from sanawm_env.camera.presets import KEY_ORDER
 from sanawm_env.simulation.episode import Snapshot
+from sanawm_env.system.files import brief
 from sanawm_env.viewer.moves import Held, Parts, Pushed, cut
 from sanawm_env.viewer.session import Session
 from sanawm_env.viewer.tree import Node
-from sanawm_env.world.files import brief
 
 COASTS = 0.6  # share of full speed above which a camera without keys gets another chunk to come to rest
 MARGIN = 0.04  # seconds, for encoding frames and taking them to the page

@@ -33,12 +33,12 @@ from sanawm_env.metrics.image import psnr
 from sanawm_env.simulation.episode import Episode, Snapshot
 from sanawm_env.simulation.simulator import Limits, Simulator
 from sanawm_env.simulation.tasks import Task
+from sanawm_env.system.saving import Scratch, remove, replacing
 from sanawm_env.viewer import files
 from sanawm_env.viewer.moves import Controllers, Parts, as_parts
 from sanawm_env.viewer.store import Memory, Store
 from sanawm_env.viewer.tree import Node, Tree
 from sanawm_env.world.images import ImageSource
-from sanawm_env.world.saving import Scratch, remove, replacing
 from sanawm_env.world.state import MAX_SEED, Scene, check_seed
 from sanawm_env.world.thumbnails import thumbnail
 from sanawm_env.world.world import World

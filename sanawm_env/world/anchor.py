@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sanawm_env.camera.trajectory import check_trajectory
-from sanawm_env.world.files import brief, parse_json
+from sanawm_env.system.files import brief, parse_json
 
 
 @dataclass(frozen=True, eq=False)

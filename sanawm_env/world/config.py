@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sanawm_env.camera.presets import PRESETS, Workspace
-from sanawm_env.world.files import MAX_PIXELS, brief, check_count, check_number
+from sanawm_env.system.files import MAX_PIXELS, brief, check_count, check_number
 
 MAX_BYTES = 2**20  # of a config.json
 SIZES = {"height": 16384, "width": 16384, "fps": 1000, "horizon_chunks": 2**31 - 1}

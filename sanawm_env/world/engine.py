@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sanawm_env.system.files import brief, check_count, read_json, reason
+from sanawm_env.system.settings import read
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.config import MAX_BYTES, WorldConfig
-from sanawm_env.world.files import brief, check_count, read_json, reason
-from sanawm_env.world.reading import read
 from sanawm_env.world.state import Scene, Slot
 from sanawm_env.world.threads import MAX_THREADS
 

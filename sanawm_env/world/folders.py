@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
+from sanawm_env.system.files import brief, read_json
 from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.engine import engine_type, known_engines, read_config
-from sanawm_env.world.files import brief, read_json
 
 SHIPPED = Path(__file__).parent.parent / "assets"
 MANIFEST, CONFIG = "manifest.json", "config.json"

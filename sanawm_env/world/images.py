@@ -20,9 +20,9 @@ from PIL import ExifTags, Image, PngImagePlugin
 from torch import Tensor
 
 from sanawm_env.camera.intrinsics import resize_and_center_crop
+from sanawm_env.system.files import MAX_PIXELS, check_file
+from sanawm_env.system.saving import replacing
 from sanawm_env.world.anchor import Anchor
-from sanawm_env.world.files import MAX_PIXELS, check_file
-from sanawm_env.world.saving import replacing
 
 ANCHOR_CHUNK = "sanawm:anchor"
 _UPRIGHT = {

@@ -9,8 +9,8 @@ import torch
 
 from sanawm_env.camera.intrinsics import fit_intrinsics
 from sanawm_env.camera.trajectory import check_trajectory
+from sanawm_env.system.files import brief, check_count, check_number, reason
 from sanawm_env.world import tree
-from sanawm_env.world.files import brief, check_count, check_number, reason
 
 if TYPE_CHECKING:
     from sanawm_env.world.state import Scene, Slot

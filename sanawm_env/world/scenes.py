@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 
 from sanawm_env.camera.intrinsics import intrinsics_from_fov
+from sanawm_env.system.files import brief
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.engine import engine_type, known_engines
-from sanawm_env.world.files import brief
 
 
 class Start(NamedTuple):

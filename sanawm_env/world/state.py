@@ -19,12 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sanawm_env.system.files import brief, check_file, parse_json, reason
+from sanawm_env.system.saving import replacing
 from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
-from sanawm_env.world.files import brief, check_file, parse_json, reason
 from sanawm_env.world.isolation import isolated
 from sanawm_env.world.saved import MAX_SEED, check_slot
-from sanawm_env.world.saving import replacing
 
 if TYPE_CHECKING:
     from sanawm_env.world.world import World

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 
 import torch
 
-from sanawm_env.world.files import check_count
+from sanawm_env.system.files import check_count
 
 MAX_THREADS = 512
 """More than any machine has cores; a process that asks for very many is ended by the system, without a word."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sanawm_env.world.files import brief, reason
+from sanawm_env.system.files import brief, reason
 
 
 def leaves(tree: Any) -> Iterator[Tensor]:

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from sanawm_env.camera.trajectory import check_trajectory
+from sanawm_env.system.files import brief, check_prompt
 from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.engine import Chunk, Engine, LoadOptions, engine_type, make_options
-from sanawm_env.world.files import brief, check_prompt
 from sanawm_env.world.folders import config_at, files_of, find_world, recorded_sha256
 from sanawm_env.world.images import ImageSource, fit_image, load_image, read_anchor
 from sanawm_env.world.intrinsics import Intrinsics, choose_intrinsics

@@ -23,10 +23,10 @@ from sanawm_env.camera.presets import Workspace
 from sanawm_env.engines.rooms.places import PLACE_NAMES, PLACES, bounds, is_place, place
 from sanawm_env.engines.rooms.raycast import render
 from sanawm_env.engines.rooms.walks import held_clear, sample_start
+from sanawm_env.system.files import brief, check_count
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.engine import Chunk, Engine, LoadOptions
-from sanawm_env.world.files import brief, check_count
 from sanawm_env.world.folders import SHIPPED
 from sanawm_env.world.images import save_start
 from sanawm_env.world.state import Scene, Slot

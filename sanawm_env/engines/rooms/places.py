@@ -14,7 +14,7 @@ import numpy as np
 
 from sanawm_env.engines.rooms.baking import Boxes, Canvas, Lights, bake, tint
 from sanawm_env.engines.rooms.raycast import Place
-from sanawm_env.world.files import brief
+from sanawm_env.system.files import brief
 
 CEILING = 2.8  # metres, of rooms
 _LAYOUT_NAMESPACE = 0x9ACE  # keeps layout seeds apart from every other use of the same integers

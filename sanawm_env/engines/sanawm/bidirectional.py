@@ -15,7 +15,7 @@ from torch import nn
 from sanawm_env.engines.sanawm.codec.ltx2 import TILE_FRAMES, TILE_STRIDE
 from sanawm_env.engines.sanawm.memory import META_DEVICE, LiveBytes, MemoryPrediction, fused_attention
 from sanawm_env.engines.sanawm.network.precision import weight_bytes
-from sanawm_env.world.files import brief, read_json
+from sanawm_env.system.files import brief, read_json
 
 INDEX, PIPELINE, REFINER = "model_index.json", "SanaWMPipeline", "SanaWMLTX2Refiner"
 PARTS = ("tokenizer", "text_encoder", "vae", "transformer", "scheduler")

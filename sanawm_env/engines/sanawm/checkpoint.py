@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.network.model import SanaWM
-from sanawm_env.world.files import check_file
+from sanawm_env.system.files import check_file
 
 INERT = ("recall_gate", "y_embedder.y_embedding", "raymap_embedder.")
 """Entries of the network that nothing reads; a checkpoint may lack them (dit.md 1.1)."""

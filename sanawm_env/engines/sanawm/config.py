@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.sampler import SamplerConfig
+from sanawm_env.system.files import brief, check_count
 from sanawm_env.world.config import WorldConfig
-from sanawm_env.world.files import brief, check_count
 
 SIZES = {"spatial_stride": 1024, "temporal_stride": 1024, "latents_per_chunk": 341}
 CODECS = ("patch_pca", "ltx2", "ltx2_bidirectional")

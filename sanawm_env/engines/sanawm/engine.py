@@ -33,10 +33,10 @@ from sanawm_env.engines.sanawm.reprojection import Guess, Reprojection
 from sanawm_env.engines.sanawm.sampler import MAX_SHIFT, check_timesteps, sample_chunk
 from sanawm_env.kernels.dispatch import check_backend, choose
 from sanawm_env.kernels.inputs import Grid
+from sanawm_env.system.files import brief, check_number, reason
 from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.engine import Chunk, Engine, LoadOptions
-from sanawm_env.world.files import brief, check_number, reason
 from sanawm_env.world.saved import FLOATS
 from sanawm_env.world.state import Scene, Slot
 from sanawm_env.world.threads import Lock

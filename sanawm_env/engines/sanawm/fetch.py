@@ -28,10 +28,10 @@ from sanawm_env.engines.sanawm.hub import Listing, cached, download, in_cache, l
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.official import OFFICIAL, OFFLINE, OWNER, PINS, Part
 from sanawm_env.engines.sanawm.sampler import SamplerConfig, shifted_timesteps
+from sanawm_env.system.files import file_sha256
+from sanawm_env.system.saving import only_writer, replacing, replacing_files, replacing_folder
 from sanawm_env.world.engine import read_config
-from sanawm_env.world.files import file_sha256
 from sanawm_env.world.folders import CONFIG, MANIFEST, home, read_manifest
-from sanawm_env.world.saving import only_writer, replacing, replacing_files, replacing_folder
 
 NETWORK = "network.safetensors"
 GB = 1e9

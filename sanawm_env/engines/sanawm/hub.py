@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from sanawm_env.world.files import file_sha256
-from sanawm_env.world.saving import only_writer
+from sanawm_env.system.files import file_sha256
+from sanawm_env.system.saving import only_writer
 
 INCOMPLETE = ".incomplete"
 

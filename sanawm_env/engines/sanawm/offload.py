@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sanawm_env.world.files import brief
+from sanawm_env.system.files import brief
 
 OFFLOADABLE = ("codec", "refiner", "text")
 """Parts that can wait: the codec as a whole; the refiner's transformer and the text encoders block by block."""

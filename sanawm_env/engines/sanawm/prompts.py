@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sanawm_env.engines.sanawm.offload import work_blockwise
 from sanawm_env.engines.sanawm.text.gemma import INSTRUCTION_SHA256, TEXT_LEN, GemmaEncoder
-from sanawm_env.world.files import brief, check_prompt
+from sanawm_env.system.files import brief, check_prompt
 from sanawm_env.world.isolation import isolated
 from sanawm_env.world.state import save_whole
 from sanawm_env.world.threads import Lock

@@ -18,7 +18,7 @@ from sanawm_env.engines.sanawm.network.context import Context
 from sanawm_env.engines.sanawm.network.model import SanaWM
 from sanawm_env.engines.sanawm.network.shortcuts import next_state
 from sanawm_env.engines.sanawm.network.state import NetworkState
-from sanawm_env.world.files import brief, check_number
+from sanawm_env.system.files import brief, check_number
 
 
 @dataclass(frozen=True)

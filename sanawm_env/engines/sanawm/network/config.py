@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sanawm_env.world.files import brief, check_count, check_number
+from sanawm_env.system.files import brief, check_count, check_number
 
 SIZES = (
     ("latent_channels", 1, 4096), ("hidden_size", 1, 65536), ("depth", 1, 256), ("num_heads", 1, 1024),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sanawm_env.world.files import check_file, read_bytes, reason
+from sanawm_env.system.files import check_file, read_bytes, reason
 
 MAX_ARRAY_BYTES = 256 * 2**20  # a minute of poses is 0.2 MB
 _NPY, _ZIP, _PICKLE = b"\x93NUMPY", b"PK", b"\x80"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
-from sanawm_env.world.files import brief, reason
+from sanawm_env.system.files import brief, reason
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
