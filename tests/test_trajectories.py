@@ -12,7 +12,7 @@ from sanawm_env.agents.collection import Collection, plan
 from sanawm_env.agents.scripts import Given, read_script
 from scipy.spatial.transform import Rotation
 
-from sanawm_env.camera.formats import FORMATS
+from sanawm_env.camera.formats import FORMATS, _of_clip
 from sanawm_env.camera.inspection import inspect
 from sanawm_env.camera.trajectory import AXES, MAX_GAP, Trajectory, inverse, load_trajectory, relative_to_first
 from sanawm_env.cli import arguments, main
@@ -289,7 +289,7 @@ def bad_texts(folder):
         found[f"{name} cut off"] = (last, "line [0-9] holds [0-9]+ numbers, where this format has")
         head, _, _ = text.rpartition(" ")
         found[f"{name} words"] = (f"{head} abc\n", "line [0-9] holds 'abc', which is no number")
-        found[f"{name} infinite"] = (f"{head} inf\n", "length inf|not finite|whose|holds values")
+        found[f"{name} infinite"] = (f"{head} inf\n", "line [0-9] holds inf, which is too large")
         found[f"{name} empty"] = (text.splitlines()[0] + "\n" if name == "realestate10k" else "# none\n", "no")
     write_kitti(folder / "x", np.diag([-1.0, 1, 1, 1]) @ walk(3))
     found["kitti mirrored"] = ((folder / "x").read_text(), "pose 0 of the trajectory is mirrored")
@@ -299,15 +299,24 @@ def bad_texts(folder):
     found["tum backwards"] = ("1 0 0 0 0 0 0 1\n0 0 0 0 0 0 0 1\n", "time stamp of pose 1 is not after")
     found["tum aeons"] = (
         "0 0 0 0 0 0 0 1\n1 0 0 0 0 0 0 1\n2 0 0 0 0 0 0 1\n1e9 0 0 0 0 0 0 1\n",
-        "over 1,000,000 poses",
+        "its 4 poses are far apart: brought to an even rate they would be",
     )
+    for number, (about, row) in enumerate(
+        {
+            "time": "1e308 0 0 0 0 0 0 1", "endless time": "inf 0 0 0 0 0 0 1", "place": "1 1e308 0 0 0 0 0 1",
+            "endless place": "1 -inf 0 0 0 0 0 1", "quaternion": "1 0 0 0 1e200 0 0 1",
+        }.items()
+    ):  # fmt: skip
+        found[f"tum {about} {number}"] = (f"0 0 0 0 0 0 0 1\n{row}\n", "line 2 holds .*, which is too large")
+    found["tum far"] = ("0 0 0 0 0 0 0 1\n1 1e20 0 0 0 0 0 1\n", "pose 1 of the trajectory holds values beyond 1e")
+    found["tum no time"] = ("0 0 0 0 0 0 0 1\n1e-320 0 0 0 0 0 0 1\n", "time stamps lie .* s apart")
     found["underscores"] = ("0 0 0 0 0 0 0 1_0\n", "no number")
     write_nerfstudio(folder / "x", walk(3))
     text = (folder / "x").read_text()
     found["json cut off"] = (text[:-20], "it is not JSON")
     found["json without poses"] = (spoiled(text, "transform_matrix", "matrix"), "frame 0 has no transform_matrix")
     found["json words"] = (spoiled(text, "[[", '[["1.0", 0, 0, 0], ['), "no transform_matrix|no number")
-    found["json number"] = (spoiled(text, '"w": 640', '"w": 1e99'), "a width and a height")
+    found["json number"] = (spoiled(text, '"w": 640', '"w": 1e9'), "a width and a height")
     found["json huge"] = (spoiled(text, '"w": 640', '"w": 1' + "0" * 400), "too large")
     found["json focal"] = (spoiled(text, '"fl_x": 500.0', '"fl_x": -1'), "positive focal lengths")
     found["json deep"] = ('{"a": ' + "[" * 500 + "]" * 500 + "}", "nested too deeply")
@@ -315,6 +324,7 @@ def bad_texts(folder):
     return found
 
 
+@pytest.mark.filterwarnings("error")
 def test_bad_text_is_refused_in_a_sentence(tmp_path):
     for name, (text, says) in bad_texts(tmp_path).items():
         path = tmp_path / "bad.txt"
@@ -393,13 +403,29 @@ def test_a_binary_model_that_is_cut_off_or_lies_is_refused(tmp_path):
         ({"c2w": walk()[:, :2]}, "shape"),
         ({"data": walk(), "inds": np.arange(39)}, "inds in it must be 40 numbers"),
         ({"data": walk(), "inds": np.zeros(40)}, "inds in it must be 40 numbers"),
-        ({"extrinsic": walk()[None, :, :3], "intrinsic": np.eye(3)[None, None]}, "intrinsics in it must be finite"),
+        ({"extrinsic": walk()[None, :, :3], "intrinsic": np.eye(3)[None, None]}, "intrinsics in it must have"),
+        ({"c2w": walk(), "intrinsics": np.zeros((40, 3, 3))}, "positive focal lengths"),
+        ({"c2w": walk(), "intrinsics": np.full((40, 3, 3), 1e308)}, "positive focal lengths"),
+        ({"c2w": walk(), "fps": 1e-300}, "fps in it must be one positive number"),
+        ({"c2w": walk() * 1e160}, "holds values beyond"),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_bad_arrays_are_refused(tmp_path, fields, says):
     np.savez(tmp_path / "t.npz", **fields)
     with pytest.raises(ValueError, match=says):
         load_trajectory(tmp_path / "t.npz")
+
+
+def test_a_folder_in_place_of_an_episodes_poses_is_refused(tmp_path):
+    (tmp_path / "trajectory.npz").mkdir()
+    with pytest.raises(ValueError, match="it is a folder, not a file"):
+        load_trajectory(tmp_path)
+
+
+def test_names_that_hardly_belong_to_a_clip_are_told_at_once():
+    with pytest.raises(ValueError, match="no pictures of a"):
+        _of_clip(["a." + "_" * 200_000 + "!", "a/" * 100_000], "a")  # in minutes, where a suffix may have underscores
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,9 @@ MAX_POSES = 1_000_000  # 17 hours at 16 a second
 MAX_TEXT_BYTES = 256 * 2**20
 MAX_JSON_BYTES = 64 * 2**20
 MAX_MODEL_BYTES = 16 * 2**30  # of COLMAP's images, which hold all points seen in them; these are passed over
+MAX_NUMBER = 1e30  # of any number in a file: its square is a number still
+FPS_RANGE = (1e-9, 1e9)
+MAX_PIXELS_OF_INTRINSICS = 1e9
 QUATERNION_TOLERANCE = 1e-2  # of their length: three decimals are usual in text
 _HEAD_BYTES, _LINE_BYTES, _NAME_BYTES, _MOST_PIXELS = 65_536, 2**26, 4096, 1_000_000
 _POSE_ARRAYS = {"c2w": "c2w", "w2c": "w2c", "extrinsic": "w2c", "extrinsics": "w2c", "data": "c2w"}
@@ -70,7 +73,7 @@ def read_poses(path: Path, format: str | None = None, clip: str | None = None) -
     try:
         format = format or _detect(path)
         # what it raises names the file already
-        arrays = load_arrays(path, (*_POSE_ARRAYS, *_OTHER_ARRAYS)) if format == "numpy" and path.is_file() else None
+        arrays = load_arrays(path, _ARRAYS) if format == "numpy" and not path.is_dir() else None
     except ValueError as error:
         raise _named(path, error) from error
     try:
@@ -169,7 +172,14 @@ def _table(text: str, columns: int, first: int = 1) -> np.ndarray:
 def _number(word: str, place: str) -> float:
     if not _is_number(word):
         raise ValueError(f"{place} holds {brief(word)}, which is no number")
-    return float(word)
+    return _bounded(float(word), place)
+
+
+def _bounded(value: float, place: str) -> float:
+    """ValueError for an infinite number, or one that cannot be reckoned with; NaN is a lost pose."""
+    if abs(value) > MAX_NUMBER:
+        raise ValueError(f"{place} holds {value:g}, which is too large")
+    return value
 
 
 def _is_number(word: str) -> bool:
@@ -190,6 +200,8 @@ def _rate(seconds: np.ndarray) -> dict[str, Any]:
     usual = float(np.median(steps))
     if steps.max() < 1.5 * usual:  # without gaps the whole tells more than the middle
         usual = float((seconds[-1] - seconds[0]) / len(steps))
+    if not FPS_RANGE[0] <= 1 / usual <= FPS_RANGE[1]:
+        raise ValueError(f"its time stamps lie {usual:.3g} s apart")
     return {"fps": 1 / usual, "where": (seconds - seconds[0]) / usual, "first": float(seconds[0]), "step": usual}
 
 
@@ -262,7 +274,7 @@ def _json_number(value: Any, place: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{place} holds {brief(value)}, which is no number")
     try:
-        return float(value)
+        return _bounded(float(value), place)
     except OverflowError:
         raise ValueError(f"{place} holds {brief(value)}, which is too large") from None
 
@@ -324,6 +336,8 @@ def _read_colmap(path: Path, clip: str | None) -> WrittenPoses:
     images = [images[i] for i in _of_clip([image.name for image in images], clip)]
     images.sort(key=lambda image: _natural(image.name))
     numbers = np.array([image.numbers for image in images])
+    if (np.abs(numbers) > MAX_NUMBER).any():  # NaN is a lost pose
+        raise ValueError(f"pose {int(np.argmax((np.abs(numbers) > MAX_NUMBER).any(1)))} holds numbers too large")
     matrices = _from_quaternions(numbers[:, [1, 2, 3, 0]], numbers[:, 4:])
     cameras: dict[int, _Camera] = {}
     if (file := folder / f"cameras{suffix}").exists():
@@ -466,11 +480,11 @@ def _unpack(file: BinaryIO, name: str, layout: str) -> tuple[Any, ...]:
 
 # --- arrays ---
 
-_OTHER_ARRAYS = ("intrinsics", "intrinsic", "fps", "inds")
+_ARRAYS = (*_POSE_ARRAYS, "intrinsics", "intrinsic", "fps", "inds")
 
 
 def _read_episode(path: Path, clip: str | None) -> WrittenPoses:
-    return read_poses(path / "trajectory.npz", "numpy")
+    return _from_arrays(load_arrays(path / "trajectory.npz", _ARRAYS))
 
 
 def _from_arrays(arrays: dict[str, np.ndarray]) -> WrittenPoses:
@@ -489,10 +503,11 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> WrittenPoses:
     if intrinsics is not None:
         intrinsics = intrinsics.astype(np.float64)
         intrinsics = intrinsics[0] if intrinsics.ndim == 4 and len(intrinsics) == 1 else intrinsics
-        if intrinsics.shape != (len(matrices), 3, 3) or not np.isfinite(intrinsics).all():
-            raise ValueError(f"intrinsics in it must be finite ({len(matrices)}, 3, 3), got {intrinsics.shape}")
+        if intrinsics.shape != (len(matrices), 3, 3):
+            raise ValueError(f"intrinsics in it must have the shape ({len(matrices)}, 3, 3), got {intrinsics.shape}")
+        _check_intrinsics(intrinsics.reshape(-1, 9), intrinsics[:, (0, 1), (0, 1)])
     fps, where, first = arrays.get("fps"), None, None
-    if fps is not None and not (fps.size == 1 and 0 < fps.item() < np.inf):
+    if fps is not None and not (fps.size == 1 and FPS_RANGE[0] <= fps.item() <= FPS_RANGE[1]):
         raise ValueError(f"fps in it must be one positive number, got {reason(fps)}")
     if names[0] == "data" and "inds" in arrays:
         where = arrays["inds"].astype(np.float64).ravel()
@@ -542,12 +557,16 @@ def _from_quaternions(xyzw: np.ndarray, translations: np.ndarray) -> np.ndarray:
 
 def _matrices(vectors: np.ndarray) -> np.ndarray:
     """3x3 matrices (F, 3, 3) of fx, fy, cx, cy (F, 4); ValueError unless focal lengths are positive."""
-    if not np.isfinite(vectors).all() or (vectors[:, :2] <= 0).any():
-        raise ValueError("its intrinsics must be finite, with positive focal lengths")
+    _check_intrinsics(vectors, vectors[:, :2])
     result = np.zeros((len(vectors), 3, 3))
     result[:, (0, 1, 0, 1), (0, 1, 2, 2)] = vectors
     result[:, 2, 2] = 1
     return result
+
+
+def _check_intrinsics(numbers: np.ndarray, focals: np.ndarray) -> None:
+    if not (np.abs(numbers) <= MAX_PIXELS_OF_INTRINSICS).all() or (focals <= 1 / MAX_PIXELS_OF_INTRINSICS).any():
+        raise ValueError("its intrinsics must be finite, with positive focal lengths")
 
 
 def _natural(name: str) -> tuple:
@@ -562,7 +581,7 @@ def _of_clip(names: Sequence[str], clip: str | None) -> list[int]:
     if clip is None:
         return list(range(len(names)))
     pattern = re.compile(
-        rf"(?:^|.*[/\\]){re.escape(clip)}(?:\.\w+)?[^0-9A-Za-z]+(?:[A-Za-z]+[^0-9A-Za-z]*)?[0-9]+\.\w+"
+        rf"(?:^|.*[/\\]){re.escape(clip)}(?:\.[0-9A-Za-z]+)?[^0-9A-Za-z]+(?:[A-Za-z]+[^0-9A-Za-z]*)?[0-9]+\.\w+"
     )
     found = [i for i, name in enumerate(names) if pattern.fullmatch(name)]
     if not found:

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
 
-from sanawm_env.camera.formats import FORMATS, MAX_POSES, WrittenPoses, read_poses
+from sanawm_env.camera.formats import FORMATS, FPS_RANGE, MAX_POSES, WrittenPoses, read_poses
 from sanawm_env.system.files import brief, check_number
 
 Format = Literal["numpy", "colmap", "nerfstudio", "tum", "kitti", "realestate10k"]
@@ -29,6 +29,8 @@ AXES = {
 """OpenCV's axes (right, down, forward: the columns) in those of a file's cameras. opengl: right, up, backward. ros
 (REP 103, a body): forward, left, up. unreal: forward, right, up, which is left-handed: its y is turned round first."""
 MAX_GAP = 16  # lost poses in a row that are interpolated, if they are to be: a second at 16
+MOST_INVENTED = 100  # poses for each that a file has: over that its gaps are not interpolated
+FARTHEST = 1e9  # metres; no single precision that is left there tells one step from the next
 ROTATION_TOLERANCE = 1e-3  # float32 trajectories that were integrated for a minute stay well inside
 
 
@@ -37,7 +39,7 @@ def check_trajectory(c2w: np.ndarray) -> np.ndarray:
 
     Raises:
         TypeError: for anything but numbers.
-        ValueError: for another shape, values that are not finite, a bottom row that is not (0, 0, 0, 1), or a rotation
+        ValueError: for another shape, values that are not finite or beyond `FARTHEST`, a bottom row that is not (0, 0, 0, 1), or a rotation
             that is not orthonormal with determinant +1. The message names the pose.
     """
     c2w = np.asarray(c2w)
@@ -47,6 +49,7 @@ def check_trajectory(c2w: np.ndarray) -> np.ndarray:
         raise ValueError(f"a trajectory must have the shape (frames, 4, 4) with at least one frame, got {c2w.shape}")
     c2w = c2w.astype(np.float64)
     _require(np.all(np.isfinite(c2w), axis=(1, 2)), "holds values that are not finite")
+    _require(np.abs(c2w).max((1, 2)) <= FARTHEST, f"holds values beyond {FARTHEST:g}")
     _require(np.abs(c2w[:, 3] - (0, 0, 0, 1)).max(1) <= 1e-5, "has a bottom row that is not (0, 0, 0, 1)")
     error = np.abs(_gram(c2w) - np.eye(3)).max((1, 2))
     _require(error <= ROTATION_TOLERANCE, "is not a rigid pose: its 3x3 part is not orthonormal")
@@ -173,7 +176,7 @@ def load_trajectory(
         if value is not None and value not in known:
             raise ValueError(f"The {name} of a trajectory is one of {', '.join(known)}, got {brief(value)}.")
     metres_per_unit = check_number("metres_per_unit", metres_per_unit, 1e-12, 1e12)
-    fps = None if fps is None else check_number("fps of a trajectory", fps, 1e-9, 1e9)
+    fps = None if fps is None else check_number("fps of a trajectory", fps, *FPS_RANGE)
     if not (path := Path(path)).exists():
         raise FileNotFoundError(f"there is no file at {path}")
     written = read_poses(path, format, clip)
@@ -189,8 +192,10 @@ def load_trajectory(
         )
         if len(c2w) < 2 or np.abs(np.diff(where) - 1).max() <= 0.1:
             return read
-        if where[-1] >= MAX_POSES:
-            raise ValueError(f"it lasts for over {MAX_POSES:,} poses")
+        if where[-1] >= min(MAX_POSES, MOST_INVENTED * len(c2w)):
+            raise ValueError(
+                f"its {len(c2w)} poses are far apart: brought to an even rate they would be {where[-1] + 1:,.0f}"
+            )
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as a trajectory: {error}") from error
     even = resampled(read, where, np.minimum(np.arange(math.ceil(where[-1] - 1e-6) + 1), where[-1]))
@@ -230,6 +235,7 @@ def _to_c2w(matrices: np.ndarray, whole: np.ndarray, axes: str, poses: str, metr
     if axes != "opencv":
         c2w[:, :3, :3] = c2w[:, :3, :3] @ AXES[axes]
     c2w[:, :3, 3] *= metres_per_unit
+    _require(np.abs(c2w[:, :3, 3]).max(1) <= FARTHEST, f"lies over {FARTHEST:g} m from the origin")
     return c2w
 
 
