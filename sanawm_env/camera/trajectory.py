@@ -39,8 +39,8 @@ def check_trajectory(c2w: np.ndarray) -> np.ndarray:
 
     Raises:
         TypeError: for anything but numbers.
-        ValueError: for another shape, values that are not finite or beyond `FARTHEST`, a bottom row that is not (0, 0, 0, 1), or a rotation
-            that is not orthonormal with determinant +1. The message names the pose.
+        ValueError: for another shape, values that are not finite or beyond `FARTHEST`, a bottom row that is not
+            (0, 0, 0, 1), or a rotation that is not orthonormal with determinant +1. The message names the pose.
     """
     c2w = np.asarray(c2w)
     if c2w.dtype.kind not in "fiu":
