@@ -240,8 +240,8 @@ def serving(report: dict) -> str:
 
 
 def killed(report: dict) -> str:
-    columns = ["`--keep-every`", "steps before", "taken again", "MB of a state", "ms to write and send a kept step",
-               "s to start a server", "s until it has answered"]  # fmt: skip
+    columns = ["`--keep-every`", "steps before", "repeated", "MB of a state", "ms to write and send a kept step",
+               "s to start a server", "s until the first reply"]  # fmt: skip
     rows = []
     for row in report["kept"]:
         counts = [str(row[name]) for name in ("every", "steps_before", "steps_again")]

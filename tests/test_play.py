@@ -1127,7 +1127,7 @@ def test_a_message_that_is_none_is_said_and_changes_nothing(served, message):
 
 def test_a_port_that_is_taken_is_said(served, folder):
     session = Session(World.load(folder))
-    with pytest.raises(OSError, match="cannot be listened on"):
+    with pytest.raises(OSError, match="Cannot listen on"):
         Page(session, served.services, port=served.port)
     session.close()
 

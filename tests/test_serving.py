@@ -112,9 +112,9 @@ VALUES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("pictures", ["raw", "png"])
-def test_a_message_arrives_bit_for_bit(pictures):
-    again = wire.unpack(wire.pack(VALUES, pictures), pictures=True)
+@pytest.mark.parametrize("encoding", ["raw", "png"])
+def test_a_message_arrives_bit_for_bit(encoding):
+    again = wire.unpack(wire.pack(VALUES, encoding), images=True)
     assert same(again, VALUES)
     assert all(type(again[name]) is type(value) for name, value in VALUES.items())
     assert again["picture"].flags.writeable
@@ -123,7 +123,7 @@ def test_a_message_arrives_bit_for_bit(pictures):
 def test_jpeg_keeps_the_shape_and_nearly_the_picture():
     smooth = np.linspace(0, 255, 3 * 40 * 48 * 3).reshape(3, 40, 48, 3).astype(np.uint8)
     message = wire.pack({"frames": smooth}, "jpeg")
-    again = wire.unpack(message, pictures=True)["frames"]
+    again = wire.unpack(message, images=True)["frames"]
     assert len(message) < smooth.nbytes / 4 and again.shape == smooth.shape
     assert np.abs(again.astype(int) - smooth).mean() < 4
 
@@ -132,7 +132,7 @@ def test_jpeg_keeps_the_shape_and_nearly_the_picture():
 @given(st.binary(max_size=80))
 def test_noise_is_no_message(data):
     try:
-        wire.unpack(data, pictures=True)
+        wire.unpack(data, images=True)
     except ValueError as error:
         assert str(error).startswith("This is no message")
 
@@ -167,10 +167,10 @@ PNG = wire.pack({"a": picture()}, "png")[-200:]
 )
 def test_what_lies_about_itself_is_no_message(message):
     with pytest.raises(ValueError, match=r"^This is no message"):
-        wire.unpack(message, pictures=True)
+        wire.unpack(message, images=True)
 
 
-def test_a_server_reads_no_encoded_pictures():
+def test_a_server_reads_no_encoded_images():
     with pytest.raises(ValueError, match="must be raw"):
         wire.unpack(wire.pack({"image": picture()}, "png"))
 
@@ -230,11 +230,11 @@ def test_a_remote_batch_can_be_invariant(served, config):
 
 
 @pytest.mark.parametrize(
-    ("obs_mode", "pictures"), [("rgb", "png"), ("stack", "png"), ("chunk", "raw"), ("latent", "raw")]
+    ("obs_mode", "encoding"), [("rgb", "png"), ("stack", "png"), ("chunk", "raw"), ("latent", "raw")]
 )
-def test_a_client_chooses_what_it_observes(served, config, obs_mode, pictures):
+def test_a_client_chooses_what_it_observes(served, config, obs_mode, encoding):
     settings = {"obs_mode": obs_mode, "obs_size": (10, 14), "max_episode_chunks": 2}
-    remote, env = gym.make(ID, url=served.url, pictures=pictures, **settings), local(config, **settings)
+    remote, env = gym.make(ID, url=served.url, encoding=encoding, **settings), local(config, **settings)
     assert remote.observation_space == env.observation_space
     assert same(remote.reset(seed=0), env.reset(seed=0))
     assert same(remote.step(np.full(6, 0.2)), env.step(np.full(6, 0.2)))
@@ -242,10 +242,10 @@ def test_a_client_chooses_what_it_observes(served, config, obs_mode, pictures):
     remote.close()
 
 
-def test_pictures_may_travel_as_jpeg(served, config):
+def test_frames_may_travel_as_jpeg(served, config):
     frames = []
-    for pictures in ("raw", "jpeg"):
-        env = gym.make(ID, url=served.url, pictures=pictures).unwrapped
+    for encoding in ("raw", "jpeg"):
+        env = gym.make(ID, url=served.url, encoding=encoding).unwrapped
         env.reset(seed=0)
         frames.append(env.clip.frames)
         env.close()
@@ -906,10 +906,10 @@ def test_sessions_are_counted_and_left_ones_make_room(strict):
     ("limits", "limit", "sentence"),
     [
         ({"episodes": 3}, "episodes", "keeps at most 3 episodes"),
-        ({"batch": 1}, "batch", "At most 1 episodes go at once"),
-        ({"state_gb": 0.001}, "state", "which is more than an equal part"),
+        ({"batch": 1}, "batch", "at most 1 episodes"),
+        ({"state_gb": 0.001}, "state", "which is more than an equal share"),
         ({"sessions": 1}, "sessions", "takes no more"),
-        ({"goal_chunks": 2}, "goal", "2 steps away here, not 3"),
+        ({"goal_chunks": 2}, "goal", "at most 2 steps away here, got 3"),
     ],
 )
 def test_a_limit_is_a_sentence_and_a_metric(config, limits, limit, sentence):
@@ -960,7 +960,7 @@ def test_a_reply_that_is_kept_counts_as_state(strict):
             strict.limits = replace(strict.limits, state_gb=(session.bytes + 500 * 500 * 3) / 1e9)
         return wire.unpack(reply)
 
-    assert "smaller observations" in asyncio.run(ask())["error"]["says"]
+    assert "smaller obs_size" in asyncio.run(ask())["error"]["says"]
     assert refusals(strict, "state") == 1
 
 
@@ -969,7 +969,7 @@ def test_replies_have_a_limit_too(strict):
     ask = {"op": "reset", "scenes": [], "seeds": [1] * 6, "rngs": [""] * 6, "task": {}, "max_episode_chunks": 1}
     strict.limits = replace(strict.limits, batch=64)
     reply = wire.unpack(asyncio.run(strict.answer(session, wire.pack({"n": 0, **ask}))))
-    assert "more than a reply holds" in reply["error"]["says"]
+    assert "do not fit into a reply" in reply["error"]["says"]
     assert refusals(strict, "message") == 1
 
 
@@ -1200,7 +1200,7 @@ def test_the_command_wants_a_token_where_others_can_come(tiny, capsys, monkeypat
     assert "--port must be" in refused(capsys, "serve", "--world", tiny, "--port", 99999)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert "cannot be listened on" in refused(capsys, "serve", "--world", tiny, "--port", port)
+        assert "Cannot listen on" in refused(capsys, "serve", "--world", tiny, "--port", port)
 
 
 @pytest.mark.slow

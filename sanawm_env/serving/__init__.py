@@ -1,9 +1,9 @@
-"""One world, many workers: a server that holds one `Simulator` and the episodes of its clients, and environments that
-are clients of it.
+"""A server that holds one world and steps it for many clients, and environments that are its clients.
 
-An episode is a value, so a client holds the number of one (a handle), and a step takes handles and gives handles:
-restoring and forking send nothing, a saved past costs the server what it would cost here, and a step that is asked for
-twice is not taken twice. `wire` is what travels, `service` what is answered, `worker` steps all clients in one batch,
-`app` and `server` put it on a port; `connection` and `remote` are the client's side. Ids are registered without any of
-this, so this file imports nothing.
+An episode is a value, so a client holds only the number (handle) of an episode on the server. A step takes handles and
+returns handles. Restoring and forking send nothing, and a request that is sent twice is done once.
+
+`wire` is the message format, `protocol` the requests, `service` answers them, `worker` steps all clients in one batch,
+`app` and `server` put the service on a port; `connection` and `remote` are the client's side. This file imports
+nothing, so that environment ids can be registered without these modules.
 """

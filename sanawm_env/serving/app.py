@@ -1,6 +1,6 @@
-"""The service as a FastAPI application: `/ws` for clients, `/health`, `/metrics` for Prometheus.
+"""The service as a FastAPI application: `/ws` for clients, `/health`, and `/metrics` for Prometheus.
 
-It runs under any ASGI server; `server.py` has one with limits on connections.
+Any ASGI server runs it. `server.py` runs it under uvicorn and limits connections.
 """
 
 import asyncio
@@ -23,8 +23,14 @@ REST = 10.0  # times as long as its request took to read, that a client's next o
 
 
 def make_app(service: Service, token: str | None = None) -> FastAPI:
-    """An application that answers for a service and ends it with itself. token: that clients must show; without one
-    only this machine's own names are answered to, so that no web page can reach it by a name of its own."""
+    """Make the application of a service. The service is closed when the application ends.
+
+    Args:
+        service: what the application serves.
+        token: what clients must send as a bearer token. None: no token, and only requests to this machine's own names
+            (localhost, loopback addresses) without an Origin header are answered, so that no web page can reach the
+            server.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
@@ -38,7 +44,7 @@ def make_app(service: Service, token: str | None = None) -> FastAPI:
     @app.get("/health")
     async def health() -> dict[str, str]:
         if not service.worker.alive:
-            raise HTTPException(503, "The world has ended.")
+            raise HTTPException(503, "The thread of the world has ended: restart the server.")
         return {"status": "ok", "world": service.env.world.config.name}
 
     @app.get("/metrics")
@@ -61,7 +67,7 @@ def make_app(service: Service, token: str | None = None) -> FastAPI:
 
 
 async def _meet(service: Service, socket: WebSocket) -> None:
-    """One client, from its arrival until it leaves."""
+    """Serve one client from its connection until it leaves."""
     try:
         message = await asyncio.wait_for(_receive(service, socket), HELLO_SECONDS)
         session, answer = await service.welcome(message)
@@ -93,7 +99,7 @@ async def _meet(service: Service, socket: WebSocket) -> None:
 
 
 async def _turn(service: Service, session: Session, socket: WebSocket) -> None:
-    """One request and its reply."""
+    """Answer one request."""
     message = await _receive(service, socket)
     if message == b"bye":
         service.end(session)
@@ -144,20 +150,22 @@ async def _sweep(service: Service) -> None:
 
 
 def _admit(service: Service, headers: Mapping[str, str], token: str | None) -> None:
-    """HTTPException for who may not: without the token, or sent by a web page."""
+    """Raise HTTPException for a request without the token; without a token, for one that a web page sent."""
     if token is not None:
         given = headers.get("authorization", "")
         if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
             service.metrics.refused.labels("token").inc()
-            raise HTTPException(401, "This server needs its token.")
+            raise HTTPException(401, "This server needs its token: send it as a bearer token.")
         return
     if "origin" in headers or not _is_own_name(headers.get("host", "")):
         service.metrics.refused.labels("origin").inc()
-        raise HTTPException(403, "Without a token, web pages and other names than this machine's own are not answered.")
+        raise HTTPException(
+            403, "A server without a token answers only localhost, and no web page: start it with a token."
+        )
 
 
 def _is_own_name(host: str) -> bool:
-    """Whether a request was sent to this machine by its own name, with or without a port."""
+    """Whether a Host header names this machine (localhost or a loopback address), with or without a port."""
     name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
     with suppress(ValueError):
         return ipaddress.ip_address(name.strip("[]")).is_loopback

@@ -1,7 +1,7 @@
-"""A client's connection to a server: requests and replies, and coming back after a cut.
+"""A client's connection to a server: requests, replies, and reconnecting.
 
-A request that was sent when the line was cut is sent again, under its number, over a new one; the server answers it
-without doing it twice. So whoever asks only waits, for up to `patience` seconds.
+A request whose connection was lost is sent again over a new one, under the same number, and the server does not repeat
+it. So the caller only waits, for at most `patience` seconds.
 """
 
 import atexit
@@ -31,11 +31,11 @@ PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # between tries to come back; the last
 
 
 class ServerRefused(RuntimeError):
-    """The server's limits do not allow it."""
+    """A limit of the server does not allow the request."""
 
 
 class SessionLost(ConnectionError):
-    """The server no longer has what this client had there: reset, or restore what was saved."""
+    """The server no longer has this client's session: reset, or load a saved snapshot."""
 
 
 class EpisodeLost(SessionLost):
@@ -43,7 +43,12 @@ class EpisodeLost(SessionLost):
 
 
 class Handle:
-    """An episode on the server, by number; let go when nobody here refers to it."""
+    """The number of an episode on the server. When the last reference to it is gone, the next request tells the server.
+
+    Args:
+        connection: to its server.
+        number: of the episode.
+    """
 
     def __init__(self, connection: "Connection", number: int):
         self.connection, self.session = connection, connection.session
@@ -52,10 +57,11 @@ class Handle:
 
     @property
     def number(self) -> int:
+        """Number of the episode on the server."""
         return self._number[0]
 
     def swap(self, other: "Handle") -> None:
-        """Refer to what the other one does, and the other way round."""
+        """Exchange numbers with another handle."""
         self._number[0], other._number[0] = other._number[0], self._number[0]
 
 
@@ -64,13 +70,19 @@ def _let_go(dropped: "deque[tuple[str, int]]", session: str, number: list[int]) 
 
 
 class Connection:
-    """A session on the server at `url`, such as ws://127.0.0.1:8765.
+    """A session on a server. Any thread may use it; requests are sent one after the other.
 
-    token: the server's, None for what the variable SANAWM_TOKEN holds. settings: of `protocol.Hello`. patience: seconds
-    to wait for a server that cannot be reached. Any thread may ask; requests go one after the other.
+    Args:
+        url: of the server, such as ws://127.0.0.1:8765.
+        token: of the server; None for the value of SANAWM_TOKEN.
+        patience: seconds to wait for a server that cannot be reached.
+        **settings: fields of `protocol.Hello`.
 
-    Raises ConnectionError where there is no such server, PermissionError without its token, ValueError for an address
-    that is none.
+    Raises:
+        ConnectionError: where there is no server.
+        PermissionError: without the server's token.
+        ValueError: for a url that is not the address of a server.
+        RuntimeError: for a server of another version.
     """
 
     def __init__(self, url: str, token: str | None = None, patience: float = 60.0, **settings: Any):
@@ -93,8 +105,22 @@ class Connection:
         _open_ones.add(self)
 
     def ask(self, op: str, **fields: Any) -> dict[str, Any]:
-        """The reply to a request. Raises what the server says (ValueError, TypeError, FileNotFoundError,
-        ServerRefused), SessionLost, or ConnectionError when it could not be reached for `patience` seconds."""
+        """Send a request and wait for its reply.
+
+        Args:
+            op: name of the operation.
+            **fields: of the request.
+
+        Returns:
+            The reply.
+
+        Raises:
+            ValueError, TypeError, FileNotFoundError: what the server says is wrong with the request.
+            ServerRefused: where a limit of the server does not allow it.
+            SessionLost: where the server has lost the session, or (EpisodeLost) the episode.
+            ConnectionError: where the server could not be reached for `patience` seconds.
+            RuntimeError: where the server failed, or its reply cannot be read.
+        """
         with self._lock:
             self._check()
             self._number += 1
@@ -120,11 +146,15 @@ class Connection:
 
     @property
     def most_bytes(self) -> float:
-        """Of a message that the server takes."""
+        """Largest message in bytes that the server accepts."""
         return self.welcome.limits.get("message_mb", 16.0) * 1e6
 
     def close(self, seconds: float = OPEN_SECONDS) -> None:
-        """End the session; the server has forgotten it, unless it took longer than so many seconds."""
+        """End the session.
+
+        Args:
+            seconds: to wait until the server confirms; 0 does not wait.
+        """
         with self._lock:
             self._closed = True
             if self._socket is not None and os.getpid() == self._process:
@@ -141,7 +171,7 @@ class Connection:
             raise ConnectionError("A connection cannot be used in a forked process: make another environment there.")
 
     def _persist(self, attempt: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What an attempt gives, tried again on a new line while the old one is cut."""
+        """The result of `attempt`, which is tried again over a new connection while the old one is lost."""
         until, tries = time.monotonic() + self.patience, 0
         while True:
             try:
@@ -154,7 +184,7 @@ class Connection:
                 self._cut()
                 if isinstance(error, ConnectionClosed) and error.rcvd and error.rcvd.code == TAKEN_OVER:
                     self.session = ""
-                    raise SessionLost("Another client has gone on with this session: reset begins anew.") from error
+                    raise SessionLost("Another client has taken over this session: reset begins a new one.") from error
                 pause = PAUSES[min(tries, len(PAUSES) - 1)]
                 tries += 1
                 if time.monotonic() + pause > until:
@@ -171,7 +201,7 @@ class Connection:
                 line.close()
 
     def _open(self) -> Welcome:
-        """A new line, with the session that there is, or a new one."""
+        """Connect, and continue the session or begin one."""
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         again = bool(self.session)
         try:
@@ -181,17 +211,21 @@ class Connection:
             )  # fmt: skip
             self._socket = opened.__enter__()  # closed in `_cut`, not at the end of a block
         except InvalidURI as error:
-            raise ValueError(f"url must be the address of a server, got {brief(self.url)}.") from error
+            raise ValueError(
+                f"url must be the address of a server, such as ws://127.0.0.1:8765, got {brief(self.url)}."
+            ) from error
         except InvalidStatus as error:
             if error.response.status_code in (401, 403):
                 says = reason((error.response.body or b"").decode(errors="replace"))
                 hint = f"give token=, or set {TOKEN_VARIABLE}"
-                raise PermissionError(f"The server at {self.url} lets nobody in so ({says}): {hint}.") from error
+                raise PermissionError(f"The server at {self.url} refused the connection ({says}): {hint}.") from error
             raise
         except (OSError, TimeoutError, InvalidHandshake) as error:
             if again:
                 raise
-            raise ConnectionError(f"There is no server at {self.url} ({reason(error)}).") from error
+            raise ConnectionError(
+                f"There is no server at {self.url} ({reason(error)}): check the address, or start sanawm serve."
+            ) from error
         self._lines[:] = [self._socket]
         hello = {"op": "hello", "version": VERSION, "session": self.session, **self.settings}
         self._socket.send(pack(hello))
@@ -207,7 +241,10 @@ class Connection:
         try:
             welcome = read(Welcome, said)
         except ValueError as error:
-            raise RuntimeError(f"What is at {self.url} is no server of this version: {reason(error)}.") from error
+            raise RuntimeError(
+                f"The server at {self.url} does not speak this version of the protocol ({reason(error)}): install the "
+                "same version of sanawm-env on both sides."
+            ) from error
         self.session = welcome.session
         return welcome
 
@@ -222,14 +259,14 @@ class Connection:
 
 
 def _hang_up(lines: list[ClientConnection]) -> None:
-    """End lines whose connection nobody refers to any more, without a word: locks may be held now."""
+    """Shut down sockets whose `Connection` is gone, without a message: locks may be held now."""
     for line in lines:
         with suppress(OSError):
             line.socket.shutdown(socket.SHUT_RDWR)
 
 
 def _is_near(url: str) -> bool:
-    """Whether the address is this machine's, where no proxy is asked."""
+    """Whether the address is this machine's, which needs no proxy."""
     host = urlsplit(url).hostname or ""
     with suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
@@ -246,15 +283,15 @@ def _close_all() -> None:
 
 
 def _read(message: str | bytes) -> dict[str, Any]:
-    """What is in a message; RuntimeError for what is none."""
+    """The content of a message. Raises RuntimeError where it cannot be read."""
     try:
-        return unpack(message if isinstance(message, bytes) else b"", pictures=True)
+        return unpack(message if isinstance(message, bytes) else b"", images=True)
     except ValueError as error:
         raise RuntimeError(f"The server's reply cannot be read: {reason(error)}.") from error
 
 
 def _raise_said(reply: Mapping[str, Any]) -> None:
-    """Raise the error that a reply tells of, if it does."""
+    """Raise the error that a reply holds, if it holds one."""
     if (told := reply.get("error")) is None:
         return
     kind, says = (told.get("type"), told.get("says")) if isinstance(told, dict) else (None, None)

@@ -1,8 +1,9 @@
-"""Sessions on disk, so that another server with the same folder goes on with them when one is killed.
+"""Sessions on disk, so that another server with the same folder can continue them.
 
-A session is a folder: a file for each episode, and a record of which there are, of the last request and of its reply.
-It is written before the reply is sent, episodes first and the record whole or not at all, so what a client was told is
-there. Only steps may be left out (`every`): a client takes those again, from what was kept (`remote.Past`).
+A session is a folder with a file for each episode and a record: the numbers of its episodes, its last request and the
+reply to it. The episodes are written first, then the record, atomically, and only then the reply is sent. So whatever a
+client was told is on disk. Only steps may be left out (`every`): a client repeats them from the last kept episode
+(`remote.Past`).
 """
 
 import os
@@ -31,8 +32,15 @@ MOST_STEPS = 100  # that a client takes again
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What is known of a session besides its episodes. hello: how it began. last: number of the last request. made: of
-    the last episode. episodes: numbers of those that there are. owner: who wrote it."""
+    """What is kept of a session besides its episodes.
+
+    Attributes:
+        hello: the settings that the session began with.
+        last: number of the last request.
+        made: number of the last episode.
+        episodes: numbers of all episodes on disk.
+        owner: id of the server that wrote the record.
+    """
 
     hello: Mapping[str, Any]
     last: int
@@ -43,8 +51,16 @@ class Record:
 
 @dataclass(frozen=True)
 class Keep:
-    """folder: of all sessions, shared by servers that go on for one another; made if missing. every: of so many steps
-    of a session one is kept. ValueError for an `every` that is no number above zero."""
+    """A folder of sessions.
+
+    Attributes:
+        folder: shared by servers that replace each other; made if missing.
+        every: keep every n-th step of a session, 1 to 100.
+        owner: id of this server.
+
+    Raises:
+        ValueError: for an `every` out of range.
+    """
 
     folder: Path
     every: int = 1
@@ -55,7 +71,7 @@ class Keep:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def read(self, name: str) -> tuple[Record, bytes] | None:
-        """The record of a session and its last reply; None where there is none that can be read."""
+        """The record of a session and its last reply; None where there is no readable record."""
         if not re.fullmatch(r"[\w-]{10,40}", name):
             return None
         with suppress(OSError, ValueError, TypeError):
@@ -65,8 +81,19 @@ class Keep:
         return None
 
     def write(self, name: str, record: Record, reply: bytes, new: Mapping[int, Snapshot], take: bool = False) -> None:
-        """Keep a session with its new episodes; files of those that it no longer has are removed. Nothing is written
-        where another server has gone on with it, unless it is to be taken from that one."""
+        """Write a session and its new episodes, and delete the files of episodes that it no longer has.
+
+        Args:
+            name: of the session.
+            record: what to write besides episodes.
+            reply: the reply to the last request.
+            new: episodes to write, by number.
+            take: take the session over from another server. Without it, nothing is written where another server owns
+                it.
+
+        Raises:
+            OSError: where the folder cannot be written.
+        """
         if not take and (known := self.read(name)) is not None and known[0].owner != self.owner:
             return
         folder = self.folder / name
@@ -79,18 +106,22 @@ class Keep:
         self._tidy(folder, {f"{number}.safetensors" for number in record.episodes} | {RECORD})
 
     def file(self, name: str, number: int) -> Path:
-        """Of an episode."""
+        """Path of an episode."""
         return self.folder / name / f"{number}.safetensors"
 
     def remove(self, name: str) -> None:
-        """Forget a session, unless another server has gone on with it."""
+        """Delete a session, unless another server owns it."""
         kept = self.read(name)
         if kept is not None and kept[0].owner == self.owner:
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def sweep(self, seconds: float, but: Collection[str]) -> None:
-        """Forget sessions of servers that are no longer there: of no word for so long. but: those that this one has,
-        whose records are marked, so that no other server forgets them."""
+        """Delete sessions that no server has used for some time.
+
+        Args:
+            seconds: age of a record after which its session is deleted.
+            but: names of this server's sessions. Their records are touched, so that no other server deletes them.
+        """
         for folder in self.folder.iterdir():
             with suppress(OSError):
                 if folder.name in but:

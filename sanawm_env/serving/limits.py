@@ -1,4 +1,4 @@
-"""What clients may take of a server; the command has these as its options, so nothing heavy is imported."""
+"""Limits of a server. They are also options of `sanawm serve`, so this module imports nothing heavy."""
 
 from dataclasses import dataclass
 
@@ -9,25 +9,25 @@ GB, MB = 10**9, 10**6
 
 @dataclass(frozen=True, kw_only=True)
 class ServerLimits:
-    """What clients may take."""
+    """How much clients may use."""
 
     sessions: int = 64
-    """Clients at once, of each replica. The one that has been longest without a connection makes room for another."""
+    """Sessions of each replica. A new one replaces the session that has been without a connection for longest."""
     episodes: int = 4096
-    """Episodes, snapshots included, that a client keeps at once."""
+    """Episodes of one client, snapshots included."""
     batch: int = 64
-    """Episodes that step at once."""
+    """Episodes in one batch."""
     state_gb: float = 8.0
-    """Of all clients' episodes together. Beyond it those are refused that hold more than their equal part."""
+    """GB of all clients' episodes. Beyond it, clients that hold more than an equal share are refused."""
     goal_chunks: int = 16
-    """Steps to a goal that a client asks for: the way there is imagined before anybody else's next step."""
+    """Steps to a goal that a client asks for. The way there is predicted before anybody else's next step."""
     message_mb: float = 16.0
-    """The most that a client sends at once."""
+    """Largest message of a client, in MB."""
     idle_minutes: float = 30.0
-    """After which a client without a word is forgotten."""
+    """Minutes without a request after which a session is deleted."""
 
     def check(self) -> None:
-        """ValueError for numbers out of range."""
+        """Raise ValueError for numbers out of range."""
         for name in ("sessions", "episodes", "batch", "goal_chunks"):
             check_count(name, getattr(self, name), 1, 2**20)
         for name in ("state_gb", "message_mb", "idle_minutes"):

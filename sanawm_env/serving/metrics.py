@@ -6,11 +6,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 REFUSALS = ("sessions", "episodes", "batch", "state", "goal", "message", "idle", "token", "origin", "connections")
-"""One for each limit, and for who may not come in."""
+"""Names of the limits, and of reasons to refuse a connection."""
 
 
 class Metrics:
-    """Counters of one server, in a registry of its own. refused: what a limit has refused, by the limit's name."""
+    """Counters of one server, in a registry of its own. `refused` counts refusals by the name of the limit."""
 
     def __init__(self):
         self.registry = CollectorRegistry()
@@ -27,11 +27,17 @@ class Metrics:
             self.refused.labels(limit)
 
     def watch(self, name: str, about: str, value: Callable[[], float]) -> None:
-        """Have a number read whenever somebody asks for the metrics."""
+        """Add a gauge whose value is read whenever the metrics are.
+
+        Args:
+            name: without the prefix "sanawm_".
+            about: the help text.
+            value: returns the number.
+        """
         self._of(Gauge, name, about).set_function(value)
 
     def text(self) -> bytes:
-        """The metrics in Prometheus' format."""
+        """The metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def _of(self, kind, name: str, about: str, *labels: str, **more):

@@ -1,8 +1,8 @@
 """Environments that live on a server: `gym.make("SanaWM/Remote-v0", url="ws://...")`.
 
-A client's `Simulator` asks the server where the one here asks its world, and its episodes are numbers of episodes
-there. All else is that of `SanaWMEnv` and `SanaWMVectorEnv`: spaces, seeds, autoreset, snapshots and errors are the
-same because the code is.
+A client's `Simulator` asks the server instead of a local world, and its episodes are numbers of episodes on the server.
+Spaces, seeds, autoreset, snapshots and errors are those of `SanaWMEnv` and `SanaWMVectorEnv`, because the code is the
+same.
 """
 
 import json
@@ -37,13 +37,21 @@ from sanawm_env.world.saved import check_array, check_poses
 from sanawm_env.world.state import Scene, check_seed
 
 MAX_INFO = 64  # entries
-ELSEWHERE = "Planners look ahead where the world is: step forks of a remote environment instead."
+ELSEWHERE = "A remote environment cannot look ahead without a step: step forks of it, or plan on the server's machine."
 BATCHINGS = ("shared", "own", "one by one")
 
 
 @dataclass(frozen=True)
 class RemoteWorld:
-    """What is known here of the world there; see `World` for the names. starts: how many start images it has."""
+    """What a client knows of the server's world. The names are those of `World`.
+
+    Attributes:
+        config: of the world.
+        mode: which stages make the frames.
+        weights_hash: of the weights.
+        starts: number of start images on the server.
+        device: "cpu", where frames arrive.
+    """
 
     config: ServedConfig
     mode: str
@@ -54,8 +62,13 @@ class RemoteWorld:
 
 @dataclass(frozen=True, eq=False)
 class Past:
-    """A step that the server has not kept on disk, to be taken again where it was lost. before: the episodes it was
-    taken from. asked: the rest of the request. after: handles of those that came of it, as far as they are alive."""
+    """A step that the server has not kept on disk. It is repeated if the server loses the episodes.
+
+    Attributes:
+        before: the episodes before the step.
+        asked: the other fields of the request.
+        after: handles of the episodes after it, as weak references.
+    """
 
     before: Sequence["RemoteEpisode"]
     asked: Mapping[str, Any]
@@ -64,9 +77,17 @@ class Past:
 
 @dataclass(frozen=True, eq=False)
 class RemoteEpisode:
-    """An episode on the server. handle: its number there. seen: what is observed at it. info: of it. terminated: by its
-    task. batch_row: row of its last step in the batch it was imagined in, and how many ran there. past: the step that
-    led here, None where the server keeps this episode as long as itself, or on disk."""
+    """An episode on the server.
+
+    Attributes:
+        simulator: the client of the server.
+        handle: its number on the server.
+        seen: its last observation.
+        info: its last info.
+        terminated: whether the task has ended it.
+        batch_row: row of the last step in the batch it was computed in, and the size of that batch.
+        past: the step that led here; None where the server keeps this episode in memory only, or on disk.
+    """
 
     simulator: "RemoteSimulator"
     handle: Handle
@@ -78,7 +99,7 @@ class RemoteEpisode:
 
     @property
     def chunk(self) -> int:
-        """Steps so far."""
+        """Steps since the reset."""
         return self.info["chunk"]
 
     @property
@@ -88,7 +109,8 @@ class RemoteEpisode:
 
     @cached_property
     def frames(self) -> np.ndarray:
-        """(F, H, W, 3) uint8 of the last step, after a reset the start, repeated; asked for once."""
+        """(F, H, W, 3) uint8 of the last step, read-only; after a reset the start image, repeated. Fetched on first
+        use."""
         config = self.simulator.world.config
         frames = self.simulator.ask_of("frames", self)["frames"]
         _check(check_array, frames, (config.chunk_frames, config.height, config.width, 3), np.uint8, "frames")
@@ -97,7 +119,7 @@ class RemoteEpisode:
 
     @property
     def episode(self) -> "RemoteEpisode":
-        """The episode alone."""
+        """The episode without what a snapshot adds."""
         return RemoteEpisode(**{each.name: getattr(self, each.name) for each in fields(RemoteEpisode)})
 
     def host_clip(self, frames: int) -> HostClip:
@@ -107,32 +129,42 @@ class RemoteEpisode:
         return HostClip(self.frames, c2w)
 
     def to(self, device: Any) -> "RemoteEpisode":
-        """Itself: it stays on its server."""
+        """The episode itself: its tensors stay on the server."""
         return self
 
     def reseed(self, seed: int) -> "RemoteEpisode":
-        """The same episode with another future: its noise is that of `seed` from here on."""
+        """The same episode with the noise of `seed` from the next chunk on. Raises as `Connection.ask`."""
         return self.simulator.told(self.simulator.ask_all("reseed", [self], seeds=[check_seed(seed)]), 1)[0]
 
     def prompted(self, prompt: str) -> "RemoteEpisode":
-        """The same episode under another prompt from here on."""
+        """The same episode with another prompt from the next chunk on. Raises as `Connection.ask`."""
         return self.simulator.told(self.simulator.ask_all("prompt", [self], prompts=[prompt]), 1)[0]
 
 
 @dataclass(frozen=True, eq=False)
 class RemoteSnapshot(RemoteEpisode):
-    """An episode as `RemoteEnv.snapshot` keeps it: the server keeps it as long as this is referred to. rng: the
-    environment's random generator as JSON, None to leave the generator of whoever restores alone."""
+    """An episode as `RemoteEnv.snapshot` returns it. The server keeps the episode until the last reference to it is
+    gone.
+
+    Attributes:
+        rng: the environment's random generator as JSON; None to leave the generator alone on `restore`.
+    """
 
     rng: str | None = None
 
     def save(self, path: str | PathLike) -> None:
-        """Write the file that `Snapshot.save` writes there; `Snapshot.load` reads it, and `RemoteEnv.load`. It appears
-        whole or not at all."""
+        """Write the file that `Snapshot.save` would write on the server. `Snapshot.load` and `RemoteEnv.load` read it.
+        It appears whole or not at all.
+
+        Raises:
+            OSError: where it cannot be written.
+            RuntimeError: where the server does not send all of it.
+            ConnectionError: as `Connection.ask`.
+        """
         ask = self.simulator.ask
         size = self.simulator.ask_of("save", self, rng=self.rng)["bytes"]
         if type(size) is not int:
-            raise RuntimeError("The server's reply cannot be read: a file has a number of bytes.")
+            raise RuntimeError("The server's reply cannot be read: it must say how many bytes the file has.")
         with replacing(path) as part, Path(part).open("wb") as file:
             while file.tell() < size:
                 data = ask("read", offset=file.tell())["data"]
@@ -142,7 +174,13 @@ class RemoteSnapshot(RemoteEpisode):
 
 
 class Outcome(NamedTuple):
-    """What `SanaWMEnv` reads of a transition."""
+    """What `SanaWMEnv` reads of a transition.
+
+    Attributes:
+        rewards: (B,) float64.
+        terminated: (B,) bool.
+        truncated: (B,) bool.
+    """
 
     rewards: np.ndarray
     terminated: np.ndarray
@@ -151,7 +189,13 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class RemoteSimulator(Simulator):
-    """A simulator that asks a server. space: of one observation. batching: see `worker.Step`."""
+    """A simulator that asks a server.
+
+    Attributes:
+        connection: to the server.
+        space: of one observation.
+        batching: see `worker.Step`.
+    """
 
     connection: Connection = None  # ty: ignore[invalid-assignment]  dataclasses want a default after one
     space: spaces.Space = None  # ty: ignore[invalid-assignment]
@@ -162,8 +206,20 @@ class RemoteSimulator(Simulator):
         return self.connection.ask(op, **asked)
 
     def ask_all(self, op: str, episodes: Sequence[Any], **asked: Any) -> dict[str, Any]:
-        """The same of episodes. Those that the server has lost, because it was killed and another one has gone on with
-        what was kept, are made again first."""
+        """Ask about several episodes. Episodes that the server has lost since they were last kept are computed again
+        first.
+
+        Args:
+            op: name of the operation.
+            episodes: of this session.
+            **asked: other fields of the request.
+
+        Returns:
+            The reply.
+
+        Raises:
+            EpisodeLost: where an episode cannot be computed again; else as `Connection.ask` and `number`.
+        """
         try:
             return self.ask(op, episodes=[self.number(episode) for episode in episodes], **asked)
         except EpisodeLost:
@@ -171,7 +227,7 @@ class RemoteSimulator(Simulator):
             return self.ask(op, episodes=[self.number(episode) for episode in episodes], **asked)
 
     def ask_of(self, op: str, episode: Any, **asked: Any) -> dict[str, Any]:
-        """The same of one episode."""
+        """As `ask_all`, about one episode."""
         try:
             return self.ask(op, episode=self.number(episode), **asked)
         except EpisodeLost:
@@ -179,10 +235,10 @@ class RemoteSimulator(Simulator):
             return self.ask(op, episode=self.number(episode), **asked)
 
     def _make_again(self, episodes: Sequence[RemoteEpisode]) -> None:
-        """Take the steps again that led to episodes, from what was kept."""
+        """Repeat the steps that led to episodes which the server has lost."""
         pasts = {id(episode.past): episode.past for episode in episodes if episode.past is not None}
         if not pasts:
-            raise EpisodeLost("The server has lost an episode that it had kept: reset, or load one that was saved.")
+            raise EpisodeLost("The server has lost an episode that it had kept: reset, or load a saved snapshot.")
         for past in pasts.values():
             reply = self.ask_all("step", past.before, **past.asked)
             for handle, again in zip(past.after, self.told(reply, len(past.before)), strict=True):
@@ -190,24 +246,31 @@ class RemoteSimulator(Simulator):
                     known.swap(again.handle)
 
     def number(self, episode: Any) -> int:
-        """Of an episode of this session; TypeError or ValueError for others, SessionLost for one of an earlier
-        session."""
+        """Number of an episode on the server.
+
+        Raises:
+            TypeError: for anything but a remote episode.
+            ValueError: for an episode of another connection.
+            SessionLost: for an episode of an earlier session.
+        """
         if not isinstance(episode, RemoteEpisode):
-            raise TypeError(f"A remote environment goes on from its own snapshots, not from {brief(episode)}.")
+            raise TypeError(
+                f"A remote environment takes its own snapshots, got {brief(episode)}: use snapshot or load."
+            )
         if episode.handle.connection is not self.connection:
-            raise ValueError("This episode is another environment's, over another connection: save it and load it.")
+            raise ValueError("This episode is another environment's: save its snapshot, and load the file here.")
         if episode.handle.session != self.connection.session:
-            raise SessionLost("The server has forgotten this episode: reset, or load one that was saved.")
+            raise SessionLost("The server has forgotten this episode: reset, or load a saved snapshot.")
         return episode.handle.number
 
     def told(self, reply: Mapping[str, Any], count: int) -> list[RemoteEpisode]:
-        """The episodes that a reply tells of; RuntimeError for one that does not fit."""
+        """The `count` episodes in a reply. Raises RuntimeError for a reply that does not fit."""
         return _check(self._told, reply, count)
 
     def _told(self, reply: Mapping[str, Any], count: int) -> list[RemoteEpisode]:
         numbers, infos, ended, rows, obs = (reply[name] for name in ("episodes", "infos", "terminated", "rows", "obs"))
         if any(type(each) is not list or len(each) != count for each in (numbers, infos, ended, rows)):
-            raise ValueError(f"it tells of other episodes than {count}")
+            raise ValueError(f"it does not describe {count} episodes")
         _check_observation(self.space, obs, count)
         made = []
         for i, (number, info, over, row) in enumerate(zip(numbers, infos, ended, rows, strict=True)):
@@ -225,7 +288,7 @@ class RemoteSimulator(Simulator):
         rngs: Sequence[np.random.Generator] | None = None,
         task_options: Mapping[str, Any] | None = None,
     ) -> list[RemoteEpisode]:  # ty: ignore[incompatible-method-override]  episodes there
-        """As `Simulator.reset`, of scenes as `RemoteEnv` asks for them."""
+        """As `Simulator.reset`, with scenes as maps (`protocol.SceneAsked`)."""
         rngs = [np.random.default_rng(seed) for seed in seeds] if rngs is None else rngs
         reply = self.ask(
             "reset",
@@ -237,7 +300,7 @@ class RemoteSimulator(Simulator):
         )
         after, states = self.told(reply, len(seeds)), reply.get("rngs")
         if type(states) is not list or len(states) != len(rngs):
-            raise RuntimeError("The server's reply cannot be read: it lacks generators.")
+            raise RuntimeError("The server's reply cannot be read: it must hold a generator for each episode.")
         for rng, state in zip(rngs, states, strict=True):
             rng.bit_generator.state = _check(read_generator, state).bit_generator.state
         return after
@@ -249,7 +312,7 @@ class RemoteSimulator(Simulator):
         one_by_one: bool = False,
         numbers: Sequence[int] | None = None,
     ) -> tuple[list[RemoteEpisode], Outcome]:  # ty: ignore[incompatible-method-override]
-        """As `Simulator.step`; of the transition there are rewards and ends alone."""
+        """As `Simulator.step`; the transition has only rewards and ends."""
         read, names = [], range(len(episodes)) if numbers is None else numbers
         for number, episode, action in zip(names, episodes, actions, strict=True):
             try:
@@ -295,7 +358,7 @@ class RemoteSimulator(Simulator):
 
 @dataclass(frozen=True)
 class _Seen:
-    """Observations of remote episodes: copies of what the server showed. space: of one."""
+    """Observations of remote episodes, as copies of what the server sent."""
 
     space: spaces.Space
 
@@ -311,23 +374,26 @@ class _Seen:
 
 
 class RemoteEnv(SanaWMEnv):
-    """An environment of a server (`sanawm serve`), as if it were here.
+    """An environment on a server (`sanawm serve`), used like a local one. World, task and actions are the server's.
+
+    A snapshot refers to an episode on the server, which the server keeps as long as the snapshot exists. `save` writes
+    a snapshot to a local file, `load` sends one. After a lost connection the environment goes on where it was. A
+    restarted server has forgotten it (`SessionLost`: reset, or load a saved snapshot), unless the server keeps sessions
+    on disk. `close` ends the session.
 
     Args:
         url: of the server, such as ws://127.0.0.1:8765.
-        token: that it asks for; None for what the variable SANAWM_TOKEN holds.
+        token: of the server; None for the value of SANAWM_TOKEN.
         obs_mode, obs_size, max_episode_chunks, render_mode: as `SanaWMEnv`; None for the server's own.
-        pictures: how they travel: "raw", "png" (the same bits, smaller) or "jpeg" (smaller still, other bits).
-        batching: "shared" with whoever steps at the same time; "own", in a batch of its own, so that pictures are bit
-            for bit those of a local environment, whoever else steps; "one by one", for a batch of environments, as
-            each would be alone.
+        encoding: how frames are sent: "raw", "png" (smaller, the same bits) or "jpeg" (smaller still, lossy).
+        batching: "shared": a step runs in one batch with whoever steps at the same time. "own": in a batch of its own,
+            so that frames are bit for bit those of a local environment. "one by one": each environment of a batch
+            alone.
         patience: seconds that a request waits for a server that cannot be reached.
 
-    World, task and actions are the server's. A snapshot refers to an episode there, which is kept as long as the
-    snapshot is; `save` brings a file here, `load` sends one. After a cut it goes on where it was; a server that was
-    started anew has forgotten it (`SessionLost`: reset, or load what was saved). `close` ends the session.
-
-    Raises as `Connection` and `SanaWMEnv`.
+    Raises:
+        ConnectionError, PermissionError, RuntimeError: as `Connection`.
+        ValueError, TypeError: as `Connection` and `SanaWMEnv`.
     """
 
     simulator: RemoteSimulator
@@ -340,14 +406,14 @@ class RemoteEnv(SanaWMEnv):
         obs_size: tuple[int, int] | None = None,
         max_episode_chunks: int | None = None,
         render_mode: str | None = None,
-        pictures: Encoding = "raw",
+        encoding: Encoding = "raw",
         batching: Batching = "shared",
         patience: float = 60.0,
     ):
         if batching not in BATCHINGS:
-            raise ValueError(f"batching must be {', '.join(map(repr, BATCHINGS))}, got {brief(batching)}.")
+            raise ValueError(f"batching must be one of {', '.join(map(repr, BATCHINGS))}, got {brief(batching)}.")
         asked = {"obs_mode": obs_mode, "obs_size": None if obs_size is None else [int(n) for n in obs_size]}
-        connection = Connection(url, token, patience, pictures=pictures, **asked)
+        connection = Connection(url, token, patience, encoding=encoding, **asked)
         welcome = connection.welcome
         config = EnvConfig.from_plain(welcome.env)
         given = {"obs_mode": obs_mode, "obs_size": obs_size, "max_episode_chunks": max_episode_chunks}
@@ -370,20 +436,41 @@ class RemoteEnv(SanaWMEnv):
         self._episode, self._spec, self._warned = None, None, False
 
     def close(self) -> None:
-        """End the session, and with it all that the server keeps for this environment and its forks."""
+        """End the session, and with it everything that the server keeps for this environment and its forks."""
         self.simulator.connection.close()
 
     def snapshot(self, device: str | None = None) -> RemoteSnapshot:  # ty: ignore[incompatible-method-override]
-        """The episode as a value; the server is not even asked. ValueError for a device: it stays on the server."""
+        """The episode as a value; nothing is sent.
+
+        Args:
+            device: None; the tensors stay on the server.
+
+        Raises:
+            ValueError: for a device.
+            ResetNeeded: before the first reset.
+        """
         if device is not None:
-            raise ValueError("A snapshot of a remote environment stays on its server: save it, and load it where.")
+            raise ValueError(
+                "A snapshot of a remote environment stays on the server: leave device out, or save it and read the "
+                "file with Snapshot.load."
+            )
         now = cast(RemoteEpisode, self._now("take a snapshot"))
         kept = {each.name: getattr(now, each.name) for each in fields(RemoteEpisode)}
         return RemoteSnapshot(**kept, rng=json.dumps(self.np_random.bit_generator.state, default=np.ndarray.tolist))
 
     def load(self, path: str | PathLike) -> RemoteSnapshot:
-        """Send a saved snapshot to the server, for `restore`. FileNotFoundError, or ValueError for one that does not go
-        on there."""
+        """Send a saved snapshot to the server.
+
+        Args:
+            path: a file that `RemoteSnapshot.save` or `Snapshot.save` wrote.
+
+        Returns:
+            The snapshot, for `restore`.
+
+        Raises:
+            FileNotFoundError: where there is no file.
+            ValueError: for a file that is no snapshot, or one of other weights or another task.
+        """
         ask, sent = self.simulator.ask, 0
         piece = min(PIECE, int(self.simulator.connection.most_bytes // 2))
         with Path(path).open("rb") as file:
@@ -393,7 +480,7 @@ class RemoteEnv(SanaWMEnv):
         reply = ask("load")
         (now,), rng = self.simulator.told(reply, 1), reply.get("rng")
         if not isinstance(rng, str | None):
-            raise RuntimeError("The server's reply cannot be read: a generator is a text.")
+            raise RuntimeError("The server's reply cannot be read: its generator must be text.")
         return RemoteSnapshot(**{each.name: getattr(now, each.name) for each in fields(RemoteEpisode)}, rng=rng)
 
     def check_snapshot(self, snapshot: Any) -> None:
@@ -421,10 +508,10 @@ class RemoteEnv(SanaWMEnv):
 
     @property
     def latents(self) -> np.ndarray:
-        """(c, T, h, w) float32 of the last chunk, of frame 0 alone after a reset. ValueError where there are none."""
+        """(c, T, h, w) float32 of the last chunk; after a reset, of frame 0 alone. ValueError where there are none."""
         latents = self.simulator.ask_of("latents", self._now("ask for latents"))["latents"]
         if not isinstance(latents, np.ndarray) or latents.ndim != 4 or latents.dtype != np.float32:
-            raise RuntimeError("The server's reply cannot be read: latents are an array (c, T, h, w).")
+            raise RuntimeError("The server's reply cannot be read: latents must be an array (c, T, h, w) float32.")
         return latents
 
     @property
@@ -443,7 +530,7 @@ class RemoteEnv(SanaWMEnv):
 
     @task.setter
     def task(self, task: Any) -> NoReturn:
-        raise TypeError("The task of a remote environment is the server's: sanawm serve --env says which.")
+        raise TypeError("The task of a remote environment is the server's: choose it with sanawm serve --env.")
 
     @property
     def reward_fn(self) -> None:
@@ -454,7 +541,7 @@ class RemoteEnv(SanaWMEnv):
         raise TypeError("Rewards of a remote environment are the server's: put a wrapper around it.")
 
     def _scene(self, image: Any, options: Mapping[str, Any]) -> dict[str, Any]:  # ty: ignore[incompatible-method-override]
-        """A scene as the server is asked for one. Images are read here: no path is sent."""
+        """A scene as the fields of a request. Images are read here; no path is sent."""
         prompt = "" if options.get("prompt") is None else options["prompt"]
         if not isinstance(prompt, str):
             raise TypeError(f'options["prompt"] must be text, got {type(prompt).__name__}.')
@@ -470,7 +557,9 @@ class RemoteEnv(SanaWMEnv):
                 anchor = read_anchor(image)
                 anchor = anchor if anchor is not None and self.world.config.knows(anchor.place) else None
         if callable(intrinsics):
-            raise TypeError("An estimator of intrinsics does not travel: call it, and give the numbers.")
+            raise TypeError(
+                "intrinsics of a remote environment must be numbers: call the estimator, and give its result."
+            )
         if anchor is not None and not isinstance(anchor, Anchor):
             raise TypeError(f"anchor must be an Anchor, a place and the pose in it, got {type(anchor).__name__}.")
         if anchor is not None:
@@ -484,8 +573,10 @@ class RemoteEnv(SanaWMEnv):
 
 
 class RemoteVectorEnv(SanaWMVectorEnv):
-    """`num_envs` environments of a server over one connection, stepped by one request; settings as `RemoteEnv`, the
-    rest as `SanaWMVectorEnv`."""
+    """`num_envs` environments of a server over one connection, stepped by one request.
+
+    Takes the settings of `RemoteEnv`, and the others of `SanaWMVectorEnv`.
+    """
 
     slot_type = RemoteEnv
 
@@ -498,7 +589,7 @@ class RemoteVectorEnv(SanaWMVectorEnv):
 
 
 def _check(function: Any, *arguments: Any) -> Any:
-    """What a function makes of a reply; RuntimeError in one sentence where it does not fit."""
+    """The result of a function that reads a reply; its errors become a RuntimeError."""
     try:
         return function(*arguments)
     except (ValueError, TypeError, KeyError) as error:
@@ -508,7 +599,7 @@ def _check(function: Any, *arguments: Any) -> Any:
 def _check_observation(space: spaces.Space, obs: Any, count: int) -> None:
     if isinstance(space, spaces.Dict):
         if not isinstance(obs, dict) or obs.keys() != space.keys():
-            raise ValueError(f"an observation has {', '.join(space)}")
+            raise ValueError(f"an observation must hold {', '.join(space)}")
         for name, part in space.items():
             _check_observation(part, obs[name], count)
         return
@@ -520,20 +611,20 @@ def _check_observation(space: spaces.Space, obs: Any, count: int) -> None:
 
 def _check_info(info: Any, frames: int) -> None:
     if not isinstance(info, dict) or len(info) > MAX_INFO:
-        raise ValueError(f"an info is a map of at most {MAX_INFO} entries")
+        raise ValueError(f"an info must be a map of at most {MAX_INFO} entries")
     for name, value in info.items():
         if not isinstance(value, bool | int | float | np.ndarray | np.generic):
             raise ValueError(f"{brief(name)} of an info is neither a number nor an array")
     for name, kind in (("chunk", int), ("seed", int), ("out_of_workspace", bool), ("out_of_horizon", bool)):
         if type(info.get(name)) is not kind:
-            raise ValueError(f"{name} of an info is {brief(info.get(name))}")
+            raise ValueError(f"{name} of an info must be {kind.__name__}, got {brief(info.get(name))}")
     check_poses(info.get("c2w"), (frames,), "c2w of an info")
 
 
 def _scene(told: Mapping[str, Any], world: RemoteWorld) -> Scene:
     key, source, prompt, anchor = (told[name] for name in ("key", "intrinsics_source", "prompt", "anchor"))
     if not all(isinstance(text, str) for text in (key, source, prompt)) or not isinstance(anchor, dict | None):
-        raise ValueError("a scene has a key, a prompt and the source of its intrinsics")
+        raise ValueError("a scene must have a key, a prompt and the source of its intrinsics as text")
     check_array(told["image"], (world.config.height, world.config.width, 3), np.uint8, "image")
     check_array(told["intrinsics"], (4,), np.float64, "intrinsics")
     place = None if anchor is None else Anchor(anchor["place"], anchor["c2w"])

@@ -1,7 +1,7 @@
-"""Several servers behind one address, on Ray Serve: a world in each, restarted where they die.
+"""Several servers behind one address, on Ray Serve, with a world in each. Ray restarts those that die.
 
-A client's line goes to whichever replica is free; its session is on disk (`keep`), so after a cut any of them goes on
-with it. Ray has the address, so what `server.py` limits beside the application is Ray's business here.
+A client is connected to any free replica. Its session is on disk (`keep`), so after a lost connection any replica can
+continue it. Ray owns the port, so the limits on connections of `server.py` do not apply.
 """
 
 import logging
@@ -35,9 +35,21 @@ def replicas(
     port: int,
     token: str | None = None,
 ) -> Generator[str]:
-    """So many servers, each with limits of its own, at the address that is given, until the block ends; sessions stay
-    on disk. keep: a folder that all of them reach. A world on a GPU takes one for each. They run on the cluster that
-    this process is part of, or on this machine."""
+    """Run servers until the block ends; sessions stay on disk. They run on the Ray cluster that this process belongs
+    to, or on this machine. On GPUs, each replica takes one.
+
+    Args:
+        config: of the environment.
+        limits: of each replica.
+        keep: a folder that all replicas reach.
+        count: how many replicas.
+        host: address to listen on.
+        port: of that address.
+        token: that clients must show, None for none.
+
+    Yields:
+        The URL for clients.
+    """
 
     def build() -> Any:
         return make_app(Service(config, limits, Keep(keep.folder, keep.every)), token)

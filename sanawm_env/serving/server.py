@@ -1,7 +1,7 @@
-"""The application on a port, in a thread of its own, under uvicorn.
+"""The application on a port, under uvicorn, in a thread of its own.
 
-Beside what uvicorn limits: connections are counted, one that has not become a client's within ten seconds is ended, and
-so is one that sends pings and never reads what comes back.
+Besides uvicorn's limits: connections are counted, a connection that does not become a client's within ten seconds is
+closed, and so is one that sends pings but never reads the replies.
 """
 
 import asyncio
@@ -26,9 +26,17 @@ END_SECONDS = 5  # for clients to take what is on its way, when their line or th
 
 
 class Server(AbstractContextManager):
-    """Serves `service` on host:port from now until `close`, which ends the service too; port 0 takes a free one.
+    """Serve on a port until `close`, which also closes the service. A context manager.
 
-    token: see `make_app`. OSError where the port is taken. A context manager.
+    Args:
+        service: what is served.
+        host: address to listen on.
+        port: of that address; 0 takes a free one.
+        token: that clients must show; see `make_app`.
+        ping_seconds: between pings, and until an unanswered one closes a connection.
+
+    Raises:
+        OSError: where the port is taken.
     """
 
     def __init__(
@@ -44,7 +52,7 @@ class Server(AbstractContextManager):
             self._socket = _listen(host, port)
         except OSError as error:
             service.close()
-            raise OSError(f"{host}:{port} cannot be listened on: {error.strerror or error}.") from error
+            raise OSError(f"Cannot listen on {host}:{port}: {error.strerror or error}. Give another port.") from error
         self.port = self._socket.getsockname()[1]
         most = service.limits.sessions + SPARE_CONNECTIONS
         config = uvicorn.Config(
@@ -69,12 +77,12 @@ class Server(AbstractContextManager):
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """The URL for clients on this machine."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
         return f"ws://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     def close(self) -> None:
-        """End: what is under way is finished, sessions are forgotten."""
+        """Finish what is under way, then stop. Sessions are lost, unless they are kept on disk."""
         self._server.should_exit = True
         self._thread.join()
         self._socket.close()
@@ -90,7 +98,7 @@ class Server(AbstractContextManager):
 
 
 class _Uvicorn(uvicorn.Server):
-    """One that says when it listens."""
+    """A uvicorn server that sets `ready` when it listens."""
 
     def __init__(self, config: uvicorn.Config):
         super().__init__(config)
@@ -114,7 +122,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _http(service: Service, most: int) -> type[H11Protocol]:
-    """HTTP with at most so many connections, all of which end soon unless they become WebSockets."""
+    """HTTP with at most `most` connections, each of which is closed soon unless it becomes a WebSocket."""
 
     class Http(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:
@@ -136,7 +144,8 @@ def _http(service: Service, most: int) -> type[H11Protocol]:
 
 
 class _WebSocket(WebSocketsSansIOProtocol):
-    """One that hangs up on who does not read: uvicorn closes a line once all is sent, and that may be never."""
+    """A WebSocket that closes the connection of a client that does not read. uvicorn waits until all is sent, which may
+    be never."""
 
     def handle_ping(self) -> None:
         super().handle_ping()

@@ -1,8 +1,8 @@
-"""What a server does for its clients, whatever port it is on: sessions, their episodes, and the answers.
+"""What a server does for its clients, on whatever port: sessions, their episodes, and answers to requests.
 
-A session is what a client has here: episodes by number, which it steps, forks and drops. It outlives a connection that
-is cut; after `idle_minutes` without a word it is forgotten. Everything here runs in the event loop's thread, but for
-the worker's steps and what is made ready to be sent.
+A session holds a client's episodes by number. It outlives a lost connection, and is deleted after `idle_minutes`
+without a request. All of this runs in the thread of the event loop, except for the worker's steps and the packing of
+replies.
 """
 
 import asyncio
@@ -64,7 +64,12 @@ _worked = time.thread_time  # seconds of the event loop's own work
 
 
 class Refused(Exception):
-    """A limit was met. limit: its name among `metrics.REFUSALS`."""
+    """A limit does not allow a request.
+
+    Args:
+        limit: its name, one of `metrics.REFUSALS`.
+        sentence: the message.
+    """
 
     def __init__(self, limit: str, sentence: str):
         super().__init__(sentence)
@@ -72,16 +77,26 @@ class Refused(Exception):
 
 
 class SessionLost(Exception):
-    """A session that is not, or no longer, here."""
+    """A session that this server does not have."""
 
 
 class EpisodeLost(Exception):
-    """An episode that is not in its session: it was let go, or made after the session was last kept on disk."""
+    """An episode that is not in its session: the client dropped it, or it was made after the session was last kept on
+    disk."""
 
 
 class Session:
-    """What one client has here. look: what its observations are. closing: ends its connection with a code, None without
-    one."""
+    """What the server holds for one client.
+
+    Attributes:
+        id: its name.
+        hello: the client's settings.
+        look: makes observations.
+        episodes: by number.
+        bytes: of tensor memory that the episodes refer to, shared memory counted once.
+        used: time of the last request.
+        closing: closes its connection with a code; None without a connection.
+    """
 
     def __init__(self, hello: Hello, look: Observer, folder: Path, now: float, name: str = ""):
         self.hello, self.look, self.folder, self.id = hello, look, folder, name or secrets.token_urlsafe(16)
@@ -104,21 +119,22 @@ class Session:
 
     @property
     def held(self) -> int:
-        """Bytes of its episodes and of its last reply."""
+        """Bytes of its episodes and its last reply."""
         return self.bytes + self.reply_bytes
 
     @property
     def file(self) -> Path:
+        """Path of the file that `save`, `read`, `write` and `load` use."""
         return self.folder / f"{self.id}.safetensors"
 
     def add(self, episode: Episode) -> int:
-        """Its number from now on."""
+        """Store an episode under a new number, which is returned."""
         self.made += 1
         self.put(self.made, episode)
         return self.made
 
     def put(self, number: int, episode: Episode) -> None:
-        """Have an episode under a number."""
+        """Store an episode under a number."""
         self.episodes[number] = episode
         for storage in _storages(episode):
             known = self._storages.setdefault(storage.data_ptr(), [0, storage.nbytes()])
@@ -127,7 +143,7 @@ class Session:
                 self.bytes += known[1]
 
     def drop(self, number: int) -> None:
-        """Forget an episode; nothing where there is none."""
+        """Forget an episode; an unknown number is ignored."""
         episode = self.episodes.pop(number, None)
         if episode is None:
             return
@@ -139,7 +155,7 @@ class Session:
                 del self._storages[storage.data_ptr()]
 
     def get(self, numbers: Sequence[int]) -> list[Episode]:
-        """Its episodes of these numbers; EpisodeLost for one that is not here."""
+        """The episodes of these numbers. Raises EpisodeLost for an unknown number."""
         for number in numbers:
             if number not in self.episodes:
                 raise EpisodeLost(f"There is no episode {brief(number)} in this session.")
@@ -152,9 +168,18 @@ def _storages(episode: Episode) -> list[Any]:
 
 
 class Service:
-    """An environment for many clients. config: of names and plain values alone (TypeError for objects), and what it
-    raises itself. keep: where sessions are kept on disk, for other services with the same folder to go on with; None
-    keeps none. clock: seconds."""
+    """An environment for many clients.
+
+    Args:
+        config: of the environment, with names and plain values only.
+        limits: of the server.
+        keep: folder of sessions on disk, which other services with the same folder can continue; None keeps none.
+        clock: seconds.
+
+    Raises:
+        TypeError: for a config that holds objects; else as `SanaWMEnv`.
+        ValueError: for limits out of range; else as `SanaWMEnv`.
+    """
 
     def __init__(
         self,
@@ -199,7 +224,7 @@ class Service:
         }  # what is read into a dataclass, who answers, and what may hold arrays
 
     def close(self) -> None:
-        """Forget all sessions and end the worker."""
+        """Stop the worker and delete all sessions in memory."""
         self.worker.close()
         self._pool.shutdown(cancel_futures=True)
         self.sessions.clear()
@@ -208,7 +233,19 @@ class Service:
     # --- sessions ---
 
     async def welcome(self, message: bytes) -> tuple[Session, bytes]:
-        """The session of who says hello, and the answer. Refused, SessionLost, or ValueError for what is no hello."""
+        """Answer a hello.
+
+        Args:
+            message: the first message of a connection.
+
+        Returns:
+            The session, new or continued, and the reply.
+
+        Raises:
+            Refused: where there is no room for another session.
+            SessionLost: for an unknown session.
+            ValueError: for anything but a hello of this version.
+        """
         said = unpack(message)
         if said.pop("op", None) != "hello":
             raise ValueError("The first message must be a hello.")
@@ -217,7 +254,10 @@ class Service:
         except ValueError as error:
             raise ValueError(f"This is no hello: {reason(error)}.") from error
         if hello.version != VERSION:
-            raise ValueError(f"This server speaks version {VERSION} of the protocol, not {brief(hello.version)}.")
+            raise ValueError(
+                f"This server speaks version {VERSION} of the protocol, not {brief(hello.version)}: install the same "
+                "version of sanawm-env on both sides."
+            )
         session = await self._known(hello.session) if hello.session else self._new(hello)
         config, limits = self.env.world.config, self.limits
         answer = {
@@ -241,15 +281,15 @@ class Service:
                 session = await self._take_over(name, record, reply)
         if session is None:
             raise SessionLost(
-                f"The server does not know this session: it was ended, {self.limits.idle_minutes:g} minutes without a "
-                "word, or of a server before this one."
+                f"The server does not know this session: it was closed, was idle for {self.limits.idle_minutes:g} "
+                "minutes, or belonged to a server that has ended. Reset, or load a saved snapshot."
             )
         self.metrics.resumed.inc()
         session.used = self.clock()
         return session
 
     async def _take_over(self, name: str, record: Record, reply: bytes) -> Session:
-        """A session that another server has kept, from now on this one's."""
+        """Continue a session that another server kept on disk."""
         if name in self.sessions:
             self._forget(self.sessions[name])
         episodes = await self._aside(self._read_kept, name, record.episodes)
@@ -266,21 +306,24 @@ class Service:
         return session
 
     def _new(self, hello: Hello, name: str = "") -> Session:
-        """A session without episodes; Refused where there are as many as may be."""
+        """A session without episodes. Raises Refused where there is no room for one."""
         config, simulator = self.env.config, self.simulator
         mode, size = hello.obs_mode or config.obs_mode, hello.obs_size or config.obs_size
         look = observer(mode, self.env.world.config, size, simulator.limits.workspace, simulator.task)
         if len(self.sessions) >= self.limits.sessions:
             alone = [session for session in self._all() if session.closing is None]
             if not alone:
-                raise Refused("sessions", f"The server has {self.limits.sessions} sessions, and takes no more.")
+                raise Refused(
+                    "sessions",
+                    f"The server has {self.limits.sessions} sessions, and takes no more (--sessions): try again later.",
+                )
             self.end(min(alone, key=lambda session: session.used))
         session = Session(hello, look, self._folder, self.clock(), name)
         self.sessions[session.id] = session
         return session
 
     def end(self, session: Session) -> None:
-        """Forget a session, here and on disk."""
+        """Delete a session, in memory and on disk."""
         self._forget(session)
         if self.keep is not None:
             self.keep.remove(session.id)
@@ -291,7 +334,7 @@ class Service:
         session.episodes.clear()
 
     async def sweep(self) -> None:
-        """Forget sessions that have been idle for too long, and end their connections."""
+        """Delete sessions that were idle for too long, and close their connections."""
         now = self.clock()
         for session in self._all():
             working = session.reply is not None and not session.reply.done()
@@ -312,14 +355,25 @@ class Service:
     # --- answers ---
 
     async def answer(self, session: Session, message: bytes) -> bytes:
-        """The reply to a request. ValueError for what is none. Who waits for it may leave: it is done all the same, and
-        the reply is kept for who asks again."""
+        """Answer a request. If the caller is cancelled, the request is still carried out, and the reply is kept for a
+        repetition.
+
+        Args:
+            session: of the client.
+            message: the request.
+
+        Returns:
+            The reply.
+
+        Raises:
+            ValueError: for a message that is no request.
+        """
         began = _worked()
         request = unpack(message, most=self._most_head)
         session.reading = _worked() - began
         number = request.pop("n", None)
         if type(number) is not int or number < session.last or not isinstance(request.get("op"), str):
-            raise ValueError("This is no request: it needs an op, and a number above that of the last one.")
+            raise ValueError("This is no request: it needs an op, and a number n that is not below the last one.")
         session.used = self.clock()
         if number > session.last or session.reply is None:
             if session.waits:
@@ -344,7 +398,7 @@ class Service:
             if self.keep is not None and "episodes" in told:
                 session.steps += op == "step"
                 told["kept"] = op != "step" or session.steps % self.keep.every == 0
-            reply = await self._aside(pack, {"n": number, **told}, session.hello.pictures)
+            reply = await self._aside(pack, {"n": number, **told}, session.hello.encoding)
             session.reply_bytes = len(reply)
             if told.get("kept"):
                 session.kept.update(told["episodes"])
@@ -361,7 +415,7 @@ class Service:
             return self.failure(error, number)
 
     def _asked(self, session: Session, op: str, request: dict) -> tuple[Callable, Any, dict[str, Any]]:
-        """Who answers a request, what it asks, and its arrays; the episodes that it names are dropped first."""
+        """The function that answers a request, its fields, and its arrays. Dropped episodes are forgotten first."""
         began = _worked()
         try:
             dropped = request.pop("drop", [])
@@ -383,7 +437,12 @@ class Service:
             session.reading += _worked() - began
 
     def failure(self, error: Exception, number: int | None = None) -> bytes:
-        """An error as a reply."""
+        """A reply that holds an error.
+
+        Args:
+            error: the error.
+            number: of the request, if it had one.
+        """
         known = (Refused, SessionLost, EpisodeLost, *SAID)
         kind = next((each.__name__ for each in known if isinstance(error, each)), "RuntimeError")
         self.metrics.errors.labels(kind).inc()
@@ -397,7 +456,9 @@ class Service:
             raise TypeError('options["task"] must be a mapping.')
         chunks, most = task.get("chunks"), self.limits.goal_chunks
         if isinstance(chunks, int | np.integer) and chunks > most:
-            raise Refused("goal", f"A goal may be {most} steps away here, not {chunks}: ask for fewer chunks.")
+            raise Refused(
+                "goal", f"A goal may be at most {most} steps away here, got {brief(int(chunks))}: ask for fewer chunks."
+            )
         limits = replace(self.simulator.limits, max_episode_chunks=asked.max_episode_chunks)
         simulator = replace(self.simulator, limits=limits)  # tasks look how far a goal may be
         rngs, seeds = [read_generator(text) for text in asked.rngs], [check_seed(seed) for seed in asked.seeds]
@@ -410,7 +471,7 @@ class Service:
         return await self._told(session, after, rngs=states)
 
     def _begin(self, scene: Any) -> Scene:
-        """A scene as it was asked for: one of the server's or an image, never a path."""
+        """The scene that a client asked for: one of the server's, or an image; never a path."""
         if not isinstance(scene, dict):
             raise ValueError(f"A scene must be a map, got {brief(scene)}.")
         arrays = {name: scene.pop(name, None) for name in ("image", "intrinsics", "c2w")}
@@ -428,7 +489,7 @@ class Service:
         if not isinstance(actions, np.ndarray) or actions.shape[:1] != (len(episodes),):
             raise ValueError("A step needs an action for each episode, in one array.")
         if asked.numbers is not None and len(asked.numbers) != len(episodes):
-            raise ValueError("A step needs a number for each episode, or none.")
+            raise ValueError("numbers of a step must be one for each episode, or None.")
         step = Step(session.id, episodes, list(actions), asked.batching, asked.numbers)
         result = await asyncio.wrap_future(self.worker.step(step))
         self.metrics.steps.inc(len(episodes))
@@ -451,11 +512,11 @@ class Service:
         return await self._told(session, await asyncio.wrap_future(self.worker.call(prompted)))
 
     async def _told(self, session: Session, after: Sequence[Episode], **more: Any) -> dict[str, Any]:
-        """What a client is told of new episodes, which it has from now on."""
+        """Store new episodes, and the reply that tells the client of them."""
         began = self.clock()
 
         def tell() -> tuple[list[Episode], Any, list[dict[str, Any]]]:
-            own = [episode.with_own_clip() for episode in after]  # none keeps the pictures of others alive
+            own = [episode.with_own_clip() for episode in after]  # none keeps the frames of others alive
             return own, session.look(own), [self.simulator.info(episode) for episode in own]
 
         own, obs, infos = await self._aside(tell)
@@ -508,15 +569,15 @@ class Service:
 
     async def _write(self, session: Session, asked: Piece, data: Any) -> dict[str, Any]:
         if not isinstance(data, np.ndarray) or data.ndim != 1 or data.dtype != np.uint8:
-            raise ValueError("A piece of a file must be bytes.")
+            raise ValueError("data of a write must be a uint8 array (n,).")
         most = self.limits.state_gb * GB / self.limits.sessions
         if asked.offset + len(data) > most:
-            raise Refused("state", f"A file may have {most / MB:,.0f} MB here, its session's part of --state-gb.")
+            raise Refused("state", f"A file may have at most {most / MB:,.0f} MB, the session's share of --state-gb.")
 
         def write() -> None:
             size = session.file.stat().st_size if session.file.exists() else 0
             if asked.offset not in (0, size):
-                raise ValueError(f"A file is sent in order: it has {size} bytes so far.")
+                raise ValueError(f"Pieces of a file must be sent in order: offset must be 0 or {size}.")
             with session.file.open("ab" if asked.offset else "wb") as file:
                 file.write(data.tobytes())
 
@@ -536,7 +597,7 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
     def _write_kept(self, session: Session, last: int, reply: bytes, take: bool = False) -> None:
-        """Keep a session on disk as it is after request `last`, with those of its episodes that are to be."""
+        """Write a session to disk as it is after request `last`."""
         assert self.keep is not None
         kept = session.kept & session.episodes.keys()
         new = [number for number in kept if not self.keep.file(session.id, number).exists()]
@@ -547,7 +608,7 @@ class Service:
         session.kept = kept
 
     def _read_kept(self, name: str, numbers: Sequence[int]) -> dict[int, Episode]:
-        """The kept episodes of a session; those whose files are gone were let go."""
+        """The episodes of a session on disk; those without a file were dropped."""
         assert self.keep is not None
         files = {number: self.keep.file(name, number) for number in numbers}
         return {number: self._load_file(file).episode for number, file in files.items() if file.exists()}
@@ -559,26 +620,30 @@ class Service:
         return snapshot
 
     def _check_room(self, session: Session, more: int) -> None:
-        """Refused where a session has no room for so many more episodes."""
+        """Raise Refused where the session has no room for `more` episodes."""
         limits = self.limits
         if more > limits.batch:
-            raise Refused("batch", f"At most {limits.batch} episodes go at once here, not {more}.")
+            raise Refused("batch", f"A request may have at most {limits.batch} episodes (--batch), got {more}.")
         if more < 1:
             raise ValueError("A request needs at least one episode.")
         if more * session.obs_bytes > MOST_REPLY_BYTES:
             raise Refused(
                 "message",
-                f"{more} observations of {session.obs_bytes / MB:,.1f} MB are more than a reply holds "
-                f"({MOST_REPLY_BYTES / MB:,.0f} MB): ask for fewer, or for smaller pictures.",
+                f"{more} observations of {session.obs_bytes / MB:,.1f} MB do not fit into a reply "
+                f"({MOST_REPLY_BYTES / MB:,.0f} MB): step fewer episodes, or choose a smaller obs_size.",
             )
         if len(session.episodes) + more > limits.episodes:
-            raise Refused("episodes", f"A session keeps at most {limits.episodes} episodes: let go of some.")
+            raise Refused(
+                "episodes",
+                f"A session keeps at most {limits.episodes} episodes: delete snapshots that you do not need.",
+            )
         most = limits.state_gb * GB
         if sum(each.held for each in self._all()) > most and session.held > most / limits.sessions:
             raise Refused(
                 "state",
-                f"The episodes of all clients have over {limits.state_gb:g} GB, and yours {session.held / MB:,.0f} MB, "
-                "which is more than an equal part: let go of some, or ask for smaller observations.",
+                f"The episodes of all clients take over {limits.state_gb:g} GB, and yours {session.held / MB:,.0f} MB, "
+                "which is more than an equal share: delete snapshots that you do not need, or choose a smaller "
+                "obs_size.",
             )
 
     def _batched(self, episodes: int, took: float) -> None:
@@ -588,5 +653,5 @@ class Service:
 
 def _pairs(episodes: Sequence[Episode], values: Sequence[Any]) -> list[tuple[Episode, Any]]:
     if len(values) != len(episodes):
-        raise ValueError(f"There are {len(episodes)} episodes and {len(values)} values for them.")
+        raise ValueError(f"A request needs one value for each of its {len(episodes)} episodes, got {len(values)}.")
     return list(zip(episodes, values, strict=True))

@@ -1,8 +1,8 @@
-"""The one thread that the world works in: the steps of all clients that wait go through one batch.
+"""The one thread that steps the world. Waiting steps of all clients go through one batch.
 
-A batch begins with the step that has waited longest. It waits for the others a twentieth of the time that a batch
-takes, at most, and no longer than until all that stepped in the last two batches are there. What is asked beside steps
-(a reset, a prompt, a file) is done between batches, in the order in which it came.
+A batch begins with the step that has waited longest. It waits for other clients for at most a twentieth of the time
+that a batch takes, and not once all clients of the last two batches are there. Other requests (a reset, a prompt, a
+file) run between batches, in the order they arrived.
 """
 
 import threading
@@ -19,13 +19,20 @@ from sanawm_env.simulation.episode import Episode
 from sanawm_env.simulation.simulator import Simulator
 
 PATIENCE = 0.05  # of the time of a batch
-ENDING = "The server is ending."
+ENDING = "The server is ending: connect to another one."
 Batching = Literal["shared", "own", "one by one"]
 
 
 class Stepped(NamedTuple):
-    """What came of a step: the episodes after it, rewards (B,) float64, seconds that it waited for its batch and that
-    the batch took, and how many episodes were in it."""
+    """The result of a step.
+
+    Attributes:
+        after: the episodes after it.
+        rewards: (B,) float64.
+        waited: seconds until its batch began.
+        took: seconds of the batch.
+        batch: episodes in the batch.
+    """
 
     after: list[Episode]
     rewards: np.ndarray
@@ -38,9 +45,15 @@ class Stepped(NamedTuple):
 class Step:
     """One step of B episodes of one client.
 
-    batching: "shared", with whoever steps at the same time; "own", in a batch of its own, so that its pictures do not
-    depend on others; "one by one", as each episode would be alone. numbers: what errors call the episodes, None for one
-    that needs no name. client: whose it is. at: when it was asked for.
+    Attributes:
+        client: whose step it is.
+        episodes: B of them.
+        actions: one for each.
+        batching: "shared": in one batch with whoever steps at the same time. "own": in a batch of its own, so that
+            frames do not depend on other clients. "one by one": each episode alone.
+        numbers: how errors name the episodes; None for a single episode without a name.
+        at: when it was asked for, by the worker's clock.
+        future: gets the result.
     """
 
     client: Hashable
@@ -59,8 +72,14 @@ class _Call:
 
 
 class Worker:
-    """Runs a simulator until `close`. most: episodes in a shared batch. on_batch: is told of each batch how many
-    episodes it had and how many seconds it took."""
+    """Runs a simulator in a thread until `close`.
+
+    Args:
+        simulator: what steps.
+        most: episodes in a shared batch.
+        on_batch: called after each batch with its number of episodes and its seconds.
+        clock: seconds.
+    """
 
     def __init__(
         self,
@@ -79,26 +98,34 @@ class Worker:
         self._thread.start()
 
     def step(self, step: Step) -> "Future[Stepped]":
-        """Have it taken; the future has what came of it, or a ValueError or TypeError of what is wrong with it."""
+        """Queue a step. The future gets a `Stepped`, or the ValueError or TypeError of a wrong action.
+
+        Raises:
+            RuntimeError: after `close`.
+        """
         step.at = self.clock()
         return self._put(step)
 
     def call(self, function: Callable[[], Any]) -> Future:
-        """Have a function called between batches."""
+        """Queue a function, which is called between batches. The future gets its result or error.
+
+        Raises:
+            RuntimeError: after `close`.
+        """
         return self._put(_Call(function))
 
     @property
     def waiting(self) -> int:
-        """How much waits, steps and calls."""
+        """Number of queued steps and calls."""
         return len(self._queue)
 
     @property
     def alive(self) -> bool:
-        """Whether it still works."""
+        """Whether the thread runs."""
         return self._thread.is_alive()
 
     def close(self) -> None:
-        """End after what is under way; what waits gets a RuntimeError."""
+        """Stop after what is under way. Whatever is queued fails with a RuntimeError."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -130,7 +157,7 @@ class Worker:
                 self._batch(taken)
 
     def _all_here(self) -> bool:
-        """Whether nobody else is expected to step soon."""
+        """Whether all clients of the last two batches wait, or a batch is full."""
         waiting = [item for item in self._queue if isinstance(item, Step)]
         here = {step.client for step in waiting}
         return sum(len(step.episodes) for step in waiting) >= self.most or here.issuperset(
@@ -138,7 +165,7 @@ class Worker:
         )
 
     def _take(self) -> list[Step] | _Call:
-        """What is done next: a call, a step in a batch of its own, or those steps that share a batch."""
+        """What is done next: a call, a step in a batch of its own, or the steps that share a batch."""
         first = self._queue.popleft()
         if isinstance(first, _Call):
             return first
@@ -153,7 +180,7 @@ class Worker:
         return taken
 
     def _batch(self, steps: list[Step]) -> None:
-        """Take steps together. Where that fails, those that are to blame are told, and the others go on."""
+        """Step in one batch. If it fails, steps with a wrong action fail alone, and the others are taken."""
         began = self.clock()
         episodes = [episode for step in steps for episode in step.episodes]
         actions = [action for step in steps for action in step.actions]
@@ -186,7 +213,7 @@ class Worker:
             step.future.set_result(Stepped(after[part], rewards, began - step.at, took, len(episodes)))
 
     def _fits(self, step: Step) -> bool:
-        """Whether the actions of a step can be taken; else it is answered."""
+        """Whether the actions of a step are valid; if not, its future gets the error."""
         names = range(len(step.episodes)) if step.numbers is None else step.numbers
         for number, episode, action in zip(names, step.episodes, step.actions, strict=True):
             try:

@@ -161,7 +161,9 @@ class Page:
         self._thread.start()
         ready.wait()
         if self._failure is not None:
-            raise OSError(f"{host}:{port} cannot be listened on: {self._failure.strerror}.") from self._failure
+            raise OSError(
+                f"Cannot listen on {host}:{port}: {self._failure.strerror}. Give another port."
+            ) from self._failure
         self.player.start()
 
     @property
