@@ -355,8 +355,7 @@ class Service:
     # --- answers ---
 
     async def answer(self, session: Session, message: bytes) -> bytes:
-        """Answer a request. If the caller is cancelled, the request is still carried out, and the reply is kept for a
-        repetition.
+        """Answer a request. If the caller is cancelled, the request is still done, and its reply kept for a repetition.
 
         Args:
             session: of the client.
