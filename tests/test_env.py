@@ -605,7 +605,7 @@ def test_a_file_that_is_no_snapshot_of_this_world_is_refused(tiny, other, env, t
     with pytest.raises(ValueError, match="other weights"):
         Snapshot.load(good, World.load(other))
     env.state.save(bad)
-    with pytest.raises(ValueError, match="no environment's snapshot"):
+    with pytest.raises(ValueError, match="not an environment's snapshot"):
         Snapshot.load(bad, world)
     with pytest.raises(OSError, match="cannot write"):
         env.snapshot().save(tmp_path / "no" / "folder")
@@ -928,7 +928,7 @@ def test_a_generator_of_ones_own_goes_on_in_snapshots(tiny):
     other = SanaWMEnv(tiny)
     other.restore(here)
     assert same(other.reset(), following)
-    with pytest.raises(ValueError, match="does not hold the state of a random generator"):
+    with pytest.raises(ValueError, match="not the state of a random generator"):
         other.restore(replace(here, rng='{"bit_generator": "seed"}'))
 
 

@@ -323,11 +323,11 @@ FAR[2, 3] = 1e4
         ("pointnav", {"goal": FAR}, ValueError, "A goal must lie within the workspace"),
         ("pointnav", {"goal": np.ones((4, 4))}, ValueError, "rotation|rigid|last row|trajectory"),
         ("pointnav", {"goal": np.eye(3)}, ValueError, "4"),
-        ("pointnav", {"goal": "there"}, TypeError, "A goal is given in numbers, got 'there'"),
-        ("pointnav", {"goal_c2w": np.zeros(3)}, ValueError, r"A goal is a camera-to-world pose \(4, 4\)"),
+        ("pointnav", {"goal": "there"}, TypeError, "A goal must be an array of numbers, got 'there'"),
+        ("pointnav", {"goal_c2w": np.zeros(3)}, ValueError, r"A goal must be a camera-to-world pose \(4, 4\)"),
         ("pointnav", {"goal": [0, np.nan, 1]}, ValueError, "not finite"),
         ("pointnav", {"goal": np.zeros(3), "goal_c2w": np.eye(4)}, ValueError, "Give one goal"),
-        ("followpath", {"path": [["a"]]}, TypeError, "A path is given in numbers"),
+        ("followpath", {"path": [["a"]]}, TypeError, "A path must be an array of numbers"),
         ("pointnav", {"chunks": 99}, ValueError, "A goal 99 steps away cannot be reached in an episode of 10"),
         ("pointnav", {"chunks": 0}, ValueError, "chunks of a task must be a whole number from 1 to .*, got 0"),
         ("imagenav", {"goal": np.eye(4)}, ValueError, "takes the options chunks, not goal"),
@@ -352,7 +352,7 @@ def test_impossible_goals_are_refused_and_change_nothing(tiny, name, options, er
     [
         ({"task": "chess"}, ValueError, "task must be one of none, explore, pointnav, imagenav, followpath or a Task"),
         ({"task": "pointnav", "task_options": {"speed": 1}}, TypeError, "does not take these task_options"),
-        ({"task": PointNav(), "task_options": {"radius": 1}}, TypeError, "task_options go with the name of a task"),
+        ({"task": PointNav(), "task_options": {"radius": 1}}, TypeError, "task_options are for a task given by name"),
         ({"task": "imagenav", "task_options": {"reward": "fame"}}, ValueError, "reward must be"),
         *(
             ({"task": task, "task_options": {name: value}}, ValueError, f"{name} of a task must be")

@@ -409,16 +409,16 @@ def test_a_bad_action_names_its_slot_and_no_slot_moves(tiny, spoil, error, says)
     ("call", "error", "says"),
     [
         (lambda e: e.restore(e.snapshot([0]), [3]), ValueError, "There is no slot 3: slots are 0 to 2"),
-        (lambda e: e.restore(e.snapshot([0, 1]), [1, 1]), ValueError, "names one twice"),
+        (lambda e: e.restore(e.snapshot([0, 1]), [1, 1]), ValueError, "must be different"),
         (lambda e: e.restore(e.snapshot([0]), [1, 2]), ValueError, "a snapshot for each slot, got 1 snapshots for 2"),
         (lambda e: e.restore(["here"], [1]), TypeError, "restore takes a Snapshot, got str"),
         (lambda e: e.fork(-1), ValueError, "There is no slot -1"),
-        (lambda e: e.fork(0, [1, 1]), ValueError, "names one twice"),
+        (lambda e: e.fork(0, [1, 1]), ValueError, "must be different"),
         (lambda e: e.fork(0, [1], reseed=[1, 2]), ValueError, "a snapshot and a seed for each slot"),
         (lambda e: e.snapshot([True]), ValueError, "There is no slot True"),
         (lambda e: e.reset(seed=[1, 2]), ValueError, "one for each of 3 slots, got 2"),
         (lambda e: e.reset(options={"reset_mask": [True] * 3}), TypeError, "must be a NumPy array of bools"),
-        (lambda e: e.reset(options={"reset_mask": np.zeros(3, bool)}), ValueError, "and name a slot"),
+        (lambda e: e.reset(options={"reset_mask": np.zeros(3, bool)}), ValueError, "and select a slot"),
         (lambda e: e.reset(options={"reset_mask": np.ones(2, bool)}), ValueError, r"the shape \(3,\)"),
         (lambda e: e.reset(options={"sceen": 1}), ValueError, "not sceen"),
         (lambda e: e.reset(options=5), TypeError, "options of a reset must be a mapping"),
@@ -476,7 +476,7 @@ def test_a_slot_in_the_middle_of_its_reset_is_not_forked_from_nor_into(tiny):
     with pytest.raises(ValueError, match="Slot 0 is waiting for its reset"):
         envs.fork(0)
     envs.restore([running], [0])  # which calls its reset off
-    with pytest.raises(ValueError, match="Slot 2 is in the middle of its reset: step once more"):
+    with pytest.raises(ValueError, match="Slot 2 is waiting for its reset: step once more"):
         envs.fork(0, [2])
     assert envs.step(np.zeros((3, 6), np.float32))[4]["chunk"].tolist() == [1, 0, 0]
 

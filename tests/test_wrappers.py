@@ -111,7 +111,7 @@ def test_a_snapshot_of_something_else_is_refused_and_changes_nothing(tiny):
     with pytest.raises(TypeError, match="WrappedSnapshot, got Snapshot"):
         env.restore(env.unwrapped.snapshot())
     assert env.unwrapped.state is before.state
-    with pytest.raises(TypeError, match="Only a SanaWMEnv has snapshots, not CartPoleEnv"):
+    with pytest.raises(TypeError, match="Snapshottable takes a wrapped SanaWMEnv, got CartPoleEnv"):
         Snapshottable(gym.make("CartPole-v1"))
 
 

@@ -1,4 +1,4 @@
-"""The arguments of an environment as one value, and as plain values that files and specs hold.
+"""The arguments of an environment as one value, and as plain values for files and specs.
 
 config = EnvConfig(world="nano", task="explore", max_episode_chunks=20)
 env = SanaWMEnv(**config.keywords)  # env.config == config
@@ -32,7 +32,7 @@ class EnvConfig:
         world_options: arguments that load the world, by name. The other attributes are those of `SanaWMEnv`.
 
     Raises:
-        ValueError: for values that no environment can be made with, as far as the world need not be loaded to know.
+        ValueError: for values that can be refused without loading the world.
         TypeError: likewise.
     """
 
@@ -70,13 +70,16 @@ class EnvConfig:
 
     @property
     def keywords(self) -> dict[str, Any]:
-        """The arguments of `SanaWMEnv` and `gymnasium.make`, with options of the world among them."""
+        """The arguments of `SanaWMEnv` and `gymnasium.make`, options of the world included."""
         names = [each.name for each in fields(self) if each.name != "world_options"]
         return {name: getattr(self, name) for name in names} | dict(self.world_options)
 
     def to_plain(self) -> dict[str, Any]:
-        """The arguments as JSON and YAML have them, without None and empty values. TypeError for a world, a task or an
-        image that is given as an object: a file needs a name or path."""
+        """The arguments as JSON and YAML hold them, without None and empty values.
+
+        Raises:
+            TypeError: for a world, a task or an image that is an object: a file needs a name or path.
+        """
         values = {name: plain(value) for name, value in self.keywords.items()}
         for name, value in values.items():
             try:
@@ -89,7 +92,12 @@ class EnvConfig:
     @classmethod
     def from_plain(cls, data: Mapping[str, Any]) -> "EnvConfig":
         """The config of what `to_plain` returned, or of a part of it. A name that is no argument is an option of the
-        world, which checks it. ValueError or TypeError for values that do not fit."""
+        world, which checks it.
+
+        Raises:
+            ValueError: for values that do not fit.
+            TypeError: likewise.
+        """
         own = {each.name for each in fields(cls)} - {"world_options"}
         given = {name: plain(value) for name, value in data.items()}
         options = {name: value for name, value in given.items() if name not in own}

@@ -47,16 +47,30 @@ BIT_GENERATORS = {kind.__name__: kind for kind in (np.random.PCG64, np.random.PC
 class SanaWMEnv(gym.Env):
     """A learned world behind the Gymnasium interface. A step is one chunk: 24 frames, 1.5 s of camera time.
 
-    Plain arguments travel in ids, specs and workers; loaded objects only work by direct construction.
+    An episode is a function of its start image, its seed and its actions. It terminates when its task says so. It is
+    truncated after `max_episode_chunks` steps, when the camera has left the workspace (`info["out_of_workspace"]`), or
+    at the horizon (`info["out_of_horizon"]`). `copy.deepcopy` forks an episode and shares the weights; pickling stores
+    the state and loads the weights again.
+
+    `info` of reset and step holds numbers and arrays, which every wrapper can pass on: c2w (24, 4, 4) float64, the
+    camera-to-world pose of each frame relative to frame 0 (after a reset the identity, repeated); chunk, the number of
+    steps; scene, the first 60 bits of the start's content hash; seed of the episode's noise; out_of_workspace;
+    out_of_horizon; segment_start, the chunk after which the last re-anchoring took place (0: none); intrinsics (4,)
+    float64, fx, fy, cx, cy in pixels of the world's frames; and the task's entries. Text is in attributes: the whole
+    hash, the prompt and the source of the intrinsics in `scene`, the stages that make the frames in `world.mode`, and
+    all arguments but `reward_fn` in `config`.
+
+    Names, paths and numbers as arguments can be written in ids, specs and files; loaded objects (a `World`, a `Task`)
+    only work by direct construction.
 
     Args:
         world: name of a world, or a folder that holds one; or a loaded `World` (then `device` is that world's).
         scenes: start images: a path, a folder of images, or a list of paths; None for the world's own. "rooms:train"
-            and "rooms:test" are furnished rooms without end, another one in each episode; no room is in both.
+            and "rooms:test" are endless sets of furnished rooms, a different one in each episode; no room is in both.
         obs_mode: "dict", "rgb", "stack", "chunk", "latent" or "goal", see `observations.Observer`.
         action_mode: "twist", "keys", "discrete" or "poses", see `simulation.controllers`.
         max_episode_chunks: steps until `truncated`. A snapshot holds the count. A TimeLimit around the environment
-            (`max_episode_steps` of `gymnasium.make`) can only cut episodes shorter; `wrappers.Snapshottable` restores
+            (`max_episode_steps` of `gymnasium.make`) can only make episodes shorter; `wrappers.Snapshottable` restores
             its count.
         device: of the world's weights and states. Weights are loaded once per process and device.
         speed: preset of `sanawm_env.camera.presets`; None for the world's own.
@@ -70,7 +84,7 @@ class SanaWMEnv(gym.Env):
             world, 40: one minute; the official model's positions end at 341). "stop" truncates; "reanchor" goes on from
             the last frame as a new start image, in the same world frame, without the recurrent memory.
         snapshots: "tails" keeps the decoder's caches in a snapshot; "latents" leaves them out (0.6 GB at 720p) and
-            replays the last latents after a restore. The frames are the same. Nano has none.
+            decodes the last latents again after a restore. The frames are the same. Nano has none.
         task: "none", "explore", "pointnav", "imagenav", "followpath" or a `tasks.Task`.
         task_options: settings of a task given by name, the fields of its class.
         reward_fn: takes a `tasks.Transition` of B episodes and returns B rewards in place of the task's.
@@ -78,25 +92,9 @@ class SanaWMEnv(gym.Env):
             `sanawm_env.engines.sanawm.engine.SanaLoadOptions`; other engines have options of their own.
 
     Raises:
-        TypeError: for an unknown argument, which the message answers with the known ones, and for values of another
-            type.
+        TypeError: for an unknown argument (the message lists the known ones), and for values of another type.
         ValueError: for values outside their range.
         FileNotFoundError: for missing weights or start images.
-
-    `config` holds all arguments but reward_fn, as an `EnvConfig`.
-
-    An episode terminates when its task says so. It is truncated after `max_episode_chunks` steps, when the camera has
-    left the workspace (`info["out_of_workspace"]`), or at the horizon (`info["out_of_horizon"]`).
-
-    `info` of reset and step holds numbers and arrays, which every wrapper can pass on: c2w (24, 4, 4) float64, the
-    camera-to-world pose of each frame relative to frame 0 (after a reset the identity, repeated); chunk, the steps;
-    scene, the first 60 bits of the start's content hash; seed of the episode's noise; out_of_workspace; out_of_horizon;
-    segment_start, the chunk after which the last re-anchoring took place (0: none); intrinsics (4,) float64, fx, fy,
-    cx, cy in pixels of the world's frames; and the task's entries. Text is in attributes: the whole hash, the prompt
-    and the source of the intrinsics in `scene`, the world and the stages that make the frames in `world.mode`.
-
-    An episode is a function of its start image, its seed and its actions. `copy.deepcopy` forks it and shares the
-    weights; pickling stores the state and loads the weights anew.
     """
 
     metadata = {"render_modes": list(RENDER_MODES), "render_fps": 16}  # noqa: RUF012
@@ -225,7 +223,7 @@ class SanaWMEnv(gym.Env):
 
     @property
     def task(self) -> Task:
-        """What episodes are for. May be set, to one that observes and remembers the same."""
+        """The task. May be set to a task with the same observations and states."""
         return self.simulator.task
 
     @task.setter
@@ -286,8 +284,16 @@ class SanaWMEnv(gym.Env):
         return self._now("ask for the state").state
 
     def set_prompt(self, prompt: str) -> None:
-        """Use another prompt from the next step on. Nothing else changes. TypeError or ValueError for a prompt that the
-        world cannot take, ResetNeeded before the first reset."""
+        """Use another prompt from the next step on. Nothing else changes.
+
+        Args:
+            prompt: the text.
+
+        Raises:
+            TypeError: for anything but a string.
+            ValueError: for a prompt that the world cannot take.
+            ResetNeeded: before the first reset.
+        """
         self._episode = self.prompted(prompt)
 
     def prompted(self, prompt: str) -> Episode:
@@ -346,7 +352,7 @@ class SanaWMEnv(gym.Env):
         self.simulator.check(snapshot)
 
     def restored(self, snapshot: Snapshot, reseed: int | None = None) -> "Move":
-        """`restore`, worked out but not done; raises as `restore`."""
+        """What `restore` would do, as a `Move` that has not been made. Raises as `restore`."""
         self.check_snapshot(snapshot)
         rng = None
         if snapshot.rng is not None:
@@ -359,20 +365,31 @@ class SanaWMEnv(gym.Env):
 
     @property
     def compute_reward(self) -> Callable[..., Any]:
-        """In the observation mode "goal": `compute_reward(achieved_goal, desired_goal, info=None)` is 1.0 where a goal
-        (..., 3) is reached, else 0.0. This is the reward of a step, and that of any goal that hindsight puts in its
-        place. A float for one goal, an array (...) for many; info is ignored. AttributeError in other modes, because
-        Stable-Baselines3 takes an environment with this attribute for one with goals."""
+        """The reward of goals, in the observation mode "goal".
+
+        `compute_reward(achieved_goal, desired_goal, info=None)` takes goals (..., 3) and is 1.0 where a goal is
+        reached, else 0.0: a float for one goal, an array (...) for many. This is the reward of a step, and of any goal
+        that hindsight replay puts in its place. `info` is ignored.
+
+        Raises:
+            AttributeError: in other modes, because Stable-Baselines3 takes an environment with this attribute for one
+                with goals.
+        """
         reached = self.compute_terminated
         return lambda achieved_goal, desired_goal, info=None: reached(achieved_goal, desired_goal, info) * 1.0
 
     @property
     def compute_terminated(self) -> Callable[..., Any]:
-        """In the observation mode "goal": `compute_terminated(achieved_goal, desired_goal, info=None)` says whether
-        goals (..., 3) are reached, which ends an episode, as a bool or an array (...). AttributeError in other
-        modes."""
+        """Whether goals are reached, in the observation mode "goal".
+
+        `compute_terminated(achieved_goal, desired_goal, info=None)` takes goals (..., 3) and returns a bool or an array
+        (...). A reached goal ends an episode.
+
+        Raises:
+            AttributeError: in other modes.
+        """
         if self.config.obs_mode != "goal":
-            raise AttributeError('Rewards of goals are of obs_mode "goal".')
+            raise AttributeError('compute_reward and compute_terminated need obs_mode "goal".')
         return self._reached
 
     def _reached(self, achieved_goal: ArrayLike, desired_goal: ArrayLike, info: Any = None) -> Any:
@@ -386,18 +403,23 @@ class SanaWMEnv(gym.Env):
 
     @property
     def fresh(self) -> bool:
-        """Whether it was never reset."""
+        """Whether it has never been reset."""
         return self._episode is None
 
     @property
     def ended(self) -> tuple[bool, bool]:
-        """Whether the episode is terminated, whether it is truncated."""
+        """Whether the episode is terminated, and whether it is truncated."""
         return self._ended(self._now("ask whether it has ended"))
 
     @property
     def episode(self) -> Episode:
-        """The episode as it is now, without the generator: `snapshot` is what can be kept. ResetNeeded before the first
-        reset. May be set, to one of this world, controller and task (ValueError for others)."""
+        """The current episode, without the generator; `snapshot` returns one to keep. May be set to an episode of this
+        world, controller and task.
+
+        Raises:
+            ResetNeeded: before the first reset.
+            ValueError: for an episode that does not fit.
+        """
         return self._now("look at it")
 
     @episode.setter
@@ -413,21 +435,25 @@ class SanaWMEnv(gym.Env):
         return self._now("ask for its batch row").batch_row
 
     def observe(self, episodes: Sequence[Episode]) -> Observation:
-        """Observations of episodes of this kind of environment, with a leading axis."""
+        """Observations of episodes of this kind of environment, with a leading batch axis."""
         return self._observe(episodes)
 
     @property
     def observation(self) -> Observation:
-        """The observation now."""
+        """The current observation."""
         return self._observe.one(self._now("observe"))
 
     @property
     def info(self) -> dict[str, Any]:
-        """The info now."""
+        """The current info."""
         return self.simulator.info(self._now("ask for its info"))
 
     def clone_state(self, include_rng: bool = True) -> Snapshot:
-        """`snapshot` under ALE's name. Without the generator, each restore continues with new noise."""
+        """`snapshot` under ALE's name.
+
+        Args:
+            include_rng: without the generator, each restore continues with new noise.
+        """
         now = self.snapshot()
         return now if include_rng else replace(now, rng=None)
 
@@ -436,13 +462,17 @@ class SanaWMEnv(gym.Env):
         return self.restore(state)
 
     def get_keys_to_action(self) -> dict[tuple[str, ...], Any]:
-        """Keys to actions for `gymnasium.utils.play`; ValueError unless the action mode has keys."""
+        """Actions by keys, for `gymnasium.utils.play`.
+
+        Raises:
+            ValueError: unless the action mode is "discrete" or "keys".
+        """
         if not isinstance(self.controller, Keys):
             raise ValueError(f'action_mode {self.action_mode!r} has no keys: use "discrete" or "keys" to play.')
         return self.controller.for_keyboard()
 
     def sibling(self) -> "SanaWMEnv":
-        """Another environment of the same settings around the same simulator, without an episode and a generator."""
+        """Another environment with the same settings and simulator, without an episode and a generator."""
         other = object.__new__(type(self))
         other.__dict__.update(vars(self) | {"_episode": None, "_np_random": None, "_np_random_seed": None})
         other.action_space = copy.deepcopy(self.action_space)  # it has a generator of its own
@@ -481,7 +511,8 @@ class SanaWMEnv(gym.Env):
         return episode.terminated, self.simulator.truncated(episode)
 
     def _choose(self, options: Mapping[str, Any], rng: np.random.Generator) -> tuple[Scene, int]:
-        """Scene and episode seed. Both are always drawn, so that what one episode is given does not change the next."""
+        """Scene and episode seed. Both are always drawn, so that the options of one episode do not change the next
+        one."""
         scene = options.get("scene")
         if scene is None and not self._scenes:
             name = self.world.config.name
@@ -518,7 +549,7 @@ SETTINGS = tuple(each.name for each in fields(EnvConfig))
 
 @dataclass(frozen=True, eq=False)
 class Move:
-    """Where an environment goes next, worked out before it goes, so that an error leaves it unchanged.
+    """The next episode of an environment, computed before it is set, so that an error leaves the environment unchanged.
 
     Attributes:
         env: the environment.
@@ -534,11 +565,12 @@ class Move:
 
     @property
     def info(self) -> dict[str, Any]:
+        """The info of the episode."""
         return self.env.simulator.info(self.episode)
 
     @property
     def ended(self) -> tuple[bool, bool]:
-        """Whether the episode is then terminated, and whether truncated."""
+        """Whether the episode is terminated, and whether it is truncated."""
         return self.env._ended(self.episode)
 
     @property
@@ -547,7 +579,7 @@ class Move:
         return self.env._observe.one(self.episode), self.info
 
     def go(self) -> None:
-        """Do it."""
+        """Set the episode and the generator."""
         if self.rng_seed is not None:
             self.env._np_random, self.env._np_random_seed = self.rng, self.rng_seed
         elif self.rng is not None:
@@ -565,8 +597,23 @@ def begun(
     seeds: Sequence[int | None],
     options: Mapping[str, Any] | None = None,
 ) -> list[Move]:
-    """The beginning of an episode in each of several environments around one simulator; raises as `SanaWMEnv.reset`.
-    Goals are predicted in one batch."""
+    """Begin an episode in several environments around one simulator, without setting it. Goals are predicted in one
+    batch.
+
+    Args:
+        simulator: of the environments.
+        envs: the environments.
+        seeds: of `reset`, one for each.
+        options: of `reset`, for all.
+
+    Returns:
+        A `Move` for each environment.
+
+    Raises:
+        ValueError: as `SanaWMEnv.reset`.
+        TypeError: likewise.
+        FileNotFoundError: likewise.
+    """
     if not envs:
         return []
     options = reset_options(options)
@@ -594,8 +641,22 @@ def stepped(
     one_by_one: bool = False,
     numbers: Sequence[int] | None = None,
 ) -> tuple[list[Episode], Transition]:
-    """One step of several environments around one simulator, worked out but not done. ResetNeeded before a reset and
-    after an episode's end, with the number of the slot if there are several; otherwise raises as `Simulator.step`."""
+    """Step several environments around one simulator, without setting their episodes.
+
+    Args:
+        simulator: of the environments.
+        envs: the environments.
+        actions: one for each.
+        one_by_one: step in batches of one.
+        numbers: how errors name the environments; None for a single one without a name.
+
+    Returns:
+        The episodes after the step, and the `Transition`.
+
+    Raises:
+        ResetNeeded: before a reset, and after the end of an episode.
+        ValueError, TypeError: as `Simulator.step`.
+    """
     for number, env in zip(range(len(envs)) if numbers is None else numbers, envs, strict=True):
         try:
             env.simulator.check_open(env._now("step"))  # by its own limits
@@ -611,14 +672,18 @@ def stepped(
 
 
 def reset_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A copy of the options of a reset, without marks of other libraries; TypeError for what is no mapping."""
+    """A copy of the options of a reset, without entries that other libraries add.
+
+    Raises:
+        TypeError: for anything but a mapping or None.
+    """
     if not isinstance(options, Mapping | None):
         raise TypeError(f"The options of a reset must be a mapping, got {type(options).__name__}.")
     return {name: value for name, value in (options or {}).items() if name not in MARKS}
 
 
 def _reset_seed(seed: int) -> int:
-    """A seed of `reset` as a Python int, of any size; TypeError or ValueError for what is none."""
+    """A seed of `reset` as a Python int of any size. Raises TypeError or ValueError."""
     if isinstance(seed, bool | np.bool_) or not isinstance(seed, int | np.integer):
         raise TypeError(f"The seed of a reset must be a whole number or None, got {brief(seed)}.")
     if seed < 0:
@@ -627,14 +692,18 @@ def _reset_seed(seed: int) -> int:
 
 
 def read_generator(state: str) -> np.random.Generator:
-    """The random generator that a snapshot holds; ValueError for what is none."""
+    """The random generator that a snapshot holds as JSON.
+
+    Raises:
+        ValueError: for anything else.
+    """
     try:
         state = json.loads(state)
         bits = BIT_GENERATORS[state["bit_generator"]]()
         bits.state = state
         return np.random.Generator(bits)
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise ValueError("This snapshot does not hold the state of a random generator: take it anew.") from error
+        raise ValueError("rng of this snapshot is not the state of a random generator: take a new snapshot.") from error
 
 
 def _check_reward_fn(function: Any) -> Any:
@@ -644,7 +713,7 @@ def _check_reward_fn(function: Any) -> Any:
 
 
 def _by_name(config: EnvConfig, world: World) -> EnvConfig:
-    """The same with a name or absolute folder to load its world from; TypeError for a World that has neither."""
+    """The config with a name or absolute folder to load its world from. Raises TypeError for a World without either."""
     if not isinstance(config.world, World):
         return replace(config, world=world_address(config.world))
     name = world.config.name
@@ -656,8 +725,7 @@ def _by_name(config: EnvConfig, world: World) -> EnvConfig:
 def _start_images(
     scenes: ImageSource | Sequence[ImageSource] | None, world: World
 ) -> Sequence[ImageSource] | DrawnScenes:
-    """Start images as a list, or a set of them without end; FileNotFoundError, TypeError or ValueError for what is
-    none."""
+    """Start images as a list, or a set of them without end. Raises FileNotFoundError, TypeError or ValueError."""
     if scenes is None:
         return list(world.starts)
     if isinstance(scenes, str) and not Path(scenes).exists() and (drawn := DrawnScenes.named(scenes)) is not None:

@@ -1,4 +1,4 @@
-"""What `gymnasium.make` passes to an environment and keeps of it: arguments, and the spec."""
+"""Arguments and specs as `gymnasium.make` handles them."""
 
 import dataclasses
 import inspect
@@ -21,7 +21,15 @@ NEAREST = {"max_episode_steps": "max_episode_chunks"}  # what Gymnasium calls it
 
 
 def load_options(world: str | os.PathLike | World) -> tuple[str, ...]:
-    """The options that a world, by name, folder or loaded, can be loaded with; errors as `World.load`."""
+    """Names of the options that load a world.
+
+    Args:
+        world: a name, a folder, or a loaded world.
+
+    Raises:
+        TypeError: for a world of another type.
+        ValueError: as `World.load`.
+    """
     if not isinstance(world, World | str | os.PathLike):
         raise TypeError(f"world must be a name, a folder or a loaded World, got {brief(world)}.")
     loaded = isinstance(world, World)
@@ -30,15 +38,25 @@ def load_options(world: str | os.PathLike | World) -> tuple[str, ...]:
 
 
 def keywords(function: Callable) -> tuple[str, ...]:
-    """The names of the keywords that a function takes."""
+    """Names of the keywords that a function takes."""
     variable = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
     parameters = inspect.signature(function).parameters.values()
     return tuple(p.name for p in parameters if p.kind not in variable and p.name != "self")
 
 
 def check_keywords(owner: str, given: Mapping[str, Any], known: Sequence[str], of_world: Sequence[str] = ()) -> None:
-    """TypeError for a keyword that is not known: in Python's own words, because libraries look for them, then which one
-    was meant and what is accepted. of_world: those that load the world."""
+    """Refuse unknown keywords, in Python's own words, because libraries look for them. The message adds the nearest
+    name and what is accepted.
+
+    Args:
+        owner: name of the function in the message.
+        given: the keywords.
+        known: names that are accepted.
+        of_world: names of options that load the world.
+
+    Raises:
+        TypeError: for an unknown keyword.
+    """
     for name in given:
         if name in known or name in of_world:
             continue
@@ -51,15 +69,19 @@ def check_keywords(owner: str, given: Mapping[str, Any], known: Sequence[str], o
 
 
 def described(spec: EnvSpec | None, steps: int) -> EnvSpec | None:
-    """The spec with plain values in place of paths, enumerations and workspaces, so that it travels as JSON, and with
-    the length of an episode, where wrappers look for it."""
+    """The spec with plain values in place of paths, enumerations and workspaces, so that it can be written as JSON.
+
+    Args:
+        spec: of `gymnasium.make`, or None.
+        steps: of an episode, which becomes `max_episode_steps`, where wrappers look for it.
+    """
     if spec is None:
         return None
     return dataclasses.replace(spec, kwargs=plain(spec.kwargs), max_episode_steps=steps)
 
 
 def plain(value: Any) -> Any:
-    """A keyword with plain values in place of paths, enumerations, workspaces and numbers of NumPy."""
+    """A keyword with plain values in place of paths, enumerations, workspaces and NumPy numbers."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 1):  # others are images

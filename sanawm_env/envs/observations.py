@@ -59,12 +59,12 @@ class Observer:
         if self.mode == "latent":
             return spaces.Box(-LATENT_BOUND, LATENT_BOUND, self.config.latent_shape, np.float32)
         if self.mode in ("dict", "goal"):
-            pose, picture = spaces.Box(-self._pose_bound, self._pose_bound), _pixels(h, w, 3)
+            pose, image = spaces.Box(-self._pose_bound, self._pose_bound), _pixels(h, w, 3)
             if self.mode == "dict":
-                parts = [("rgb", picture), ("pose", pose), *self.task.spaces(self.size, self.workspace).items()]
+                parts = [("rgb", image), ("pose", pose), *self.task.spaces(self.size, self.workspace).items()]
             else:
                 goal = spaces.Box(-self._pose_bound[:3], self._pose_bound[:3])
-                parts = [("observation", pose), ("achieved_goal", goal), ("desired_goal", goal), ("rgb", picture)]
+                parts = [("observation", pose), ("achieved_goal", goal), ("desired_goal", goal), ("rgb", image)]
             return spaces.Dict(parts)
         shapes = {"rgb": (h, w, 3), "stack": (h, w, 3 * STACKED), "chunk": (self.config.chunk_frames, h, w, 3)}
         return _pixels(*shapes[self.mode])
@@ -73,12 +73,12 @@ class Observer:
         if self.mode == "latent":
             return _host(torch.cat([self._latents(cast(Tensor, now.slot.latents)) for now in episodes]))
         if self.mode in ("dict", "goal"):
-            poses, pictures = np.stack([self._pose(now.slot.c2w) for now in episodes]), self._frames(episodes, 1)[:, 0]
+            poses, frames = np.stack([self._pose(now.slot.c2w) for now in episodes]), self._frames(episodes, 1)[:, 0]
             if self.mode == "dict":
-                return {"rgb": pictures, "pose": poses} | self.task.observe(episodes, self.size)
+                return {"rgb": frames, "pose": poses} | self.task.observe(episodes, self.size)
             bound = self._pose_bound[:3]
             achieved, desired = (np.clip(goals, -bound, bound) for goals in self.task.goals(episodes))
-            return {"observation": poses, "achieved_goal": achieved, "desired_goal": desired, "rgb": pictures}
+            return {"observation": poses, "achieved_goal": achieved, "desired_goal": desired, "rgb": frames}
         if self.mode == "rgb":
             return self._frames(episodes, 1)[:, 0]
         if self.mode == "chunk":
@@ -86,7 +86,7 @@ class Observer:
         return np.concatenate(np.moveaxis(self._frames(episodes, STACKED), 1, 0), axis=-1)
 
     def one(self, episode: Episode) -> Observation:
-        """Like a call, for a single episode and without the leading axis."""
+        """The observation of one episode, without the leading axis."""
         seen = self([episode])
         return {name: value[0] for name, value in seen.items()} if isinstance(seen, dict) else seen[0]
 
@@ -96,7 +96,7 @@ class Observer:
         return np.array([2 * self.workspace.hard_distance] * 3 + [1] * 4, np.float32)
 
     def _frames(self, episodes: Sequence[Episode], count: int) -> NDArray:
-        """(B, count, h, w, 3) evenly spaced frames that end with the last; right after a reset that one, repeated."""
+        """(B, count, h, w, 3): evenly spaced frames that end with the last; after a reset the start image, repeated."""
         step = self.config.chunk_frames // count
         shown = [
             now.slot.frame[None].expand(count, -1, -1, -1)
@@ -122,8 +122,19 @@ class Observer:
 def observer(
     mode: str, config: WorldConfig, size: tuple[int, int] | None, workspace: Workspace, task: Task
 ) -> Observer:
-    """The observation mode of that name. Without a size, the world's own up to 144 x 256. ValueError with the accepted
-    values for an unknown mode, a task that does not go with "goal", a world without latents, or another size."""
+    """Make the observer of an observation mode.
+
+    Args:
+        mode: name of the mode.
+        config: of the world.
+        size: (height, width) of observed frames; None for the world's own, at most 144 x 256.
+        workspace: where the camera may go.
+        task: of the environment.
+
+    Raises:
+        ValueError: for an unknown mode, a task that does not go with "goal", "latent" in a world without latents, or a
+            size out of range.
+    """
     if mode not in OBS_MODES:
         raise ValueError(f"obs_mode must be one of {', '.join(OBS_MODES)}, got {brief(mode)}.")
     if mode == "goal" and (not task.goal_size or task.reward_range != (0.0, 1.0)):

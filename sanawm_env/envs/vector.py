@@ -1,7 +1,7 @@
 """Many episodes of one world in one batch: `gym.make_vec("SanaWM/Explore-v0", num_envs=8)`.
 
-One `Simulator` steps the episodes of all slots. A slot is a `SanaWMEnv` around it (its episode and its random
-generator), so it has the seeds, the snapshots and the rules of the single environment.
+One `Simulator` steps the episodes of all slots. Each slot is a `SanaWMEnv` around it, with its own episode and random
+generator, so seeds, snapshots and rules are those of the single environment.
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,21 +33,22 @@ Arrays = tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 class SanaWMVectorEnv(VectorEnv):
     """`num_envs` episodes that step together: one batched forward pass a step.
 
+    Slot i is seeded with seed + i. Only slots whose episode is over are reset. An error about a slot names it, and then
+    no slot has changed. `call`, `get_attr`, `set_attr`, `np_random` and `np_random_seed` are those of
+    `gymnasium.vector.SyncVectorEnv`.
+
     Args:
         num_envs: number of slots.
         autoreset_mode: what happens to a slot whose episode is over. "NextStep" (default): the next step resets it and
             ignores its action. "SameStep": it is reset at once; `infos["final_obs"]` and `infos["final_info"]` hold how
-            it ended. "Disabled": you reset it, `reset(options={"reset_mask": ended})`.
+            it ended. "Disabled": you reset it with `reset(options={"reset_mask": ended})`.
         batch_invariant: step slots one by one, so that each equals the single environment bit for bit; in a batch it
             does up to rounding.
-        max_episode_steps: `max_episode_chunks` under Gymnasium's name; with both, the smaller. None and -1 are
-            ignored.
+        max_episode_steps: `max_episode_chunks` under Gymnasium's name; with both, the smaller. None and -1 are ignored.
         **settings: of every slot, the arguments of `SanaWMEnv`.
 
-    Slot i is seeded seed + i. Only slots whose episode is over are reset. Raises as `SanaWMEnv`; an error about a slot
-    names it, and no slot has moved then.
-
-    `call`, `get_attr`, `set_attr`, `np_random` and `np_random_seed` are those of `gymnasium.vector.SyncVectorEnv`.
+    Raises:
+        ValueError, TypeError, FileNotFoundError: as `SanaWMEnv`.
     """
 
     slot_type: ClassVar[type[SanaWMEnv]] = SanaWMEnv
@@ -114,8 +115,11 @@ class SanaWMVectorEnv(VectorEnv):
         return self.get_attr("np_random_seed")
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """The result of a method of every slot for these arguments, or the attribute of that name. AttributeError where
-        there is none."""
+        """The result of a method of every slot, or the attribute of that name.
+
+        Raises:
+            AttributeError: where there is none.
+        """
         found = [env.get_wrapper_attr(name) for env in self.envs]
         return tuple(each(*args, **kwargs) if callable(each) else each for each in found)
 
@@ -161,7 +165,7 @@ class SanaWMVectorEnv(VectorEnv):
         self.simulator = self._shared()
 
     def _shared(self) -> Simulator:
-        """The simulator of all slots; how many steps each may take is its own affair."""
+        """The simulator of all slots, with the largest `max_episode_chunks`; each slot checks its own."""
         simulator, longest = self.envs[0].simulator, max(env.max_episode_chunks for env in self.envs)
         return replace(simulator, limits=replace(simulator.limits, max_episode_chunks=longest))
 
@@ -207,16 +211,19 @@ class SanaWMVectorEnv(VectorEnv):
         return self._go(dict(zip(slots, moves, strict=True)), slots)
 
     def step(self, actions: Any) -> Arrays:
-        """Predict the next chunk of every slot in one batch. The class says what happens to slots whose episode is
-        over.
+        """Predict the next chunk of every slot in one batch. `autoreset_mode` says what happens to slots whose episode
+        is over.
 
         Args:
             actions: a batch of the action space, one action for each slot.
 
+        Returns:
+            Observations, rewards (num_envs,) float64, terminated and truncated (num_envs,) bool, infos.
+
         Raises:
             ResetNeeded: before the first reset, and with autoreset_mode "Disabled" while an episode is over.
-            ValueError: for what is not an action of a slot, or another number of them.
-            TypeError: for what is not a batch of actions.
+            ValueError: for a wrong action of a slot, or another number of actions.
+            TypeError: for anything but a batch of actions.
         """
         given, over = self._actions(actions), self._over()
         resetting = np.flatnonzero(over).tolist() if self.autoreset_mode == AutoresetMode.NEXT_STEP else []
@@ -247,8 +254,15 @@ class SanaWMVectorEnv(VectorEnv):
         return None if self.render_mode is None else tuple(env.render() for env in self.envs)
 
     def snapshot(self, indices: Sequence[int] | None = None) -> list[Snapshot]:
-        """Snapshots of these slots, of all by default. They can be restored into any slot, and into a single
-        environment."""
+        """Snapshots, which can be restored into any slot and into a single environment.
+
+        Args:
+            indices: the slots; None for all.
+
+        Raises:
+            ValueError: for unknown slots.
+            ResetNeeded: before the first reset.
+        """
         return [self.envs[i].snapshot() for i in self._indices(indices, distinct=False)]
 
     def set_prompt(self, prompt: str | Sequence[str], indices: Sequence[int] | None = None) -> None:
@@ -319,14 +333,14 @@ class SanaWMVectorEnv(VectorEnv):
         if self.autoreset_mode == AutoresetMode.NEXT_STEP and over[slots].any():
             waiting = next(i for i in slots if over[i])
             raise ValueError(
-                f"Slot {waiting} is in the middle of its reset: step once more before a fork into it, restore one "
+                f"Slot {waiting} is waiting for its reset: step once more before you fork into it, restore a snapshot "
                 'there, or make the environment with autoreset_mode="Disabled".'
             )
         here = self.envs[source].snapshot()
         return self.restore([here] * len(slots), slots, reseed)
 
     def _over(self) -> np.ndarray:
-        """Which slots (num_envs,) have come to the end of their episode."""
+        """Which slots (num_envs,) have ended."""
         return np.array([not env.fresh and any(env.ended) for env in self.envs])
 
     def _begun(self, slots: Sequence[int]) -> dict[int, Move]:
@@ -336,7 +350,7 @@ class SanaWMVectorEnv(VectorEnv):
     def _go(
         self, moves: dict[int, Move], slots: Iterable[int], infos: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Make the moves of these slots, after all that could fail: what all slots show then, infos of `slots`."""
+        """Set the episodes of these slots, after everything that can fail."""
         infos = {} if infos is None else infos
         obs = self.envs[0].observe([moves[i].episode if i in moves else env.episode for i, env in enumerate(self.envs)])
         for i in slots:
@@ -359,10 +373,10 @@ class SanaWMVectorEnv(VectorEnv):
         if mask is None:
             return list(range(self.num_envs))
         if not isinstance(mask, np.ndarray) or mask.dtype != bool:
-            raise TypeError('options["reset_mask"] must be a NumPy array of bools.')
+            raise TypeError(f'options["reset_mask"] must be a NumPy array of bools, got {brief(mask)}.')
         if mask.shape != (self.num_envs,) or not mask.any():
             raise ValueError(
-                f'options["reset_mask"] must have the shape ({self.num_envs},) and name a slot, got {mask.tolist()}.'
+                f'options["reset_mask"] must have the shape ({self.num_envs},) and select a slot, got {brief(mask)}.'
             )
         if any(env.fresh for env, reset in zip(self.envs, mask, strict=True) if not reset):
             raise ResetNeeded("The first reset must be of all slots: leave reset_mask out.")
@@ -374,12 +388,12 @@ class SanaWMVectorEnv(VectorEnv):
             if isinstance(i, bool) or not isinstance(i, int | np.integer) or not 0 <= i < self.num_envs:
                 raise ValueError(f"There is no slot {brief(i)}: slots are 0 to {self.num_envs - 1}.")
         if distinct and len(set(slots)) < len(slots):
-            raise ValueError(f"A slot can hold one episode: {brief(slots)} names one twice.")
+            raise ValueError(f"Slots must be different, got {brief(slots)}.")
         return [int(i) for i in slots]
 
 
 def _listed(values: Any, says: str) -> list[Any]:
-    """As a list; `says` begins the sentence of the TypeError for what is none."""
+    """The values as a list. Raises TypeError, which begins with `says`, for anything that is none."""
     if isinstance(values, Iterable) and not isinstance(values, str | bytes) and np.ndim(values) > 0:
         return list(values)
     raise TypeError(f"{says}, got {brief(values)}.")

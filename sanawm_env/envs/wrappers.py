@@ -1,6 +1,6 @@
-"""Wrappers around the environment: pixels as small floats, and snapshots that include the counters of outer wrappers.
+"""Wrappers: pixels as floats, and snapshots that include the counters of other wrappers.
 
-(All frames of an episode as a video: `sanawm_env.recording.chunks.RecordChunks`.)
+`sanawm_env.recording.chunks.RecordChunks` records all frames of an episode as a video.
 """
 
 import copy
@@ -35,7 +35,11 @@ from sanawm_env.simulation.episode import Snapshot
 
 
 class ScalePixels(gym.ObservationWrapper, RecordConstructorArgs):
-    """Frames as float32 in [0, 1] instead of uint8 to 255; other entries stay as they are."""
+    """Frames as float32 in [0, 1] instead of uint8; other entries stay as they are.
+
+    Args:
+        env: the environment.
+    """
 
     def __init__(self, env: gym.Env):
         RecordConstructorArgs.__init__(self)
@@ -47,7 +51,11 @@ class ScalePixels(gym.ObservationWrapper, RecordConstructorArgs):
 
 
 class VectorScalePixels(VectorWrapper):
-    """`ScalePixels` of a vector environment, in every autoreset mode: `infos["final_obs"]` is scaled too."""
+    """`ScalePixels` of a vector environment, in every autoreset mode: `infos["final_obs"]` is scaled too.
+
+    Args:
+        env: the vector environment.
+    """
 
     def __init__(self, env: VectorEnv):
         super().__init__(env)
@@ -107,8 +115,13 @@ EPISODE: dict[type[gym.Wrapper], tuple[str, ...]] = {
 
 @dataclass(frozen=True, eq=False)
 class WrappedSnapshot:
-    """A snapshot seen from outside. inner: the environment's own. outer: what each wrapper remembers of the episode,
-    from the outermost inwards. seen: the observation and info that the step or reset returned."""
+    """A snapshot of an environment with its wrappers.
+
+    Attributes:
+        inner: the environment's own.
+        outer: type and attributes of each wrapper with a state, from the outermost inwards.
+        seen: the observation and info of the step or reset.
+    """
 
     inner: Snapshot
     outer: tuple[tuple[type, dict[str, Any]], ...]
@@ -116,13 +129,18 @@ class WrappedSnapshot:
 
 
 class Snapshottable(gym.Wrapper, RecordConstructorArgs):
-    """The outermost wrapper: `snapshot` and `restore` that include the counters of the wrappers between.
+    """The outermost wrapper: `snapshot` and `restore` that include the state of the wrappers inside it.
 
-    `env.unwrapped.restore` puts back the episode but not, say, the steps that a TimeLimit has counted, nor the older
-    frames of a FrameStackObservation. Here they come along, and `restore` returns what the wrappers made of it.
+    `env.unwrapped.restore` restores the episode, but not the steps that a TimeLimit has counted, nor the older frames
+    of a FrameStackObservation. This wrapper restores them too, and `restore` returns what the wrappers made of the
+    observation.
 
-    keep: for wrappers of your own, the names of the attributes to keep, {MyWrapper: ("count",)}.
-    Raises TypeError around anything but a `SanaWMEnv`.
+    Args:
+        env: a wrapped `SanaWMEnv`.
+        keep: attributes of your own wrappers to keep, {MyWrapper: ("count",)}.
+
+    Raises:
+        TypeError: around anything but a `SanaWMEnv`.
     """
 
     def __init__(self, env: gym.Env, keep: Mapping[type[gym.Wrapper], Sequence[str]] | None = None):
@@ -130,7 +148,7 @@ class Snapshottable(gym.Wrapper, RecordConstructorArgs):
         super().__init__(env)
         base = env.unwrapped
         if not isinstance(base, SanaWMEnv):
-            raise TypeError(f"Only a SanaWMEnv has snapshots, not {type(base).__name__}.")
+            raise TypeError(f"Snapshottable takes a wrapped SanaWMEnv, got {type(base).__name__}.")
         self._base = base
         self._kept = EPISODE | dict(keep or {})
         self._seen: tuple[Observation, dict[str, Any]] | None = None
@@ -148,16 +166,32 @@ class Snapshottable(gym.Wrapper, RecordConstructorArgs):
         return obs, reward, terminated, truncated, info
 
     def snapshot(self, device: str | None = None) -> WrappedSnapshot:
-        """The episode with what the wrappers remember. ResetNeeded before the first reset."""
+        """The episode with the state of the wrappers.
+
+        Args:
+            device: to move the snapshot to; None to leave it.
+
+        Raises:
+            ResetNeeded: before the first reset.
+            ValueError: for a device that cannot be used.
+        """
         inner = self._base.snapshot(device)
         outer = tuple((type(wrapper), _remembered(wrapper, names)) for wrapper, names in self._memories())
         return WrappedSnapshot(inner, outer, cast(tuple[Observation, dict[str, Any]], self._seen))
 
     def restore(self, snapshot: WrappedSnapshot, reseed: int | None = None) -> tuple[Observation, dict[str, Any]]:
-        """Go back to it, in the wrappers too: returns what the step or reset that led there returned.
+        """Return to a snapshot, wrappers included. Nothing has changed after an error.
 
-        reseed: as `SanaWMEnv.restore`. Raises TypeError for anything but a snapshot of this method's kind, ValueError
-        for one of other wrappers, and what `SanaWMEnv.restore` raises; nothing has changed then.
+        Args:
+            snapshot: from `snapshot`.
+            reseed: as in `SanaWMEnv.restore`.
+
+        Returns:
+            The observation and info that the step or reset returned.
+
+        Raises:
+            TypeError: for anything but a `WrappedSnapshot`.
+            ValueError: for a snapshot of other wrappers; else as `SanaWMEnv.restore`.
         """
         if not isinstance(snapshot, WrappedSnapshot):
             raise TypeError(
@@ -166,7 +200,10 @@ class Snapshottable(gym.Wrapper, RecordConstructorArgs):
         memories = list(self._memories())
         there, here = [kind.__name__ for kind, _ in snapshot.outer], [type(wrapper).__name__ for wrapper, _ in memories]
         if there != here:
-            raise ValueError(f"This snapshot is of the wrappers {there}, the environment has {here}.")
+            raise ValueError(
+                f"This snapshot is of the wrappers {there}, the environment has {here}: restore it into an environment "
+                "with the same wrappers."
+            )
         _, now = self._base.restore(snapshot.inner, reseed)
         for (wrapper, _), (_, remembered) in zip(memories, snapshot.outer, strict=True):
             vars(wrapper).update(copy.deepcopy(remembered))
@@ -175,7 +212,7 @@ class Snapshottable(gym.Wrapper, RecordConstructorArgs):
         return copy.deepcopy(self._seen)
 
     def _memories(self) -> Iterator[tuple[gym.Wrapper, list[str]]]:
-        """The wrappers that remember something of the episode, from the outermost inwards, and the attributes."""
+        """The wrappers with a state, from the outermost inwards, and the names of its attributes."""
         env = self.env
         while isinstance(env, gym.Wrapper):
             names = [name for kind, own in self._kept.items() if isinstance(env, kind) for name in own]

@@ -1,5 +1,5 @@
-"""Episodes as values: a batched simulator without Gymnasium (but for its spaces), and what it is made of.
+"""Episodes as values, and a batched simulator of them. Of Gymnasium only the spaces are used.
 
-`simulator` steps episodes; `episode` is what it takes and returns, `controllers` are what actions mean, `tasks` what
-episodes are for. Nothing here knows how a world works inside.
+`simulator` steps episodes, `episode` defines them, `controllers` define what actions mean, `tasks` define rewards and
+goals. Nothing here knows how a world works inside.
 """

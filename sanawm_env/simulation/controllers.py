@@ -1,10 +1,10 @@
-"""Controllers: action modes. A controller turns an action into the camera poses of the next chunk.
+"""Controllers, one for each action mode. A controller turns an action into the camera poses of the next chunk.
 
 A controller is a value with an action `space`; `start()`, its state at the beginning of an episode; `read(action)`, the
-action as an array of the space's shape (lists, numbers and tensors are read too); and `move(state, c2w, action) ->
-(state, poses)`, where c2w (4, 4) is the pose reached and poses (F, 4, 4) float64 follow it. Both raise ValueError or
-TypeError for what is not an action, and change nothing they were given. `sample_walk_actions(rng, chunks)` draws
-actions of a walk from frame 0, forwards with turns, for hidden goals. Camera reference, section 8.
+action as an array of the space's shape (lists, numbers and tensors are accepted too); and `move(state, c2w, action) ->
+(state, poses)`, where c2w (4, 4) is the current pose and poses (F, 4, 4) float64 follow it. Both raise ValueError or
+TypeError for a wrong action, and change none of their arguments. `sample_walk_actions(rng, chunks)` draws actions of a
+walk from frame 0, forwards with turns, for hidden goals. Camera reference, section 8.
 """
 
 import math
@@ -40,7 +40,7 @@ WALK_LOW, WALK_HIGH = (-0.4, 0.1, -1.0), (0.4, 0.8, 1.0)  # sideways, forwards, 
 
 
 class Controller(Protocol):
-    """The protocol of controllers; the module describes it."""
+    """The protocol of controllers, which the module describes."""
 
     @property
     def space(self) -> spaces.Space: ...
@@ -113,7 +113,7 @@ class Keys(Controller):
     """Keys held for the chunk, with the velocity model of action strings: the same keys give the same poses.
 
     Without a table the space is `MultiBinary(8)` in the order w s a d i k j l, or 0 for no key, as Gymnasium's `play`
-    sends it. With one it is `Discrete`: an index into the key sets, a number or an array of one.
+    sends it. With a table it is `Discrete`, an index into the key sets.
 
     Attributes:
         dynamics: speeds of the keys.
@@ -131,7 +131,7 @@ class Keys(Controller):
         return spaces.MultiBinary(8) if self.table is None else spaces.Discrete(len(self.table))
 
     def start(self) -> KeyState:
-        """No key, no speed."""
+        """No key held, no speed."""
         return KeyState()
 
     def read(self, action: ArrayLike) -> np.ndarray:
@@ -167,7 +167,7 @@ class Keys(Controller):
         return np.array([index[frozenset(keys)] for keys in held])
 
     def for_keyboard(self) -> dict[tuple[str, ...], Any]:
-        """Actions by the keys to press for them, as `gymnasium.utils.play` takes them."""
+        """Actions by the keys to press, as `gymnasium.utils.play` takes them."""
         table = self.table or WALKING_TURNS
         return {tuple(keys): multi_binary(keys) if self.table is None else i for i, keys in enumerate(table) if keys}
 
@@ -279,8 +279,7 @@ def make_controller(
     smoothing: str = "hold",
     workspace: Workspace | None = None,
 ) -> Controller:
-    """The action mode of that name for a world. ValueError with the accepted values for an unknown mode, speed or
-    smoothing.
+    """Make the controller of an action mode.
 
     Args:
         mode: "twist", "keys", "discrete" or "poses".
@@ -288,6 +287,9 @@ def make_controller(
         speed: name of a speed preset; None for the world's own.
         smoothing: of twists, "hold" or "ramp".
         workspace: where the camera may go; None for the world's own.
+
+    Raises:
+        ValueError: for an unknown mode, speed or smoothing.
     """
     speed = config.speed if speed is None else speed
     workspace = config.workspace if workspace is None else workspace
@@ -307,8 +309,11 @@ def make_controller(
 
 
 def host(action: Any) -> Any:
-    """A tensor on any device as a NumPy array; anything else unchanged. TypeError for a tensor without values, or one
-    that requires a gradient, because a step is not differentiable."""
+    """A tensor on any device as a NumPy array; anything else unchanged.
+
+    Raises:
+        TypeError: for a tensor without values, or one that requires a gradient, because a step is not differentiable.
+    """
     if not isinstance(action, torch.Tensor):
         return action
     if action.requires_grad:
@@ -323,8 +328,8 @@ def host(action: Any) -> Any:
 
 
 def _numbers(action: Any, shape: tuple[int, ...], says: str) -> np.ndarray:
-    """The action as an array of finite numbers of that shape (a number may be an array of one); `says` begins the
-    sentence of the error."""
+    """An action as an array of finite numbers of a shape; an array of one number counts as a number. `says` begins
+    the error."""
     action = host(action)
     try:
         array = np.asarray(action)

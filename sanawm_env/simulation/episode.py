@@ -131,12 +131,22 @@ class Episode:
         return replace(self, clip=replace(clip, frames=clip.frames.clone(), latents=latents), clip_row=0)
 
     def poses(self, frames: int) -> np.ndarray:
-        """(frames, 4, 4) float64, the pose of each frame of the last step; after a reset the start's, repeated.
-        Read-only."""
+        """Poses of the last step, read-only.
+
+        Args:
+            frames: frames of a chunk.
+
+        Returns:
+            (frames, 4, 4) float64; after a reset the start's pose, repeated.
+        """
         return np.broadcast_to(self.slot.c2w, (frames, 4, 4)) if self.clip is None else self.c2w
 
     def host_clip(self, frames: int) -> HostClip:
-        """The last `frames` frames in NumPy; after a reset the start image and its pose, repeated."""
+        """The last step in NumPy; after a reset the start image and its pose, repeated.
+
+        Args:
+            frames: frames of a chunk.
+        """
         if self.clip is None:
             shown = np.broadcast_to(self.slot.frame.cpu().numpy(), (frames, *self.slot.frame.shape))
         else:
@@ -161,18 +171,30 @@ class Snapshot(Episode):
 
     @classmethod
     def of(cls, episode: Episode, action_mode: str, rng: str | None = None) -> Self:
-        """A snapshot of an episode."""
+        """A snapshot of an episode.
+
+        Args:
+            episode: to keep.
+            action_mode: of the controller whose state it holds.
+            rng: the environment's generator as JSON; None for none.
+        """
         kept = {field.name: getattr(episode, field.name) for field in fields(Episode)}
         return cls(**kept, action_mode=action_mode, rng=rng)
 
     @property
     def episode(self) -> Episode:
-        """The episode alone."""
+        """The episode without what the snapshot adds."""
         return Episode(**{field.name: getattr(self, field.name) for field in fields(Episode)})
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write a safetensors file with a JSON header; it appears whole or not at all. OSError where it cannot be
-        written."""
+        """Write a safetensors file with a JSON header. It appears whole or not at all.
+
+        Args:
+            path: of the file.
+
+        Raises:
+            OSError: where it cannot be written.
+        """
         own = self.with_own_clip()
         kept = {name: getattr(own, name) for name in _SAVED}
         self.state.save(path, tuple(kept.items()))
@@ -196,7 +218,9 @@ class Snapshot(Episode):
         state, extra = load_state(path, world, Clip, KeyState, GoalState, PathState, *task_states)
         pairs = [pair for pair in extra if isinstance(pair, tuple) and len(pair) == 2] if type(extra) is tuple else []
         if [name for name, _ in pairs] != list(_SAVED) or len(pairs) != len(extra) or len(state) != 1:
-            raise ValueError(f"{path} holds a world state but no environment's snapshot: read it with WorldState.load.")
+            raise ValueError(
+                f"{path} holds a world state, not an environment's snapshot: read it with WorldState.load."
+            )
         snapshot = cls(state, **dict(pairs))
         try:
             snapshot._check(world)
@@ -205,26 +229,26 @@ class Snapshot(Episode):
         return snapshot
 
     def _check(self, world: World) -> None:
-        """ValueError that says what beside the state could not have been saved in this world."""
+        """Raise ValueError for anything besides the state that could not have been saved in this world."""
         if self.clip is not None:
             if not isinstance(self.clip, Clip):
-                raise ValueError(f"clip is {brief(self.clip)}")
+                raise ValueError(f"clip must be a Clip or None, got {brief(self.clip)}")
             check_clip(self.clip, world, "clip")
         kinds = {"keys": KeyState, "discrete": KeyState, "twist": np.ndarray, "poses": type(None)}
         if not isinstance(self.action_mode, str) or self.action_mode not in kinds:
-            raise ValueError(f"action_mode is {brief(self.action_mode)}")
+            raise ValueError(f"action_mode must be one of {', '.join(kinds)}, got {brief(self.action_mode)}")
         if not isinstance(self.terminated, bool):
-            raise ValueError(f"terminated is {brief(self.terminated)}")
+            raise ValueError(f"terminated must be True or False, got {brief(self.terminated)}")
         if not isinstance(self.rng, str | None):
-            raise ValueError(f"rng is {brief(self.rng)}")
+            raise ValueError(f"rng must be text or None, got {brief(self.rng)}")
         if isinstance(self.controller_state, KeyState):
             check_keys(self.controller_state, "controller_state")
         elif self.controller_state is not None:
             check_array(self.controller_state, (6,), np.float64, "controller_state")
             if not (np.abs(self.controller_state) <= MOST_SPEED).all():
-                raise ValueError("controller_state is not a velocity")
+                raise ValueError(f"controller_state must be velocities up to {MOST_SPEED:g} m/s or rad/s")
         if not isinstance(self.controller_state, kinds[self.action_mode]):
-            raise ValueError(f"controller_state does not go with the action mode {self.action_mode}")
+            raise ValueError(f"controller_state does not belong to the action mode {self.action_mode}")
         if isinstance(self.task_state, GoalState):
             check_poses(self.task_state.c2w, (), "task_state.c2w")
             if self.task_state.image is not None:
@@ -238,10 +262,15 @@ _SAVED = ("clip", "action_mode", "controller_state", "rng", "task_state", "termi
 
 
 def check_keys(keys: KeyState, path: str) -> None:
-    """ValueError unless a state of the keys could have come from holding some."""
+    """Raise ValueError for a state of the keys that no held keys lead to.
+
+    Args:
+        keys: the state.
+        path: its name in the error.
+    """
     check_poses(keys.pose, (), f"{path}.pose")
     check_number(f"{path}.pitch", keys.pitch, -np.pi / 2, np.pi / 2)
     for number in keys.velocity:
         check_number(f"{path}.velocity", number, -MOST_SPEED, MOST_SPEED)
     if not keys.held <= set(KEY_ORDER):
-        raise ValueError(f"{path}.held are not keys, got {brief(keys.held)}")
+        raise ValueError(f"{path}.held must be keys of {KEY_ORDER}, got {brief(keys.held)}")

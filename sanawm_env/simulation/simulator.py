@@ -166,8 +166,16 @@ class Simulator:
         return after, replace(transition, after=after, rewards=rewards, terminated=terminated, truncated=truncated)
 
     def imagine(self, episodes: Sequence[Episode], actions: Sequence[Any]) -> tuple[list[Episode], Clip]:
-        """The episodes after one action each, predicted in one batch, and the clip. Task and limits are ignored; task
-        states stay as they are. Planners use it."""
+        """Predict one action of every episode in one batch. Task and limits are ignored, and task states stay as they
+        are. Planners use it.
+
+        Args:
+            episodes: B of them.
+            actions: one for each.
+
+        Returns:
+            The episodes after the actions, and the clip of B rows.
+        """
         moves = [
             self.controller.move(episode.controller_state, episode.slot.c2w, action)
             for episode, action in zip(episodes, actions, strict=True)
@@ -176,8 +184,15 @@ class Simulator:
         return self._advance(episodes, planned)
 
     def follow(self, episode: Episode, actions: NDArray) -> NDArray:
-        """Poses (chunks * F, 4, 4) float64 of actions (chunks, ...) from an episode. Nothing is predicted, unless
-        obstacles of the world may stop the camera."""
+        """Poses of a sequence of actions. Nothing is predicted, unless obstacles of the world may stop the camera.
+
+        Args:
+            episode: where the sequence begins.
+            actions: (chunks, ...), one action for each chunk.
+
+        Returns:
+            (chunks * F, 4, 4) float64 camera-to-world.
+        """
         if "obstacles" in self.world.engine.capabilities:
             return self._walk(episode, actions)
         state, c2w, path = episode.controller_state, episode.slot.c2w, []
@@ -195,7 +210,7 @@ class Simulator:
         return np.concatenate(path)
 
     def plan(self, episode: Episode, action: Any) -> Planned:
-        """What an action leads to, before anything is predicted. Raises as `step`."""
+        """Poses and controller state of an action, before anything is predicted. Raises as `step`."""
         self.check_open(episode)
         action = self.controller.read(action)
         controller_state, poses = self.controller.move(episode.controller_state, episode.slot.c2w, action)
@@ -209,7 +224,7 @@ class Simulator:
         return episode.terminated or self.truncated(episode)
 
     def check_open(self, episode: Episode) -> None:
-        """EpisodeOver for an episode that has ended."""
+        """Raise EpisodeOver for an episode that has ended."""
         if self.ended(episode):
             raise EpisodeOver("The episode is over: call reset (or restore a snapshot) before the next step.")
 
@@ -242,8 +257,12 @@ class Simulator:
         }
 
     def check(self, episode: Episode) -> None:
-        """Check that an episode can continue here. ValueError for other weights or another task, TypeError for what is
-        not a state."""
+        """Check that an episode can continue here.
+
+        Raises:
+            ValueError: for an episode of other weights or another task.
+            TypeError: for a state that is no `WorldState`.
+        """
         self.world.check_state(episode.state)
         if type(episode.task_state) is not self.task.state_type:
             raise ValueError(
@@ -284,7 +303,7 @@ class Simulator:
 
 
 def join(clips: Sequence[Clip]) -> Clip:
-    """One clip of several. Frames are copied."""
+    """One clip from several, along the batch axis. Frames are copied."""
     frames, c2w = torch.cat([clip.frames for clip in clips]), np.concatenate([clip.c2w for clip in clips])
     latents = [clip.latents for clip in clips if clip.latents is not None]  # of all or of none
     rows = tuple(row for clip in clips for row in clip.batch_rows)

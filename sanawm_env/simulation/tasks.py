@@ -87,7 +87,12 @@ class Task:
         return (0.0, 0.0)
 
     def spaces(self, size: tuple[int, int], workspace: Workspace) -> dict[str, spaces.Space]:
-        """Entries that the task adds to a "dict" observation. size: (height, width) of observed frames."""
+        """Entries that the task adds to a "dict" observation.
+
+        Args:
+            size: (height, width) of observed frames.
+            workspace: where the camera may go.
+        """
         return {}
 
     def reset(
@@ -113,27 +118,45 @@ class Task:
         return [None] * len(episodes)
 
     def observe(self, episodes: Sequence[Episode], size: tuple[int, int]) -> dict[str, NDArray]:
-        """Batched entries for `spaces`."""
+        """Values of the entries of `spaces`, each with a leading batch axis."""
         return {}
 
     def goals(self, episodes: Sequence[Episode]) -> tuple[NDArray, NDArray]:
-        """Achieved and desired goals, (B, goal_size) float32 each. NotImplementedError for a task without goals."""
-        raise NotImplementedError(f"The task {type(self).__name__} has no goals that can be compared.")
+        """Achieved and desired goals, (B, goal_size) float32 each.
+
+        Raises:
+            NotImplementedError: for a task without goals.
+        """
+        raise NotImplementedError(
+            f"The task {type(self).__name__} has no goals to compare: use PointNav, or define goals and reached."
+        )
 
     def reached(self, achieved: NDArray, desired: NDArray) -> NDArray:
-        """Which goals (...) bool are reached, of achieved and desired ones (..., goal_size). NotImplementedError for a
-        task without goals."""
-        raise NotImplementedError(f"The task {type(self).__name__} has no goals that can be compared.")
+        """Which goals are reached.
+
+        Args:
+            achieved: (..., goal_size).
+            desired: (..., goal_size).
+
+        Returns:
+            (...) bool.
+
+        Raises:
+            NotImplementedError: for a task without goals.
+        """
+        raise NotImplementedError(
+            f"The task {type(self).__name__} has no goals to compare: use PointNav, or define goals and reached."
+        )
 
     def check(self, episode: Episode) -> None:
-        """ValueError unless the task state of an episode, perhaps one from a file, is of this task."""
+        """Raise ValueError where the task state of an episode, perhaps one from a file, is not of this task."""
 
     def info(self, episode: Episode) -> dict[str, Any]:
         """Entries that the task adds to `info`."""
         return {}
 
     def evaluate(self, transition: Transition) -> Verdict:
-        """Judge one step of every episode."""
+        """Judge one step of B episodes."""
         n = len(transition.after)
         states = [episode.task_state for episode in transition.before]
         return Verdict(np.zeros(n), np.zeros(n, bool), states)
@@ -144,15 +167,17 @@ class Task:
 
 @dataclass(frozen=True)
 class Explore(Task):
-    """Novelty of viewpoints. The reward of a step is the number of viewpoint cells that its 24 frames enter for the
-    first time in the episode, so the return is the number of cells seen. info: cells, their number so far.
+    """See new viewpoints. The reward of a step is the number of viewpoint cells that its 24 frames enter for the first
+    time in the episode, so the return is the number of cells seen.
+
+    `info` has cells, their number so far.
 
     Attributes:
-        cell: metres of floor, in x and z.
+        cell: size in metres along x and z.
         sector: degrees of heading.
 
     Raises:
-        ValueError: for sizes that are no numbers in their range.
+        ValueError: for sizes out of range.
     """
 
     cell: float = 0.5
@@ -165,7 +190,14 @@ class Explore(Task):
         check_number("sector of a task", self.sector, 0.1, 360)
 
     def cells(self, c2w: NDArray) -> NDArray:
-        """Cells (F, 3) int64 of poses (F, 4, 4): x, z, heading."""
+        """Viewpoint cells of poses.
+
+        Args:
+            c2w: (F, 4, 4).
+
+        Returns:
+            (F, 3) int64: x, z, heading.
+        """
         heading = np.degrees(np.arctan2(c2w[:, 0, 2], c2w[:, 2, 2])) % 360
         floor = np.floor(c2w[:, [0, 2], 3] / self.cell + 0.5)
         sectors = round(360 / self.sector)
@@ -204,10 +236,10 @@ class Explore(Task):
 class PointNav(Task):
     """Go to a point. An episode terminates within `radius` metres of it.
 
-    The goal is where a hidden walk ends, so it can be reached; walks that end within two radii of their start are drawn
-    anew. The reward is the metres that a step came closer (at most `MOST_METRES`), and 1 for arriving. Observations in
-    the mode "dict" gain `goal` (3,), the point in the camera's axes. info: goal_c2w (4, 4), distance in metres,
-    is_success.
+    The goal is where a hidden walk ends, so it can be reached. Walks that end within two radii of their start are drawn
+    again. The reward is the metres that a step came closer (at most `MOST_METRES`), and 1 for arriving. Observations in
+    the mode "dict" gain `goal` (3,), the point in the camera's axes. `info` has goal_c2w (4, 4), distance in metres,
+    and is_success.
 
     `options={"task": {"goal_c2w": c2w}}` of reset sets a pose, {"goal": point} a point, {"chunks": n} the length of the
     walk.
@@ -257,7 +289,7 @@ class PointNav(Task):
         }
 
     def goals(self, episodes: Sequence[Episode]) -> tuple[NDArray, NDArray]:
-        """Positions of cameras and of goals (B, 3) float32, metres in the episode's world frame."""
+        """Positions of cameras and of goals, (B, 3) float32 each, metres in the episode's world frame."""
         pairs = [(e.slot.c2w[:3, 3], e.task_state.c2w[:3, 3]) for e in episodes]
         achieved, desired = np.moveaxis(np.array(pairs, np.float32), 1, 0)
         return achieved, desired
@@ -292,7 +324,7 @@ class PointNav(Task):
         return self.shaped
 
     def potential(self, episode: Episode) -> float:
-        """The value of a position; a dense reward is its difference over a step (Ng et al. 1999)."""
+        """Minus the distance to the goal. A dense reward is the potential's difference over a step (Ng et al. 1999)."""
         return -self.distance(episode)
 
 
@@ -300,14 +332,14 @@ class PointNav(Task):
 class ImageNav(PointNav):
     """Find the pose of a goal image. The world predicts the image, at the end of a hidden walk.
 
-    An episode terminates within `radius` metres and `angle` degrees of that pose. Observations in the mode "dict"
-    gain `goal_rgb`, the image. info: as PointNav, and angle in degrees and likeness. Of `options["task"]` it takes
+    An episode terminates within `radius` metres and `angle` degrees of that pose. Observations in the mode "dict" gain
+    `goal_rgb`, the image. `info` has what PointNav's has, and angle in degrees and likeness. `options["task"]` takes
     chunks.
 
     Attributes:
         angle: degrees.
         reward: "pose": as PointNav, on metres plus `RADIAN_METRES` times radians. "image": the gain in `likeness` of
-            the last frame and the goal image. "success": nothing but arriving. Arriving adds 1.
+            the last frame and the goal image. "success": only arriving counts. Arriving adds 1.
 
     Raises:
         ValueError: for values of another type, or outside their range.
@@ -351,7 +383,9 @@ class ImageNav(PointNav):
 
     def check(self, episode: Episode) -> None:
         if episode.task_state.image is None:
-            raise ValueError("This episode has a goal without an image: it was saved in another task.")
+            raise ValueError(
+                "The goal of this episode has no image: restore it into an environment of the task it was saved in."
+            )
 
     def info(self, episode: Episode) -> dict[str, Any]:
         angle = self.turned(episode)
@@ -382,10 +416,10 @@ class ImageNav(PointNav):
 class FollowPath(Task):
     """Follow a path, that of a hidden walk.
 
-    Every frame of a step may take up to `LOOK_AHEAD` poses of the path while it is within `width` metres of them. The
-    reward is the share of the path that a step covers, so the return is at most 1; an episode terminates at the end of
-    the path. Observations in the mode "dict" gain `waypoints` (4, 3): the path 6, 12, 18 and 24 poses ahead, in the
-    camera's axes. info: covered (share), deviation (metres from the path), is_success.
+    Every frame of a step may advance by up to `LOOK_AHEAD` poses along the path while it is within `width` metres of
+    them. The reward is the share of the path that a step covers, so the return is at most 1. An episode terminates at
+    the end of the path. Observations in the mode "dict" gain `waypoints` (4, 3): the path 6, 12, 18 and 24 poses ahead,
+    in the camera's axes. `info` has covered (share), deviation (metres from the path), and is_success.
 
     `options={"task": {"path": c2w}}` of reset sets poses (F, 4, 4), {"chunks": n} the length of the walk.
 
@@ -446,7 +480,7 @@ class FollowPath(Task):
         return Verdict(np.array(rewards), np.array([self.covered(state) == 1 for state in states]), states)
 
     def covered(self, state: PathState) -> float:
-        """The share of the path that is covered."""
+        """The covered share of the path, 0 to 1."""
         return state.reached / (len(state.c2w) - 1)
 
     def _follow(self, state: PathState, c2w: NDArray) -> PathState:
@@ -466,11 +500,19 @@ TASKS = {"none": Task, "explore": Explore, "pointnav": PointNav, "imagenav": Ima
 
 
 def make_task(task: "str | Task", options: Mapping[str, Any] | None = None) -> Task:
-    """The task of that name with these settings, or the task that is given. ValueError for an unknown name or value,
-    TypeError for settings it does not take; the messages list what is accepted."""
+    """Make a task by name.
+
+    Args:
+        task: a name, "none", "explore", "pointnav", "imagenav" or "followpath"; or a task, which is returned.
+        options: settings of the named task, the fields of its class.
+
+    Raises:
+        ValueError: for an unknown name or a value out of range.
+        TypeError: for unknown settings, or settings beside a task.
+    """
     if isinstance(task, Task):
         if options:
-            raise TypeError("task_options go with the name of a task; give a task object its settings itself.")
+            raise TypeError("task_options are for a task given by name: give a Task its settings when you make it.")
         return task
     if not isinstance(task, str) or task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)} or a Task, got {brief(task)}.")
@@ -485,15 +527,32 @@ def make_task(task: "str | Task", options: Mapping[str, Any] | None = None) -> T
 
 
 def likeness(frame: Tensor, goal: Tensor) -> float:
-    """Likeness of two images (H, W, 3) uint8: 1 minus the root of their mean squared difference at a quarter of the
-    size, which ignores shifts of a pixel or two. 1 for equal images, 0 for black against white."""
+    """Likeness of two images: 1 minus the root of their mean squared difference at a quarter of the size, which ignores
+    shifts of a pixel or two.
+
+    Args:
+        frame: (H, W, 3) uint8.
+        goal: (H, W, 3) uint8.
+
+    Returns:
+        1 for equal images, 0 for black against white.
+    """
     return float(likenesses(frame[None], goal, 4)[0])
 
 
 def likenesses(frames: Tensor, goal: Tensor, smaller: int) -> Tensor:
-    """`likeness` (n,) of images (n, H, W, 3) to one, compared at 1 / `smaller` of the size."""
+    """`likeness` of many images to one.
+
+    Args:
+        frames: (n, H, W, 3) uint8.
+        goal: (H, W, 3) uint8.
+        smaller: images are compared at 1 / `smaller` of their size.
+
+    Returns:
+        (n,) float32.
+    """
     size = max(1, goal.shape[0] // smaller), max(1, goal.shape[1] // smaller)
-    a, b = (resize_frames(pictures, *size).float() for pictures in (frames, goal[None]))
+    a, b = (resize_frames(images, *size).float() for images in (frames, goal[None]))
     return 1 - (a - b).square().mean((1, 2, 3)).sqrt() / 255
 
 
@@ -514,9 +573,9 @@ def _goals(
     chunks: int | None,
     away: float,
 ) -> tuple[list[NDArray], list[NDArray]]:
-    """Goal poses, given or at the end of hidden walks at least `away` metres off, and the actions that lead there."""
+    """Goal poses, given or at the end of hidden walks of at least `away` metres, and the actions that lead there."""
     if "goal" in options and "goal_c2w" in options:
-        raise ValueError("Give one goal: a point (goal) or a pose (goal_c2w).")
+        raise ValueError("Give one goal, either a point (goal) or a pose (goal_c2w), not both.")
     if given := [options[name] for name in ("goal", "goal_c2w") if name in options]:
         goal = _goal(given[0], point="goal" in options)
         _within(goal[None], simulator.limits.workspace)
@@ -527,14 +586,14 @@ def _goals(
 
 
 def _goal(given: Any, point: bool) -> NDArray:
-    """The pose (4, 4) of a goal that was given as one, or as a point (3,)."""
+    """The pose (4, 4) of a goal that was given as a pose or as a point (3,)."""
     array = _array(given, "A goal")
     if point and array.shape == (3,):
         goal = np.eye(4)
         goal[:3, 3] = array
         return check_trajectory(goal[None])[0]
     if array.shape != (4, 4):
-        raise ValueError(f"A goal is a camera-to-world pose (4, 4) or a point (3,), got the shape {array.shape}.")
+        raise ValueError(f"A goal must be a camera-to-world pose (4, 4) or a point (3,), got the shape {array.shape}.")
     return check_trajectory(array[None])[0]
 
 
@@ -542,14 +601,14 @@ def _array(given: Any, what: str) -> NDArray:
     try:
         return np.asarray(given, float)
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{what} is given in numbers, got {brief(given)}.") from None
+        raise TypeError(f"{what} must be an array of numbers, got {brief(given)}.") from None
 
 
 def _walk(
     episode: Episode, rng: np.random.Generator, simulator: "Simulator", chunks: int, away: float = 0.0
 ) -> tuple[NDArray, NDArray]:
-    """Actions and poses of a walk that stays within the workspace's soft distance and, where that can be, ends at least
-    `away` metres off."""
+    """Actions and poses of a walk that stays within the workspace's soft distance and, where possible, ends at least
+    `away` metres from its start."""
     for _ in range(100):
         actions = simulator.controller.sample_walk_actions(rng, chunks)
         path = simulator.follow(episode, actions)
@@ -562,7 +621,7 @@ def _walk(
 
 
 def _chunks(options: Mapping[str, Any], own: int | None, default: int, simulator: "Simulator") -> int:
-    """Of options, of the task itself, or the default as far as an episode lets."""
+    """Steps of a hidden walk: those of the options, of the task, or the default within the length of an episode."""
     chunks = options.get("chunks", own)
     if chunks is None:
         return min(default, simulator.limits.max_episode_chunks)
