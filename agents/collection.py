@@ -31,6 +31,7 @@ from sanawm_env.system.files import (
     check_count,
     check_number,
     check_prompt,
+    explaining,
     file_sha256,
     parse_json,
     read_text,
@@ -141,12 +142,10 @@ class Collection:
         path = Path(path)
         if not path.exists():
             raise FileNotFoundError(f"There is no file {path}: `sanawm collect` takes a YAML file, see the README.")
-        try:
+        with explaining(f"{path} does not describe a collection", (ValueError, TypeError)):
             if "folder" in (given := read_yaml(path)):
                 raise ValueError("there is no setting 'folder' in a file: it is the one that the file lies in")
             return replace(read(cls, given), folder=path.parent)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} does not describe a collection: {reason(error, 400)}.") from error
 
     @cached_property
     def config(self) -> EnvConfig:
@@ -348,10 +347,8 @@ def _bench(collection: Collection, fps: float) -> list[tuple[Start, Script]]:
     manifest = root / SPLITS[given["split"]] / "run_manifest.jsonl"
     if not manifest.exists():
         raise FileNotFoundError(f"There is no {manifest}: root is the folder of SANA-WM-Bench.")
-    try:
+    with explaining(f"{manifest} cannot be read"):
         lines = read_text(manifest, MAX_MANIFEST_BYTES).split("\n")
-    except ValueError as error:
-        raise ValueError(f"{manifest} cannot be read: {error}.") from error
     pairs, bad = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():

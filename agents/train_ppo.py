@@ -42,7 +42,7 @@ from sanawm_env.envs.config import EnvConfig
 from sanawm_env.envs.vector import SanaWMVectorEnv
 from sanawm_env.recording.rollout import check_writable
 from sanawm_env.simulation.episode import Snapshot
-from sanawm_env.system.files import brief, check_count, check_number, read_json, reason
+from sanawm_env.system.files import brief, check_count, check_number, explaining, read_json, reason
 from sanawm_env.system.saving import only_writer, remove, replacing_files, replacing_folder, write_text
 from sanawm_env.system.settings import differences, read
 from sanawm_env.system.signals import exit_status, interrupting
@@ -447,10 +447,8 @@ def check_run(settings: TrainPPO) -> None:
     if not path.exists():
         write_text(path, text)
         return
-    try:
+    with explaining(f"{path} cannot be read as the settings of a training"):
         other = differences(read_json(path, MAX_SETTINGS_BYTES), json.loads(text))
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read as the settings of a training: {reason(error)}.") from error
     if other:
         raise ValueError(f"{settings.out} holds a run with other settings: {other}. Give another --out, or delete it.")
 

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
 
 from sanawm_env.camera.formats import FORMATS, FPS_RANGE, MAX_POSES, WrittenPoses, read_poses
-from sanawm_env.system.files import brief, check_number
+from sanawm_env.system.files import brief, check_number, explaining
 
 Format = Literal["numpy", "colmap", "nerfstudio", "tum", "kitti", "realestate10k"]
 Axes = Literal["opencv", "opengl", "unreal", "ros"]
@@ -181,7 +181,7 @@ def load_trajectory(
         raise FileNotFoundError(f"there is no file at {path}")
     written = read_poses(path, format, clip)
     axes, poses = axes or written.axes, poses or written.poses
-    try:
+    with explaining(f"{path} cannot be read as a trajectory"):
         begin, where, whole = _whole(written, fill)
         c2w = _to_c2w(written.matrices, whole, axes, poses, metres_per_unit)
         intrinsics = None if written.intrinsics is None else written.intrinsics[whole]
@@ -196,8 +196,6 @@ def load_trajectory(
             raise ValueError(
                 f"its {len(c2w)} poses are far apart: brought to an even rate they would be {where[-1] + 1:,.0f}"
             )
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read as a trajectory: {error}") from error
     even = resampled(read, where, np.minimum(np.arange(math.ceil(where[-1] - 1e-6) + 1), where[-1]))
     logging.getLogger(__name__).warning(
         "%s has gaps or an uneven rate: its %d poses are brought to %d.", path, len(c2w), len(even.c2w)

@@ -7,7 +7,7 @@ import tyro
 
 from sanawm_env.cli.arguments import WorldOnDevice
 from sanawm_env.cli.output import progress, say
-from sanawm_env.system.files import check_prompt, read_text
+from sanawm_env.system.files import check_prompt, explaining, read_text
 
 MOST_BYTES = 64 * 2**20
 
@@ -34,17 +34,13 @@ class EncodePrompts(WorldOnDevice):
 
         if not self.file.exists():
             raise FileNotFoundError(f"There is no file of prompts at {self.file}.")
-        try:
+        with explaining(f"{self.file} is not a list of prompts"):
             lines = [line.strip() for line in read_text(self.file, MOST_BYTES).splitlines()]
-        except ValueError as error:
-            raise ValueError(f"{self.file} is not a list of prompts: {error}.") from error
         prompts = []
         for number, line in enumerate(lines, start=1):
             if line and not line.startswith("#"):
-                try:
+                with explaining(f"Line {number} of {self.file}"):
                     prompts.append(check_prompt(line))
-                except ValueError as error:
-                    raise ValueError(f"Line {number} of {self.file}: {error}") from error
         folder = find_world(self.world)
         if not isinstance(folder, Path):
             raise ValueError(f"The {self.world} world has no text encoder.")

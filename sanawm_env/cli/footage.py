@@ -19,7 +19,7 @@ from sanawm_env.cli.arguments import TrajectoryReading
 from sanawm_env.recording.dataset import PARTIAL
 from sanawm_env.recording.rollout import TRAJECTORY, VIDEO
 from sanawm_env.recording.video import check_square, frame_times, iterate_video, open_video
-from sanawm_env.system.files import reason
+from sanawm_env.system.files import explaining, reason
 from sanawm_env.system.saving import is_part
 from sanawm_env.training.clips import Footage
 from sanawm_env.training.nano import NANO_SMALL
@@ -89,11 +89,8 @@ def plan_clip(video: Path, poses_of: PosesOf, fov_deg: float | None = None) -> C
     or a clip has fewer than 16 frames a second.
     """
     times = frame_times(video)
-    with open_video(video) as (_, stream):
-        try:
-            check_square(stream)
-        except ValueError as error:
-            raise ValueError(f"{video} cannot be learned from: {error}.") from error
+    with open_video(video) as (_, stream), explaining(f"{video} cannot be learned from"):
+        check_square(stream)
     first = Image.fromarray(next(iterate_video(video)))
     trajectory = poses_of(video)
     try:

@@ -14,7 +14,7 @@ import tyro
 
 from sanawm_env.cli.arguments import LoadedWorld, Start
 from sanawm_env.cli.output import say
-from sanawm_env.system.files import brief, check_count, check_number, read_json, reason
+from sanawm_env.system.files import brief, check_count, check_number, explaining, read_json
 
 if TYPE_CHECKING:
     from sanawm_env.cli.drivers import PolicyDriver
@@ -271,18 +271,15 @@ def policy(folder: Path, session: "Session") -> "PolicyDriver":
     settings_file, policy_file = folder / "settings.json", folder / "policy.zip"
     if not settings_file.exists() or not policy_file.exists():
         raise FileNotFoundError(f"There is no training in {folder}: it is a folder with settings.json and policy.zip.")
-    try:
+    with explaining(f"{settings_file} does not describe a training"):
         kept = read_json(settings_file, MAX_SETTINGS_BYTES)
         settings = read(TrainPPO, kept | {"num_envs": 1, "device": str(session.world.device)})
-    except ValueError as error:
-        raise ValueError(f"{settings_file} does not describe a training: {reason(error)}.") from error
     if settings.obs_mode == "dict":
         raise ValueError(f"The policy in {folder} looks for a goal, and none is set here: train one with obs_mode rgb.")
     model = fresh(settings, make_envs(settings))
-    try:
+    # torch has a RuntimeError for other shapes
+    with explaining(f"{policy_file} is not the policy of these settings", (ValueError, RuntimeError)):
         model.policy.load_state_dict(read_weights(policy_file, session.world.device))
-    except (ValueError, RuntimeError) as error:  # torch has the latter for other shapes
-        raise ValueError(f"{policy_file} is not the policy of these settings: {reason(error)}.") from error
     env = SanaWMEnv(
         session.world,
         obs_mode=cast(str, settings.obs_mode),

@@ -12,7 +12,7 @@ from sanawm_env.cli.footage import PosesOf
 from sanawm_env.cli.output import console, say
 from sanawm_env.recording.rollout import check_writable
 from sanawm_env.recording.video import frame_times, iterate_video
-from sanawm_env.system.files import file_sha256, reason
+from sanawm_env.system.files import explaining, file_sha256
 from sanawm_env.system.saving import replacing
 
 PICTURES_A_SECOND = 5  # that are placed; frames between them are interpolated
@@ -36,11 +36,9 @@ def poses_by_colmap(folder: Path, metres_per_unit: float = 1.0, fov_deg: float |
         angle = "" if fov_deg is None else f"_{fov_deg:g}"
         kept = folder / f"{video.stem}_{file_sha256(video)[:12]}{angle}.npz"
         if not kept.exists():
-            with console.status(f"finding the camera of {video}"):
-                try:
-                    found = _found(video, fov_deg)
-                except ValueError as error:
-                    raise ValueError(f"{video} cannot be learned from: {reason(error)}.") from error
+            looking = console.status(f"finding the camera of {video}")
+            with looking, explaining(f"{video} cannot be learned from"):
+                found = _found(video, fov_deg)
             first = round(found.first or 0)
             inds = np.arange(first, first + len(found.c2w))
             with replacing(kept) as part, part.open("wb") as file:

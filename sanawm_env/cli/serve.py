@@ -13,7 +13,7 @@ from sanawm_env.cli.arguments import LoadedWorld
 from sanawm_env.cli.output import say
 from sanawm_env.cli.play import is_loopback
 from sanawm_env.serving.limits import ServerLimits
-from sanawm_env.system.files import brief, check_count, read_text
+from sanawm_env.system.files import brief, check_count, explaining, read_text
 
 MAX_TOKEN_BYTES = 2**12
 
@@ -88,10 +88,8 @@ class Serve(LoadedWorld):
         """The token that clients must show; ValueError for a file without one."""
         if self.token_file is None:
             return os.environ.get("SANAWM_TOKEN") or None
-        try:
+        with explaining(f"{self.token_file} holds no token"):
             lines = read_text(self.token_file, MAX_TOKEN_BYTES).split("\n")
-        except ValueError as error:
-            raise ValueError(f"{self.token_file} holds no token: {error}.") from error
         if not lines[0].strip():
             raise ValueError(f"{self.token_file} holds no token: its first line is empty.")
         return lines[0].strip()

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sanawm_env.system.packages import needing
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -11,10 +13,8 @@ if TYPE_CHECKING:
 
 def figure_class() -> "type[Figure]":
     """matplotlib's Figure; ImportError in one sentence where it is missing."""
-    try:
+    with needing("Drawing needs matplotlib", "plots"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(f'Drawing needs matplotlib: pip install "sanawm-env[plots]" ({error}).') from error
     return Figure
 
 

@@ -25,6 +25,7 @@ from sanawm_env.recording.video import MAX_UPSCALE, check_square, iterate_video,
 from sanawm_env.system.files import (
     brief,
     check_count,
+    explaining,
     file_sha256,
     link,
     parse_json,
@@ -124,13 +125,11 @@ class Dataset:
         path = folder / DATASET
         if not path.exists():
             raise FileNotFoundError(f"There is no dataset in {folder}: `sanawm collect` makes one, with a {DATASET}.")
-        try:
+        with explaining(f"{path} does not describe a dataset"):
             header = read_json(path, MAX_HEADER_BYTES)
             if header.get("schema") != SCHEMA:
                 raise ValueError(f"it has schema {brief(header.get('schema'))}, this version reads {SCHEMA}")
             read(Header, header, others=True)
-        except ValueError as error:
-            raise ValueError(f"{path} does not describe a dataset: {error}.") from error
         return cls(folder, header)
 
     @property
@@ -366,10 +365,8 @@ def _problems(dataset: Dataset, row: Row, thorough: bool) -> Iterator[str]:
 def _shard_rows(shard: Path) -> Iterator[Row]:
     noted = set()
     manifest = shard / MANIFEST
-    try:
+    with explaining(f"{manifest} cannot be read"):
         *lines, rest = read_text(manifest, MAX_MANIFEST_BYTES).split("\n") if manifest.exists() else [""]
-    except ValueError as error:
-        raise ValueError(f"{manifest} cannot be read: {error}.") from error
     for number, line in enumerate([*lines, rest] if rest else lines, start=1):
         try:
             row = read(Row, parse_json(line[:MAX_ROW_BYTES]), others=True)

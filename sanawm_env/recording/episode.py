@@ -38,7 +38,7 @@ from sanawm_env.recording.rollout import (
 )
 from sanawm_env.recording.video import iterate_video, read_video
 from sanawm_env.system.arrays import load_arrays
-from sanawm_env.system.files import brief, file_sha256, read_json, reason
+from sanawm_env.system.files import brief, explaining, file_sha256, read_json
 from sanawm_env.system.settings import read
 from sanawm_env.system.signals import postponed
 from sanawm_env.world.anchor import Anchor
@@ -211,7 +211,7 @@ class RecordedEpisode:
         path = folder / META
         if not path.exists():
             raise FileNotFoundError(f"There is no episode in {folder}: an episode is a folder with {', '.join(FILES)}.")
-        try:
+        with explaining(f"{path} does not describe an episode"):
             meta = read_json(path, MAX_META_BYTES)
             if meta.get("schema") != SCHEMA:
                 raise ValueError(f"it has schema {brief(meta.get('schema'))}, this version reads {SCHEMA}")
@@ -219,8 +219,6 @@ class RecordedEpisode:
             known = read(Meta, {name: value for name, value in meta.items() if name != "actions"}, others=True)
             if not isinstance(actions, list) or len(actions) != len(known.batch):
                 raise ValueError("it must hold a list of actions, and of a row and a size of the batch of each")
-        except ValueError as error:
-            raise ValueError(f"{path} does not describe an episode: {reason(error)}.") from error
         return cls(folder, meta)
 
     def frames(self) -> np.ndarray:
@@ -250,10 +248,8 @@ class RecordedEpisode:
     def config(self) -> EnvConfig:
         """What its environment was made with. ValueError for what no environment can be made with."""
         meta = self.meta
-        try:
+        with explaining(f"{self.folder / META} does not describe an environment", (TypeError, ValueError)):
             return EnvConfig.from_plain({"world": meta["world"], "device": meta.get("device", "cpu"), **meta["env"]})
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{self.folder / META} does not describe an environment: {reason(error)}.") from error
 
     def environment(self, world: str | None = None, device: str | None = None) -> SanaWMEnv:
         """The environment it was recorded in, reset to its beginning. world, device: where these are elsewhere by now.

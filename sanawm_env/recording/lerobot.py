@@ -50,6 +50,7 @@ from sanawm_env.recording.exports import (
 )
 from sanawm_env.recording.rollout import VIDEO
 from sanawm_env.recording.video import iterate_video, open_video, rate_of
+from sanawm_env.system.packages import needing
 
 if TYPE_CHECKING:
     import pyarrow
@@ -119,7 +120,8 @@ def export_lerobot(
     that are not above zero, no episodes, or episodes whose videos differ in size or frame rate. While it runs:
     OSError for a full disk, ValueError where all episodes are damaged.
     """
-    _pyarrow()
+    with needing("Exporting to LeRobot needs pyarrow", "data"):
+        import pyarrow.parquet  # noqa: F401
     if not min(data_file_mb, video_file_mb) > 0 or files_per_chunk < 1:
         raise ValueError(
             "data_file_mb, video_file_mb and files_per_chunk must be above zero, got "
@@ -487,10 +489,3 @@ def _listed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=4) + "\n", encoding="utf-8")
-
-
-def _pyarrow() -> None:
-    try:
-        import pyarrow.parquet  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f'Exporting to LeRobot needs pyarrow: pip install "sanawm-env[data]" ({error}).') from error

@@ -35,6 +35,7 @@ from sanawm_env.recording.exports import (
 from sanawm_env.recording.rollout import VIDEO
 from sanawm_env.recording.video import iterate_video
 from sanawm_env.simulation.tasks import Task
+from sanawm_env.system.packages import needing
 from sanawm_env.system.saving import write_text
 from sanawm_env.world.folders import config_of
 
@@ -55,8 +56,9 @@ def export_minari(dataset: Dataset, dataset_id: str, out: str | os.PathLike, *, 
     videos differ, FileExistsError where the dataset is already. While it runs: OSError for a full disk, ValueError
     where all episodes are damaged.
     """
-    _minari()
-    from minari.dataset.minari_dataset import parse_dataset_id
+    with needing("Exporting to Minari needs it", "data"):
+        import h5py  # noqa: F401
+        from minari.dataset.minari_dataset import parse_dataset_id
 
     try:
         parse_dataset_id(dataset_id)
@@ -182,11 +184,3 @@ def _observed(made: EnvConfig | None, look: Look) -> spaces.Dict:
         return boundless
     size, workspace = (look.height, look.width), made.workspace or config.workspace
     return cast(spaces.Dict, Observer("dict", config, size, workspace, Task()).space)
-
-
-def _minari() -> None:
-    try:
-        import h5py  # noqa: F401
-        import minari  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f'Exporting to Minari needs it: pip install "sanawm-env[data]" ({error}).') from error

@@ -14,7 +14,7 @@ import numpy as np
 from av.container import InputContainer, OutputContainer
 from av.video.reformatter import Colorspace, VideoReformatter
 
-from sanawm_env.system.files import MAX_PIXELS, check_count, check_number, open_file, reason
+from sanawm_env.system.files import MAX_PIXELS, check_count, check_number, explaining, open_file, reason
 from sanawm_env.system.saving import replacing, with_sentence
 
 _BT709 = 1
@@ -190,11 +190,10 @@ def iterate_video(path: str | os.PathLike, only: Collection[int] | None = None) 
     with open_video(path) as (container, stream):
         frames = container.decode(stream)
         while last is None or count <= last:
-            try:
+            # decoders raise many types for damaged files
+            with explaining(f"{path} cannot be read as a video", Exception):
                 frame = next(frames, None)
                 picture = None if frame is None or (only is not None and count not in only) else _upright(frame)
-            except Exception as error:  # decoders raise many types for damaged files
-                raise ValueError(f"{path} cannot be read as a video: {reason(error)}") from error
             if frame is None:
                 break
             count += 1
@@ -207,15 +206,13 @@ def iterate_video(path: str | os.PathLike, only: Collection[int] | None = None) 
 def frame_times(path: str | os.PathLike) -> np.ndarray:
     """When each frame of an MP4 is shown, seconds from the first, ascending (F,) float64; nothing is decoded. Raises as
     `open_video`."""
-    with open_video(path) as (container, stream):
-        try:
-            times = sorted(
-                float(p.pts * p.time_base)
-                for p in container.demux(stream)
-                if p.pts is not None and not p.is_discard  # which is what an edit list leaves out
-            )
-        except (av.error.FFmpegError, ValueError) as error:
-            raise ValueError(f"{path} cannot be read as a video: {reason(error)}") from error
+    said = explaining(f"{path} cannot be read as a video", (av.error.FFmpegError, ValueError))
+    with open_video(path) as (container, stream), said:
+        times = sorted(
+            float(p.pts * p.time_base)
+            for p in container.demux(stream)
+            if p.pts is not None and not p.is_discard  # which is what an edit list leaves out
+        )
     return np.array(times) - times[0] if times else np.zeros(0)
 
 

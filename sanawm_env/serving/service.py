@@ -47,7 +47,7 @@ from sanawm_env.serving.wire import VERSION, pack, unpack
 from sanawm_env.serving.worker import Step, Worker
 from sanawm_env.simulation.episode import Episode, Snapshot
 from sanawm_env.simulation.simulator import MOST_CHUNKS
-from sanawm_env.system.files import brief, check_count, reason
+from sanawm_env.system.files import brief, check_count, explaining, reason
 from sanawm_env.system.settings import read
 from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
@@ -249,10 +249,8 @@ class Service:
         said = unpack(message)
         if said.pop("op", None) != "hello":
             raise ValueError("The first message must be a hello.")
-        try:
+        with explaining("This is no hello"):
             hello = read(Hello, said)
-        except ValueError as error:
-            raise ValueError(f"This is no hello: {reason(error)}.") from error
         if hello.version != VERSION:
             raise ValueError(
                 f"This server speaks version {VERSION} of the protocol, not {brief(hello.version)}: install the same "
@@ -428,10 +426,8 @@ class Service:
             if missing := [name for name in others if name not in request]:
                 raise ValueError(f"The request {op} needs {', '.join(missing)}.")
             rest = {name: request.pop(name) for name in others}
-            try:
+            with explaining(f"This is no request {op}"):
                 return function, read(kind, request), rest
-            except ValueError as error:
-                raise ValueError(f"This is no request {op}: {reason(error)}.") from error
         finally:
             session.reading += _worked() - began
 

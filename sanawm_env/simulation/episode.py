@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sanawm_env.camera.dsl import KeyState
 from sanawm_env.camera.presets import KEY_ORDER
-from sanawm_env.system.files import brief, check_count, check_number, reason
+from sanawm_env.system.files import brief, check_count, check_number, explaining
 from sanawm_env.world import tree
 from sanawm_env.world.saved import check_array, check_clip, check_poses
 from sanawm_env.world.state import Slot, WorldState, load_state
@@ -222,10 +222,8 @@ class Snapshot(Episode):
                 f"{path} holds a world state, not an environment's snapshot: read it with WorldState.load."
             )
         snapshot = cls(state, **dict(pairs))
-        try:
+        with explaining(f"{path} does not hold a complete snapshot"):
             snapshot._check(world)
-        except ValueError as error:
-            raise ValueError(f"{path} does not hold a complete snapshot: {reason(error)}.") from error
         return snapshot
 
     def _check(self, world: World) -> None:

@@ -14,7 +14,8 @@ import os
 import reprlib
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,16 @@ def reason(error: Any, most: int = 200) -> str:
     """What an error says, in one line without a full stop and in at most so many characters, for use in a sentence."""
     text = " ".join(str(error).split()).rstrip(".")
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+@contextmanager
+def explaining(what: str, kinds: type[Exception] | tuple[type[Exception], ...] = ValueError) -> Generator[None]:
+    """A block whose errors of these kinds say first what they mean: each becomes a ValueError "what: its own
+    sentence."."""
+    try:
+        yield
+    except kinds as error:
+        raise ValueError(f"{what}: {reason(error, 400)}.") from error
 
 
 class _Brief(reprlib.Repr):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
-from sanawm_env.system.files import brief, reason
+from sanawm_env.system.files import brief, explaining, reason
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -41,10 +41,8 @@ def read(kind: type[T], data: Any, *, others: bool = False) -> T:
     if others:
         data = {name: data[name] for name in _fields(kind) if name in data}
     _check_names(kind, data)
-    try:
+    with explaining("it must hold plain values", (TypeError, ValueError, RecursionError)):
         text = json.dumps(data, ensure_ascii=False).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"it must hold plain values: {reason(error)}") from error
     try:
         return _adapter(kind).validate_json(text, strict=True)
     except ValidationError as error:

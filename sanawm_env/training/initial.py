@@ -20,7 +20,7 @@ from sanawm_env.engines.sanawm.network.ablation import TokenMixer
 from sanawm_env.engines.sanawm.network.mixers import GDNMixer, WindowMixer
 from sanawm_env.engines.sanawm.network.model import SanaWM
 from sanawm_env.engines.sanawm.network.place_map import PlaceMap
-from sanawm_env.system.files import reason
+from sanawm_env.system.files import explaining
 
 NETWORK, PLACES = "network", "places"
 STARTS_SMALL = ("attn.proj.weight", "attn.layer.o_proj.weight", "point_conv.conv.weight", "t_conv.weight")
@@ -47,10 +47,8 @@ def begun_from(parts: torch.nn.ModuleDict, folder: Path, codec: PatchPCACodec | 
         weights = {k: v.float() for k, v in load_file(folder / f"{name}.safetensors").items()}
         if codec is not None:
             weights = _carried_over(weights, PatchPCACodec.load(folder / "codec.safetensors"), codec)
-        try:
+        with explaining(f"A network of these sizes cannot go on from {folder}", RuntimeError):
             part.load_weights(weights) if isinstance(part, SanaWM) else part.load_state_dict(weights)
-        except RuntimeError as error:
-            raise ValueError(f"A network of these sizes cannot go on from {folder}: {reason(error)}.") from error
 
 
 def _carried_over(weights: dict[str, Tensor], own: PatchPCACodec, other: PatchPCACodec) -> dict[str, Tensor]:

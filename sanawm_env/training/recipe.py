@@ -26,7 +26,7 @@ from sanawm_env.engines.sanawm.conditions import PLUCKER_CHANNELS
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.reprojection import reprojection_channels
 from sanawm_env.metrics.figures import figure_class
-from sanawm_env.system.files import check_count, check_number, read_json, reason
+from sanawm_env.system.files import check_count, check_number, explaining, read_json
 from sanawm_env.system.saving import only_writer, replacing, write_text
 from sanawm_env.system.settings import differences, read
 from sanawm_env.system.terminal import literal_console
@@ -117,15 +117,13 @@ class Recipe:
         if not path.exists():
             raise FileNotFoundError(f"There is no recipe {path}; a run leaves its own as {RECIPE}.")
         whole = asdict(cls())
-        try:
+        with explaining(f"{path} is not a recipe"):
             given = read_json(path, MAX_RECIPE_BYTES)
             parts = {
                 k: whole[k] | v if isinstance(v, dict) and isinstance(whole.get(k), dict) else v
                 for k, v in given.items()
             }
             return read(cls, parts)
-        except ValueError as error:
-            raise ValueError(f"{path} is not a recipe: {reason(error)}.") from error
 
 
 QUICK = Recipe(

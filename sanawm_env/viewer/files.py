@@ -16,7 +16,7 @@ from torch import Tensor
 from sanawm_env.camera.dsl import KeyState
 from sanawm_env.camera.trajectory import check_trajectory
 from sanawm_env.simulation.episode import Snapshot, check_keys
-from sanawm_env.system.files import check_count, file_sha256, link, read_json
+from sanawm_env.system.files import check_count, explaining, file_sha256, link, read_json
 from sanawm_env.system.saving import replacing_folder, write_text
 from sanawm_env.viewer.moves import Followed, Held, Pushed
 from sanawm_env.viewer.store import Store
@@ -70,7 +70,10 @@ def read(folder: Path, world: World) -> tuple[Tree, dict[int, Path]]:
             f"{folder} was made by other weights ({header.get('world')}, {str(header.get('weights_hash'))[:12]}) than "
             f"this world's ({world.config.name}, {world.weights_hash[:12]}): open it with the world it was made with."
         )
-    try:
+    with explaining(
+        f"{folder} is not a complete session",
+        (AttributeError, KeyError, OSError, SafetensorError, TypeError, ValueError),
+    ):
         sums = dict(header["sha256"])
         for name, expected in sums.items():
             if Path(name).name != name or not (folder / name).is_file():
@@ -83,8 +86,6 @@ def read(folder: Path, world: World) -> tuple[Tree, dict[int, Path]]:
         snapshots = {node: _snapshot_file(folder, node) for node in tree.nodes}
         if missing := [file.name for file in snapshots.values() if file.name not in sums]:
             raise ValueError(f"{missing[0]} is missing")
-    except (AttributeError, KeyError, OSError, SafetensorError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder} is not a complete session: {error}.") from error
     return tree, snapshots
 
 
@@ -98,10 +99,8 @@ def adopt(snapshots: Mapping[int, Path], store: Store) -> Store:
 
 
 def _header(path: Path) -> dict:
-    try:
+    with explaining(f"{path} does not describe a session", (OSError, ValueError)):
         return read_json(path, MAX_HEADER_BYTES)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} does not describe a session: {error}.") from error
 
 
 def _arrays(path: Path) -> dict[str, Tensor]:

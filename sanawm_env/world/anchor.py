@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sanawm_env.camera.trajectory import check_trajectory
-from sanawm_env.system.files import brief, parse_json
+from sanawm_env.system.files import brief, explaining, parse_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +29,8 @@ class Anchor:
     def __post_init__(self):
         if not isinstance(self.place, str) or not self.place:
             raise ValueError(f"the place of an anchor must be a non-empty string, got {brief(self.place)}")
-        try:
+        with explaining("the pose of an anchor must be a rigid (4, 4) camera-to-world matrix", (TypeError, ValueError)):
             c2w = check_trajectory(np.asarray(self.c2w)[None])[0]  # a float64 copy
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"the pose of an anchor must be a rigid (4, 4) camera-to-world matrix: {error}") from error
         c2w.setflags(write=False)
         object.__setattr__(self, "c2w", c2w)
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sanawm_env.system.files import brief, check_count, read_json, reason
+from sanawm_env.system.files import brief, check_count, explaining, read_json
 from sanawm_env.system.settings import read
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.config import MAX_BYTES, WorldConfig
@@ -202,7 +202,7 @@ def _installed(path: tuple[str, ...]) -> dict[str, EntryPoint]:
 def engine_type(name: str) -> type[Engine]:
     """The engine of that name; ValueError naming the known ones, or saying why it cannot be imported."""
     found: Any = _registered.get(name)
-    try:
+    with explaining(f"The engine {brief(name)} cannot be imported", (ImportError, AttributeError)):
         if isinstance(found, str):
             module, _, attribute = found.partition(":")
             found = getattr(import_module(module), attribute)
@@ -211,8 +211,6 @@ def engine_type(name: str) -> type[Engine]:
             if entry is None:
                 raise ValueError(f"There is no engine {brief(name)}; known engines are {', '.join(known_engines())}.")
             found = entry.load()
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"The engine {brief(name)} cannot be imported: {reason(error)}.") from error
     return _check_engine(name, found)
 
 
@@ -226,21 +224,16 @@ def _check_engine(name: str, engine: Any) -> type[Engine]:
 
 def read_config(path: Path) -> WorldConfig:
     """The configuration in a `config.json`, of the type that its engine declares; ValueError in one sentence."""
-    try:
+    said = f"{path} is not the configuration of a world"
+    with explaining(said, (KeyError, TypeError, ValueError)):
         data = read_json(path, MAX_BYTES)
         engine = data["engine"]
         if not isinstance(engine, str):
             raise ValueError(f"engine must be a text, got {brief(engine)}")
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not the configuration of a world: {reason(error)}.") from error
-    try:
+    with explaining(f"{path.parent} needs an engine that is not here"):
         kind = engine_type(engine).config_type
-    except ValueError as error:
-        raise ValueError(f"{path.parent} needs an engine that is not here: {reason(error)}.") from None
-    try:
+    with explaining(said, (TypeError, ValueError)):
         return read(kind, data)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not the configuration of a world: {reason(error)}.") from error
 
 
 def make_options(kind: type[LoadOptions], world: str, given: Mapping[str, Any]) -> LoadOptions:

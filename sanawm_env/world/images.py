@@ -20,7 +20,7 @@ from PIL import ExifTags, Image, PngImagePlugin
 from torch import Tensor
 
 from sanawm_env.camera.intrinsics import resize_and_center_crop
-from sanawm_env.system.files import MAX_PIXELS, check_file
+from sanawm_env.system.files import MAX_PIXELS, check_file, explaining
 from sanawm_env.system.saving import replacing
 from sanawm_env.world.anchor import Anchor
 
@@ -99,10 +99,8 @@ def read_anchor(path: str | PathLike) -> Anchor | None:
     with _open(Path(path)) as image:
         if not isinstance(image, PngImagePlugin.PngImageFile):
             return None
-        try:
+        with explaining(f"{path} cannot be read as an image", Exception):  # decoders raise many types for damaged files
             text = image.text.get(ANCHOR_CHUNK)
-        except Exception as error:  # decoders raise many types for damaged files
-            raise ValueError(f"{path} cannot be read as an image: {error}") from error
     if text is None:
         return None
     try:
@@ -131,10 +129,8 @@ def _open(path: Path) -> Image.Image:
     """The opened file, header read, pixels not yet."""
     if not path.exists():
         raise FileNotFoundError(f"there is no image at {path}")
-    try:
+    with explaining(f"{path} is no image"):
         check_file(path)
-    except ValueError as error:
-        raise ValueError(f"{path} is no image: {error}") from None
     try:
         with warnings.catch_warnings():
             # Pillow warns between one and two times its limit; `_to_rgb` refuses there already.

@@ -9,7 +9,7 @@ import torch
 
 from sanawm_env.camera.intrinsics import fit_intrinsics
 from sanawm_env.camera.trajectory import check_trajectory
-from sanawm_env.system.files import brief, check_count, check_number, reason
+from sanawm_env.system.files import brief, check_count, check_number, explaining
 from sanawm_env.world import tree
 
 if TYPE_CHECKING:
@@ -62,10 +62,8 @@ def check_clip(clip: "Clip", world: "World", path: str) -> None:
 def check_poses(c2w: Any, shape: tuple[int, ...], path: str) -> None:
     """ValueError unless it is a float64 array of rigid poses (*shape, 4, 4), none of them out of the world."""
     check_array(c2w, (*shape, 4, 4), np.float64, path)
-    try:
+    with explaining(f"{path} is no camera"):
         check_trajectory(c2w.reshape(-1, 4, 4))
-    except ValueError as error:
-        raise ValueError(f"{path} is no camera: {reason(error)}") from None
     if np.abs(c2w[..., :3, 3]).max() > MOST_METRES:
         raise ValueError(f"{path} lies over {MOST_METRES:g} m away")
 

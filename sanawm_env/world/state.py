@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sanawm_env.system.files import brief, check_file, parse_json, reason
+from sanawm_env.system.files import brief, check_file, explaining, parse_json
 from sanawm_env.system.saving import replacing
 from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
@@ -171,15 +171,13 @@ def load_state(path: str | os.PathLike, world: "World", *extra_types: type) -> t
             "version."
         )
     types = {t.__name__: t for t in (Scene, Slot, Anchor, *world.engine.state_types, *extra_types)}
-    try:
+    with explaining(f"{path} cannot be read here"):
         for name in ("engine", "weights_hash"):
             if not isinstance(header.get(name), str):
                 raise ValueError(f"{name} is {brief(header.get(name))}")
         state = WorldState((), header["engine"], header["weights_hash"])
         world.check_state(state)  # first: other weights have other shapes
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read here: {reason(error)}.") from error
-    try:
+    with explaining(f"{path} does not hold a complete state", (ValueError, RecursionError)):
         slots = tree.restore(header.get("slots"), tensors, types, "slots")
         if not isinstance(slots, tuple) or not slots or not all(isinstance(slot, Slot) for slot in slots):
             raise ValueError("slots are not episodes")
@@ -187,8 +185,6 @@ def load_state(path: str | os.PathLike, world: "World", *extra_types: type) -> t
             check_slot(slot, world, f"slots.{i}")
         state = replace(state, slots=slots)
         extra = tree.restore(header.get("extra"), tensors, types, "extra") if extra_types else None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} does not hold a complete state: {reason(error)}.") from error
     return state.to(world.device), tree.map_tensors(lambda t: t.to(world.device), extra)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sanawm_env.system.files import brief, reason
+from sanawm_env.system.files import brief, explaining
 
 
 def leaves(tree: Any) -> Iterator[Tensor]:
@@ -117,10 +117,8 @@ def restore(plain: Any, tensors: Mapping[str, Tensor], types: Mapping[str, type]
         for field, value in made.items():
             if not _fits(value, hints[kind][field]):
                 raise ValueError(f"{path}.{field} is not what it should be, got {brief(value)}")
-        try:
+        with explaining(f"{path} is no {name}", (TypeError, ValueError)):
             return kind(**made)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} is no {name}: {reason(error)}") from error
 
     return build(plain, path)
 

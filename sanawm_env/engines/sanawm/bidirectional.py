@@ -16,6 +16,7 @@ from sanawm_env.engines.sanawm.codec.ltx2 import TILE_FRAMES, TILE_STRIDE
 from sanawm_env.engines.sanawm.memory import META_DEVICE, LiveBytes, MemoryPrediction, fused_attention
 from sanawm_env.engines.sanawm.network.precision import weight_bytes
 from sanawm_env.system.files import brief, read_json
+from sanawm_env.system.packages import needing
 
 INDEX, PIPELINE, REFINER = "model_index.json", "SanaWMPipeline", "SanaWMLTX2Refiner"
 PARTS = ("tokenizer", "text_encoder", "vae", "transformer", "scheduler")
@@ -31,10 +32,8 @@ def load_pipeline(folder: Path, device: str, offload: bool) -> Any:
     check_layout(folder)
     if offload and device == "cpu":
         raise ValueError("--offload needs a GPU: give --device cuda, or leave it out.")
-    try:
+    with needing("Rendering needs diffusers 0.42", "official"):
         from diffusers import SanaWMPipeline
-    except ImportError as error:
-        raise ImportError(f'Rendering needs diffusers 0.42: pip install "sanawm-env[official]" ({error}).') from error
     try:
         pipeline = SanaWMPipeline.from_pretrained(
             folder,
@@ -112,11 +111,9 @@ def _rehearse(
     folder: Path | None, height: int, width: int, frames: int, dtype: torch.dtype, vae_dtype: torch.dtype
 ) -> MemoryPrediction:
     """The prediction with every part on the device."""
-    try:
+    with needing("Rendering needs diffusers 0.42", "official"):
         from diffusers import AutoencoderKLLTX2Video, SanaWMPipeline, SanaWMTransformer3DModel
         from transformers import Gemma2Config, Gemma2ForCausalLM
-    except ImportError as error:
-        raise ImportError(f'Rendering needs diffusers 0.42: pip install "sanawm-env[official]" ({error}).') from error
 
     vae_config: Any = {"spatial_compression_ratio": 32, "temporal_compression_ratio": 8}
     transformer_config: Any = {}

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.network.model import SanaWM
-from sanawm_env.system.files import check_file
+from sanawm_env.system.files import check_file, explaining
 
 INERT = ("recall_gate", "y_embedder.y_embedding", "raymap_embedder.")
 """Entries of the network that nothing reads; a checkpoint may lack them (dit.md 1.1)."""
@@ -53,10 +53,8 @@ def open_checkpoint(path: Path) -> Generator[Checkpoint]:
     network's entries, or holds them in a dtype that is not a plain float.
     """
     path = Path(path)
-    try:
+    with explaining(f"{path} cannot be read"):
         check_file(path)
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read: {error}.") from error
     with ExitStack() as stack:
         try:
             if path.suffix == ".safetensors":

@@ -28,7 +28,7 @@ from sanawm_env.engines.sanawm.hub import Listing, cached, download, in_cache, l
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.official import OFFICIAL, OFFLINE, OWNER, PINS, Part
 from sanawm_env.engines.sanawm.sampler import SamplerConfig, shifted_timesteps
-from sanawm_env.system.files import file_sha256
+from sanawm_env.system.files import explaining, file_sha256
 from sanawm_env.system.saving import only_writer, replacing, replacing_files, replacing_folder
 from sanawm_env.world.engine import read_config
 from sanawm_env.world.folders import CONFIG, MANIFEST, home, read_manifest
@@ -210,13 +210,11 @@ def network_size(checkpoint: Checkpoint) -> SanaWMConfig:
 
     Raises ValueError in one sentence that names what is missing or too much.
     """
-    try:
+    with explaining(str(checkpoint.path)):
         network = network_config(checkpoint.shapes)
         if network.hidden_size == SanaWMConfig().hidden_size:
             network = SanaWMConfig()
         check_entries(checkpoint.shapes, network)
-    except ValueError as error:
-        raise ValueError(f"{checkpoint.path}: {error}") from error
     return network
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from sanawm_env.system.files import file_sha256
+from sanawm_env.system.packages import needing
 from sanawm_env.system.saving import only_writer
 
 INCOMPLETE = ".incomplete"
@@ -33,12 +34,10 @@ def list_files(repository: str, revision: str | None, patterns: Sequence[str]) -
     Raises ImportError without the library, ValueError for a revision or repository that is not there, FileNotFoundError
     where nothing fits the first pattern, and what the library raises where the hub cannot be reached.
     """
-    try:
+    with needing("Fetching needs huggingface_hub", "official"):
         from huggingface_hub import HfApi
         from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
         from huggingface_hub.utils import filter_repo_objects
-    except ImportError as error:
-        raise ImportError('Fetching needs huggingface_hub: pip install "sanawm-env[official]".') from error
     try:
         info = HfApi().model_info(repository, revision=revision, files_metadata=True)
     except RevisionNotFoundError as error:

@@ -21,9 +21,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sanawm_env.engines.sanawm.codec.state import LTX2State
+from sanawm_env.system.files import explaining
+from sanawm_env.system.packages import needing
 
 TIME_STRIDE, SPACE_STRIDE, CHUNK = 8, 32, 3
 TILE_FRAMES, TILE_STRIDE = 96, 64
@@ -64,16 +68,15 @@ class LTX2Codec:
         Raises FileNotFoundError where there is none, ValueError in one sentence for files that do not fit, ImportError
         without diffusers.
         """
-        folder = Path(folder)
-        for name in ("config.json", "diffusion_pytorch_model.safetensors"):
+        folder, weights = Path(folder), "diffusion_pytorch_model.safetensors"
+        for name in ("config.json", weights):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"The codec in {folder} has no {name}; get it with: sanawm fetch streaming.")
-        try:
+        said = f"{folder} does not hold a codec that fits its config.json"
+        kinds = OSError, ValueError, TypeError, RuntimeError
+        with explaining(said, kinds), explaining(f"{weights} is damaged", SafetensorError):
             vae = _on_meta(folder, causal)
-            weights = _read(folder / "diffusion_pytorch_model.safetensors")
-            vae.load_state_dict(weights, strict=True, assign=True)
-        except (OSError, ValueError, TypeError, RuntimeError) as error:
-            raise ValueError(f"{folder} does not hold a codec that fits its config.json: {error}") from error
+            vae.load_state_dict(load_file(folder / weights), strict=True, assign=True)
         return LTX2Codec(nn.Module.to(vae, device, dtype), causal)
 
     @staticmethod
@@ -246,24 +249,12 @@ def _on_meta(folder: Path | None, causal: bool) -> nn.Module:
         return library.vae.from_config(settings)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path.name} is damaged ({error})") from error
-
-
 @cache
 def _library() -> SimpleNamespace:
     """diffusers' classes and their streaming children; ImportError where diffusers is missing or has changed."""
-    try:
+    with needing("The codec needs diffusers 0.42", "official"):
         from diffusers import AutoencoderKLLTX2Video
         from diffusers.models.autoencoders.autoencoder_kl_ltx2 import LTX2VideoCausalConv3d, LTX2VideoUpsampler3d
-    except ImportError as error:
-        raise ImportError(f'The codec needs diffusers 0.42: pip install "sanawm-env[official]" ({error}).') from error
     if list(inspect.signature(LTX2VideoCausalConv3d.forward).parameters) != ["self", "hidden_states", "causal"]:
         raise ImportError(
             'This diffusers has another LTX-2 codec: pip install "sanawm-env[official]" brings one that fits.'

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sanawm_env.engines.sanawm.codec.state import LTX2State
+from sanawm_env.system.files import explaining
 
 TIME_STRIDE, SPACE_STRIDE = 8, 8
 LATENT_STD = 4.0
@@ -125,10 +126,8 @@ class PatchPCACodec(nn.Module):
         """The codec stored at `path`; FileNotFoundError, or ValueError when the file holds something else."""
         if not Path(path).is_file():
             raise FileNotFoundError(f"No codec at {path}; fit one with PatchPCACodec.fit and save it there.")
-        try:
+        with explaining(f"{path} cannot be read as a codec", (SafetensorError, OSError)):
             tensors = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} cannot be read as a codec: {error}.") from error
         if set(tensors) != {"mean", "components", "scale"}:
             raise ValueError(f"{path} is no PatchPCACodec: it holds {sorted(tensors)}, not components, mean, scale.")
         stride = _stride(tensors["mean"].numel())

@@ -11,6 +11,8 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from sanawm_env.system.packages import needing
+
 M = TypeVar("M", bound=nn.Module)
 
 PRECISIONS = ("bf16", "fp8", "nvfp4", "fp8-dynamic", "nvfp4-dynamic")
@@ -113,7 +115,7 @@ def _check_hardware(precision: str, device: torch.device) -> None:
 
 
 def _torchao(precision: str) -> tuple[Callable, Any]:
-    try:
+    with needing("Reduced precision needs torchao 0.18", "official"):
         from torchao.quantization import (
             Float8DynamicActivationFloat8WeightConfig,
             Float8WeightOnlyConfig,
@@ -128,10 +130,6 @@ def _torchao(precision: str) -> tuple[Callable, Any]:
             )
             return quantize_, config
         from torchao.prototype.mx_formats import NVFP4DynamicActivationNVFP4WeightConfig, NVFP4WeightOnlyConfig
-    except ImportError as error:
-        raise ImportError(
-            f'Reduced precision needs torchao 0.18: pip install "sanawm-env[official]" ({error}).'
-        ) from error
     return quantize_, NVFP4DynamicActivationNVFP4WeightConfig() if precision.endswith(
         "dynamic"
     ) else NVFP4WeightOnlyConfig()

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from sanawm_env.engines.sanawm.refiner.state import RefinerState
+from sanawm_env.system.files import explaining
+from sanawm_env.system.packages import needing
 
 AUDIO_PREFIXES = (
     "audio_",
@@ -73,7 +75,10 @@ class Refiner:
         folder = Path(folder) / "transformer"
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(f"There is no refiner in {folder}: run `sanawm fetch streaming --parts refiner`.")
-        try:
+        with explaining(
+            f"{folder} does not hold a refiner that fits its config.json",
+            (OSError, ValueError, TypeError, RuntimeError),
+        ):
             transformer = _on_meta(folder)
             weights = {
                 name: tensor.to(dtype)
@@ -82,8 +87,6 @@ class Refiner:
                 if not _is_audio(name)
             }
             transformer.load_state_dict(weights, strict=True, assign=True)
-        except (OSError, ValueError, TypeError, RuntimeError) as error:
-            raise ValueError(f"{folder} does not hold a refiner that fits its config.json: {error}") from error
         if left := [name for name, t in (*transformer.named_parameters(), *transformer.named_buffers()) if t.is_meta]:
             raise ValueError(f"{folder} leaves {', '.join(left)} of the refiner without values.")
         return Refiner(transformer.to(device), config)
@@ -260,12 +263,9 @@ def _layers(cache):
 def _read(path: Path):
     from safetensors import SafetensorError, safe_open
 
-    try:
-        with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                yield name, file.get_tensor(name)
-    except SafetensorError as error:
-        raise ValueError(f"{path.name} is damaged ({error})") from error
+    with explaining(f"{path.name} is damaged", SafetensorError), safe_open(path, "pt") as file:
+        for name in file.keys():  # noqa: SIM118
+            yield name, file.get_tensor(name)
 
 
 def _same(tensor: Tensor) -> Tensor:
@@ -276,14 +276,12 @@ def _same(tensor: Tensor) -> Tensor:
 def _library():
     """diffusers' transformer, its cache container and that of one layer, whose keys and values may lie elsewhere;
     ImportError in one sentence where they are missing."""
-    try:
+    with needing("The refiner needs diffusers 0.42", "official"):
         from diffusers import SanaWMLTX2RefinerTransformer3DModel
         from diffusers.models.transformers.transformer_sana_wm_refiner import (
             SanaWMRefinerKVCache,
             SanaWMRefinerKVLayerCache,
         )
-    except ImportError as error:
-        raise ImportError(f'The refiner needs diffusers 0.42: pip install "sanawm-env[official]" ({error}).') from error
 
     class Layer(SanaWMRefinerKVLayerCache):
         """keep, bring: see `Refiner`."""

@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sanawm_env.system.files import explaining
+from sanawm_env.system.packages import needing
+
 
 class RefinerTextEncoder:
     """Prompt -> features and mask. Use `RefinerTextEncoder.load`."""
@@ -30,23 +33,19 @@ class RefinerTextEncoder:
                 raise FileNotFoundError(
                     f"There is no {part} in {folder}: run `sanawm fetch streaming --parts refiner`."
                 )
-        try:
+        with needing("The refiner needs diffusers and transformers", "official"):
             from diffusers import SanaWMLTX2Refiner
             from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
             from transformers import AutoTokenizer, Gemma3ForConditionalGeneration
-        except ImportError as error:
-            raise ImportError(
-                f'The refiner needs diffusers and transformers: pip install "sanawm-env[official]" ({error}).'
-            ) from error
-        try:
+        with explaining(
+            f"The refiner's text encoder in {folder} cannot be loaded", (OSError, ValueError, RuntimeError, KeyError)
+        ):
             tokenizer: Any = AutoTokenizer.from_pretrained(folder / "text", local_files_only=True, padding_side="left")
             tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
             model = Gemma3ForConditionalGeneration.from_pretrained(folder / "text", local_files_only=True, dtype=dtype)
             connectors = LTX2TextConnectors.from_pretrained(
                 folder / "connectors", local_files_only=True, torch_dtype=dtype
             )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise ValueError(f"The refiner's text encoder in {folder} cannot be loaded: {error}") from error
         without: dict[str, Any] = {"transformer": None, "scheduler": None}  # prompts need neither
         pipeline = SanaWMLTX2Refiner(
             **without,

@@ -11,6 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sanawm_env.system.files import explaining
+from sanawm_env.system.packages import needing
+
 TEXT_LEN = 300
 INSTRUCTION_SHA256 = "62b9ab89eebb0ac5ee4d264bf96bf19d2b81f504bc3852500efeaf5a34d638b1"
 
@@ -21,10 +24,8 @@ def instruction() -> str:
 
     Raises ImportError without diffusers 0.42, RuntimeError where its text is not the one the model was trained with.
     """
-    try:
+    with needing("Prompts need diffusers 0.42", "official"):
         from diffusers.pipelines.sana_wm.pipeline_sana_wm import DEFAULT_CHI_PROMPT
-    except ImportError as error:
-        raise ImportError(f'Prompts need diffusers 0.42: pip install "sanawm-env[official]" ({error}).') from error
     text = "\n".join(DEFAULT_CHI_PROMPT)
     if hashlib.sha256(text.encode()).hexdigest() != INSTRUCTION_SHA256:
         raise RuntimeError('This diffusers has another instruction text: pip install "diffusers>=0.42,<0.43".')
@@ -54,22 +55,20 @@ class GemmaEncoder:
             that drops the cap, so False equals it (section b.3).
         Raises FileNotFoundError or ValueError in one sentence, ImportError without transformers.
         """
-        try:
+        with needing("Prompts need transformers", "official"):
             from transformers import AutoModel, AutoTokenizer
-        except ImportError as error:
-            raise ImportError(f'Prompts need transformers: pip install "sanawm-env[official]" ({error}).') from error
         if not (Path(folder) / "config.json").is_file():
             raise FileNotFoundError(
                 f"There is no text encoder in {folder}; get it with: sanawm fetch streaming --parts text"
             )
         cap = {} if softcap else {"attn_logit_softcapping": None}
-        try:
+        with explaining(
+            f"The text encoder in {folder} cannot be loaded", (OSError, ValueError, RuntimeError, KeyError)
+        ):
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             model = AutoModel.from_pretrained(
                 folder, local_files_only=True, dtype=dtype, attn_implementation="eager", **cap
             )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise ValueError(f"The text encoder in {folder} cannot be loaded: {error}") from error
         return GemmaEncoder(model.to(device), tokenizer)
 
     @torch.no_grad()
