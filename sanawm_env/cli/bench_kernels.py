@@ -34,6 +34,7 @@ from sanawm_env.engines.sanawm.sampler import sample_chunk
 from sanawm_env.kernels import reference
 from sanawm_env.kernels.dispatch import Kernels, choose
 from sanawm_env.kernels.inputs import Grid
+from sanawm_env.system.terminal import table
 from sanawm_env.world import tree
 from sanawm_env.world.engine import read_config
 from sanawm_env.world.folders import world_folder
@@ -450,20 +451,17 @@ def ratio_table(numbers: dict[str, Any]) -> Table:
     """Times in milliseconds, one row per batch and operator."""
     title = f"{numbers['size']}, {numbers['dtype']}, {numbers['machine']}, {numbers['threads']} threads; times in ms"
     columns = ("batch", "what", "ref.", numbers["backend"], "faster", "floor", "by", "/ floor")
-    table, rates = Table(*columns, title=title, caption_justify="left"), []
+    rows, rates = [], []
     for batch, measured in numbers["batch"].items():
         for name, r in measured["rows"].items():
             cells = (f"{r['reference_ms']:.4g}", f"{r['fast_ms']:.4g}", f"{r['ratio']:.2f}", f"{r['floor_ms']:.4g}")
-            table.add_row(str(batch), name, *cells, r["floor"], f"{r['over_floor']:.2f}")
+            rows.append((batch, name, *cells, r["floor"], f"{r['over_floor']:.2f}"))
         best, copies = max(measured["products_tflops"].values()), measured["copy_gb_per_s"]
         rates.append(f"batch {batch}: matrix products {best:.3g} TFLOP/s, copies {copies:.0f} GB/s")
-    table.caption = "\n".join(rates)
-    return table
+    return table(*columns, rows=rows, title=title, caption="\n".join(rates), caption_justify="left")
 
 
 def flat_table(title: str, numbers: dict[str, Any]) -> Table:
     """A table of names and numbers."""
-    table = Table("what", "value", title=title)
-    for name, value in numbers.items():
-        table.add_row(name.replace("_", " "), f"{value:.3f}" if isinstance(value, float) else str(value))
-    return table
+    said = ((name.replace("_", " "), f"{x:.3f}" if isinstance(x, float) else x) for name, x in numbers.items())
+    return table("what", "value", rows=said, title=title)

@@ -17,6 +17,7 @@ from sanawm_env.cli.machine import machine_name
 from sanawm_env.engines.sanawm.config import SanaWorldConfig
 from sanawm_env.engines.sanawm.memory import predict_memory
 from sanawm_env.envs.env import SanaWMEnv
+from sanawm_env.system.terminal import table
 from sanawm_env.world.engine import Engine
 from sanawm_env.world.folders import world_folder
 from sanawm_env.world.images import ImageSource
@@ -77,7 +78,7 @@ def _measure(
     title = f"{name}, {threads} threads"
     cuda = world.device.type == "cuda"
     columns = ("batch", "ms/step", "network", "codec", "rest", "steps/s", "frames/s", "GB pred.", *["GB"] * cuda)
-    table = Table(*columns, title=title)
+    steps = Table(*columns, title=title)
     for batch in batches:
         with console.status(f"batch {batch}"):
             if cuda:
@@ -88,16 +89,17 @@ def _measure(
                 row["predicted_bytes"] = predict_memory(world.config, world_folder(name), batch=batch).peak
             if cuda:
                 row["peak_bytes"] = torch.cuda.max_memory_allocated(world.device)
-        table.add_row(str(batch), *cells, *(f"{row[key] / 1e9:.2f}" for key in row if key.endswith("_bytes")))
+        steps.add_row(str(batch), *cells, *(f"{row[key] / 1e9:.2f}" for key in row if key.endswith("_bytes")))
     numbers |= _operations(world, repeats)
-    console.print(table)
-    small = Table("operation", "cost")
-    for key in ("env_step_ms", "snapshot_ms", "restore_ms", "fork_ms"):
-        small.add_row(key.removesuffix("_ms").replace("_", " "), f"{numbers[key]:.3f} ms")
-    small.add_row("state", f"{numbers['state_bytes'] / 1e6:.2f} MB")
-    small.add_row("matrix product, for comparison", f"{numbers['matmul_tflops']:.2f} TFLOP/s")
-    small.add_row("snapshot of the next step, on top", f"{numbers['snapshot_added_bytes'] / 1e6:.2f} MB")
-    console.print(small)
+    console.print(steps)
+    operations = ("env_step_ms", "snapshot_ms", "restore_ms", "fork_ms")
+    costs = [
+        *((name.removesuffix("_ms").replace("_", " "), f"{numbers[name]:.3f} ms") for name in operations),
+        ("state", f"{numbers['state_bytes'] / 1e6:.2f} MB"),
+        ("matrix product, for comparison", f"{numbers['matmul_tflops']:.2f} TFLOP/s"),
+        ("snapshot of the next step, on top", f"{numbers['snapshot_added_bytes'] / 1e6:.2f} MB"),
+    ]
+    console.print(table("operation", "cost", rows=costs))
     return numbers
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
-from rich.table import Table
 
 from sanawm_env.cli.output import console, megabytes, say
+from sanawm_env.system.terminal import table
 
 if TYPE_CHECKING:
     from sanawm_env.agents.collection import Collection
@@ -80,20 +80,20 @@ def _show_plan(collection: "Collection", out: Path) -> None:
     with Scratch("sanawm-plan-") as folder:  # sampled start images are drawn to count them
         planned = plan(collection, folder)
         numbers = estimate(planned, dataset)
-    table = Table("what", "how much")
-    table.add_row("scenes", str(len({(job.start.image, job.start.prompt) for job in planned.jobs})))
-    if planned.unreadable:
-        table.add_row("images that cannot be read", str(len(planned.unreadable)))
-    table.add_row("cameras", str(len({job.script.key for job in planned.jobs})))
-    table.add_row("episodes", str(numbers["episodes"]))
-    table.add_row("of these done", str(numbers["done"]))
-    table.add_row("chunks", str(numbers["chunks"]))
-    table.add_row("frames", f"{numbers['frames']}, {numbers['hours']:.2f} hours at {planned.header['fps']} a second")
-    table.add_row("disk still needed, about", megabytes(numbers["bytes"]))
-    free = disk_usage(out).free
-    table.add_row("disk that is free", megabytes(free))
-    console.print(table)
-    for why in planned.unreadable.values():
+    free, unreadable = disk_usage(out).free, planned.unreadable
+    facts = [
+        ("scenes", len({(job.start.image, job.start.prompt) for job in planned.jobs})),
+        *([("images that cannot be read", len(unreadable))] if unreadable else ()),
+        ("cameras", len({job.script.key for job in planned.jobs})),
+        ("episodes", numbers["episodes"]),
+        ("of these done", numbers["done"]),
+        ("chunks", numbers["chunks"]),
+        ("frames", f"{numbers['frames']}, {numbers['hours']:.2f} hours at {planned.header['fps']} a second"),
+        ("disk still needed, about", megabytes(numbers["bytes"])),
+        ("disk that is free", megabytes(free)),
+    ]
+    console.print(table("what", "how much", rows=facts))
+    for why in unreadable.values():
         say(f"will be rejected: {why}", style="red")
     if numbers["bytes"] > free:
         console.print("The disk will be full before it is done.", style="red")

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.table import Table
 
 from sanawm_env.cli.output import console, megabytes, progress, say
+from sanawm_env.system.terminal import table
 
 
 @dataclass(frozen=True)
@@ -24,20 +24,21 @@ class DatasetInfo:
         dataset = Dataset.open(self.dataset)
         rows, header = dataset.rows(), dataset.header
         sums = totals(rows)
-        table = Table("what", "value")
-        table.add_row("world", f"{header.get('mode')}, weights {header['weights_hash'][:12]}")
-        table.add_row("pictures", f"{header['height']} x {header['width']}, {header['fps']} a second")
-        table.add_row("actions", str(header["action_mode"]))
-        table.add_row("shards", str(len(dataset.shards)))
-        table.add_row("episodes", str(sums["episodes"]))
-        table.add_row("frames", f"{sums['frames']}, {sums['frames'] / header['fps'] / 3600:.2f} hours")
-        table.add_row("on disk", megabytes(sums["bytes"]))
-        table.add_row("scenes", str(len({row.scene for row in rows if row.episode})))
-        for camera, count in Counter(row.camera for row in rows if row.episode).most_common():
-            table.add_row("camera", f"{camera}: {count}")
-        for reason, count in Counter(row.reason.split(" is ")[0] for row in rows if not row.episode).most_common():
-            table.add_row("rejected", f"{reason} out of bounds: {count}")
-        console.print(table)
+        cameras = Counter(row.camera for row in rows if row.episode)
+        reasons = Counter(row.reason.split(" is ")[0] for row in rows if not row.episode)
+        facts = [
+            ("world", f"{header.get('mode')}, weights {header['weights_hash'][:12]}"),
+            ("pictures", f"{header['height']} x {header['width']}, {header['fps']} a second"),
+            ("actions", header["action_mode"]),
+            ("shards", len(dataset.shards)),
+            ("episodes", sums["episodes"]),
+            ("frames", f"{sums['frames']}, {sums['frames'] / header['fps'] / 3600:.2f} hours"),
+            ("on disk", megabytes(sums["bytes"])),
+            ("scenes", len({row.scene for row in rows if row.episode})),
+            *(("camera", f"{camera}: {count}") for camera, count in cameras.most_common()),
+            *(("rejected", f"{reason} out of bounds: {count}") for reason, count in reasons.most_common()),
+        ]
+        console.print(table("what", "value", rows=facts))
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ Videos are joined by copying packets; nothing is encoded anew. Written from the 
 import json
 import os
 from collections.abc import Generator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from fractions import Fraction
 from io import FileIO
 from pathlib import Path
@@ -282,16 +282,13 @@ class _Place(NamedTuple):
         return {f"{prefix}/chunk_index": self.chunk, f"{prefix}/file_index": self.file}
 
 
-class _Tables:
+class _Tables(AbstractContextManager):
     """Context manager: Parquet files of at most so many bytes, as many as it takes; a row group for each table."""
 
     def __init__(self, folder: Path, pattern: str, most_bytes: float, per_folder: int):
         self._folder, self._pattern, self._most, self._per_folder = folder, pattern, most_bytes, per_folder
         self._out: tuple[FileIO, pyarrow.parquet.ParquetWriter] | None = None
         self._number = -1
-
-    def __enter__(self) -> "_Tables":
-        return self
 
     def __exit__(self, *exception) -> None:
         out, self._out = self._out, None
@@ -320,15 +317,12 @@ class _Tables:
         return place
 
 
-class _EpisodeRows:
+class _EpisodeRows(AbstractContextManager):
     """Context manager: the rows of meta/episodes, written some at a time."""
 
     def __init__(self, folder: Path, most_bytes: float, per_folder: int):
         self._tables = _Tables(folder, EPISODES, most_bytes, per_folder)
         self._rows: list[dict[str, Any]] = []
-
-    def __enter__(self) -> "_EpisodeRows":
-        return self
 
     def __exit__(self, *exception) -> None:
         with self._tables:
@@ -347,7 +341,7 @@ class _EpisodeRows:
             self._rows = []
 
 
-class _Videos:
+class _Videos(AbstractContextManager):
     """Context manager: videos of at most so many bytes, joined from those of episodes, as many as it takes."""
 
     def __init__(self, folder: Path, most_bytes: float, per_folder: int):
@@ -355,9 +349,6 @@ class _Videos:
         self._out: tuple[OutputContainer, av.VideoStream] | None = None
         self._header: bytes | None = None
         self._number, self._bytes, self._frames = -1, 0, 0
-
-    def __enter__(self) -> "_Videos":
-        return self
 
     def __exit__(self, *exception) -> None:
         if self._out is not None:

@@ -58,6 +58,7 @@ def export_minari(dataset: Dataset, dataset_id: str, out: str | os.PathLike, *, 
     """
     with needing("Exporting to Minari needs it", "data"):
         import h5py  # noqa: F401
+        import minari  # noqa: F401
         from minari.dataset.minari_dataset import parse_dataset_id
 
     try:

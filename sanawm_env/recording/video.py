@@ -4,7 +4,7 @@ import os
 import re
 import struct
 from collections.abc import Collection, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -25,7 +25,7 @@ MAX_DECODED_BYTES = 8 * 2**30
 """What a video may take in memory when it is read: 2.7 GB are a minute at 720p."""
 
 
-class VideoWriter:
+class VideoWriter(AbstractContextManager):
     """Context manager that turns frames into an MP4.
 
     The file lies in the folder `video.mp4.part` until it is closed properly, so whatever stands under `path`
@@ -70,9 +70,6 @@ class VideoWriter:
         self._shape: tuple[int, ...] | None = None
         self._out: tuple[OutputContainer, av.VideoStream] | None = None
         self._closed = False
-
-    def __enter__(self) -> "VideoWriter":
-        return self
 
     def __exit__(self, *exception) -> None:
         self.close()

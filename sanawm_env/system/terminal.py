@@ -1,13 +1,24 @@
 """What commands print: paths and the words of users are shown as they are, never read as rich's markup."""
 
 import re
+from collections.abc import Iterable
+from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 
 def literal_console(**options) -> Console:
     """A console to which `[b]` and `:bomb:` are text. options: of rich's `Console`."""
     return Console(markup=False, emoji=False, highlight=False, **options)
+
+
+def table(*columns: str, rows: Iterable[Iterable[object]], **options: Any) -> Table:
+    """A table of these columns. rows: of each row what its cells say. options: of rich's `Table`."""
+    made = Table(*columns, **options)
+    for row in rows:
+        made.add_row(*map(str, row))
+    return made
 
 
 def out_of_memory(error: BaseException) -> str:

@@ -13,11 +13,10 @@ from typing import cast
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from sanawm_env.metrics.figures import figure_class
 from sanawm_env.system.saving import replacing
-from sanawm_env.system.terminal import literal_console
+from sanawm_env.system.terminal import literal_console, table
 from sanawm_env.training.evaluate import evaluate, with_timesteps
 from sanawm_env.training.probes import (
     CameraErrors,
@@ -34,6 +33,11 @@ from sanawm_env.training.truth import draw_walk
 from sanawm_env.world.world import World
 
 STEPS = (1, 2, 4, 8, 20)
+DRIFTS = {
+    "brightness": "brightness", "contrast": "contrast", "gradient": "gradient", "kv_norm": "state norm",
+    "camera_kv_norm": "camera state norm",
+}  # fmt: skip
+"""Measures of `Drift`, and what a table calls them."""
 
 
 @dataclass(frozen=True)
@@ -107,28 +111,37 @@ def step_list(world: World, count: int, scenes: int, seed: int, chunks: int, rol
 def print_findings(findings: Findings, console: Console | None = None) -> None:
     """Print the tables with rich."""
     console = console or literal_console()
-    poses = Table("camera from pixels", "RotErr, degrees", "TransErr, m", "CamMC", title_justify="left")
-    for name in ("dream", "truth", "frozen"):
-        errors = getattr(findings.camera, name)
-        cells = (f"{errors[k]:.3f} ({errors[k + '_median']:.3f})" for k in ("rot_err_deg", "trans_err", "cam_mc"))
-        poses.add_row(f"{name}, mean (median)", *cells)
-    loops = Table("out and back", "PSNR, dB", "SSIM", "codec, dB")
-    for loop in findings.closure:
-        loops.add_row(f"{loop.chunks} chunks", f"{loop.psnr:.2f}", f"{loop.ssim:.3f}", f"{loop.codec_psnr:.2f}")
-    long = Table("chunk", "PSNR, dB", "brightness", "contrast", "gradient", "state norm", "camera state norm")
-    for row in findings.drift:
-        if row.chunk in (1, 2, 4, 8, 16, 24, 32, 40):
-            numbers = (row.brightness, row.contrast, row.gradient, row.kv_norm, row.camera_kv_norm)
-            long.add_row(str(row.chunk), f"{row.psnr:.2f}", *(f"{x:.3f}" for x in numbers))
-    two, pair = Table("two seeds", "visible, dB", "unseen, dB"), findings.seeds
-    two.add_row("against each other", *(f"{x:.1f}" if x is not None else "equal" for x in (pair.visible, pair.unseen)))
-    two.add_row("against the truth", f"{pair.truth_visible:.1f}", f"{pair.truth_unseen:.1f}")
-    lists = Table("denoising steps", "known, dB", "unknown, dB", "SSIM", "sharpness", "s per chunk")
-    for s in findings.steps:
-        scores = f"{s.known:.2f}", f"{s.unknown:.2f}", f"{s.ssim:.3f}", f"{s.sharpness:.2f}", f"{s.seconds:.3f}"
-        lists.add_row(str(len(s.timesteps)), *scores)
-    for table in (poses, loops, long, two, lists):
-        console.print(table)
+    camera = [(name, getattr(findings.camera, name)) for name in ("dream", "truth", "frozen")]
+    errors, pair = ("rot_err_deg", "trans_err", "cam_mc"), findings.seeds
+    poses = [
+        (f"{name}, mean (median)", *(f"{found[k]:.3f} ({found[k + '_median']:.3f})" for k in errors))
+        for name, found in camera
+    ]
+    loops = [
+        (f"{loop.chunks} chunks", f"{loop.psnr:.2f}", f"{loop.ssim:.3f}", f"{loop.codec_psnr:.2f}")
+        for loop in findings.closure
+    ]
+    long = [
+        (row.chunk, f"{row.psnr:.2f}", *(f"{getattr(row, name):.3f}" for name in DRIFTS))
+        for row in findings.drift
+        if row.chunk in (1, 2, 4, 8, 16, 24, 32, 40)
+    ]
+    two = [
+        ("against each other", *("equal" if x is None else f"{x:.1f}" for x in (pair.visible, pair.unseen))),
+        ("against the truth", f"{pair.truth_visible:.1f}", f"{pair.truth_unseen:.1f}"),
+    ]
+    steps = [
+        (len(s.timesteps), f"{s.known:.2f}", f"{s.unknown:.2f}", f"{s.ssim:.3f}", f"{s.sharpness:.2f}",
+         f"{s.seconds:.3f}")
+        for s in findings.steps
+    ]  # fmt: skip
+    console.print(
+        table("camera from pixels", "RotErr, degrees", "TransErr, m", "CamMC", rows=poses, title_justify="left"),
+        table("out and back", "PSNR, dB", "SSIM", "codec, dB", rows=loops),
+        table("chunk", "PSNR, dB", *DRIFTS.values(), rows=long),
+        table("two seeds", "visible, dB", "unseen, dB", rows=two),
+        table("denoising steps", "known, dB", "unknown, dB", "SSIM", "sharpness", "s per chunk", rows=steps),
+    )
     console.print(f"the same seed gives the same bytes: {'yes' if pair.repeatable else 'NO'}")
 
 

@@ -303,41 +303,33 @@ class Page:
 
     def _command(self, browser: _Browser, said: Mapping[str, Any]) -> None:
         session, what = self.session, said["what"]
-        if what == "world":
-            name = _text(said["name"])
-            self._aside(browser, lambda: self._change_world(name))
-        elif what == "drive":
-            name = _text(said["driver"])
-            self._aside(browser, lambda: self._stage(name))
-        elif what == "prompt":
-            prompt = _text(said["prompt"])
-            self._do(browser, lambda: session.set_prompt(prompt))
-        elif what == "begin":
-            self._do(browser, lambda: self._begin(int(said["scene"]), said))
-        elif what == "compare":
-            left, right = int(said["left"]), int(said["right"])
-            self._aside(browser, lambda: self._compare(browser, left, right))
-        elif what == "record":
-            node, kind = int(said["node"]), _text(said["kind"])
-            self._aside(browser, lambda: self._record(browser, node, kind))
-        elif what in ("save", "open"):
-            folder = self.services.sessions / _file_name(said["name"])
-            if what == "save":
-                self._aside(browser, lambda: self._save(browser, folder))
-            else:
-                self._do(browser, lambda: session.open(folder))
+
+        def folder() -> Path:
+            return self.services.sessions / _file_name(said["name"])
+
+        between: dict[str, Callable[[], Any]] = {  # two chunks, where the session is nobody's
+            "prompt": lambda: session.set_prompt(_text(said["prompt"])),
+            "begin": lambda: self._begin(int(said["scene"]), said),
+            "open": lambda: session.open(folder()),
+            "restore": lambda: session.restore(int(said["node"])),
+            "reseed": lambda: session.reseed(int(said["node"])),
+            "rename": lambda: session.rename(int(said["node"]), said["name"]),
+            "pin": lambda: session.pin(int(said["node"]), said["on"]),
+            "delete": lambda: session.delete(int(said["node"])),
+        }
+        beside: dict[str, Callable[[], Any]] = {  # the session, as they take a while
+            "world": lambda: self._change_world(_text(said["name"])),
+            "drive": lambda: self._stage(_text(said["driver"])),
+            "compare": lambda: self._compare(browser, int(said["left"]), int(said["right"])),
+            "record": lambda: self._record(browser, int(said["node"]), _text(said["kind"])),
+            "save": lambda: self._save(browser, folder()),
+        }
+        if what in between:
+            self._do(browser, between[what])
+        elif what in beside:
+            self._aside(browser, beside[what])
         else:
-            node = int(said["node"])
-            commands: dict[str, Callable[[], Any]] = {
-                "restore": lambda: session.restore(node),
-                "reseed": lambda: session.reseed(node),
-                "rename": lambda: session.rename(node, said["name"]),
-                "pin": lambda: session.pin(node, said["on"]),
-                "delete": lambda: session.delete(node),
-            }
-            if what not in commands:
-                raise ValueError(f"The page cannot do {brief(what)}.")
-            self._do(browser, commands[what])
+            raise ValueError(f"The page cannot do {brief(what)}.")
 
     def _do(self, browser: _Browser, command: Callable[[], Any]) -> None:
         """Have something done between two chunks."""
