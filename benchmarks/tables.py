@@ -1,4 +1,4 @@
-"""Puts the numbers of results/ into the tables of docs: `python benchmarks/tables.py`.
+"""Puts the numbers of results/ into the tables of docs and README.md: `python benchmarks/tables.py`.
 
 A table is found by its first line. The numbers come from
 `python benchmarks/nano_bars.py --scenes 16` (its bars.json as nano_bars.json),
@@ -399,6 +399,29 @@ def compare_tables() -> list[str]:
     return [agreements(found), *(ranked(*pair) for pair in pairs), planning(read("compare_planning"))]
 
 
+def proof(compared: dict[str, dict], planned: dict[str, dict], learnt: dict) -> str:
+    """What holds in the truth, where nano knows the rooms least and the truth has walls."""
+    rows = []
+    for task, title in (("ImageNav", "image-nav"), ("PointNav", "point-nav")):
+        both = compared[f"{title}, unknown rooms, walls stop"]
+        for name, which in (("all policies", ""), ("those that act on pictures", " that act on images")):
+            count, r = both[name]["policies"], between(both[name]["r"])
+            rows.append([f"ranking {count} {task} policies{which} in nano: r", r])
+    for name, found in planned.items():
+        estimate = percent([found[part] for part in ("value", "low", "high")])
+        rows.append([f"finding a goal image: {name}", f"{estimate} of {found['episodes']}"])
+    for name in ("PPO, learned in nano", "PPO, learned in rooms"):
+        found = learnt["tasks"]["imagenav"]["policies"][name]["rooms:test, truth, walls"]
+        episodes = learnt["episodes_per_seed"] * len(found["seeds"])
+        rows.append([f"finding a goal image: {name}", f"{found['mean']:.0%} of {episodes}"])
+    return table(["in the truth, in rooms that nobody trained on", "measured"], rows)
+
+
+def readme_tables() -> list[str]:
+    compared = {comparison["title"]: comparison for comparison in read("compare")["comparisons"]}
+    return [proof(compared, read("compare_planning")["scenes"]["rooms:test"], read("learn"))]
+
+
 def footage(report: dict) -> str:
     """One row per chunk of clips that were held out; what follows the world knows the first frame alone."""
     names = ("psnr", "hold", "rotation_homography", "plane_warp", "codec")
@@ -479,6 +502,7 @@ PAGES = {
     "own_footage": own_footage_tables,
     "compare": compare_tables,
     "score": score_tables,
+    "../README": readme_tables,
 }
 
 
