@@ -145,8 +145,8 @@ def bad_files(folder):
         "damaged": (bytes(damaged), ""),
         "a pickle": (pickle.dumps(Touch(folder / "run")), "pickle, which is never opened"),
         "objects": (objects.getvalue(), "Python objects"), "words": (words.getvalue(), "not plain numbers"),
-        "claims": (claims.getvalue(), "promises an array"), "npy that claims": (npy, "promises an array"),
-        "negative": (npy.replace(b"1000000000", b"-100000000"), "promises an array"),
+        "claims": (claims.getvalue(), "its header says shape"), "npy that claims": (npy, "its header says shape"),
+        "negative": (npy.replace(b"1000000000", b"-100000000"), "its header says shape"),
         "no header": (b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 9000, ""), "png": (b"\x89PNG\0\0", "neither"),
     }  # fmt: skip
 

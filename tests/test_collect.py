@@ -490,7 +490,7 @@ def test_a_plan_shows_which_images_cannot_be_read(world, photos, tmp_path, capsy
         ("scenes: [12]", "got 12"),
         ("scenes: [{image: a.png, intrinsics: [1, 2]}]", "four numbers"),
         ("scenes: [{image: a.png, fov_deg: wide}]", "got 'wide'"),
-        ("device: [cpu]", "device must be a text"),
+        ("device: [cpu]", "device must be text"),
         (BOMB, "unfolds to more than 200,000 values"),
         (MERGED, "unfolds to more than 200,000 values"),
     ],

@@ -583,7 +583,7 @@ def test_a_snapshot_is_loaded_for_a_world(env, tmp_path):
     env.snapshot().save(tmp_path / "moment")
     with pytest.raises(TypeError, match=r"loaded for a World .*, got 'nano'"):
         Snapshot.load(tmp_path / "moment", "nano")
-    with pytest.raises(TypeError, match=r"A state is read from a path, got None"):
+    with pytest.raises(TypeError, match=r"path must be the path of a file, got None"):
         Snapshot.load(None, env.world)
 
 

@@ -79,10 +79,10 @@ def test_text_in_other_encodings_is_refused(tmp_path, data, says):
     "text", ["[" * 100_000, "[" * 200 + "]" * 200, '{"a":' * 150 + "1" + "}" * 150, "nothing", '{"a": 1', "9" * 5000]
 )
 def test_what_is_not_json_to_be_read_is_a_value_error(tmp_path, text):
-    with pytest.raises(ValueError, match="it is not JSON"):
+    with pytest.raises(ValueError, match="JSON"):
         parse_json(text)
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(ValueError, match="it is not"):
+    with pytest.raises(ValueError, match="JSON"):
         read_json(tmp_path / "a.json", 2**20)
 
 

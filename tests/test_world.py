@@ -370,7 +370,7 @@ def test_bad_seeds_are_refused(world, start, seed, error):
 
 @pytest.mark.parametrize("name", [None, 3, b"nano"])
 def test_a_world_is_a_name_or_a_folder(name):
-    with pytest.raises(TypeError, match="A world is a name or a folder, got"):
+    with pytest.raises(TypeError, match="world must be a name or a folder, got"):
         World.load(name)
 
 

@@ -1,2 +1,2 @@
-"""What is read and written: strangers' files, settings, whole files or none, stop signals, the terminal. It knows of no
-world, and every room may use it."""
+"""Files of unknown origin, settings, atomic writing, signals and the terminal. Every room may use this one; it knows
+no other."""

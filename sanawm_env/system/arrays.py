@@ -1,5 +1,5 @@
-"""Arrays in files that somebody else may have written: `.npz` and `.npy`, plain numbers, never unpickled, and nothing
-is made that the file does not hold."""
+"""Arrays in files of unknown origin: `.npz` and `.npy` with plain numbers. They are never unpickled, and never take
+more memory than the file holds."""
 
 import io
 import math
@@ -18,10 +18,15 @@ _HEADER_BYTES = 10_000  # NumPy's own limit
 
 
 def load_arrays(path: str | os.PathLike, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Those of the named arrays that an `.npz` holds; a `.npy` is the first name's. Plain numbers only.
+    """Read arrays of plain numbers. Never unpickles.
 
-    Never unpickles. Raises FileNotFoundError for a missing file, ValueError for anything else, or more than
-    `MAX_ARRAY_BYTES`.
+    Args:
+        path: an `.npz`, or a `.npy`, whose array gets the first name.
+        names: arrays to read, as far as the file holds them.
+
+    Raises:
+        FileNotFoundError: for a missing file.
+        ValueError: for anything else, or more than `MAX_ARRAY_BYTES`.
     """
     path, names = Path(path), list(names)
     if not path.exists():
@@ -38,7 +43,9 @@ def load_arrays(path: str | os.PathLike, names: Iterable[str]) -> dict[str, np.n
                 raise ValueError("it is encrypted")
             size = sum(member.file_size for member in found.values())
             if size > MAX_ARRAY_BYTES:
-                raise ValueError(f"it takes {size / 2**20:.3g} MB, more than {MAX_ARRAY_BYTES / 2**20:.3g}")
+                raise ValueError(
+                    f"its arrays take {size / 2**20:.3g} MB, of which at most {MAX_ARRAY_BYTES / 2**20:.3g} are read"
+                )
             return {name: _array(archive.read(member)) for name, member in found.items()}
     except PermissionError:
         raise
@@ -47,7 +54,12 @@ def load_arrays(path: str | os.PathLike, names: Iterable[str]) -> dict[str, np.n
 
 
 def load_array(path: str | os.PathLike) -> np.ndarray:
-    """The one array of a `.npy`, never unpickling. Raises FileNotFoundError; ValueError for anything else."""
+    """Read the array of a `.npy`. Never unpickles.
+
+    Raises:
+        FileNotFoundError: for a missing file.
+        ValueError: for anything else.
+    """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no file {str(path)!r}; give the path of a .npy file")
@@ -63,7 +75,7 @@ def load_array(path: str | os.PathLike) -> np.ndarray:
 
 
 def _array(data: bytes) -> np.ndarray:
-    """The array of a whole `.npy`; ValueError unless its header promises numbers, and as many as there are."""
+    """The array of a whole `.npy`. Raises ValueError unless it holds as many numbers as its header says."""
     file = io.BytesIO(data)
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0), (3, 0)):
@@ -73,12 +85,12 @@ def _array(data: bytes) -> np.ndarray:
     if dtype.kind not in "fiub":
         raise ValueError(f"it holds {'Python objects' if dtype.hasobject else dtype.name}, not plain numbers")
     if any(size < 0 for size in shape) or math.prod(shape) * dtype.itemsize != len(data) - file.tell():
-        raise ValueError(f"it promises an array of shape {reason(shape)} and holds {len(data) - file.tell()} bytes")
+        raise ValueError(f"its header says shape {reason(shape)}, and it holds {len(data) - file.tell()} bytes")
     return np.load(io.BytesIO(data), allow_pickle=False)
 
 
 def _foreign(data: bytes) -> str:
-    """What a file is that holds no arrays."""
+    """Why a file holds no arrays."""
     if not data:
         return "it is empty"
     if data.startswith(_PICKLE):

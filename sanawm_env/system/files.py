@@ -1,8 +1,8 @@
-"""Files and numbers that somebody else may have written or changed: only regular files are read, and only so much of
-one; only so much is counted, and only so much of what was given is said again.
+"""Files and values of unknown origin. Only regular files are read, and only up to a size; values are shown in errors up
+to a length.
 
-Nothing here imports torch, so that who only reads files does not wait for it. The ValueErrors of what reads a file
-begin with "it": whoever asked says which file, and what it should have been.
+Nothing here imports torch, so reading files does not wait for it. ValueErrors of functions that read a file begin with
+"it": the caller says which file, and what it should have been.
 """
 
 import codecs
@@ -36,10 +36,15 @@ _KINDS = {
 
 
 def check_file(path: str | os.PathLike, most_bytes: int | None = None) -> Path:
-    """The path of a regular file (links are followed) of at most so many bytes, for libraries that open it themselves.
+    """The path of a regular file (links are followed), for libraries that open it themselves. Nothing is opened.
 
-    Raises FileNotFoundError and what else the system says, ValueError for folders, pipes, sockets, devices and files
-    that are larger; nothing is opened.
+    Args:
+        path: of the file.
+        most_bytes: largest size; None for any.
+
+    Raises:
+        FileNotFoundError, OSError: as the system says.
+        ValueError: for folders, pipes, sockets, devices and larger files.
     """
     path = Path(path)
     _check(path.stat(), most_bytes)
@@ -47,7 +52,7 @@ def check_file(path: str | os.PathLike, most_bytes: int | None = None) -> Path:
 
 
 def open_file(path: str | os.PathLike, most_bytes: int | None = None) -> io.BufferedReader:
-    """A regular file, opened to read its bytes; errors as `check_file`. Nothing can make this wait."""
+    """Open a regular file to read its bytes, without ever waiting for it. Raises as `check_file`."""
     check_file(path, most_bytes)  # devices may do something when they are opened
     file = open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")  # noqa: SIM115
     try:
@@ -59,7 +64,7 @@ def open_file(path: str | os.PathLike, most_bytes: int | None = None) -> io.Buff
 
 
 def read_bytes(path: str | os.PathLike, most_bytes: int) -> bytes:
-    """All bytes of a regular file; errors as `check_file`."""
+    """All bytes of a regular file. Raises as `check_file`."""
     with open_file(path, most_bytes) as file:
         data = file.read(most_bytes + 1)
     if len(data) > most_bytes:  # it has grown
@@ -68,8 +73,11 @@ def read_bytes(path: str | os.PathLike, most_bytes: int) -> bytes:
 
 
 def read_text(path: str | os.PathLike, most_bytes: int) -> str:
-    """A text in UTF-8, with or without a byte order mark, lines ending in newlines alone; errors as `check_file`, and
-    ValueError for other encodings."""
+    r"""Text in UTF-8, with or without a byte order mark, with "\n" at the ends of lines.
+
+    Raises:
+        ValueError: for other encodings; else as `check_file`.
+    """
     data = read_bytes(path, most_bytes)
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ValueError("it is text in UTF-16: save it as UTF-8")
@@ -80,7 +88,11 @@ def read_text(path: str | os.PathLike, most_bytes: int) -> str:
 
 
 def read_json(path: str | os.PathLike, most_bytes: int) -> dict[str, Any]:
-    """A JSON object of at most so many bytes; errors as `read_text` and `parse_json`, ValueError for other values."""
+    """A JSON object from a file.
+
+    Raises:
+        ValueError: for anything but an object; else as `read_text` and `parse_json`.
+    """
     value = parse_json(read_text(path, most_bytes))
     if not isinstance(value, dict):
         raise ValueError("it is not a JSON object")
@@ -88,30 +100,34 @@ def read_json(path: str | os.PathLike, most_bytes: int) -> dict[str, Any]:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text; ValueError for anything else, or values within values more than a hundred deep."""
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: for anything else, or nesting over a hundred deep.
+    """
     try:
         value = json.loads(text)
     except ValueError as error:
         raise ValueError(f"it is not JSON ({error})") from error
     except RecursionError:
-        raise ValueError("it is not JSON that can be read: it is nested too deeply") from None
+        raise ValueError("its JSON is nested too deeply") from None
     level, depth = [value], 0
     while level := [v for v in level if isinstance(v, dict | list)]:
         depth += 1
         if depth > MAX_JSON_DEPTH:
-            raise ValueError("it is not JSON that can be read: it is nested too deeply")
+            raise ValueError("its JSON is nested too deeply")
         level = [inner for v in level for inner in (v.values() if isinstance(v, dict) else v)]
     return value
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a regular file's bytes; errors as `check_file`."""
+    """SHA-256 of a regular file. Raises as `check_file`."""
     with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def link(source: Path, target: Path) -> None:
-    """The same file under another name: a hard link, or a copy where there can be none."""
+    """Give a file a second name: a hard link, or a copy where links are not possible."""
     try:
         os.link(source, target)
     except OSError:
@@ -133,16 +149,22 @@ def _too_large(most_bytes: int) -> str:
 
 
 def check_count(name: str, value: Any, least: int, most: int) -> int:
-    """A whole number from `least` to `most` as a Python int; ValueError that begins with the name for anything else
-    (bools, fractions and text among them)."""
+    """A whole number from `least` to `most` as a Python int.
+
+    Raises:
+        ValueError: for anything else, bools, fractions and text included. It begins with `name`.
+    """
     if isinstance(value, Integral) and not isinstance(value, bool) and least <= value <= most:
         return int(value)
     raise ValueError(f"{name} must be a whole number from {least:,} to {most:,}, got {brief(value)}.")
 
 
 def check_number(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
-    """A finite number from `least` to `most` as a Python float; ValueError that begins with the name for anything else
-    (bools and text among them)."""
+    """A finite number from `least` to `most` as a Python float.
+
+    Raises:
+        ValueError: for anything else, bools and text included. It begins with `name`.
+    """
     if isinstance(value, Real) and not isinstance(value, bool):
         try:
             number = float(value)
@@ -157,22 +179,20 @@ def check_number(name: str, value: Any, least: float = -math.inf, most: float = 
 
 
 def brief(value: Any, most: int = 80) -> str:
-    """The repr of a value in at most so many characters, made without writing out more of it than that takes: nothing
-    in a message is as long as what a foreign file holds."""
+    """The repr of a value, cut to `most` characters, for error messages. Large values are never written out in full."""
     text = _BRIEF.repr(value)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def reason(error: Any, most: int = 200) -> str:
-    """What an error says, in one line without a full stop and in at most so many characters, for use in a sentence."""
+    """The text of an error in one line without a full stop, cut to `most` characters, for use within a sentence."""
     text = " ".join(str(error).split()).rstrip(".")
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 @contextmanager
 def explaining(what: str, kinds: type[Exception] | tuple[type[Exception], ...] = ValueError) -> Generator[None]:
-    """A block whose errors of these kinds say first what they mean: each becomes a ValueError "what: its own
-    sentence."."""
+    """Errors of these kinds within the block become a ValueError, "what: their own sentence."."""
     try:
         yield
     except kinds as error:
@@ -203,8 +223,12 @@ _BRIEF = _Brief()
 
 
 def check_prompt(prompt: Any) -> str:
-    """A prompt without the blanks and newlines around it. TypeError for what is no text, ValueError for one that no
-    encoder reads: over `MAX_LETTERS`, with a NUL, or with halves of letters that are no Unicode."""
+    """A prompt without the blanks around it.
+
+    Raises:
+        TypeError: for anything but text.
+        ValueError: for over `MAX_LETTERS` characters, a NUL, or broken Unicode.
+    """
     if not isinstance(prompt, str):
         raise TypeError(f"A prompt must be a string, got {brief(prompt)}.")
     prompt = prompt.strip()

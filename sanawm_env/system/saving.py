@@ -1,18 +1,17 @@
-"""The one way in which results are written: whole or not at all, and no two writers meet.
+"""Atomic writing: results appear whole or not at all, and writers do not disturb each other.
 
     with replacing("numbers.json") as part: part.write_text(...)                one file
     with replacing_folder("runs/session") as part: ...                          a folder, made inside `part`
-    with replacing_files("runs/rollout", ("video.mp4", "meta.json")) as part: ...   a set of files, those first
+    with replacing_files("runs/rollout", ("video.mp4", "meta.json")) as part: ...   a set of files
 
-What is being written lies in a work folder beside its target (`numbers.json.part`) under its own name and takes the
-target's place by renaming. The work folder is locked while its writer lives, so a second writer takes another one
-(`numbers.json.2.part`) or, where one writer is all that makes sense (`alone`), is refused before its work. What a
-killed process has left is removed by the next writer of the same target. Links are never followed when something is
-removed. Nothing is synchronised with the disk: a kill loses nothing, a power cut may.
+Files are written in a work folder beside the target (`numbers.json.part`) and moved to the target by renaming. The work
+folder is locked while its writer runs, so a second writer takes another one (`numbers.json.2.part`) or, with `alone`,
+is refused before it begins. The next writer of a target removes what a killed process has left. Links are never
+followed when something is removed. Nothing is synchronised with the disk: a kill loses nothing, a power cut may.
 
-A target that is a link is written where it leads, as `open` does, and keeps its permissions; what is not a regular file
-(a folder, FIFO, device) is refused. Errors of the system are raised as their own type with one sentence, "cannot write
-PATH: reason", and keep their errno.
+A target that is a link is written where it leads, as `open` does, and keeps its permissions. A target that is not a
+regular file (a folder, FIFO, device) is refused. Errors of the system keep their type and errno, and say "cannot write
+PATH: reason".
 """
 
 import ctypes
@@ -42,7 +41,12 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of fcntl.h, stdio.h
 
 
 class _Saving:
-    """Context manager around a work folder. target: what is replaced. alone: refuse a second writer."""
+    """Context manager of a work folder.
+
+    Args:
+        target: what is replaced.
+        alone: refuse a second writer.
+    """
 
     _folder = False
 
@@ -52,7 +56,7 @@ class _Saving:
         self._work: _Work | None = None
 
     def __enter__(self) -> Path:
-        """Where to write. Raises BlockingIOError, or what the system says of the target."""
+        """Where to write. Raises BlockingIOError for a second writer, and what the system says of the target."""
         try:
             check_target(self.target, folder=self._folder)
             self._place = Path(os.path.realpath(self.target)) if self.target.is_symlink() else self.target.absolute()
@@ -79,7 +83,7 @@ class _Saving:
             self.discard()
 
     def discard(self) -> None:
-        """Leave nothing of it; does no harm where nothing is left or all is done."""
+        """Remove the work folder, if it is still there."""
         work, self._work = self._work, None
         if work is not None:
             work.remove()
@@ -91,7 +95,7 @@ class _Saving:
         raise NotImplementedError
 
     def said(self, error: OSError) -> OSError:
-        """The error as a sentence that names the target; what is about other places stays as it is."""
+        """The error as a sentence that names the target. Errors about other paths stay as they are."""
         ours = self._work is None or str(self._work.folder) in str(error)
         if str(error).startswith("cannot write ") and (self._work is None or not ours):
             return error
@@ -103,7 +107,15 @@ class _Saving:
 
 
 class replacing(_Saving):
-    """`with replacing(path) as part`: the file that was written to `part` becomes `path`, or nothing does."""
+    """`with replacing(path) as part`: write to `part`, which replaces `path` if the block ends without an error.
+
+    Args:
+        target: the path.
+        alone: refuse a second writer.
+
+    Raises:
+        OSError: where it cannot be written; BlockingIOError for a second writer.
+    """
 
     def _finish(self) -> None:
         part = self._begin()
@@ -119,14 +131,23 @@ class replacing(_Saving):
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """A text file in UTF-8, whole or not at all. Raises as `replacing`."""
+    """Write a text file in UTF-8. Raises as `replacing`."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 class replacing_folder(_Saving):
-    """`with replacing_folder(folder) as part`: the new folder `part` becomes `folder`, or nothing does; an older one
-    goes with all that is in it. anew: there must be none, or an empty one; FileExistsError otherwise."""
+    """`with replacing_folder(folder) as part`: fill the folder `part`, which replaces `folder` and all that is in it.
+
+    Args:
+        target: the folder.
+        alone: refuse a second writer.
+        anew: refuse to replace a folder that is not empty.
+
+    Raises:
+        FileExistsError: with `anew`, for a folder that is not empty.
+        OSError: where it cannot be written; BlockingIOError for a second writer.
+    """
 
     _folder = True
 
@@ -157,9 +178,16 @@ class replacing_folder(_Saving):
 
 
 class replacing_files(_Saving):
-    """`with replacing_files(folder, names) as part`: the files `names` that were written to the folder `part` take the
-    places of all files of these names in `folder`, together; other files there stay. The last name is the one that
-    says the others are whole: it goes first and comes last. One writer at a time."""
+    """`with replacing_files(folder, names) as part`: write files to the folder `part`, which replace all files of these
+    names in `folder` together. Other files stay. One writer at a time.
+
+    Args:
+        folder: of the files.
+        names: of the files. The last one says that the others are whole: it is removed first and written last.
+
+    Raises:
+        OSError: where it cannot be written; BlockingIOError for a second writer.
+    """
 
     def __init__(self, folder: str | os.PathLike, names: Sequence[str]):
         super().__init__(Path(folder) / names[0], alone=True)
@@ -193,10 +221,16 @@ class replacing_files(_Saving):
 
 
 class only_writer:
-    """`with only_writer(folder)`: no other process or thread writes there meanwhile; BlockingIOError where one does.
+    """`with only_writer(folder)`: no other process or thread writes to the folder within the block.
 
-    name: of the file that is locked in the folder, for parts of the work that do not disturb each other. stays: whether
-    that file may stay there afterwards.
+    Args:
+        folder: the folder.
+        name: of the lock file in it; parts of the work that do not disturb each other use different names.
+        stays: whether the lock file stays there afterwards.
+
+    Raises:
+        BlockingIOError: where another one writes.
+        OSError: where the lock file cannot be made.
     """
 
     def __init__(self, folder: str | os.PathLike, name: str = "lock", *, stays: bool = True):
@@ -223,10 +257,12 @@ class only_writer:
 
 
 class Scratch:
-    """A temporary folder that is this process's own while it lives, `folder`; also a context manager. Those that killed
-    processes have left beside it (with the same prefix) are removed when one is made.
+    """A temporary folder of this process, `folder`; also a context manager. Making one removes folders of the same
+    prefix that killed processes have left.
 
-    parent: where, None for the system's place for temporary files.
+    Args:
+        prefix: of the folder's name.
+        parent: where to make it; None for the system's temporary folder.
     """
 
     def __init__(self, prefix: str, parent: str | os.PathLike | None = None):
@@ -253,7 +289,7 @@ class Scratch:
 
 
 def check_apart(outputs: Iterable[str | os.PathLike], inputs: Iterable[str | os.PathLike | None]) -> None:
-    """ValueError where something would be written over what is read, under whatever names."""
+    """Raise ValueError where an output would replace an input, under whatever names."""
     inputs = [path for path in inputs if path is not None and os.path.exists(path)]
     for output in outputs:
         for path in inputs:
@@ -262,7 +298,7 @@ def check_apart(outputs: Iterable[str | os.PathLike], inputs: Iterable[str | os.
 
 
 def check_outside(output: str | os.PathLike, folder: str | os.PathLike) -> None:
-    """ValueError where a place for results is the folder that is read, or lies in it."""
+    """Raise ValueError where an output is the folder that is read, or lies in it."""
     inside = Path(os.path.realpath(output))
     for place in (inside, *inside.parents):
         if place.exists() and os.path.exists(folder) and place.samefile(folder):
@@ -270,8 +306,15 @@ def check_outside(output: str | os.PathLike, folder: str | os.PathLike) -> None:
 
 
 def check_target(path: str | os.PathLike, *, folder: bool = False) -> None:
-    """Raises IsADirectoryError, NotADirectoryError or OSError, a sentence each, where something stands at `path` that
-    is not a regular file (a folder, if that is wanted)."""
+    """Check that a path can be replaced.
+
+    Args:
+        path: the target.
+        folder: whether it is to be a folder.
+
+    Raises:
+        IsADirectoryError, NotADirectoryError, OSError: where something else is in its place.
+    """
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
@@ -287,7 +330,7 @@ def check_target(path: str | os.PathLike, *, folder: bool = False) -> None:
 
 
 def remove(path: Path) -> None:
-    """A file, or a folder with all that is in it; of a link only itself. Does not mind what cannot be removed."""
+    """Remove a file, a link, or a folder with all that is in it, as far as possible."""
     with suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -296,7 +339,7 @@ def remove(path: Path) -> None:
 
 
 def is_part(path: Path) -> bool:
-    """Whether a path lies in what is being written, or was when its writer was killed."""
+    """Whether a path lies in a work folder."""
     return any(part.endswith(PART) for part in path.parts)
 
 
@@ -328,7 +371,7 @@ class _Work:
 
     @classmethod
     def _of(cls, folder: Path) -> Self:
-        """That of a writer who is gone. Raises Timeout where it lives, or is just beginning or ending."""
+        """The work folder of a writer that has ended. Raises Timeout where it is in use."""
         work = cls.__new__(cls)
         work.folder = folder
         if not work._take():
@@ -336,7 +379,7 @@ class _Work:
         return work
 
     def _take(self) -> bool:
-        """Lock the folder, made if missing; False where something else has its name. Raises Timeout if it is in use."""
+        """Make and lock the folder. False where something else has its name. Raises Timeout where it is in use."""
         for _ in range(100):  # another writer may remove it while we look
             with suppress(FileExistsError):
                 self.folder.mkdir()
@@ -356,7 +399,7 @@ class _Work:
         raise Timeout(str(self.folder))
 
     def remove(self) -> None:
-        """The folder, then the hold on it."""
+        """Remove the folder, then release its lock."""
         with suppress(OSError):
             _clear(self.folder)
             (self.folder / _LOCK).unlink(missing_ok=True)
@@ -372,8 +415,8 @@ def _clear(folder: Path) -> None:
 
 
 def _acquire(path: Path) -> FileLock:
-    """Lock a file, made if missing, at once or not at all (Timeout); another thread may release it. Raises
-    NotImplementedError on a disk without locks."""
+    """Lock a file, made if missing, without waiting. Another thread may release it. Raises Timeout where it is
+    locked, and NotImplementedError on a disk without locks."""
     lock = FileLock(path, timeout=0, thread_local=False)
     try:
         lock.acquire()
@@ -392,7 +435,7 @@ def _work_folder(target: Path, number: str) -> Path:
 
 
 def _is_work(folder: Path) -> bool:
-    """Whether that is a work folder, or one that was to become one; a link is not."""
+    """Whether a path is a work folder, or an empty folder that was to become one; a link is not."""
     try:
         if not stat.S_ISDIR(folder.lstat().st_mode):
             return False
@@ -402,8 +445,8 @@ def _is_work(folder: Path) -> bool:
 
 
 def _exchange(new: Path, place: Path, aside: Path) -> None:
-    """`new` becomes the folder `place`; what was there comes to lie in the work folder. At no time is there none, where
-    the system can do that."""
+    """Make `new` the folder `place`, and move what was there into the work folder; in one step, where the system
+    can."""
     for _ in range(100):  # another writer may be as far
         try:
             return os.rename(new, place)  # to nothing, or to an empty folder
@@ -423,7 +466,7 @@ def _exchange(new: Path, place: Path, aside: Path) -> None:
 
 
 def _swap(a: Path, b: Path) -> bool:
-    """Each takes the other's name, at once; False where the system cannot."""
+    """Exchange the names of two paths in one step. False where the system cannot."""
     exchange = _renameat2()
     paths = os.fsencode(a), os.fsencode(b)
     return exchange is not None and not exchange(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE)
@@ -437,7 +480,7 @@ def _renameat2():
 
 
 def with_sentence(error: OSError, sentence: str) -> OSError:
-    """An error of the same type and errno that says this."""
+    """An error of the same type and errno with another message."""
     kind = type(error) if type(error).__module__ == "builtins" else OSError
     said = kind(sentence)
     said.errno = error.errno

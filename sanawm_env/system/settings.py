@@ -1,5 +1,5 @@
-"""Plain data, of JSON, YAML or keywords, as frozen dataclasses: pydantic holds it to the annotations of the fields, and
-what does not fit is said in one sentence. What the numbers of a field may be, annotations or `__post_init__` say."""
+"""Settings from JSON, YAML or keywords as frozen dataclasses. Pydantic checks them against the annotations of the
+fields, and errors become one sentence. Ranges are given by annotations and `__post_init__`."""
 
 import dataclasses
 import difflib
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="DataclassInstance")
 
 _KINDS = {
-    "int": "a whole number", "float": "a number", "bool": "true or false", "string": "a text", "list": "a list",
+    "int": "a whole number", "float": "a number", "bool": "true or false", "string": "text", "list": "a list",
     "tuple": "a list", "dict": "a mapping", "mapping": "a mapping", "dataclass": "a mapping", "none": "null",
     "finite": "a finite number",
 }  # fmt: skip
@@ -27,14 +27,21 @@ _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
 def read(kind: type[T], data: Any, *, others: bool = False) -> T:
-    """An instance of a dataclass from a mapping of plain values, as JSON and YAML have them.
+    """An instance of a dataclass from a mapping of plain values.
 
-    Kinds are held to as JSON's strict readers do: true is no number, "3" and 3.0 are no whole number, 3 is a number; a
-    list is read as a tuple, a text as a path, a mapping as a dataclass where the field is one. A file is read by
-    `files.read_json`, whose limits come first. others: let names be that the class does not know.
+    Types are checked as JSON's strict readers do: true is no number, "3" and 3.0 are no whole number, 3 is a number. A
+    list is read as a tuple, text as a path, and a mapping as a dataclass, where the field is one. Read files with
+    `files.read_json`, which limits their size.
 
-    Raises ValueError, in a sentence that is to follow whatever was read, for names that are unknown or missing and for
-    values of another kind; what the class raises in `__post_init__`; TypeError for a class whose fields cannot be read.
+    Args:
+        kind: the dataclass.
+        data: the mapping.
+        others: ignore names that the class does not have.
+
+    Raises:
+        ValueError: for unknown or missing names and for values of another type, in words that follow the name of the
+            source; and what `__post_init__` raises.
+        TypeError: for a class whose fields cannot be read.
     """
     if not isinstance(data, Mapping):
         raise ValueError(f"it must be a mapping, got {brief(data)}")
@@ -50,14 +57,14 @@ def read(kind: type[T], data: Any, *, others: bool = False) -> T:
 
 
 def nearest(name: Any, known: Iterable[str]) -> str:
-    """ " (did you mean speed?)" where a known name is like the given one, else nothing."""
+    """ " (did you mean speed?)" where a known name is like the given one, else ""."""
     near = difflib.get_close_matches(str(name)[:100], list(known), 1)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
 def differences(kept: Mapping[str, Any], given: Mapping[str, Any]) -> str:
-    """What differs between the settings that a folder keeps and those given, in words: "train.seed is 0 there, 1 here",
-    at most three of them."""
+    """What differs between the settings in a folder and the given ones, such as "train.seed is 0 there, 1 here"; at
+    most three of them."""
     kept, given = _flat(kept), _flat(given)
     found = [
         f"{name} is {brief(kept.get(name))} there, {brief(given.get(name))} here"
@@ -101,7 +108,7 @@ def _check_names(kind: "type[DataclassInstance]", data: Mapping, inside: str = "
 
 
 def _sentence(errors: list[Any], data: Any) -> str:
-    """What pydantic found, of the first field and, of the kinds that this may be, the one that was come nearest to."""
+    """What pydantic found wrong with the first field; of several accepted types, the one that came nearest."""
     found = [(*_place(error["loc"], data), error) for error in errors]
     first = [each for each in found if each[0][:1] == found[0][0][:1]]
     path, value, error = max(first, key=lambda each: len(each[0]))
@@ -122,7 +129,7 @@ def _sentence(errors: list[Any], data: Any) -> str:
 
 
 def _accepted(error: Mapping[str, Any]) -> str:
-    """What a field may be, by an error of pydantic; nothing for objects that no file can hold."""
+    """What a field accepts, from an error of pydantic; "" for objects that no file can hold."""
     if error["type"] == "needs_python_object":
         return ""
     about = error.get("ctx", {})
@@ -133,7 +140,7 @@ def _accepted(error: Mapping[str, Any]) -> str:
 
 
 def _place(loc: tuple[int | str, ...], data: Any) -> tuple[tuple[int | str, ...], Any]:
-    """Where an error lies, without the names that pydantic has for the kinds of a union, and what is there."""
+    """The path of an error, without pydantic's names for the types of a union, and the value there."""
     path = []
     for part in loc:
         if part in (data if isinstance(data, Mapping) else range(len(data) if isinstance(data, list | tuple) else 0)):

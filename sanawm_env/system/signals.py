@@ -1,4 +1,5 @@
-"""Being asked to stop: SIGTERM (kill, docker stop, Slurm, systemd) and SIGHUP (a closed terminal) are as Ctrl-C."""
+"""Signals that ask a process to stop: SIGTERM (kill, docker stop, Slurm, systemd) and SIGHUP (a closed terminal)
+work like Ctrl-C."""
 
 import multiprocessing
 import os
@@ -14,9 +15,13 @@ ONE_WISH = 1.0  # seconds: `timeout` and others send a signal twice, to a proces
 
 @contextmanager
 def on_stop(stop: Callable[[int], None], *, at_once: bool = True) -> Generator[None]:
-    """Calls `stop` with the number of the first signal that asks this process to stop, in the main thread; a later one
-    ends the process at once, as if nothing handled it, unless `at_once` is False. Signals that are ignored (`nohup`)
-    stay so, and in any other thread than the main one nothing is changed. Handlers of before come back at the end."""
+    """Handle signals that ask this process to stop, within a block in the main thread. In another thread nothing is
+    changed. Ignored signals (`nohup`) stay ignored, and former handlers are set again at the end.
+
+    Args:
+        stop: called once, with the number of the first signal.
+        at_once: whether a later signal ends the process at once, as if nothing handled it.
+    """
     asked = 0.0
 
     def handle(number: int, _) -> None:
@@ -43,7 +48,7 @@ def on_stop(stop: Callable[[int], None], *, at_once: bool = True) -> Generator[N
 
 @contextmanager
 def interrupting() -> Generator[None]:
-    """In this block a signal that asks to stop raises KeyboardInterrupt, with its number."""
+    """Within the block, a signal that asks to stop raises KeyboardInterrupt with its number."""
 
     def stop(number: int) -> None:
         raise KeyboardInterrupt(number)
@@ -54,7 +59,7 @@ def interrupting() -> Generator[None]:
 
 @contextmanager
 def postponed() -> Generator[None]:
-    """What is asked in this block happens after it: for what must not be left half done, and is short."""
+    """Handle a signal that arrives within the block after it, for short work that must not stay half done."""
     asked: list[int] = []
     try:
         with on_stop(asked.append):
@@ -65,8 +70,8 @@ def postponed() -> Generator[None]:
 
 
 def of_a_pool() -> None:
-    """For a process that works for another one, at its start: it leaves signals to that one, which a terminal and
-    `docker stop` tell too, and ends with it, however that ends."""
+    """Call this first in a worker process. It ignores signals, which the terminal and `docker stop` send to the
+    parent too, and ends with the parent."""
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -82,5 +87,5 @@ def of_a_pool() -> None:
 
 
 def exit_status(interrupt: KeyboardInterrupt) -> int:
-    """What a shell expects of a process that a signal has ended: 130 after Ctrl-C, 143 after SIGTERM."""
+    """The exit status that a shell expects after a signal: 130 after Ctrl-C, 143 after SIGTERM."""
     return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)

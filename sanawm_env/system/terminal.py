@@ -1,4 +1,4 @@
-"""What commands print: paths and the words of users are shown as they are, never read as rich's markup."""
+"""Output of commands: paths and users' words are shown as they are, never read as rich's markup."""
 
 import re
 from collections.abc import Iterable
@@ -9,7 +9,11 @@ from rich.table import Table
 
 
 def literal_console(**options) -> Console:
-    """A console to which `[b]` and `:bomb:` are text. options: of rich's `Console`."""
+    """A console that shows `[b]` and `:bomb:` as text.
+
+    Args:
+        **options: of rich's `Console`.
+    """
     return Console(markup=False, emoji=False, highlight=False, **options)
 
 
@@ -22,7 +26,7 @@ def table(*columns: str, rows: Iterable[Iterable[object]], **options: Any) -> Ta
 
 
 def out_of_memory(error: BaseException) -> str:
-    """Why memory was not to be had, in a line; "" for an error of another kind (torch raises RuntimeError)."""
+    """Why memory could not be allocated, in one line; "" for an error of another kind. Torch raises RuntimeError."""
     text = (str(error).strip() or "no memory left").splitlines()[0]
     said = re.search(r"(allocate|not enough|out of) memory|bad_alloc", text, re.IGNORECASE)
     return text if isinstance(error, MemoryError) or said else ""

@@ -1,1 +1,1 @@
-"""The world: scenes, states that are values, the engine that advances them, the sampler, and their files."""
+"""Worlds: scenes, states as values, the engine that advances them, and their files."""

@@ -1,7 +1,7 @@
 """Where a start image was taken: the name of a known place and the camera's pose in it.
 
-The nano world remembers places (nano.md section 4); an anchor tells it which one a start image shows and from where.
-An image without an anchor starts at the identity of no particular place.
+The nano world remembers places (nano.md, section 4). An anchor tells it which place a start image shows, and from
+where. An image without an anchor starts at the identity of no particular place.
 """
 
 import json
@@ -17,10 +17,13 @@ from sanawm_env.system.files import brief, explaining, parse_json
 class Anchor:
     """Pose of frame 0 in a known place.
 
-    place: name of the place.
-    c2w: (4, 4) float64, camera-to-world in the axes of the place (OpenCV: x right, y down, z forward; metres);
-        kept as a read-only copy.
-    Raises ValueError when the name is empty or the matrix is not a rigid transform.
+    Attributes:
+        place: name of the place.
+        c2w: (4, 4) float64, camera-to-world in the axes of the place (OpenCV: x right, y down, z forward; metres); kept
+            as a read-only copy.
+
+    Raises:
+        ValueError: for an empty name, or a matrix that is not a rigid transform.
     """
 
     place: str
@@ -35,12 +38,16 @@ class Anchor:
         object.__setattr__(self, "c2w", c2w)
 
     def to_json(self) -> str:
-        """One line of JSON; `from_json` gives the same numbers back, bit for bit."""
+        """One line of JSON. `from_json` returns the same numbers, bit for bit."""
         return json.dumps({"place": self.place, "c2w": self.c2w.tolist()})
 
     @classmethod
     def from_json(cls, text: str) -> "Anchor":
-        """The anchor in `text`; ValueError when it is not what `to_json` writes."""
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: for anything else.
+        """
         try:
             fields = parse_json(text)
             return cls(place=fields["place"], c2w=fields["c2w"])

@@ -1,7 +1,7 @@
-"""What every world says of itself, as plain values: size and rate of frames, field of view and where the camera may go.
+"""What every world states about itself: size and rate of frames, field of view, and where the camera may go.
 
-Engines extend it by what they need besides; `config.json` in a world's folder holds exactly that, and `engine` in it
-says which engine reads it.
+Engines extend the configuration. `config.json` in a world's folder holds it, and its field `engine` names the engine
+that reads it.
 """
 
 import dataclasses
@@ -23,14 +23,19 @@ class WorldConfig:
     """Size and rate of frames, field of view and workspace of a world.
 
     Attributes:
-        name: what the world is called in files and messages. engine: name of the engine that runs it.
-        height, width: of frames, in pixels. fps: frames a second.
+        name: what the world is called in files and messages.
+        engine: name of the engine that runs it.
+        height, width: of frames, in pixels.
+        fps: frames a second.
         horizontal_fov: degrees, of the intrinsics assumed where none are given.
         speed: speed preset of `sanawm_env.camera.presets` that suits the world.
         workspace: where the camera may go, relative to frame 0.
-        places: places that start images can be anchored to, and of each the lower and the upper corner of its bounding
-            box (x, y, z, x, y, z), metres; empty for worlds without.
-        horizon_chunks: how many chunks the world was found good for.
+        places: places that start images can be anchored to, with the bounding box of each: lower and upper corner (x,
+            y, z, x, y, z), metres. Empty for worlds without places.
+        horizon_chunks: number of chunks that the world was validated to.
+
+    Raises:
+        ValueError: for values of another type, or out of range.
     """
 
     name: str
@@ -48,7 +53,7 @@ class WorldConfig:
         for name in ("name", "engine", "speed"):
             value = getattr(self, name)
             if not isinstance(value, str) or not 0 < len(value) <= 200:
-                raise ValueError(f"{name} must be a text of 1 to 200 characters, got {brief(value)}")
+                raise ValueError(f"{name} must be text of 1 to 200 characters, got {brief(value)}")
         for name, most in SIZES.items():
             check_count(name, getattr(self, name), 1, most)
         if self.height * self.width > MAX_PIXELS:
@@ -66,27 +71,28 @@ class WorldConfig:
 
     @property
     def chunk_frames(self) -> int:
-        """Frames of a chunk, what one step shows."""
+        """Frames of a chunk, which is one step."""
         raise NotImplementedError
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int] | None:
-        """Channels, frames, height and width of a chunk's latents; None for worlds that have none."""
+        """Channels, frames, height and width of a chunk's latents; None for worlds without latents."""
         return None
 
     @property
     def longest_segment(self) -> int:
-        """Chunks that an episode can run before it has to go on from its last frame (`World.reanchor`)."""
+        """Chunks that an episode can run before it has to continue from its last frame (`World.reanchor`)."""
         return ENDLESS
 
     @property
     def known_places(self) -> str:
-        """Their names, for people to read."""
+        """Names of the places, for messages."""
         return ", ".join(self.places) or "none"
 
     def knows(self, place: str) -> bool:
-        """Whether a start image can be anchored to the place of that name."""
+        """Whether a start image can be anchored to this place."""
         return place in self.places
 
     def to_json(self) -> str:
+        """The content of `config.json`."""
         return json.dumps(dataclasses.asdict(self), indent=1)

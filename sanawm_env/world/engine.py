@@ -1,11 +1,11 @@
 """What a world needs from a model: the `Engine` protocol, and the registry of engines.
 
-An engine is installed with an entry point of the group `sanawm_env.engines`, or registered by hand:
+An engine is installed with an entry point of the group `sanawm_env.engines`, or registered in Python:
 
     register_engine("panorama", PanoramaEngine)
-    World.load("panorama")              # without files, by its own name; or a folder whose config.json names it
+    World.load("panorama")  # by its own name, without files; or a folder whose config.json names it
 
-Nothing here or above knows an engine by name.
+No module here or above knows an engine by name.
 """
 
 import sys
@@ -34,17 +34,20 @@ CAPABILITIES = ("prompts", "images", "exact", "obstacles")
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions:
-    """How a world is loaded, beside its files; engines extend it.
+    """How a world is loaded, besides its files. Engines extend it.
 
     Attributes:
-        threads: that it computes with on the CPU, which may decide the last bits of its frames: 1 (None), whatever the
-            calling program or OMP_NUM_THREADS say.
+        threads: CPU threads of the world's computations, which may decide the last bits of its frames; None for 1. What
+            the calling program or OMP_NUM_THREADS say does not matter.
+
+    Raises:
+        ValueError: for threads that are no whole number from 1 to 512.
     """
 
     threads: int | None = None
 
     decisive: ClassVar[tuple[str, ...]] = ()
-    """Names of those that decide the numbers beyond their last bits: other ones are another world."""
+    """Names of options that decide the numbers beyond their last bits. Another value makes another world."""
 
     def __post_init__(self):
         if self.threads is not None:
@@ -54,10 +57,11 @@ class LoadOptions:
 class Chunk(NamedTuple):
     """What an engine makes of one chunk of B episodes.
 
-    frames: (B, F, H, W, 3) uint8, F of the configuration's `chunk_frames`. memory: what the engine needs for the next
-    chunk, a tree (`world.tree`) whose tensors have a leading axis B. latents: (B, c, T, h, w), of the chunk alone; None
-    for engines that have none. c2w: (B, F, 4, 4) float64, the poses that are really shown, where an engine does not
-    take the camera wherever it was asked to; None for those asked for.
+    Attributes:
+        frames: (B, F, H, W, 3) uint8, F of the configuration's `chunk_frames`.
+        memory: what the engine needs for the next chunk: a tree (`world.tree`) whose tensors have a leading axis B.
+        latents: (B, c, T, h, w) of this chunk; None for engines without latents.
+        c2w: (B, F, 4, 4) float64, the poses that the frames show; None where these are the requested ones.
     """
 
     frames: Tensor
@@ -69,74 +73,118 @@ class Chunk(NamedTuple):
 class Engine(Protocol):
     """A world model as pure functions: no argument is written to, nothing is remembered between calls.
 
-    Subclass it for the defaults. Any thread may call it; it is never called with gradients, nor under what the caller
-    has set in torch.
+    Subclass it for the defaults. Any thread may call it. It is never called with gradients, nor under the caller's
+    settings of torch.
     """
 
     config_type: ClassVar[type[WorldConfig]] = WorldConfig
     options_type: ClassVar[type[LoadOptions]] = LoadOptions
     state_types: ClassVar[tuple[type, ...]] = ()
-    """Frozen dataclasses that its conditions and its memory are made of, so that its files can be read back."""
+    """Frozen dataclasses in its conditions and its memory, so that saved states can be read."""
 
     needs_files: ClassVar[bool] = True
-    """Whether its worlds are folders. Without, the configuration's defaults make one, which has the engine's name."""
+    """Whether its worlds are folders. If not, the configuration's defaults make one world, with the engine's name."""
     elsewhere: ClassVar[Mapping[str, str]] = {}
-    """Worlds that are known and not on this machine, and what to say of each, as in "is not here yet: run ..."."""
+    """Known worlds that may not be on this machine, and what an error says of each ("is not here yet: run ...")."""
 
     splits: ClassVar[Mapping[str, int]] = {}
-    """Endless sets of start images that `draw_start` draws from, and how many are in each."""
+    """Endless sets of start images of `draw_start`, and the number of images in each."""
 
     config: Any
     """Of `config_type`."""
     device: torch.device
     capabilities: frozenset[str]
-    """Some of `CAPABILITIES`: prompts can be encoded, images without an anchor can be begun
-    from, frames are exact, cameras may be stopped on their way (`Chunk.c2w`)."""
+    """Some of `CAPABILITIES`. "prompts": it encodes prompts. "images": it begins from images without an anchor.
+    "exact": its frames are exact. "obstacles": it may stop a camera on its way (`Chunk.c2w`)."""
 
     @classmethod
     def load(cls, folder: Path | None, config: Any, device: torch.device, options: Any) -> "Engine":
-        """From the files of a world's folder; None for a world without. FileNotFoundError or ValueError in one
-        sentence."""
+        """Load a world.
+
+        Args:
+            folder: of the world; None for an engine without files.
+            config: of `config_type`.
+            device: of weights and states.
+            options: of `options_type`.
+
+        Raises:
+            FileNotFoundError: for missing files, in one sentence.
+            ValueError: for files that do not fit, in one sentence.
+        """
         ...
 
     @classmethod
     def draw_start(
         cls, split: str, number: int, height: int, width: int, intrinsics: np.ndarray
     ) -> tuple[np.ndarray, Anchor]:
-        """Start image `number` of a set: an image (H, W, 3) uint8 through intrinsics (4,) in its pixels, and its
-        anchor. For worlds of any engine. ValueError for an engine that draws none."""
+        """A start image of an endless set, for worlds of any engine.
+
+        Args:
+            split: name of the set.
+            number: of the image.
+            height, width: of the image.
+            intrinsics: (4,) fx, fy, cx, cy in its pixels.
+
+        Returns:
+            The image (H, W, 3) uint8 and its anchor.
+
+        Raises:
+            ValueError: for an engine without such sets.
+        """
         raise ValueError(f"{cls.__name__} draws no start images.")
 
     def encode(self, image: np.ndarray, prompt: str, anchor: Anchor | None) -> Any:
-        """What the engine needs of a start, a tree: of the image (H, W, 3) uint8, the prompt, which is stripped, and
-        the anchor. ValueError for what it cannot begin from."""
+        """What the engine needs to know of a start, as a tree.
+
+        Args:
+            image: (H, W, 3) uint8, frame 0.
+            prompt: stripped of blanks around it.
+            anchor: pose of the image in a known place, or None.
+
+        Raises:
+            ValueError: for a start that the engine cannot begin from.
+        """
         ...
 
     def advance(self, slots: Sequence[Slot], memory: Any, poses: Tensor) -> Chunk:
-        """The next chunk of B episodes of equal layout.
+        """Predict the next chunk of B episodes of equal layout.
 
-        slots: the episodes. memory: theirs, with a leading axis B; None where the chunk opens a segment, as
-        `slots[0].first` says of all of them. poses: (B, F, 4, 4) float64 camera-to-world, relative to frame 0 of the
-        episode (`slot.origin` is the pose of the segment's).
+        Args:
+            slots: the B episodes.
+            memory: of the episodes, with a leading axis B; None where the chunk opens a segment, as `slots[0].first`
+                says of all of them.
+            poses: (B, F, 4, 4) float64 camera-to-world, relative to frame 0 of the episode (`slot.origin` is the pose
+                of the segment's frame 0).
         """
         ...
 
     def check_prompt(self, prompt: str) -> None:
-        """ValueError for a prompt that `encode` cannot take, if it can be told at once."""
+        """Raise ValueError for a prompt that `encode` cannot take, where that is known at once."""
         if prompt and "prompts" not in self.capabilities:
             raise ValueError(f"The {self.config.name} world has no text encoder; leave the prompt empty.")
 
     def start_image(self, image: np.ndarray, intrinsics: np.ndarray, anchor: Anchor | None) -> np.ndarray:
-        """Frame 0 (H, W, 3) uint8 of an episode that starts at an image, fitted to the world's frames, with intrinsics
-        (4,) in its pixels. ValueError for one that the engine cannot start from."""
+        """Frame 0 of an episode.
+
+        Args:
+            image: (H, W, 3) uint8, fitted to the world's frames.
+            intrinsics: (4,) in its pixels.
+            anchor: pose of the image in a known place, or None.
+
+        Returns:
+            (H, W, 3) uint8.
+
+        Raises:
+            ValueError: for a start that the engine cannot begin from.
+        """
         return image
 
     def start_latents(self, conditions: Any) -> Tensor | None:
-        """Latents (1, c, 1, h, w) of frame 0."""
+        """Latents (1, c, 1, h, w) of frame 0; None for engines without latents."""
         return None
 
     def starts(self) -> Sequence[Path]:
-        """Start images that come with the engine, for worlds without files."""
+        """Paths of the start images of an engine without files."""
         return ()
 
     def with_prompt(self, scene: Scene, prompt: str) -> Any:
@@ -144,29 +192,37 @@ class Engine(Protocol):
         return self.encode(scene.image, prompt, scene.anchor)
 
     def with_conditions(self, memory: Any, conditions: Any) -> Any:
-        """The memory of one episode once other conditions (another prompt) hold."""
+        """The memory of one episode under other conditions (another prompt)."""
         return memory
 
     def without_caches(self, memory: Any) -> Any:
-        """The memory of one episode without what can be made again from the rest of it, to the same frames."""
+        """The memory of one episode without what can be computed again from the rest, to the same frames."""
         return memory
 
     def outline(self, scene: Scene, chunks: int) -> tuple[Any, Any]:
-        """Conditions of a scene, and memory of an episode after so many chunks of a segment (None after 0): as they
-        are, with tensors on the meta device in place of its own, and `...` for what may be anything. What saved states
-        are held to."""
+        """Layout of conditions and memory, with which saved states are checked.
+
+        Args:
+            scene: the scene.
+            chunks: chunks of the segment so far.
+
+        Returns:
+            Conditions of the scene, and memory after these chunks (None after 0), with tensors on the meta device.
+            `...` stands for anything.
+        """
         return ..., None if chunks == 0 else ...
 
     def describe(self) -> str:
-        """Which stages make the frames, as in "streaming+refiner"."""
+        """Which stages make the frames, such as "streaming+refiner"."""
         return self.config.name
 
     def identity(self) -> bytes:
-        """What decides the numbers besides the files and the configuration; a world's hash is of it."""
+        """Bytes that stand for all that decides the numbers besides files and configuration. A world's hash includes
+        them."""
         return b""
 
     def unload(self) -> None:
-        """Give back what can be given back while states are still held."""
+        """Free what can be freed while states still exist."""
         return None
 
 
@@ -176,31 +232,45 @@ _registered: dict[str, type[Engine] | str] = {}
 
 
 def register_engine(name: str, engine: type[Engine] | str) -> None:
-    """Have worlds whose configuration names the engine `name` run by it: a class, or "module:Class".
+    """Register an engine. Worlds whose configuration names it are run by it.
 
-    Raises TypeError for anything else, ValueError for an empty name.
+    Args:
+        name: of the engine.
+        engine: a class, or "module:Class".
+
+    Raises:
+        ValueError: for an empty name.
+        TypeError: for a class without the methods of `Engine`.
     """
     if not isinstance(name, str) or not name:
-        raise ValueError(f"The name of an engine must be a text, got {brief(name)}.")
+        raise ValueError(f"The name of an engine must be non-empty text, got {brief(name)}.")
     if not isinstance(engine, str):
         _check_engine(name, engine)
     _registered[name] = engine
 
 
 def known_engines() -> list[str]:
-    """Names of the engines that are installed or registered."""
+    """Names of the installed and registered engines."""
     return sorted({*_registered, *_installed(tuple(sys.path))})
 
 
 @cache
 def _installed(path: tuple[str, ...]) -> dict[str, EntryPoint]:
-    """Engines of the packages in the folders `path`, the first of each name; looked for once in a process, as every
-    package that is installed has to be read."""
+    """Engines of the packages in the folders `path`, the first of each name. Cached, because every installed package
+    is read."""
     return {entry.name: entry for entry in reversed(tuple(entry_points(group=GROUP)))}
 
 
 def engine_type(name: str) -> type[Engine]:
-    """The engine of that name; ValueError naming the known ones, or saying why it cannot be imported."""
+    """The class of an engine.
+
+    Args:
+        name: of the engine.
+
+    Raises:
+        ValueError: for an unknown name (the message lists the known ones), or an engine that cannot be imported.
+        TypeError: for a class without the methods of `Engine`.
+    """
     found: Any = _registered.get(name)
     with explaining(f"The engine {brief(name)} cannot be imported", (ImportError, AttributeError)):
         if isinstance(found, str):
@@ -223,13 +293,17 @@ def _check_engine(name: str, engine: Any) -> type[Engine]:
 
 
 def read_config(path: Path) -> WorldConfig:
-    """The configuration in a `config.json`, of the type that its engine declares; ValueError in one sentence."""
+    """Read a `config.json`, as the type that its engine declares.
+
+    Raises:
+        ValueError: for a file that is no configuration, or names an unknown engine.
+    """
     said = f"{path} is not the configuration of a world"
     with explaining(said, (KeyError, TypeError, ValueError)):
         data = read_json(path, MAX_BYTES)
         engine = data["engine"]
         if not isinstance(engine, str):
-            raise ValueError(f"engine must be a text, got {brief(engine)}")
+            raise ValueError(f"engine must be text, got {brief(engine)}")
     with explaining(f"{path.parent} needs an engine that is not here"):
         kind = engine_type(engine).config_type
     with explaining(said, (TypeError, ValueError)):
@@ -237,7 +311,17 @@ def read_config(path: Path) -> WorldConfig:
 
 
 def make_options(kind: type[LoadOptions], world: str, given: Mapping[str, Any]) -> LoadOptions:
-    """Load options of an engine; TypeError for those it does not take, and what the options themselves raise."""
+    """Load options of an engine.
+
+    Args:
+        kind: the engine's `options_type`.
+        world: name in the error.
+        given: the options.
+
+    Raises:
+        TypeError: for options that the engine does not take.
+        ValueError: for values out of range.
+    """
     known = [field.name for field in fields(kind)]
     if unknown := [option for option in given if option not in known]:
         raise TypeError(f"The world {world} is loaded with the options {', '.join(known)}, not {', '.join(unknown)}.")

@@ -1,7 +1,7 @@
-"""Where worlds lie: the shipped ones inside this package, fetched ones under `$SANAWM_HOME`/worlds (by default
-~/.cache/sanawm-env), others in folders of their own.
+"""Where worlds are on disk: shipped ones inside this package, fetched ones in `$SANAWM_HOME`/worlds (by default
+~/.cache/sanawm-env/worlds), others in folders of their own.
 
-A world's folder holds `config.json`, weights, perhaps `starts/` and, where it was fetched, `manifest.json` (which parts
+A world's folder holds `config.json`, weights, perhaps `starts/`, and `manifest.json` if it was fetched (which parts
 came from where).
 """
 
@@ -20,7 +20,11 @@ MANIFEST, CONFIG = "manifest.json", "config.json"
 
 
 def home() -> Path:
-    """Folder of fetched worlds: `$SANAWM_HOME`, by default ~/.cache/sanawm-env. OSError where there is neither."""
+    """Folder of fetched worlds: `$SANAWM_HOME`, by default ~/.cache/sanawm-env.
+
+    Raises:
+        OSError: for a user without a home folder.
+    """
     if given := os.environ.get("SANAWM_HOME"):
         return Path(given)
     try:
@@ -30,23 +34,22 @@ def home() -> Path:
 
 
 def shipped_worlds() -> list[str]:
-    """Worlds inside this package."""
+    """Names of the worlds inside this package."""
     return sorted(folder.parent.name for folder in SHIPPED.glob("*/config.json"))
 
 
 def world_address(world: str | os.PathLike) -> str:
-    """The name of a world, or its folder made absolute, so that it is found from elsewhere."""
+    """The name of a world, or its folder as an absolute path."""
     return str(world) if world in known_worlds() else os.path.abspath(world)
 
 
 def known_worlds() -> list[str]:
-    """Names that `World.load` takes here and now besides folders: shipped and fetched worlds, and engines that need no
-    files."""
+    """Names that `World.load` takes: shipped and fetched worlds, and engines without files."""
     return sorted({*folder_names(), *(name for name in known_engines() if not engine_type(name).needs_files)})
 
 
 def folder_names() -> set[str]:
-    """Shipped and fetched worlds."""
+    """Names of shipped and fetched worlds."""
     names = set(shipped_worlds())
     with suppress(OSError):  # without a home folder nothing was fetched
         names |= {folder.parent.name for folder in home().glob("worlds/*/config.json")}
@@ -54,12 +57,17 @@ def folder_names() -> set[str]:
 
 
 def world_folder(name: str | os.PathLike) -> Path:
-    """The folder of a world given by name or as a folder itself.
+    """The folder of a world.
 
-    Raises ValueError naming the known worlds, or the command that fetches an official one; TypeError for neither.
+    Args:
+        name: of the world, or its folder.
+
+    Raises:
+        ValueError: for an unknown world. The message lists the known ones, or the command that fetches it.
+        TypeError: for neither a name nor a path.
     """
     if not isinstance(name, str | os.PathLike):
-        raise TypeError(f"A world is a name or a folder, got {brief(name)}.")
+        raise TypeError(f"world must be a name or a folder, got {brief(name)}.")
     text = str(name)
     if text in shipped_worlds():
         return SHIPPED / text
@@ -72,16 +80,13 @@ def world_folder(name: str | os.PathLike) -> Path:
     if text in elsewhere:
         raise ValueError(f"The {text} world {elsewhere[text]}.")
     raise ValueError(
-        f"Unknown world {text!r}; the known worlds are {', '.join(known_worlds())}, or give a folder that holds "
+        f"Unknown world {brief(text)}; the known worlds are {', '.join(known_worlds())}, or give a folder that holds "
         f"config.json and weights. To be fetched: {', '.join(elsewhere)}."
     )
 
 
 def find_world(name: str | os.PathLike) -> Path | WorldConfig:
-    """The folder of a world, or the configuration of an engine that needs none and has that name.
-
-    Raises as `world_folder`.
-    """
+    """The folder of a world, or the configuration of an engine without files. Raises as `world_folder`."""
     if isinstance(name, str) and name in known_engines() and name not in folder_names():
         engine = engine_type(name)
         if not engine.needs_files:
@@ -90,19 +95,23 @@ def find_world(name: str | os.PathLike) -> Path | WorldConfig:
 
 
 def config_of(name: str | os.PathLike) -> WorldConfig:
-    """The configuration of a world, which is not loaded. Raises as `world_folder`; ValueError for files that are
-    none."""
+    """The configuration of a world, without loading it.
+
+    Raises:
+        ValueError: as `world_folder`, and for files that are no configuration.
+        TypeError: as `world_folder`.
+    """
     return config_at(find_world(name))
 
 
 def config_at(source: Path | WorldConfig) -> WorldConfig:
-    """The configuration of what `find_world` has found; ValueError for files that are none."""
+    """The configuration of what `find_world` returned. Raises ValueError for files that are no configuration."""
     return source if isinstance(source, WorldConfig) else read_config(source / CONFIG)
 
 
 def files_of(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
-    """What loading a world's folder reads, as far as other files can be told from these without reading them: paths,
-    sizes, times of change, inodes."""
+    """Path, size, time of change and inode of every file that loading a world reads, to notice a change without
+    reading them."""
     inside = ("config.json", MANIFEST, "*.safetensors", "starts/*", "codec/*", "refiner/transformer/*")
     found = []
     for path in sorted(path for pattern in inside for path in folder.glob(pattern)):
@@ -113,7 +122,7 @@ def files_of(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
 
 
 def read_manifest(folder: Path) -> dict:
-    """What `fetch` wrote about a world folder, {} for other worlds and for what is no manifest."""
+    """The manifest that `fetch` wrote; {} for other worlds, and for a file that is none."""
     with suppress(OSError, ValueError):
         manifest = read_json(folder / MANIFEST, 2**20)
         parts = manifest.get("parts", {})
@@ -123,5 +132,5 @@ def read_manifest(folder: Path) -> dict:
 
 
 def recorded_sha256(folder: Path) -> str | None:
-    """SHA-256 of network and codec as it was when they were converted, None for worlds that were not."""
+    """SHA-256 of network and codec from their conversion; None for worlds that were not converted."""
     return read_manifest(folder).get("sha256")

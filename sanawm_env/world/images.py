@@ -1,12 +1,12 @@
-"""Start images: from whatever a user has to the exact frame the network reads.
+"""Start images: from any image to the frame that the network reads.
 
 Any image file, PIL image or uint8 array becomes RGB (`load_image`) and then fills the frame by the resize-and-crop rule
-of the camera spec, section 4.2 (`fit_image`), so that the intrinsics transformed by the same rule stay true.
-A PNG may hold the pose where it was taken (`save_start`, `read_anchor`) as the text chunk `sanawm:anchor`.
+of the camera spec, section 4.2 (`fit_image`). Intrinsics are transformed by the same rule. A PNG may hold the pose
+where it was taken in the text chunk `sanawm:anchor` (`save_start`, `read_anchor`).
 
-Colour habits are those of diffusers' `load_image`: the EXIF orientation is applied, then everything becomes RGB and an
-alpha channel is dropped, not blended with a background colour. EXIF that cannot be read keeps no image from being
-read, as in browsers. 16-bit grey is scaled to 8 bits; of an animation the first image counts.
+As in diffusers' `load_image`, the EXIF orientation is applied, then everything becomes RGB, and an alpha channel is
+dropped, not blended with a background. EXIF that cannot be read is ignored, as in browsers. 16-bit grey is scaled to 8
+bits. Of an animation the first image counts.
 """
 
 import warnings
@@ -20,7 +20,7 @@ from PIL import ExifTags, Image, PngImagePlugin
 from torch import Tensor
 
 from sanawm_env.camera.intrinsics import resize_and_center_crop
-from sanawm_env.system.files import MAX_PIXELS, check_file, explaining
+from sanawm_env.system.files import MAX_PIXELS, check_file, explaining, reason
 from sanawm_env.system.saving import replacing
 from sanawm_env.world.anchor import Anchor
 
@@ -37,9 +37,14 @@ ImageSource = str | PathLike | Image.Image | np.ndarray
 def load_image(source: ImageSource) -> Image.Image:
     """An upright RGB image.
 
-    source: path of an image file, a PIL image, or a uint8 array (H, W), (H, W, 3) or (H, W, 4).
-    Raises FileNotFoundError for a missing file, ValueError for anything that is not a readable image of at most
-    `MAX_PIXELS` pixels (text, a folder, a truncated file, another dtype or shape), TypeError for other sources.
+    Args:
+        source: path of an image file, a PIL image, or a uint8 array (H, W), (H, W, 3) or (H, W, 4).
+
+    Raises:
+        FileNotFoundError: for a missing file.
+        ValueError: for anything that is not a readable image of at most `MAX_PIXELS` pixels (text, a folder, a
+            truncated file, another dtype or shape).
+        TypeError: for other sources.
     """
     if isinstance(source, Image.Image):
         return _to_rgb(source, "the given image")
@@ -52,10 +57,11 @@ def load_image(source: ImageSource) -> Image.Image:
 
 
 def images_in(folder: str | PathLike) -> list[Path]:
-    """The image files of a folder, in the order of their names, told by their suffixes: all that Pillow reads, with the
-    plugins that are registered. Hidden files, such as the `._photo.jpg` that macOS leaves, are none.
+    """Image files of a folder in the order of their names, recognised by the suffixes that Pillow reads. Hidden files,
+    such as the `._photo.jpg` of macOS, are left out.
 
-    Raises ValueError without any.
+    Raises:
+        ValueError: for a folder without images.
     """
     folder, suffixes = Path(folder), image_suffixes()
     images = sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith("."))
@@ -65,7 +71,7 @@ def images_in(folder: str | PathLike) -> list[Path]:
 
 
 def image_suffixes() -> set[str]:
-    """Suffixes (".png", ...) of the formats that Pillow reads and that are images by their media type."""
+    """Suffixes (".png", ...) of the image formats that Pillow reads."""
     suffixes = Image.registered_extensions().items()
     return {suffix for suffix, kind in suffixes if _is_read(kind) and Image.MIME.get(kind, "").startswith("image/")}
 
@@ -75,15 +81,31 @@ def _is_read(kind: str) -> bool:
 
 
 def fit_image(image: ImageSource, height: int, width: int) -> np.ndarray:
-    """The image scaled (Lanczos) until it covers the frame, its centre cut out: uint8 (height, width, 3).
+    """Scale an image (Lanczos) until it covers the frame, and cut out its centre. Camera spec, section 4.2.
 
-    Camera spec section 4.2. Accepts and raises what `load_image` does.
+    Args:
+        image: what `load_image` takes.
+        height, width: of the frame.
+
+    Returns:
+        (height, width, 3) uint8.
+
+    Raises:
+        FileNotFoundError, ValueError, TypeError: as `load_image`.
     """
     return np.asarray(resize_and_center_crop(load_image(image), height, width))
 
 
 def resize_frames(frames: Tensor, height: int, width: int) -> Tensor:
-    """Frames (F, H, W, 3) uint8 at another size (F, height, width, 3), bilinear and antialiased, on their device."""
+    """Resize frames, bilinear and antialiased, on their device.
+
+    Args:
+        frames: (F, H, W, 3) uint8.
+        height, width: the new size.
+
+    Returns:
+        (F, height, width, 3) uint8.
+    """
     if frames.shape[1:3] == (height, width):
         return frames
     channels_first = frames.permute(0, 3, 1, 2).float()
@@ -92,9 +114,11 @@ def resize_frames(frames: Tensor, height: int, width: int) -> Tensor:
 
 
 def read_anchor(path: str | PathLike) -> Anchor | None:
-    """The anchor a PNG holds, None when there is none (any other image).
+    """The anchor in a PNG; None for any other image.
 
-    Raises FileNotFoundError or ValueError as `load_image` does, and ValueError for a chunk that is not an anchor.
+    Raises:
+        FileNotFoundError: for a missing file.
+        ValueError: for a file that is no image, and for a chunk that is no anchor.
     """
     with _open(Path(path)) as image:
         if not isinstance(image, PngImagePlugin.PngImageFile):
@@ -110,9 +134,17 @@ def read_anchor(path: str | PathLike) -> Anchor | None:
 
 
 def save_start(image: ImageSource, anchor: Anchor | None, path: str | PathLike, optimize: bool = True) -> None:
-    """Write a start image as PNG, with the pose where it was taken if an anchor is given. optimize: small and slow.
+    """Write a start image as PNG.
 
-    Raises ValueError for a name that does not end in .png (no other format keeps the anchor).
+    Args:
+        image: what `load_image` takes.
+        anchor: the pose where it was taken, or None.
+        path: ends in .png: no other format keeps the anchor.
+        optimize: write a smaller file, slowly.
+
+    Raises:
+        ValueError: for another suffix; else as `load_image`.
+        OSError: where it cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
@@ -120,16 +152,16 @@ def save_start(image: ImageSource, anchor: Anchor | None, path: str | PathLike, 
     chunks = PngImagePlugin.PngInfo()
     if anchor is not None:
         chunks.add_text(ANCHOR_CHUNK, anchor.to_json())
-    picture = load_image(image)
+    loaded = load_image(image)
     with replacing(path) as part:
-        picture.save(part, format="PNG", pnginfo=chunks, optimize=optimize)
+        loaded.save(part, format="PNG", pnginfo=chunks, optimize=optimize)
 
 
 def _open(path: Path) -> Image.Image:
-    """The opened file, header read, pixels not yet."""
+    """The opened file; its header is read, its pixels are not."""
     if not path.exists():
         raise FileNotFoundError(f"there is no image at {path}")
-    with explaining(f"{path} is no image"):
+    with explaining(f"{path} cannot be read as an image"):
         check_file(path)
     try:
         with warnings.catch_warnings():
@@ -141,7 +173,9 @@ def _open(path: Path) -> Image.Image:
     except (PermissionError, MemoryError):
         raise
     except Exception as error:  # decoders raise many types for damaged files
-        raise ValueError(f"{path} cannot be read as an image (PNG, JPEG, WebP and whatever Pillow reads)") from error
+        raise ValueError(
+            f"{path} cannot be read as an image: give a PNG, JPEG, WebP or another format that Pillow reads"
+        ) from error
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -150,7 +184,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.width * image.height == 0:
         raise ValueError(f"{name} has no pixels")
     if image.mode == "F":
-        raise ValueError(f"{name} holds floating-point pixels, which say not what is white: convert it to 8 bits")
+        raise ValueError(f"{name} has floating-point pixels, whose white is unknown: convert it to 8 bits")
     try:
         _load_pixels(image)
         upright = _upright(image)
@@ -160,7 +194,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # decoders raise many types for damaged files
-        raise ValueError(f"{name} cannot be read as an image, it may be truncated: {error}") from error
+        raise ValueError(f"{name} cannot be read as an image, it may be truncated: {reason(error)}") from error
 
 
 def _load_pixels(image: Image.Image) -> None:

@@ -1,4 +1,4 @@
-"""The intrinsics of a start image: given, estimated, a field of view, what its EXIF tells, or the world's own."""
+"""The intrinsics of a start image: given, estimated, from a field of view, from EXIF, or the world's own."""
 
 import logging
 import math
@@ -19,27 +19,37 @@ Intrinsics = ArrayLike | Callable[[Image], ArrayLike] | None
 
 
 def choose_intrinsics(
-    picture: Image, config: WorldConfig, intrinsics: Intrinsics, fov_deg: float | None
+    image: Image, config: WorldConfig, intrinsics: Intrinsics, fov_deg: float | None
 ) -> tuple[np.ndarray, str]:
-    """Intrinsics (4,) float64 in pixels of the world's frames, and where they come from: "given", "estimated", "fov",
-    "exif" or "default". EXIF counts where nothing is given; where it tells of a field of view that the model was not
-    shown, that is logged, and the default taken.
+    """Intrinsics in pixels of the world's frames, and their source. EXIF counts where nothing is given. If its field of
+    view is outside what the model was trained on, a warning is logged and the world's own is used
+    (codec_text_refiner.md, section (f)).
 
-    image: upright, as it was given. intrinsics: (4,) fx, fy, cx, cy or (3, 3) in its pixels, or an estimator, a
-    function of it that returns them. fov_deg: horizontal, of the world's frames. Raises ValueError for both, for other
-    shapes, and for a field of view that the model was not shown (codec_text_refiner.md section (f)).
+    Args:
+        image: upright, at its own size.
+        config: of the world.
+        intrinsics: (4,) fx, fy, cx, cy or (3, 3) in pixels of the image; or an estimator, a function of the image that
+            returns them; or None.
+        fov_deg: horizontal field of view of the world's frames in degrees, or None.
+
+    Returns:
+        (4,) float64, and "given", "estimated", "fov", "exif" or "default".
+
+    Raises:
+        ValueError: for intrinsics and fov_deg together, for other shapes, and for a field of view outside what the
+            model was trained on.
     """
     if intrinsics is not None and fov_deg is not None:
-        raise ValueError("Give intrinsics or fov_deg, not both.")
-    crop = crop_geometry(picture.width, picture.height, config.width, config.height)
-    if intrinsics is None and fov_deg is None and (focal := exif_focal(picture)) is not None:
-        told = crop.apply(np.array([focal, focal, picture.width / 2, picture.height / 2]))
+        raise ValueError("Give either intrinsics or fov_deg, not both.")
+    crop = crop_geometry(image.width, image.height, config.width, config.height)
+    if intrinsics is None and fov_deg is None and (focal := exif_focal(image)) is not None:
+        told = crop.apply(np.array([focal, focal, image.width / 2, image.height / 2]))
         try:
             check_field_of_view(told, config.width, config.height)
             return told.astype(np.float64), "exif"
         except ValueError as error:
             logging.getLogger(__name__).warning(
-                "By the EXIF of the start image %s: the world's own %g degrees are taken (fov_deg sets others).",
+                "By the EXIF of the start image, %s: the world's own %g degrees are used; fov_deg sets others.",
                 error,
                 config.horizontal_fov,
             )
@@ -48,7 +58,7 @@ def choose_intrinsics(
         own = intrinsics_from_fov(degrees, config.width, config.height)
         return own.astype(np.float64), "default" if fov_deg is None else "fov"
     source = "estimated" if callable(intrinsics) else "given"
-    given = np.asarray(intrinsics(picture) if callable(intrinsics) else intrinsics)
+    given = np.asarray(intrinsics(image) if callable(intrinsics) else intrinsics)
     if given.shape not in ((4,), (3, 3)):
         raise ValueError(f"intrinsics must be (4,) fx, fy, cx, cy or a (3, 3) matrix, got {given.shape}.")
     chosen = crop.apply(fit_intrinsics(given, 1)[0])
@@ -56,11 +66,11 @@ def choose_intrinsics(
     return chosen.astype(np.float64), source
 
 
-def exif_focal(picture: Image) -> float | None:
-    """The focal length in pixels that an image's EXIF tells by its 35-mm equivalent; None where it tells none. Of a
-    image that was cut out of a larger one it is wrong, and nothing says so."""
+def exif_focal(image: Image) -> float | None:
+    """Focal length in pixels from the 35-mm equivalent in EXIF (CIPA DCG-001); None where there is none. For an
+    image that was cut out of a larger one it is wrong, which cannot be seen."""
     with suppress(Exception):  # EXIF is damaged in as many ways as there are cameras
-        millimetres = float(picture.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm])
+        millimetres = float(image.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm])
         if 0 < millimetres < 10_000:  # 0 is "not known"
-            return millimetres * math.hypot(*picture.size) / FILM_DIAGONAL
+            return millimetres * math.hypot(*image.size) / FILM_DIAGONAL
     return None

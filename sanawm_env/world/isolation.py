@@ -1,14 +1,14 @@
-"""A world's numbers are its own: what the caller has set in torch neither reaches them nor is changed by them.
+"""A world's numbers are its own: the caller's settings of torch neither reach it nor are changed by it.
 
 Default dtype and device, autocast, gradients and inference mode, deterministic and precision flags, denormal numbers
-and the number of threads are as torch has them by default while a world works (the threads: as `threads.py` says), and
-are the caller's again afterwards. What comes out are plain tensors, whatever mode they were asked for in.
+and the number of threads are torch's defaults while a world works (the threads: see `threads.py`), and the caller's
+again afterwards. Results are plain tensors, in whatever mode they were asked for.
 
 Some of these settings belong to the thread, some to the whole process. A call that finds the latter as they should be
 runs beside others like it; one that must change them waits until it is alone.
 
-In a forked process the thread that came from the parent has lost the threads that OpenMP gave it there, and would wait
-for them for ever: what asks for several works in a thread of its own instead.
+In a forked process, the thread that came from the parent has lost the threads that OpenMP gave it there, and would wait
+for them for ever. So a call with several threads runs in a new thread there.
 """
 
 import contextvars
@@ -34,7 +34,7 @@ _here = threading.local()
 
 
 def isolated(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, with nothing that the caller has set in torch reaching it."""
+    """The same function, out of reach of the caller's settings of torch."""
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -44,7 +44,15 @@ def isolated(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def run_isolated(function: Callable[[], R], threads: int | None = None) -> R:
-    """What the function returns, called as `isolated` says. threads: as a world was loaded with, None for the rule."""
+    """Call a function as `isolated` does.
+
+    Args:
+        function: without arguments.
+        threads: that the world was loaded with; None for the default.
+
+    Returns:
+        The function's result.
+    """
     if getattr(_here, "inside", False):
         return function()
     count = world_threads(threads)
@@ -60,7 +68,7 @@ def run_isolated(function: Callable[[], R], threads: int | None = None) -> R:
 
 @contextmanager
 def _plain_thread(threads: int) -> Generator[None]:
-    """This thread's settings as torch has them by default, and so many threads to work with."""
+    """Torch's default settings of this thread, and a number of threads, within a block."""
     before, modes = torch.get_num_threads(), _lift_default_device()
     casting = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
     flushing = sys.float_info.min / _two == 0.0
@@ -90,8 +98,8 @@ _two = 2.0  # a name, so that Python does not divide when it compiles
 
 
 def _lift_default_device() -> list:
-    """Take what `torch.set_default_device` and `with torch.device` have set away; all modes as they were, if there was
-    such a one."""
+    """Remove the default device of `torch.set_default_device` and `with torch.device`. Returns all modes as they
+    were, if there was one."""
     if not torch._C._len_torch_function_stack():
         return []
     modes = _set_modes(None)
@@ -101,7 +109,7 @@ def _lift_default_device() -> list:
 
 
 def _set_modes(modes: list | None) -> list:
-    """Make these this thread's function modes, outermost first; those there were."""
+    """Set this thread's function modes, outermost first. Returns the modes before."""
     before = [_pop_mode() for _ in range(torch._C._len_torch_function_stack())][::-1]
     for mode in modes or ():
         _push_mode(mode)
@@ -165,7 +173,7 @@ else:
 
 
 class _Process:
-    """The process's settings, and who relies on them."""
+    """Settings of the process, and how many calls rely on them."""
 
     def __init__(self):
         self.changed = threading.Condition()
@@ -173,7 +181,7 @@ class _Process:
 
     @contextmanager
     def plain(self) -> Generator[None]:
-        """Settings as torch has them by default."""
+        """Torch's default settings within a block."""
         before = self._enter()
         try:
             yield
@@ -204,7 +212,7 @@ class _Process:
 
 
 def _make_plain() -> ExitStack:
-    """Set what is not as it should be; to be closed to have it as it was."""
+    """Set torch's defaults where they differ. Closing the result sets the former values."""
     with ExitStack() as undo:
         for read, write, good in _SETTINGS:
             value = read()
@@ -221,7 +229,7 @@ _executor: ThreadPoolExecutor | None = None
 
 
 def _own_thread() -> ThreadPoolExecutor:
-    """A thread that began in this process."""
+    """A thread that was started in this process."""
     global _executor
     if _executor is None:
         _executor = ThreadPoolExecutor(1, "sanawm_env")

@@ -1,5 +1,5 @@
-"""What a saved state must be to go on in a world: numbers in their ranges, tensors of the shapes and dtypes that this
-world leaves itself. Files are held to it when they are read, and nothing else is."""
+"""Checks of a saved state: numbers in range, and tensors of the shapes and dtypes that this world makes. Files are
+checked when they are read."""
 
 import re
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,16 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def check_slot(slot: "Slot", world: "World", path: str) -> None:
-    """ValueError that says which part of a saved episode, from `path` on, does not fit this world."""
+    """Check a saved episode.
+
+    Args:
+        slot: the episode.
+        world: that it is read for.
+        path: its name in the error.
+
+    Raises:
+        ValueError: which says what part does not fit this world.
+    """
     config = world.config
     _check_scene(slot.scene, world, f"{path}.scene")
     check_count(f"{path}.seed", slot.seed, 0, MAX_SEED)
@@ -46,7 +55,7 @@ def check_slot(slot: "Slot", world: "World", path: str) -> None:
 
 
 def check_clip(clip: "Clip", world: "World", path: str) -> None:
-    """ValueError unless it is a saved clip of one episode of this world."""
+    """Raise ValueError, which names `path`, unless it is a saved clip of one episode of this world."""
     config = world.config
     n = config.chunk_frames
     tree.check_tensor(clip.frames, (1, n, config.height, config.width, 3), (torch.uint8,), f"{path}.frames")
@@ -60,16 +69,17 @@ def check_clip(clip: "Clip", world: "World", path: str) -> None:
 
 
 def check_poses(c2w: Any, shape: tuple[int, ...], path: str) -> None:
-    """ValueError unless it is a float64 array of rigid poses (*shape, 4, 4), none of them out of the world."""
+    """Raise ValueError, which names `path`, unless it is a float64 array of rigid poses (*shape, 4, 4) within 1000
+    km."""
     check_array(c2w, (*shape, 4, 4), np.float64, path)
-    with explaining(f"{path} is no camera"):
+    with explaining(f"{path} must hold rigid poses"):
         check_trajectory(c2w.reshape(-1, 4, 4))
     if np.abs(c2w[..., :3, 3]).max() > MOST_METRES:
-        raise ValueError(f"{path} lies over {MOST_METRES:g} m away")
+        raise ValueError(f"{path} must lie within {MOST_METRES:g} m of the start")
 
 
 def check_array(array: Any, shape: tuple[int, ...], dtype: type, path: str) -> None:
-    """ValueError unless it is an array of that shape and dtype."""
+    """Raise ValueError, which names `path`, unless it is an array of that shape and dtype."""
     if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
         got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else brief(array)
         raise ValueError(f"{path} must be an array of {np.dtype(dtype)} {shape}, got {got}")
@@ -80,7 +90,7 @@ def _check_scene(scene: "Scene", world: "World", path: str) -> None:
     if scene.weights_hash != world.weights_hash:
         raise ValueError(f"{path} was encoded by other weights")
     if not re.fullmatch("[0-9a-f]{64}", scene.key):
-        raise ValueError(f"{path}.key is {brief(scene.key)}")
+        raise ValueError(f"{path}.key must be 64 hexadecimal digits, got {brief(scene.key)}")
     check_array(scene.image, (config.height, config.width, 3), np.uint8, f"{path}.image")
     check_array(scene.intrinsics, (4,), np.float64, f"{path}.intrinsics")
     for value in scene.intrinsics:
@@ -88,7 +98,9 @@ def _check_scene(scene: "Scene", world: "World", path: str) -> None:
     fit_intrinsics(scene.intrinsics, 1)
     if scene.anchor is not None:
         if not config.knows(scene.anchor.place):
-            raise ValueError(f"{path}.anchor is of the place {brief(scene.anchor.place)}, which is not known here")
+            raise ValueError(
+                f"{path}.anchor is of the place {brief(scene.anchor.place)}, which this world does not know"
+            )
         check_poses(scene.anchor.c2w, (), f"{path}.anchor")
 
 

@@ -1,4 +1,4 @@
-"""Start images without end: sets that an engine draws from, by number, such as "rooms:train" and "rooms:test"."""
+"""Endless sets of start images, which an engine draws by number, such as "rooms:train" and "rooms:test"."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,8 +13,12 @@ from sanawm_env.world.engine import engine_type, known_engines
 
 
 class Start(NamedTuple):
-    """image: (H, W, 3) uint8, of the size of the world that it is for. anchor: where it was taken, None where that
-    world does not know the place."""
+    """A start image.
+
+    Attributes:
+        image: (H, W, 3) uint8, of the size of the world's frames.
+        anchor: where it was taken; None where the world does not know the place.
+    """
 
     image: np.ndarray
     anchor: Anchor | None
@@ -22,8 +26,14 @@ class Start(NamedTuple):
 
 @dataclass(frozen=True)
 class DrawnScenes:
-    """The set `split` of the engine of that name. As a sequence it has `count` members, more than are ever drawn; sets
-    of different splits have nothing in common (Cobbe et al. 2020, Procgen)."""
+    """A set of start images, as a sequence of `count` members. Sets of different splits have nothing in common (Cobbe
+    et al. 2020, Procgen).
+
+    Attributes:
+        engine: name of the engine that draws them.
+        split: name of the set.
+        count: number of members, more than are ever drawn.
+    """
 
     engine: str
     split: str
@@ -31,9 +41,10 @@ class DrawnScenes:
 
     @classmethod
     def named(cls, text: str) -> "DrawnScenes | None":
-        """The set of a name such as "rooms:train"; None for a text that begins with no engine's name and a colon.
+        """The set of a name such as "rooms:train"; None for text that does not begin with an engine's name and a colon.
 
-        Raises ValueError naming the sets there are.
+        Raises:
+            ValueError: for an unknown set of an engine. The message lists its sets.
         """
         engine, colon, split = text.partition(":")
         if not colon or engine not in known_engines():
@@ -51,7 +62,7 @@ class DrawnScenes:
         return self.count
 
     def start(self, number: int, config: WorldConfig) -> Start:
-        """Member `number`, a function of it and the split alone, for a world."""
+        """Member `number` for a world. It depends on the split and the number alone."""
         intrinsics = intrinsics_from_fov(config.horizontal_fov, config.width, config.height)
         kind = engine_type(self.engine)
         image, anchor = kind.draw_start(self.split, number, config.height, config.width, intrinsics.astype(np.float64))

@@ -1,8 +1,8 @@
 """The state of a world as a value, and its file.
 
 A `WorldState` is a tuple of slots, one per episode. A slot holds everything that the future of its episode depends on:
-scene, seed, number of chunks, pose, last frame, recurrent state. Nothing in it is ever edited, so keeping one,
-putting it back and handing it to many branches copies nothing: `state[i]` and `stack` only rearrange references.
+scene, seed, number of chunks, pose, last frame, recurrent state. States are never edited, so keeping, restoring and
+branching copy nothing: `state[i]` and `stack` only rearrange references.
 """
 
 import json
@@ -36,10 +36,15 @@ SCHEMA = 4
 class Scene:
     """A start image, encoded once.
 
-    key: content hash of what was given. weights_hash: of the world that encoded it.
-    image: (H, W, 3) uint8, frame 0. intrinsics: (4,) float64 fx, fy, cx, cy in pixels of `image`.
-    conditions: what the engine made of image, prompt and anchor, a tree. anchor: pose of frame 0 in a known place, or
-    None. intrinsics_source: "given", "fov", "estimated", "exif" or "default". prompt: the text as it was given.
+    Attributes:
+        key: content hash of image, intrinsics, prompt and anchor.
+        weights_hash: of the world that encoded it.
+        image: (H, W, 3) uint8, frame 0.
+        intrinsics: (4,) float64 fx, fy, cx, cy in pixels of `image`.
+        conditions: what the engine made of image, prompt and anchor, a tree.
+        anchor: pose of frame 0 in a known place, or None.
+        intrinsics_source: "given", "fov", "estimated", "exif" or "default".
+        prompt: the text.
     """
 
     key: str
@@ -56,13 +61,17 @@ class Scene:
 class Slot:
     """One episode at a chunk border.
 
-    chunk: chunks predicted until now. c2w: (4, 4) float64 pose of the last frame relative to frame 0.
-    frame: (H, W, 3) uint8, the last frame. latents: (1, c, T, h, w) of the last chunk, of frame 0 alone before the
-        first; None in worlds without.
-    memory: what the engine passes from chunk to chunk (tensors with a leading axis of 1), None before a segment's
-        first chunk.
-    origin, start: pose (relative to frame 0) and chunk at which this segment began: the identity and 0, until the
-        episode is taken further from its last frame (`World.reanchor`).
+    Attributes:
+        scene: where it began.
+        seed: of its noise.
+        chunk: number of chunks so far.
+        c2w: (4, 4) float64 pose of the last frame relative to frame 0.
+        frame: (H, W, 3) uint8, the last frame.
+        latents: (1, c, T, h, w) of the last chunk, of frame 0 alone before the first; None in worlds without latents.
+        memory: what the engine passes from chunk to chunk (tensors with a leading axis of 1); None before a segment's
+            first chunk.
+        origin: (4, 4) pose, relative to frame 0, at which this segment began: the identity, until `World.reanchor`.
+        start: chunk at which this segment began: 0, until `World.reanchor`.
     """
 
     scene: Scene
@@ -77,13 +86,19 @@ class Slot:
 
     @property
     def first(self) -> bool:
-        """Whether the next chunk opens a segment, and so covers frame 0 too."""
+        """Whether the next chunk opens a segment, and so includes frame 0."""
         return self.chunk == self.start
 
 
 @dataclass(frozen=True, eq=False)
 class WorldState:
-    """A batch of episodes; `engine` and `weights_hash` say which world it belongs to."""
+    """A batch of episodes.
+
+    Attributes:
+        slots: one for each episode.
+        engine: name of the engine of its world.
+        weights_hash: of its world.
+    """
 
     slots: tuple[Slot, ...]
     engine: str
@@ -101,7 +116,7 @@ class WorldState:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of tensor memory this state keeps alive; what its slots share counts once."""
+        """Bytes of tensor memory that this state refers to; what its slots share counts once."""
         return tree.nbytes(self.slots)
 
     @property
@@ -111,20 +126,25 @@ class WorldState:
 
     @isolated
     def to(self, device: str | torch.device) -> "WorldState":
-        """The same state with its tensors on another device (those already there are shared)."""
+        """The same state with its tensors on another device. Tensors that are there already are shared."""
         return replace(self, slots=tree.map_tensors(lambda t: t.to(device), self.slots))
 
     def reseed(self, seed: int) -> "WorldState":
-        """The same state with another future: slot i draws its noise from seed + i from now on."""
+        """The same state with other noise: slot i draws from seed + i from the next chunk on. Raises TypeError or
+        ValueError for a wrong seed."""
         seed = check_seed(seed)
         return replace(self, slots=tuple(replace(slot, seed=seed + i) for i, slot in enumerate(self.slots)))
 
     @isolated
     def save(self, path: str | os.PathLike, extra: Any = None) -> None:
-        """Write a safetensors file whose header says what it is; the file appears whole or not at all.
+        """Write a safetensors file with a JSON header. It appears whole or not at all.
 
-        extra: a tree of tensors and plain values to keep beside the state; `load_state` gives it back.
-        Raises OSError where it cannot be written.
+        Args:
+            path: of the file.
+            extra: a tree of tensors and plain values to keep beside the state; `load_state` returns it.
+
+        Raises:
+            OSError: where it cannot be written.
         """
         tensors: dict[str, Tensor] = {}
         header = {
@@ -138,23 +158,37 @@ class WorldState:
 
     @classmethod
     def load(cls, path: str | os.PathLike, world: "World") -> "WorldState":
-        """Read a state that `save` wrote, for `world`.
+        """Read a state that `save` wrote.
 
-        Raises FileNotFoundError, or ValueError in one sentence for a truncated or foreign file, another schema or
-        other weights.
+        Args:
+            path: of the file.
+            world: that the state belongs to.
+
+        Raises:
+            FileNotFoundError: where there is no file.
+            ValueError: for a truncated or foreign file, another schema, or other weights.
+            TypeError: for a path or world of another type.
         """
         return load_state(path, world)[0]
 
 
 @isolated
 def load_state(path: str | os.PathLike, world: "World", *extra_types: type) -> tuple[WorldState, Any]:
-    """As `WorldState.load`, and what was saved as `extra`; its dataclasses have to be named here. Without `extra_types`
-    the extra is not read, and None is returned for it. Raises as `WorldState.load`."""
+    """Read a state, and what was saved as `extra`. Raises as `WorldState.load`.
+
+    Args:
+        path: of the file.
+        world: that the state belongs to.
+        *extra_types: dataclasses in `extra`. Without any, `extra` is not read.
+
+    Returns:
+        The state, and `extra` or None.
+    """
     if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"A state is read from a path, got {brief(path)}.")
+        raise TypeError(f"path must be the path of a file, got {brief(path)}.")
     path = Path(path)
     if not hasattr(world, "check_state"):
-        raise TypeError(f"A state is read for a World, got {type(world).__name__}: give World.load(name).")
+        raise TypeError(f"world must be a World, got {type(world).__name__}: give World.load(name).")
     if not path.exists():
         raise FileNotFoundError(f"There is no state at {path}.")
     try:
@@ -174,13 +208,13 @@ def load_state(path: str | os.PathLike, world: "World", *extra_types: type) -> t
     with explaining(f"{path} cannot be read here"):
         for name in ("engine", "weights_hash"):
             if not isinstance(header.get(name), str):
-                raise ValueError(f"{name} is {brief(header.get(name))}")
+                raise ValueError(f"{name} must be text, got {brief(header.get(name))}")
         state = WorldState((), header["engine"], header["weights_hash"])
         world.check_state(state)  # first: other weights have other shapes
     with explaining(f"{path} does not hold a complete state", (ValueError, RecursionError)):
         slots = tree.restore(header.get("slots"), tensors, types, "slots")
         if not isinstance(slots, tuple) or not slots or not all(isinstance(slot, Slot) for slot in slots):
-            raise ValueError("slots are not episodes")
+            raise ValueError("slots must be episodes")
         for i, slot in enumerate(slots):
             check_slot(slot, world, f"slots.{i}")
         state = replace(state, slots=slots)
@@ -189,7 +223,16 @@ def load_state(path: str | os.PathLike, world: "World", *extra_types: type) -> t
 
 
 def save_whole(tensors: dict[str, Tensor], path: str | os.PathLike, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file that appears whole or not at all; OSError in one sentence where it cannot be."""
+    """Write a safetensors file, which appears whole or not at all.
+
+    Args:
+        tensors: by name.
+        path: of the file.
+        metadata: of the header.
+
+    Raises:
+        OSError: where it cannot be written.
+    """
     with replacing(path) as part:
         try:
             save_file(tensors, part, metadata)
@@ -199,19 +242,28 @@ def save_whole(tensors: dict[str, Tensor], path: str | os.PathLike, metadata: di
 
 
 def stack(states: Iterable[WorldState]) -> WorldState:
-    """One state of all the episodes of several; nothing is copied. ValueError for none, or for different worlds."""
+    """One state of all episodes of several states; nothing is copied.
+
+    Raises:
+        ValueError: for no state, or states of different worlds.
+    """
     states = list(states)
     if not states:
         raise ValueError("stack needs at least one state.")
     if len({(s.engine, s.weights_hash) for s in states}) > 1:
-        raise ValueError("States of different worlds cannot be stacked; stack states of one world only.")
+        raise ValueError("States of different worlds cannot be stacked: give states of one world.")
     return replace(states[0], slots=tuple(slot for s in states for slot in s.slots))
 
 
 def check_seed(seed: int) -> int:
-    """A seed as a Python int; TypeError or ValueError unless it is a whole number in 0..2^63-1."""
+    """A seed as a Python int.
+
+    Raises:
+        TypeError: for anything but a whole number.
+        ValueError: outside 0..2^63-1.
+    """
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-        raise TypeError(f"A seed must be a whole number, got {seed!r}.")
+        raise TypeError(f"A seed must be a whole number, got {brief(seed)}.")
     if not 0 <= seed <= MAX_SEED:
-        raise ValueError(f"A seed must lie in 0..2^63-1, got {seed}.")
+        raise ValueError(f"A seed must lie in 0..2^63-1, got {brief(int(seed))}.")
     return int(seed)

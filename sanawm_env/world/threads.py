@@ -1,8 +1,8 @@
-"""How many threads a world computes with, and locks that threads and forked processes can live with.
+"""How many threads a world computes with, and locks that work in forked processes.
 
 The number of threads decides the last bits of sums (measured: products of a few rows, which MKL splits). So it is the
-world's own, whatever `torch.set_num_threads` or OMP_NUM_THREADS say: `LoadOptions.threads`, or what
-`with_torch_threads` says where an episode is repeated.
+world's own, whatever `torch.set_num_threads` or OMP_NUM_THREADS say: `LoadOptions.threads`, or that of
+`with_torch_threads` where an episode is repeated.
 """
 
 import os
@@ -24,14 +24,24 @@ _asked: ContextVar[int | None] = ContextVar("threads that a world computes with"
 
 
 def world_threads(loaded: int | None = None) -> int:
-    """Threads that a world computes with here and now. loaded: its `LoadOptions.threads`."""
+    """Threads that a world computes with now.
+
+    Args:
+        loaded: its `LoadOptions.threads`.
+    """
     return _asked.get() or loaded or THREADS
 
 
 @contextmanager
 def with_torch_threads(count: int | None) -> Generator[None]:
-    """So many within the block, for torch and for all worlds; None changes nothing. ValueError unless it is a number
-    from 1 to `MAX_THREADS`."""
+    """Set the number of threads of torch and of all worlds within a block.
+
+    Args:
+        count: 1 to `MAX_THREADS`; None changes nothing.
+
+    Raises:
+        ValueError: for another count.
+    """
     if count is None:
         yield
         return
@@ -46,7 +56,7 @@ def with_torch_threads(count: int | None) -> Generator[None]:
 
 
 class Lock:
-    """A re-entrant lock, open again in a forked child: the thread that held it is not there to let it go."""
+    """A re-entrant lock that is open in a forked child, where the thread that held it does not exist."""
 
     def __init__(self):
         self._renew()

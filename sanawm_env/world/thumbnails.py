@@ -6,7 +6,7 @@ from PIL import Image
 
 
 def thumbnail(frame: NDArray, width: int = 96) -> NDArray:
-    """The frame (H, W, 3) uint8 at most `width` pixels wide; a copy."""
+    """A copy of a frame (H, W, 3) uint8 that is at most `width` pixels wide."""
     height, full = frame.shape[:2]
     if full <= width:
         return frame.copy()

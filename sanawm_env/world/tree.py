@@ -1,7 +1,7 @@
-"""Trees of frozen dataclasses whose leaves are tensors: map over them, list them, write them to JSON and tensors.
+"""Trees of frozen dataclasses whose leaves are tensors: map over them, list them, write them as JSON and tensors.
 
-A state is such a tree. Tuples are branches; None, numbers, strings and frozen sets of them are kept as they are; NumPy
-arrays travel as tensors.
+A state is such a tree. Tuples are branches. None, numbers, strings and frozen sets of them are kept as they are. NumPy
+arrays are saved as tensors.
 """
 
 import dataclasses
@@ -29,7 +29,13 @@ def leaves(tree: Any) -> Iterator[Tensor]:
 
 
 def map_tensors(fn: Callable[..., Tensor], tree: Any, *others: Any) -> Any:
-    """The tree with fn(tensor, tensors at the same place in `others`...) for every tensor; the rest as in `tree`."""
+    """The tree with every tensor replaced.
+
+    Args:
+        fn: called with a tensor, and the tensors in its place in `others`.
+        tree: the tree.
+        *others: trees of the same structure.
+    """
     if isinstance(tree, Tensor):
         return fn(tree, *others)
     if dataclasses.is_dataclass(tree):
@@ -44,7 +50,7 @@ def map_tensors(fn: Callable[..., Tensor], tree: Any, *others: Any) -> Any:
 
 
 def layout(tree: Any) -> Any:
-    """What must agree between trees that share a batch: shapes of tensors, every other value as it is."""
+    """What must agree between trees of one batch: shapes of tensors, and all other values."""
     if isinstance(tree, Tensor):
         return tree.shape
     if dataclasses.is_dataclass(tree):
@@ -55,12 +61,18 @@ def layout(tree: Any) -> Any:
 
 
 def nbytes(tree: Any) -> int:
-    """Bytes of memory that the tree keeps alive: storages shared by several tensors count once."""
+    """Bytes of memory that a tree refers to. A storage that several tensors share counts once."""
     return sum({s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in leaves(tree))}.values())
 
 
 def dump(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
-    """The tree as plain JSON values; its tensors are added to `tensors` and stand in the JSON by their names."""
+    """The tree as JSON values.
+
+    Args:
+        tree: the tree.
+        tensors: its tensors are added here, and named in the JSON.
+        path: prefix of the names.
+    """
     if isinstance(tree, np.ndarray):
         tensors[path] = torch.tensor(tree)
         return {"array": path}
@@ -79,8 +91,18 @@ def dump(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
 
 
 def restore(plain: Any, tensors: Mapping[str, Tensor], types: Mapping[str, type], path: str = "it") -> Any:
-    """The tree that `dump` wrote. Only the classes in `types` are made, and every field of theirs is held to its
-    annotation, numbers to finite ones. ValueError that says where it does not fit, from `path` on."""
+    """The tree that `dump` wrote. Only the classes in `types` are made, and their fields must fit their annotations,
+    with finite numbers.
+
+    Args:
+        plain: the JSON values.
+        tensors: by name.
+        types: dataclasses by name.
+        path: its name in errors.
+
+    Raises:
+        ValueError: which says where it does not fit.
+    """
     hints: dict[type, dict[str, Any]] = {}
 
     def build(plain: Any, path: str) -> Any:
@@ -91,7 +113,7 @@ def restore(plain: Any, tensors: Mapping[str, Tensor], types: Mapping[str, type]
         if plain.keys() == {"tensor"} or plain.keys() == {"array"}:
             ((kind, name),) = plain.items()
             if not isinstance(name, str) or name not in tensors:
-                raise ValueError(f"{path} is a tensor that is not there")
+                raise ValueError(f"{path} names a tensor that the file does not hold")
             if kind == "tensor":
                 return tensors[name]
             if tensors[name].dtype not in _IN_NUMPY:
@@ -99,24 +121,24 @@ def restore(plain: Any, tensors: Mapping[str, Tensor], types: Mapping[str, type]
             return tensors[name].numpy()
         if plain.keys() == {"set"} and isinstance(plain["set"], list):
             if not all(isinstance(item, str | int | float | None) for item in plain["set"]):
-                raise ValueError(f"{path} is not a set of words and numbers")
+                raise ValueError(f"{path} must be a set of text and numbers")
             return frozenset(plain["set"])
         name, values = plain.get("type"), plain.get("fields")
         if plain.keys() != {"type", "fields"} or not isinstance(name, str) or not isinstance(values, dict):
-            raise ValueError(f"{path} is {brief(plain)}, which is nothing that is saved")
+            raise ValueError(f"{path} must be a saved value, got {brief(plain)}")
         if name not in types:
-            raise ValueError(f"{path} is a {brief(name)}, which is not known here")
+            raise ValueError(f"{path} is of the unknown type {brief(name)}")
         kind: Any = types[name]  # a dataclass
         if kind not in hints:
             hints[kind] = get_type_hints(kind, localns=dict(types))
         known = {field.name: field for field in dataclasses.fields(kind)}
         needed = {n for n, f in known.items() if f.default is f.default_factory is dataclasses.MISSING}
         if wrong := sorted((values.keys() - known.keys()) | (needed - values.keys())):
-            raise ValueError(f"{path} is a {name} with other fields than such a one has, see {brief(wrong[0])}")
+            raise ValueError(f"{path} is a {name} with a missing or unknown field {brief(wrong[0])}")
         made = {field: build(value, f"{path}.{field}") for field, value in values.items()}
         for field, value in made.items():
             if not _fits(value, hints[kind][field]):
-                raise ValueError(f"{path}.{field} is not what it should be, got {brief(value)}")
+                raise ValueError(f"{path}.{field} is of the wrong type, got {brief(value)}")
         with explaining(f"{path} is no {name}", (TypeError, ValueError)):
             return kind(**made)
 
@@ -124,8 +146,16 @@ def restore(plain: Any, tensors: Mapping[str, Tensor], types: Mapping[str, type]
 
 
 def check_layout(tree: Any, outline: Any, path: str = "it") -> None:
-    """ValueError that says where a tree is not built like an outline: tensors of other shapes and dtypes than those in
-    its place (on the meta device, say), not finite, or anything else that differs. `...` stands for whatever may be."""
+    """Check that a tree is built like an outline: equal values, and finite tensors of the same shapes and dtypes.
+
+    Args:
+        tree: the tree.
+        outline: a tree whose tensors may be on the meta device; `...` accepts anything.
+        path: its name in errors.
+
+    Raises:
+        ValueError: which says where it differs.
+    """
     if outline is ...:
         return
     if isinstance(outline, Tensor):
@@ -137,7 +167,7 @@ def check_layout(tree: Any, outline: Any, path: str = "it") -> None:
             check_layout(getattr(tree, field.name), getattr(outline, field.name), f"{path}.{field.name}")
     elif isinstance(outline, tuple):
         if not isinstance(tree, tuple) or len(tree) != len(outline):
-            raise ValueError(f"{path} must hold {len(outline)} things, got {brief(tree)}")
+            raise ValueError(f"{path} must hold {len(outline)} values, got {brief(tree)}")
         for i, pair in enumerate(zip(tree, outline, strict=True)):
             check_layout(*pair, f"{path}.{i}")
     elif type(tree) is not type(outline) or tree != outline:
@@ -145,7 +175,7 @@ def check_layout(tree: Any, outline: Any, path: str = "it") -> None:
 
 
 def check_tensor(tensor: Any, shape: tuple[int, ...], dtypes: Collection[torch.dtype], path: str) -> None:
-    """ValueError unless it is a tensor of that shape and one of these dtypes, of finite numbers."""
+    """Raise ValueError, which names `path`, unless it is a finite tensor of that shape and one of these dtypes."""
     if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shape or tensor.dtype not in dtypes:
         wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         got = f"{tensor.dtype} {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else brief(tensor)
@@ -161,7 +191,7 @@ _IN_NUMPY = {
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of an annotation: numbers, text, None, tensors, arrays, dataclasses, tuples, sets, unions."""
+    """Whether a value fits an annotation: numbers, text, None, tensors, arrays, dataclasses, tuples, sets, unions."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(_fits(value, one) for one in inner)

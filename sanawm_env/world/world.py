@@ -4,7 +4,7 @@
     state = world.begin(world.scene("photo.jpg"), seed=0)
     state, clip = world.advance(state, poses)  # poses (24, 4, 4), camera-to-world relative to frame 0
 
-`advance` is a pure function: it writes to nothing it was given, so earlier states stay valid.
+`advance` is a pure function: it writes to none of its arguments, so earlier states stay valid.
 """
 
 import hashlib
@@ -44,8 +44,8 @@ class Clip:
 
     Attributes:
         frames: (B, F, H, W, 3) uint8, on the world's device. F is the frames of a chunk, 24.
-        c2w: (B, F, 4, 4) float64, the camera-to-world poses of the frames: those that were asked for, or where the
-            world let the camera go.
+        c2w: (B, F, 4, 4) float64, the camera-to-world poses of the frames: the requested ones, or those at which the
+            world stopped the camera.
         latents: (B, c, T, h, w), the new latent frames; None in worlds without latents.
         batch_rows: for each slot its row in the batch it ran in, and the size of that batch. Episodes whose memories
             have different shapes (one that has just begun, say) run in different batches. Frames are equal bit for bit
@@ -65,7 +65,7 @@ class Clip:
 
 
 def _at_work(method: Callable) -> Callable:
-    """A method that calls the engine: nothing that the caller has set in torch reaches it."""
+    """Run a method that calls the engine, out of reach of the caller's settings of torch."""
 
     @wraps(method)
     def call(self: "World", *args: Any, **kwargs: Any) -> Any:
@@ -90,7 +90,7 @@ class World:
         mode: which stages make the frames, as text.
         options: what it was loaded with.
         weights_hash: SHA-256 of all that decides its numbers. States of another hash are refused.
-        starts: paths of the start images that come with it.
+        starts: paths of its own start images.
     """
 
     def __init__(
@@ -106,12 +106,11 @@ class World:
 
     @staticmethod
     def load(name: str | PathLike = "nano", device: str | torch.device = "cpu", **options: Any) -> "World":
-        """Load a world. A process has one world for each name or folder, device and options; a folder whose files have
-        changed since is another world.
+        """Load a world. A process has one world for each name or folder, device and options. A folder whose files have
+        changed is another world.
 
         Args:
-            name: a shipped or fetched world, an engine that needs no files, or a folder with `config.json` and
-                weights.
+            name: a shipped or fetched world, an engine without files, or a folder with `config.json` and weights.
             device: a name such as "cpu" or "cuda:0".
             **options: fields of the engine's `options_type`: threads, and for SANA-WM precision, refiner and others
                 (see `SanaLoadOptions`).
@@ -186,16 +185,16 @@ class World:
             raise TypeError(f"anchor must be an Anchor, a place and the pose in it, got {type(anchor).__name__}.")
         if anchor is not None and not self.config.knows(anchor.place):
             name, places = self.config.name, self.config.known_places
-            raise ValueError(f"The {name} world does not know the place {anchor.place!r}; it knows {places}.")
+            raise ValueError(f"The {name} world does not know the place {brief(anchor.place)}; it knows {places}.")
         if anchor is None and "images" not in self.engine.capabilities:
             raise ValueError(
                 f"The {self.config.name} world begins at an anchor: give a PNG that holds one, or "
                 f"anchor=Anchor(place, c2w), of {self.config.known_places}."
             )
         prompt = check_prompt(prompt)
-        picture = load_image(image)
-        chosen, source = choose_intrinsics(picture, self.config, intrinsics, fov_deg)
-        frame = self._start_image(fit_image(picture, self.config.height, self.config.width), chosen, anchor)
+        loaded = load_image(image)
+        chosen, source = choose_intrinsics(loaded, self.config, intrinsics, fov_deg)
+        frame = self._start_image(fit_image(loaded, self.config.height, self.config.width), chosen, anchor)
         key = _scene_key(frame, chosen, prompt, anchor)
         with self._lock.held():
             scene = self._scenes.get(key)
@@ -330,7 +329,9 @@ class World:
         if not isinstance(prompts, Sequence) or not all(isinstance(text, str) for text in prompts):
             raise TypeError(f"A prompt must be a string, or one string for each episode, got {brief(prompt)}.")
         if len(prompts) != len(state):
-            raise ValueError(f"with_prompt takes one prompt or {len(state)}, got {len(prompts)}.")
+            raise ValueError(
+                f"with_prompt takes one prompt, or one for each of {len(state)} episodes, got {len(prompts)}."
+            )
         prompts = [check_prompt(text) for text in prompts]
         slots = tuple(self._prompted(slot, text) for slot, text in zip(state.slots, prompts, strict=True))
         return replace(state, slots=slots)
@@ -347,8 +348,8 @@ class World:
         return replace(slot, scene=scene, memory=memory, latents=latents)
 
     def without_caches(self, state: WorldState) -> WorldState:
-        """The same state without caches that can be made again (the decoder's, 0.6 GB at 720p). The next `advance`
-        makes them again; its frames are the same, bit for bit."""
+        """The same state without caches that can be computed again (the decoder's, 0.6 GB at 720p). The next
+        `advance` computes them, and its frames are the same, bit for bit. Raises as `check_state`."""
         self.check_state(state)
         return replace(
             state,
@@ -361,8 +362,8 @@ class World:
     @_at_work
     def reanchor(self, state: WorldState) -> WorldState:
         """The same state as the start of a new segment: the last frame becomes the start image, and the recurrent
-        memory is dropped. Poses stay relative to the episode's very first frame. Episodes outlast the length that the
-        model was validated to (`WorldConfig.horizon_chunks`) this way."""
+        memory is dropped. Poses stay relative to the episode's first frame. This is how episodes continue beyond the
+        length that the model was validated to (`WorldConfig.horizon_chunks`). Raises as `check_state`."""
         self.check_state(state)
         return replace(state, slots=tuple(self._reanchored(slot) for slot in state.slots))
 
@@ -373,10 +374,10 @@ class World:
         anchor = old.anchor
         if anchor is not None:  # the pose of the new frame 0 in the place
             anchor = Anchor(anchor.place, anchor.c2w @ np.linalg.inv(slot.origin) @ slot.c2w)
-        picture = self.engine.start_image(slot.frame.cpu().numpy(), old.intrinsics, anchor)
-        key = _content_key(old.key.encode(), picture.tobytes(), slot.c2w.tobytes())
-        conditions = self.engine.encode(picture, old.prompt, anchor)
-        scene = replace(old, key=key, image=picture, conditions=conditions, anchor=anchor)
+        image = self.engine.start_image(slot.frame.cpu().numpy(), old.intrinsics, anchor)
+        key = _content_key(old.key.encode(), image.tobytes(), slot.c2w.tobytes())
+        conditions = self.engine.encode(image, old.prompt, anchor)
+        scene = replace(old, key=key, image=image, conditions=conditions, anchor=anchor)
         return replace(
             slot,
             scene=scene,
@@ -395,7 +396,12 @@ class World:
             )
 
     def check_state(self, state: WorldState) -> None:
-        """ValueError unless `state` was made by these weights; TypeError unless it is a state."""
+        """Check that a state belongs to this world.
+
+        Raises:
+            ValueError: for a state of other weights.
+            TypeError: for anything but a `WorldState`.
+        """
         if not isinstance(state, WorldState):
             raise TypeError(f"A world advances a WorldState, got {type(state).__name__}; make one with world.begin.")
         if (state.engine, state.weights_hash) != (self.config.engine, self.weights_hash):
@@ -423,8 +429,8 @@ _register = Lock()
 
 
 def _loaded(source: Path | WorldConfig, config: WorldConfig, device: torch.device, options: LoadOptions) -> World:
-    """The one world of these files; the last `WORLDS_KEPT` are kept even if nobody else does. Others can be found and
-    loaded while one is being loaded."""
+    """The one world of these files. The last `WORLDS_KEPT` are kept in memory. Other worlds can be loaded at the
+    same time."""
     key = source, device, options, () if isinstance(source, WorldConfig) else files_of(source)
     with _register.held():
         lock = _loading.setdefault(key, Lock())
@@ -473,8 +479,12 @@ def _load(source: Path | WorldConfig, config: WorldConfig, device: torch.device,
 
 @isolated
 def usable_device(device: str | torch.device) -> torch.device:
-    """The device itself ("cuda" becomes "cuda:0"). TypeError for what is not a name of a device, ValueError for one
-    that cannot be used."""
+    """The device ("cuda" becomes "cuda:0").
+
+    Raises:
+        TypeError: for anything but the name of a device.
+        ValueError: for a device that cannot be used.
+    """
     if isinstance(device, bool) or not isinstance(device, str | int | torch.device):
         raise TypeError(f'device must be a name such as "cpu" or "cuda:0", got {brief(device)}.')
     try:
@@ -484,7 +494,7 @@ def usable_device(device: str | torch.device) -> torch.device:
         return usable
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"The device {str(device)!r} cannot be used here: {reason}") from error
+        raise ValueError(f"The device {brief(str(device))} cannot be used here: {reason}") from error
 
 
 def _scene_key(frame: np.ndarray, intrinsics: np.ndarray, prompt: str, anchor: Anchor | None) -> str:
@@ -507,10 +517,8 @@ def _batched(memories: list[Any]) -> Any:
 
 
 def _own_row(memory: Any, row: int, batch_before: Any, before: Any) -> Any:
-    """One slot's part of a batched memory, in storage of its own: a kept slot must not keep its neighbours alive.
-
-    What the step only passed on (pages that stay in the window) is shared with the slot's memory before.
-    """
+    """One slot's part of a batched memory, in storage of its own, so that a kept slot does not keep its neighbours
+    alive. What the step only passed on (pages that stay in the window) is shared with the slot's memory before."""
     passed_on = {id(t): old for t, old in zip(tree.leaves(batch_before), tree.leaves(before), strict=True)}
 
     def own(t: Tensor) -> Tensor:
