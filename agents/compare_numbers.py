@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from sanawm_env.metrics.figures import literal
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -175,7 +177,7 @@ def scatter(axes: "Axes", comparison: Comparison) -> None:
             x[:, 0], y[:, 0], xerr=bars[0], yerr=bars[1], fmt="o", color=colour, markersize=4, linewidth=0.6, label=kind
         )
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="success in the truth", ylabel="success in the dream")
-    axes.set_title(comparison.title, fontsize=9)
+    axes.set_title(literal(comparison.title, 80), fontsize=9)
 
 
 COLOURS = {"nothing": "tab:grey", "odometry": "tab:blue", "pictures": "tab:red"}

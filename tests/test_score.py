@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 import sys
 
 import numpy as np
@@ -14,10 +16,11 @@ from sanawm_env.camera.twist import hold
 from sanawm_env.cli import main
 from sanawm_env.cli.footage import plan_clip
 from sanawm_env.cli.poses import poses_by_colmap
+from sanawm_env.metrics.figures import literal
 from sanawm_env.metrics.pose import pose_errors
 from sanawm_env.recording.rollout import TRAJECTORY, VIDEO, RolloutWriter
-from sanawm_env.recording.score_clips import BENCH, TRUTH, find_clips
-from sanawm_env.recording.scores import find_estimator, score
+from sanawm_env.recording.score_clips import BENCH, TRUTH, Clip, find_clips
+from sanawm_env.recording.scores import Report, Score, Settings, _inputs, find_estimator, score
 from sanawm_env.recording.trajectories import export_trajectory
 from sanawm_env.recording.video import VideoWriter
 from sanawm_env.world.world import World
@@ -174,6 +177,63 @@ def test_a_stopped_score_keeps_what_is_done_and_goes_on(tmp_path):
     assert len(asked) == 2
 
 
+def test_a_score_that_is_begun_again_and_ended_loses_nothing(tmp_path):
+    for name in ("b", "c"):
+        write_clip(tmp_path / name)
+    score(tmp_path, tmp_path / "out", estimator="none", rendered=0)
+    write_clip(tmp_path / "a")
+
+    def killed(made, count, total):
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        score(tmp_path, tmp_path / "out", estimator="none", rendered=0, progress=killed)
+    kept = json.loads((tmp_path / "out" / "scores.json").read_text())["clips"]
+    assert [each["name"] for each in kept] == ["a", "b", "c"]
+
+
+def test_what_lies_beside_a_video_is_read_again_where_it_has_changed(tmp_path):
+    write_clip(tmp_path / "clip")
+    (tmp_path / "model").mkdir()
+    of_poses, of_truth = Clip("m", "all", tmp_path / "clip" / VIDEO, tmp_path / "model"), find_clips(tmp_path)[0]
+    before = _inputs(of_poses), _inputs(of_truth)
+    (tmp_path / "model" / "images.txt").write_text("# poses")
+    shutil.copy(tmp_path / "clip" / VIDEO, tmp_path / "clip" / TRUTH)
+    assert _inputs(of_poses) != before[0] and _inputs(of_truth) != before[1]
+
+
+def test_an_estimator_that_fails_on_a_clip_rejects_that_one(tmp_path):
+    for name in ("a", "b"):
+        write_clip(tmp_path / name)
+    asked = []
+
+    def failing(*given):
+        asked.append(1)
+        return exact(*given) if len(asked) > 1 else {}["pose"]
+
+    first, second = score(tmp_path, tmp_path / "out", estimator=failing, rendered=0).scores
+    assert first.reason == "the estimator failed: KeyError 'pose'" and not second.reason
+
+
+def test_names_that_are_no_text_and_names_like_formulas_are_written_as_they_are():
+    name = os.fsdecode(b"caf\xe9 $\\frac{$")
+    report = Report(Settings("none"), (Score(name, name, found=((0, 0),), asked=((0, 0),)),))
+    assert "caf\\udce9 $\\frac{$" in report.to_csv() and "udce9" in report.bench_table()
+    report.to_csv().encode(), report.bench_table().encode()
+    assert literal(name) == r"caf\udce9 \$\frac{\$" and literal("a" * 99, 5) == "…aaaa"
+
+
+def test_two_do_not_score_into_one_folder(tmp_path):
+    write_clip(tmp_path / "a")
+
+    def second(*_):
+        score(tmp_path, tmp_path / "out", estimator="none", rendered=0)
+
+    with pytest.raises(BlockingIOError, match="another process does"):
+        score(tmp_path, tmp_path / "out", estimator="none", rendered=0, progress=second)
+    assert not list((tmp_path / "out").glob("*.lock"))
+
+
 def test_other_settings_are_measured_anew(tmp_path):
     write_clip(tmp_path / "a")
     score(tmp_path, tmp_path / "out", estimator="none", rendered=0)
@@ -224,8 +284,11 @@ def test_the_layout_of_sana_wm_bench_goes_in_and_its_table_comes_out(tmp_path):
 def test_estimators_are_named_or_given_and_a_wrong_one_is_a_sentence(tmp_path):
     assert find_estimator("tests.test_score:exact") == (exact, "tests.test_score:exact")
     assert find_estimator("none") == (None, "none")
-    with pytest.raises(ValueError, match="module:function"):
-        find_estimator("pi3")
+    for wrong in ("pi3", ":standing", ".tests:standing", "../tests:standing"):
+        with pytest.raises(ValueError, match="module:function"):
+            find_estimator(wrong)
+    with pytest.raises(TypeError, match="a name or a function, got 5"):
+        find_estimator(5)
     with pytest.raises(ValueError, match="no function 'nothing'"):
         find_estimator("tests.test_score:nothing")
     write_clip(tmp_path / "a")

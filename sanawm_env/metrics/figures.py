@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sanawm_env.system.files import one_line
 from sanawm_env.system.packages import needing
 
 if TYPE_CHECKING:
@@ -16,6 +17,13 @@ def figure_class() -> "type[Figure]":
     with needing("Drawing needs matplotlib", "plots"):
         from matplotlib.figure import Figure
     return Figure
+
+
+def literal(text: str, most: int = 60) -> str:
+    """Somebody's text, or its last letters, as matplotlib is to be given it: drawn as it is, in one line. Dollars would
+    make it a formula."""
+    text = one_line(text)
+    return (text if len(text) <= most else f"…{text[1 - most :]}").replace("$", r"\$")
 
 
 def draw_path(axes: "Axes", c2w: np.ndarray, colour: object, arrows: int = 1) -> None:

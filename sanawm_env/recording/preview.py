@@ -10,8 +10,9 @@ from sanawm_env.metrics.figures import draw_path, figure_class
 from sanawm_env.recording.dataset import Dataset, Row, leave_out
 from sanawm_env.recording.episode import RecordedEpisode
 from sanawm_env.recording.rollout import VIDEO
-from sanawm_env.recording.sheet import contact_sheet, evenly_spaced, one_line
+from sanawm_env.recording.sheet import contact_sheet, evenly_spaced
 from sanawm_env.recording.video import iterate_video
+from sanawm_env.system.files import one_line
 from sanawm_env.system.saving import replacing
 
 if TYPE_CHECKING:

@@ -157,12 +157,12 @@ def _is_refined(path: Path) -> bool:
 
 def _returns(path: Path) -> dict[str, tuple[Mapping[str, Any], ...]]:
     """Pairs of frames of each scene. ValueError for another file."""
-    scenes = read_json(path, MAX_BENCH_BYTES).get("scenes")
     try:
+        scenes = read_json(path, MAX_BENCH_BYTES).get("scenes")
         return {
             str(scene["scene_id"]): tuple(_pair(pair) for pair in scene["evaluation_pairs"]) for scene in scenes or ()
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"{path} must hold scenes with evaluation_pairs of frame_a, frame_b, quality_score."
         ) from error
@@ -176,7 +176,7 @@ def _pair(pair: Mapping[str, Any]) -> dict[str, Any]:
 def _upscale(meta: Mapping[str, Any]) -> int:
     video = meta.get("video", {})
     times = video.get("upscale", 1) if isinstance(video, Mapping) else None
-    if not isinstance(times, int) or not 1 <= times <= MAX_UPSCALE:
+    if not isinstance(times, int) or isinstance(times, bool) or not 1 <= times <= MAX_UPSCALE:
         raise ValueError(f"its {META} says that the video is enlarged {brief(times)} times")
     return times
 

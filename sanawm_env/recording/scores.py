@@ -27,15 +27,15 @@ import numpy as np
 from sanawm_env.camera import reconstruction
 from sanawm_env.camera.intrinsics import intrinsics_matrix
 from sanawm_env.metrics.benchmark import revisit
-from sanawm_env.metrics.figures import figure_class
+from sanawm_env.metrics.figures import figure_class, literal
 from sanawm_env.metrics.image import psnr, ssim
 from sanawm_env.metrics.lasting import drift, loop_closure
 from sanawm_env.metrics.pose import align, apply, pose_errors
-from sanawm_env.recording.rollout import check_writable
-from sanawm_env.recording.score_clips import Clip, Sampled, find_clips
+from sanawm_env.recording.rollout import META, check_writable
+from sanawm_env.recording.score_clips import TRUTH, Clip, Sampled, find_clips
 from sanawm_env.recording.video import frame_times, read_video
-from sanawm_env.system.files import brief, check_count, file_sha256, read_json, reason
-from sanawm_env.system.saving import replacing, write_text
+from sanawm_env.system.files import as_text, brief, check_count, file_sha256, read_json, reason
+from sanawm_env.system.saving import only_writer, replacing, write_text
 from sanawm_env.system.settings import read
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.scenes import DrawnScenes
@@ -54,6 +54,7 @@ ENOUGH = 0.5  # of the frames that are looked at: a camera that was found in few
 HARDLY_BETTER = 0.5  # of the CamMC of standing still
 FARTHEST = 1.0  # metres from the start of a path in a furnished room
 PATHS_SHOWN = 6
+POSES_IN_FOLDERS = (".txt", ".bin", ".json", ".npz")
 MAX_BYTES = 2**28
 WHO = {
     "clip": "the clips",
@@ -166,7 +167,7 @@ class Report:
             pairs = [s.revisit for s in self.scores if s.split == split and s.revisit and s.revisit[2]]
             count = sum(pair[2] for pair in pairs)
             back = [sum(pair[i] * pair[2] for pair in pairs) / count if count else None for i in (0, 1)]
-            cells = [split, f"{means['clip']['followed']} of {means['clips']}", *_errors(means["clip"]),
+            cells = [as_text(split), f"{means['clip']['followed']} of {means['clips']}", *_errors(means["clip"]),
                      told(back[0], 2), told(back[1], 3), " / ".join(_errors(means["rendered"]))]  # fmt: skip
             lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines) + "\n"
@@ -199,36 +200,53 @@ def score(
     settings = Settings(name, interval, rendered)
     clips = find_clips(Path(folder), None if bench is None else Path(bench))
     check_writable(out, (NUMBERS, TABLE, PICTURE, BENCH_TABLE))
+    with only_writer(out, f"{NUMBERS}.lock", stays=False):
+        return _write(clips, settings, find, out, bench is not None, progress or (lambda *_: None))
+
+
+def _write(
+    clips: Sequence[Clip],
+    settings: Settings,
+    find: Estimator | None,
+    out: Path,
+    bench: bool,
+    progress: Callable[[Score, int, int], None],
+) -> Report:
     before = _kept(out / NUMBERS, settings)
     done: list[Score] = []
     try:
         for made in _scores(clips, settings, find, before):
             done.append(made)
-            report = Report(settings, tuple(done))
-            write_text(out / NUMBERS, report.to_json())
-            if progress is not None:
-                progress(made, len(done), len(clips))
+            last = len(done) == len(clips)
+            if before.pop((made.name, made.inputs), None) is None or last:
+                rest = () if last else before.values()  # what an earlier run has measured is not lost if this one ends
+                write_text(out / NUMBERS, Report(settings, (*done, *rest)).to_json())
+            progress(made, len(done), len(clips))
     finally:
         if done:
             report = Report(settings, tuple(done))
             write_text(out / TABLE, report.to_csv())
-            if bench is not None:
+            if bench:
                 write_text(out / BENCH_TABLE, report.bench_table())
             draw(report, out / PICTURE)
     return report
 
 
 def find_estimator(estimator: str | Estimator) -> tuple[Estimator | None, str]:
-    """The function of a name, and the name of it; None for "none". Raises ImportError, ValueError."""
+    """The function of a name, and the name of it; None for "none". Raises ImportError, TypeError, ValueError."""
     if not isinstance(estimator, str):
-        return estimator, f"{estimator.__module__}:{getattr(estimator, '__qualname__', type(estimator).__name__)}"
+        if not callable(estimator):
+            raise TypeError(f"An estimator is a name or a function, got {brief(estimator)}.")
+        kind = type(estimator)
+        names = [getattr(estimator, f"__{part}__", getattr(kind, f"__{part}__")) for part in ("module", "qualname")]
+        return estimator, ":".join(names)
     if estimator == "none":
         return None, estimator
     if estimator == "colmap":
         reconstruction.check_installed()
         return colmap, estimator
     module, colon, name = estimator.partition(":")
-    if not colon:
+    if not colon or not all(part.isidentifier() for part in module.split(".")):
         raise ValueError(f"An estimator is colmap, none, or a function as module:function, got {brief(estimator)}.")
     found = getattr(importlib.import_module(module), name, None)
     if not callable(found):
@@ -259,8 +277,11 @@ def _scores(
 
 
 def _inputs(clip: Clip) -> str:
-    files = [clip.video, *([clip.trajectory] if clip.trajectory.is_file() else [])]
-    return hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest()[:16]
+    files = [clip.video, clip.video.with_name(TRUTH), clip.video.with_name(META), clip.trajectory]
+    if clip.trajectory.is_dir():
+        files += sorted(path for path in clip.trajectory.rglob("*") if path.suffix in POSES_IN_FOLDERS)
+    told = "".join(file_sha256(file) for file in files if file.is_file()) + repr(clip.pairs)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def _kept(path: Path, settings: Settings) -> dict[tuple[str, str], Score]:
@@ -317,6 +338,8 @@ def _measured(
         found = np.asarray(find(frames, intrinsics, anchor), np.float64)
     except ValueError as error:
         return lasting, None, reason(error)
+    except Exception as error:  # of somebody's function: of this clip alone
+        raise ValueError(f"the estimator failed: {type(error).__name__} {reason(error)}") from error
     if found.shape != c2w.shape:
         raise ValueError(f"The estimator must return poses {c2w.shape}, it returned {found.shape}.")
     measures = replace(_errors_of(c2w, found), drift=lasting.drift, loop_psnr=lasting.loop_psnr)
@@ -410,6 +433,7 @@ def _pairs(points: Iterable[Iterable[float]]) -> tuple[tuple[float, float], ...]
 
 def _flat(score: Score) -> dict[str, Any]:
     line = {name: value for name, value in asdict(score).items() if name not in (*WHO, "asked", "found", "revisit")}
+    line |= {name: as_text(line[name]) for name in ("name", "split", "note", "reason")}
     for who in WHO:
         measures = getattr(score, who) or Measures()
         line |= {f"{who}_{name}": value for name, value in asdict(measures).items()}
@@ -448,7 +472,7 @@ def _dots(axes: "Axes", report: Report, name: str, label: str) -> None:
         ]
         if points:
             axes.plot(*zip(*points, strict=True), "o", color=f"C{i}", alpha=0.6, markersize=4, label=text)
-    axes.set_xticks(range(len(splits)), splits, fontsize=8)
+    axes.set_xticks(range(len(splits)), [literal(split, 24) for split in splits], fontsize=8)
     axes.set(title=label, xlim=(-0.6, len(splits) - 0.4))
     axes.title.set_fontsize(10)
     axes.set_yscale("symlog", linthresh=0.1 if name != "trans_err" else 0.01)
@@ -463,6 +487,6 @@ def _paths(axes: "Axes", score: Score | None) -> None:
     axes.plot(*zip(*score.asked, strict=True), color="0.6", linewidth=2, label="asked for")
     axes.plot(*zip(*score.found, strict=True), color="C0", linewidth=1, label="found")
     axes.set_aspect("equal", "datalim")
-    axes.set_title(score.name[-24:], fontsize=7)
+    axes.set_title(literal(score.name, 24), fontsize=7)
     axes.tick_params(labelsize=6)
     axes.legend(fontsize=6, frameon=False)

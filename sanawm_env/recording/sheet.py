@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from sanawm_env.system.files import one_line
 from sanawm_env.system.saving import replacing
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (38, 42, 48), (138, 144, 152)
@@ -150,11 +151,6 @@ def _dot(colour: tuple[int, int, int], size: int = 9) -> Image.Image:
     dot = Image.new("RGB", (big, big), _PAPER)
     ImageDraw.Draw(dot).ellipse([0, 0, dot.width - 1, dot.height - 1], fill=colour)
     return dot.resize((size, size), Image.Resampling.LANCZOS)
-
-
-def one_line(text: str) -> str:
-    """Any text as fonts can draw it: names of files may hold line breaks, and bytes that are no text."""
-    return " ".join(text.encode("utf-8", "backslashreplace").decode().split())
 
 
 def _fitting_font(text: str, size: int, room: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -199,6 +199,16 @@ def explaining(what: str, kinds: type[Exception] | tuple[type[Exception], ...] =
         raise ValueError(f"{what}: {reason(error, 400)}.") from error
 
 
+def as_text(name: str) -> str:
+    """A name of a file in letters that every encoding of Unicode has: bytes that are no text are escaped."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def one_line(text: str) -> str:
+    """Any text as fonts can draw it: names of files may hold line breaks, and bytes that are no text."""
+    return " ".join(as_text(text).split())
+
+
 class _Brief(reprlib.Repr):
     def __init__(self):
         super().__init__()
