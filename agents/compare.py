@@ -2,12 +2,12 @@
 
 An episode is set up once, in the truth, and begun alike in every world:
 
-    dream = World.load("nano")
-    truth = load_truth("rooms", dream, walls=True)
-    dreaming, acting = simulators(dream, truth, ImageNav())
-    setups = draw_setups(acting, anchors_of("rooms:test", dream.config, truth.config, count=32))
-    episodes, same = begin(dreaming, setups), begin(acting, setups)          # lists of `Episode`
-    print(compare(dreaming, acting, setups, SETTINGS["image-nav"].policies).every.r)
+    predicted = World.load("nano")
+    truth = load_truth("rooms", predicted, walls=True)
+    predicting, acting = simulators(predicted, truth, ImageNav())
+    setups = draw_setups(acting, anchors_of("rooms:test", predicted.config, truth.config, count=32))
+    episodes, same = begin(predicting, setups), begin(acting, setups)          # lists of `Episode`
+    print(compare(predicting, acting, setups, SETTINGS["image-nav"].policies).every.r)
 
 `env.restore(Snapshot.of(episode, env.action_mode), reseed=setup.seed)` takes a Gymnasium environment there.
 """
@@ -83,13 +83,13 @@ SETTINGS = {
 }
 
 
-def load_truth(name: str | PathLike, dream: World, walls: bool, small: bool = False) -> World:
+def load_truth(name: str | PathLike, predicted: World, walls: bool, small: bool = False) -> World:
     """The world of that name, with frames as large as those of the predicted world, or tiny for policies that do not
     look; as far as these can be chosen.
 
     Args:
         name: name or folder.
-        dream: the predicted world.
+        predicted: the predicted world.
         walls: whether walls stop a camera.
         small: whether frames are tiny.
 
@@ -97,7 +97,7 @@ def load_truth(name: str | PathLike, dream: World, walls: bool, small: bool = Fa
         ValueError: for a world that is itself predicted, and as `World.load`.
         TypeError: as `World.load`.
     """
-    height, width = (8, 12) if small else (dream.config.height, dream.config.width)
+    height, width = (8, 12) if small else (predicted.config.height, predicted.config.width)
     wanted: dict[str, Any] = {"height": height, "width": width, "collisions": walls}
     takes = load_options(name)
     truth = World.load(name, **{option: value for option, value in wanted.items() if option in takes})
@@ -108,25 +108,25 @@ def load_truth(name: str | PathLike, dream: World, walls: bool, small: bool = Fa
     return truth
 
 
-def simulators(dream: World, truth: World, task: Task, steps: int = 6) -> tuple[Simulator, Simulator]:
+def simulators(predicted: World, truth: World, task: Task, steps: int = 6) -> tuple[Simulator, Simulator]:
     """One of each world in which the same twist leads to the same poses and an episode has `steps` steps at most.
 
     Raises ValueError for worlds whose steps or frames differ."""
     made = []
-    own = dream.config
+    own = predicted.config
     for name in ("height", "width", "chunk_frames", "fps"):
         if getattr(truth.config, name) != getattr(own, name):
             raise ValueError(
                 f"Worlds are compared at equal {name}, got {getattr(own, name)} in {own.name} and "
                 f"{getattr(truth.config, name)} in {truth.config.name}: load the truth with that of the other."
             )
-    for world in (dream, truth):
+    for world in (predicted, truth):
         controller = make_controller("twist", world.config, speed=own.speed, workspace=own.workspace)
         made.append(Simulator(world, controller, task, Limits(own.workspace, steps)))
     return made[0], made[1]
 
 
-def anchors_of(scenes: str, dream: WorldConfig, truth: WorldConfig, count: int, seed: int = 0) -> list[Anchor]:
+def anchors_of(scenes: str, predicted: WorldConfig, truth: WorldConfig, count: int, seed: int = 0) -> list[Anchor]:
     """Where `count` episodes begin: "known", positions away from training data in the places that the predicted world
     knows; or a set of furnished rooms that the truth can show, such as "rooms:test", another room for each.
 
@@ -135,7 +135,7 @@ def anchors_of(scenes: str, dream: WorldConfig, truth: WorldConfig, count: int, 
     """
     count = check_count("The number of episodes", count, 1, MOST_EPISODES)
     if scenes == KNOWN:
-        walks = [draw_walk(dream, seed, i, 1) for i in range(count)]
+        walks = [draw_walk(predicted, seed, i, 1) for i in range(count)]
         return [Anchor(walk.place.name, walk.c2w[0]) for walk in walks]
     drawn = DrawnScenes.named(scenes) if isinstance(scenes, str) else None
     if drawn is None:
@@ -216,7 +216,7 @@ def run(simulator: Simulator, setups: Sequence[Setup], policy: Policy) -> list[O
     succeeds where it says so at the goal (Anderson et al. 2018, arXiv 1807.06757); one that never does, as soon as it
     is there.
     """
-    task, looks = cast(PointNav, simulator.task), policy.acts_on == "pictures"
+    task, looks = cast(PointNav, simulator.task), policy.acts_on == "images"
     episodes, memories = begin(simulator, setups, looks), [None] * len(setups)
     rngs, going, success = [policy.rng(setup.seed) for setup in setups], list(range(len(setups))), set()
     while going:
@@ -269,7 +269,7 @@ def _moved(simulator: Simulator, episodes: list[Episode], actions: list[NDArray]
 
 
 def compare(
-    dream: Simulator,
+    predicted: Simulator,
     truth: Simulator,
     setups: Sequence[Setup],
     policies: Sequence[Policy],
@@ -290,15 +290,15 @@ def compare(
     names = [policy.name for policy in policies]
     if len(set(names)) < len(names):
         raise ValueError(f"Policies are told apart by name, got {', '.join(names)}.")
-    found: dict[str, list[list[bool]]] = {"dream": [], "truth": []}
+    found: dict[str, list[list[bool]]] = {"predicted": [], "truth": []}
     quick = truth if unseen is None else replace(truth, world=unseen)
     for policy in policies:
-        for where, simulator in (("dream", dream), ("truth", truth if policy.acts_on == "pictures" else quick)):
+        for where, simulator in (("predicted", predicted), ("truth", truth if policy.acts_on == "images" else quick)):
             outcomes = kept(keep, simulator, setups, policy)
             found[where].append([outcome.success for outcome in outcomes])
             if progress is not None:
                 progress(f"{policy.name} in {simulator.world.config.name}")
-    return compared(title, names, [policy.acts_on for policy in policies], found["dream"], found["truth"])
+    return compared(title, names, [policy.acts_on for policy in policies], found["predicted"], found["truth"])
 
 
 def kept(folder: Path | None, simulator: Simulator, setups: Sequence[Setup], policy: Policy) -> list[Outcome]:

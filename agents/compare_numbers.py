@@ -31,52 +31,54 @@ def rate(successes: ArrayLike) -> Estimate:
     return Estimate(found.statistic, *found.proportion_ci(method="wilson"))
 
 
-def pearson(dream: ArrayLike, truth: ArrayLike) -> NDArray:
+def pearson(predicted: ArrayLike, truth: ArrayLike) -> NDArray:
     """Pearson's r over the last axis of two series (..., P); NaN where one of them does not vary."""
-    dream, truth = (series - series.mean(-1, keepdims=True) for series in (np.asarray(dream), np.asarray(truth)))
+    predicted, truth = (
+        series - series.mean(-1, keepdims=True) for series in (np.asarray(predicted), np.asarray(truth))
+    )
     with np.errstate(invalid="ignore"):
-        return (dream * truth).sum(-1) / np.sqrt(np.square(dream).sum(-1) * np.square(truth).sum(-1))
+        return (predicted * truth).sum(-1) / np.sqrt(np.square(predicted).sum(-1) * np.square(truth).sum(-1))
 
 
-def pearson_of_policies(dream: ArrayLike, truth: ArrayLike) -> Estimate:
+def pearson_of_policies(predicted: ArrayLike, truth: ArrayLike) -> Estimate:
     """Pearson's r with the interval of Fisher's transformation, as though policies were drawn at random; from four
     policies on."""
-    r = float(pearson(dream, truth))
-    if np.isnan(r) or len(np.asarray(dream)) < 4:
+    r = float(pearson(predicted, truth))
+    if np.isnan(r) or len(np.asarray(predicted)) < 4:
         return Estimate(r, float("nan"), float("nan"))
-    interval = stats.pearsonr(np.asarray(dream, float), np.asarray(truth, float)).confidence_interval(0.95)
+    interval = stats.pearsonr(np.asarray(predicted, float), np.asarray(truth, float)).confidence_interval(0.95)
     return Estimate(r, float(interval.low), float(interval.high))
 
 
-def rank_violation(dream: ArrayLike, truth: ArrayLike) -> NDArray:
+def rank_violation(predicted: ArrayLike, truth: ArrayLike) -> NDArray:
     """Mean maximum rank violation of success rates (..., P) of the same policies (Li et al. 2024, SIMPLER, arXiv
     2405.05941):
 
-        violation(i, j) = |truth_i - truth_j| * [(dream_i < dream_j) != (truth_i < truth_j)]
+        violation(i, j) = |truth_i - truth_j| * [(predicted_i < predicted_j) != (truth_i < truth_j)]
         result = mean over i of max over j of violation(i, j)
 
     How much worse a policy may be in truth than one that the predicted world ranks below it; 0 is best, 1 worst.
     """
-    dream, truth = np.asarray(dream, float), np.asarray(truth, float)
+    predicted, truth = np.asarray(predicted, float), np.asarray(truth, float)
     apart = np.abs(truth[..., :, None] - truth[..., None, :])
-    wrong = (dream[..., :, None] < dream[..., None, :]) != (truth[..., :, None] < truth[..., None, :])
+    wrong = (predicted[..., :, None] < predicted[..., None, :]) != (truth[..., :, None] < truth[..., None, :])
     return (apart * wrong).max(-1).mean(-1)
 
 
-def mean_gap(dream: ArrayLike, truth: ArrayLike) -> NDArray:
+def mean_gap(predicted: ArrayLike, truth: ArrayLike) -> NDArray:
     """How much better policies (..., P) look in the predicted world, on average."""
-    return (np.asarray(dream) - np.asarray(truth)).mean(-1)
+    return (np.asarray(predicted) - np.asarray(truth)).mean(-1)
 
 
-def over_episodes(statistic: Callable[[NDArray, NDArray], NDArray], dream: NDArray, truth: NDArray) -> Estimate:
+def over_episodes(statistic: Callable[[NDArray, NDArray], NDArray], predicted: NDArray, truth: NDArray) -> Estimate:
     """A statistic of success rates, and its percentile bootstrap interval: episodes are drawn again, the same ones for
-    all policies in both worlds. dream, truth: successes (P, E) bool. Draws that have no value are left out."""
-    episodes = dream.shape[1]
+    all policies in both worlds. predicted, truth: successes (P, E) bool. Draws that have no value are left out."""
+    episodes = predicted.shape[1]
     often = np.random.default_rng(0).multinomial(episodes, np.full(episodes, 1 / episodes), RESAMPLES)  # (R, E)
-    drawn = statistic(*(often @ world.T / episodes for world in (dream, truth)))  # of rates (R, P)
+    drawn = statistic(*(often @ world.T / episodes for world in (predicted, truth)))  # of rates (R, P)
     drawn = drawn[~np.isnan(drawn)]
     low, high = np.percentile(drawn, (2.5, 97.5)) if len(drawn) else (np.nan, np.nan)
-    return Estimate(float(statistic(dream.mean(1), truth.mean(1))), float(low), float(high))
+    return Estimate(float(statistic(predicted.mean(1), truth.mean(1))), float(low), float(high))
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,13 @@ class Row:
 
     name: str
     acts_on: str
-    dream: Estimate
+    predicted: Estimate
     truth: Estimate
 
     @property
     def gap(self) -> float:
         """How much better it looks in the predicted world."""
-        return self.dream.value - self.truth.value
+        return self.predicted.value - self.truth.value
 
 
 @dataclass(frozen=True)
@@ -106,14 +108,14 @@ class Agreement:
     gap: Estimate
 
     @classmethod
-    def of(cls, dream: NDArray, truth: NDArray) -> "Agreement":
+    def of(cls, predicted: NDArray, truth: NDArray) -> "Agreement":
         """Of successes (P, E) bool."""
         return cls(
-            len(dream),
-            pearson_of_policies(dream.mean(1), truth.mean(1)),
-            over_episodes(pearson, dream, truth),
-            over_episodes(rank_violation, dream, truth),
-            over_episodes(mean_gap, dream, truth),
+            len(predicted),
+            pearson_of_policies(predicted.mean(1), truth.mean(1)),
+            over_episodes(pearson, predicted, truth),
+            over_episodes(rank_violation, predicted, truth),
+            over_episodes(mean_gap, predicted, truth),
         )
 
 
@@ -126,7 +128,7 @@ class Comparison:
     episodes: int
     rows: tuple[Row, ...]
     every: Agreement
-    pictures: Agreement | None
+    images: Agreement | None
 
     def to_plain(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -134,9 +136,15 @@ class Comparison:
             "title": self.title,
             "episodes": self.episodes,
             "all policies": _plain(vars(self.every)),
-            "those that act on pictures": self.pictures and _plain(vars(self.pictures)),
+            "those that act on images": self.images and _plain(vars(self.images)),
             "rows": [
-                {"policy": row.name, "acts_on": row.acts_on, "dream": row.dream, "truth": row.truth, "gap": row.gap}
+                {
+                    "policy": row.name,
+                    "acts_on": row.acts_on,
+                    "predicted": row.predicted,
+                    "truth": row.truth,
+                    "gap": row.gap,
+                }
                 for row in self.rows
             ],
         }
@@ -151,33 +159,33 @@ def _plain(estimates: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def compared(
-    title: str, names: Sequence[str], acts_on: Sequence[str], dream: ArrayLike, truth: ArrayLike
+    title: str, names: Sequence[str], acts_on: Sequence[str], predicted: ArrayLike, truth: ArrayLike
 ) -> Comparison:
     """Of successes (P, E) of P policies in the same E episodes."""
-    dream, truth, kinds = np.asarray(dream, bool), np.asarray(truth, bool), np.asarray(acts_on)
+    predicted, truth, kinds = np.asarray(predicted, bool), np.asarray(truth, bool), np.asarray(acts_on)
     rows = [
         Row(name, kind, rate(here), rate(there))
-        for name, kind, here, there in zip(names, acts_on, dream, truth, strict=True)
+        for name, kind, here, there in zip(names, acts_on, predicted, truth, strict=True)
     ]
-    look = kinds == "pictures"
-    seeing = Agreement.of(dream[look], truth[look]) if look.any() else None
-    return Comparison(title, dream.shape[1], tuple(rows), Agreement.of(dream, truth), seeing)
+    look = kinds == "images"
+    seeing = Agreement.of(predicted[look], truth[look]) if look.any() else None
+    return Comparison(title, predicted.shape[1], tuple(rows), Agreement.of(predicted, truth), seeing)
 
 
 def scatter(axes: "Axes", comparison: Comparison) -> None:
-    """Success in the predicted world against success in the truth, with intervals, on matplotlib's axes."""
+    """Success in the predicted world against true success, with intervals, on matplotlib's axes."""
     axes.plot((0, 1), (0, 1), color="0.8", linewidth=1, zorder=0)
     for kind, colour in COLOURS.items():
         rows = [row for row in comparison.rows if row.acts_on == kind]
         if not rows:
             continue
-        x, y = (np.array([getattr(row, world) for row in rows]) for world in ("truth", "dream"))
+        x, y = (np.array([getattr(row, world) for row in rows]) for world in ("truth", "predicted"))
         bars = [np.clip([v[:, 0] - v[:, 1], v[:, 2] - v[:, 0]], 0, None) for v in (x, y)]
         axes.errorbar(
             x[:, 0], y[:, 0], xerr=bars[0], yerr=bars[1], fmt="o", color=colour, markersize=4, linewidth=0.6, label=kind
         )
-    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="success in the truth", ylabel="success in the dream")
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="true success", ylabel="predicted success")
     axes.set_title(literal(comparison.title, 80), fontsize=9)
 
 
-COLOURS = {"nothing": "tab:grey", "odometry": "tab:blue", "pictures": "tab:red"}
+COLOURS = {"nothing": "tab:grey", "odometry": "tab:blue", "images": "tab:red"}

@@ -1,7 +1,7 @@
 """Plan in a predicted world, act in the truth: an agent sees rendered frames and its odometry, and predicts what
 follows.
 
-    (outcome,) = [plan_and_act(acting, setup, dreaming, CEM(horizon=3, candidates=32), "fresh") for setup in setups[:1]]
+    outcome = plan_and_act(acting, setups[0], predicting, CEM(horizon=3, candidates=32), "fresh")
 
 At each decision the planner predicts its futures in the model, from what is believed of the world now, and the first
 action is done in the truth. What is believed is made of the last belief, the step's true poses and its last true frame,

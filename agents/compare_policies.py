@@ -1,7 +1,7 @@
 """Policies of graded skill for `compare`: from blind ones to ones that find their way by frames alone.
 
 A policy is a value; what it remembers of an episode is handed back to it at the next decision. `acts_on` says what it
-reads: "nothing", "odometry" (where the goal lies from here, as the poses say), or "pictures", and then no pose but that
+reads: "nothing", "odometry" (where the goal lies from here, as the poses say), or "images", and then no pose but that
 of the start. Only policies that act on frames can do otherwise in a predicted world than in the truth, as long as
 nothing stops the camera: the others take the same actions in both.
 
@@ -58,7 +58,7 @@ class Policy(ABC):
 
     name: str
     errors: float = 0.0
-    acts_on: ClassVar[Literal["nothing", "odometry", "pictures"]]
+    acts_on: ClassVar[Literal["nothing", "odometry", "images"]]
 
     @property
     def stops(self) -> bool:
@@ -219,7 +219,7 @@ class Servo(Policy):
     reads: Registration = field(default=Registration())
     likely: float | None = None
     search: bool = True
-    acts_on = "pictures"
+    acts_on = "images"
 
     @property
     def stops(self):
@@ -240,7 +240,7 @@ class Climb(Policy):
     """Keeps on while the frame comes to look more like the goal's, and tries something else where it does not."""
 
     reads: Registration = field(default=Registration())
-    acts_on = "pictures"
+    acts_on = "images"
 
     def act(self, view, memory, rng):
         goal, now = self.reads.small(torch.stack([view.goal_image, view.frames[-1]]), rng)
@@ -257,7 +257,7 @@ class Odometer(Policy):
 
     reads: Registration = field(default=Registration())
     trust: float = 1.0
-    acts_on = "pictures"
+    acts_on = "images"
 
     def act(self, view, memory, rng):
         if memory is None:

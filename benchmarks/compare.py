@@ -1,11 +1,11 @@
-"""Does what works in nano's dream work in the truth? Policies ranked in both; planning in the one, acting in the other.
+"""Does what works in nano work in the truth? Policies ranked in both; planning in the one, acting in the other.
 
     python benchmarks/compare.py                    # goes on where it was stopped; numbers so far are always complete
     python benchmarks/compare.py --part plan        # or rank
 
 rank: 18 policies of graded skill on ImageNav and 17 on PointNav, in known places and in rooms nobody trained on, with
-walls that let a camera pass and walls that stop it (`sanawm compare` does one of these). plan: CEM dreams 64 futures of
-two steps at each decision of ImageNav from true pictures, and does the first action in the truth, where walls stop.
+walls that let a camera pass and walls that stop it (`sanawm compare` does one of these). plan: CEM predicts 64 futures
+of two steps at each decision of ImageNav from true images, and does the first action in the truth, where walls stop.
 Episodes have six steps at most. Every run and every episode is kept in runs/compare. Success rates have 95 % Wilson
 intervals; r has Fisher's, over policies; rank violation and gap have bootstrap intervals over episodes.
 """
@@ -46,33 +46,33 @@ WALLS = {False: "walls let pass", True: "walls stop"}
 PLANNER = CEM(horizon=2, candidates=32, iterations=2, elites=5)
 WAYS = {
     "truth": "CEM, the truth as its model",
-    "fresh": "CEM, a fresh dream at each decision",
-    "kept": "CEM, a dream kept and corrected",
+    "fresh": "CEM, a fresh prediction at each decision",
+    "kept": "CEM, a prediction kept and corrected",
 }
 FLOOR, FLOOR_ROUNDS = ("walk", "random"), 6
 RUN = Path("runs/compare")
 
 
-def drawn(dream: World, solid: World, task: str, scenes: str, episodes: int) -> list[Setup]:
-    anchors = anchors_of(scenes, dream.config, solid.config, episodes, SEED)
-    unseen = load_truth("rooms", dream, walls=True, small=True)
-    acting = simulators(dream, solid, SETTINGS[task].task, STEPS)[1]
+def drawn(predicted: World, solid: World, task: str, scenes: str, episodes: int) -> list[Setup]:
+    anchors = anchors_of(scenes, predicted.config, solid.config, episodes, SEED)
+    unseen = load_truth("rooms", predicted, walls=True, small=True)
+    acting = simulators(predicted, solid, SETTINGS[task].task, STEPS)[1]
     return draw_setups(acting, anchors, SEED, SETTINGS[task].chunks, unseen)
 
 
-def ranking(dream: World, solid: World, episodes: int, every: int) -> Iterator[Comparison]:
+def ranking(predicted: World, solid: World, episodes: int, every: int) -> Iterator[Comparison]:
     """Every n-th policy, by task, scenes and walls. Policies shrink pictures tenfold, so one ray a pixel will do."""
-    size = {"height": dream.config.height, "width": dream.config.width, "supersample": 1}
+    size = {"height": predicted.config.height, "width": predicted.config.width, "supersample": 1}
     truths = {walls: World.load("rooms", collisions=walls, **size) for walls in WALLS}
     for task, scenes in product(SETTINGS, SCENES):
-        setting, setups = SETTINGS[task], drawn(dream, solid, task, scenes, episodes)
+        setting, setups = SETTINGS[task], drawn(predicted, solid, task, scenes, episodes)
         for walls, truth in truths.items():
             title = f"{task}, {SCENES[scenes]}, {WALLS[walls]}"
             comparison = compare(
-                *simulators(dream, truth, setting.task, STEPS),
+                *simulators(predicted, truth, setting.task, STEPS),
                 setups,
                 setting.policies[::every],
-                unseen=load_truth("rooms", dream, walls, small=True),
+                unseen=load_truth("rooms", predicted, walls, small=True),
                 title=title,
                 keep=RUN / "ranking",
                 progress=lambda done, title=title: console.print(f"{title}: {done}", highlight=False),
@@ -81,27 +81,27 @@ def ranking(dream: World, solid: World, episodes: int, every: int) -> Iterator[C
             yield comparison
 
 
-def planning(dream: World, solid: World, episodes: int) -> dict[str, dict]:
+def planning(predicted: World, solid: World, episodes: int) -> dict[str, dict]:
     """Success in the truth, by scenes and by who acts."""
-    size = {"height": dream.config.height, "width": dream.config.width, "supersample": 1}
+    size = {"height": predicted.config.height, "width": predicted.config.width, "supersample": 1}
     task, model = SETTINGS["image-nav"].task, World.load("rooms", collisions=True, **size)
-    dreaming, acting = simulators(dream, solid, task, STEPS)
+    predicting, acting = simulators(predicted, solid, task, STEPS)
     exact = simulators(model, solid, task, STEPS)[0]
-    small = replace(acting, world=load_truth("rooms", dream, walls=True, small=True))
+    small = replace(acting, world=load_truth("rooms", predicted, walls=True, small=True))
     found = {}
     for scenes, where in SCENES.items():
-        setups = drawn(dream, solid, "image-nav", scenes, episodes)
+        setups = drawn(predicted, solid, "image-nav", scenes, episodes)
 
         def planned(setup: Setup, first: Callable[[], Plan], way: str) -> dict:
             if way == "truth":
                 return plan_and_act(acting, setup, exact, PLANNER, "kept")._asdict()
-            return plan_and_act(acting, setup, dreaming, PLANNER, way, first())._asdict()
+            return plan_and_act(acting, setup, predicting, PLANNER, way, first())._asdict()
 
-        decides = sha256(repr((dream.weights_hash, PLANNER, STEPS, SEED)).encode()).hexdigest()[:12]
+        decides = sha256(repr((predicted.weights_hash, PLANNER, STEPS, SEED)).encode()).hexdigest()[:12]
         folder = RUN / f"planning-{decides}" / scenes.replace(":", "-")
         ways: dict[str, list[bool]] = {name: [] for name in WAYS.values()}
         for i, setup in enumerate(track(setups, f"planning in {where}", console=console)):
-            first = cache(partial(first_plan, setup, dreaming, PLANNER))  # of both dreams
+            first = cache(partial(first_plan, setup, predicting, PLANNER))  # of both predictions
             for way, name in WAYS.items():
                 outcome = kept(folder / f"{i:02}-{way}.json", partial(planned, setup, first, way))
                 ways[name].append(outcome["success"])
@@ -118,7 +118,7 @@ def planning(dream: World, solid: World, episodes: int) -> dict[str, dict]:
 
 
 def draw_ranking(comparisons: list[Comparison], file: Path) -> None:
-    """Of walls that let pass: success in the dream against that in the truth."""
+    """Of walls that let pass: predicted success against that in the truth."""
     shown = [comparison for comparison in comparisons if comparison.title.endswith(WALLS[False])]
     with plot(file, 1, len(shown), size=(3.6 * len(shown), 3.9)) as axes:
         for each, comparison in zip(axes, shown, strict=True):
@@ -136,7 +136,7 @@ def draw_planning(found: dict[str, dict], file: Path) -> None:
             errors = np.clip([values - low, high - values], 0, None)
             axes.bar(at, values, 0.36, yerr=errors, capsize=3, label=where)
         axes.set_xticks(np.arange(len(rows)), [fill(name, 16) for name in rows], fontsize=8)
-        axes.set(ylim=(0, 1), ylabel="success in the truth")
+        axes.set(ylim=(0, 1), ylabel="true success")
         axes.legend(frameon=False)
 
 
@@ -147,17 +147,17 @@ def main() -> None:
     options = options.parse_args()
     torch.set_num_threads(1)
     episodes, every = (2, 6) if options.quick else (options.episodes, 1)
-    dream = World.load("nano")
-    solid = load_truth("rooms", dream, walls=True)
-    about = header() | {"world": dream.weights_hash, "picture": [dream.config.height, dream.config.width]}
+    predicted = World.load("nano")
+    solid = load_truth("rooms", predicted, walls=True)
+    about = header() | {"world": predicted.weights_hash, "picture": [predicted.config.height, predicted.config.width]}
     if options.part != "plan":
         comparisons, file = [], numbers_file(options, "compare")
-        for comparison in ranking(dream, solid, episodes, every):
+        for comparison in ranking(predicted, solid, episodes, every):
             comparisons.append(comparison)
             write(file, about | {"comparisons": [each.to_plain() for each in comparisons]})
         draw_ranking(comparisons, plot_file(file))
     if options.part != "rank":
-        found, file = planning(dream, solid, episodes), numbers_file(options, "compare_planning")
+        found, file = planning(predicted, solid, episodes), numbers_file(options, "compare_planning")
         write(file, about | {"planner": vars(PLANNER), "steps": STEPS, "scenes": found})
         draw_planning(found, plot_file(file))
 

@@ -1,4 +1,4 @@
-"""PPO from pixels that learned in the dream alone, acting in the truth; beside it PPO that learned in the truth.
+"""PPO from pixels that learned in nano alone, acting in the truth, beside PPO that learned in the truth.
 
     python benchmarks/learn.py                  # goes on where it was stopped; every training and evaluation is kept
     python benchmarks/learn.py --only rooms     # some of it: these trainings, and no table
@@ -7,7 +7,7 @@ PointNav: the goal, a point whose direction the policy is told, lies two steps a
 goal is a picture of what is to be seen a step away, and there are two. Both pay for coming nearer. Trainings begin at
 nano's start images; the truth shows pictures of 64 x 96, all policies see 36 x 54. Actions are planar.
 
-Policies act on the same held-out episodes (`agents.compare`): in places that nano knows, in the dream, in the truth,
+Policies act on the same held-out episodes (`agents.compare`): in places that nano knows, in nano, in the truth,
 and in the truth where walls stop the camera; in furnished rooms that nobody has trained on, in that last one. Every
 goal can be reached around walls. A seed is a training, and a draw of episodes; 95 % intervals are of the mean over
 seeds (Student's t). Episodes end when the goal is reached, so that who passes by it has reached it: "steady" is the
@@ -59,10 +59,10 @@ class Experiment:
         return self.settings.max_episode_chunks
 
     def training(self, world: str, seed: int) -> TrainPPO:
-        """One training; its folder has the name of what decides it, the weights of the dream among it."""
+        """One training; its folder has the name of what decides it, the weights of nano among it."""
         options = TRUTH if world == "rooms" else {}
         made = replace(self.settings, world=world, world_options=options, scenes=starts(), seed=seed)
-        decides = repr(asdict(replace(made, scenes=()))) + (dream().weights_hash if world == "nano" else "")
+        decides = repr(asdict(replace(made, scenes=()))) + (predicted().weights_hash if world == "nano" else "")
         name = f"{made.task}_{world}_{seed}_{sha256(decides.encode()).hexdigest()[:8]}"
         return replace(made, out=self.runs / name)
 
@@ -93,18 +93,18 @@ class Experiment:
             policies["straight for the goal"] = straight
         policies |= {f"steady {forward:.1f}": steady(forward) for forward in STEADY}
         task = make_task(self.settings.task, {"chunks": self.settings.goal_chunks})
-        size = {"height": dream().config.height, "width": dream().config.width, "supersample": 1}
-        dreaming, acting = simulators(dream(), World.load("rooms", **size), task, self.steps)
-        walled = simulators(dream(), World.load("rooms", collisions=True, **size), task, self.steps)[1]
-        worlds = {"truth, walls": walled} | ({"truth": acting, "dream": dreaming} if place == "known" else {})
+        size = {"height": predicted().config.height, "width": predicted().config.width, "supersample": 1}
+        predicting, acting = simulators(predicted(), World.load("rooms", **size), task, self.steps)
+        walled = simulators(predicted(), World.load("rooms", collisions=True, **size), task, self.steps)[1]
+        worlds = {"truth, walls": walled} | ({"truth": acting, "predicted": predicting} if place == "known" else {})
         found: dict[str, dict[str, list[bool]]] = {policy: {world: [] for world in worlds} for policy in policies}
-        anchors = anchors_of(place, dream().config, acting.world.config, self.episodes, HELD_OUT + seed)
+        anchors = anchors_of(place, predicted().config, acting.world.config, self.episodes, HELD_OUT + seed)
         for first in range(0, self.episodes, BATCH):
             part = anchors[first : first + BATCH]
             setups = draw_setups(walled, part, HELD_OUT + seed + first, self.settings.goal_chunks)
             for policy, act in policies.items():
                 for world, simulator in worlds.items():
-                    if world != "dream" or policy.startswith("PPO"):  # what the others do, no picture changes
+                    if world != "predicted" or policy.startswith("PPO"):  # what the others do, no picture changes
                         found[policy][world] += self.act(simulator, setups, act)
         return found
 
@@ -139,13 +139,13 @@ class Experiment:
 
 
 @cache
-def dream() -> World:
+def predicted() -> World:
     return World.load("nano")
 
 
 @cache
 def starts() -> tuple[Path, ...]:
-    return tuple(map(Path, dream().starts))
+    return tuple(map(Path, predicted().starts))
 
 
 def random(seed: int) -> Policy:

@@ -301,23 +301,23 @@ def full_size(report: dict) -> str:
 
 
 def ranked(passing: dict, stopping: dict) -> str:
-    """Success of each policy, in percent with its interval; the dream is the same beside both truths."""
+    """Success of each policy, in percent with its interval; the predicted world is the same beside both truths."""
     rows = [
-        [row["policy"], row["acts_on"], *map(percent, (row["dream"], row["truth"], other["truth"]))]
+        [row["policy"], row["acts_on"], *map(percent, (row["predicted"], row["truth"], other["truth"]))]
         for row, other in zip(passing["rows"], stopping["rows"], strict=True)
     ]
     title, episodes = passing["title"].rsplit(", ", 1)[0], passing["episodes"]
-    return table([f"{title}, {episodes} episodes", "acts on", "dream", "truth", "truth, walls stop"], rows)
+    return table([f"{title}, {episodes} episodes", "acts on", "predicted", "truth", "truth, walls stop"], rows)
 
 
 def agreements(found: dict[str, dict]) -> str:
-    """How far dream and truth agree on policies, with intervals."""
+    """How far prediction and truth agree on policies, with intervals."""
     rows = []
     for title, comparison in found.items():
-        every, seeing = comparison["all policies"], comparison["those that act on pictures"]
+        every, seeing = comparison["all policies"], comparison["those that act on images"]
         cells = [between(each[name]) for each in (every, seeing) for name in ("r", "violation")]
         rows.append([title, *cells, between(seeing["gap"], sign="+")])
-    columns = ["dream and truth", "r, all policies", "violation", "r, acting on pictures", "violation", "gap"]
+    columns = ["predicted and true", "r, all policies", "violation", "r, acting on images", "violation", "gap"]
     return table(columns, rows)
 
 
@@ -404,7 +404,7 @@ def proof(compared: dict[str, dict], planned: dict[str, dict], learnt: dict) -> 
     rows = []
     for task, title in (("ImageNav", "image-nav"), ("PointNav", "point-nav")):
         both = compared[f"{title}, unknown rooms, walls stop"]
-        for name, which in (("all policies", ""), ("those that act on pictures", " that act on images")):
+        for name, which in (("all policies", ""), ("those that act on images", " that act on images")):
             count, r = both[name]["policies"], between(both[name]["r"])
             rows.append([f"ranking {count} {task} policies{which} in nano: r", r])
     for name, found in planned.items():

@@ -1,6 +1,6 @@
 """Hindsight experience replay on PointNav (Andrychowicz et al. 2017), with DQN of Stable-Baselines3.
 
-    python examples/her.py                 # in the truth, some minutes; --world nano learns in the dream
+    python examples/her.py                 # in the truth, some minutes; --world nano learns in nano
 
 The reward is 1 for arriving and nothing on the way, so that most episodes teach nothing; replayed with a goal that they
 did come to, they do. The observation mode "goal" is what `HerReplayBuffer` looks for, `compute_reward` what it asks.

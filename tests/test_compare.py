@@ -1,4 +1,4 @@
-"""Policies compared in a dream and in the truth: the same episodes in both, and what is made of their results."""
+"""Policies compared in nano and in the truth: the same episodes in both, and what is made of their results."""
 
 import json
 from dataclasses import dataclass, replace
@@ -37,13 +37,13 @@ SIZE = {"height": TINY.height, "width": TINY.width, "supersample": 1}
 
 
 @pytest.fixture(scope="module")
-def dream_folder(tmp_path_factory):
+def predicted_folder(tmp_path_factory):
     return write_tiny_world(tmp_path_factory.mktemp("tiny") / "world")
 
 
 @pytest.fixture(scope="module")
-def dream(dream_folder):
-    return World.load(dream_folder)
+def predicted(predicted_folder):
+    return World.load(predicted_folder)
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +52,13 @@ def truth():
 
 
 @pytest.fixture(scope="module")
-def setups(dream, truth):
-    anchors = anchors_of("rooms:test", dream.config, truth.config, count=3)
-    return draw_setups(simulators(dream, truth, ImageNav())[1], anchors)
+def setups(predicted, truth):
+    anchors = anchors_of("rooms:test", predicted.config, truth.config, count=3)
+    return draw_setups(simulators(predicted, truth, ImageNav())[1], anchors)
 
 
-def test_an_episode_begins_alike_in_the_dream_and_in_the_truth(dream, truth, setups):
-    pair = simulators(dream, truth, ImageNav())
+def test_an_episode_begins_alike_in_the_predicted_world_and_in_the_truth(predicted, truth, setups):
+    pair = simulators(predicted, truth, ImageNav())
     for one, other, setup in zip(*(begin(simulator, setups) for simulator in pair), setups, strict=True):
         for episode in (one, other):
             assert np.array_equal(episode.slot.frame, setup.image)
@@ -78,31 +78,31 @@ def test_the_goal_picture_is_what_the_truth_shows_at_the_goal(setups):
     assert np.array_equal(clip.frames[0, -1], setup.goal_image)
 
 
-def test_the_same_twists_lead_to_the_same_poses_in_both(dream, setups):
+def test_the_same_twists_lead_to_the_same_poses_in_both(predicted, setups):
     free = World.load("rooms", **SIZE)
     actions = np.random.default_rng(0).uniform(-1, 1, (len(setups), 6))
-    moved = [s.step(begin(s, setups), list(actions))[1].c2w for s in simulators(dream, free, PointNav())]
+    moved = [s.step(begin(s, setups), list(actions))[1].c2w for s in simulators(predicted, free, PointNav())]
     assert np.array_equal(*moved)
 
 
 @pytest.mark.slow
-def test_setups_follow_from_scenes_and_seed(dream, truth, setups):
-    pair, small = simulators(dream, truth, ImageNav()), World.load("rooms", collisions=True, height=8, width=12)
-    again = draw_setups(pair[1], anchors_of("rooms:test", dream.config, truth.config, count=3), unseen=small)
-    other = draw_setups(pair[1], anchors_of("rooms:test", dream.config, truth.config, count=1, seed=1), seed=1)
+def test_setups_follow_from_scenes_and_seed(predicted, truth, setups):
+    pair, small = simulators(predicted, truth, ImageNav()), World.load("rooms", collisions=True, height=8, width=12)
+    again = draw_setups(pair[1], anchors_of("rooms:test", predicted.config, truth.config, count=3), unseen=small)
+    other = draw_setups(pair[1], anchors_of("rooms:test", predicted.config, truth.config, count=1, seed=1), seed=1)
     assert [setup.seed for setup in again] == [setup.seed for setup in setups]
     assert all(np.array_equal(a.goal_image, b.goal_image) for a, b in zip(again, setups, strict=True))
     assert other[0].anchor.place != setups[0].anchor.place and other[0].seed != setups[0].seed
 
 
 @pytest.mark.slow
-def test_known_episodes_begin_where_the_dream_knows_the_place(truth):
+def test_known_episodes_begin_where_the_predicted_world_knows_the_place(truth):
     nano = config_of("nano")
     assert {anchor.place for anchor in anchors_of("known", nano, truth.config, 3, seed=1)} <= set(nano.places)
 
 
-def test_a_gymnasium_environment_goes_there(dream, setups):
-    env = SanaWMEnv(dream, task="imagenav", max_episode_chunks=6)
+def test_a_gymnasium_environment_goes_there(predicted, setups):
+    env = SanaWMEnv(predicted, task="imagenav", max_episode_chunks=6)
     (episode,) = begin(env.simulator, setups[:1])
     obs, info = env.restore(Snapshot.of(episode, env.action_mode), reseed=setups[0].seed)
     assert np.array_equal(obs["rgb"], setups[0].image) and np.array_equal(obs["goal_rgb"], setups[0].goal_image)
@@ -110,20 +110,20 @@ def test_a_gymnasium_environment_goes_there(dream, setups):
 
 
 @pytest.mark.parametrize("scenes", ["unknown", 3, None, "rooms:train2"])
-def test_other_scenes_are_refused_in_a_sentence(dream, truth, scenes):
+def test_other_scenes_are_refused_in_a_sentence(predicted, truth, scenes):
     with pytest.raises(ValueError, match=r"scenes must be|no start images"):
-        anchors_of(scenes, dream.config, truth.config, 1)
+        anchors_of(scenes, predicted.config, truth.config, 1)
 
 
-def test_a_predicted_world_is_no_truth(dream, dream_folder):
+def test_a_predicted_world_is_no_truth(predicted, predicted_folder):
     with pytest.raises(ValueError, match="is predicted: compare with one that is rendered"):
-        module.load_truth(dream_folder, dream, walls=True)
+        module.load_truth(predicted_folder, predicted, walls=True)
 
 
-def test_worlds_that_differ_in_size_are_refused_in_a_sentence(dream, setups):
+def test_worlds_that_differ_in_size_are_refused_in_a_sentence(predicted, setups):
     large = World.load("rooms", height=32, width=48)
     with pytest.raises(ValueError, match="equal height, got 24 in tiny and 32 in rooms"):
-        simulators(dream, large, PointNav())
+        simulators(predicted, large, PointNav())
     with pytest.raises(ValueError, match=r"frames of \(24, 32\) pixels, the rooms world of \(32, 48\)"):
         begin(simulators(large, large, PointNav())[0], setups)
 
@@ -133,7 +133,7 @@ class Seeing(Policy):
     """Does as another one, and has pictures made."""
 
     inner: Policy
-    acts_on = "pictures"
+    acts_on = "images"
 
     def decide(self, view, memory, rng):
         return self.inner.decide(view, memory, rng)
@@ -158,8 +158,7 @@ class Stops(Policy):
 
 
 def test_rank_violation_is_what_hand_and_paper_say():
-    """Of three policies the dream takes the first two in the wrong order (0.2 apart in truth) and the others rightly:
-    (0.2 + 0.2 + 0) / 3."""
+    """The prediction ranks the first two of three policies the wrong way (0.2 apart in truth): (0.2 + 0.2 + 0) / 3."""
     assert rank_violation([0.6, 0.5, 0.9], [0.3, 0.5, 0.8]) == pytest.approx(0.4 / 3)
     assert rank_violation([0.1, 0.2, 0.3], [0.4, 0.5, 0.6]) == 0
     assert rank_violation([0, 1], [1, 0]) == 1
@@ -175,10 +174,10 @@ def test_rates_have_wilsons_interval():
 
 def test_correlation_has_fishers_interval():
     """r = 0.8 of five: tanh(atanh(0.8) -+ 1.95996 / sqrt(2))."""
-    dream, truth = [1, 2, 3, 4, 5], [2, 1, 4, 3, 5]
+    predicted, truth = [1, 2, 3, 4, 5], [2, 1, 4, 3, 5]
     half = 1.959964 / np.sqrt(2)
     expected = (0.8, np.tanh(np.arctanh(0.8) - half), np.tanh(np.arctanh(0.8) + half))
-    assert pearson_of_policies(dream, truth) == pytest.approx(expected, abs=1e-6)
+    assert pearson_of_policies(predicted, truth) == pytest.approx(expected, abs=1e-6)
     assert np.isnan(pearson([1, 1, 1], [0, 1, 2])) and np.isnan(pearson([1], [1]))
 
 
@@ -191,18 +190,18 @@ def test_a_bootstrap_draws_the_same_episodes_for_all():
     assert value == 0.5 and 0.2 < low < 0.4 and 0.6 < high < 0.8
 
 
-def test_a_comparison_tells_those_that_act_on_pictures_apart():
-    dream = [[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 1]]
+def test_a_comparison_tells_those_that_act_on_images_apart():
+    predicted = [[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 1]]
     truth = [[1, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0]]
-    found = compared("title", "abc", ["odometry", "pictures", "pictures"], dream, truth)
-    assert found.every.policies == 3 and found.pictures.policies == 2
-    assert found.every.gap.value == pytest.approx(0.5 / 3) and found.pictures.gap.value == pytest.approx(0.25)
+    found = compared("title", "abc", ["odometry", "images", "images"], predicted, truth)
+    assert found.every.policies == 3 and found.images.policies == 2
+    assert found.every.gap.value == pytest.approx(0.5 / 3) and found.images.gap.value == pytest.approx(0.25)
     assert [row.gap for row in found.rows] == [0, 0.25, 0.25]
-    assert found.pictures.r.value == pytest.approx(1)
+    assert found.images.r.value == pytest.approx(1)
     plain = json.loads(json.dumps(found.to_plain(), allow_nan=False))
-    assert plain["those that act on pictures"]["r"] == [pytest.approx(1), None, None]
-    assert compared("", "a", ["nothing"], dream[:1], truth[:1]).pictures is None
-    assert told(found.pictures) == "r 1.00, violation 0.00 (0.00 to 0.25), gap 0.25 (0.00 to 0.50)"
+    assert plain["those that act on images"]["r"] == [pytest.approx(1), None, None]
+    assert compared("", "a", ["nothing"], predicted[:1], truth[:1]).images is None
+    assert told(found.images) == "r 1.00, violation 0.00 (0.00 to 0.25), gap 0.25 (0.00 to 0.50)"
     assert "r 1.00 (" in told(Agreement.of(*[np.eye(5, 8).cumsum(0) > 0] * 2))
 
 
@@ -231,15 +230,15 @@ def test_policies_are_graded_committed_and_told_apart():
     for setting in SETTINGS.values():
         names = [policy.name for policy in setting.policies]
         assert len(set(names)) == len(names) >= 12
-        assert {policy.acts_on for policy in setting.policies} == {"nothing", "odometry", "pictures"}
-        assert sum(policy.acts_on == "pictures" for policy in setting.policies) >= 5
+        assert {policy.acts_on for policy in setting.policies} == {"nothing", "odometry", "images"}
+        assert sum(policy.acts_on == "images" for policy in setting.policies) >= 5
 
 
 @pytest.mark.slow
-def test_an_expert_arrives_and_errors_keep_it_from_it(dream, truth):
+def test_an_expert_arrives_and_errors_keep_it_from_it(predicted, truth):
     free = World.load("rooms", **SIZE)
-    simulator = simulators(dream, free, ImageNav())[1]
-    anchors = anchors_of("rooms:test", dream.config, free.config, count=1)
+    simulator = simulators(predicted, free, ImageNav())[1]
+    anchors = anchors_of("rooms:test", predicted.config, free.config, count=1)
     setups = [replace(setup, seed=i) for setup in draw_setups(simulator, anchors) for i in range(40)]
     shares = [
         np.mean([outcome.success for outcome in run(simulator, setups, Expert(name="e", errors=errors))])
@@ -249,19 +248,19 @@ def test_an_expert_arrives_and_errors_keep_it_from_it(dream, truth):
 
 
 @pytest.mark.slow
-def test_what_does_not_look_needs_no_pictures(dream, setups):
+def test_what_does_not_look_needs_no_pictures(predicted, setups):
     """Poses, success and steps are those of a run that makes every picture."""
     free = World.load("rooms", **SIZE)
-    for simulator in simulators(dream, free, PointNav()):
+    for simulator in simulators(predicted, free, PointNav()):
         for policy in (Drawn(name="random"), Expert(name="expert", errors=0.5, heading=False)):
             unseen = run(simulator, setups, policy)
             seen = run(simulator, setups, Seeing(name=policy.name, inner=policy))
             assert unseen == seen
 
 
-def test_who_stops_succeeds_only_where_it_says_so(dream, setups):
+def test_who_stops_succeeds_only_where_it_says_so(predicted, setups):
     free = World.load("rooms", **SIZE)
-    simulator = simulators(dream, free, ImageNav())[1]
+    simulator = simulators(predicted, free, ImageNav())[1]
     at_once, never = Stops(name="stops", after=0), Stops(name="never", after=99)
     here = [replace(setup, goal_c2w=np.eye(4)) for setup in setups]
     assert [outcome[:2] for outcome in run(simulator, here, at_once)] == [(True, 0)] * 3
@@ -273,8 +272,8 @@ def test_who_stops_succeeds_only_where_it_says_so(dream, setups):
 
 
 @pytest.mark.slow
-def test_a_comparison_goes_on_where_it_was_stopped(dream, truth, setups, tmp_path, monkeypatch):
-    pair = simulators(dream, truth, ImageNav(), steps=2)
+def test_a_comparison_goes_on_where_it_was_stopped(predicted, truth, setups, tmp_path, monkeypatch):
+    pair = simulators(predicted, truth, ImageNav(), steps=2)
     policies = [Drawn(name="random"), Servo(name="servo")]
     whole = compare(*pair, setups, policies)
     done = []
@@ -303,14 +302,17 @@ def test_a_comparison_goes_on_where_it_was_stopped(dream, truth, setups, tmp_pat
 
 
 @pytest.mark.slow
-def test_small_pictures_do_for_who_does_not_look(dream, truth, setups):
+def test_small_pictures_do_for_who_does_not_look(predicted, truth, setups):
     small = World.load("rooms", collisions=True, height=8, width=12)
-    pair, policies = simulators(dream, truth, PointNav()), [Drawn(name="random"), Drawn(name="walk", low=(0, 0.5, 0))]
+    pair, policies = (
+        simulators(predicted, truth, PointNav()),
+        [Drawn(name="random"), Drawn(name="walk", low=(0, 0.5, 0))],
+    )
     assert compare(*pair, setups, policies, unseen=small).rows == compare(*pair, setups, policies).rows
 
 
-def test_what_cannot_be_compared_is_said_in_a_sentence(dream, truth, setups):
-    pair, walk = simulators(dream, truth, PointNav()), Drawn(name="walk")
+def test_what_cannot_be_compared_is_said_in_a_sentence(predicted, truth, setups):
+    pair, walk = simulators(predicted, truth, PointNav()), Drawn(name="walk")
     with pytest.raises(ValueError, match="needs policies and episodes, got 0 and 3"):
         compare(*pair, setups, [])
     with pytest.raises(ValueError, match="told apart by name, got walk, walk"):
@@ -321,8 +323,8 @@ def test_what_cannot_be_compared_is_said_in_a_sentence(dream, truth, setups):
 
 
 @pytest.mark.slow
-def test_the_command_leaves_numbers_and_a_picture(dream_folder, tmp_path, capsys):
-    options = ["compare", str(dream_folder), "rooms", "--scenes", "rooms:test", "--episodes", "2", "--steps", "1"]
+def test_the_command_leaves_numbers_and_a_picture(predicted_folder, tmp_path, capsys):
+    options = ["compare", str(predicted_folder), "rooms", "--scenes", "rooms:test", "--episodes", "2", "--steps", "1"]
     options += ["--task", "point-nav", "--policies", "walk", "visual odometry, 0% errors", "--out", str(tmp_path)]
     main(options)
     said = capsys.readouterr().out
@@ -330,7 +332,7 @@ def test_the_command_leaves_numbers_and_a_picture(dream_folder, tmp_path, capsys
     assert [comparison["episodes"] for comparison in found] == [2, 2]
     assert "walls stop" in found[1]["title"] and "walls stop" in said and "visual odometry" in said
     assert (tmp_path / "point-nav-rooms-test.png").read_bytes().startswith(b"\x89PNG")
-    assert len(list((tmp_path / "runs").glob("*.json"))) == 6  # two in the dream, two in each truth
+    assert len(list((tmp_path / "runs").glob("*.json"))) == 6  # two in the predicted world, two in each truth
     with pytest.raises(SystemExit) as ended:
         main([*options[:-4], "dreamer", "--out", str(tmp_path)])
     assert ended.value.code == 2
@@ -340,36 +342,36 @@ def test_the_command_leaves_numbers_and_a_picture(dream_folder, tmp_path, capsys
 
 
 @pytest.mark.parametrize("belief", ["fresh", "kept"])
-def test_an_agent_plans_in_the_dream_and_acts_in_the_truth(dream, truth, setups, belief):
-    acting, dreaming = (simulators(dream, truth, ImageNav(), steps=2)[i] for i in (1, 0))
+def test_an_agent_plans_in_the_predicted_world_and_acts_in_the_truth(predicted, truth, setups, belief):
+    acting, predicting = (simulators(predicted, truth, ImageNav(), steps=2)[i] for i in (1, 0))
     planner = CEM(horizon=1, candidates=4, iterations=1, elites=2)
-    outcome = plan_and_act(acting, setups[0], dreaming, planner, belief)
-    again = plan_and_act(acting, setups[0], dreaming, planner, belief, first_plan(setups[0], dreaming, planner))
+    outcome = plan_and_act(acting, setups[0], predicting, planner, belief)
+    again = plan_and_act(acting, setups[0], predicting, planner, belief, first_plan(setups[0], predicting, planner))
     assert outcome == again and 1 <= outcome.steps <= 2
     with pytest.raises(ValueError, match="belief must be fresh or kept, got 'new'"):
-        plan_and_act(acting, setups[0], dreaming, planner, "new")
+        plan_and_act(acting, setups[0], predicting, planner, "new")
 
 
 @pytest.mark.parametrize("belief", ["fresh", "kept"])
-def test_what_is_believed_has_the_true_pose_and_the_true_picture(dream, truth, setups, belief):
-    acting, dreaming = (simulators(dream, truth, ImageNav())[i] for i in (1, 0))
-    (there,), (here,) = begin(acting, setups[:1]), begin(dreaming, setups[:1])
+def test_what_is_believed_has_the_true_pose_and_the_true_picture(predicted, truth, setups, belief):
+    acting, predicting = (simulators(predicted, truth, ImageNav())[i] for i in (1, 0))
+    (there,), (here,) = begin(acting, setups[:1]), begin(predicting, setups[:1])
     for twist in ([0, 0, 1, 0, 0.5, 0], [0, 0, 1, 0, -1, 0]):  # into a wall, perhaps
         (there,), _ = acting.imagine([there], [twist])
-        here = BELIEFS[belief](dreaming, here, there)
+        here = BELIEFS[belief](predicting, here, there)
         assert np.array_equal(here.slot.c2w, there.slot.c2w) and torch.equal(here.slot.frame, there.slot.frame)
         assert here.slot.chunk == there.slot.chunk
         assert (here.slot.memory is None) == (belief == "fresh")
-        dreaming.check(here)
+        predicting.check(here)
     if belief == "fresh":
         assert np.array_equal(here.slot.scene.image, there.slot.frame)
 
 
 @pytest.mark.slow
-def test_the_truth_as_its_own_model_finds_what_is_near(dream, setups):
+def test_the_truth_as_its_own_model_finds_what_is_near(predicted, setups):
     """One step away: with so many futures the best is at the goal."""
     free = World.load("rooms", **SIZE)
-    simulator, setup = simulators(dream, free, ImageNav())[1], setups[0]
+    simulator, setup = simulators(predicted, free, ImageNav())[1], setups[0]
     (start,) = begin(simulator, [setup])
     (end,), _ = simulator.imagine([start], [[0.3, 0, 0.5, 0, 0.5, 0]])
     near = replace(setup, goal_c2w=end.slot.c2w, goal_image=end.slot.frame.numpy())

@@ -1,4 +1,4 @@
-"""Learning in the dream and acting in the truth: planar policies, how two pictures are compared, what is measured."""
+"""Learning in nano and acting in the truth: planar policies, how two images are compared, what is measured."""
 
 import json
 from dataclasses import replace
@@ -61,10 +61,10 @@ def test_where_a_picture_has_moved_is_where_its_features_correlate(moved):
 
 @pytest.mark.slow
 def test_the_straight_way_reaches_every_point_and_walls_stop_some(learn, tmp_path):
-    dream = World.load(write_world(tmp_path / "world"))
+    predicted = World.load(write_world(tmp_path / "world"))
     free, walled = (World.load("rooms", collisions=stop, height=40, width=48, supersample=1) for stop in (False, True))
-    acting, stopped = (simulators(dream, truth, PointNav(chunks=2), 4)[1] for truth in (free, walled))
-    setups = draw_setups(stopped, anchors_of("rooms:test", dream.config, free.config, 4), chunks=2)
+    acting, stopped = (simulators(predicted, truth, PointNav(chunks=2), 4)[1] for truth in (free, walled))
+    setups = draw_setups(stopped, anchors_of("rooms:test", predicted.config, free.config, 4), chunks=2)
     experiment = learn["EXPERIMENTS"]["pointnav"]
     assert experiment.act(acting, setups, learn["straight"]) == [True] * 4
     assert sum(experiment.act(acting, setups, learn["steady"](0.2))) < 4
@@ -103,7 +103,7 @@ def test_correlations_have_intervals_over_walks(meter):
     assert np.isclose(*spans)
 
 
-def test_a_dream_that_is_the_truth_has_no_error(meter):
+def test_a_prediction_that_is_the_truth_has_no_error(meter):
     """So that frames are compared at equal poses."""
     found = meter["walk"](World.load("rooms", height=18, width=27), "rooms:test", range(1), 2)
     assert found["chunk"]["psnr_loss"] == [[-100.0] * 2] and found["walk"]["psnr_loss"] == [[-100.0]]
@@ -120,8 +120,8 @@ def test_the_benchmark_goes_on_where_it_was_stopped(learn, tmp_path, monkeypatch
     numbers = learn["run"]({"pointnav": experiment}, learn["LEARNERS"])
     assert len(done) == 2 and all(path.stat().st_mtime_ns == when for path, when in done.items())
     policies = numbers["pointnav"]["policies"]
-    asked = {"known, dream", "known, truth", "known, truth, walls", "rooms:test, truth, walls"}
-    assert set(policies["PPO, learned in nano"]) == asked and set(policies["random"]) == asked - {"known, dream"}
+    asked = {"known, predicted", "known, truth", "known, truth, walls", "rooms:test, truth, walls"}
+    assert set(policies["PPO, learned in nano"]) == asked and set(policies["random"]) == asked - {"known, predicted"}
     assert policies["straight for the goal"]["known, truth"]["mean"] == 1
     monkeypatch.setattr(learn["Experiment"], "evaluate", lambda *_: pytest.fail("evaluated twice"))
     assert learn["run"]({"pointnav": experiment}, learn["LEARNERS"]) == numbers

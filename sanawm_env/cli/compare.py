@@ -48,22 +48,24 @@ class Compare:
         numbers, picture = self.out / f"{name}.json", self.out / f"{name}.png"
         check_places(numbers, picture, world=self.world)
         figure = figure_class()(figsize=(9, 4.6), layout="constrained")
-        dream = World.load(self.world)
-        truths = {load_truth(self.truth, dream, walls): walls for walls in (False, True)}  # one, where it cannot stop
-        solid = simulators(dream, load_truth(self.truth, dream, True), setting.task, self.steps)[1]
-        anchors = anchors_of(self.scenes, dream.config, solid.world.config, self.episodes, self.seed)
+        predicted = World.load(self.world)
+        truths = {
+            load_truth(self.truth, predicted, walls): walls for walls in (False, True)
+        }  # one, where it cannot stop
+        solid = simulators(predicted, load_truth(self.truth, predicted, True), setting.task, self.steps)[1]
+        anchors = anchors_of(self.scenes, predicted.config, solid.world.config, self.episodes, self.seed)
         found = []
         with progress("comparing", "runs of a policy") as bar:
             at = bar.add_task("", total=2 * len(policies) * len(truths))
-            unseen = load_truth(self.truth, dream, True, small=True)
+            unseen = load_truth(self.truth, predicted, True, small=True)
             setups = draw_setups(solid, anchors, self.seed, min(setting.chunks, self.steps), unseen)
             for truth, walls in truths.items():
                 found.append(
                     compare(
-                        *simulators(dream, truth, setting.task, self.steps),
+                        *simulators(predicted, truth, setting.task, self.steps),
                         setups,
                         policies,
-                        unseen=load_truth(self.truth, dream, walls, small=True),
+                        unseen=load_truth(self.truth, predicted, walls, small=True),
                         title=f"{self.task}, {self.scenes}, walls {'stop' if walls else 'let pass'}",
                         keep=self.out / "runs",
                         progress=lambda _: bar.advance(at),
@@ -82,12 +84,12 @@ class Compare:
 def show(comparison: "Comparison") -> None:
     """A row for each policy, then how far the worlds agree."""
     table = Table(
-        "policy", "acts on", "dream", "truth", "gap", title=f"{comparison.title}, {comparison.episodes} episodes"
+        "policy", "acts on", "predicted", "truth", "gap", title=f"{comparison.title}, {comparison.episodes} episodes"
     )
     for row in comparison.rows:
-        table.add_row(row.name, row.acts_on, percent(row.dream), percent(row.truth), f"{100 * row.gap:+.0f}")
+        table.add_row(row.name, row.acts_on, percent(row.predicted), percent(row.truth), f"{100 * row.gap:+.0f}")
     console.print(table)
-    for who, agreement in (("all policies", comparison.every), ("those that act on pictures", comparison.pictures)):
+    for who, agreement in (("all policies", comparison.every), ("those that act on images", comparison.images)):
         if agreement is not None:
             say(f"{who} ({agreement.policies}): {told(agreement)}")
 
