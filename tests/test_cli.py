@@ -18,7 +18,7 @@ from PIL import Image
 
 from sanawm_env.camera.dsl import actions_to_c2w
 from sanawm_env.camera.presets import Workspace, pitch_of
-from sanawm_env.cli import main
+from sanawm_env.cli import main, sentence_of
 from sanawm_env.recording.episode import RecordedEpisode
 from sanawm_env.recording.video import read_video
 from sanawm_env.world.world import World
@@ -178,6 +178,31 @@ def test_numbers_and_worlds_never_replace_what_they_are_made_of(tiny, tmp_path, 
     for out, data in ((clip, clip), (clip / "below", clip), (clip.parent, clip)):
         assert "which is read" in refused(capsys, "train", "--data", data, "--out", out)
     assert list(clip.iterdir()) == []
+
+
+def test_a_trajectorys_plot_and_exports_never_replace_what_is_read(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("walk").mkdir()
+    np.savez("walk/trajectory.npz", c2w=np.tile(np.eye(4), (25, 1, 1)), fps=16)
+    before = Path("walk/trajectory.npz").read_bytes()
+    for given in ("walk", "walk/trajectory.npz"):
+        assert "is the input" in refused(capsys, "trajectory", given, "--plot", "walk/trajectory.npz")
+    for out in ("walk/trajectory.npz", "walk/colmap"):  # of a folder with both the model would be read
+        assert "which is read" in refused(capsys, "trajectory", "walk", "--export", out, "--format", "tum")
+    assert Path("walk/trajectory.npz").read_bytes() == before and os.listdir("walk") == ["trajectory.npz"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "a/[b]"), r"a/\[b\]: No such file or directory"),
+        (OSError(36, "File name too long", "x" * 5000), r"'x+\.\.\.x+': File name too long"),
+        (OSError(5, "Input/output error"), r"\[Errno 5\] Input/output error"),
+        (ValueError("y" * 10**6), r"y{3000}…"),
+    ],
+)
+def test_what_the_system_says_is_a_short_sentence(error, said):
+    assert re.fullmatch(said, sentence_of(error)) and len(sentence_of(error)) <= 3001
 
 
 def test_a_path_too_long_for_an_episode_is_refused_before_it_is_worked_out(tiny, image, tmp_path, capsys):

@@ -326,6 +326,12 @@ def test_a_wrong_setting_in_a_file_is_one_sentence(tiny, tmp_path, given, says):
             _ = collection.config
 
 
+@pytest.mark.parametrize("given", [None, [], "nano"])
+def test_settings_are_a_mapping(given):
+    with pytest.raises(ValueError, match="must be a mapping, got"):
+        EnvConfig.from_plain(given)
+
+
 @pytest.mark.parametrize(
     ("name", "meant"), [("obsmode", "obs_mode"), ("precison", "precision"), ("smoothin", "smoothing")]
 )

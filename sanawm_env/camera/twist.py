@@ -10,6 +10,9 @@ from scipy.spatial.transform import RigidTransform
 
 from sanawm_env.camera.dsl import FPS
 from sanawm_env.camera.trajectory import orthonormalize
+from sanawm_env.system.files import brief
+
+FASTEST = 1e6  # m/s and rad/s
 
 
 def exp_se3(xi: np.ndarray) -> np.ndarray:
@@ -51,8 +54,9 @@ def compose(start: np.ndarray, increments: np.ndarray) -> np.ndarray:
 
 
 def check_twist(twist: ArrayLike) -> np.ndarray:
-    """The twist as float64 (6,); ValueError unless it is six finite numbers."""
+    """The twist as float64 (6,); ValueError unless it is six finite numbers up to `FASTEST`."""
     twist = np.asarray(twist, dtype=np.float64)
-    if twist.shape != (6,) or not np.isfinite(twist).all():
-        raise ValueError(f"a twist is six finite numbers (v_x, v_y, v_z, w_x, w_y, w_z), got {twist.tolist()}")
+    if twist.shape != (6,) or not (np.abs(twist) <= FASTEST).all():
+        said = f"a twist is six finite numbers of at most {FASTEST:g} (v_x, v_y, v_z, w_x, w_y, w_z)"
+        raise ValueError(f"{said}, got {twist.tolist() if twist.size <= 12 else brief(twist)}")
     return twist

@@ -33,6 +33,7 @@ from sanawm_env.cli.serve import Serve
 from sanawm_env.cli.study import Study
 from sanawm_env.cli.train import Train
 from sanawm_env.cli.trajectory import LookAtTrajectory
+from sanawm_env.system.files import brief
 from sanawm_env.system.signals import exit_status, interrupting
 from sanawm_env.system.terminal import literal_console, out_of_memory
 
@@ -58,6 +59,7 @@ COMMANDS = {
 }
 Command = Union[tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items())]  # noqa: UP007
 
+MOST_LETTERS = 3000
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -77,11 +79,20 @@ def main(args: list[str] | None = None) -> None:
                 say("Stopped.")
             sys.exit(exit_status(interrupt))
         except (ValueError, TypeError, OSError, ImportError) as error:
-            _complain(str(error))
+            _complain(sentence_of(error))
         except (MemoryError, RuntimeError) as error:
             if not (reason := out_of_memory(error)):
                 raise
             _complain(f"the memory of this machine is full ({reason}): ask for less at once, or free some")
+
+
+def sentence_of(error: Exception) -> str:
+    """What an error says, without the numbers of the system, and never longer than a screen."""
+    sentence = str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        name = str(error.filename)
+        sentence = f"{name if len(name) < 300 else brief(name)}: {error.strerror}"
+    return sentence if len(sentence) <= MOST_LETTERS else f"{sentence[:MOST_LETTERS]}…"
 
 
 def _complain(sentence: str) -> NoReturn:

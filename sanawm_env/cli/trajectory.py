@@ -32,8 +32,11 @@ class LookAtTrajectory(TrajectoryReading):
     def run(self) -> None:
         """Raises ValueError or OSError in one sentence."""
         from sanawm_env.system.files import check_number
+        from sanawm_env.system.saving import check_apart
 
         check_number("--fps", self.fps, 1e-3, 1e6)
+        if self.export is None:
+            check_apart([self.plot], [self.file, *self.file.glob("*"), *self.file.glob("sparse/**/*")])
         trajectory = self.read_trajectory(self.file)
         if self.export is not None:
             self._export(trajectory, self.export)
@@ -43,8 +46,10 @@ class LookAtTrajectory(TrajectoryReading):
     def _export(self, trajectory: "Trajectory", out: Path) -> None:
         from sanawm_env.recording.rollout import VIDEO, check_writable
         from sanawm_env.recording.trajectories import export_trajectory
-        from sanawm_env.system.saving import check_apart
+        from sanawm_env.system.saving import check_apart, check_outside
 
+        if self.file.is_dir():  # which would be read as what is exported to it
+            check_outside(out, self.file)
         check_apart([out], [self.file])
         check_writable(out.parent)
         video = self.file / VIDEO if (self.file / VIDEO).exists() else None

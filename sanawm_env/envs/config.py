@@ -98,6 +98,8 @@ class EnvConfig:
             ValueError: for values that do not fit.
             TypeError: likewise.
         """
+        if not isinstance(data, Mapping):
+            raise ValueError(f"The settings of an environment must be a mapping, got {brief(data)}.")
         own = {each.name for each in fields(cls)} - {"world_options"}
         given = {name: plain(value) for name, value in data.items()}
         options = {name: value for name, value in given.items() if name not in own}

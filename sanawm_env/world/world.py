@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from sanawm_env.camera.trajectory import check_trajectory
-from sanawm_env.system.files import brief, check_prompt
+from sanawm_env.system.files import brief, check_prompt, reason
 from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.config import WorldConfig
@@ -492,9 +492,9 @@ def usable_device(device: str | torch.device) -> torch.device:
         if usable.type == "meta":
             raise RuntimeError("it holds shapes and no values")
         return usable
-    except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"The device {brief(str(device))} cannot be used here: {reason}") from error
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        said = reason(str(error).partition("\n")[0])
+        raise ValueError(f"The device {brief(str(device))} cannot be used here: {said}") from error
 
 
 def _scene_key(frame: np.ndarray, intrinsics: np.ndarray, prompt: str, anchor: Anchor | None) -> str:
