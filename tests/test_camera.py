@@ -458,5 +458,5 @@ def test_an_overlay_needs_two_poses():
 
 
 def test_an_absurdly_long_action_string_is_refused_before_any_work():
-    with pytest.raises(ValueError, match="more than 1000000 frames"):
+    with pytest.raises(ValueError, match="more than 1,000,000 frames"):
         actions_to_c2w("w-999999999999")

@@ -213,7 +213,7 @@ def test_one_model_of_several_clips_is_taken_apart_by_the_names_of_pictures(tmp_
         np.testing.assert_allclose(found.c2w[:, 2, 3], speed * found.shown / 30, atol=1e-6)
     film(tmp_path / "b.mp4", seconds)
     _, problems = plan(find_clips(tmp_path), poses_beside(tmp_path, TrajectoryReading()), 70.0)
-    assert len(problems) == 1 and "no pictures of b, whose names would be like b/00001.jpg" in problems[0]
+    assert len(problems) == 1 and "no images of b, whose names would be like b/00001.jpg" in problems[0]
 
 
 def test_the_options_for_trajectories_are_of_the_files_beside_clips(tmp_path):

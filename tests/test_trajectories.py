@@ -288,14 +288,14 @@ def bad_texts(folder):
         last = text.rstrip().rpartition(" ")[0]
         found[f"{name} cut off"] = (last, "line [0-9] holds [0-9]+ numbers, where this format has")
         head, _, _ = text.rpartition(" ")
-        found[f"{name} words"] = (f"{head} abc\n", "line [0-9] holds 'abc', which is no number")
+        found[f"{name} words"] = (f"{head} abc\n", "line [0-9] holds 'abc', which is not a number")
         found[f"{name} infinite"] = (f"{head} inf\n", "line [0-9] holds inf, which is too large")
         found[f"{name} empty"] = (text.splitlines()[0] + "\n" if name == "realestate10k" else "# none\n", "no")
     write_kitti(folder / "x", np.diag([-1.0, 1, 1, 1]) @ walk(3))
     found["kitti mirrored"] = ((folder / "x").read_text(), "pose 0 of the trajectory is mirrored")
     write_kitti(folder / "x", np.diag([2.0, 2, 2, 1]) @ walk(3))
     found["kitti scaled"] = ((folder / "x").read_text(), "not orthonormal")
-    found["tum long quaternion"] = ("0 0 0 0 0 0 0 1\n1 0 0 0 0 0 0 2\n", "quaternion of pose 1 has the length 2")
+    found["tum long quaternion"] = ("0 0 0 0 0 0 0 1\n1 0 0 0 0 0 0 2\n", "pose 1 must have the length 1, got 2")
     found["tum backwards"] = ("1 0 0 0 0 0 0 1\n0 0 0 0 0 0 0 1\n", "time stamp of pose 1 is not after")
     found["tum aeons"] = (
         "0 0 0 0 0 0 0 1\n1 0 0 0 0 0 0 1\n2 0 0 0 0 0 0 1\n1e9 0 0 0 0 0 0 1\n",
@@ -310,12 +310,12 @@ def bad_texts(folder):
         found[f"tum {about} {number}"] = (f"0 0 0 0 0 0 0 1\n{row}\n", "line 2 holds .*, which is too large")
     found["tum far"] = ("0 0 0 0 0 0 0 1\n1 1e20 0 0 0 0 0 1\n", "pose 1 of the trajectory holds values beyond 1e")
     found["tum no time"] = ("0 0 0 0 0 0 0 1\n1e-320 0 0 0 0 0 0 1\n", "time stamps lie .* s apart")
-    found["underscores"] = ("0 0 0 0 0 0 0 1_0\n", "no number")
+    found["underscores"] = ("0 0 0 0 0 0 0 1_0\n", "not a number")
     write_nerfstudio(folder / "x", walk(3))
     text = (folder / "x").read_text()
     found["json cut off"] = (text[:-20], "it is not JSON")
     found["json without poses"] = (spoiled(text, "transform_matrix", "matrix"), "frame 0 has no transform_matrix")
-    found["json words"] = (spoiled(text, "[[", '[["1.0", 0, 0, 0], ['), "no transform_matrix|no number")
+    found["json words"] = (spoiled(text, "[[", '[["1.0", 0, 0, 0], ['), "no transform_matrix|not a number")
     found["json number"] = (spoiled(text, '"w": 640', '"w": 1e9'), "a width and a height")
     found["json huge"] = (spoiled(text, '"w": 640', '"w": 1' + "0" * 400), "too large")
     found["json focal"] = (spoiled(text, '"fl_x": 500.0', '"fl_x": -1'), "positive focal lengths")
@@ -339,7 +339,7 @@ def test_bad_text_is_refused_in_a_sentence(tmp_path):
     ("old", "new", "says"),
     [
         (" 1 frame_0.png", " 1", "holds 9 fields, where an image has 10"),
-        (" 1 frame_0.png", " one frame_0.png", "holds 'one', which is no number"),
+        (" 1 frame_0.png", " one frame_0.png", "holds 'one', which is not a number"),
         ("\n\n", "\n", "holds no points"),
         ("1.5 2.5 -1", "1.5 2.5", "holds no points"),
     ],
@@ -387,7 +387,7 @@ def test_a_binary_model_that_is_cut_off_or_lies_is_refused(tmp_path):
         with pytest.raises(ValueError, match=r"cameras.bin (is cut off|promises)"):
             load_trajectory(tmp_path / "m")
     cameras.write_bytes(lenses[:12] + struct.pack("<i", 99) + lenses[16:])
-    with pytest.raises(ValueError, match="model 99 that is not known"):
+    with pytest.raises(ValueError, match="unknown model 99"):
         load_trajectory(tmp_path / "m")
     cameras.write_bytes(lenses[:16] + struct.pack("<Q", 2**60) + lenses[24:])
     with pytest.raises(ValueError, match="have an image of"):
@@ -424,7 +424,7 @@ def test_a_folder_in_place_of_an_episodes_poses_is_refused(tmp_path):
 
 
 def test_names_that_hardly_belong_to_a_clip_are_told_at_once():
-    with pytest.raises(ValueError, match="no pictures of a"):
+    with pytest.raises(ValueError, match="no images of a"):
         _of_clip(["a." + "_" * 200_000 + "!", "a/" * 100_000], "a")  # in minutes, where a suffix may have underscores
 
 

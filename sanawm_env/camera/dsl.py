@@ -1,9 +1,8 @@
 """Keyboard control: strings such as `"w-24,wd-12,none-8"` and held keys to camera poses.
 
-Grammar, velocity filter and pose integration follow the camera reference, section 2. One frame lasts 1/16 s, or as
-long as `KeyDynamics.fps` says. Keys walk
-on the horizontal plane (no roll, no climbing): w/s forward and back, l/j strafe right and left, d/a turn right and
-left, i/k look up and down. All arithmetic is float64; the camera of frame 0 is assumed level.
+Grammar, velocity filter and pose integration follow the camera reference, section 2. One frame lasts 1/16 s, or 1 /
+`KeyDynamics.fps`. Keys move on the horizontal plane (no roll, no climbing): w/s forward and back, l/j strafe right and
+left, d/a turn right and left, i/k look up and down. All arithmetic is float64. The camera of frame 0 is assumed level.
 """
 
 import math
@@ -11,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+
+from sanawm_env.system.files import brief
 
 FPS = 16
 TAU_PRESS, TAU_COAST = 0.45, 1.0  # seconds
@@ -22,8 +23,18 @@ _EFFECT = {"w": (0, 1), "s": (0, -1), "l": (1, 1), "j": (1, -1), "d": (2, 1), "a
 
 @dataclass(frozen=True)
 class KeyDynamics:
-    """How keys move the camera: metres and degrees per frame at full speed, pitch limit, velocity smoothing, frames a
-    second."""
+    """How keys move the camera.
+
+    Attributes:
+        translation_speed: metres per frame at full speed.
+        rotation_speed_deg: degrees per frame at full speed.
+        pitch_limit_deg: largest pitch, up and down.
+        smooth: whether velocities are filtered.
+        fps: frames a second.
+
+    Raises:
+        ValueError: for numbers that are not finite, or out of range.
+    """
 
     translation_speed: float = 0.025
     rotation_speed_deg: float = 0.6
@@ -41,8 +52,11 @@ class KeyDynamics:
 class KeyState:
     """The state of keyboard control between two frames.
 
-    pose (4, 4) float64 camera-to-world; pitch in radians, up positive; velocity per frame (forward, strafe right,
-    yaw right, pitch up); held the keys of the last frame.
+    Attributes:
+        pose: (4, 4) float64 camera-to-world.
+        pitch: radians, up positive.
+        velocity: per frame: forward, strafe right, yaw right, pitch up.
+        held: keys of the last frame.
     """
 
     pose: np.ndarray = field(default_factory=lambda: np.eye(4))
@@ -51,11 +65,19 @@ class KeyState:
     held: frozenset[str] = frozenset()
 
     def at(self, c2w: np.ndarray) -> "KeyState":
-        """The state at the pose (4, 4) that was really reached, where a world has stopped the camera."""
+        """The state at another pose (4, 4), where the world has stopped the camera."""
         return self if np.allclose(self.pose, c2w, atol=1e-6) else replace(self, pose=c2w)
 
     def step(self, keys: Iterable[str], dynamics: KeyDynamics = KeyDynamics()) -> "KeyState":
-        """The state one frame later with `keys` held."""
+        """The state one frame later.
+
+        Args:
+            keys: held keys.
+            dynamics: speeds.
+
+        Raises:
+            ValueError: for an unknown key.
+        """
         held = _checked(keys)
         velocity = _next_velocity(self.velocity, self.held, held, dynamics)
         pose, pitch = _integrate(self.pose, self.pitch, velocity, math.radians(dynamics.pitch_limit_deg))
@@ -65,9 +87,19 @@ class KeyState:
 def hold_keys(
     state: KeyState, keys: Iterable[str], frames: int = 24, dynamics: KeyDynamics = KeyDynamics()
 ) -> tuple[KeyState, np.ndarray]:
-    """Hold `keys` (any of wasdijkl, possibly none) for some frames: the next state and poses (frames, 4, 4) float64.
+    """Hold keys for some frames.
 
-    Raises ValueError for an unknown key.
+    Args:
+        state: before the first frame.
+        keys: any of wasdijkl, or none.
+        frames: how many.
+        dynamics: speeds.
+
+    Returns:
+        The state after the last frame, and poses (frames, 4, 4) float64.
+
+    Raises:
+        ValueError: for an unknown key.
     """
     held, poses = _checked(keys), np.empty((frames, 4, 4))
     for frame in range(frames):
@@ -77,14 +109,21 @@ def hold_keys(
 
 
 def parse_actions(action: str) -> list[tuple[frozenset[str], int]]:
-    """Segments (keys, frames) of an action string such as `"w-24,wd-12,none-8"`.
+    """Segments of an action string such as `"w-24,wd-12,none-8"`.
 
-    Segments are separated by commas, each `keys-frames` with keys out of wasdijkl or `none` (or nothing). Whitespace
-    and case do not matter. Raises ValueError naming the first segment that is wrong.
+    Args:
+        action: segments separated by commas, each `keys-frames` with keys out of wasdijkl, or `none`, or nothing.
+            Blanks and case do not matter.
+
+    Returns:
+        Keys and number of frames of each segment.
+
+    Raises:
+        ValueError: which names the first wrong segment.
     """
     text = "".join(action.replace("\uff0c", ",").split())
     if not text:
-        raise ValueError("the action string is empty; write segments like 'w-24,none-8'")
+        raise ValueError("the action string is empty: write segments like 'w-24,none-8'")
     return [_parse_segment(segment) for segment in text.split(",")]
 
 
@@ -96,14 +135,25 @@ def actions_to_c2w(
     smooth: bool = KeyDynamics.smooth,
     fps: float = FPS,
 ) -> np.ndarray:
-    """Poses (N + 1, 4, 4) float32 of an action string of N frames, the first the identity; errors as `parse_actions`.
+    """Poses of an action string of N frames. Holding the same keys step by step gives the same poses, bit for bit.
 
-    Speeds are metres and degrees per 1/16 s, frames 1 / fps s long. Holding the same keys step by step gives the same
-    poses bit for bit.
+    Args:
+        action: see `parse_actions`.
+        translation_speed: metres per 1/16 s.
+        rotation_speed_deg: degrees per 1/16 s.
+        pitch_limit_deg: largest pitch, up and down.
+        smooth: whether velocities are filtered.
+        fps: frames a second.
+
+    Returns:
+        (N + 1, 4, 4) float32; the first is the identity.
+
+    Raises:
+        ValueError: as `parse_actions`, and for over a million frames.
     """
     segments = parse_actions(action)
     if sum(frames for _, frames in segments) > MAX_FRAMES:
-        raise ValueError(f"the action string asks for more than {MAX_FRAMES} frames; split it into shorter ones")
+        raise ValueError(f"the action string asks for more than {MAX_FRAMES:,} frames: split it into shorter ones")
     slower = FPS / fps
     dynamics = KeyDynamics(translation_speed * slower, rotation_speed_deg * slower, pitch_limit_deg, smooth, fps)
     state, poses = KeyState(), [np.eye(4)[None]]
@@ -116,15 +166,19 @@ def actions_to_c2w(
 def _parse_segment(segment: str) -> tuple[frozenset[str], int]:
     keys, dash, duration = segment.rpartition("-")
     if not dash:
-        raise ValueError(f"malformed segment {segment!r}: write keys, '-' and a number of frames, like 'w-24'")
+        raise ValueError(f"malformed segment {brief(segment)}: write keys, '-' and a number of frames, like 'w-24'")
     if not duration.isdigit():
-        raise ValueError(f"bad duration {duration!r} in segment {segment!r}: write a whole number of frames above zero")
+        raise ValueError(
+            f"bad duration {brief(duration)} in segment {brief(segment)}: write a whole number of frames above zero"
+        )
     try:
         frames = int(duration)
     except ValueError:  # superscripts count as digits but are no number; Python also refuses thousands of digits
-        raise ValueError(f"duration {duration[:20]!r} in segment {segment[:20]!r} is not a usable number") from None
+        raise ValueError(f"bad duration {brief(duration)}: write a whole number of frames above zero") from None
     if frames == 0:
-        raise ValueError(f"bad duration {duration!r} in segment {segment!r}: write a whole number of frames above zero")
+        raise ValueError(
+            f"bad duration {brief(duration)} in segment {brief(segment)}: write a whole number of frames above zero"
+        )
     keys = keys.lower()
     return (frozenset() if keys == "none" else _checked(keys)), frames
 
@@ -133,14 +187,17 @@ def _checked(keys: Iterable[str]) -> frozenset[str]:
     held = frozenset(keys)
     if not held <= _EFFECT.keys():
         unknown = "".join(sorted(map(str, held - _EFFECT.keys())))
-        raise ValueError(f"unknown key {unknown!r}: the keys are {''.join(_EFFECT)}, or 'none' in an action string")
+        raise ValueError(
+            f"unknown key {brief(unknown)}: the keys are {''.join(_EFFECT)}, or 'none' in an action string"
+        )
     return held
 
 
 def _next_velocity(
     velocity: tuple[float, ...], previous: frozenset[str], held: frozenset[str], dynamics: KeyDynamics
 ) -> tuple[float, ...]:
-    """A fresh press snaps all components to their targets; without one they approach them exponentially."""
+    """The velocity one frame later. A newly pressed key sets all components to their targets; otherwise they
+    approach them exponentially."""
     direction = [0, 0, 0, 0]
     for key in held:
         component, sign = _EFFECT[key]

@@ -1,15 +1,17 @@
-"""Trajectories in the files of others, read as they are written there; `trajectory.load_trajectory` makes c2w of them.
+"""Trajectories in files of other programs, as they are written there. `trajectory.load_trajectory` converts them to
+c2w.
 
-colmap          colmap.github.io/format.html: images and cameras, text or binary; w2c, quaternions w x y z
-nerfstudio      docs.nerf.studio/quickstart/data_conventions.html: transforms.json, also NeRF's and instant-ngp's; c2w,
-                OpenGL axes
-tum             cvg.cit.tum.de/data/datasets/rgbd-dataset/file_formats: time, position, quaternion x y z w; c2w
-kitti           cvlibs.net/datasets/kitti/eval_odometry.php: the 12 numbers of (3, 4), row by row; c2w
-realestate10k   google.github.io/realestate10k/download.html: a URL, then microseconds, fx fy cx cy as parts of width
-                and height, two of distortion, the 12 numbers of (3, 4); w2c
-numpy           .npz with c2w, w2c, extrinsic or extrinsics (w2c, as VGGT writes them) or data (c2w, ViPE's), or .npy
+    colmap          colmap.github.io/format.html: images and cameras, text or binary; w2c, quaternions w x y z
+    nerfstudio      docs.nerf.studio/quickstart/data_conventions.html: transforms.json, also NeRF's and instant-ngp's;
+                    c2w, OpenGL axes
+    tum             cvg.cit.tum.de/data/datasets/rgbd-dataset/file_formats: time, position, quaternion x y z w; c2w
+    kitti           cvlibs.net/datasets/kitti/eval_odometry.php: the 12 numbers of (3, 4), row by row; c2w
+    realestate10k   google.github.io/realestate10k/download.html: a URL, then microseconds, fx fy cx cy as parts of
+                    width and height, two of distortion, the 12 numbers of (3, 4); w2c
+    numpy           .npz with c2w, w2c, extrinsic or extrinsics (w2c, as VGGT writes them) or data (c2w, ViPE's),
+                    or .npy
 
-Files may come from anywhere: sizes and counts have limits, nothing is unpickled, and what is wrong is a ValueError that
+Files may come from anywhere: sizes and counts have limits, and nothing is unpickled. What is wrong is a ValueError that
 begins with "it" or names the line.
 """
 
@@ -45,12 +47,21 @@ _MODEL_FOLDERS = ("", "sparse/0", "sparse", "colmap/sparse/0")
 
 @dataclass(frozen=True, eq=False)
 class WrittenPoses:
-    """What a file says. matrices: (F, 4, 4) float64, NaN where a pose is lost. poses: "c2w" or "w2c". axes: see
-    `trajectory.AXES`. intrinsics: (F, 3, 3) float64 or None, for images of `size` (width, height), None where that is
-    not said. fps: poses a second, None where that is not said. where: (F,) growing, the place of each pose in an even
-    sequence, None for 0, 1, 2, ... first, step: on the clock that the file keeps, when the first was taken and how much
-    lies between places: seconds of time stamps, or frames by the numbers in names of images; first is None where it
-    keeps none."""
+    """What a file holds.
+
+    Attributes:
+        format: name of the format.
+        matrices: (F, 4, 4) float64, NaN where a pose is lost.
+        poses: "c2w" or "w2c".
+        axes: see `trajectory.AXES`.
+        intrinsics: (F, 3, 3) float64, or None.
+        size: (width, height) of the images of the intrinsics; None where the file does not say.
+        fps: poses a second; None where the file does not say.
+        where: (F,) growing, the place of each pose in an even sequence; None for 0, 1, 2, ...
+        first: time of the first pose on the file's clock: seconds of time stamps, or frames by the numbers in names of
+            images; None where it has no clock.
+        step: what lies between two places on that clock.
+    """
 
     format: str
     matrices: np.ndarray
@@ -65,10 +76,16 @@ class WrittenPoses:
 
 
 def read_poses(path: Path, format: str | None = None, clip: str | None = None) -> WrittenPoses:
-    """What is in a file or folder; its format is told by its content unless given. clip: of the images of several
-    clips, those whose names begin with this one.
+    """Read a file or folder.
 
-    Raises ValueError in one sentence that names the file, and what the system says.
+    Args:
+        path: the file or folder.
+        format: its format; None to recognise it by content.
+        clip: of the images of several clips, those whose names begin with this.
+
+    Raises:
+        ValueError: in one sentence that names the file.
+        OSError: as the system says.
     """
     try:
         format = format or _detect(path)
@@ -88,7 +105,7 @@ def _named(path: Path, error: Exception) -> ValueError:
 
 
 def is_pose_folder(path: Path) -> bool:
-    """Whether a folder holds a model of COLMAP, transforms.json or trajectory.npz."""
+    """Whether a folder holds a COLMAP model, transforms.json or trajectory.npz."""
     try:
         return path.is_dir() and bool(_detect(path))
     except ValueError:
@@ -96,7 +113,7 @@ def is_pose_folder(path: Path) -> bool:
 
 
 def _detect(path: Path) -> str:
-    """The format of what lies there."""
+    """The format of a file or folder."""
     if path.is_dir():
         if _model_folder(path) is not None:
             return "colmap"
@@ -125,8 +142,8 @@ def _detect(path: Path) -> str:
     if len(words) in (8, 12):
         return "tum" if len(words) == 8 else "kitti"
     raise ValueError(
-        "it is text of no format that is known: lines of 8 numbers (TUM), 12 (KITTI) or 19 (RealEstate10K), COLMAP's "
-        "images.txt, or transforms.json"
+        "it is text of an unknown format; known are lines of 8 numbers (TUM), 12 (KITTI) or 19 (RealEstate10K), "
+        "COLMAP's images.txt, and transforms.json"
     )
 
 
@@ -153,7 +170,7 @@ def _read_realestate10k(path: Path, clip: str | None) -> WrittenPoses:
 
 
 def _table(text: str, columns: int, first: int = 1) -> np.ndarray:
-    """Numbers (F, columns) of the lines that are neither empty nor remarks. first: the number of the first line."""
+    """Numbers (F, columns) of the lines that are neither empty nor comments. first: number of the first line."""
     rows: list[list[float]] = []
     for number, line in enumerate(text.split("\n"), start=first):
         words = line.split()
@@ -171,7 +188,7 @@ def _table(text: str, columns: int, first: int = 1) -> np.ndarray:
 
 def _number(word: str, place: str) -> float:
     if not _is_number(word):
-        raise ValueError(f"{place} holds {brief(word)}, which is no number")
+        raise ValueError(f"{place} holds {brief(word)}, which is not a number")
     return _bounded(float(word), place)
 
 
@@ -272,7 +289,7 @@ def _json_intrinsics(fields: dict[str, Any], frame: int) -> tuple[np.ndarray | N
 
 def _json_number(value: Any, place: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{place} holds {brief(value)}, which is no number")
+        raise ValueError(f"{place} holds {brief(value)}, which is not a number")
     try:
         return _bounded(float(value), place)
     except OverflowError:
@@ -317,7 +334,7 @@ class _Image(NamedTuple):
 
 
 def _model_folder(path: Path) -> Path | None:
-    """The folder of a COLMAP model: this, or where it usually lies in this."""
+    """The folder of a COLMAP model: this one, or a usual place within it."""
     folders = [path / name for name in _MODEL_FOLDERS]
     return next((f for f in folders if (f / "images.bin").exists() or (f / "images.txt").exists()), None)
 
@@ -380,14 +397,16 @@ def _pinhole(camera: _Camera) -> tuple[float, ...]:
 
 def _check_camera(model: str, width: int, height: int, parameters: Sequence[float]) -> _Camera:
     if not (1 <= width <= _MOST_PIXELS and 1 <= height <= _MOST_PIXELS):
-        raise ValueError(f"its cameras have an image of {width} x {height} pixels")
+        raise ValueError(
+            f"its cameras have an image of {width} x {height} pixels, where 1 to {_MOST_PIXELS:,} are accepted"
+        )
     if not np.isfinite(parameters).all():
         raise ValueError("its cameras hold numbers that are not finite")
     return _Camera(model, (width, height), tuple(parameters))
 
 
 def _text_lines(file: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers, remarks left out."""
+    """Lines with their numbers, without comments."""
     for number in range(1, 2**62):
         line = file.readline(_LINE_BYTES)
         if not line:
@@ -403,7 +422,7 @@ def _text_lines(file: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
 
 
 def _text_images(file: BinaryIO) -> Iterator[_Image]:
-    """Two lines an image: the pose, then the points that are seen in it, three numbers each or none."""
+    """Two lines an image: the pose, then the points seen in it, three numbers each, or an empty line."""
     lines = _text_lines(file, "images.txt")
     for number, line in islice(((n, text) for n, text in lines if text.strip()), MAX_POSES):
         words = line.split(maxsplit=9)
@@ -427,7 +446,7 @@ def _text_cameras(file: BinaryIO) -> Iterator[tuple[int, _Camera]]:
         place = f"line {number} of cameras.txt"
         model = _MODELS.get(words[1]) if len(words) > 1 else None
         if model is None or len(words) != 4 + model.parameters:
-            raise ValueError(f"{place} is no camera: its number, a model that is known, width, height, parameters")
+            raise ValueError(f"{place} must hold a camera: number, known model, width, height, parameters")
         given = [_number(word, place) for word in (words[0], *words[2:])]
         if not np.isfinite(given).all():
             raise ValueError(f"{place} holds numbers that are not finite")
@@ -435,7 +454,7 @@ def _text_cameras(file: BinaryIO) -> Iterator[tuple[int, _Camera]]:
 
 
 def _binary_images(file: BinaryIO) -> Iterator[_Image]:
-    """A count; then of each image its number, seven doubles, the camera's number, the name, and points of 24 bytes."""
+    """A count; then for each image its number, seven doubles, the camera's number, the name, and points of 24 bytes."""
     size = os.fstat(file.fileno()).st_size
     count = _counted_in(file, "images.bin", least=73)
     for _ in range(count):
@@ -458,13 +477,14 @@ def _binary_cameras(file: BinaryIO) -> Iterator[tuple[int, _Camera]]:
     for _ in range(_counted_in(file, "cameras.bin", least=24)):
         number, model, width, height = _unpack(file, "cameras.bin", "<IiQQ")
         if model not in _NAMES:
-            raise ValueError(f"cameras.bin holds a camera of a model {model} that is not known")
+            raise ValueError(f"cameras.bin holds a camera of the unknown model {model}")
         parameters = _unpack(file, "cameras.bin", f"<{_MODELS[_NAMES[model]].parameters}d")
         yield number, _check_camera(_NAMES[model], width, height, parameters)
 
 
 def _counted_in(file: BinaryIO, name: str, least: int) -> int:
-    """The count that a binary file begins with; ValueError where it has no room for so many of `least` bytes."""
+    """The count that a binary file begins with. Raises ValueError where the file has no room for so many entries of
+    `least` bytes."""
     (count,), size = _unpack(file, name, "<Q"), os.fstat(file.fileno()).st_size
     if count > MAX_POSES or count * least > size:
         raise ValueError(f"{name} promises {count:,} entries and holds {size:,} bytes")
@@ -531,7 +551,11 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> WrittenPoses:
 
 
 def four_by_four(matrices: np.ndarray) -> np.ndarray:
-    """Poses (F, 4, 4) of (F, 3, 4), or as they are; ValueError where translations are in the last row."""
+    """Poses (F, 4, 4) of (F, 3, 4) or (F, 4, 4).
+
+    Raises:
+        ValueError: where translations are in the last row.
+    """
     if matrices.shape[1] == 4:
         if matrices[:, 3, :3].any() and not matrices[:, :3, 3].any():
             raise ValueError("its translations are in the last rows: transpose its matrices")
@@ -546,7 +570,7 @@ def _from_quaternions(xyzw: np.ndarray, translations: np.ndarray) -> np.ndarray:
     wrong = np.abs(length - 1) > QUATERNION_TOLERANCE
     if wrong.any():
         first = int(np.argmax(wrong))
-        raise ValueError(f"the quaternion of pose {first} has the length {length[first]:.3g}, where a rotation has 1")
+        raise ValueError(f"the quaternion of pose {first} must have the length 1, got {length[first]:.3g}")
     whole = ~(np.isnan(xyzw).any(1) | np.isnan(translations).any(1))
     result = np.full((len(xyzw), 4, 4), np.nan)
     result[whole] = np.eye(4)
@@ -577,7 +601,8 @@ def _natural(name: str) -> tuple:
 
 
 def _of_clip(names: Sequence[str], clip: str | None) -> list[int]:
-    """Which images are of this clip: CLIP/00001.jpg, CLIP_00001.jpg, CLIP/frame_00001.png; all of them for None."""
+    """Which images belong to a clip: CLIP/00001.jpg, CLIP_00001.jpg, CLIP/frame_00001.png; all of them for None.
+    Raises ValueError where there are none."""
     if clip is None:
         return list(range(len(names)))
     pattern = re.compile(
@@ -586,15 +611,15 @@ def _of_clip(names: Sequence[str], clip: str | None) -> list[int]:
     found = [i for i, name in enumerate(names) if pattern.fullmatch(name)]
     if not found:
         raise ValueError(
-            f"it holds no pictures of {clip}, whose names would be like {clip}/00001.jpg or {clip}_00001.jpg"
+            f"it holds no images of {clip}, whose names would be like {clip}/00001.jpg or {clip}_00001.jpg"
         )
     return found
 
 
 def _counted(names: Sequence[str]) -> dict[str, Any]:
-    """where, first and step of `WrittenPoses` by the numbers in sorted names of images, so that an image without a
-    pose leaves a gap; nothing for names that do not count the frames of one clip. They count from 0 where there is a 0,
-    else from 1, as FFmpeg does."""
+    """`where`, `first` and `step` of `WrittenPoses` from the numbers in sorted names of images, so that an image
+    without a pose leaves a gap; {} for names that do not count frames. They count from 0 where there is a 0, else
+    from 1, as FFmpeg does."""
     parts = [re.split(r"([0-9]+)", name) for name in names]
     if any(len(part) < 3 or len(part[-2]) > 15 for part in parts) or len({(*p[:-2], p[-1]) for p in parts}) > 1:
         return {}

@@ -1,6 +1,6 @@
-"""What a trajectory does, and what of it looks like a wrong convention: `sanawm trajectory` shows it.
+"""What a trajectory does, and which parts of it look like a wrong convention. `sanawm trajectory` shows it.
 
-Speeds are held against those the model was driven with (camera reference, section 8.3): STANDARD is usual, beyond
+Speeds are compared with those the model was driven with (camera reference, section 8.3): STANDARD is usual, and beyond
 STRESS nothing is known.
 """
 
@@ -18,8 +18,18 @@ _NEARLY_ALL, _JUMP = 0.9, 10
 
 @dataclass(frozen=True)
 class Inspection:
-    """seconds at `fps` poses a second; metres walked, and most from the start; the fastest step in m/s and in degrees a
-    second. warnings: a sentence each, with the flag that mends it."""
+    """What a trajectory does.
+
+    Attributes:
+        frames: number of poses.
+        fps: poses a second.
+        seconds: from the first pose to the last.
+        metres: length of the path.
+        farthest: largest distance from the start, metres.
+        top_speed: of the fastest step, m/s.
+        top_turn: of the fastest step, degrees/s.
+        warnings: one sentence each, with the option that corrects it.
+    """
 
     frames: int
     fps: float
@@ -32,7 +42,12 @@ class Inspection:
 
 
 def inspect(trajectory: Trajectory, fps: float) -> Inspection:
-    """What a trajectory does. fps: poses a second where it does not say."""
+    """Inspect a trajectory.
+
+    Args:
+        trajectory: to inspect.
+        fps: poses a second, where the trajectory does not say.
+    """
     rate, c2w = trajectory.fps or fps, trajectory.c2w
     lengths, turns = _steps(c2w)
     speeds, turns = lengths * rate, turns * rate
@@ -61,12 +76,12 @@ def _steps(c2w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _moving(lengths: np.ndarray) -> np.ndarray:
-    """The steps that are some."""
+    """Which steps (F - 1,) are not noise around a standstill."""
     return lengths > 0.1 * np.percentile(lengths, 90) if len(lengths) and lengths.max() > 1e-9 else lengths > np.inf
 
 
 def _ahead(c2w: np.ndarray) -> np.ndarray:
-    """The cosine between the movement and the view of each step that is some."""
+    """Cosine between motion and viewing direction of each moving step."""
     motion = inverse(c2w[:-1]) @ c2w[1:]
     lengths = np.linalg.norm(motion[:, :3, 3], axis=1)
     moving = _moving(lengths)
@@ -74,7 +89,7 @@ def _ahead(c2w: np.ndarray) -> np.ndarray:
 
 
 def _otherwise(trajectory: Trajectory, axes: str, poses: str) -> np.ndarray:
-    """The poses as they would be, had the file been read with these axes and this direction."""
+    """The poses, if the file had been read with these axes and this direction."""
     c2w = trajectory.c2w.copy()
     c2w[:, :3, :3] = c2w[:, :3, :3] @ AXES[trajectory.axes].T
     c2w = c2w if poses == trajectory.poses else inverse(c2w)
@@ -83,7 +98,7 @@ def _otherwise(trajectory: Trajectory, axes: str, poses: str) -> np.ndarray:
 
 
 def _mends(trajectory: Trajectory) -> list[str]:
-    """Flags, one at a time, with which the camera would look where it goes, the best first."""
+    """Single options with which the camera would look where it goes, the best first."""
     other = "w2c" if trajectory.poses == "c2w" else "c2w"
     trials = [
         (f"--axes {axes}", axes, trajectory.poses) for axes in ("opencv", "opengl", "ros") if axes != trajectory.axes
@@ -103,8 +118,8 @@ def _backwards(trajectory: Trajectory) -> list[str]:
 
 
 def _upside_down(trajectory: Trajectory) -> list[str]:
-    """Worlds have z up (ROS, Unreal, many NeRFs), y up (OpenGL) or y down (OpenCV, and all that begin at the identity);
-    COLMAP's lie anyhow."""
+    """A warning for cameras upside down. Worlds have z up (ROS, Unreal, many NeRFs), y up (OpenGL) or y down
+    (OpenCV, and all that begin at the identity). COLMAP's worlds have no fixed orientation."""
     if trajectory.source == "colmap" or len(trajectory.c2w) < 2:
         return []
     up = -trajectory.c2w[:, :3, 1].mean(0)
@@ -136,7 +151,7 @@ def _jumps(trajectory: Trajectory) -> list[str]:
 
 
 def _fast(trajectory: Trajectory, speeds: np.ndarray, turns: np.ndarray, usual: float, rate: float) -> list[str]:
-    """Of the speeds but the fastest twentieth, which jumps may be."""
+    """Warnings about speeds. The fastest twentieth is left out, because it may be jumps."""
     found = []
     said = f"it is taken for {rate:g} poses a second" + (
         " by its own word" if trajectory.fps else ", as it says nothing"
@@ -161,13 +176,13 @@ def _fast(trajectory: Trajectory, speeds: np.ndarray, turns: np.ndarray, usual: 
 
 
 def against_the_trained(value: float, usual: float, most: float, unit: str) -> str:
-    """A speed beside those of the model."""
+    """A speed compared with those of the model, as text."""
     place = "within what it is driven with" if value <= usual else "within what it knows" if value <= most else "faster"
     return f"{value:.3g} {unit} ({place}; {usual:g} is usual, {most:g} the most)"
 
 
 def speeds_text(found: Inspection) -> tuple[str, str]:
-    """Two lines: how fast it goes and turns at most, beside the model's."""
+    """Two lines: the largest speed and turn, compared with the model's."""
     return (
         against_the_trained(found.top_speed, STANDARD.planar, STRESS.planar, "m/s"),
         against_the_trained(found.top_turn, STANDARD.turn_deg, STRESS.turn_deg, "degrees/s"),

@@ -1,7 +1,7 @@
-"""Pinhole intrinsics in every accepted form, and what cropping and the latent grid do to them.
+"""Pinhole intrinsics in every accepted form, and how cropping and the latent grid change them.
 
-Everywhere intrinsics are (..., 4) float32 `fx, fy, cx, cy`, in pixels of the image they belong to unless a function
-says latent-grid units. Camera reference, section 4.
+Intrinsics are (..., 4) float32 `fx, fy, cx, cy`, in pixels of the image they belong to, unless a function says
+latent-grid units. Camera reference, section 4.
 """
 
 import math
@@ -17,11 +17,18 @@ FOV_LIMITS_DEG = (25.0, 120.0)  # the cameras the model was shown; both angles l
 
 
 def fit_intrinsics(intrinsics: np.ndarray, frames: int) -> np.ndarray:
-    """Intrinsics (frames, 4) float32 from (4,), (3, 3), (n, 4) or (n, 3, 3).
+    """Intrinsics of each frame.
 
-    A single camera is repeated, a longer sequence cut, a shorter one stretched by linear interpolation. (4, 4) means
-    four vectors; the skew of a matrix is ignored. Raises ValueError for another shape, values that are not finite, or
-    a focal length that is not positive.
+    Args:
+        intrinsics: (4,), (3, 3), (n, 4) or (n, 3, 3). A single camera is repeated, a longer sequence cut, a shorter one
+            interpolated linearly. (4, 4) means four vectors; the skew of a matrix is ignored.
+        frames: how many.
+
+    Returns:
+        (frames, 4) float32.
+
+    Raises:
+        ValueError: for another shape, values that are not finite, or a focal length that is not positive.
     """
     vectors = _vectors(np.asarray(intrinsics))
     if not np.isfinite(vectors).all() or (vectors[:, :2] <= 0).any():
@@ -35,15 +42,31 @@ def fit_intrinsics(intrinsics: np.ndarray, frames: int) -> np.ndarray:
 
 
 def centred_intrinsics(horizontal_fov_deg: float, width: int, height: int) -> np.ndarray:
-    """Intrinsics (4,) float64 [fx, fy, cx, cy] in pixels of a centred camera with square pixels, at any angle."""
+    """Intrinsics of a centred camera with square pixels, at any angle.
+
+    Args:
+        horizontal_fov_deg: horizontal field of view in degrees.
+        width, height: of the image, in pixels.
+
+    Returns:
+        (4,) float64 fx, fy, cx, cy.
+    """
     focal = width / 2 / math.tan(math.radians(horizontal_fov_deg) / 2)
     return np.array([focal, focal, width / 2, height / 2])
 
 
 def intrinsics_from_fov(horizontal_fov_deg: float, width: int, height: int) -> np.ndarray:
-    """Intrinsics (4,) float32 of a centred camera with square pixels.
+    """Intrinsics of a centred camera with square pixels, at an angle that the model knows.
 
-    Raises ValueError unless the horizontal and the resulting vertical field of view lie strictly inside (25, 120) deg.
+    Args:
+        horizontal_fov_deg: horizontal field of view in degrees.
+        width, height: of the image, in pixels.
+
+    Returns:
+        (4,) float32 fx, fy, cx, cy.
+
+    Raises:
+        ValueError: unless the horizontal and the resulting vertical field of view lie between 25 and 120 degrees.
     """
     if not 0 < horizontal_fov_deg < 180:
         raise ValueError(f"a field of view lies between 0 and 180 degrees, got {horizontal_fov_deg}")
@@ -53,7 +76,8 @@ def intrinsics_from_fov(horizontal_fov_deg: float, width: int, height: int) -> n
 
 
 def check_field_of_view(intrinsics: np.ndarray, width: int, height: int) -> None:
-    """ValueError unless both fields of view of intrinsics (4,) in an image of this size lie in (25, 120) degrees."""
+    """Raise ValueError unless both fields of view of intrinsics (4,) in an image of this size lie between 25 and 120
+    degrees."""
     for name, size, focal in zip(("horizontal", "vertical"), (width, height), intrinsics, strict=False):
         angle = round(math.degrees(2 * math.atan2(size / 2, float(focal))), 6)
         if not FOV_LIMITS_DEG[0] < angle < FOV_LIMITS_DEG[1]:
@@ -75,7 +99,14 @@ MAX_RESIZED_PIXELS = 2**26
 
 @dataclass(frozen=True)
 class CropGeometry:
-    """How a source image covers a target: resized to `resized`, then cut at `offset`. All pairs are (x, y) pixels."""
+    """How a source image covers a target: resized to `resized`, then cut at `offset`.
+
+    Attributes:
+        source: (width, height) in pixels.
+        resized: (width, height).
+        offset: (left, top).
+        target: (width, height).
+    """
 
     source: tuple[int, int]
     resized: tuple[int, int]
@@ -83,15 +114,22 @@ class CropGeometry:
     target: tuple[int, int]
 
     def apply(self, intrinsics: np.ndarray) -> np.ndarray:
-        """Source-pixel intrinsics (..., 4) to target-pixel ones, float32. No half-pixel terms."""
+        """Intrinsics (..., 4) in source pixels as float32 in target pixels. There are no half-pixel terms."""
         (left, top), (sx, sy) = self.offset, (new / old for new, old in zip(self.resized, self.source, strict=True))
         scale, shift = np.array([sx, sy, sx, sy], np.float32), np.array([0, 0, left, top], np.float32)
         return np.asarray(intrinsics, np.float32) * scale - shift
 
 
 def crop_geometry(width: int, height: int, target_width: int, target_height: int) -> CropGeometry:
-    """The smallest resize that keeps the aspect ratio and covers the target, cropped about the centre. ValueError for
-    sizes below 1."""
+    """The smallest resize that keeps the aspect ratio and covers the target, cropped about the centre.
+
+    Args:
+        width, height: of the source, in pixels.
+        target_width, target_height: of the target.
+
+    Raises:
+        ValueError: for sizes below 1.
+    """
     if min(width, height, target_width, target_height) < 1:
         raise ValueError(f"sizes must be positive, got {width}x{height} to {target_width}x{target_height}")
     scale = max(target_height / height, target_width / width)
@@ -101,7 +139,8 @@ def crop_geometry(width: int, height: int, target_width: int, target_height: int
 
 
 def resize_and_center_crop(image: "Image.Image", target_height: int, target_width: int) -> "Image.Image":
-    """The image at the target size: Lanczos resize and centre crop of `crop_geometry`."""
+    """The image at the target size, by Lanczos resize and the centre crop of `crop_geometry`. Raises ValueError
+    likewise."""
     from PIL import Image
 
     geometry = crop_geometry(*image.size, target_width, target_height)
@@ -114,15 +153,21 @@ def resize_and_center_crop(image: "Image.Image", target_height: int, target_widt
 
 
 def to_latent_units(intrinsics: np.ndarray, stride: float = 32) -> np.ndarray:
-    """Target-pixel intrinsics (..., 4) in latent-grid units for a codec with this spatial stride; float32.
+    """Intrinsics in latent-grid units. Rays are cast at integer grid coordinates, so a centred camera keeps the
+    half-cell offset that the model was trained with.
 
-    Rays are cast at integer grid coordinates, so a centred camera keeps the half-cell offset the model was trained on.
+    Args:
+        intrinsics: (..., 4) in target pixels.
+        stride: spatial stride of the codec.
+
+    Returns:
+        (..., 4) float32.
     """
     return np.asarray(intrinsics, np.float32) / np.float32(stride)
 
 
 def _vectors(array: np.ndarray) -> np.ndarray:
-    """Any accepted form as (n, 4) float64."""
+    """Any accepted form as (n, 4) float64. Raises ValueError."""
     if array.dtype.kind in "fiu" and array.size:
         if array.shape in ((4,), (3, 3)):
             array = array[None]

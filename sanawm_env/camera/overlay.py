@@ -1,7 +1,7 @@
-"""What the demo overlay shows for a trajectory: walking keys and two look knobs, all read from the poses.
+"""The demo overlay of a trajectory: walking keys and two look knobs, computed from the poses.
 
-Cosmetic (camera reference, section 6.2): the A/D tiles mean strafing, not the turning of the action strings, so this is
-no source of action labels.
+It is cosmetic (camera reference, section 6.2): the A/D tiles mean strafing, not the turning of the action strings, so
+it is no source of action labels.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,13 @@ _SMOOTHING = 0.35
 
 @dataclass(frozen=True, eq=False)
 class Overlay:
-    """Per frame: walking keys, a subset of "WASD" in that order, and yaw and pitch knobs (F,) in [-1, 1]."""
+    """What the overlay shows in each frame.
+
+    Attributes:
+        keys: F subsets of "WASD", in that order.
+        yaw: (F,) in [-1, 1].
+        pitch: (F,) in [-1, 1].
+    """
 
     keys: list[str]
     yaw: np.ndarray
@@ -24,7 +30,14 @@ class Overlay:
 
 
 def overlay(c2w: np.ndarray) -> Overlay:
-    """The overlay of poses (F, 4, 4), F >= 2 (ValueError for fewer); the last frame repeats the one before it."""
+    """The overlay of poses. The last frame repeats the one before it.
+
+    Args:
+        c2w: (F, 4, 4), F >= 2.
+
+    Raises:
+        ValueError: for fewer poses.
+    """
     c2w = np.asarray(c2w, np.float64)
     if len(c2w) < 2:
         raise ValueError(f"an overlay needs two poses or more, got {len(c2w)}")

@@ -1,4 +1,4 @@
-"""Speed presets, limits of a workspace, and tables of discrete actions. Camera reference, sections 8.3 and 8.4."""
+"""Speed presets, workspace limits, and tables of discrete actions. Camera reference, sections 8.3 and 8.4."""
 
 import math
 from collections.abc import Iterable
@@ -9,6 +9,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from sanawm_env.camera.trajectory import inverse
+from sanawm_env.system.files import brief
 
 KEY_ORDER = "wsadikjl"
 SINGLE_KEYS = ("", *KEY_ORDER)
@@ -32,13 +33,20 @@ class SpeedPreset:
     roll_deg: float
 
     def scale(self, action: np.ndarray) -> np.ndarray:
-        """Twists (..., 6) float64 in m/s and rad/s of actions (..., 6) in [-1, 1]; values outside are clipped.
+        """Twists of actions.
 
-        Raises ValueError for another last axis or values that are not finite.
+        Args:
+            action: (..., 6) in [-1, 1]; values outside are clipped.
+
+        Returns:
+            (..., 6) float64 in m/s and rad/s.
+
+        Raises:
+            ValueError: for another last axis, or values that are not finite.
         """
         action = np.asarray(action, dtype=np.float64)
         if action.shape[-1:] != (6,) or not np.isfinite(action).all():
-            raise ValueError(f"an action is six finite numbers in [-1, 1], got shape {action.shape}: {action.tolist()}")
+            raise ValueError(f"an action is six finite numbers in [-1, 1], got {brief(action.tolist())}")
         turn, roll = math.radians(self.turn_deg), math.radians(self.roll_deg)
         return np.clip(action, -1, 1) * (self.planar, self.vertical, self.planar, turn, turn, roll)
 
@@ -54,14 +62,14 @@ class Workspace:
     """Where a world's camera may go, relative to its frame 0 (assumed level).
 
     Attributes:
-        pitch_limit_deg: looking up and down, see `limit_pitch`.
+        pitch_limit_deg: largest pitch up and down, see `limit_pitch`.
         soft_distance: metres from the start; beyond it a warning is logged.
         hard_distance: metres from the start; beyond it episodes are truncated and poses refused.
-        fov_fraction: the part of the horizontal field of view that a camera may turn within a chunk, so that chunks
+        fov_fraction: share of the horizontal field of view that a camera may turn within a chunk, so that chunks
             overlap.
 
     Raises:
-        TypeError: for what is not a number.
+        TypeError: for anything but a number.
         ValueError: for numbers that are not finite and above zero.
     """
 
@@ -73,16 +81,25 @@ class Workspace:
     def __post_init__(self):
         for name, value in vars(self).items():
             if isinstance(value, bool) or not isinstance(value, Real):
-                raise TypeError(f"{name} of a workspace must be a number, got {type(value).__name__}.")
+                raise TypeError(f"{name} of a workspace must be a number, got {brief(value)}.")
             if not 0 < value < 1e300:
-                raise ValueError(f"{name} of a workspace must be finite and above zero.")
+                raise ValueError(f"{name} of a workspace must be finite and above zero, got {brief(value)}.")
 
     def confine(self, start: np.ndarray, poses: np.ndarray) -> np.ndarray:
-        """The poses (F, 4, 4) that follow `start`, kept within the pitch limit."""
+        """The poses (F, 4, 4) that follow `start` (4, 4), within the pitch limit."""
         return limit_pitch(start, poses, math.radians(self.pitch_limit_deg))
 
     def limit_rotation(self, twist: np.ndarray, seconds: float, horizontal_fov_deg: float) -> np.ndarray:
-        """The twist (6,) with its rotation slowed, axis kept, to `fov_fraction` of the field of view in that time."""
+        """Slow the rotation of a twist, axis kept, to `fov_fraction` of the field of view.
+
+        Args:
+            twist: (6,) in m/s and rad/s.
+            seconds: of the chunk.
+            horizontal_fov_deg: of the camera.
+
+        Returns:
+            (6,).
+        """
         most, angle = math.radians(self.fov_fraction * horizontal_fov_deg), np.linalg.norm(twist[3:]) * seconds
         return twist if angle <= most else np.concatenate([twist[:3], twist[3:] * (most / angle)])
 
@@ -96,23 +113,31 @@ class Workspace:
 
 
 def distance(poses: np.ndarray) -> float:
-    """The largest distance of poses (F, 4, 4) from the origin."""
+    """Largest distance of poses (F, 4, 4) from the origin, metres."""
     return float(np.linalg.norm(poses[..., :3, 3], axis=-1).max())
 
 
 def pitch_of(poses: np.ndarray) -> np.ndarray:
-    """Elevation (...,) in radians of the viewing direction of poses (..., 4, 4) above the horizon of frame 0."""
+    """Pitch (...,) in radians of poses (..., 4, 4): elevation of the viewing direction above the horizon of frame 0."""
     x, y, z = np.moveaxis(poses[..., :3, 2], -1, 0)
     return np.arctan2(-y, np.hypot(x, z))
 
 
 def limit_pitch(start: np.ndarray, poses: np.ndarray, limit: float) -> np.ndarray:
-    """Poses (F, 4, 4) that follow `start` (4, 4), with the pitch held inside +-`limit` radians.
+    """Keep the pitch of poses inside +-`limit`.
 
     Frames before the first one outside are returned as they are. From there on the same body-frame increments are
-    applied one by one, and whatever leads beyond the limit is turned back about the horizontal axis at right angles to
-    the view: heading and roll stay, so does the increment's translation. A camera that starts outside may go no further
-    out. One frame must turn less than from the limit to the zenith.
+    applied one by one, and the view is turned back to the limit about the horizontal axis at right angles to it.
+    Heading, roll and the increment's translation stay. A camera that starts outside may not go further out. One frame
+    must turn less than from the limit to the zenith.
+
+    Args:
+        start: (4, 4), the pose before.
+        poses: (F, 4, 4).
+        limit: radians.
+
+    Returns:
+        (F, 4, 4).
     """
     limit = max(limit, abs(float(pitch_of(start))))
     outside = np.abs(pitch_of(poses)) > limit
@@ -147,8 +172,12 @@ def multi_binary(keys: Iterable[str]) -> np.ndarray:
 
 
 def held_keys(action: np.ndarray) -> frozenset[str]:
-    """The keys of a `MultiBinary(8)` action (8,). ValueError for anything but eight zeros and ones."""
+    """Keys of a `MultiBinary(8)` action (8,).
+
+    Raises:
+        ValueError: for anything but eight zeros and ones.
+    """
     action = np.asarray(action)
     if action.shape != (8,) or not np.isin(action, (0, 1)).all():
-        raise ValueError(f"a key action is eight zeros and ones in the order {KEY_ORDER}, got {action.tolist()}")
+        raise ValueError(f"a key action is eight zeros and ones in the order {KEY_ORDER}, got {brief(action.tolist())}")
     return frozenset(key for key, down in zip(KEY_ORDER, action, strict=True) if down)

@@ -1,11 +1,11 @@
 """Poses and intrinsics to the tensors the network reads: the ray map, the Plücker groups and the UCPE matrices.
 
-Formulas: SANA-WM (arXiv 2605.15178), as written down in the project's camera reference sections 4.3 and 5 and its
-DiT reference section 7.1. Axes are OpenCV (x right, y down, z forward), poses are camera-to-world in metres.
+Formulas: SANA-WM (arXiv 2605.15178), as written down in the camera reference, sections 4.3 and 5, and the DiT
+reference, section 7.1. Axes are OpenCV (x right, y down, z forward), poses are camera-to-world in metres.
 
-Everything is a sum of elementwise products, never a matrix product: the value of a frame then depends neither on how
-many frames are computed with it nor on the batch, so conditions built chunk by chunk equal those of the whole
-trajectory bit for bit.
+Everything is a sum of elementwise products, never a matrix product. So the value of a frame does not depend on how many
+frames are computed with it, nor on the batch, and conditions built chunk by chunk equal those of the whole trajectory
+bit for bit.
 """
 
 from collections.abc import Iterable
@@ -25,9 +25,11 @@ _EPS = 1e-6
 class ChunkConditions:
     """What the network knows about the camera of `T` latents; float32, any leading batch axes.
 
-    raymap (..., T, 20): row-major 4x4 pose relative to frame 0 (16), then fx, fy, cx, cy in latent-grid units, both
-        taken at the last frame of the latent's group.
-    plucker (..., 8 * 6 = 48, T, h, w): per frame of the latent's group the ray's unit direction (3) and moment (3).
+    Attributes:
+        raymap: (..., T, 20): row-major 4x4 pose relative to frame 0 (16), then fx, fy, cx, cy in latent-grid units,
+            both at the last frame of the latent's group.
+        plucker: (..., 8 * 6 = 48, T, h, w): for each frame of the latent's group the ray's unit direction (3) and
+            moment (3).
     """
 
     raymap: Tensor
@@ -35,7 +37,7 @@ class ChunkConditions:
 
 
 def rigid_inverse(pose: Tensor) -> Tensor:
-    """Inverse `[R^T | -R^T t]` of rigid transforms (..., 4, 4), same dtype; wrong for anything that is not rigid."""
+    """Inverse `[R^T | -R^T t]` of rigid transforms (..., 4, 4), in the same dtype. It is wrong for other matrices."""
     inverse = torch.zeros_like(pose)
     inverse[..., :3, :3] = pose[..., :3, :3].mT
     inverse[..., :3, 3] = -_apply(pose[..., :3, :3].mT, pose[..., :3, 3])
@@ -44,16 +46,33 @@ def rigid_inverse(pose: Tensor) -> Tensor:
 
 
 def relative_poses(c2w: Array, origin: Array) -> Tensor:
-    """Poses (..., F, 4, 4) seen from the camera `origin` (..., 4, 4), float32: `origin^-1 c2w`."""
+    """Poses seen from another camera, `origin^-1 c2w`.
+
+    Args:
+        c2w: (..., F, 4, 4).
+        origin: (..., 4, 4).
+
+    Returns:
+        (..., F, 4, 4) float32.
+    """
     from_world, c2w = rigid_inverse(_float32(origin))[..., None, :, :], _float32(c2w)
     return _sum(from_world[..., :, i, None] * c2w[..., i, None, :] for i in range(4))
 
 
 def raymap_rows(c2w: Array, intrinsics: Array, origin: Array | None = None, *, stride: int = 8) -> Tensor:
-    """Ray map (..., T, 20) float32 of a whole trajectory, T = (F - 1) // stride + 1.
+    """Ray map of a whole trajectory. Row k holds the pose and intrinsics of frame `stride * k`.
 
-    c2w (..., F, 4, 4); intrinsics (..., F, 4) or (4,) in latent-grid units; `origin` (..., 4, 4) is the pose of frame 0
-    and defaults to the first pose. Row k holds the pose and intrinsics of frame `stride * k`.
+    Args:
+        c2w: (..., F, 4, 4).
+        intrinsics: (..., F, 4) or (4,), in latent-grid units.
+        origin: (..., 4, 4), pose of frame 0; None for the first pose.
+        stride: frames of a latent.
+
+    Returns:
+        (..., T, 20) float32, T = (F - 1) // stride + 1.
+
+    Raises:
+        ValueError: for other shapes.
     """
     relative, intrinsics = _whole_trajectory(c2w, intrinsics, origin)
     return _rows(relative[..., ::stride, :, :], intrinsics[..., ::stride, :])
@@ -62,10 +81,20 @@ def raymap_rows(c2w: Array, intrinsics: Array, origin: Array | None = None, *, s
 def plucker_groups(
     c2w: Array, intrinsics: Array, origin: Array | None = None, *, height: int, width: int, stride: int = 8
 ) -> Tensor:
-    """Plücker groups (..., 6 * stride, T, height, width) float32 of a whole trajectory; arguments as `raymap_rows`.
+    """Plücker groups of a whole trajectory.
 
     Latent 0 takes the frames 0..stride-1, latent k the frames stride*(k-1)+1..stride*k; past the end the last frame is
     repeated. Channel 6 s + c is component c of (direction, moment) at the group's frame s.
+
+    Args:
+        c2w, intrinsics, origin, stride: as `raymap_rows`.
+        height, width: of the latent grid.
+
+    Returns:
+        (..., 6 * stride, T, height, width) float32.
+
+    Raises:
+        ValueError: for other shapes.
     """
     relative, intrinsics = _whole_trajectory(c2w, intrinsics, origin)
     frames = relative.shape[-3]
@@ -87,12 +116,18 @@ def chunk_conditions(
 ) -> ChunkConditions:
     """Conditions of one chunk: bit for bit the slice of the whole trajectory's `raymap_rows` and `plucker_groups`.
 
-    origin (..., 4, 4): pose of the episode's frame 0, in the same world as `poses`.
-    poses (..., n, 4, 4): the chunk's new poses, n any positive multiple of `stride` (24 in the released model).
-    intrinsics: (4,) for a constant camera, else (..., n, 4), or (..., n + 1, 4) with frame 0 in front when `first`;
-        latent-grid units.
-    first: the episode's first chunk also covers frame 0, so it has n / stride + 1 latents, later ones n / stride.
-    Raises ValueError for other shapes.
+    Args:
+        origin: (..., 4, 4), pose of the episode's frame 0, in the same world as `poses`.
+        poses: (..., n, 4, 4), the chunk's new poses, n a positive multiple of `stride` (24 in the released model).
+        intrinsics: (4,) for a constant camera, else (..., n, 4), or (..., n + 1, 4) with frame 0 in front when `first`;
+            in latent-grid units.
+        height, width: of the latent grid.
+        first: the episode's first chunk also covers frame 0, so it has n / stride + 1 latents; later ones have n /
+            stride.
+        stride: frames of a latent.
+
+    Raises:
+        ValueError: for other shapes.
     """
     origin, poses = _float32(origin), _float32(poses)
     if poses.ndim < 3 or poses.shape[-2:] != (4, 4) or poses.shape[-3] == 0 or poses.shape[-3] % stride:
@@ -114,9 +149,16 @@ def chunk_conditions(
 
 
 def plucker_rays(c2w: Tensor, intrinsics: Tensor, height: int, width: int) -> Tensor:
-    """Plücker coordinates (..., height, width, 6) of every pixel's ray: unit direction d, then moment `t x d`.
+    """Plücker coordinates of every pixel's ray: unit direction d, then moment `t x d`. Rays are cast at integer
+    coordinates.
 
-    c2w (..., 4, 4), intrinsics (..., 4) in units of this grid, same dtype; rays are cast at integer coordinates.
+    Args:
+        c2w: (..., 4, 4).
+        intrinsics: (..., 4) in units of this grid, in the same dtype.
+        height, width: of the grid.
+
+    Returns:
+        (..., height, width, 6).
     """
     direction = _normalize(_apply(c2w[..., None, None, :3, :3], _camera_rays(intrinsics, height, width)))
     centre = c2w[..., None, None, :3, 3].expand_as(direction)
@@ -124,10 +166,15 @@ def plucker_rays(c2w: Tensor, intrinsics: Tensor, height: int, width: int) -> Te
 
 
 def ray_from_world(camera_conditions: Tensor, height: int, width: int) -> Tensor:
-    """UCPE matrices (..., T, height, width, 4, 4): world to the frame of each token's ray, in the dtype given.
+    """UCPE matrices: world to the frame of each token's ray. That frame has z along the ray, x along (camera y) x z,
+    and its origin in the camera. `rigid_inverse` gives world <- ray.
 
-    camera_conditions (..., T, 20) as in `ChunkConditions.raymap`. The ray frame has z along the ray and x along
-    (camera y) x z; its origin is the camera. `rigid_inverse` gives world <- ray.
+    Args:
+        camera_conditions: (..., T, 20) as `ChunkConditions.raymap`.
+        height, width: of the latent grid.
+
+    Returns:
+        (..., T, height, width, 4, 4) in the same dtype.
     """
     c2w = camera_conditions[..., :16].unflatten(-1, (4, 4))[..., None, None, :, :]
     rotation, centre = c2w[..., :3, :3], c2w[..., :3, 3]
@@ -157,7 +204,7 @@ def _apply(matrix: Tensor, vector: Tensor) -> Tensor:
 
 
 def _sum(terms: Iterable[Tensor]) -> Tensor:
-    """In their order; there is at least one."""
+    """Their sum, in order; there is at least one."""
     return cast(Tensor, sum(terms))
 
 

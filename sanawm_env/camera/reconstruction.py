@@ -1,11 +1,11 @@
-"""Camera paths from images alone, by COLMAP's incremental reconstruction (Schönberger and Frahm 2016): pycolmap,
-which the extra `poses` brings.
+"""Camera paths from images alone, by COLMAP's incremental reconstruction (Schönberger and Frahm 2016), with pycolmap
+from the extra `poses`.
 
-What one camera saw has no scale: a path comes in a unit of its own. COLMAP needs parallax and texture: a camera that
-only turns, or sees blank walls, is not found.
+Images have no scale, so a path comes in a unit of its own. COLMAP needs parallax and texture: it cannot place a camera
+that only turns, or sees blank walls.
 
-It works in a process of its own: pycolmap takes over SIGTERM when it is imported, ends the process on what it holds
-impossible, and cannot be interrupted.
+It runs in a process of its own, because pycolmap takes over SIGTERM when it is imported, ends the process on some
+errors, and cannot be interrupted.
 """
 
 import json
@@ -38,8 +38,13 @@ LOWERED = {"init_min_tri_angle": 4.0, "init_min_num_inliers": 30, "init_max_forw
 
 @dataclass(frozen=True, eq=False)
 class Reconstruction:
-    """c2w: (n, 4, 4) float64, NaN where an image was not placed, in a unit and a world frame of its own. intrinsics:
-    (3, 3), those that were given, or found where none were. points: of the scene."""
+    """Poses of images.
+
+    Attributes:
+        c2w: (n, 4, 4) float64, NaN where an image was not placed, in a unit and a world frame of its own.
+        intrinsics: (3, 3), the given or the estimated ones.
+        points: number of points of the scene.
+    """
 
     c2w: np.ndarray
     intrinsics: np.ndarray
@@ -47,12 +52,12 @@ class Reconstruction:
 
     @property
     def placed(self) -> np.ndarray:
-        """Which images were (n,)."""
+        """(n,) bool: which images have a pose."""
         return np.asarray(np.isfinite(self.c2w).all((1, 2)))
 
 
 def check_installed() -> None:
-    """ImportError in one sentence without pycolmap, which is not imported."""
+    """Raise ImportError where pycolmap is not installed. It is not imported."""
     if find_spec("pycolmap") is None:
         raise ImportError(MISSING)
 
@@ -60,14 +65,18 @@ def check_installed() -> None:
 def reconstruct(
     frames: Iterable[np.ndarray], intrinsics: np.ndarray | None = None, *, seed: int = 0, threads: int = 1
 ) -> Reconstruction:
-    """Where the camera was for each of some images (H, W, 3) uint8 that follow each other.
+    """Camera poses of consecutive images. Of several disconnected models the largest counts. Where no two images match,
+    nothing is placed.
 
-    intrinsics: (3, 3), in pixels; None has one focal length found for all, in the middle of the image. seed: of what
-    is drawn. threads: with one, the same images and seed give the same poses. Of several models, that do not hang
-    together, the largest counts; where not even a pair of images fits together, nothing is placed.
+    Args:
+        frames: (H, W, 3) uint8, in order.
+        intrinsics: (3, 3), in pixels; None estimates one focal length for all, with the principal point in the middle.
+        seed: of what COLMAP draws.
+        threads: with one, the same images and seed give the same poses.
 
-    Raises ImportError without pycolmap, ValueError for images of different sizes, intrinsics of another shape, or
-    what COLMAP refuses.
+    Raises:
+        ImportError: without pycolmap.
+        ValueError: for images of different sizes, intrinsics of another shape, or where COLMAP fails.
     """
     from PIL import Image
 
@@ -77,7 +86,7 @@ def reconstruct(
     if intrinsics is not None:
         intrinsics = np.asarray(intrinsics, np.float64)
         if intrinsics.shape != (3, 3) or not np.isfinite(intrinsics).all():
-            raise ValueError(f"intrinsics of a reconstruction are finite numbers (3, 3), got shape {intrinsics.shape}")
+            raise ValueError(f"intrinsics must be finite numbers (3, 3), got the shape {intrinsics.shape}")
     with tempfile.TemporaryDirectory(prefix="sanawm-poses-") as name:
         folder, count, shape = Path(name), 0, None
         (folder / "images").mkdir()
@@ -102,7 +111,7 @@ def reconstruct(
         )  # fmt: skip
         if done.returncode or not (folder / "found.json").exists():
             said = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
-            raise ValueError(f"COLMAP gave up ({brief(said[-1]) if said else done.returncode})")
+            raise ValueError(f"COLMAP failed ({brief(said[-1]) if said else done.returncode})")
         found = json.loads((folder / "found.json").read_text())
     c2w = np.full((count, 4, 4), np.nan)
     for index, w2c in found["w2c"].items():
@@ -123,14 +132,22 @@ def estimate_trajectory(
     seed: int = 0,
     threads: int = 1,
 ) -> Trajectory:
-    """The trajectory of a video from its frames (H, W, 3) uint8, a pose for each from `first` on.
+    """The trajectory of a video, with a pose for each frame from `first` on.
 
-    intrinsics, seed, threads: as for `reconstruct`. fps: frames a second. every: of so many frames one is placed, the
-    others are interpolated; so are up to `LOST` images in a row that COLMAP did not place. Where it lost more, the
-    longest part counts. Its unit is what the camera covers in a second, on average, or in a frame without `fps`: no
-    image tells metres, so that metres_per_unit is how fast the camera is taken to have been, in metres a second.
+    Images tell no metres. The path's unit is the mean distance that the camera moves in a second (in a frame without
+    `fps`), so `metres_per_unit` is the assumed mean speed in m/s. Up to `LOST` images in a row that COLMAP did not
+    place are interpolated; where it lost more, the longest part counts.
 
-    Raises as `reconstruct`; ValueError where fewer than three images are placed, or the camera stood still.
+    Args:
+        frames: (H, W, 3) uint8, in order.
+        intrinsics, seed, threads: as `reconstruct`.
+        fps: frames a second.
+        every: place every n-th frame, and interpolate the others.
+        metres_per_unit: assumed mean speed.
+
+    Raises:
+        ImportError: as `reconstruct`.
+        ValueError: as `reconstruct`, and where fewer than three images are placed, or the camera does not move.
     """
     every = check_count("every", every, 1, 1000)
     metres_per_unit = check_number("metres_per_unit", metres_per_unit, 1e-12, 1e12)
@@ -153,7 +170,7 @@ def estimate_trajectory(
     rate = fps or 1.0
     speed = np.linalg.norm(np.diff(c2w[:, :3, 3], axis=0), axis=1).sum() / (at[-1] - at[0]) / every * rate
     if speed == 0:
-        raise ValueError("COLMAP found a camera that does not move")
+        raise ValueError("COLMAP found a camera that does not move: give images of one that does")
     c2w[:, :3, 3] *= metres_per_unit / speed
     placed = Trajectory(
         c2w, np.broadcast_to(found.intrinsics, (len(at), 3, 3)), fps, "colmap", size=(shape[0][1], shape[0][0]),
@@ -163,7 +180,7 @@ def estimate_trajectory(
 
 
 def _work(folder: Path) -> None:
-    """In the other process: a reconstruction of images/*.png as task.json says, to found.json."""
+    """In the other process: reconstruct images/*.png as task.json says, and write found.json."""
     import pycolmap
 
     pycolmap.logging.minloglevel = 2
@@ -211,7 +228,7 @@ def _work(folder: Path) -> None:
 
 
 def _goodness(model: Any) -> tuple[int, float]:
-    """Images that are placed; then how many of them see a point of the scene: a wrong path tears tracks apart."""
+    """Number of placed images, then mean track length: a wrong path tears tracks apart."""
     return model.num_reg_images(), model.compute_mean_track_length()
 
 

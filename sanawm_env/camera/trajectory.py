@@ -103,8 +103,12 @@ class Trajectory:
     step: float = 1.0
 
     def at(self, fps: float) -> "Trajectory":
-        """The same movement at `fps` poses a second, from the first pose to the last; itself where it has that rate or
-        none. ValueError where that makes over a million poses."""
+        """The same movement at `fps` poses a second, from the first pose to the last. A trajectory with that rate, or
+        without one, is returned itself.
+
+        Raises:
+            ValueError: where this makes over a million poses.
+        """
         if self.fps is None or math.isclose(self.fps, fps, rel_tol=1e-6):
             return self
         steps = (len(self.c2w) - 1) * fps / self.fps
@@ -117,9 +121,15 @@ class Trajectory:
         return replace(self.between(there), fps=float(fps), first=self.first, step=self.step * self.fps / fps)
 
     def between(self, places: np.ndarray) -> "Trajectory":
-        """The poses at places (N,) among its own, which lie at 0, 1, ..., F - 1: positions on a cubic spline, rotations
-        along the shortest way; its very own where places are whole numbers within a thousandth. Its rate is not said
-        then."""
+        """Poses at places among its own.
+
+        Args:
+            places: (N,), where its own poses lie at 0, 1, ..., F - 1. Places within a thousandth of whole numbers give
+                its own poses; others are interpolated, positions by a cubic spline, rotations along the shortest way.
+
+        Returns:
+            A trajectory without a rate.
+        """
         nearest = np.round(places).astype(int)
         if np.abs(places - nearest).max(initial=0) < 1e-3:
             own = None if self.intrinsics is None else self.intrinsics[nearest]
@@ -127,8 +137,15 @@ class Trajectory:
         return replace(resampled(self, np.arange(len(self.c2w)), places), fps=None, first=None)
 
     def intrinsics_for(self, width: int, height: int) -> np.ndarray | None:
-        """Intrinsics (F, 3, 3) in pixels of images of this size. None where there are none, or where they belong to
-        images of another aspect ratio or, where `size` is not known, of another size (by their principal point)."""
+        """Intrinsics in pixels of images of another size.
+
+        Args:
+            width, height: of the images.
+
+        Returns:
+            (F, 3, 3), or None where there are none, or where they belong to another aspect ratio (without `size`: to
+            another size, by their principal point).
+        """
         if self.intrinsics is None:
             return None
         own = self.size or (2 * self.intrinsics[0, 0, 2], 2 * self.intrinsics[0, 1, 2])
@@ -174,7 +191,7 @@ def load_trajectory(
     """
     for name, value, known in (("format", format, FORMATS), ("axes", axes, AXES), ("poses", poses, ("c2w", "w2c"))):
         if value is not None and value not in known:
-            raise ValueError(f"The {name} of a trajectory is one of {', '.join(known)}, got {brief(value)}.")
+            raise ValueError(f"The {name} of a trajectory must be one of {', '.join(known)}, got {brief(value)}.")
     metres_per_unit = check_number("metres_per_unit", metres_per_unit, 1e-12, 1e12)
     fps = None if fps is None else check_number("fps of a trajectory", fps, *FPS_RANGE)
     if not (path := Path(path)).exists():
@@ -204,8 +221,8 @@ def load_trajectory(
 
 
 def _whole(written: WrittenPoses, fill: bool) -> tuple[float, np.ndarray, np.ndarray]:
-    """The place of the first pose that is not lost, those of all that are not, counted from it, and which these are
-    (F,); ValueError where some are lost and they are not to be filled, or cannot be."""
+    """Place of the first valid pose, places of all valid poses counted from it, and which poses (F,) are valid.
+    Raises ValueError where poses are lost and may or can not be filled."""
     lost = np.asarray(np.isnan(written.matrices).any((1, 2)))
     where = np.arange(len(lost), dtype=np.float64) if written.where is None else written.where
     if lost.any():
@@ -223,7 +240,7 @@ def _whole(written: WrittenPoses, fill: bool) -> tuple[float, np.ndarray, np.nda
 
 
 def _to_c2w(matrices: np.ndarray, whole: np.ndarray, axes: str, poses: str, metres_per_unit: float) -> np.ndarray:
-    """Checked poses (F, 4, 4), OpenCV c2w in metres, of those that are whole. Errors name poses as the file counts."""
+    """Checked poses (F, 4, 4), OpenCV c2w in metres, of the valid ones. Errors count poses as the file does."""
     c2w = check_trajectory(np.where(whole[:, None, None], matrices, np.eye(4)))[whole]
     if axes == "unreal":
         mirror = np.diag([1.0, -1, 1, 1])
@@ -238,8 +255,13 @@ def _to_c2w(matrices: np.ndarray, whole: np.ndarray, axes: str, poses: str, metr
 
 
 def resampled(given: Trajectory, here: np.ndarray, there: np.ndarray) -> Trajectory:
-    """Poses at the places `there` of those that lie `here`, both growing: positions on a cubic spline through them,
-    rotations along the shortest way, intrinsics in straight lines."""
+    """A trajectory at other places: positions by a cubic spline, rotations along the shortest way, intrinsics linearly.
+
+    Args:
+        given: the trajectory.
+        here: (F,) growing, the places of its poses.
+        there: (N,) growing, the new places.
+    """
     from scipy.interpolate import CubicSpline  # takes a tenth of a second to import
 
     if len(here) == 1:
@@ -255,9 +277,20 @@ def resampled(given: Trajectory, here: np.ndarray, there: np.ndarray) -> Traject
 
 
 def whole_chunks(c2w: np.ndarray, n: int) -> np.ndarray:
-    """The poses after the first, the last one repeated to fill chunks of n frames. ValueError for a single pose."""
+    """The poses after the first, with the last one repeated to fill chunks.
+
+    Args:
+        c2w: (F, 4, 4).
+        n: poses of a chunk.
+
+    Returns:
+        (chunks * n, 4, 4).
+
+    Raises:
+        ValueError: for a single pose.
+    """
     if len(c2w) < 2:
-        raise ValueError("The camera path has a single pose; give at least one frame of movement.")
+        raise ValueError("The camera path has a single pose: give at least one frame of movement.")
     poses = c2w[1:]
     return np.concatenate((poses, np.repeat(poses[-1:], -len(poses) % n, axis=0)))
 
@@ -273,7 +306,7 @@ def orthonormalize(c2w: np.ndarray) -> np.ndarray:
 
 
 def snap_frames(frames: int, stride: int, upper_bound: int | None = None) -> int:
-    """The nearest length `stride * m + 1`, at least 1. Ties go up; the lower neighbour is taken above `upper_bound`."""
+    """The nearest length `stride * m + 1`, at least 1. Ties go up; above `upper_bound` the lower neighbour is taken."""
     if frames < 1:
         return 1
     lower = (frames - 1) // stride * stride + 1
@@ -285,7 +318,7 @@ def snap_frames(frames: int, stride: int, upper_bound: int | None = None) -> int
 
 
 def chunk_boundaries(latents: int, chunk: int = 3) -> list[int]:
-    """Boundaries `[0, ..., latents]` of chunks of latents; the remainder goes to the first chunk. Fewer latents than
+    """Boundaries `[0, ..., latents]` of chunks of latents. The first chunk takes the remainder. Fewer latents than
     one chunk make no chunk: `[0]`."""
     return [0, *range(chunk + latents % chunk, latents + 1, chunk)] if latents >= chunk else [0]
 
@@ -296,6 +329,6 @@ def _gram(c2w: np.ndarray) -> np.ndarray:
 
 
 def _require(good: np.ndarray, problem: str) -> None:
-    """Name the first pose that is not good."""
+    """Raise ValueError, which names the first pose that is not good."""
     if not good.all():
         raise ValueError(f"pose {int(np.argmin(good))} of the trajectory {problem}")

@@ -16,15 +16,25 @@ FASTEST = 1e6  # m/s and rad/s
 
 
 def exp_se3(xi: np.ndarray) -> np.ndarray:
-    """Rigid motions (..., 4, 4) float64 of exponential coordinates (..., 6), translation part first."""
+    """Rigid motions (..., 4, 4) float64 of exponential coordinates (..., 6), translation first."""
     return RigidTransform.from_exp_coords(np.roll(xi, 3, axis=-1)).as_matrix()
 
 
 def hold(start: np.ndarray, twist: ArrayLike, frames: int = 24, fps: float = FPS) -> np.ndarray:
-    """Poses (frames, 4, 4) float64 after 1, 2, ... frames of a constant twist (6,) from the pose `start` (4, 4).
+    """Poses after 1, 2, ... frames of a constant twist. Each is one exponential from the start, so errors do not
+    accumulate.
 
-    Each is one exponential from the start, so nothing accumulates inside a chunk. A start that is not quite a rotation
-    is orthonormalised first. Raises ValueError for a twist that is not six finite numbers.
+    Args:
+        start: (4, 4); orthonormalised if it is not quite a rotation.
+        twist: (6,) in m/s and rad/s.
+        frames: how many.
+        fps: frames a second.
+
+    Returns:
+        (frames, 4, 4) float64.
+
+    Raises:
+        ValueError: for a twist that is not six finite numbers.
     """
     seconds = np.arange(1, frames + 1)[:, None] / fps
     return orthonormalize(start) @ exp_se3(seconds * check_twist(twist))
@@ -38,7 +48,8 @@ def ramp(
     ramp_frames: int = 8,
     fps: float = FPS,
 ) -> np.ndarray:
-    """As `hold`, but the twist moves from `previous_twist` to `twist` in a straight line over `ramp_frames` frames."""
+    """As `hold`, but the twist changes linearly from `previous_twist` to `twist` over the first `ramp_frames`
+    frames."""
     previous_twist, twist = check_twist(previous_twist), check_twist(twist)
     progress = np.minimum(1, np.arange(1, frames + 1) / ramp_frames)[:, None]
     increments = exp_se3((previous_twist + (twist - previous_twist) * progress) / fps)
@@ -46,7 +57,7 @@ def ramp(
 
 
 def compose(start: np.ndarray, increments: np.ndarray) -> np.ndarray:
-    """Poses (F, 4, 4) reached from `start` (4, 4) by one body-frame motion (F, 4, 4) after the other."""
+    """Poses (F, 4, 4) reached from `start` (4, 4) by body-frame motions (F, 4, 4), one after the other."""
     poses = np.empty_like(increments)
     for frame, increment in enumerate(increments):
         poses[frame] = start = start @ increment
@@ -54,7 +65,11 @@ def compose(start: np.ndarray, increments: np.ndarray) -> np.ndarray:
 
 
 def check_twist(twist: ArrayLike) -> np.ndarray:
-    """The twist as float64 (6,); ValueError unless it is six finite numbers up to `FASTEST`."""
+    """The twist as (6,) float64.
+
+    Raises:
+        ValueError: unless it is six finite numbers up to `FASTEST`.
+    """
     twist = np.asarray(twist, dtype=np.float64)
     if twist.shape != (6,) or not (np.abs(twist) <= FASTEST).all():
         said = f"a twist is six finite numbers of at most {FASTEST:g} (v_x, v_y, v_z, w_x, w_y, w_z)"

@@ -23,7 +23,14 @@ SEMANTIC = {"overall_consistency": (0.0, 1.0, 1.0), "temporal_style": (0.0, 1.0,
 
 @dataclass(frozen=True)
 class VBenchScore:
-    """Scores in 0..1. `100 * quality` is the tables' "Overall"; `total` is a diagnostic, (4 quality + semantic) / 5."""
+    """VBench scores in 0..1.
+
+    Attributes:
+        normalized: by dimension.
+        quality: weighted mean; times 100 it is the tables' "Overall".
+        semantic: weighted mean.
+        total: (4 quality + semantic) / 5, a diagnostic.
+    """
 
     normalized: dict[str, float]
     quality: float
@@ -32,9 +39,13 @@ class VBenchScore:
 
 
 def vbench_score(raw: Mapping[str, float]) -> VBenchScore:
-    """Normalise and average raw VBench dimensions; missing ones do not count, an empty group scores 0.
+    """Normalise and average raw VBench dimensions. Missing ones do not count; an empty group scores 0.
 
-    Raises ValueError for a dimension that the benchmark does not have.
+    Args:
+        raw: values by dimension.
+
+    Raises:
+        ValueError: for a dimension that the benchmark does not have.
     """
     ranges = QUALITY | SEMANTIC
     if unknown := sorted(raw.keys() - ranges.keys()):
@@ -48,27 +59,34 @@ def vbench_score(raw: Mapping[str, float]) -> VBenchScore:
 
 
 def temporal_windows(frames: int, seconds: float = 10, fps: float = 16, shortest: int = 16) -> list[tuple[int, int]]:
-    """Windows [start, stop) in which a video's quality is scored; a remainder is left out, as are very short ones."""
+    """Windows [start, stop) in which a video's quality is scored. The remainder is left out, and so are windows
+    below `shortest` frames."""
     length = int(seconds * fps)
     windows = [(i * length, min((i + 1) * length, frames)) for i in range(max(1, frames // length))]
     return [(start, stop) for start, stop in windows if stop - start >= shortest]
 
 
 def remap_frame(frame: int, reference_fps: float, video_fps: float, video_frames: int) -> int:
-    """The video frame shown at the time of a reference frame, clamped to the video; equal rates within 0.1 keep it."""
+    """The video frame at the time of a reference frame, clamped to the video. Rates within 0.1 count as equal."""
     if abs(video_fps - reference_fps) > 0.1:
         frame = round(frame / reference_fps * video_fps)
     return min(max(frame, 0), video_frames - 1)
 
 
 def rotation_errors_deg(rows: Mapping[str, Mapping]) -> dict[str, float]:
-    """`RotErr` of each row in degrees: rows marked "rad", or unmarked ones up to pi, are taken for radians."""
+    """`RotErr` of each row in degrees. Rows marked "rad", and unmarked ones up to pi, are in radians."""
     return {name: math.degrees(row["RotErr"]) if _in_radians(row) else row["RotErr"] for name, row in rows.items()}
 
 
 @dataclass(frozen=True)
 class Revisit:
-    """Mean likeness over the pairs of frames at which a video returns to the same place."""
+    """Mean likeness of frames at which a video returns to the same place.
+
+    Attributes:
+        psnr: dB.
+        ssim: 0 to 1.
+        pairs: of frames.
+    """
 
     psnr: float
     ssim: float
@@ -80,8 +98,16 @@ def revisit(
 ) -> Revisit:
     """Likeness of the `most` pairs with the smallest `quality_score`.
 
-    frames: the video, (H, W, C) values 0..255. Each pair has `frame_a` and `frame_b`, counted at the reference rate;
-    those that fall on one frame of the video are skipped. With no pair left both numbers are nan.
+    Args:
+        frames: the video, (H, W, C) values 0..255.
+        pairs: each with `frame_a` and `frame_b`, counted at the reference rate, and `quality_score`. Pairs that fall on
+            one frame of the video are skipped.
+        fps: of the video.
+        reference_fps: of the pairs.
+        most: pairs to score.
+
+    Returns:
+        Means; nan where no pair is left.
     """
     best = sorted(pairs, key=lambda pair: pair["quality_score"])[:most]
     ends = [(pair["frame_a"], pair["frame_b"]) for pair in best]

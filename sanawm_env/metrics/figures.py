@@ -1,4 +1,4 @@
-"""Drawings are matplotlib's, an extra: what was measured becomes a PNG without a screen and without global state."""
+"""Figures by matplotlib, an extra, drawn to PNG without a screen and without global state."""
 
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def figure_class() -> "type[Figure]":
-    """matplotlib's Figure; ImportError in one sentence where it is missing."""
+    """matplotlib's Figure. Raises ImportError where matplotlib is missing."""
     with needing("Drawing needs matplotlib", "plots"):
         from matplotlib.figure import Figure
     return Figure
@@ -27,8 +27,14 @@ def literal(text: str, most: int = 60) -> str:
 
 
 def draw_path(axes: "Axes", c2w: np.ndarray, colour: object, arrows: int = 1) -> None:
-    """A camera path (F, 4, 4) from above: a line, the start as a dot, and so many arrows along the view, one of them at
-    the end."""
+    """Draw a camera path from above: a line, a dot at the start, and arrows along the view.
+
+    Args:
+        axes: matplotlib's.
+        c2w: (F, 4, 4).
+        colour: of the line.
+        arrows: how many, one of them at the end.
+    """
     axes.plot(c2w[:, 0, 3], c2w[:, 2, 3], color=colour, linewidth=1.2, alpha=0.7)
     extent = float(np.ptp(c2w[:, [0, 2], 3], axis=0).max())
     length = 0.12 if arrows == 1 else max(extent, 1e-3) * 0.06

@@ -1,7 +1,7 @@
 """Likeness of two images.
 
 PSNR, and SSIM with the benchmark's own window (11x11 box, mirrored border, all pixels), from the camera reference,
-section 7.3; library SSIMs weight by a Gaussian or cut the border and give other numbers.
+section 7.3. SSIMs of libraries weight by a Gaussian or cut the border, and give other numbers.
 """
 
 import numpy as np
@@ -9,14 +9,34 @@ from scipy.ndimage import uniform_filter
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of two images (H, W, C) with values 0..255; 100 for equal images."""
+    """Peak signal-to-noise ratio in dB.
+
+    Args:
+        a: (H, W, C), values 0..255.
+        b: the same shape.
+
+    Returns:
+        100 for equal images.
+
+    Raises:
+        ValueError: for other or different shapes.
+    """
     a, b = _pair(a, b)
     error = np.mean((a - b) ** 2)
     return 100.0 if error < 1e-10 else float(10 * np.log10(255**2 / error))
 
 
 def ssim(a: np.ndarray, b: np.ndarray, window: int = 11) -> float:
-    """Structural similarity of two images (H, W, C) with values 0..255, mean over pixels and channels."""
+    """Structural similarity, mean over pixels and channels.
+
+    Args:
+        a: (H, W, C), values 0..255.
+        b: the same shape.
+        window: side of the box, pixels.
+
+    Raises:
+        ValueError: for other or different shapes.
+    """
     a, b = _pair(a, b)
     mean_a, mean_b = _box(a, window), _box(b, window)
     var_a, var_b = _box(a * a, window) - mean_a**2, _box(b * b, window) - mean_b**2
@@ -30,7 +50,7 @@ def ssim(a: np.ndarray, b: np.ndarray, window: int = 11) -> float:
 def _pair(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.shape != b.shape or a.ndim != 3:
-        raise ValueError(f"two images of one shape (H, W, C) are compared, got {a.shape} and {b.shape}")
+        raise ValueError(f"images must have one shape (H, W, C), got {a.shape} and {b.shape}")
     return a, b
 
 

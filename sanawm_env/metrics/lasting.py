@@ -1,4 +1,4 @@
-"""Whether a clip stays itself and comes back, judged without a truth to compare with: what quality gates look at."""
+"""Whether a clip stays consistent and closes loops, judged without ground truth. Quality gates use it."""
 
 import numpy as np
 
@@ -9,11 +9,12 @@ LEFT, TURNED = 0.3, 15.0  # metres or degrees by which it must have been away in
 
 
 def drift(frames: np.ndarray) -> float:
-    """How far the look of a clip has moved, in doublings: the largest |log2| of brightness, contrast and sharpness of
-    its last quarter over those of its first frame. 1 is twice or half; what fades to grey or to blur has much more,
-    and so has a camera that ends with its nose against a wall.
+    """How far the look of a clip has drifted, in doublings: the largest |log2| of brightness, contrast and sharpness of
+    its last quarter over those of its first frame. 1 means doubled or halved. Clips that fade to grey or blur have much
+    more, and so does a camera that ends in front of a wall.
 
-    frames: (K, H, W, 3) uint8, in order.
+    Args:
+        frames: (K, H, W, 3) uint8, in order.
     """
     grey = np.concatenate((frames[:1], frames[-max(1, len(frames) // 4) :])).mean(-1, dtype=np.float32)
     looks = np.stack([grey.mean((1, 2)), grey.std((1, 2)), _sharpness(grey)]) + 1.0  # so that black and flat count
@@ -21,10 +22,15 @@ def drift(frames: np.ndarray) -> float:
 
 
 def loop_closure(frames: np.ndarray, c2w: np.ndarray) -> float | None:
-    """Mean PSNR in dB between frames at which the camera has come back and the first ones there; None if it never does.
+    """Mean PSNR in dB between frames at which the camera has returned and the first ones there. "Returned" is within
+    0.12 m and 5 degrees, after it was 0.3 m or 15 degrees away.
 
-    frames: (K, H, W, 3) uint8; c2w: (K, 4, 4), the pose of each. "Back" is within 0.12 m and 5 degrees, after having
-    been 0.3 m or 15 degrees away.
+    Args:
+        frames: (K, H, W, 3) uint8, in order.
+        c2w: (K, 4, 4), the pose of each.
+
+    Returns:
+        None where the camera never returns.
     """
     scores = []
     for late in range(len(c2w)):
@@ -41,6 +47,6 @@ def loop_closure(frames: np.ndarray, c2w: np.ndarray) -> float | None:
 
 
 def _sharpness(grey: np.ndarray) -> np.ndarray:
-    """Mean gradient magnitude (K,) of pictures (K, H, W)."""
+    """Mean gradient magnitude (K,) of images (K, H, W)."""
     across, down = np.diff(grey, axis=2)[:, :-1], np.diff(grey, axis=1)[:, :, :-1]
     return np.hypot(across, down).mean((1, 2))

@@ -1,8 +1,8 @@
 """Camera errors RotErr, TransErr and CamMC between a commanded and an estimated trajectory.
 
-SANA-WM-Bench, as written down in the camera reference, section 7.2. Poses are camera-to-world (N, 4, 4); the estimate
-is aligned by one similarity, its rotation from the orientations alone. The errors cannot see a global scale or a
-mirrored translation: look at `Alignment.scale` as well.
+SANA-WM-Bench, as written down in the camera reference, section 7.2. Poses are camera-to-world (N, 4, 4). The estimate
+is aligned by one similarity, whose rotation comes from the orientations alone. The errors cannot see a global scale or
+a mirrored translation: look at `Alignment.scale` too.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,13 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """The similarity from the ground truth's world to the estimate's: rotation (3, 3), scale, translation (3,)."""
+    """The similarity from the ground truth's world to the estimate's.
+
+    Attributes:
+        rotation: (3, 3).
+        scale: a number.
+        translation: (3,).
+    """
 
     rotation: np.ndarray
     scale: float
@@ -21,7 +27,15 @@ class Alignment:
 
 @dataclass(frozen=True)
 class PoseErrors:
-    """Means over `frames` poses: rotation in degrees, translation in ground-truth units, Frobenius norm of [R|t]."""
+    """Means over poses.
+
+    Attributes:
+        rot_err_deg: rotation error in degrees.
+        trans_err: translation error in units of the ground truth.
+        cam_mc: Frobenius norm of the difference of [R|t].
+        scale: of the alignment.
+        frames: number of poses.
+    """
 
     rot_err_deg: float
     trans_err: float
@@ -31,13 +45,13 @@ class PoseErrors:
 
 
 def relative(poses: np.ndarray) -> np.ndarray:
-    """Poses (N, 4, 4) as float64 seen from the first one."""
+    """Poses (N, 4, 4) as float64, seen from the first one."""
     poses = np.asarray(poses, np.float64)
     return np.linalg.solve(poses[0], poses)
 
 
 def align(truth: np.ndarray, estimate: np.ndarray) -> Alignment:
-    """Fit the similarity between two trajectories of the same length (N, 4, 4)."""
+    """Fit the similarity between two trajectories (N, 4, 4) of the same length."""
     r_truth, c_truth = _split(truth)
     r_estimate, c_estimate = _split(estimate)
     u, _, vt = np.linalg.svd((r_truth @ r_estimate.mT).mean(0))
@@ -50,7 +64,7 @@ def align(truth: np.ndarray, estimate: np.ndarray) -> Alignment:
 
 
 def apply(alignment: Alignment, estimate: np.ndarray) -> np.ndarray:
-    """The estimate (N, 4, 4) brought into the ground truth's world, float64."""
+    """The estimate (N, 4, 4) in the ground truth's world, float64."""
     rotation, centre = _split(estimate)
     aligned = np.tile(np.eye(4), (len(rotation), 1, 1))
     aligned[:, :3, :3] = alignment.rotation.T @ rotation
@@ -59,13 +73,18 @@ def apply(alignment: Alignment, estimate: np.ndarray) -> np.ndarray:
 
 
 def pose_errors(truth: np.ndarray, estimate: np.ndarray) -> PoseErrors:
-    """Errors of an estimate against the ground truth, both (N, 4, 4) and already relative; aligned here.
+    """Errors of an estimate, which is aligned first.
 
-    Raises ValueError for other or different shapes.
+    Args:
+        truth: (N, 4, 4), relative to its first pose.
+        estimate: (N, 4, 4), likewise.
+
+    Raises:
+        ValueError: for other or different shapes.
     """
     truth, estimate = np.asarray(truth, np.float64), np.asarray(estimate, np.float64)
     if truth.shape != estimate.shape or truth.ndim != 3 or truth.shape[1:] != (4, 4) or len(truth) == 0:
-        raise ValueError(f"two trajectories of one shape (N, 4, 4) are compared, got {truth.shape}, {estimate.shape}")
+        raise ValueError(f"trajectories must have one shape (N, 4, 4), got {truth.shape} and {estimate.shape}")
     alignment = align(truth, estimate)
     aligned = apply(alignment, estimate)
     cosine = ((truth[:, :3, :3] * aligned[:, :3, :3]).sum((1, 2)) - 1) / 2
@@ -80,16 +99,22 @@ def pose_errors(truth: np.ndarray, estimate: np.ndarray) -> PoseErrors:
 
 
 def evaluate(truth: np.ndarray, estimate: np.ndarray, interval: int = 4, skip_first_frame: bool = False) -> PoseErrors:
-    """Errors of a whole video: `truth` (F, 4, 4) at every frame, `estimate` (n, 4, 4) at every `interval`-th frame.
+    """Errors of a whole video. Both trajectories are cut to the common length.
 
-    Both are cut to the common length. `skip_first_frame` drops the first sample (a refined video does not have it).
-    ValueError where no frame is left.
+    Args:
+        truth: (F, 4, 4), at every frame.
+        estimate: (n, 4, 4), at every `interval`-th frame.
+        interval: frames between estimated poses.
+        skip_first_frame: leave out the first sample, which a refined video does not have.
+
+    Raises:
+        ValueError: where no frame is left.
     """
     start = int(skip_first_frame)
     truth, estimate = np.asarray(truth)[::interval][start:], np.asarray(estimate)[start:]
     frames = min(len(truth), len(estimate))
     if frames == 0:
-        raise ValueError("no sampled frame is left to compare")
+        raise ValueError("no frame is left to compare: give an estimate of at least one sampled frame")
     return pose_errors(relative(truth[:frames]), relative(estimate[:frames]))
 
 

@@ -61,7 +61,7 @@ ERROR_WORDS = {
     "empty_string": "is empty",
     "malformed_segment": "malformed segment",
     "bad_duration": "bad duration",
-    "int_conversion": "not a usable number",
+    "int_conversion": "bad duration",
     "unknown_key": "unknown key",
 }
 CONDITIONS = vectors("cond_index.json")
