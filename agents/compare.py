@@ -126,6 +126,14 @@ def simulators(predicted: World, truth: World, task: Task, steps: int = 6) -> tu
     return made[0], made[1]
 
 
+def check_scenes(scenes: str) -> DrawnScenes | None:
+    """The set of furnished rooms of that name, None for "known"; ValueError for another name."""
+    drawn = DrawnScenes.named(scenes) if isinstance(scenes, str) else None
+    if drawn is None and scenes != KNOWN:
+        raise ValueError(f'scenes must be "{KNOWN}" or a set such as "rooms:test", got {brief(scenes)}.')
+    return drawn
+
+
 def anchors_of(scenes: str, predicted: WorldConfig, truth: WorldConfig, count: int, seed: int = 0) -> list[Anchor]:
     """Where `count` episodes begin: "known", positions away from training data in the places that the predicted world
     knows; or a set of furnished rooms that the truth can show, such as "rooms:test", another room for each.
@@ -133,13 +141,10 @@ def anchors_of(scenes: str, predicted: WorldConfig, truth: WorldConfig, count: i
     Raises:
         ValueError: for other scenes, or a world without known places.
     """
-    count = check_count("The number of episodes", count, 1, MOST_EPISODES)
-    if scenes == KNOWN:
+    count, drawn = check_count("The number of episodes", count, 1, MOST_EPISODES), check_scenes(scenes)
+    if drawn is None:
         walks = [draw_walk(predicted, seed, i, 1) for i in range(count)]
         return [Anchor(walk.place.name, walk.c2w[0]) for walk in walks]
-    drawn = DrawnScenes.named(scenes) if isinstance(scenes, str) else None
-    if drawn is None:
-        raise ValueError(f'scenes must be "{KNOWN}" or a set such as "rooms:test", got {brief(scenes)}.')
     numbers = np.random.default_rng(seed).integers(len(drawn), size=count)
     anchors = [drawn.start(int(number), truth).anchor for number in numbers]
     known = [anchor for anchor in anchors if anchor is not None]

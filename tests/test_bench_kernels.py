@@ -56,9 +56,9 @@ def test_every_weight_is_set_and_there_is_no_graph_on_a_cpu():
 
 
 def test_bad_input_is_one_sentence(capsys):
-    assert "at least 1" in refused(capsys, "bench", "kernels", "--batches", "0,1")
+    assert "a whole number from 1 to" in refused(capsys, "bench", "kernels", "--batches", "0,1")
     assert "whole numbers" in refused(capsys, "bench", "kernels", "--batches", "one")
-    assert "at least 1" in refused(capsys, "bench", "kernels", "--repeats", 0)
+    assert "a whole number from 1 to" in refused(capsys, "bench", "kernels", "--repeats", 0)
     assert "cannot be used" in refused(capsys, "bench", "kernels", "--device", "cuda:99")
 
 

@@ -205,6 +205,17 @@ def test_what_the_system_says_is_a_short_sentence(error, said):
     assert re.fullmatch(said, sentence_of(error)) and len(sentence_of(error)) <= 3001
 
 
+def test_what_is_of_ones_own_clips_alone_is_not_passed_over(capsys, tmp_path):
+    said = refused(capsys, "train", "--out", tmp_path, "--metres-per-unit", 0.01, "--held-out", tmp_path)
+    assert "For one's own clips alone is --metres-per-unit, --held-out: give --data" in said
+
+
+def test_a_comparison_of_what_is_none_is_refused_before_anything_is_made(capsys, tmp_path):
+    for given, says in ((("--scenes", "a/b"), "scenes must be"), (("--seed", -1), "A seed must lie in")):
+        assert says in refused(capsys, "compare", "--out", tmp_path / "out", *given)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_path_too_long_for_an_episode_is_refused_before_it_is_worked_out(tiny, image, tmp_path, capsys):
     run = ("rollout", "--world", tiny, "--image", image, "--out", tmp_path / "out")
     for path in (("--twist", "0,0,0,0,0,0", "--chunks", 10**18), ("--actions", "w-900000")):
@@ -262,7 +273,7 @@ def test_bench_prints_and_writes_its_numbers(tiny, tmp_path, capsys):
     assert numbers["state_bytes"] > 0
     assert numbers["machine"]
     assert "snapshot" in capsys.readouterr().out
-    assert "at least 1" in refused(capsys, "bench", "--world", tiny, "--repeats", 0)
+    assert "--repeats must be a whole number from 1" in refused(capsys, "bench", "--world", tiny, "--repeats", 0)
     assert "whole numbers" in refused(capsys, "bench", "--world", tiny, "--batches", "1,x")
 
 

@@ -227,9 +227,11 @@ def test_table_and_sheet_show_the_report(perfect, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"scenes": 0}, "scenes must be a whole number, at least 1"),
+        ({"scenes": 0}, "scenes must be a whole number from 1 to"),
+        ({"scenes": 10**18}, "scenes must be a whole number from 1 to 1,000,000, got 1000000000000000000"),
+        ({"chunks": 10**18}, "chunks must be a whole number from 1 to 10,000, got"),
         ({"scenes": 1.5}, "scenes must be a whole number"),
-        ({"chunks": 0}, "chunks must be a whole number, at least 1"),
+        ({"chunks": 0}, "chunks must be a whole number from 1 to"),
         ({"stride": 25}, "at most the 24 frames"),
         ({"seed": -1}, "seed"),
         ({"timesteps": (1000,)}, "no step list"),

@@ -1141,7 +1141,10 @@ def refused(capsys, *args: object) -> str:
 
 def test_options_that_cannot_be_are_refused(folder, tmp_path, capsys):
     where = ("--world", folder, "--out", tmp_path, "--no-browser", "--port", 0)
-    assert "must be above zero" in refused(capsys, *where, "--memory-limit-gb", 0)
+    for limit in (0, "nan", "1e300"):
+        assert "--memory-limit-gb must be a finite number from 1e-06 to" in refused(
+            capsys, *where, "--memory-limit-gb", limit
+        )
     assert "from 0 (a free one) to 65535" in refused(capsys, *where, "--port", 99999)
     for name in ("https://hub.example.org/", "hub.example.org:8443", "a b", "*", ""):
         assert "takes a host name such as hub.example.org" in refused(capsys, *where, "--allow-host", name)

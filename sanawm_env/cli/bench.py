@@ -8,6 +8,7 @@ import tyro
 
 from sanawm_env.cli.arguments import Numbers, WorldOnDevice, listed
 from sanawm_env.cli.output import check_places, console, write_numbers
+from sanawm_env.system.files import check_count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +30,13 @@ class Bench(Numbers, WorldOnDevice):
 
     def run(self) -> None:
         check_places(self.json, world=self.world if self.what == "world" else None)
+        from sanawm_env.world.threads import MAX_THREADS
+
         batches = listed(int, self.batches, "--batches takes whole numbers such as 1,4")
-        if min(self.threads, self.repeats, *batches) < 1:
-            given = f"{self.threads}, {self.repeats}, {batches}"
-            raise ValueError(f"--threads, --repeats and --batches must be at least 1, got {given}.")
+        check_count("--threads", self.threads, 1, MAX_THREADS)
+        check_count("--repeats", self.repeats, 1, 10**6)
+        for batch in batches:
+            check_count("--batches", batch, 1, 65_536)
         options = self.threads, self.repeats, batches, self.device, console
         if self.what == "kernels":
             from sanawm_env.cli.bench_kernels import bench_kernels, sized

@@ -37,12 +37,24 @@ class Compare:
 
     def run(self) -> None:
         """Both with walls that stop a camera and without, where the truth can be loaded so. Errors in one sentence."""
-        from sanawm_env.agents.compare import SETTINGS, anchors_of, choose, compare, draw_setups, load_truth, simulators
+        from sanawm_env.agents.compare import (
+            SETTINGS,
+            anchors_of,
+            check_scenes,
+            choose,
+            compare,
+            draw_setups,
+            load_truth,
+            simulators,
+        )
         from sanawm_env.agents.compare_numbers import scatter
         from sanawm_env.metrics.figures import figure_class
         from sanawm_env.system.saving import replacing
+        from sanawm_env.world.state import check_seed
         from sanawm_env.world.world import World
 
+        check_seed(self.seed)
+        check_scenes(self.scenes)
         setting, name = SETTINGS[self.task], f"{self.task}-{self.scenes.replace(':', '-')}"
         policies = choose(setting.policies, self.policies)
         numbers, picture = self.out / f"{name}.json", self.out / f"{name}.png"

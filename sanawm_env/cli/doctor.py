@@ -9,6 +9,7 @@ from importlib import metadata
 from rich.table import Table
 
 from sanawm_env.cli.output import console, say
+from sanawm_env.system.files import check_number
 
 LIBRARIES = ("torch", "diffusers", "transformers", "torchao", "accelerate", "huggingface_hub")
 GB = 1e9
@@ -29,8 +30,8 @@ class Doctor:
 
         from sanawm_env.engines.sanawm import fitting
 
-        if self.memory_gb is not None and not self.memory_gb > 0:
-            raise ValueError(f"--memory-gb must be positive, got {self.memory_gb}.")
+        if self.memory_gb is not None:
+            check_number("--memory-gb", self.memory_gb, 1e-6, 1e6)
         gpu = torch.cuda.is_available()
         free = torch.cuda.mem_get_info()[0] if gpu else psutil.virtual_memory().available
         if self.memory_gb is not None:

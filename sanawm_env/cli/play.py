@@ -64,8 +64,7 @@ class Play(Start, LoadedWorld):
         from sanawm_env.recording.rollout import check_writable
 
         check_writable(self.out)
-        if not self.memory_limit_gb > 0:
-            raise ValueError(f"--memory-limit-gb must be above zero, got {self.memory_limit_gb}.")
+        check_number("--memory-limit-gb", self.memory_limit_gb, 1e-6, 1e6)
         if not 0 <= self.port <= 65535:
             raise ValueError(f"--port must be from 0 (a free one) to 65535, got {self.port}.")
         for name in self.allow_host:

@@ -1,7 +1,7 @@
 """`sanawm train`: a nano world of one's own."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sanawm_env.training.clips import Footage
 
 MAX_PROCESSES, SHOWN = 1024, 20
+OF_CLIPS = ("held_out", "fov_deg", "poses_from")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +63,11 @@ class Train(TrajectoryReading):
         if self.steps is not None:
             recipe = replace(recipe, train=replace(recipe.train, steps=self.steps))
         footage = held_out = None
-        if self.data is None and (self.held_out, self.fov_deg, self.poses_from) != (None, None, "files"):
-            raise ValueError("--held-out, --fov-deg and --poses-from are for one's own clips: give --data as well.")
+        of_clips = [each for each in fields(Train) if each.name in (*OF_CLIPS, *TrajectoryReading.__annotations__)]
+        given = [each.name for each in of_clips if getattr(self, each.name) != each.default]
+        if self.data is None and given:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ValueError(f"For one's own clips alone is {flags}: give --data as well.")
         if self.data is not None:
             if self.held_out is not None and self.held_out.resolve().is_relative_to(self.data.resolve()):
                 raise ValueError(f"{self.held_out} lies in {self.data}, from which is learned: give another folder.")

@@ -45,6 +45,7 @@ from sanawm_env.camera.trajectory import relative_to_first
 from sanawm_env.engines.rooms.raycast import intrinsics, render
 from sanawm_env.engines.sanawm.engine import SanaEngine
 from sanawm_env.metrics.image import psnr, ssim
+from sanawm_env.system.files import check_count
 from sanawm_env.system.saving import replacing
 from sanawm_env.system.terminal import literal_console
 from sanawm_env.training.probes import linear_codec, without_recurrence, without_window
@@ -54,6 +55,7 @@ from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.state import Scene, WorldState, check_seed, stack
 from sanawm_env.world.world import World
 
+MOST_WALKS, MOST_CHUNKS = 1_000_000, 10_000
 BASELINES = ("hold", "rotation_homography", "plane_warp")
 # keys of the camera's action strings; a command and its opposite stand side by side, "still" is the last
 COMMANDS = {
@@ -159,12 +161,12 @@ def evaluate(
 
     Raises ValueError or TypeError in one sentence, before any work.
     """
-    for name, value, least in (
-        ("scenes", scenes, 1), ("chunks", chunks, 1), ("stride", stride, 1), ("batch", batch, 1),
-        ("unknown_scenes", unknown_scenes, 0), ("examples", examples, 0),
+    for name, value, least, most in (
+        ("scenes", scenes, 1, MOST_WALKS), ("chunks", chunks, 1, MOST_CHUNKS), ("stride", stride, 1, MOST_CHUNKS),
+        ("batch", batch, 1, MOST_WALKS), ("unknown_scenes", unknown_scenes, 0, MOST_WALKS),
+        ("examples", examples, 0, MOST_WALKS),
     ):  # fmt: skip
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"{name} must be a whole number, at least {least}, got {value!r}.")
+        check_count(name, value, least, most)
     seed = check_seed(seed)
     world = world if isinstance(world, World) else World.load(world)
     config = world.config
