@@ -51,7 +51,7 @@ FLAGS = [
 ]
 PIXELS = """(id) => {
     const canvas = document.getElementById(id), {node, frame} = canvas.dataset;
-    const picture = sanawm.screens[id]?.picture ?? canvas;  // of a map, what is drawn
+    const picture = sanawm.screens[id]?.frame ?? canvas;  // of a map, what is drawn
     return {node: Number(node ?? -1), frame: Number(frame ?? -1), png: picture.toDataURL().split(',')[1]};
 }"""
 NEWEST = """([node, frame]) => {
@@ -320,7 +320,7 @@ def test_naming_pinning_dreaming_again_and_deleting(film):
     tab.wait_for_selector(f'.node[data-node="{node}"].pinned >> text=by the door')
     assert (session.tree[node].name, session.tree[node].pinned) == ("by the door", True)
     tab.click("#delete")
-    told(tab, "take the pin out")
+    told(tab, "unpin it before")
     tab.click("#reseed")
     tab.wait_for_function("sanawm.nodes.size === 3")
     dreamt = film.rest()
@@ -739,7 +739,7 @@ def test_a_lost_connection_comes_back_and_goes_on(film, served):
         served._soon(browser.connection.transport.abort)
     tab.wait_for_selector("#link.off")
     tab.click("#reseed")
-    told(tab, "There is no connection")
+    told(tab, "No connection to the server")
     tab.clock.run_for(1100)
     tab.wait_for_selector("#link.on")
     tab.wait_for_function(f"sanawm.nodes.size === {nodes}")
@@ -1067,7 +1067,7 @@ def test_only_so_much_can_be_asked_for_at_once(served):
         blocked.wait(PATIENCE)
         for _ in range(40):
             live.send(json.dumps({"type": "do", "what": "restore", "node": 0}))
-        assert "Too much at once" in heard(live, "note")["text"]
+        assert "Too many commands at once" in heard(live, "note")["text"]
         assert served.player._commands.qsize() <= 8
         go_on.set()
 

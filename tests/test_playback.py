@@ -240,7 +240,7 @@ def test_what_is_no_twist_is_refused(stage, twist):
 
 
 def test_what_is_no_key_is_refused(stage):
-    with pytest.raises(ValueError, match="Keys are wsadikjl"):
+    with pytest.raises(ValueError, match="Keys must be some of wsadikjl"):
         stage.press(frozenset("wx"))
     assert stage.player.tick() == float("inf")
 
@@ -305,7 +305,7 @@ def test_what_cannot_be_done_is_said_to_who_asked_and_the_film_goes_on(stage):
     stage.after(0.5)
     stage.player.do(lambda: stage.session.restore(77), "you")
     stage.after(2)
-    assert stage.errors == [("you", "There is no node 77: it was deleted, or never was.")]
+    assert stage.errors == [("you", "There is no node 77: it was deleted, or never existed.")]
     assert len(stage.titles) == 2
 
 

@@ -102,7 +102,7 @@ def test_parts_are_cut_at_any_frame():
 @pytest.mark.parametrize(
     ("move", "error", "match"),
     [
-        ("w-23", ValueError, "lasts 24 frames, got 23"),
+        ("w-23", ValueError, "must last 24 frames, got 23"),
         ("q-24", ValueError, "unknown key"),
         ("", ValueError, "empty"),
         ([0, 0, 1], ValueError, "six numbers or poses"),
@@ -135,12 +135,12 @@ def test_a_revised_chunk_replaces_the_one_before_and_keeps_its_beginning(session
 
 def test_what_is_kept_is_not_revised(session):
     start, node = session.current, session.drive("w-24")
-    unchanged(session, lambda: session.revise(start.id, "a-24"), ValueError, "is kept")
+    unchanged(session, lambda: session.revise(start.id, "a-24"), ValueError, "cannot be revised")
     session.pin(node.id)
-    unchanged(session, lambda: session.revise(node.id, "a-24"), ValueError, "is kept")
+    unchanged(session, lambda: session.revise(node.id, "a-24"), ValueError, "cannot be revised")
     session.pin(node.id, False)
     session.drive("w-24")
-    unchanged(session, lambda: session.revise(node.id, "a-24"), ValueError, "is kept")
+    unchanged(session, lambda: session.revise(node.id, "a-24"), ValueError, "cannot be revised")
 
 
 @pytest.mark.slow
@@ -395,7 +395,7 @@ def test_a_prompt_needs_a_world_with_text(session):
 def test_without_a_scene_there_is_nothing_to_drive(world):
     empty = Session(world)
     unchanged(empty, lambda: empty.drive("w-24"), ValueError, "no scene yet")
-    unchanged(empty, lambda: empty.save("nowhere"), ValueError, "no scene yet")
+    unchanged(empty, lambda: empty.save("nowhere"), ValueError, "nothing to save yet")
     empty.close()
 
 

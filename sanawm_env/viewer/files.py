@@ -1,4 +1,4 @@
-"""A session in a folder: what it holds, written whole and read with distrust.
+"""A session in a folder. It is written whole or not at all, and everything in it is checked when it is read.
 
 session.json          all that is not numbers: schema, weights, nodes, and the SHA-256 of every other file
 arrays.safetensors    poses, thumbnails and states of held keys, of all nodes
@@ -16,7 +16,7 @@ from torch import Tensor
 from sanawm_env.camera.dsl import KeyState
 from sanawm_env.camera.trajectory import check_trajectory
 from sanawm_env.simulation.episode import Snapshot, check_keys
-from sanawm_env.system.files import check_count, explaining, file_sha256, link, read_json
+from sanawm_env.system.files import brief, check_count, explaining, file_sha256, link, read_json
 from sanawm_env.system.saving import replacing_folder, write_text
 from sanawm_env.viewer.moves import Followed, Held, Pushed
 from sanawm_env.viewer.store import Store
@@ -33,10 +33,23 @@ _TYPES = {t.__name__: t for t in (Node, Held, Pushed, Followed, KeyState)}
 
 
 def save(folder: Path, tree: Tree, snapshots: Mapping[int, Snapshot | Path], world: World) -> Path:
-    """As `Session.save`; of each snapshot itself, or the file it is in. FileExistsError for a folder that holds
-    something else."""
+    """Write a session; see `Session.save`.
+
+    Args:
+        folder: where to.
+        tree: its nodes.
+        snapshots: of each node, or the files they are in.
+        world: of the session.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: for a folder that holds something else.
+        OSError: where it cannot be written.
+    """
     if folder.exists() and not (folder / HEADER).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is there and holds no session: choose another name.")
+        raise FileExistsError(f"{folder} exists and holds no session: choose another name.")
     with replacing_folder(folder) as part:
         tensors: dict[str, Tensor] = {}
         header = {
@@ -58,17 +71,33 @@ def save(folder: Path, tree: Tree, snapshots: Mapping[int, Snapshot | Path], wor
 
 
 def read(folder: Path, world: World) -> tuple[Tree, dict[int, Path]]:
-    """The tree of a saved session and the file of each snapshot. Raises as `Session.open`."""
+    """Read a session; see `Session.open`.
+
+    Args:
+        folder: of the session.
+        world: that it was made with.
+
+    Returns:
+        The tree, and the file of each snapshot.
+
+    Raises:
+        FileNotFoundError: where there is no session.
+        ValueError: for another schema, other weights, or damaged files.
+    """
     path = folder / HEADER
     if not path.is_file():
         raise FileNotFoundError(f"There is no session in {folder}: a session is a folder with a {HEADER}.")
     header = _header(path)
     if header.get("schema") != SCHEMA:
-        raise ValueError(f"{folder} has schema {header.get('schema')}, this version reads {SCHEMA}: save it anew.")
-    if header.get("weights_hash") != world.weights_hash:
         raise ValueError(
-            f"{folder} was made by other weights ({header.get('world')}, {str(header.get('weights_hash'))[:12]}) than "
-            f"this world's ({world.config.name}, {world.weights_hash[:12]}): open it with the world it was made with."
+            f"{folder} has schema {brief(header.get('schema'))}, this version reads {SCHEMA}: save it again with this "
+            "version."
+        )
+    if header.get("weights_hash") != world.weights_hash:
+        theirs = f"{brief(header.get('world'))}, {str(header.get('weights_hash'))[:12]}"
+        raise ValueError(
+            f"{folder} was made by other weights ({theirs}) than this world's ({world.config.name}, "
+            f"{world.weights_hash[:12]}): open it with the world it was made with."
         )
     with explaining(
         f"{folder} is not a complete session",
@@ -90,7 +119,8 @@ def read(folder: Path, world: World) -> tuple[Tree, dict[int, Path]]:
 
 
 def adopt(snapshots: Mapping[int, Path], store: Store) -> Store:
-    """The store with snapshots that lie in files of others: under names of its own, so that those may go."""
+    """Give snapshots in foreign files to a store, under file names of its own, so that the foreign files may be
+    deleted."""
     for node, path in snapshots.items():
         own = _snapshot_file(store.folder, node)
         link(path, own)
@@ -109,16 +139,16 @@ def _arrays(path: Path) -> dict[str, Tensor]:
 
 
 def _tree(header: dict, tensors: Mapping[str, Tensor], frames: int) -> Tree:
-    """The tree that the header describes; ValueError, TypeError or KeyError where it is none."""
+    """The tree that a header describes. Raises ValueError, TypeError or KeyError where it is damaged."""
     nodes = plain.restore(header["nodes"], tensors, _TYPES)
     tree = Tree({node.id: node for node in nodes}, header["current"], header["next_id"], header["next_branch"])
     for node in nodes:
         if not isinstance(node, Node) or type(node.id) is not int or node.id >= tree.next_id:
-            raise ValueError("a node is not one")
+            raise ValueError("its nodes are damaged")
         if node.parent is not None and not (node.parent in tree.nodes and node.parent < node.id):
             raise ValueError(f"node {node.id} has no parent")
         if node.branch >= tree.next_branch or node.c2w.shape != (1 if node.parent is None else frames, 4, 4):
-            raise ValueError(f"node {node.id} is not one of this world")
+            raise ValueError(f"node {node.id} does not fit this world")
         check_trajectory(node.c2w)
         check_count(f"chunk of node {node.id}", node.chunk, 0, MOST_CHUNKS)
         check_count(f"seed of node {node.id}", node.seed, 0, MAX_SEED)

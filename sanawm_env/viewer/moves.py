@@ -1,8 +1,8 @@
-"""How a chunk is driven: parts, one after the other, that together last a chunk.
+"""Moves: how a chunk is driven, as parts that together last a chunk.
 
-Keys are held for some frames, then perhaps others ("w-10,wd-14" in the grammar of action strings), or a body twist is
-held, or poses are followed. Because a chunk is a list of parts it can be cut at any frame and continued in another way,
-which is how a key that is pressed in the middle of a chunk is answered at once.
+A part holds keys ("w-10,wd-14" in the grammar of action strings) or a body twist for some frames, or follows poses. A
+chunk can be cut at any frame and continued in another way, which is how a key that is pressed in the middle of a chunk
+is answered at once.
 """
 
 from dataclasses import dataclass, replace
@@ -20,24 +20,34 @@ from sanawm_env.world.config import WorldConfig
 
 @dataclass(frozen=True)
 class Held:
-    """Keys (of wasdijkl, possibly none) held for some frames."""
+    """Keys (of wasdijkl, or none) held for some frames.
+
+    Attributes:
+        keys: the keys.
+        frames: how many.
+    """
 
     keys: frozenset[str]
     frames: int
 
     @property
     def text(self) -> str:
-        """The part as an action string, as in "w-24"."""
+        """The part as an action string, such as "w-24"."""
         return f"{''.join(key for key in KEY_ORDER if key in self.keys) or 'none'}-{self.frames}"
 
     def cut(self, frames: int) -> "Held":
-        """The first so many frames of the part."""
+        """The first `frames` frames of the part."""
         return replace(self, frames=frames)
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """A body twist, six numbers in [-1, 1] as an environment takes them, held for some frames."""
+    """A body twist held for some frames.
+
+    Attributes:
+        twist: six numbers in [-1, 1], as an environment takes them.
+        frames: how many.
+    """
 
     twist: tuple[float, ...]
     frames: int
@@ -52,7 +62,11 @@ class Pushed:
 
 @dataclass(frozen=True, eq=False)
 class Followed:
-    """Camera-to-world poses (F, 4, 4) relative to the scene's frame 0, followed as they are."""
+    """Poses that are followed as they are.
+
+    Attributes:
+        c2w: (F, 4, 4) camera-to-world, relative to the scene's frame 0.
+    """
 
     c2w: NDArray
 
@@ -73,8 +87,16 @@ Parts = tuple[Part, ...]
 
 
 def as_parts(move: str | ArrayLike | Parts, frames: int) -> Parts:
-    """A move as parts that last `frames` frames: an action string of that length, a twist (6,) in [-1, 1], poses
-    (frames, 4, 4), or parts. ValueError or TypeError in one sentence for anything else."""
+    """A move as parts.
+
+    Args:
+        move: an action string, a twist (6,) in [-1, 1], poses (frames, 4, 4), or parts.
+        frames: that the move must last.
+
+    Raises:
+        ValueError: for another length or shape.
+        TypeError: for another type.
+    """
     if isinstance(move, str):
         parts: Parts = tuple(Held(keys, length) for keys, length in parse_actions(move))
     elif isinstance(move, tuple) and move and all(isinstance(part, Part) for part in move):
@@ -82,16 +104,16 @@ def as_parts(move: str | ArrayLike | Parts, frames: int) -> Parts:
     else:
         array = np.asarray(move)
         if array.dtype.kind not in "fiu":
-            raise TypeError(f"A move is an action string, a twist, poses or parts, got {type(move).__name__}.")
+            raise TypeError(f"A move must be an action string, a twist, poses or parts, got {type(move).__name__}.")
         if array.shape == (6,):
             parts = (Pushed(tuple(array.astype(float).tolist()), frames),)
         elif array.shape == (frames, 4, 4):
             parts = (Followed(array.astype(np.float64)),)
         else:
-            raise ValueError(f"A move is six numbers or poses ({frames}, 4, 4), got the shape {array.shape}.")
+            raise ValueError(f"A move must be six numbers or poses ({frames}, 4, 4), got the shape {array.shape}.")
     total = sum(part.frames for part in parts)
     if total != frames:
-        raise ValueError(f"A move lasts {frames} frames, got {total}: write for example 'w-{frames}'.")
+        raise ValueError(f"A move must last {frames} frames, got {total}: write for example 'w-{frames}'.")
     return parts
 
 
@@ -107,13 +129,19 @@ def cut(parts: Parts, frames: int) -> Parts:
 
 
 def text(parts: Parts) -> str:
-    """Parts for people to read, such as "w-10,wd-14"."""
+    """Parts as text, such as "w-10,wd-14"."""
     return ",".join(part.text for part in parts)
 
 
 @dataclass(frozen=True)
 class Controllers:
-    """What parts mean in a world: its controllers, which own speeds and limits."""
+    """The controllers of a world, which define speeds and limits of parts.
+
+    Attributes:
+        keys: of held keys.
+        twist: of twists.
+        poses: of poses.
+    """
 
     keys: Keys
     twist: Twist
@@ -121,7 +149,15 @@ class Controllers:
 
     @classmethod
     def of(cls, config: WorldConfig, speed: str | None = None) -> "Controllers":
-        """For a world. speed: a preset's name, None for the world's own; ValueError for an unknown one."""
+        """The controllers of a world.
+
+        Args:
+            config: of the world.
+            speed: name of a speed preset; None for the world's own.
+
+        Raises:
+            ValueError: for an unknown preset.
+        """
 
         def make(mode: str) -> Controller:
             return make_controller(mode, config, speed, "hold", config.workspace)
@@ -130,12 +166,23 @@ class Controllers:
 
     @property
     def workspace(self) -> Workspace:
+        """Where the camera may go."""
         return self.poses.workspace
 
     def move(self, parts: Parts, c2w: NDArray, keys: KeyState | None) -> tuple[NDArray, KeyState | None]:
-        """Poses (F, 4, 4) of parts that set out from c2w (4, 4), and the state of held keys (None after others).
+        """Poses of parts.
 
-        Raises ValueError or TypeError for numbers that are no twist, or poses that are not rigid or too far away.
+        Args:
+            parts: of the chunk.
+            c2w: (4, 4), the pose before.
+            keys: the state of held keys, or None.
+
+        Returns:
+            Poses (F, 4, 4), and the state of held keys (None after other parts).
+
+        Raises:
+            ValueError: for poses that are not rigid or too far away, and a wrong twist.
+            TypeError: for a twist of another type.
         """
         path = []
         for part in parts:

@@ -1,17 +1,16 @@
-"""The page: one small web server that shows a player to any number of browsers.
+"""The page: a small web server that shows a player to any number of browsers.
 
-The page is ours (`web/`) and not viser's, because of what viser 1.1.1 did in Debian's Chromium: its hotkeys know
-presses alone, and a system repeats only the newest key, so W ended when D was pressed too, and a tap could not be told
-from half a second of holding; 16 frames a second through its WebGL scene took 1.7 cores where there is no GPU
-(`benchmarks/play_latency.py` says what ours takes); and it wants an older rich than the one we use.
+The page is ours (`web/`) and not viser's, because of what viser 1.1.1 did in Debian's Chromium. Its hotkeys report
+presses only, and the system repeats only the newest key, so W ended when D was pressed too, and a tap could not be told
+from half a second of holding. 16 frames a second through its WebGL scene took 1.7 cores without a GPU
+(`benchmarks/play_latency.py` measures ours). And it needs an older rich than ours.
 
-All its addresses are relative, so it may be served under any path of a proxy, which may leave that path in its requests
-or take it out.
+All addresses are relative, so a proxy may serve the page under any path, which it may leave in its requests or remove.
 
-Browser to server, JSON: keys and push (what hands hold), do (something done to the session), look (whether the page is
-visible), here (asks for a sign of life); a dropped image is one binary message. Server to browser, JSON: hello, tree
-(what has changed in it), futures, note, here; frames are binary: the length of a JSON head in four bytes, the head,
-frames. Frames that are not sent before their time is over are left out, so a slow browser costs little.
+Browser to server, JSON: keys and push (what is held), do (a command), look (whether the page is visible), here (asks
+for a sign of life); a dropped image is one binary message. Server to browser, JSON: hello, tree (what has changed in
+it), futures, note, here; frames are binary: the length of a JSON head in four bytes, the head, frames. Frames that are
+not sent before their time is over are left out, so a slow browser costs little.
 """
 
 import asyncio
@@ -66,11 +65,15 @@ PATH_STEP = 6  # frames from one point of a drawn path to the next
 
 @dataclass(frozen=True)
 class Services:
-    """What the rooms above can do for a page.
+    """What rooms above can do for a page.
 
-    record: writes a film as "mp4" or "episode" and returns the file or folder. driver: makes one for a session from
-    text such as "orbit:radius=2"; ValueError for others. drivers: such texts, to choose from. sessions: folder of saved
-    sessions. session: begins one in another world, one of `worlds`; ValueError where that cannot be loaded.
+    Attributes:
+        record: writes a film as "mp4" or "episode", and returns the file or folder.
+        driver: makes a driver for a session from text such as "orbit:radius=2"; raises ValueError for other text.
+        drivers: such texts, to choose from.
+        sessions: folder of saved sessions.
+        session: begins a session in another world; raises ValueError where it cannot be loaded.
+        worlds: names of worlds, to choose from.
     """
 
     record: Callable[[Film, str], Path]
@@ -82,8 +85,12 @@ class Services:
 
 
 class _Message(NamedTuple):
-    """What waits for a browser. shown: when its first frame is due and when its last one is over; None for other
-    messages than frames."""
+    """A message that waits for a browser.
+
+    Attributes:
+        data: of the message.
+        shown: when its first frame is due and when its last one is over; None for messages without frames.
+    """
 
     data: str | bytes
     shown: tuple[float, float] | None = None
@@ -91,8 +98,16 @@ class _Message(NamedTuple):
 
 @dataclass(eq=False)
 class _Browser:
-    """A browser that is connected: the nodes it knows, whether its page is visible, how much it has asked for that is
-    not done yet, and what waits to be sent to it."""
+    """A connected browser.
+
+    Attributes:
+        connection: to it.
+        nodes: that it knows.
+        looks: whether its page is visible.
+        asked: commands that are not done yet.
+        messages: that wait to be sent.
+        any: set when there are messages.
+    """
 
     connection: ServerConnection
     nodes: Mapping[int, Node] = field(default_factory=dict)
@@ -102,8 +117,8 @@ class _Browser:
     any: asyncio.Event = field(default_factory=asyncio.Event)
 
     def put(self, message: _Message, now: float) -> bool:
-        """Queue a message; False for a browser that has stopped reading. Frames take the place of those that wait and
-        are over, or are due no earlier than they are."""
+        """Queue a message; False for a browser that has stopped reading. Frames replace waiting frames that are
+        over, or due at the same time or later."""
         if message.shown is not None:
             begins = message.shown[0]
             kept = (m for m in self.messages if m.shown is None or (m.shown[0] < begins and m.shown[1] > now))
@@ -120,20 +135,29 @@ class _Browser:
 
 
 class _Connection(ServerConnection):
-    """One that answers what is no HTTP request with 400, where the library hangs up."""
+    """A connection that answers with 400 where the request is not HTTP; the library would hang up."""
 
     def send_data(self) -> None:
         if self.request is None and isinstance(self.protocol.handshake_exc, InvalidMessage):
-            self.transport.write(_response(HTTPStatus.BAD_REQUEST, b"This is no request.").serialize())
+            self.transport.write(_response(HTTPStatus.BAD_REQUEST, b"This is not an HTTP request.").serialize())
         super().send_data()
 
 
 class Page:
-    """Plays a session and serves its page on host:port until `close`; port 0 takes a free one. OSError where it is
-    taken. player: the one that plays; another one once a browser has chosen another world.
+    """Plays a session and serves its page until `close`. `player` plays; it is another one after a browser has chosen
+    another world.
 
-    names: host names by which browsers reach the page beside its own address, such as that of a proxy; requests under
-    other names are refused. clock: of the player, seconds.
+    Args:
+        session: to play.
+        services: what the page can do besides.
+        host: address to listen on.
+        port: of that address; 0 takes a free one.
+        names: host names of the page besides its own address, such as that of a proxy. Requests to other names are
+            refused.
+        clock: of the player, seconds.
+
+    Raises:
+        OSError: where the port is taken.
     """
 
     def __init__(
@@ -152,7 +176,7 @@ class Page:
         self._files = {path.name: path for path in WEB.iterdir() if path.suffix in KINDS}
         self._files[""] = WEB / "index.html"
         # one thread each: frames leave in order, and a video that is being written keeps nobody waiting
-        self._pictures, self._writer = ThreadPoolExecutor(1, "pictures"), ThreadPoolExecutor(1, "writer")
+        self._frames, self._writer = ThreadPoolExecutor(1, "frames"), ThreadPoolExecutor(1, "writer")
         self._watch(Player(session, clock))
         self._loop, self._done = asyncio.new_event_loop(), asyncio.Event()
         ready = threading.Event()
@@ -173,20 +197,20 @@ class Page:
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
 
     def close(self) -> None:
-        """Let the browsers go, end the server and the player; the session is deleted."""
+        """Disconnect the browsers, and end the server and the player. The session is deleted."""
         self._soon(self._done.set)
         self._thread.join()
         self.player.close()
-        self._pictures.shutdown(cancel_futures=True)
+        self._frames.shutdown(cancel_futures=True)
         self._writer.shutdown(cancel_futures=True)
         self.session.close()
 
     def _watch(self, player: Player) -> None:
         self.player, self.session = player, player.session
         self._memory = self.session.memory
-        player.on_show = lambda shown: self._pictures.submit(self._send_frames, player, shown)
+        player.on_show = lambda shown: self._frames.submit(self._send_frames, player, shown)
         player.on_tree = self._tree_changed
-        player.on_futures = lambda node, futures: self._pictures.submit(self._send_futures, node, futures)
+        player.on_futures = lambda node, futures: self._frames.submit(self._send_futures, node, futures)
         player.on_error = lambda viewer, words: self._soon(self._note, words, "error", viewer)
 
     # --- the server, in a thread of its own ---
@@ -212,15 +236,15 @@ class Page:
         self._loop.close()
 
     def _soon(self, call: Callable[..., Any], *arguments: Any) -> None:
-        """Have it called in the server's thread; nothing once that has ended."""
+        """Call something in the server's thread; nothing happens once that has ended."""
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(call, *arguments)
 
     async def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Files for a browser; None for what shall become the live connection. Paths count from their end: what a proxy
-        has left in front of them does not matter."""
+        """Files for a browser; None for the live connection. Only the end of a path counts, because a proxy may
+        leave its own path in front."""
         if getattr(request, "method", "GET") != "GET":
-            return _response(HTTPStatus.METHOD_NOT_ALLOWED, b"This page is read by GET.", Allow="GET")
+            return _response(HTTPStatus.METHOD_NOT_ALLOWED, b"This page answers only GET.", Allow="GET")
         folder, name = ["", *map(unquote, request.path.partition("?")[0].split("/"))][-2:]
         script = name.endswith(tuple(KINDS)) and name in self._files  # those can at least say what is wrong
         if not _is_ours(request.headers, self.host, self.names, any_origin=script):
@@ -235,7 +259,7 @@ class Page:
         return _response(HTTPStatus.NOT_FOUND, b"There is no such page.")
 
     def _read(self, folder: str, name: str) -> tuple[bytes, str] | None:
-        """A file of ours and what kind it is; None for all others."""
+        """A file of the page and its media type; None for other paths."""
         scenes = {str(i): scene for i, scene in enumerate(self.session.scenes)}
         if folder == "scenes" and name in scenes:
             return encoded(np.asarray(load_image(scenes[name]).resize((96, 64))), "JPEG"), "image/jpeg"
@@ -247,7 +271,7 @@ class Page:
         return None
 
     async def _meet(self, connection: ServerConnection) -> None:
-        """One browser, from its arrival until it leaves."""
+        """Serve one browser until it leaves."""
         browser = _Browser(connection)
         self._browsers.add(browser)
         sender = asyncio.create_task(self._send(browser))
@@ -278,7 +302,7 @@ class Page:
     # --- what browsers say ---
 
     def _hear(self, browser: _Browser, message: str | bytes) -> None:
-        """Take a message; ValueError, TypeError or KeyError for one that is none."""
+        """Handle a message. Raises ValueError, TypeError or KeyError for a malformed one."""
         if isinstance(message, bytes):
             length = int.from_bytes(message[:4], "big")
             head = _object(message[4 : 4 + length])
@@ -299,7 +323,7 @@ class Page:
         elif said["type"] == "here":
             self._put(browser, json.dumps({"type": "here"}))
         else:
-            raise ValueError(f"The page does not know the message {brief(said['type'])}.")
+            raise ValueError(f"The type of a message must be keys, push, do, look or here, got {brief(said['type'])}.")
 
     def _command(self, browser: _Browser, said: Mapping[str, Any]) -> None:
         session, what = self.session, said["what"]
@@ -329,14 +353,14 @@ class Page:
         elif what in beside:
             self._aside(browser, beside[what])
         else:
-            raise ValueError(f"The page cannot do {brief(what)}.")
+            raise ValueError(f"There is no command {brief(what)} on this page.")
 
     def _do(self, browser: _Browser, command: Callable[[], Any]) -> None:
-        """Have something done between two chunks."""
+        """Run a command between two chunks."""
         self.player.do(self._counted(browser, command), browser)
 
     def _aside(self, browser: _Browser, work: Callable[[], Any]) -> None:
-        """Have something done that takes its time, while the player plays on."""
+        """Run a slow command while the player plays on."""
         work = self._counted(browser, work)
 
         def carefully() -> None:
@@ -348,9 +372,9 @@ class Page:
         self._writer.submit(carefully)
 
     def _counted(self, browser: _Browser, work: Callable[[], Any]) -> Callable[[], Any]:
-        """The same work, one of few that a browser may wait for; ValueError for one too many."""
+        """The same command, counted. Raises ValueError where a browser waits for too many."""
         if browser.asked >= ASKED:
-            raise ValueError("Too much at once: wait until what was asked for is done.")
+            raise ValueError("Too many commands at once: wait until some are done.")
         browser.asked += 1
 
         def done() -> None:
@@ -369,10 +393,10 @@ class Page:
         self._soon(self._send_tree)
 
     def _change_world(self, name: str) -> None:
-        """A session in another world for everybody; this one ends, and its world's memory is given back. ValueError,
-        and nothing changes, where that world is not here."""
+        """Begin a session in another world for all browsers. This session ends, and its world's memory is freed.
+        Raises ValueError, and changes nothing, for an unknown world."""
         if name not in self.services.worlds:
-            raise ValueError(f"The worlds to choose from are {', '.join(self.services.worlds)}, got {brief(name)}.")
+            raise ValueError(f"world must be one of {', '.join(self.services.worlds)}, got {brief(name)}.")
         old, new = self.player, Player(self.services.session(name), self.clock)
         old.close()
         self._watch(new)
@@ -421,12 +445,12 @@ class Page:
         }
 
     def _tree_changed(self) -> None:
-        """In the player's thread, which may wait for the session."""
+        """Called in the player's thread, which may wait for the session."""
         self._memory = self.session.memory
         self._soon(self._send_tree)
 
     def _send_tree(self) -> None:
-        """What has changed in the tree since a browser was last told."""
+        """Send each browser what has changed in the tree."""
         nodes, memory = self.session.tree.nodes, self._memory
         state = {
             "type": "tree",
@@ -444,10 +468,10 @@ class Page:
 
     def _show_present(self, browser: _Browser) -> None:
         if self.player.shown is not None:
-            self._pictures.submit(self._send_frames, self.player, self.player.shown, browser)
+            self._frames.submit(self._send_frames, self.player, self.player.shown, browser)
 
     def _send_frames(self, player: Player, shown: Shown, to: _Browser | None = None) -> None:
-        """In the frames' thread: frames to all browsers whose page is visible, or to one."""
+        """Send frames to all browsers whose page is visible, or to one. Runs in the frames' thread."""
         for first in range(0, len(shown.frames), GROUP):
             frames = shown.frames[first : first + GROUP]
             browsers = {to} if to is not None else {browser for browser in tuple(self._browsers) if browser.looks}
@@ -455,14 +479,14 @@ class Page:
             over = times[1] <= player.clock() and first + GROUP < len(shown.frames)
             if browsers and not over:  # nobody sees it any more
                 head = {"type": "frames", "node": shown.node, "first": shown.first + first, "starts": shown.starts}
-                pictures = [encoded(frame) for frame in frames]
-                self._soon(self._put_frames, player, head, pictures, shown.answers, times, browsers)
+                data = [encoded(frame) for frame in frames]
+                self._soon(self._put_frames, player, head, data, shown.answers, times, browsers)
 
     def _put_frames(
         self,
         player: Player,
         head: dict[str, Any],
-        pictures: list[bytes],
+        frames: list[bytes],
         answers: Mapping[Any, int],
         times: tuple[float, float],
         browsers: set[_Browser],
@@ -471,7 +495,7 @@ class Page:
             return
         for browser in browsers:
             own = {**head, "now": player.clock(), "answers": answers.get(browser, 0)}
-            self._put(browser, packed(own, pictures), times)
+            self._put(browser, packed(own, frames), times)
 
     def _send_futures(self, node: int, futures: Sequence[Imagined]) -> None:
         drawn = [
@@ -499,32 +523,38 @@ class Page:
             self._put(browser, message)
 
     def _put(self, browser: _Browser, data: str | bytes, shown: tuple[float, float] | None = None) -> None:
-        """Queue a message. One who has stopped reading loses what waits, and is told all anew when it comes again."""
+        """Queue a message. A browser that has stopped reading is disconnected, and told everything when it comes
+        back."""
         if browser in self._browsers and not browser.put(_Message(data, shown), self.player.clock()):
             self._browsers.discard(browser)
             browser.messages.clear()
             browser.connection.transport.abort()
 
 
-def encoded(picture: NDArray, kind: str | None = None) -> bytes:
-    """A frame (H, W, 3) uint8 as PNG if it is small, as JPEG otherwise."""
+def encoded(frame: NDArray, kind: str | None = None) -> bytes:
+    """A frame (H, W, 3) uint8 as PNG if it is small, else as JPEG.
+
+    Args:
+        frame: the frame.
+        kind: "PNG" or "JPEG", whatever the size.
+    """
     buffer = io.BytesIO()
-    if (kind or ("PNG" if picture.shape[0] * picture.shape[1] <= 2 * LOSSLESS_PIXELS else "JPEG")) == "PNG":
-        Image.fromarray(picture).save(buffer, "PNG", compress_level=1)
+    if (kind or ("PNG" if frame.shape[0] * frame.shape[1] <= 2 * LOSSLESS_PIXELS else "JPEG")) == "PNG":
+        Image.fromarray(frame).save(buffer, "PNG", compress_level=1)
     else:
-        Image.fromarray(picture).save(buffer, "JPEG", quality=90)
+        Image.fromarray(frame).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
 
-def packed(head: Mapping[str, Any], pictures: Iterable[bytes]) -> bytes:
-    """A head and frames as one binary message."""
-    pictures = list(pictures)
-    text = json.dumps({**head, "sizes": [len(picture) for picture in pictures]}).encode()
-    return b"".join((len(text).to_bytes(4, "big"), text, *pictures))
+def packed(head: Mapping[str, Any], frames: Iterable[bytes]) -> bytes:
+    """A head and encoded frames as one binary message."""
+    frames = list(frames)
+    text = json.dumps({**head, "sizes": [len(frame) for frame in frames]}).encode()
+    return b"".join((len(text).to_bytes(4, "big"), text, *frames))
 
 
 def _described(node: Node, known: Node | None) -> dict[str, Any]:
-    """A node for the page; its frame and path only if the page has not got them."""
+    """A node as JSON for the page; thumbnail and path only if the page does not have them."""
     plain = {"id": node.id, "parent": node.parent, "branch": node.branch, "scene": node.scene, "chunk": node.chunk,
              "name": node.name, "pinned": node.pinned, "move": text(node.parts), "seed": str(node.seed)}  # fmt: skip
     if known is None or known.thumbnail is not node.thumbnail:
@@ -537,38 +567,39 @@ def _path(c2w: NDArray) -> list[list[float]]:
     return c2w[PATH_STEP - 1 :: PATH_STEP, :3, 3].round(4).tolist() if len(c2w) >= PATH_STEP else c2w[:, :3, 3].tolist()
 
 
-def _inline(picture: NDArray) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(encoded(picture, "JPEG")).decode()
+def _inline(frame: NDArray) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(encoded(frame, "JPEG")).decode()
 
 
 def _object(text: str | bytes) -> dict[str, Any]:
     said = json.loads(text)
     if not isinstance(said, dict):
-        raise ValueError("A message is a JSON object.")
+        raise ValueError("A message must be a JSON object.")
     return said
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or len(value) > MAX_TEXT:
-        raise ValueError(f"Texts have at most {MAX_TEXT} characters.")
+        raise ValueError(f"Text must have at most {MAX_TEXT} characters.")
     return value
 
 
 def _file_name(name: Any) -> str:
-    """A name for a folder of ours; ValueError for one that would lead elsewhere, or that no file system takes."""
+    """The name of a folder for a session. Raises ValueError for a name that would lead elsewhere, or that file
+    systems refuse."""
     given = name if isinstance(name, str) else ""
     strange = re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", given)
     if not 0 < len(given) <= MAX_NAME or strange or Path(given).name != given or given.startswith("."):
         raise ValueError(
-            f"A session's name is a file name of at most {MAX_NAME} characters that does not begin with a dot."
+            f"A session's name must be a file name of at most {MAX_NAME} characters that does not begin with a dot."
         )
     return given
 
 
 def _is_ours(headers: Headers, host: str, names: Collection[str], any_origin: bool = False) -> bool:
-    """Whether the browser was sent here by this page itself: no other site may drive a session, neither by a script on
-    its pages (`Origin`) nor by a name of its own for our address (`Host`). What proxies add is not trusted; they may
-    rewrite `Host`, so a page of an allowed name is ours whatever it asked for."""
+    """Whether a request comes from the page itself. No other site may drive a session, neither by a script on its
+    pages (`Origin`) nor by a name of its own for our address (`Host`). Headers that proxies add are not trusted.
+    Proxies may rewrite `Host`, so a page of an allowed name is accepted whatever `Host` says."""
     asked, origins = headers.get_all("Host"), headers.get_all("Origin")
     if len(asked) != 1 or len(origins) > 1:
         return False
@@ -581,7 +612,7 @@ def _is_ours(headers: Headers, host: str, names: Collection[str], any_origin: bo
 
 
 def _host_name(url: str) -> str:
-    """The host of an address in small letters, empty where there is none."""
+    """The host of an address in lower case; "" where there is none."""
     try:
         return (urlsplit(url).hostname or "").removesuffix(".")
     except ValueError:
@@ -597,7 +628,7 @@ def _is_address(name: str) -> bool:
 
 
 def _silent() -> logging.Logger:
-    """For what scanners send to a port, which does not belong in the terminal."""
+    """A logger that drops what port scanners send."""
     logger = logging.Logger("sanawm page")
     logger.addHandler(logging.NullHandler())
     return logger

@@ -1,13 +1,13 @@
-"""A session, played and driven: frames are due 16 times a second while the next chunk is being predicted.
+"""Play and drive a session: frames are due 16 times a second while the next chunk is being predicted.
 
-A chunk shows 24 frames; the one after it is predicted just before it is needed, so that keys are read as late as
-possible. A key that changes in the middle of a chunk does not wait for its end: because states are values, the chunk is
-predicted again from the node before it, with the same noise and the same poses up to the frames that will have been
-shown by then, and its new rest replaces the old one. What is pressed anew begins with a latent (8 frames): within one,
+A chunk shows 24 frames. The next one is predicted just before it is needed, so that keys are read as late as possible.
+A key that changes in the middle of a chunk does not wait for its end: because states are values, the chunk is predicted
+again from the node before it, with the same noise, and the same poses up to the frames that will have been shown by
+then. Its new rest replaces the old one. A newly pressed key takes effect at a latent (every 8 frames): within a latent,
 frames that have been shown would change too much (a jump of 24 dB on nano; at a latent's border it is 27 to 33, as from
-one latent to the next anyway). What is let go only eases off, and does so from any frame.
+one latent to the next anyway). A released key slows the camera from any frame on.
 
-`Player.tick` does one piece of work and says when it wants to be called again; a thread calls it (`start`), tests call
+`Player.tick` does one piece of work and returns when it is to be called again. A thread calls it (`start`); tests call
 it with a clock of their own.
 """
 
@@ -46,7 +46,12 @@ Viewer = Hashable
 
 @dataclass(frozen=True, eq=False)
 class Imagined:
-    """A future that a driver has thought of. c2w: (F, 4, 4). end: (h, w, 3) uint8, what is seen there."""
+    """A future that a driver has predicted.
+
+    Attributes:
+        c2w: (F, 4, 4), the poses.
+        end: (h, w, 3) uint8, the last frame.
+    """
 
     c2w: NDArray
     end: NDArray
@@ -54,15 +59,24 @@ class Imagined:
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """What a driver does next, as `Session.drive` takes it (None: it has arrived), and the futures it weighed."""
+    """What a driver does next.
+
+    Attributes:
+        move: as `Session.drive` takes it; None: it has arrived.
+        futures: what it compared.
+    """
 
     move: str | ArrayLike | Parts | None
     futures: Sequence[Imagined] = ()
 
 
 class Driver(Protocol):
-    """Who drives in place of keys, called in a thread of its own with the snapshot to go on from. One that thinks long
-    may also have `give_up()`, which is called once its answer is not wanted any more."""
+    """Drives in place of keys. It is called in a thread of its own with the snapshot to continue from. A slow one may
+    also have a method `give_up()`, which is called when its answer is no longer wanted.
+
+    Attributes:
+        name: shown to viewers.
+    """
 
     name: str
 
@@ -71,9 +85,15 @@ class Driver(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """Frames for the viewers. frames: (n, H, W, 3) uint8, of the node's frames those from `first` on; frame i of the
-    node is due at starts + i / fps on the player's clock. answers: for each viewer the number of its newest input that
-    these frames follow."""
+    """Frames for the viewers.
+
+    Attributes:
+        node: whose frames they are.
+        frames: (n, H, W, 3) uint8, those of the node from `first` on.
+        first: index of the first frame in the node.
+        starts: frame i of the node is due at starts + i / fps on the player's clock.
+        answers: for each viewer the number of its newest input that these frames follow.
+    """
 
     node: int
     frames: NDArray
@@ -84,7 +104,14 @@ class Shown:
 
 @dataclass(frozen=True, eq=False)
 class _Chunk:
-    """What is being played, or comes next. by_hand: driven by keys or sliders, not by a driver."""
+    """A chunk that is played, or comes next.
+
+    Attributes:
+        node: of the chunk.
+        parts: how it is driven.
+        starts: when its frame 0 is due.
+        by_hand: driven by keys or sliders, not by a driver.
+    """
 
     node: int
     parts: Parts
@@ -95,9 +122,13 @@ class _Chunk:
 class Player:
     """Plays a session for any number of viewers, who drive it together.
 
-    clock: seconds. on_show, on_tree, on_futures, on_error: told what viewers should see, that the tree has changed,
-    what a driver predicts (node, futures), and what went wrong (viewer or None for all, sentence); called from the
-    player's thread.
+    Args:
+        session: to play.
+        clock: seconds.
+        on_show: called with frames for the viewers.
+        on_tree: called when the tree has changed.
+        on_futures: called with a node and the futures that a driver predicts from it.
+        on_error: called with a viewer (None for all) and a sentence. All of them are called from the player's thread.
     """
 
     def __init__(
@@ -139,10 +170,18 @@ class Player:
     # --- from the viewers, in any thread ---
 
     def press(self, viewer: Viewer, keys: frozenset[str], number: int = 0) -> None:
-        """The keys, of wasdijkl, that are down now. number: of this input; `Shown.answers` returns it. ValueError for
-        other keys."""
+        """Set the held keys of a viewer.
+
+        Args:
+            viewer: whose keys.
+            keys: of wasdijkl.
+            number: of this input; `Shown.answers` returns it.
+
+        Raises:
+            ValueError: for other keys.
+        """
         if not keys <= KNOWN:
-            raise ValueError(f"Keys are {KEY_ORDER}, got {brief(''.join(sorted(keys)))}.")
+            raise ValueError(f"Keys must be some of {KEY_ORDER}, got {brief(''.join(sorted(keys)))}.")
         with self._input:
             fresh = keys - self._held.get(viewer, frozenset())
             if fresh:
@@ -152,17 +191,26 @@ class Player:
         self._wake.set()
 
     def push(self, viewer: Viewer, twist: Sequence[float], number: int = 0) -> None:
-        """The body twist (6,) in [-1, 1] of this viewer's sliders. ValueError for anything else."""
+        """Set the body twist of a viewer's sliders.
+
+        Args:
+            viewer: whose sliders.
+            twist: (6,) in [-1, 1].
+            number: of this input; `Shown.answers` returns it.
+
+        Raises:
+            ValueError: for anything but six finite numbers.
+        """
         array = np.asarray(twist, np.float64)
         if array.shape != (6,) or not np.isfinite(array).all():
-            raise ValueError(f"A twist is six finite numbers, got {brief(twist)}.")
+            raise ValueError(f"A twist must be six finite numbers, got {brief(twist)}.")
         with self._input:
             self._pushed[viewer] = tuple(np.clip(array, -1, 1).tolist())
             self._numbers[viewer] = number
         self._wake.set()
 
     def forget(self, viewer: Viewer) -> None:
-        """A viewer has gone: whatever it held is let go."""
+        """Release everything that a viewer holds, because it has left."""
         with self._input:
             for held in (self._held, self._pushed, self._numbers):
                 held.pop(viewer, None)
@@ -170,12 +218,12 @@ class Player:
 
     @property
     def resting(self) -> bool:
-        """Whether nothing is being played and nothing waits to be done."""
+        """Whether nothing is played and no command waits."""
         return self._now is None and self._next is None and self._commands.empty()
 
     @property
     def driver(self) -> Driver | None:
-        """Who drives, None for hands."""
+        """The driver, or None while keys drive. May be set."""
         return self._driver
 
     @driver.setter
@@ -186,25 +234,30 @@ class Player:
             give_up()
 
     def stage(self, driver: Driver | None) -> None:
-        """Let a driver drive, None to end that; any key does too."""
+        """Let a driver drive; None stops it. Any key stops it too."""
         self.driver = driver
         self._wake.set()
 
     def do(self, command: Callable[[], Any], viewer: Viewer | None = None) -> None:
-        """Have something done to the session between two chunks; errors are told to the viewer."""
+        """Call a command between two chunks.
+
+        Args:
+            command: changes the session.
+            viewer: who is told of errors; None for all.
+        """
         self._commands.put((command, viewer))
         self._wake.set()
 
     # --- the thread ---
 
     def start(self) -> None:
-        """Show where the session is, and play it."""
+        """Show the current node, and start the thread."""
         self.do(self.rest)
         self._thread = threading.Thread(target=self._run, name="player", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread; a chunk that is being predicted is waited for."""
+        """End the thread, after the chunk that is being predicted."""
         self._closed, self.driver = True, None
         self._wake.set()
         if self._thread is not None:
@@ -218,7 +271,11 @@ class Player:
             self._wake.clear()
 
     def tick(self) -> float:
-        """Do the most urgent piece of work; seconds until there may be more (inf: when somebody does something)."""
+        """Do the most urgent piece of work.
+
+        Returns:
+            Seconds until there may be more (inf: when a viewer does something).
+        """
         try:
             return self._tick()
         except Exception as error:  # whatever it was, it is said on the page and the session goes on
@@ -247,7 +304,7 @@ class Player:
         return self._play_on(self._now, hand, now)
 
     def _go_on(self, hand: Parts | None) -> float:
-        """Nothing is left to show: predict the next chunk from the present, if somebody drives."""
+        """Nothing is left to show: predict the next chunk from the current node, if somebody drives."""
         late, present = self._now, self.session.current
         move = self._decided(present) if hand is None else hand
         if move is None and self.driver is not None:
@@ -263,7 +320,7 @@ class Player:
         return 0.0
 
     def _play_on(self, chunk: _Chunk, hand: Parts | None, now: float) -> float:
-        """A chunk is on: answer what has changed in it, and predict the one after it in time."""
+        """While a chunk is shown: answer changed keys, and predict the next chunk in time."""
         ahead, ends = self._next, chunk.starts + self.seconds
         wanted = (Held(frozenset(), self.length),) if hand is None and chunk.by_hand else hand
         if wanted is not None and self.driver is None:
@@ -302,12 +359,12 @@ class Player:
 
     @property
     def lead(self) -> float:
-        """Seconds before its first frame is due that a chunk has to be begun, so as never to be late."""
+        """Seconds before its first frame is due at which the prediction of a chunk has to begin."""
         return 1.5 * (max(self._imagining, default=0.2) + MARGIN)
 
     @property
     def answer(self) -> float:
-        """Seconds in which a chunk is most likely predicted: should it take longer, some frames of it are left out."""
+        """Seconds that a prediction usually takes. If it takes longer, some of its frames are left out."""
         return (median(self._imagining) if self._imagining else 0.2) + MARGIN
 
     def _timed(self, imagine: Callable[[], Node]) -> Node:
@@ -317,7 +374,7 @@ class Player:
         return node
 
     def _revised(self, chunk: _Chunk, wanted: Parts, at: int) -> _Chunk:
-        """The chunk with another rest from frame `at` on, which viewers get to see."""
+        """The chunk with another rest from frame `at` on, which is shown."""
         parts = (*cut(chunk.parts, at), *cut(wanted, self.length - at))
         node = self._timed(lambda: self.session.revise(chunk.node, parts))
         revised = _Chunk(node.id, node.parts, chunk.starts, True)
@@ -325,7 +382,7 @@ class Player:
         return revised
 
     def _show(self, chunk: _Chunk, first: int) -> None:
-        """Hand frames to the viewers; those whose time is over are left out, but never the last one."""
+        """Hand frames to the viewers. Frames whose time is over are left out, but never the last one."""
         now = self.clock()
         first = min(max(first, math.floor((now - chunk.starts) * self.session.fps)), self.length - 1)
         due = max(now, chunk.starts + first / self.session.fps)
@@ -339,8 +396,8 @@ class Player:
         self.on_show(self.shown)
 
     def _obey(self, command: Callable[[], Any], viewer: Viewer | None) -> None:
-        """Do what a viewer asked for. What is new is played; if the present has moved to something old, its last frame
-        is shown."""
+        """Run a viewer's command. A new node is played. If the current node is now an old one, its last frame is
+        shown."""
         before, made = self.session.tree, None
         try:
             made = command()
@@ -356,7 +413,7 @@ class Player:
         self.on_tree()
 
     def rest(self) -> None:
-        """Nothing moves; viewers see the last frame of the present. In the player's thread, as part of `do`."""
+        """Stop moving, and show the last frame of the current node. Call it in the player's thread, through `do`."""
         self._drop_next()
         self._now = None
         if self.session.tree.nodes:
@@ -365,16 +422,16 @@ class Player:
             self._hand_out(present.id, last, self.clock() - last / self.session.fps)
 
     def _drop_next(self) -> None:
-        """Take back a chunk that was predicted ahead and never shown."""
+        """Delete a chunk that was predicted ahead and never shown."""
         ahead, self._next = self._next, None
         if ahead is not None and ahead.node in self.session.tree.nodes and self.session.plain(ahead.node):
             self.session.delete(ahead.node)
             self.on_tree()
 
     def _from(self, parts: Parts, wanted: Parts, at: int, before: Parts = ()) -> int:
-        """The frame, `at` or later, from which a chunk of these parts can do what is wanted instead: anything new
-        begins with a latent, letting go does not have to. A key that is let go before it has begun is still held
-        briefly, so that a tap is not lost. before: the parts of the chunk before it."""
+        """The frame, `at` or later, from which a chunk of these parts can follow a new wish: at a latent for a new
+        key, at once for a released key. A key that is released before its effect has begun is still held briefly, so
+        that a tap is not lost. before: parts of the chunk before."""
         last, goal = parts[-1], wanted[0]
         if not (isinstance(last, Held) and isinstance(goal, Held) and goal.keys <= last.keys):
             return math.ceil(at / self.stride) * self.stride
@@ -384,15 +441,14 @@ class Player:
         return max(at, self.length - last.frames + TAP) if tapped else at
 
     def _may_revise(self, chunk: _Chunk) -> bool:
-        """Whether nobody has kept this chunk; one that was predicted ahead of it, and never shown, can go."""
+        """Whether a chunk has no name, no pin and no children but an unseen one."""
         tree, ahead = self.session.tree, self._next
         node = tree[chunk.node]
         unseen = {ahead.node} if ahead is not None and self.session.plain(ahead.node) else set()
         return not (node.name or node.pinned) and {child.id for child in tree.children(node.id)} <= unseen
 
     def _hand(self) -> Parts | None:
-        """What the viewers' hands want, None where they hold nothing. A key that was pressed and let go since the last
-        look counts as held."""
+        """What the viewers hold, or None. A key that was pressed and released since the last call counts as held."""
         with self._input:
             keys = self._tapped.union(*self._held.values())
             twist = np.clip(sum(map(np.array, self._pushed.values()), np.zeros(6)), -1, 1)
@@ -420,7 +476,7 @@ class Player:
         return (Held(frozenset(), self.length),) if speed > COASTS else None
 
     def _decided(self, node: Node) -> Any:
-        """The driver's move after a node, None while it thinks; its futures are shown when it has thought."""
+        """The driver's move after a node; None while it computes. Its futures are shown when it is done."""
         driver = self.driver
         if driver is None:
             return None
@@ -441,7 +497,7 @@ class Player:
 
 
 def sentence(error: Exception) -> str:
-    """What went wrong, for the page."""
+    """An error as a sentence for the page."""
     said = str(error).strip()
     first = re.sub(r"^\[Errno \d+\] ", "", said.splitlines()[0]) if said else ""
     first = first if len(first) <= MAX_SENTENCE else f"{first[: MAX_SENTENCE - 1]}…"
@@ -453,7 +509,7 @@ def sentence(error: Exception) -> str:
 
 
 def _differs(parts: Parts, wanted: Parts) -> bool:
-    """Whether what parts end with is anything else than the one thing that is wanted."""
+    """Whether the last part does something else than what is wanted."""
     last, goal = parts[-1], wanted[0]
     if isinstance(last, Held) and isinstance(goal, Held):
         return last.keys != goal.keys

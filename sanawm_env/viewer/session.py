@@ -4,10 +4,10 @@
     start = session.begin(0)  # the first shipped start image
     node = session.drive("w-24")  # a chunk: 24 frames, 1.5 s
     session.drive("d-24")
-    session.restore(node.id)  # back, without cost: states are values
+    session.restore(node.id)  # back, at no cost: states are values
     session.drive("a-24")  # another branch
 
-The frames of a node are in its snapshot, in memory or on disk, so branches are compared, recorded and saved as they
+The frames of a node are in its snapshot, in memory or on disk. So branches are compared, recorded and saved as they
 were seen, and nothing is predicted twice.
 """
 
@@ -103,6 +103,10 @@ class Comparison:
 class Session:
     """A world and the tree of what was done in it. Any thread may call every method.
 
+    Every method raises ValueError or TypeError for a wrong argument, MemoryError where the device is full, and OSError
+    where the disk is full; then nothing has changed. `close()` deletes the folder of snapshots, and so does the end of
+    the process.
+
     Args:
         world: a loaded world.
         memory_limit: bytes of snapshots that stay in the world's memory. Older ones that are not pinned move to the
@@ -112,11 +116,6 @@ class Session:
         speed: name of a speed preset; None for the world's own.
         seed: of the seeds that are drawn.
         name: name or folder by which `World.load` found the world.
-
-    `close()` deletes what is in the folder; so does the end of the process.
-
-    Every method raises ValueError or TypeError for what cannot be done, MemoryError where the device is full, OSError
-    where the disk is full; nothing has changed then.
     """
 
     def __init__(
@@ -145,7 +144,7 @@ class Session:
 
     @property
     def tree(self) -> Tree:
-        """All nodes now, as a value."""
+        """All nodes, as a value."""
         return self._tree
 
     @property
@@ -233,12 +232,21 @@ class Session:
             return self._add(episode, parent, parent.scene, parts, keys)
 
     def revise(self, node: int, move: str | ArrayLike | Parts) -> Node:
-        """Predict another chunk in place of a node that has no name, no pin and no children (ValueError for others):
-        from the same node before it, with the same noise and another move."""
+        """Predict another chunk in place of a node: from the node before it, with the same noise and another move.
+
+        Args:
+            node: without a name, a pin and children.
+            move: as in `drive`.
+
+        Raises:
+            ValueError: for other nodes.
+        """
         with self._lock:
             old = self._tree[node]
             if old.parent is None or not self.plain(node):
-                raise ValueError(f"Node {node} is kept: it is a start, has a name or a pin, or was driven on from.")
+                raise ValueError(
+                    f"Node {node} cannot be revised: it is a start, has a name or a pin, or other nodes follow it."
+                )
             prompt = self._snapshot(node).slot.scene.prompt
             episode, parts, keys = self._imagine(self._tree[old.parent], move, old.seed, prompt)
             ahead = self._prompts.get(node)
@@ -253,7 +261,12 @@ class Session:
         return not (found.name or found.pinned or self._tree.children(node))
 
     def set_prompt(self, prompt: str, at: int | None = None) -> None:
-        """Use another prompt for chunks after a node (None: the current one)."""
+        """Use another prompt for chunks after a node.
+
+        Args:
+            prompt: the text.
+            at: the node; None for the current one.
+        """
         with self._lock:
             node = self.current if at is None else self._tree[at]
             state = self.world.with_prompt(self._snapshot(node.id).state, prompt)
@@ -273,20 +286,20 @@ class Session:
             return found
 
     def reseed(self, node: int, seed: int | None = None) -> Node:
-        """Another future of the same past: predict the chunk of a node again, from the node before it, under the same
-        move with other noise. The new node is a sibling and becomes the current one.
+        """Predict the chunk of a node again, from the node before it, with the same move and other noise. The new node
+        is a sibling and becomes the current one.
 
         Args:
             node: the node.
             seed: of the noise; None to draw one.
 
         Raises:
-            ValueError: for a start, which no noise made.
+            ValueError: for a start image, which is not predicted.
         """
         with self._lock, self._drawn_for_good():
             found = self._tree[node]
             if found.parent is None:
-                raise ValueError(f"Node {node} is a start image, which no noise made: reseed a chunk after it.")
+                raise ValueError(f"Node {node} is a start image, which is not predicted: reseed a chunk after it.")
             parent, prompt = self._tree[found.parent], self._snapshot(node).slot.scene.prompt
             seed = self._draw() if seed is None else check_seed(seed)
             episode, parts, keys = self._imagine(parent, found.parts, seed, prompt)
@@ -295,9 +308,17 @@ class Session:
     # --- looking after the tree ---
 
     def rename(self, node: int, name: str) -> Node:
-        """Name a node; an empty text removes the name. ValueError for more than 80 characters."""
+        """Name a node.
+
+        Args:
+            node: the node.
+            name: at most 80 characters; "" removes the name.
+
+        Raises:
+            ValueError: for a longer name.
+        """
         if not isinstance(name, str) or len(name) > MAX_NAME:
-            raise ValueError(f"A name is a text of at most {MAX_NAME} characters.")
+            raise ValueError(f"A name must be text of at most {MAX_NAME} characters.")
         with self._lock:
             return self._change(replace(self._tree[node], name=" ".join(name.split())))
 
@@ -307,13 +328,19 @@ class Session:
             return self._change(replace(self._tree[node], pinned=bool(pinned)))
 
     def delete(self, node: int) -> list[int]:
-        """Delete a node and its descendants. The current node moves to one that remains. Returns the numbers that were
-        deleted. ValueError where one of them is pinned, or where nothing would remain."""
+        """Delete a node and its descendants. The current node moves to one that remains.
+
+        Returns:
+            The numbers of the deleted nodes.
+
+        Raises:
+            ValueError: where one of them is pinned, or where no node would remain.
+        """
         with self._lock:
             gone = [below.id for below in self._tree.below(node)]
             pinned = [i for i in gone if self._tree[i].pinned]
             if pinned:
-                raise ValueError(f"Node {pinned[0]} on this branch is pinned: take the pin out before you delete it.")
+                raise ValueError(f"Node {pinned[0]} on this branch is pinned: unpin it before you delete the branch.")
             left = [i for i in self._tree.nodes if i not in gone]
             if not left:
                 raise ValueError("This is the only scene: begin another one before you delete it.")
@@ -325,7 +352,13 @@ class Session:
             return gone
 
     def compare(self, left: int, right: int, most_chunks: int | None = None) -> Comparison:
-        """The branches that end in two nodes, side by side from where they part; at most so many chunks of each."""
+        """Compare the branches that end in two nodes, side by side from where they part.
+
+        Args:
+            left: a node.
+            right: another one.
+            most_chunks: of each branch; None for all.
+        """
         tree = self._tree
         lines = [tree.line(node) for node in (left, right)]
         common = [a for a, b in zip(*lines, strict=False) if a.id == b.id]
@@ -338,7 +371,7 @@ class Session:
         return Comparison(common[-1] if common else None, *ends, np.concatenate(sides, axis=2), likeness)
 
     def film(self, node: int) -> Film:
-        """The branch that ends in a node, from its start image on."""
+        """The branch that ends in a node, from its start image."""
         with self._lock:
             line = tuple(self._tree.line(node))
             return Film(self, self._snapshot(line[0].id).slot.scene, line, self.fps)
@@ -346,18 +379,40 @@ class Session:
     # --- files ---
 
     def save(self, folder: str | PathLike) -> Path:
-        """Write the session to a folder, which appears whole or not at all: session.json, arrays.safetensors and a
-        safetensors file for each node. An older session there is replaced. OSError where it cannot be written,
-        ValueError before the first scene."""
+        """Write the session to a folder: session.json, arrays.safetensors and a safetensors file for each node. It
+        appears whole or not at all, and replaces an older session.
+
+        Args:
+            folder: where to.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError: before the first scene.
+            FileExistsError: for a folder that holds something else.
+            OSError: where it cannot be written.
+        """
         with self._lock:
             tree, snapshots = self._tree, self._store.view()
         if not tree.nodes:
-            raise ValueError("There is no scene yet, and nothing to save: begin one.")
+            raise ValueError("There is nothing to save yet: begin a scene.")
         return files.save(Path(folder), tree, snapshots, self.world)
 
     def open(self, folder: str | PathLike) -> Node:
         """Continue a saved session in place of this one. Every file is verified first; snapshots are read when they are
-        visited. FileNotFoundError or ValueError for what is no session of this world."""
+        needed.
+
+        Args:
+            folder: of the session.
+
+        Returns:
+            The current node.
+
+        Raises:
+            FileNotFoundError: where there is no session.
+            ValueError: for damaged files, or a session of another world.
+        """
         with self._lock:
             tree, snapshots = files.read(Path(folder), self.world)
             fresh = Path(tempfile.mkdtemp(prefix="opened-", dir=self.folder))
@@ -406,8 +461,7 @@ class Session:
         keys: KeyState | None,
         instead_of: Node | None = None,
     ) -> Node:
-        """A new node, in place of an old one if one is given; OSError, and nothing has changed, where the disk is full
-        that older snapshots have to move to."""
+        """Add a node, or replace one. Where the disk is full, OSError is raised and nothing has changed."""
         tree = self._tree
         if parent is None or instead_of is None:
             straight_on = parent is not None and not tree.children(parent.id)
@@ -429,7 +483,7 @@ class Session:
         return node
 
     def _become(self, tree: Tree, gone: Collection[int] = ()) -> None:
-        """Have another tree, once the memory limit holds for it; the snapshots `gone` are not needed any more."""
+        """Set another tree, after the memory limit holds for it. The snapshots `gone` are dropped."""
         try:
             self._trim(tree, gone)
         except OSError:
@@ -457,7 +511,7 @@ class Session:
 
     @contextmanager
     def _drawn_for_good(self) -> Generator[None]:
-        """Seeds that are drawn in vain are drawn again."""
+        """Within the block, the generator of seeds is set back after an error."""
         before = self._rng.bit_generator.state
         try:
             yield
@@ -469,7 +523,7 @@ class Session:
         return int(self._rng.integers(MAX_SEED))
 
     def _keep_upload(self, data: bytes) -> Path:
-        """The file of an uploaded image, so that it is read as any other is, its anchor included."""
+        """Write an uploaded image to a file, so that it is read like any other, with its anchor."""
         if len(data) > MAX_UPLOAD_BYTES:
             raise ValueError(
                 f"The image takes {len(data) / 2**20:.1f} MB, {MAX_UPLOAD_BYTES >> 20} are accepted: make it smaller."

@@ -1,7 +1,7 @@
-"""Where the snapshots of a session lie: on the world's device, and under a limit in the host's memory or on disk.
+"""The snapshots of a session: on the world's device, and under a limit in the host's memory or on disk.
 
-A snapshot never changes, so a file that was written once stays good: bringing the snapshot back and letting it go again
-writes nothing. What comes back is bit for bit what went.
+A snapshot never changes, so its file stays valid: reading it back and dropping it again writes nothing. What is read
+back is bit for bit what was stored.
 """
 
 from collections import Counter, OrderedDict
@@ -11,14 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sanawm_env.simulation.episode import Snapshot
+from sanawm_env.system.files import brief
 from sanawm_env.world import tree
 from sanawm_env.world.world import World
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that snapshots take on the device, in the host's memory (of worlds on another device) and on disk, the
-    limit of the first two, and how many snapshots lie in each place."""
+    """Memory of snapshots.
+
+    Attributes:
+        device: bytes on the device.
+        host: bytes in the host's memory, of worlds on another device.
+        disk: bytes on disk.
+        limit: of the first two, each.
+        on_device, on_host, on_disk: number of snapshots.
+    """
 
     device: int
     host: int
@@ -30,8 +38,7 @@ class Memory:
 
 
 class _Used:
-    """Snapshots in one memory, the least recently used first, and the bytes they keep alive; what they share counts
-    once."""
+    """Snapshots in one memory, the least recently used first, and their bytes; shared storage counts once."""
 
     def __init__(self):
         self.snapshots: OrderedDict[int, Snapshot] = OrderedDict()
@@ -53,31 +60,41 @@ class _Used:
 
 
 class Store:
-    """Snapshots by the number of their node. Not thread-safe: a `Session` looks after that.
+    """Snapshots by the number of their node. Not thread-safe: `Session` has the lock.
 
-    folder: for snapshots on disk. limit: bytes that may lie on the device, and in the host's memory where that is
-    another place, before `trim` moves the least recently used ones.
+    Args:
+        world: of the snapshots.
+        folder: for snapshots on disk.
+        limit: bytes on the device, and again in the host's memory where that is another place, above which `trim` moves
+            the least recently used ones.
+
+    Raises:
+        ValueError: for a limit that is not above zero.
     """
 
     def __init__(self, world: World, folder: Path, limit: float):
         if not limit > 0:
-            raise ValueError(f"The memory limit must be above zero bytes, got {limit}.")
+            raise ValueError(f"The memory limit must be above zero bytes, got {brief(limit)}.")
         self.world, self.folder, self.limit = world, folder, int(limit)
         self._device, self._host = _Used(), _Used()
         self._files: dict[int, Path] = {}
         self._sizes: dict[int, int] = {}
 
     def put(self, node: int, snapshot: Snapshot) -> None:
-        """Keep a snapshot of the world's device."""
+        """Store a snapshot on the world's device."""
         self._device.put(node, snapshot)
 
     def adopt(self, node: int, file: Path) -> None:
-        """Keep a snapshot that lies in a file, which is the store's from now on: it may delete it."""
+        """Store a snapshot in a file, which the store may delete."""
         self._files[node], self._sizes[node] = file, file.stat().st_size
 
     def get(self, node: int) -> Snapshot:
-        """The snapshot, on the world's device again. KeyError for one that was never put; OSError or ValueError where
-        its file was taken away or damaged."""
+        """A snapshot, on the world's device.
+
+        Raises:
+            KeyError: for an unknown node.
+            OSError, ValueError: where its file is missing or damaged.
+        """
         if node in self._device.snapshots:
             self._device.snapshots.move_to_end(node)
             return self._device.snapshots[node]
@@ -90,7 +107,7 @@ class Store:
         return snapshot
 
     def drop(self, node: int) -> None:
-        """Forget one."""
+        """Delete a snapshot."""
         for used in (self._device, self._host):
             if node in used.snapshots:
                 used.pop(node)
@@ -99,19 +116,27 @@ class Store:
                 self._files.pop(node).unlink()
 
     def trim(self, keep: Collection[int], limit: int | None = None) -> None:
-        """Move snapshots, the least recently used first and none of `keep`, until the limit holds. OSError where it
-        cannot, because the disk takes no more; nothing is lost then."""
+        """Move snapshots, the least recently used first, until the limit holds.
+
+        Args:
+            keep: nodes that stay.
+            limit: bytes; None for the store's.
+
+        Raises:
+            OSError: where the disk is full; nothing is lost then.
+        """
         limit = self.limit if limit is None else limit
         elsewhere = self.world.device.type != "cpu"
         self._lighten(self._device, keep, limit, self._to_host if elsewhere else self._to_disk)
         self._lighten(self._host, keep, self.limit, self._to_disk)
 
     def view(self) -> dict[int, Snapshot | Path]:
-        """Every snapshot, wherever it is, or the file in which it lies."""
+        """Every snapshot, or its file."""
         return {**self._device.snapshots, **self._host.snapshots, **self._files}
 
     @property
     def memory(self) -> Memory:
+        """Bytes and numbers of snapshots in each place."""
         near, host = self._device.snapshots, self._host.snapshots
         away = [node for node in self._files if node not in near and node not in host]
         disk = sum(self._sizes[node] for node in away)
@@ -143,6 +168,6 @@ class Store:
 
 
 def _storages(snapshot: Snapshot) -> dict[int, int]:
-    """Bytes of each storage that a snapshot keeps alive, by its address."""
+    """Bytes of each storage of a snapshot, by address."""
     storages = (t.untyped_storage() for t in tree.leaves((snapshot.state.slots, snapshot.clip, snapshot.task_state)))
     return {storage.data_ptr(): storage.nbytes() for storage in storages}

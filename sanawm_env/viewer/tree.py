@@ -1,6 +1,6 @@
-"""Time as a tree of nodes, a value: a node is a chunk that was driven, or the start of a scene.
+"""Time as a tree of nodes, which is a value. A node is a chunk that was driven, or the start of a scene.
 
-Neither nodes nor trees are ever edited. Whoever holds one can read it while the session goes on.
+Nodes and trees are never edited, so they can be read while the session goes on.
 """
 
 from collections.abc import Iterable, Mapping
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from numpy.typing import NDArray
 
 from sanawm_env.camera.dsl import KeyState
+from sanawm_env.system.files import brief
 from sanawm_env.viewer.moves import Parts, text
 
 
@@ -16,11 +17,19 @@ from sanawm_env.viewer.moves import Parts, text
 class Node:
     """A chunk of 24 frames, or a start image.
 
-    id: its number; numbers are not used twice. parent: the node it was driven from, None for a start. branch: number of
-    the line it lies on: a first child goes on with its parent's. scene: name of the start image. chunk: chunks since
-    the start. seed: of the noise it was predicted with. c2w: (F, 4, 4) poses of its frames relative to the start's.
-    thumbnail: (h, w, 3) uint8 of its last frame. parts: how it was driven. controller_state: of the keys held at its
-    end.
+    Attributes:
+        id: its number, never used twice.
+        parent: the node before it; None for a start.
+        branch: number of its branch. A first child is on its parent's branch.
+        scene: name of the start image.
+        chunk: number of chunks since the start.
+        seed: of the noise it was predicted with.
+        c2w: (F, 4, 4) poses of its frames, relative to the start's.
+        thumbnail: (h, w, 3) uint8 of its last frame.
+        parts: how it was driven.
+        controller_state: of the keys held at its end.
+        name: that a viewer gave it.
+        pinned: whether it cannot be deleted.
     """
 
     id: int
@@ -44,7 +53,14 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Tree:
-    """All nodes by their numbers, and which one is the present. next_id, next_branch: not used yet."""
+    """All nodes, and the current one.
+
+    Attributes:
+        nodes: by number.
+        current: number of the current node; -1 without nodes.
+        next_id: the next free number.
+        next_branch: the next free branch.
+    """
 
     nodes: Mapping[int, Node] = field(default_factory=dict)
     current: int = -1
@@ -52,13 +68,13 @@ class Tree:
     next_branch: int = 0
 
     def __getitem__(self, node: int) -> Node:
-        """The node of that number; ValueError for one that is not there (any more)."""
+        """The node of that number. Raises ValueError for an unknown number."""
         if node not in self.nodes:
-            raise ValueError(f"There is no node {node}: it was deleted, or never was.")
+            raise ValueError(f"There is no node {brief(node)}: it was deleted, or never existed.")
         return self.nodes[node]
 
     def children(self, node: int) -> list[Node]:
-        """The nodes that were driven from a node."""
+        """The nodes directly after a node."""
         return [child for child in self.nodes.values() if child.parent == node]
 
     def line(self, node: int) -> list[Node]:
@@ -69,7 +85,7 @@ class Tree:
         return line[::-1]
 
     def below(self, node: int) -> list[Node]:
-        """This node and everything that was driven from it."""
+        """This node and all its descendants."""
         found, waiting = [], [self[node]]
         while waiting:
             found.append(waiting.pop())
@@ -77,17 +93,17 @@ class Tree:
         return found
 
     def add(self, node: Node) -> "Tree":
-        """With a new node, which becomes the present."""
+        """The tree with a new node, which becomes the current one."""
         return Tree(
             {**self.nodes, node.id: node}, node.id, max(self.next_id, node.id + 1),
             max(self.next_branch, node.branch + 1),
         )  # fmt: skip
 
     def change(self, node: Node) -> "Tree":
-        """With another node in place of the one of its number."""
+        """The tree with another node in place of that of the same number."""
         return replace(self, nodes={**self.nodes, node.id: node})
 
     def without(self, gone: Iterable[int], current: int) -> "Tree":
-        """Without some nodes, with another present."""
+        """The tree without some nodes, and with another current node."""
         gone = set(gone)
         return replace(self, nodes={i: n for i, n in self.nodes.items() if i not in gone}, current=current)

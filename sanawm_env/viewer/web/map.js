@@ -1,4 +1,4 @@
-// Camera paths in three dimensions, on a plain canvas: lines, frusta, thumbnails at the ends of imagined futures.
+// Camera paths in three dimensions, on a plain canvas: lines, frusta, thumbnails at the ends of predicted futures.
 
 const TURN = 0.008, NEAR = 0.05;
 

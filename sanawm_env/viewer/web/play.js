@@ -65,7 +65,7 @@ function say(message) {
   socket.send(message instanceof Uint8Array ? message : JSON.stringify(message));
   return true;
 }
-function ask(what, more = {}) { if (!say({ type: "do", what, ...more })) note("There is no connection: try again when it is back.", "error"); }
+function ask(what, more = {}) { if (!say({ type: "do", what, ...more })) note("No connection to the server: try again when it is back.", "error"); }
 
 window.addEventListener("online", connect);
 window.addEventListener("pageshow", (event) => { if (event.persisted) connect(); });
@@ -82,31 +82,31 @@ function hear(message) {
   else if (message.type === "note") note(message.text, message.kind, message.link);
 }
 
-// --- frames: a schedule of pictures and when they are due ---
+// --- frames: a schedule of frames and when they are due ---
 
-// A canvas and the picture in it: drawn as it came, then enlarged by the browser's best filter to the screen's pixels.
+// A canvas and the frame in it: drawn at its own size, then enlarged by the browser's best filter to the screen's pixels.
 class Screen {
   constructor(canvas) {
-    this.canvas = canvas; this.picture = document.createElement("canvas");
-    this.canvasPen = canvas.getContext("2d"); this.picturePen = this.picture.getContext("2d");
+    this.canvas = canvas; this.frame = document.createElement("canvas");
+    this.canvasPen = canvas.getContext("2d"); this.framePen = this.frame.getContext("2d");
     new ResizeObserver(() => this.enlarge()).observe(canvas);
   }
 
   draw(frame) {
-    if (this.picture.width !== frame.width || this.picture.height !== frame.height) {
-      this.picture.width = frame.width; this.picture.height = frame.height;
+    if (this.frame.width !== frame.width || this.frame.height !== frame.height) {
+      this.frame.width = frame.width; this.frame.height = frame.height;
       this.canvas.closest("main, dialog").style.setProperty("--aspect", frame.width / frame.height);
     }
-    this.picturePen.drawImage(frame, 0, 0);
+    this.framePen.drawImage(frame, 0, 0);
     this.enlarge();
   }
 
   enlarge() {
-    const { canvas, picture } = this, fit = Math.min(canvas.clientWidth / picture.width, canvas.clientHeight / picture.height);
-    const [width, height] = [picture.width, picture.height].map((side) => Math.max(1, Math.round(side * fit * devicePixelRatio)));
+    const { canvas, frame } = this, fit = Math.min(canvas.clientWidth / frame.width, canvas.clientHeight / frame.height);
+    const [width, height] = [frame.width, frame.height].map((side) => Math.max(1, Math.round(side * fit * devicePixelRatio)));
     if (canvas.width !== width || canvas.height !== height) { canvas.width = width; canvas.height = height; }
     this.canvasPen.imageSmoothingQuality = "high";
-    this.canvasPen.drawImage(picture, 0, 0, width, height);
+    this.canvasPen.drawImage(frame, 0, 0, width, height);
   }
 }
 
@@ -120,21 +120,21 @@ function unpack(data) {
   const length = new DataView(data).getUint32(0);
   const head = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
   let end = 4 + length;
-  const pictures = head.sizes.map((size) => {
+  const images = head.sizes.map((size) => {
     end += size;
     return createImageBitmap(new Blob([new Uint8Array(data, end - size, size)]));
   });
-  return [head, pictures];
+  return [head, images];
 }
 
 function receive(data) {
-  const [head, pictures] = unpack(data);
-  if (head.type === "compare") { Promise.all(pictures).then((frames) => compare(head, frames)); return; }
+  const [head, images] = unpack(data);
+  if (head.type === "compare") { Promise.all(images).then((frames) => compare(head, frames)); return; }
   const offset = performance.now() - 1000 * head.now;
   if (offset - Math.min(...offsets) > JUMP) offsets.length = 0;
   offsets.push(offset);
   if (offsets.length > 40) offsets.shift();
-  decoding = decoding.then(() => Promise.all(pictures)).then((frames) => {
+  decoding = decoding.then(() => Promise.all(images)).then((frames) => {
     const starts = 1000 * head.starts + Math.min(...offsets, offset);
     const due = (i) => starts + (head.first + i) * FRAME;
     drop(schedule.filter((entry) => entry.due >= due(0) - 1));
@@ -143,7 +143,7 @@ function receive(data) {
       due: due(i), frame, node: head.node, index: head.first + i, answers: head.answers,
     }));
     tidy();
-  }).catch(() => {});  // a picture that cannot be read is none
+  }).catch(() => {});  // a frame that cannot be read is left out
 }
 
 function drop(entries) { for (const { frame } of entries) frame.close(); }
@@ -293,7 +293,7 @@ view.addEventListener("pointerdown", (event) => {
 view.addEventListener("pointermove", (event) => {
   if (event.pointerId !== grip?.[2] || performance.now() - lastPush < 60) return;
   lastPush = performance.now();
-  const quarter = (v) => Math.round(4 * Math.min(1, Math.max(-1, v))) / 4;  // few steps: every change is imagined anew
+  const quarter = (v) => Math.round(4 * Math.min(1, Math.max(-1, v))) / 4;  // few steps: every change is predicted again
   const wanted = [quarter((event.clientX - grip[0]) / LOOK), quarter((grip[1] - event.clientY) / LOOK)];
   if (wanted[0] !== look6[0] || wanted[1] !== look6[1]) { look6 = wanted; map.imagine([]); push(); }
 });
@@ -364,7 +364,7 @@ $("back").onclick = back;
 $("pin").onclick = () => ask("pin", { node: shown, on: !nodes.get(shown)?.pinned });
 $("reseed").onclick = () => ask("reseed", { node: shown });
 $("delete").onclick = () => ask("delete", { node: shown });
-$("compare").onclick = () => { comparing = !comparing; $("compare").classList.toggle("on", comparing); $("compare").textContent = comparing ? "Click a branch" : "Compare with…"; };
+$("compare").onclick = () => { comparing = !comparing; $("compare").classList.toggle("on", comparing); $("compare").textContent = comparing ? "Click the other node" : "Compare with…"; };
 $("name").onchange = () => ask("rename", { node: shown, name: $("name").value });
 $("name").onkeydown = (event) => { if (event.key === "Enter") $("name").blur(); };
 
@@ -377,7 +377,7 @@ function compare(head, frames) {
     const i = Math.floor((performance.now() - begin) / FRAME) % frames.length;
     screens.both.draw(frames[i]);
     both.dataset.frame = i;
-    $("likeness").textContent = `frame ${i + 1} of ${frames.length} after they part · ${head.psnr[i]} dB alike`;
+    $("likeness").textContent = `frame ${i + 1} of ${frames.length} after the branches part · PSNR ${head.psnr[i]} dB`;
     requestAnimationFrame(step);
   })();
 }
@@ -396,14 +396,14 @@ function greet(message) {
   $("worlds").replaceChildren(...message.worlds.map((name) => new Option(name, name, false, name === message.world)));
   $("world").textContent = message.world;
   $("prompt").disabled = $("follow").disabled = !message.prompts;
-  if (!message.prompts) $("prompt").placeholder = "this world reads no text";
+  if (!message.prompts) $("prompt").placeholder = "this world takes no prompt";
   if (!$("fov").value) $("fov").placeholder = Math.round(message.fov);
   $("scenes").replaceChildren(...message.scenes.map((name, i) => {
     const button = document.createElement("button"), image = document.createElement("img");
     button.type = "button"; button.title = name; button.dataset.scene = i;
     image.loading = "lazy"; image.alt = name; image.src = `scenes/${i}`;
     button.append(image);
-    button.onclick = () => ask("begin", { scene: i, ...lens() });
+    button.onclick = () => ask("begin", { scene: i, ...camera() });
     return button;
   }));
   $("drivers").replaceChildren(...message.drivers.map((name) => Object.assign(document.createElement("option"), { value: name })));
@@ -418,24 +418,24 @@ $("worlds").onchange = () => {
   const name = $("worlds").value;
   letGo();
   $("worlds").value = hello.world;
-  if (confirm(`Go to the ${name} world? This session ends for everybody; save it first to keep it.`)) ask("world", { name });
+  if (confirm(`Open the world ${name}? This session ends for all viewers. Save it first to keep it.`)) ask("world", { name });
 };
 
 $("follow").onclick = () => ask("prompt", { prompt: $("prompt").value });
 
-function lens() { return { prompt: $("prompt").value, fov: $("fov").value ? Number($("fov").value) : null }; }
+function camera() { return { prompt: $("prompt").value, fov: $("fov").value ? Number($("fov").value) : null }; }
 
 async function upload(file) {
   if (!file) return;
   if (!["image/png", "image/jpeg", "image/webp"].includes(file.type)) { note("This file is not a PNG, JPEG or WebP image: drop one of these.", "error"); return; }
   if (file.size > hello.upload) { note(`The image takes ${(file.size / 2 ** 20).toFixed(1)} MB, ${hello.upload / 2 ** 20} are accepted: make it smaller.`, "error"); return; }
-  const head = new TextEncoder().encode(JSON.stringify({ name: [...file.name].slice(0, 80).join(""), ...lens() }));
+  const head = new TextEncoder().encode(JSON.stringify({ name: [...file.name].slice(0, 80).join(""), ...camera() }));
   let data = null;
-  try { data = new Uint8Array(await file.arrayBuffer()); } catch { note("This file cannot be read.", "error"); return; }
+  try { data = new Uint8Array(await file.arrayBuffer()); } catch { note("This file cannot be read: choose another one.", "error"); return; }
   const message = new Uint8Array(4 + head.length + data.length);
   new DataView(message.buffer).setUint32(0, head.length);
   message.set(head, 4); message.set(data, 4 + head.length);
-  if (!say(message)) note("There is no connection: try again when it is back.", "error");
+  if (!say(message)) note("No connection to the server: try again when it is back.", "error");
 }
 
 $("image").onchange = () => { upload($("image").files[0]); $("image").value = ""; };
