@@ -350,7 +350,7 @@ def test_the_second_edition_is_made_from_end_to_end_in_the_time_it_is_given(tmp_
 
 
 def test_recipes_that_cannot_be_made_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="learnt from pictures"):
+    with pytest.raises(ValueError, match="learned from images"):
         Recipe(depth=DepthConfig())
     with pytest.raises(ValueError, match="for learning depth"):
         Recipe(views=ViewsConfig())

@@ -1,1 +1,2 @@
-"""How the nano world is made: places, clips, network training, and evaluation against the renderer."""
+"""How the nano world is made: clips of walks through places, the training of its networks, and evaluation against
+the renderer."""

@@ -1,9 +1,9 @@
-"""Where was the camera? Poses from pixels, by photometric alignment against a scene whose geometry is known.
+"""Camera poses from pixels, by photometric alignment against a scene whose geometry is known.
 
-Direct image alignment (Lucas and Kanade 1981; on SE(3) as in Baker and Matthews 2004): the pose at which the renderer's
-picture is nearest to the given one, found by Gauss-Newton steps on a body twist, from coarse to fine. A frame starts
-from the estimates before it, moved on at constant velocity, so the estimator never sees the commanded path. Errors of
-single pixels saturate (Geman and McClure), because a dream may show wrong things in places.
+Direct image alignment (Lucas and Kanade 1981; on SE(3) as in Baker and Matthews 2004): the pose at which the rendered
+image is nearest to the given one, found by Gauss-Newton steps on a body twist, from coarse to fine. The search for a
+frame starts from the estimates before it, extrapolated at constant velocity, so the estimator never sees the commanded
+path. Errors of single pixels saturate (Geman and McClure), because predicted frames may be wrong in places.
 """
 
 import numpy as np
@@ -22,7 +22,16 @@ SATURATION = 24.0  # grey levels
 
 
 def track(place: Place, frames: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Poses (n, 4, 4), place frame, of frames (n, H, W, 3) uint8 that follow a frame at `start` (4, 4)."""
+    """Estimate the poses of frames.
+
+    Args:
+        place: that they show.
+        frames: (n, H, W, 3) uint8.
+        start: (4, 4), the pose of the frame before them, in the place frame.
+
+    Returns:
+        (n, 4, 4) in the place frame.
+    """
     poses, pose, before = [], start, start
     for frame in frames:
         ahead = pose @ np.linalg.inv(before) @ pose
@@ -32,8 +41,19 @@ def track(place: Place, frames: np.ndarray, start: np.ndarray) -> np.ndarray:
 
 
 def estimator(frames: np.ndarray, given: np.ndarray | None, anchor: Anchor | None) -> np.ndarray:
-    """`track` as an estimator of `recording.scores`, in places that are known: c2w (n, 4, 4) of frames (n, H, W, 3).
-    ValueError without an anchor, and for other intrinsics (n, 3, 3) than nano's."""
+    """`track` as an estimator of `recording.scores`, in known places.
+
+    Args:
+        frames: (n, H, W, 3) uint8.
+        given: (n, 3, 3), intrinsics, or None.
+        anchor: pose of the first frame.
+
+    Returns:
+        c2w (n, 4, 4).
+
+    Raises:
+        ValueError: without an anchor, and for other intrinsics than nano's.
+    """
     size = frames.shape[1:3]
     if anchor is None:
         raise ValueError("alignment needs clips of a known place, with an anchor")
@@ -43,7 +63,7 @@ def estimator(frames: np.ndarray, given: np.ndarray | None, anchor: Anchor | Non
 
 
 def locate(place: Place, frame: np.ndarray, guess: np.ndarray) -> np.ndarray:
-    """The pose (4, 4) near `guess` from which `place` looks most like frame (H, W, 3) uint8."""
+    """The pose (4, 4) near `guess` from which `place` looks most like a frame (H, W, 3) uint8."""
     size = frame.shape[:2]
     wanted, pose = _planes(frame[None]), _within(place, guess)
     for blur in BLURS:

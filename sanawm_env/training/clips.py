@@ -1,8 +1,8 @@
-"""Training data of the nano world: walks through places, rendered, encoded and kept in shards.
+"""Training data of the nano world: walks through places, rendered, encoded and stored in shards.
 
 A shard is a safetensors file whose content depends only on (seed, role, shard number) and the settings in its header,
-so a generation that was killed goes on where it stopped. Roles keep the random streams of training, validation and
-evaluation apart by construction: the role is part of every seed, also of the seeds of unknown layouts.
+so a killed generation continues where it stopped. Roles separate the random streams of training, validation and
+evaluation: the role is part of every seed, also of the seeds of unknown layouts.
 """
 
 import hashlib
@@ -50,10 +50,18 @@ STARTS, MOST_STARTS = "starts", 16  # of one's own clips, pictures to start from
 
 
 def random_stream(role: str, seed: int, index: int) -> np.random.Generator:
-    """The generator of item `index` under (role, seed); different roles never share a stream. ValueError for an unknown
-    role."""
+    """The generator of an item. Different roles never share a stream.
+
+    Args:
+        role: "train", "validation" or "evaluate".
+        seed: of the data.
+        index: of the item.
+
+    Raises:
+        ValueError: for an unknown role.
+    """
     if role not in ROLES:
-        raise ValueError(f"Unknown role {role!r}; use one of {', '.join(ROLES)}.")
+        raise ValueError(f"role must be one of {', '.join(ROLES)}, got {brief(role)}.")
     return np.random.default_rng([ROLES[role], seed, index])
 
 
@@ -64,7 +72,7 @@ def sample_clip(
     unknown_fraction: float,
     size: tuple[int, int] = (HEIGHT, WIDTH),
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """`sample_walk` in pictures of `size`: frames (F, H, W, 3) uint8, poses, index of the place."""
+    """A rendered `sample_walk`: frames (F, H, W, 3) uint8 of `size` (H, W), poses (F, 4, 4), index of the place."""
     here, c2w, index = sample_walk(role, rng, num_frames, unknown_fraction)
     return render(here, c2w, intrinsics(*size), *size, depth=False)[0], c2w, index
 
@@ -72,7 +80,17 @@ def sample_clip(
 def sample_walk(
     role: str, rng: np.random.Generator, num_frames: int, unknown_fraction: float
 ) -> tuple[Place, np.ndarray, int]:
-    """One walk: its place, c2w (F, 4, 4) float64 in the place frame, index in PLACES or -1."""
+    """A walk.
+
+    Args:
+        role: see `random_stream`.
+        rng: that it is drawn from.
+        num_frames: F.
+        unknown_fraction: probability of a random room in place of a known place.
+
+    Returns:
+        The place, c2w (F, 4, 4) float64 in its frame, and its index in PLACES, -1 for a random room.
+    """
     if rng.random() < unknown_fraction:
         index, here = -1, random_place(room_seed(role, int(rng.integers(1 << 40))))
     else:
@@ -83,10 +101,19 @@ def sample_walk(
 
 @dataclass(frozen=True)
 class ClipsConfig:
-    """What is rendered: `clips` walks of 1 + 24 chunks frames, part of them in unknown layouts, in shards.
+    """Which clips are rendered.
 
-    height, width: of the pictures. pictures: whether the picture that each chunk begins from is kept as it is, with its
-    depth, for worlds that reproject pictures.
+    Attributes:
+        clips: number of walks.
+        chunks: of each; a walk has 1 + 24 chunks frames.
+        unknown_fraction: share of walks in random rooms.
+        shard_clips: walks in a shard.
+        seed: of the walks.
+        height, width: of frames, in pixels.
+        pictures: whether to store the frame before each chunk with its depth, for worlds that reproject frames.
+
+    Raises:
+        ValueError: for values out of range.
     """
 
     clips: int = 4000
@@ -119,14 +146,23 @@ def generate(
     workers: int = 1,
     device: str = "cpu",
 ) -> None:
-    """Write walks to the folder `out`, in shards that are either absent or complete, with `workers` processes. On
-    another device than "cpu" the workers furnish rooms and walk, and the device renders and encodes.
+    """Write walks to a folder, in shards that are either absent or complete. Existing shards are skipped.
 
     A shard holds latents (N, C, 1 + 3 chunks, h, w) float16; images (N, chunks, C, h, w) float16, the latents of the
-    pictures that each chunk begins from, as start images; c2w (N, F, 4, 4) float32 in the place frame, metres;
-    intrinsics (N, 4) float32, pixels; and place (N,) int64, index in PLACES, -1 for an unknown layout. With `pictures`
-    also those pictures (N, chunks, H, W, 3) uint8 and their depth (N, chunks, 8 h, 8 w) float16, metres along z.
-    Existing shards are skipped; ValueError when they were made with other settings.
+    frame before each chunk, encoded as a start image; c2w (N, F, 4, 4) float32 in the place frame, metres; intrinsics
+    (N, 4) float32, pixels; and place (N,) int64, index in PLACES, -1 for a random room. With `pictures` it also holds
+    those frames (N, chunks, H, W, 3) uint8 and their depth (N, chunks, 8 h, 8 w) float16, metres along z.
+
+    Args:
+        out: the folder.
+        codec: that encodes.
+        config: of the clips.
+        role: see `random_stream`.
+        workers: processes.
+        device: that renders and encodes. On another device than "cpu" the workers only furnish rooms and walk.
+
+    Raises:
+        ValueError: where the folder holds clips of other settings.
     """
     out = Path(out)
     random_stream(role, config.seed, 0)  # a wrong role must not leave a folder behind
@@ -155,8 +191,8 @@ def generate(
 
 
 def _worked(function: Callable[..., Any], jobs: Sequence[tuple], workers: int) -> Generator[tuple[int, Any]]:
-    """Number of a job and what the function made of it, as jobs are done, by `workers` processes; to be closed, which
-    lets those under way finish and begins no more."""
+    """Number and result of each job, as jobs finish, from `workers` processes. Closing it waits for those under way
+    and begins no others."""
     if workers == 1:
         yield from ((i, function(*job)) for i, job in enumerate(jobs))
         return
@@ -172,8 +208,19 @@ def _worked(function: Callable[..., Any], jobs: Sequence[tuple], workers: int) -
 
 @dataclass(frozen=True)
 class ViewsConfig:
-    """Single pictures with their depth, which a depth network wants more of than walks show: `views` of each of `rooms`
-    random rooms, half of them from where walks begin, the others from anywhere that walks lead to."""
+    """Single images with depth: a depth network needs more of them than walks show.
+
+    Attributes:
+        rooms: number of random rooms.
+        views: of each room, half of them from where walks begin, the others from anywhere that walks lead to.
+        shard_rooms: rooms in a shard.
+        seed: of the rooms.
+        height, width: of the images, in pixels.
+        stride: pixels of a latent cell.
+
+    Raises:
+        ValueError: for values out of range.
+    """
 
     rooms: int = 2000
     views: int = 16
@@ -196,11 +243,19 @@ class ViewsConfig:
 
 
 def generate_views(out: Path | str, config: ViewsConfig, role: str = "train", workers: int = 1) -> None:
-    """Write views to the folder `out`, in shards that are either absent or complete, with `workers` processes.
+    """Write views to a folder, in shards that are either absent or complete. Existing shards are skipped.
 
     A shard holds pictures (N, H, W, 3) uint8, their depth (N, 8 h, 8 w) float16, metres along z, of h x w latent cells,
-    and intrinsics (N, 4) float32, pixels. Existing shards are skipped; ValueError when they were made with other
-    settings.
+    and intrinsics (N, 4) float32, pixels.
+
+    Args:
+        out: the folder.
+        config: of the views.
+        role: see `random_stream`.
+        workers: processes.
+
+    Raises:
+        ValueError: where the folder holds views of other settings.
     """
     out = Path(out)
     random_stream(role, config.seed, 0)
@@ -238,7 +293,7 @@ def _make_views(path: Path, shard: int, role: str, config: ViewsConfig, header: 
 
 
 def _anywhere(place: Place, rng: np.random.Generator) -> np.ndarray:
-    """A camera (4, 4) float64 as they are on walks, which began level."""
+    """A camera (4, 4) float64 with a position and rotation as on walks, which begin level."""
     while True:
         reach = place.half[0, [0, 2]] - CLEARANCE
         x, z = rng.uniform(-reach, reach)
@@ -259,7 +314,13 @@ def _begin_worker() -> None:
 
 @dataclass(frozen=True, eq=False)
 class Footage:
-    """A clip of one's own. frames: (F, 64, 96, 3) uint8, 16 a second; c2w: (F, 4, 4), metres; intrinsics: (4,)."""
+    """A clip of your own.
+
+    Attributes:
+        frames: (F, 64, 96, 3) uint8, 16 a second.
+        c2w: (F, 4, 4), metres.
+        intrinsics: (4,) fx, fy, cx, cy in pixels.
+    """
 
     frames: np.ndarray
     c2w: np.ndarray
@@ -267,8 +328,17 @@ class Footage:
 
 
 def store(out: Path | str, codec: PatchPCACodec, footage: Iterable[Footage], config: ClipsConfig) -> None:
-    """Cut footage into pieces of 1 + 24 chunks frames and write them as shards like those of `generate`, all at once
-    or not at all, with the first pictures of some clips in the folder `starts`. ValueError when no clip is that long.
+    """Cut footage into pieces of 1 + 24 chunks frames and write them as shards like those of `generate`, together or
+    not at all. The first frames of some clips go to the folder `starts`.
+
+    Args:
+        out: the folder.
+        codec: that encodes.
+        footage: the clips.
+        config: chunks of a piece, and seed.
+
+    Raises:
+        ValueError: where no clip is long enough.
     """
     out, size = Path(out), 1 + CHUNK * config.chunks
     pieces, starts = [], []
@@ -300,7 +370,7 @@ def _write(pieces: list[dict[str, Tensor]], path: Path, header: dict) -> None:
 
 
 def _walks(shard: int, count: int, role: str, config: ClipsConfig) -> list[tuple[Place, np.ndarray, int]]:
-    """The walks of one shard: a function of its arguments alone."""
+    """The walks of one shard, which depend on the arguments alone."""
     rng, frames = random_stream(role, config.seed, shard), 1 + CHUNK * config.chunks
     return [sample_walk(role, rng, frames, config.unknown_fraction) for _ in range(count)]
 
@@ -309,7 +379,7 @@ def _make_shard(
     path: Path, shard: int, count: int, role: str, config: ClipsConfig, codec: PatchPCACodec, header: dict,
     device: str = "cpu", walks: list[tuple[Place, np.ndarray, int]] | None = None,
 ) -> int:  # fmt: skip
-    """Render and encode the walks of a shard, and write it; how many there are."""
+    """Render and encode the walks of a shard, and write it. Returns their number."""
     size, pieces = (config.height, config.width), []
     cells = CELLS * config.height // codec.stride, CELLS * config.width // codec.stride
     pinhole, codec = intrinsics(*size), codec.to(device)
@@ -330,20 +400,32 @@ def _make_shard(
 
 
 def encode(codec: PatchPCACodec, frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Of frames (1 + 24 chunks, H, W, 3) uint8 on the codec's device: latents (C, 1 + 3 chunks, h, w) and those of the
-    frames 0, 24, ... as start images (chunks, C, h, w); float16, on the CPU."""
+    """Encode a clip.
+
+    Args:
+        codec: on its device.
+        frames: (1 + 24 chunks, H, W, 3) uint8 on the codec's device.
+
+    Returns:
+        Latents (C, 1 + 3 chunks, h, w), and latents (chunks, C, h, w) of the frames 0, 24, ... as start images; both
+        float16, on the CPU.
+    """
     images = codec.encode(frames[:-1:CHUNK, None])[:, :, 0]
     return codec.encode(frames[None])[0].half().cpu(), images.half().cpu()
 
 
 def codec_hash(codec: PatchPCACodec) -> str:
-    """What tells codecs apart: latents of one mean nothing to another."""
+    """A hash that tells codecs apart: the latents of one codec mean nothing to another."""
     parts = (codec.mean, codec.components.half(), codec.scale)
     return hashlib.sha256(b"".join(part.cpu().numpy().tobytes() for part in parts)).hexdigest()[:16]
 
 
 def made_with(folder: Path | str) -> dict:
-    """The settings that the shards of `folder` were generated with; FileNotFoundError where there are none."""
+    """The settings that the shards of a folder were made with.
+
+    Raises:
+        FileNotFoundError: where there are no shards.
+    """
     with safe_open(_shards_or_raise(folder)[0], "pt") as file:
         return json.loads(file.metadata()["settings"])
 
@@ -360,12 +442,20 @@ def _shards(folder: Path) -> list[Path]:
 def _shards_or_raise(folder: Path | str) -> list[Path]:
     paths = _shards(Path(folder))
     if not paths:
-        raise FileNotFoundError(f"No shards in {folder}; make some with `sanawm train`.")
+        raise FileNotFoundError(f"No shards in {folder}: make some with `sanawm train`.")
     return paths
 
 
 def load(folder: Path | str, names: Collection[str] | None = None) -> dict[str, Tensor]:
-    """All complete shards of `folder`, stacked; see `generate`. names: of what is wanted, None for all."""
+    """All complete shards of a folder, stacked; see `generate`.
+
+    Args:
+        folder: of the shards.
+        names: tensors to read; None for all.
+
+    Raises:
+        FileNotFoundError: where there are no shards.
+    """
     parts = []
     for path in _shards_or_raise(folder):
         with safe_open(path, "pt") as file:
@@ -374,7 +464,7 @@ def load(folder: Path | str, names: Collection[str] | None = None) -> dict[str, 
 
 
 def patches_of(role: str, seed: int, index: int, frames: int, stride: int, size: tuple, unknown: float) -> Tensor:
-    """Patches (N, 24 stride stride) uint8 of walk `index` of (role, seed), to fit the codec on."""
+    """Patches (N, 24 stride stride) uint8 of a walk, to fit the codec on."""
     shown = sample_clip(role, random_stream(role, seed, index), frames, unknown, size)[0]
     return to_patches(torch.from_numpy(shown)[None], stride).flatten(0, 3)
 
@@ -383,7 +473,20 @@ def sample_frames_for_codec(
     clips: int = 300, seed: int = 0, role: str = "train", num_frames: int = 25, stride: int = SPACE_STRIDE,
     size: tuple[int, int] = (HEIGHT, WIDTH), unknown_fraction: float = 0.2, workers: int = 1,
 ) -> Tensor:  # fmt: skip
-    """Patches (N, 24 stride stride) uint8 of `clips` short walks, part of them in unknown layouts, for the codec."""
+    """Patches of short walks, to fit the codec on.
+
+    Args:
+        clips: number of walks.
+        seed, role: see `random_stream`.
+        num_frames: of a walk.
+        stride: pixels of a patch's side.
+        size: (height, width) of frames.
+        unknown_fraction: share of walks in random rooms.
+        workers: processes.
+
+    Returns:
+        (N, 24 stride stride) uint8.
+    """
     jobs = [(role, seed, index, num_frames, stride, size, unknown_fraction) for index in range(clips)]
     if workers == 1:
         return torch.cat([patches_of(*job) for job in jobs])

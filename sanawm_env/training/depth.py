@@ -1,8 +1,8 @@
-"""How the depth network of `engines.sanawm.reprojection` is trained: the renderer knows the depth of every picture.
+"""Training of the depth network of `engines.sanawm.reprojection`: the renderer knows the depth of every image.
 
-Pictures come as they are, mirrored, recoloured, and as dreams look: through the codec, with noise in the latents, and
-blurred. The loss is that of the logarithm, and of its differences between neighbours (as Eigen and Fergus 2015 add
-gradients), so that borders are sharp and a picture whose scale cannot be told still teaches its shape.
+Images are given as they are, mirrored, recoloured, and as predicted frames look: through the codec, with noise in the
+latents, and blurred. The loss is that of the logarithm and of its differences between neighbours (Eigen and Fergus 2015
+add gradients), so that borders are sharp, and an image whose scale cannot be known still teaches its shape.
 """
 
 import json
@@ -30,7 +30,18 @@ CHECKPOINT_EVERY = 200
 
 @dataclass(frozen=True)
 class DepthConfig:
-    """One training of the depth network. As dreams look: this share of the pictures comes through codec and noise."""
+    """One training of the depth network.
+
+    Attributes:
+        steps: of the run.
+        batch_size: images of a step.
+        learning_rate: at its highest.
+        dreamt: share of the images that look like predicted frames.
+        seed: of the run.
+
+    Raises:
+        ValueError: for values out of range.
+    """
 
     steps: int = 4000
     batch_size: int = 16
@@ -47,7 +58,15 @@ class DepthConfig:
 
 
 def depth_loss(found: Tensor, depth: Tensor) -> Tensor:
-    """Of inverse depths (B, h, w) against depths (B, h, w) in metres: errors of the logarithm, and of its slopes."""
+    """Error of the logarithm of depth, and of its slopes.
+
+    Args:
+        found: (B, h, w), predicted inverse depths.
+        depth: (B, h, w), metres.
+
+    Returns:
+        A scalar.
+    """
     error = found.log() + depth.float().clamp(min=0.2).log()
     loss = error.abs().mean()
     for step in (1, 2, 4):
@@ -66,18 +85,30 @@ def train_depth(
     device: str = "cpu",
     bf16: bool = True,
 ) -> float:
-    """Train on the pictures of clips, and on single views (`clips.generate_views`) where there are any, and leave
-    `reprojection.safetensors` in `out`; goes on from its checkpoint there. Returns the seconds it took, all calls
-    together.
+    """Train the depth network, and leave `reprojection.safetensors` in `out`. It continues from the checkpoint there.
 
-    Ctrl-C and SIGTERM finish the step, save a checkpoint and raise KeyboardInterrupt. Raises ValueError for clips of
-    another codec or without pictures.
+    Ctrl-C and SIGTERM finish the step, save a checkpoint and raise KeyboardInterrupt.
+
+    Args:
+        config: of the run.
+        codec: of the clips.
+        data: folder of clips, made with `pictures`.
+        out: folder of the run.
+        views: folder of single views (`clips.generate_views`), or None.
+        device: of the weights.
+        bf16: whether to compute in bfloat16.
+
+    Returns:
+        Seconds of training, over all calls.
+
+    Raises:
+        ValueError: for clips of another codec or without images, or a checkpoint of another run.
     """
     settings = made_with(data)
     if settings["codec"] != codec_hash(codec):
-        raise ValueError(f"The clips in {data} were encoded with another codec: use that one, or make them anew.")
+        raise ValueError(f"The clips in {data} were encoded with another codec: use that one, or make them again.")
     if not settings.get("pictures"):
-        raise ValueError(f"The clips in {data} hold no pictures: make them with pictures=True.")
+        raise ValueError(f"The clips in {data} hold no images: make them with pictures=True.")
     out.mkdir(parents=True, exist_ok=True)
     identity = json.dumps({**asdict(config), "steps": None, "codec": settings["codec"]}, sort_keys=True)
     with torch.random.fork_rng(devices=()):
@@ -142,7 +173,7 @@ def train_depth(
 
 
 def _pictures(data: Path, views: Path | None) -> dict[str, Tensor]:
-    """Pictures (N, H, W, 3) uint8 of clips and views, their depth (N, h, w) and intrinsics (N, 4)."""
+    """Images (N, H, W, 3) uint8 of clips and views, their depth (N, h, w) and intrinsics (N, 4)."""
     clips = load(data, ("pictures", "depth", "intrinsics"))
     intrinsics = clips.pop("intrinsics").repeat_interleave(clips["depth"].shape[1], 0)
     shown = {name: tensor.flatten(0, 1) for name, tensor in clips.items()} | {"intrinsics": intrinsics}
@@ -150,15 +181,24 @@ def _pictures(data: Path, views: Path | None) -> dict[str, Tensor]:
         return shown
     more = load(views, tuple(shown))
     if any(more[name].shape[1:] != tensor.shape[1:] for name, tensor in shown.items()):
-        raise ValueError(f"The views in {views} are not as large as the clips in {data}: make them anew.")
+        raise ValueError(f"The views in {views} have another size than the clips in {data}: make them again.")
     return {name: torch.cat((tensor, more[name])) for name, tensor in shown.items()}
 
 
 def draw_pictures(
     shown: dict[str, Tensor], codec: PatchPCACodec, config: DepthConfig, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch of what is shown: pictures (B, 3, h, w) in 0..1, depth (B, h, w) and intrinsics (B, 4) in pixels of them.
-    All is on one device."""
+    """A batch, on one device.
+
+    Args:
+        shown: what `_pictures` returned.
+        codec: through which images are made to look predicted.
+        config: of the run.
+        generator: that draws.
+
+    Returns:
+        Images (B, 3, h, w) in 0..1, depth (B, h, w), and intrinsics (B, 4) in their pixels.
+    """
     device = generator.device
 
     def uniform(*shape: int) -> Tensor:

@@ -1,9 +1,9 @@
-"""A world measured on true clips: it gets the first frame and the camera, and predicts the rest.
+"""Evaluation of a world on clips of your own: it gets the first frame and the camera, and predicts the rest.
 
-PSNR is pooled over all pixels of the measured frames, as in `evaluate`; baselines know the first frame alone: it is
-held, turned (rotation homography), or warped as a plane 3.3 m away. `codec` is the reconstruction of the truth, the
-most the world can reach, and sharpness the gradients of predicted frames over those of the truth. Nothing tells which
-pixels were seen before: of one's own clips there is no depth.
+PSNR is pooled over all pixels of the compared frames, as in `evaluate`. Baselines know only the first frame: it is
+held, turned (rotation homography), or warped as a plane 3.3 m away. `codec` is the reconstruction of the clip, the best
+that the world can reach, and sharpness the gradients of predicted frames over those of the clip. Which pixels were seen
+before is unknown, because your own clips have no depth.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,17 @@ STRIDE = 4  # frames, from one that is measured to the next
 
 @dataclass(frozen=True)
 class FootageScores:
-    """One chunk over all clips: pooled PSNR in dB, mean SSIM, sharpness over that of the truth."""
+    """Scores of one chunk over all clips.
+
+    Attributes:
+        psnr: pooled, dB, as are the next four.
+        hold: of the first frame.
+        rotation_homography: of the first frame, turned.
+        plane_warp: of the first frame, warped as a plane.
+        codec: of the reconstruction.
+        ssim: mean.
+        sharpness: gradients over those of the clip.
+    """
 
     psnr: float
     hold: float
@@ -43,8 +53,15 @@ class FootageScores:
 
 @dataclass(frozen=True)
 class FootageReport:
-    """What `measure` found. swapped_camera_psnr: over all chunks, each clip driven along the next one's path; None for
-    a single clip."""
+    """What `measure` found.
+
+    Attributes:
+        chunks: scores of each chunk.
+        psnr: pooled over all chunks, dB.
+        swapped_camera_psnr: the same, each clip driven along the next one's path; None for a single clip.
+        clips: number of clips.
+        examples: for a sheet.
+    """
 
     chunks: tuple[FootageScores, ...]
     psnr: float
@@ -59,8 +76,18 @@ class FootageReport:
 
 
 def measure(world: World, clips: Sequence[Footage], chunks: int = 8, seed: int = 0, examples: int = 4) -> FootageReport:
-    """Measure a world on the first `chunks` chunks of each clip, at every fourth frame; clips are as large as its
-    pictures. ValueError where one is shorter."""
+    """Evaluate a world on the first chunks of clips, at every fourth frame.
+
+    Args:
+        world: to evaluate.
+        clips: as large as its frames.
+        chunks: of each clip.
+        seed: of the noise.
+        examples: to keep for a sheet.
+
+    Raises:
+        ValueError: for a clip that is too short.
+    """
     size = world.config.chunk_frames
     if short := [i for i, clip in enumerate(clips) if len(clip.frames) < 1 + chunks * size]:
         raise ValueError(f"Clip {short[0]} is shorter than the {1 + chunks * size} frames of {chunks} chunks.")
@@ -106,7 +133,17 @@ def measure(world: World, clips: Sequence[Footage], chunks: int = 8, seed: int =
 
 
 def predict(world: World, clip: Footage, path: np.ndarray, seed: int = 0) -> np.ndarray:
-    """What the world makes of a clip's first frame along a path (1 + 24 C, 4, 4): (C, 24, H, W, 3) uint8."""
+    """What a world predicts from a clip's first frame.
+
+    Args:
+        world: that predicts.
+        clip: whose first frame and intrinsics are given.
+        path: (1 + 24 C, 4, 4), camera poses.
+        seed: of the noise.
+
+    Returns:
+        (C, 24, H, W, 3) uint8.
+    """
     state = world.begin(world.scene(clip.frames[0], intrinsics=clip.intrinsics), seed=seed)
     size, seen = world.config.chunk_frames, []
     for first in range(1, len(path), size):
@@ -116,7 +153,7 @@ def predict(world: World, clip: Footage, path: np.ndarray, seed: int = 0) -> np.
 
 
 def print_footage(report: FootageReport, console: Console) -> None:
-    """Print what was measured, a row a chunk."""
+    """Print a report, a row for each chunk."""
     title = f"{report.clips} held-out clips: pooled PSNR in dB, {report.psnr:.2f} over all chunks"
     if report.swapped_camera_psnr is not None:
         title += f", {report.swapped_camera_psnr:.2f} along another clip's path"

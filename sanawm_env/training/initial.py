@@ -1,6 +1,6 @@
-"""Starting weights of the nano world: at step 0 the network already shows what was seen in each ray's direction.
+"""Initial weights of the nano world: at step 0 the network already shows what was seen in the direction of each ray.
 
-nano.md section 1 asks for such a start: attention to rotation-aligned neighbours was the largest single gain in early
+nano.md, section 1, asks for such a start: attention to rotation-aligned neighbours was the largest single gain in early
 learning.
 """
 
@@ -27,7 +27,7 @@ STARTS_SMALL = ("attn.proj.weight", "attn.layer.o_proj.weight", "point_conv.conv
 
 
 def untrained(config: SanaWorldConfig, generator: torch.Generator) -> torch.nn.ModuleDict:
-    """The network of a world and, where it knows places, its place map; by the names of their files."""
+    """The network of a world and, where it knows places, its place map, by the names of their files."""
     network = SanaWM(config.network)
     initialise(network, generator)
     parts = torch.nn.ModuleDict({NETWORK: network})
@@ -38,10 +38,16 @@ def untrained(config: SanaWorldConfig, generator: torch.Generator) -> torch.nn.M
 
 
 def begun_from(parts: torch.nn.ModuleDict, folder: Path, codec: PatchPCACodec | None = None) -> None:
-    """Take the network and the place map of the world in `folder`; raises ValueError where sizes differ.
+    """Load the network and the place map of a world.
 
-    codec: of a world of one's own clips, None for that of the world. It is another one, and it knows no places: the
-    network is transferred (`_carried_over`).
+    Args:
+        parts: to load into.
+        folder: of the world.
+        codec: of a world of your own clips, which is another codec; the network is transferred to it (`_carried_over`).
+            None for the codec of the world.
+
+    Raises:
+        ValueError: where sizes differ.
     """
     for name, part in parts.items():
         weights = {k: v.float() for k, v in load_file(folder / f"{name}.safetensors").items()}
@@ -52,11 +58,11 @@ def begun_from(parts: torch.nn.ModuleDict, folder: Path, codec: PatchPCACodec | 
 
 
 def _carried_over(weights: dict[str, Tensor], own: PatchPCACodec, other: PatchPCACodec) -> dict[str, Tensor]:
-    """Weights that do with latents of the codec `other` what these do with those of their `own`.
+    """Weights that do with latents of the codec `other` what the given ones do with latents of the codec `own`.
 
-    Both codecs are linear: between latents of the one and of the other lies an affine map, by way of the pixels of a
-    patch, enlarged or reduced. The first layer is composed with the way there, the last one with the way back. Of the
-    channels beside the latents there remain the rays, and of the texts that of an unknown place.
+    Both codecs are linear, so between their latents there is an affine map, by way of the pixels of a patch, enlarged
+    or reduced. The first layer is composed with the map to `own`, the last one with the map back. Of the channels
+    beside the latents only the rays remain, and of the texts that of an unknown place.
     """
     there, there_bias = _between(other, own)
     back, back_bias = _between(own, other)
@@ -75,7 +81,7 @@ def _carried_over(weights: dict[str, Tensor], own: PatchPCACodec, other: PatchPC
 
 
 def _between(one: PatchPCACodec, other: PatchPCACodec) -> tuple[Tensor, Tensor]:
-    """The matrix (C, D) and the offset (D,) that take latents of a codec to those of another: x @ matrix + offset."""
+    """Matrix (C, D) and offset (D,) from latents of one codec to those of another: x @ matrix + offset."""
 
     def resized(patches: Tensor) -> Tensor:
         """Of patches (N, P) at the one's stride, those at the other's."""
@@ -93,17 +99,17 @@ def _between(one: PatchPCACodec, other: PatchPCACodec) -> tuple[Tensor, Tensor]:
 
 
 def parts_of(model: torch.nn.ModuleDict) -> tuple[SanaWM, PlaceMap | None]:
-    """The network of a trained module, and its place map if it has one."""
+    """The network of a trained module, and its place map or None."""
     return cast(SanaWM, model[NETWORK]), cast(PlaceMap | None, dict(model.items()).get(PLACES))
 
 
 def initialise(model: SanaWM, generator: torch.Generator) -> None:
     """Set every weight of a network.
 
-    Linears are scaled by fan-in; residual branches and output start small. GDN blocks start remembering for about a
-    hundred frames, with a key convolution that passes the current frame (token-wise ones: `_remember_tokens`). The
-    camera branch of the softmax blocks holds the geometry (`_look_along_the_ray`), and the first of them copies what it
-    finds to the output (`_copy_path`).
+    Linear layers are scaled by fan-in; residual branches and output start small. GDN blocks start with a memory of
+    about a hundred frames, and with a key convolution that passes the current frame (token-wise ones:
+    `_remember_tokens`). The camera branch of the softmax blocks holds the geometry (`_look_along_the_ray`), and the
+    first of them copies what it finds to the output (`_copy_path`).
     """
     for name, parameter in model.named_parameters():
         if name.endswith(("norm.weight", "norm_cam.weight")):
@@ -136,7 +142,8 @@ def initialise(model: SanaWM, generator: torch.Generator) -> None:
 
 
 def _remember_tokens(mixer: TokenMixer) -> None:
-    """As long a memory as the frame rule's, though every token decays it: a frame of the nano world is 96 of them."""
+    """A memory as long as that of the frame rule, though every token decays it: a frame of the nano world is 96
+    tokens."""
     layer: Any = mixer.layer  # fla's, whose parts have no types
     layer.dt_bias.fill_(math.log(math.expm1(0.01 / 96)))
     for conv in (layer.q_conv1d, layer.k_conv1d, layer.v_conv1d):
@@ -150,7 +157,7 @@ def _writers(model: SanaWM) -> list[torch.Tensor]:
 
 
 def _noise_channel(model: SanaWM) -> int:
-    """Reserve the last residual channel: the modulation shifts it to 1 in noisy frames, in clean ones it stays 0."""
+    """Reserve the last residual channel: the modulation shifts it to 1 in noisy frames; in clean ones it stays 0."""
     channel = model.config.hidden_size - 1
     timesteps = torch.cat((torch.zeros(1), torch.linspace(50, 1000, 40)))
     features = torch.nn.functional.silu(model.t_embedder(timesteps))
@@ -166,9 +173,9 @@ def _noise_channel(model: SanaWM) -> int:
 
 
 def _look_along_the_ray(mixer: WindowMixer, noisy: int) -> None:
-    """Queries and keys as one constant vector along the viewing ray: after the ray transform their product is the
-    cosine between two rays in the world. Noisy tokens step back: a component that no query looks at takes up their
-    norm. A neighbouring cell is a cosine of 0.995, so nothing else may stir the keys at the start."""
+    """Queries and keys are one constant vector along the viewing ray: after the ray transform their product is the
+    cosine between two rays in the world. Noisy tokens count less: a component that no query reads takes up their
+    norm. A neighbouring cell has a cosine of 0.995, so nothing else may disturb the keys at the start."""
     sharpness = torch.linspace(6.0, 12.0, mixer.heads)
     for proj, norm in ((mixer.q_proj_cam, mixer.q_norm_cam), (mixer.k_proj_cam, mixer.k_norm_cam)):
         proj.weight.zero_()
@@ -180,9 +187,9 @@ def _look_along_the_ray(mixer: WindowMixer, noisy: int) -> None:
 
 
 def _copy_path(model: SanaWM, mixer: WindowMixer) -> None:
-    """Latents enter the first channels; the camera branch of `mixer` carries the strongest of them, in the x, y, z of
-    its groups, to the channels behind; the output reads them there (minus the data is the v-prediction at full noise).
-    Does nothing where the network is too narrow."""
+    """Latents enter the first channels. The camera branch of `mixer` copies the strongest of them, in the x, y, z of
+    its groups, to the channels behind, and the output reads them there (minus the data is the v-prediction at full
+    noise). Nothing is done where the network is too narrow."""
     latents, width = model.config.latent_channels, model.config.hidden_size
     half = model.config.head_dim // 2
     seats = torch.arange(width).view(mixer.heads, -1)[:, :half].unflatten(1, (-1, 4))[..., :3].flatten()

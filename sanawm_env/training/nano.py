@@ -60,8 +60,15 @@ STARTS_PER_PLACE = 16
 
 
 def export_world(config: SanaWorldConfig, run: Path, codec: Path, out: Path, starts: Path | None = None) -> None:
-    """Write a world's folder: `config.json`, weights, codec, and start images: those of its places, which hold their
-    anchors, and the pictures in the folder `starts`, if there is one."""
+    """Write a world's folder: `config.json`, weights, codec and start images.
+
+    Args:
+        config: of the world.
+        run: folder with the weights.
+        codec: file of the codec.
+        out: where to.
+        starts: folder of more start images, or None. Start images of the world's places hold their anchors.
+    """
     (out / "starts").mkdir(parents=True, exist_ok=True)
     write_text(out / "config.json", config.to_json() + "\n")
     parts = ["network", *(["places"] if config.places else ()), *(["reprojection"] if config.reprojection else ())]

@@ -1,10 +1,10 @@
-"""How the nano world's network is trained: streaming flow matching on encoded walks, then free-running.
+"""Training of the nano world's network: streaming flow matching on encoded walks, then on its own predictions.
 
-Each step walks a batch of clips chunk by chunk, as the sampler will: a noisy pass predicts the chunk's latents from
-the state, and a clean pass writes the next state. The clean pass reads the true latents, or, with a probability that
-rises over the run, the model's own prediction (self forcing, Huang et al. 2025), so that the network meets its own
-mistakes. Most of the samples start from pure noise, because that is what the sampler starts from.
-The loss is the error of the v-prediction, its channels weighted so that it counts pixels. Recipe: nano.md section 3.
+Each step goes through a batch of clips chunk by chunk, as the sampler will. A noisy pass predicts the chunk's latents
+from the state, and a clean pass writes the next state. The clean pass reads the true latents or, with a probability
+that rises over the run, the model's own prediction (self forcing, Huang et al. 2025), so that the network sees its own
+errors. Most samples start from pure noise, because the sampler does. The loss is the error of the v-prediction, with
+channels weighted so that it counts pixels. Recipe: nano.md, section 3.
 """
 
 import json
@@ -65,11 +65,14 @@ NUMBERS = {
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run. The learning rate warms up, stays, and falls in a line to nothing over the last `decay` of the
-    run (Hu et al. 2024, MiniCPM), so that a run can be made longer: `steps` is no part of its identity.
+    """One training run. The learning rate warms up, stays, and falls linearly to zero over the last `decay` of the run
+    (Hu et al. 2024, MiniCPM), so a run can be made longer: `steps` is not part of its identity.
 
-    After `single_chunk_steps`, every other step walks 2 to `max_chunks` chunks, with as many clips in the batch as make
-    it no dearer than three single chunks.
+    After `single_chunk_steps`, every other step goes through 2 to `max_chunks` chunks, with as many clips in the batch
+    as cost no more than three single chunks.
+
+    Raises:
+        ValueError: for values out of range.
     """
 
     steps: int = 5200
@@ -112,10 +115,23 @@ def clip_loss(
     generator: torch.Generator,
     reprojection: tuple[Reprojection, PatchPCACodec] | None = None,
 ) -> Tensor:
-    """Mean loss of a batch of clips over `chunks` chunks; see the module docstring.
+    """Mean loss of a batch of clips; see the module docstring.
 
-    batch: latents (B, c, T, h, w), c2w (B, F, 4, 4) and intrinsics (B, 4), float32; place (B,) int64; with
-    `reprojection` also pictures (B, H, W, 3) uint8, those of frame 0. generator: on the device of the weights.
+    Args:
+        model: the network.
+        place_map: of a world that knows places, or None.
+        config: of the world.
+        train: of the run.
+        batch: latents (B, c, T, h, w), c2w (B, F, 4, 4) and intrinsics (B, 4), float32; place (B,) int64; with
+            `reprojection` also pictures (B, H, W, 3) uint8, the frames 0.
+        pixel_weights: of the channels.
+        chunks: to go through.
+        self_forcing: probability that the clean pass reads the prediction.
+        generator: on the device of the weights.
+        reprojection: the depth network and the codec, or None.
+
+    Returns:
+        A scalar.
     """
 
     device = pixel_weights.device
@@ -146,7 +162,7 @@ def clip_loss(
             plucker = torch.cat((plucker, guess.channels), dim=1)
         context = model.prepare(grid, torch.full((size,), a, device=device), text=text, camera=camera, plucker=plucker)
         truth = latents[:, :, a:b]
-        target = (truth - mean) / spread  # what the network dreams
+        target = (truth - mean) / spread  # what the network predicts
         pure = uniform(size) < train.pure_noise
         sigma = torch.where(pure, 1.0, uniform(size).clamp(min=0.02))
         levels = sigma[:, None].repeat(1, grid.frames)
@@ -180,25 +196,38 @@ def train_network(
     begin_from: Path | None = None,
     reprojection: Path | None = None,
 ) -> float:
-    """Train and leave the weights (EMA, float16) and `loss.png` in `out`; goes on from `out/checkpoint.pt`. Returns the
-    seconds that the training took, all calls together.
+    """Train a network, and leave its weights (EMA, float16) and `loss.png` in `out`. It continues from
+    `out/checkpoint.pt`.
 
     Ctrl-C and SIGTERM finish the step, save a checkpoint and raise KeyboardInterrupt. The samples of a step depend on
-    the seed, the step and the number of processes alone. On a CPU, `processes` processes of one thread each take a
-    batch of their own and average gradients: one per core is faster than threads for a network this small.
+    the seed, the step and the number of processes alone.
 
-    begin_from: the folder of a world to begin from (`initial.begun_from`), None to begin anew. reprojection: weights of
-        `engines.sanawm.reprojection` for a world that has it; they are not trained here.
+    Args:
+        config: of the world.
+        train: of the run.
+        codec: of the clips.
+        data: folder of the clips.
+        out: folder of the run.
+        processes: on a CPU, processes of one thread each take a batch of their own and average gradients. One per core
+            is faster than threads for a network this small.
+        device: of the weights.
+        begin_from: folder of a world to begin from (`initial.begun_from`); None for new weights.
+        reprojection: weights of `engines.sanawm.reprojection`, for a world that has it. They are not trained here.
 
-    Raises FileNotFoundError without clips, ValueError for clips of another codec or a checkpoint of another run,
-    ImportError without matplotlib.
+    Returns:
+        Seconds of training, over all calls.
+
+    Raises:
+        FileNotFoundError: without clips.
+        ValueError: for clips of another codec, or a checkpoint of another run.
+        ImportError: without matplotlib.
     """
     figure_class()  # what the end needs is looked for before the work
     if train.minutes and processes > 1:
         raise ValueError("A run that is given minutes takes one process: leave out minutes, or set processes to 1.")
     settings = made_with(data)
     if settings["codec"] != codec_hash(codec):
-        raise ValueError(f"The clips in {data} were encoded with another codec: use that one, or make them anew.")
+        raise ValueError(f"The clips in {data} were encoded with another codec: use that one, or make them again.")
     out.mkdir(parents=True, exist_ok=True)
     parts = {  # neither the length nor the folder: both may be others later
         "train": {**asdict(train), "steps": None, "minutes": None}, "world": {**asdict(config), "name": None},
@@ -229,7 +258,9 @@ def train_network(
                         process.terminate()
         except torch.multiprocessing.ProcessExitedException as error:
             if not stopped:  # one that had not begun its first step ends at once
-                raise ChildProcessError(f"A training process was ended ({error}): the same command goes on.") from error
+                raise ChildProcessError(
+                    f"A training process has died ({error}): run the same command again to continue."
+                ) from error
     if stopped:
         raise KeyboardInterrupt(stopped[0])
     return cast(dict, _read_checkpoint(out / "checkpoint.pt", identity))["seconds"]
@@ -256,7 +287,7 @@ def _read_checkpoint(path: Path, identity: str) -> dict | None:
 
 
 def _train(rank: int, processes: int, meeting: str, job: tuple) -> None:
-    """What one process does; all of them take the same steps, the first one keeps the files."""
+    """The work of one process. All processes take the same steps; the first one writes the files."""
     config, train, codec, data, out, identity, device, begin_from, reprojection = job
     if device.type == "cpu":
         torch.set_num_threads(1)
@@ -348,7 +379,7 @@ def _train(rank: int, processes: int, meeting: str, job: tuple) -> None:
 
 @contextmanager
 def _stop_signals(at_once: bool = True) -> Generator[list[int]]:
-    """A list that fills when the process is asked to stop: a step is finished before anything is saved."""
+    """A list that is filled when the process is asked to stop; the current step is finished first."""
     stopped: list[int] = []
     with on_stop(stopped.append, at_once=at_once):
         yield stopped
@@ -359,8 +390,8 @@ def _step(
     clips: dict[str, Tensor], codec: PatchPCACodec, reprojection: tuple[Reprojection, PatchPCACodec] | None,
     step: int, rank: int, processes: int, stopped: list, elapsed: float = 0.0,
 ) -> tuple[float, bool]:  # fmt: skip
-    """One step: the loss, and whether any of the processes was asked to stop before it. elapsed: share of the time that
-    the run is given, where it is given one."""
+    """One step: the loss, and whether any process was asked to stop before it. elapsed: share of the given minutes
+    that is over."""
     generator = torch.Generator().manual_seed(train.seed * 1_000_003 + step * processes + rank)
     falling = (1 - max(step / train.steps, elapsed)) / train.decay
     for group in optimizer.param_groups:
@@ -397,7 +428,15 @@ def _step(
 def draw(
     clips: dict[str, Tensor], size: int, chunks: int, config: SanaWorldConfig, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """A batch of `size` pieces of `chunks` chunks, each beginning at any chunk of any walk."""
+    """A batch of pieces of clips, each beginning at any chunk of any walk.
+
+    Args:
+        clips: see `clips.generate`.
+        size: of the batch.
+        chunks: of a piece.
+        config: of the world.
+        generator: that draws.
+    """
     available = (clips["latents"].shape[2] - 1) // config.latents_per_chunk
     walks = torch.randint(len(clips["place"]), (size,), generator=generator)
     begins = torch.randint(available - chunks + 1, (size,), generator=generator).tolist()

@@ -1,10 +1,11 @@
-"""The whole way to a nano world, from one recipe: codec, clips, network, and the world measured on validation walks.
+"""The whole way to a nano world, from one recipe: codec, clips, network, and the evaluation of the world on validation
+walks.
 
     run(Recipe(), Path("runs/train"))
 
-Each stage leaves its files in the folder and is skipped when they are there, and inside a stage work goes on where it
-was stopped, so the same call finishes what a killed one began. Beside the weights stands `training.json`: recipe, hash
-of the data, time, machine, numbers.
+Each stage leaves its files in the folder and is skipped when they are there, and each stage continues where it was
+stopped. So the same call finishes what a killed one began. `training.json` beside the weights holds recipe, hash of the
+data, time, machine and numbers.
 """
 
 import hashlib
@@ -60,8 +61,18 @@ RECIPE, RECORD, SHEET = "recipe.json", "training.json", "truth_vs_dream.png"
 
 @dataclass(frozen=True)
 class CodecConfig:
-    """The codec is fitted on `clips` walks of one chunk, part of them in random rooms; its patches are `stride` pixels
-    wide."""
+    """How the codec is fitted.
+
+    Attributes:
+        clips: walks of one chunk to fit it on.
+        channels: of its latents.
+        stride: pixels of a patch's side.
+        unknown_fraction: share of walks in random rooms.
+        seed: of the walks.
+
+    Raises:
+        ValueError: for values out of range.
+    """
 
     clips: int = 300
     channels: int = 96
@@ -79,11 +90,21 @@ class CodecConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a run. The network's sizes; its channels in and out follow the codec and the places.
+    """Everything that decides a run.
 
-    depth: of a world that reprojects pictures, None for one that does not. views: more pictures to learn it from.
-    from_shipped: whether the network goes on from the shipped world's, and, but for clips of one's own, with its codec;
-        the sizes must be those.
+    Attributes:
+        network: sizes of the network; its channels in and out follow the codec and the places.
+        codec: how the codec is fitted.
+        clips: training data.
+        train: training of the network.
+        views: single images for the depth network; None for none.
+        depth: training of the depth network, of a world that reprojects frames; None for a world that does not.
+        from_shipped: whether the network begins from the shipped world's, with its codec unless footage is given. The
+            sizes must be equal.
+        validation_scenes: walks that the world is evaluated on.
+
+    Raises:
+        ValueError: for settings that do not go together, or out of range.
     """
 
     network: SanaWMConfig = field(default=NANO_SMALL.network)
@@ -98,22 +119,30 @@ class Recipe:
     def __post_init__(self):
         check_count("validation_scenes", self.validation_scenes, 1, 10_000)
         if self.depth is not None and not self.clips.pictures:
-            raise ValueError("depth is learnt from pictures: set pictures of the clips to true")
+            raise ValueError("depth is learned from images: set clips.pictures to true")
         if self.views is not None and self.depth is None:
-            raise ValueError("views are for learning depth: give the recipe depth as well, or no views")
+            raise ValueError("views are for learning depth: give the recipe depth too, or no views")
         for side in (self.clips.height, self.clips.width):
             if side % self.codec.stride:
-                raise ValueError(f"pictures must be multiples of the codec's stride {self.codec.stride}, got {side}")
+                raise ValueError(
+                    f"height and width must be multiples of the codec's stride {self.codec.stride}, got {side}"
+                )
         size = self.network.depth * self.network.hidden_size**2 * (8 + 3 * self.network.mlp_ratio)
         if size > MAX_NETWORK:
             raise ValueError(f"a network of some {size:.2g} numbers is too large: lower depth or hidden_size")
 
     def to_json(self) -> str:
+        """The recipe as JSON."""
         return json.dumps(asdict(self), indent=1)
 
     @classmethod
     def load(cls, path: Path) -> "Recipe":
-        """Read what `to_json` wrote, or a part of it; FileNotFoundError or ValueError in one sentence."""
+        """Read what `to_json` wrote, or a part of it.
+
+        Raises:
+            FileNotFoundError: where there is no file.
+            ValueError: for a file that is no recipe.
+        """
         if not path.exists():
             raise FileNotFoundError(f"There is no recipe {path}; a run leaves its own as {RECIPE}.")
         whole = asdict(cls())
@@ -177,19 +206,29 @@ def run(
     machine: str = "",
     console: Console | None = None,
 ) -> Path:
-    """Make a world in `out / "world"` and return that folder.
+    """Make a world in `out / "world"`.
 
-    footage: gives one's own clips, at the nano world's picture size, instead of walks through the places; the world
-        then knows no places, takes its field of view from the clips, and is not measured against a renderer.
-    held_out: such clips that are not learned from, to measure it on.
-    processes, device: see `train_network`; each process takes a batch of its own. machine: its name, for the record.
+    Args:
+        recipe: of the run.
+        out: folder of the run.
+        footage: returns clips of your own, at the nano world's size, in place of walks. The world then knows no places,
+            takes its field of view from the clips, and is not compared with a renderer.
+        held_out: returns clips that are not trained on, to evaluate the world on.
+        processes, device: see `train_network`; each process takes a batch of its own.
+        machine: its name, for the record.
+        console: for progress.
 
-    Raises ValueError when `out` holds a run of another recipe; BlockingIOError while another process trains there;
-    KeyboardInterrupt after Ctrl-C or SIGTERM, with everything kept.
+    Returns:
+        The folder of the world.
+
+    Raises:
+        ValueError: where `out` holds a run of another recipe, or the recipe does not fit the footage.
+        BlockingIOError: while another process trains there.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM; everything is kept.
     """
     figure_class()  # what the end needs is looked for before the work
     if footage is not None and (recipe.depth is not None or (recipe.clips.height, recipe.clips.width) != SIZE):
-        raise ValueError("One's own clips have no depth, and 64 x 96 pixels: learn from them with the plain recipe.")
+        raise ValueError("Your own clips have 64 x 96 pixels and no depth: train on them with the default recipe.")
     out.mkdir(parents=True, exist_ok=True)
     with only_writer(out):
         return _run(recipe, out, footage, held_out, processes, device, machine, console or literal_console())
@@ -257,10 +296,12 @@ def _run(
     elif held_out is not None:
         found = measure(World.load(out / WORLD), list(held_out()), recipe.clips.chunks)
         print_footage(found, console)
-        draw_sheet("held-out clips: truth and dream", found.examples, out / SHEET)
+        draw_sheet("held-out clips: true above, predicted below", found.examples, out / SHEET)
         record["validation"] = found.to_plain()
     else:
-        draw_sheet("footage and dream", _dreams(World.load(out / WORLD), load(out / CLIPS)), out / SHEET)
+        draw_sheet(
+            "footage above, predicted below", _predicted(World.load(out / WORLD), load(out / CLIPS)), out / SHEET
+        )
     write_text(out / WORLD / RECORD, json.dumps(record, indent=1) + "\n")
     return out / WORLD
 
@@ -298,19 +339,21 @@ def _patches(recipe: Recipe, footage: Callable[[], Iterable[Footage]] | None, pr
     return torch.cat(patches)
 
 
-def _dreams(world: World, clips: dict[str, torch.Tensor], count: int = 4) -> list[Example]:
-    """The first pieces of the footage, as the codec shows them, beside what the world makes of their first pictures."""
+def _predicted(world: World, clips: dict[str, torch.Tensor], count: int = 4) -> list[Example]:
+    """The first pieces of the footage, as the codec shows them, and what the world predicts from their first frames."""
     examples, codec, size = [], linear_codec(world), world.config.chunk_frames
     for latents, c2w, pinhole in zip(clips["latents"][:count], clips["c2w"].numpy(), clips["intrinsics"], strict=False):
         frames = codec.decode(latents[None].float(), first=True)[0].numpy()
         c2w = relative_to_first(c2w.astype(np.float64))
         state = world.begin(world.scene(frames[0], intrinsics=pinhole.numpy()), seed=0)
-        chunks, dream = range(size, len(frames), size), []
+        chunks, predicted = range(size, len(frames), size), []
         for end in chunks:
             state, clip = world.advance(state, c2w[end - size + 1 : end + 1])
-            dream.append(clip.frames[0, -1].numpy())
+            predicted.append(clip.frames[0, -1].numpy())
         numbers = tuple(end // size for end in chunks)
-        examples.append(Example(len(examples), "footage", frames[0], numbers, frames[list(chunks)], np.stack(dream)))
+        examples.append(
+            Example(len(examples), "footage", frames[0], numbers, frames[list(chunks)], np.stack(predicted))
+        )
     return examples
 
 

@@ -1,4 +1,4 @@
-"""Start images by the number, drawn in the places that a world knows."""
+"""Start images in the places that a world knows."""
 
 from pathlib import Path
 
@@ -9,10 +9,21 @@ from sanawm_env.world.images import save_start
 
 
 def sample_starts(config: WorldConfig, count: int, seed: int, folder: Path) -> list[Path]:
-    """Paths of `count` PNGs in a folder, made if missing: pictures from where no training or measurement ever stood,
-    each with the pose where it was taken. The same seed gives the same files.
+    """Write start images as PNGs, each with the pose where it was taken. No training or evaluation uses these poses.
+    The same seed gives the same files.
 
-    Raises ValueError for a world without known places."""
+    Args:
+        config: of the world.
+        count: how many.
+        seed: of the poses.
+        folder: where to; made if missing.
+
+    Returns:
+        Their paths.
+
+    Raises:
+        ValueError: for a world without known places.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for index in range(count):

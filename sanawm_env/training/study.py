@@ -1,4 +1,4 @@
-"""All probes of a world in one go, their tables and their curves; and what each number of denoising steps gives.
+"""All probes of a world, their tables and curves, and the effect of the number of denoising steps.
 
 findings = study("nano", scenes=16, seed=0)
 print_findings(findings)
@@ -42,8 +42,16 @@ DRIFTS = {
 
 @dataclass(frozen=True)
 class Steps:
-    """A number of denoising steps, evenly spaced from 1000, before the clean pass: pooled PSNR of all chunks (`known`
-    places and `unknown` layouts), SSIM and sharpness in known places, seconds per chunk at batch 1."""
+    """Scores with a number of denoising steps, evenly spaced from 1000, before the clean pass.
+
+    Attributes:
+        timesteps: of the steps.
+        known: pooled PSNR of all chunks in known places, dB.
+        unknown: the same in unknown layouts.
+        ssim: in known places.
+        sharpness: in known places.
+        seconds: per chunk at batch 1.
+    """
 
     timesteps: tuple[float, ...]
     known: float
@@ -68,13 +76,25 @@ class Findings:
     steps: tuple[Steps, ...]
 
     def to_json(self) -> str:
+        """The findings as JSON."""
         return json.dumps(asdict(self), indent=1)
 
 
 def study(
     world: World | str | PathLike, scenes: int = 16, seed: int = 0, chunks: int = 8, role: str = "evaluate"
 ) -> Findings:
-    """Every probe on `scenes` walks (drift: half as many, five times as long). Raises what `evaluate` raises."""
+    """Run every probe.
+
+    Args:
+        world: to study.
+        scenes: number of walks (drift: half as many, five times as long).
+        seed: of the walks.
+        chunks: of a walk.
+        role: see `clips.random_stream`.
+
+    Raises:
+        ValueError: as `evaluate`.
+    """
     world = world if isinstance(world, World) else World.load(world)
     steps = tuple(step_list(world, n, scenes, seed, chunks, role) for n in STEPS)  # first: it checks the arguments
     return Findings(
@@ -88,7 +108,7 @@ def study(
 
 
 def step_list(world: World, count: int, scenes: int, seed: int, chunks: int, role: str = "evaluate") -> Steps:
-    """Measure the world with `count` denoising steps."""
+    """Scores of a world with `count` denoising steps."""
     timesteps = tuple(float(t) for t in np.linspace(1000, 0, count + 1)[:-1].round())
     report = evaluate(
         world, scenes, seed, chunks,
@@ -146,7 +166,7 @@ def print_findings(findings: Findings, console: Console | None = None) -> None:
 
 
 def plot_drift(findings: Findings, path: str | PathLike) -> None:
-    """PNG: what becomes of pictures and of the recurrent state on a long walk. ImportError without matplotlib."""
+    """Draw how frames and the recurrent state drift on a long walk, as PNG. Raises ImportError without matplotlib."""
     chunks = [row.chunk for row in findings.drift]
     figure = figure_class()((12, 3), layout="constrained")
     axes = figure.subplots(1, 3)

@@ -1,7 +1,7 @@
-"""The pictures of `engines.rooms.raycast` by torch, for clips that a GPU makes: many frames of one place at once.
+"""The renderer of `engines.rooms.raycast` in torch, for clips that a GPU makes: many frames of one place at once.
 
-The same rays, boxes and look-ups as there, in the same precision; the last bits differ, and with them now and then a
-texel at a border. Cameras must be inside the room, as those of walks are.
+Rays, boxes and look-ups are the same, in the same precision. The last bits differ, and with them now and then a texel
+at a border. Cameras must be inside the room, as those of walks are.
 """
 
 import numpy as np
@@ -23,8 +23,19 @@ def render(
     supersample: int,
     device: torch.device,
 ) -> Tensor:
-    """Frames (F, height, width, 3) uint8 on the device, of cameras c2w (F, 4, 4) in the place's frame; intrinsics
-    (4,) in pixels."""
+    """Render frames.
+
+    Args:
+        place: to render.
+        c2w: (F, 4, 4), in the place's frame.
+        intrinsics: (4,), pixels.
+        height, width: of frames.
+        supersample: rays along each side of a pixel.
+        device: that renders.
+
+    Returns:
+        (F, height, width, 3) uint8 on the device.
+    """
     rows, columns = height * supersample, width * supersample
     packed = torch.from_numpy(place.atlas.view(np.int32).copy()).to(device)
     shown, together = [], max(1, RAYS // (rows * columns))
@@ -41,14 +52,15 @@ def render(
 def depth(
     place: Place, c2w: np.ndarray, intrinsics: np.ndarray, height: int, width: int, device: torch.device
 ) -> Tensor:  # fmt: skip
-    """(F, height, width) float32, metres along z through the centres of pixels."""
+    """Depth through the centres of pixels: (F, height, width) float32, metres along z. Arguments as `render`."""
     return trace(place, c2w, intrinsics, height, width, device)[0]
 
 
 def trace(
     place: Place, c2w: np.ndarray, intrinsics: np.ndarray, height: int, width: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """z-depth (F, height, width) float32 and atlas index, int32, where the rays of cameras c2w (F, 4, 4) end."""
+    """z-depth (F, height, width) float32 and atlas index, int32, where the rays of cameras end. Arguments as
+    `render`."""
 
     def put(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(device)
@@ -101,8 +113,8 @@ def trace(
 def _in_sight(
     half: np.ndarray, origins: np.ndarray, towards: np.ndarray, intrinsics: np.ndarray, height: int, width: int
 ) -> np.ndarray:
-    """The cameras, at origins (F, 3) with axes towards (F, 3, 3) in a box's own frame, that may see the box: not all of
-    its corners are behind them, or beyond the same side of the picture."""
+    """The cameras, at origins (F, 3) with axes towards (F, 3, 3) in a box's own frame, that may see the box: not all
+    of its corners are behind them, or beyond the same side of the image."""
     corners = (CORNERS * half - origins[:, None]) @ towards  # (F, 8, 3), camera axes
     x, y, z = intrinsics[0] * corners[..., 0], intrinsics[1] * corners[..., 1], corners[..., 2]
     beyond = (

@@ -1,8 +1,8 @@
-"""The walks that worlds are measured on, and two measures of pictures that every study uses.
+"""The walks that worlds are evaluated on, and two measures of images that every study uses.
 
 Walk i of (role, seed) is a start and a path in one of the world's places, or in a layout that it does not know. The
-role is part of every random stream (`clips.random_stream`), so walks of different roles have nothing in common:
-"train" is trained on, "validation" serves decisions, "evaluate" is looked at once, for the record.
+role is part of every random stream (`clips.random_stream`), so walks of different roles have nothing in common: "train"
+is trained on, "validation" serves decisions, "evaluate" is used once, for the record.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,14 @@ from sanawm_env.world.config import WorldConfig
 
 @dataclass(frozen=True, eq=False)
 class Walk:
-    """c2w: (F, 4, 4) in the place's frame. seed: of the episode. known: whether the world knows the place."""
+    """A walk.
+
+    Attributes:
+        place: where it is.
+        c2w: (F, 4, 4) in the place's frame.
+        seed: of the episode's noise.
+        known: whether the world knows the place.
+    """
 
     place: Place
     c2w: np.ndarray
@@ -26,16 +33,20 @@ class Walk:
     known: bool
 
     def first_frame(self, config: WorldConfig) -> np.ndarray:
-        """(H, W, 3) uint8."""
+        """Frame 0 (H, W, 3) uint8, rendered."""
         size = config.height, config.width
         return render(self.place, self.c2w[:1], intrinsics(*size), *size, depth=False)[0][0]
 
 
 def known_places(config: WorldConfig) -> list[str]:
-    """The places of a world that can be rendered here; ValueError where there are none."""
+    """Names of the places of a world that can be rendered.
+
+    Raises:
+        ValueError: where there are none.
+    """
     names = [name for name in PLACES if name in config.places]
     if not names:
-        raise ValueError(f"The {config.name} world knows none of the places {', '.join(PLACES)} it is measured in.")
+        raise ValueError(f"The {config.name} world knows none of the places that can be rendered: {', '.join(PLACES)}.")
     return names
 
 
@@ -60,7 +71,7 @@ def decibels(error: float) -> float:
 
 
 def gradient(frames: np.ndarray) -> float:
-    """Sum of gradient magnitudes of the luminance (mean of the channels) of pictures (..., H, W, 3)."""
+    """Sum of gradient magnitudes of the luminance (mean of the channels) of images (..., H, W, 3)."""
     grey = frames.mean(-1, dtype=np.float32)
     across, down = np.diff(grey, axis=-1)[..., :-1, :], np.diff(grey, axis=-2)[..., :-1]
     return float(np.hypot(across, down).sum(dtype=np.float64))

@@ -1,8 +1,8 @@
-"""What can be known from the first picture alone: its warps to later cameras, and which pixels it has seen.
+"""What can be known from the first frame alone: its warps to later cameras, and which pixels it has seen.
 
 Textbook two-view geometry (Hartley and Zisserman, Multiple View Geometry, chapter 13). Poses are camera-to-world
-relative to frame 0, OpenCV axes, metres; intrinsics are (4,) fx, fy, cx, cy in pixels, with pixel centres at
-whole + 0.5.
+relative to frame 0, OpenCV axes, metres; intrinsics are (4,) fx, fy, cx, cy in pixels, with pixel centres at whole +
+0.5.
 """
 
 import numpy as np
@@ -16,7 +16,15 @@ DEPTH_TOLERANCE = 0.05  # relative
 
 
 def rotation_homographies(c2w: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
-    """Homographies (F, 3, 3) from pixels of cameras c2w (F, 4, 4) to pixels of frame 0, everything infinitely far."""
+    """Homographies from pixels of cameras to pixels of frame 0, with everything infinitely far away.
+
+    Args:
+        c2w: (F, 4, 4).
+        intrinsics: (4,).
+
+    Returns:
+        (F, 3, 3).
+    """
     camera = intrinsics_matrix(np.asarray(intrinsics, np.float64))
     return camera @ c2w[:, :3, :3] @ np.linalg.inv(camera)
 
@@ -31,9 +39,14 @@ def plane_homographies(c2w: np.ndarray, intrinsics: np.ndarray, depth: float = P
 
 
 def warp(image: np.ndarray, homographies: np.ndarray) -> np.ndarray:
-    """Pictures (F, H, W, 3) uint8 that show `image` (H, W, 3) uint8 where `homographies` (F, 3, 3) send their pixels.
+    """An image warped by homographies, bilinear. Pixels outside take the colour of its border.
 
-    Bilinear; what lies outside the image takes the colour of its border.
+    Args:
+        image: (H, W, 3) uint8.
+        homographies: (F, 3, 3), from pixels of the result to pixels of the image.
+
+    Returns:
+        (F, H, W, 3) uint8.
     """
     height, width = image.shape[:2]
     points = _pixel_centres(height, width) @ homographies[:, None].swapaxes(-1, -2)
@@ -47,10 +60,17 @@ def warp(image: np.ndarray, homographies: np.ndarray) -> np.ndarray:
 
 
 def visible_in_first(depth: np.ndarray, first_depth: np.ndarray, c2w: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
-    """(F, H, W) bool: pixels of cameras c2w (F, 4, 4) whose point frame 0 sees.
+    """Which pixels show points that frame 0 sees. A point is seen if it projects into frame 0 and is not farther away
+    than the farthest of the four pixels around it there, within 5 %.
 
-    depth (F, H, W) and first_depth (H, W), metres along z. A point is seen if it projects into frame 0's picture and is
-    not farther away than the farthest of the four pixels around it there, within 5 %.
+    Args:
+        depth: (F, H, W), metres along z.
+        first_depth: (H, W), of frame 0.
+        c2w: (F, 4, 4).
+        intrinsics: (4,).
+
+    Returns:
+        (F, H, W) bool.
     """
     height, width = first_depth.shape
     fx, fy, cx, cy = intrinsics
