@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -48,6 +49,7 @@ from sanawm_env.serving.connection import ServerRefused, SessionLost
 from sanawm_env.serving.keep import Keep, Record
 from sanawm_env.serving.limits import ServerLimits
 from sanawm_env.serving.metrics import REFUSALS
+from sanawm_env.serving.remote import RemoteEnv
 from sanawm_env.serving.server import Server
 from sanawm_env.serving.service import Refused, Service
 from sanawm_env.serving.worker import Step, Worker
@@ -268,7 +270,18 @@ def test_any_image_can_be_the_start(remote, config, tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{"scene": 99}, {"scene": "gone.png"}, {"wrong": 1}, {"task": {"wrong": 1}}, {"task": 3}, {"fov_deg": 500.5}],
+    [
+        {"scene": 99},
+        {"scene": "gone.png"},
+        {"wrong": 1},
+        {"task": {"wrong": 1}},
+        {"task": 3},
+        {"fov_deg": 500.5},
+        {"fov_deg": 10**400},
+        {"fov_deg": "60"},
+        {"prompt": "\ud800"},
+        {"prompt": 5},
+    ],
 )
 def test_errors_are_those_of_the_local_environment(remote, config, options):
     with pytest.raises((ValueError, TypeError, FileNotFoundError)) as ours:
@@ -351,8 +364,29 @@ def test_a_saved_snapshot_goes_there_and_back(remote, config, tmp_path):
     other.snapshot().save(tmp_path / "here.safetensors")
     assert same(env.restore(env.load(tmp_path / "here.safetensors"))[0], other.observation)
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "here.safetensors").read_bytes()[:-9])
-    with pytest.raises(ValueError, match="not a saved state"):
+    with pytest.raises(ValueError, match="^The file that was sent is not a saved state"):
         env.load(tmp_path / "cut.safetensors")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe cannot be sent: it is a pipe, not a file"):
+        env.load(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"url": "ws://127.0.0.1:99999"}, "url must be the address of a server"),
+        ({"url": "ws://["}, "url must be the address of a server"),
+        ({"token": "a\nb"}, "A token must be one line"),
+        ({"token": "x" * 5000}, "A token must be one line of at most 4,096 letters"),
+        ({"patience": "long"}, "patience must be a finite number from 0 to"),
+        ({"patience": np.nan}, "patience must be a finite number from 0 to"),
+        ({"obs_size": 5}, "obs_size must be two whole numbers"),
+        ({"obs_size": ("a", "b")}, "obs_size .height, width. must be a whole number"),
+    ],
+)
+def test_what_no_server_can_be_asked_for_is_refused_here(given, says):
+    with pytest.raises(ValueError, match=says):
+        RemoteEnv(**{"url": "ws://127.0.0.1:1"} | given)
 
 
 def test_the_server_keeps_what_is_referred_to_and_no_more(served, remote):
@@ -790,6 +824,38 @@ def test_no_server_forgets_a_session_that_another_one_has(tmp_path):
     mine.sweep(3600, {"a" * 22})
     other.sweep(3600, set())
     assert [path.name for path in tmp_path.iterdir()] == ["a" * 22]
+
+
+def test_folders_of_somebody_else_stay_where_sessions_are_kept(tmp_path):
+    """A session is known by its record, not by the name of that file."""
+    work = tmp_path / "my-other-work"
+    work.mkdir()
+    (work / "session").write_text("notes")
+    os.utime(work / "session", (0, 0))
+    keep = Keep(tmp_path)
+    keep.sweep(0, set())
+    assert (work / "session").read_text() == "notes"
+    (work / "session").write_bytes(wire.pack({"hello": {}}))  # of another version, say
+    assert keep.read(work.name) is None
+    shutil.rmtree(tmp_path)
+    keep.sweep(0, set())  # the next one may find the folder again
+    (tmp_path).write_text("a file")
+    with pytest.raises(NotADirectoryError, match="a file stands where a folder is needed"):
+        Keep(tmp_path)
+
+
+def test_a_sweep_that_fails_is_not_the_last(monkeypatch, caplog):
+    swept = []
+
+    class Failing:
+        async def sweep(self):
+            swept.append(1)
+            raise asyncio.CancelledError if len(swept) > 1 else OSError("disk")
+
+    monkeypatch.setattr(app, "SWEEP_SECONDS", 0)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(app._sweep(Failing()))
+    assert len(swept) == 2 and "could not be looked for" in caplog.text
 
 
 def test_nothing_but_a_session_is_read_from_where_they_are_kept(config, tmp_path):

@@ -87,7 +87,7 @@ class Serve(LoadedWorld):
     def token(self) -> str | None:
         """The token that clients must show; ValueError for a file without one."""
         if self.token_file is None:
-            return os.environ.get("SANAWM_TOKEN") or None
+            return os.environ.get("SANAWM_TOKEN", "").strip() or None
         with explaining(f"{self.token_file} holds no token"):
             lines = read_text(self.token_file, MAX_TOKEN_BYTES).split("\n")
         if not lines[0].strip():

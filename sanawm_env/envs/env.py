@@ -31,7 +31,7 @@ from sanawm_env.simulation.controllers import Controller, Keys, make_controller
 from sanawm_env.simulation.episode import Episode, HostClip, Snapshot
 from sanawm_env.simulation.simulator import EpisodeOver, Limits, Simulator
 from sanawm_env.simulation.tasks import Task, Transition, make_task
-from sanawm_env.system.files import brief, check_number
+from sanawm_env.system.files import brief, check_number, check_prompt
 from sanawm_env.world.folders import known_worlds, world_address
 from sanawm_env.world.images import ImageSource, images_in
 from sanawm_env.world.scenes import DrawnScenes
@@ -528,11 +528,7 @@ class SanaWMEnv(gym.Env):
             if isinstance(scenes, DrawnScenes):
                 return self._drawn_scene(scenes, number, options)
             image = scenes[number]
-        prompt = "" if options.get("prompt") is None else options["prompt"]
-        if not isinstance(prompt, str):
-            raise TypeError(f'options["prompt"] must be text, got {type(prompt).__name__}.')
-        if options.get("fov_deg") is not None:
-            check_number('options["fov_deg"]', options["fov_deg"])
+        prompt = check_start(options)
         given = {name: options.get(name) for name in ("intrinsics", "fov_deg", "anchor")}
         return self.world.scene(cast(ImageSource, image), prompt=prompt, **given)
 
@@ -541,6 +537,16 @@ class SanaWMEnv(gym.Env):
             raise ValueError(f"Scenes of {scenes} come with their own cameras: leave {', '.join(given)} out.")
         start = scenes.start(number, self.world.config)
         return self._scene(start.image, {**options, "anchor": start.anchor})
+
+
+def check_start(options: Mapping[str, Any]) -> str:
+    """The prompt of the options of a reset. TypeError or ValueError for one, or an angle, that cannot be."""
+    prompt = "" if options.get("prompt") is None else options["prompt"]
+    if not isinstance(prompt, str):
+        raise TypeError(f'options["prompt"] must be text, got {type(prompt).__name__}.')
+    if options.get("fov_deg") is not None:
+        check_number('options["fov_deg"]', options["fov_deg"])
+    return check_prompt(prompt)
 
 
 KEYWORDS = keywords(SanaWMEnv.__init__)

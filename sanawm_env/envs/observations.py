@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -119,6 +119,15 @@ class Observer:
         return whole.float().clamp(-LATENT_BOUND, LATENT_BOUND)
 
 
+def check_size(size: Any) -> tuple[int, int]:
+    """The size (height, width) of observed frames as Python ints; ValueError for anything else."""
+    given = size.tolist() if isinstance(size, np.ndarray) else size
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise ValueError(f"obs_size must be two whole numbers (height, width), got {brief(size)}.")
+    h, w = (check_count("obs_size (height, width)", n, 1, MOST_PIXELS) for n in given)
+    return h, w
+
+
 def observer(
     mode: str, config: WorldConfig, size: tuple[int, int] | None, workspace: Workspace, task: Task
 ) -> Observer:
@@ -146,10 +155,7 @@ def observer(
         raise ValueError(f'The {config.name} world has no latents: choose another obs_mode than "latent".')
     if size is None:
         size = (min(config.height, LARGEST[0]), min(config.width, LARGEST[1]))
-    if not isinstance(size, tuple | list | np.ndarray) or np.shape(size) != (2,):
-        raise ValueError(f"obs_size must be two whole numbers (height, width), got {brief(size)}.")
-    h, w = (check_count("obs_size (height, width)", n, 1, MOST_PIXELS) for n in size)
-    return Observer(mode, config, (h, w), workspace, task)
+    return Observer(mode, config, check_size(size), workspace, task)
 
 
 def _pixels(*shape: int) -> spaces.Box:

@@ -6,6 +6,7 @@ Any ASGI server runs it. `server.py` runs it under uvicorn and limits connection
 import asyncio
 import hmac
 import ipaddress
+import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
 
@@ -15,6 +16,7 @@ from sanawm_env.serving.limits import MB
 from sanawm_env.serving.protocol import FULL, GARBAGE, TAKEN_OVER, TOO_LARGE
 from sanawm_env.serving.service import SAID, Refused, Service, Session, SessionLost
 
+log = logging.getLogger(__name__)
 HELLO_SECONDS = 10.0  # for the first message to come
 SEND_SECONDS = 30.0  # for a client to take a reply
 SWEEP_SECONDS = 5.0
@@ -143,7 +145,10 @@ async def _send(service: Service, socket: WebSocket, data: bytes) -> None:
 async def _sweep(service: Service) -> None:
     while True:
         await asyncio.sleep(SWEEP_SECONDS)
-        await service.sweep()
+        try:
+            await service.sweep()
+        except Exception:  # the next one may do better; without any, idle sessions would stay for ever
+            log.exception("Idle sessions could not be looked for.")
 
 
 # --- who may come in ---

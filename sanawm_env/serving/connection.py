@@ -22,10 +22,11 @@ from websockets.sync.client import ClientConnection, connect
 
 from sanawm_env.serving.protocol import TAKEN_OVER, TOKEN_VARIABLE, Welcome
 from sanawm_env.serving.wire import VERSION, pack, unpack
-from sanawm_env.system.files import brief, reason
+from sanawm_env.system.files import brief, check_number, reason
 from sanawm_env.system.settings import read
 
 MAX_REPLY_BYTES = 2**30
+MAX_TOKEN, MAX_PATIENCE = 4096, 1e6
 OPEN_SECONDS = 10.0
 PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # between tries to come back; the last one again and again
 
@@ -81,16 +82,13 @@ class Connection:
     Raises:
         ConnectionError: where there is no server.
         PermissionError: without the server's token.
-        ValueError: for a url that is not the address of a server.
+        ValueError: for a url that is not the address of a server, or a token or patience that cannot be.
         RuntimeError: for a server of another version.
     """
 
     def __init__(self, url: str, token: str | None = None, patience: float = 60.0, **settings: Any):
-        if not isinstance(url, str) or urlsplit(url).scheme not in ("ws", "wss") or not urlsplit(url).hostname:
-            raise ValueError(f"url must be the address of a server, such as ws://127.0.0.1:8765, got {brief(url)}.")
-        self.url = url.rstrip("/") + ("" if urlsplit(url).path.strip("/") else "/ws")
-        self.token = token or os.environ.get(TOKEN_VARIABLE)
-        self.patience, self.settings = patience, settings
+        self.url, self.token = _address(url), _token(os.environ.get(TOKEN_VARIABLE) if token is None else token)
+        self.patience, self.settings = check_number("patience", patience, 0, MAX_PATIENCE), settings
         self.session = ""
         self.dropped: deque[tuple[str, int]] = deque()  # let go, and the server not told yet
         self.times: Mapping[str, float] = {}
@@ -217,8 +215,9 @@ class Connection:
         except InvalidStatus as error:
             if error.response.status_code in (401, 403):
                 says = reason((error.response.body or b"").decode(errors="replace"))
-                hint = f"give token=, or set {TOKEN_VARIABLE}"
-                raise PermissionError(f"The server at {self.url} refused the connection ({says}): {hint}.") from error
+                hint = f"give token=, or set {TOKEN_VARIABLE}" if says else "check the path of its address"
+                said = f"The server at {self.url} refused the connection"
+                raise PermissionError(f"{said}{f' ({says})' if says else ''}: {hint}.") from error
             raise
         except (OSError, TimeoutError, InvalidHandshake) as error:
             if again:
@@ -256,6 +255,23 @@ class Connection:
             given = reply.pop("n", None)
             if given == self._number or given is None:  # others are of requests that nobody waits for any more
                 return reply
+
+
+def _address(url: str) -> str:
+    """The address of a server's line; ValueError for what is none."""
+    with suppress(ValueError):  # of parts that cannot be, such as the port
+        parts = urlsplit(url) if isinstance(url, str) else None
+        if parts is not None and parts.scheme in ("ws", "wss") and parts.hostname and parts.port != 0:
+            return url.rstrip("/") + ("" if parts.path.strip("/") else "/ws")
+    raise ValueError(f"url must be the address of a server, such as ws://127.0.0.1:8765, got {brief(url)}.")
+
+
+def _token(token: Any) -> str:
+    """A token without the blanks around it, "" for none; ValueError for what no server asks for."""
+    token = "" if token is None else token
+    if not isinstance(token, str) or not token.strip().isprintable() or len(token) > MAX_TOKEN:
+        raise ValueError(f"A token must be one line of at most {MAX_TOKEN:,} letters.")
+    return token.strip()
 
 
 def _hang_up(lines: list[ClientConnection]) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from sanawm_env.recording.rollout import check_writable
 from sanawm_env.serving.wire import pack, unpack
 from sanawm_env.simulation.episode import Snapshot
 from sanawm_env.system.files import check_count, read_bytes
@@ -60,6 +61,7 @@ class Keep:
 
     Raises:
         ValueError: for an `every` out of range.
+        OSError: for a folder that cannot be written.
     """
 
     folder: Path
@@ -68,7 +70,7 @@ class Keep:
 
     def __post_init__(self):
         check_count("every", self.every, 1, MOST_STEPS)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        check_writable(self.folder)
 
     def read(self, name: str) -> tuple[Record, bytes] | None:
         """The record of a session and its last reply; None where there is no readable record."""
@@ -76,8 +78,9 @@ class Keep:
             return None
         with suppress(OSError, ValueError, TypeError):
             data = unpack(read_bytes(self.folder / name / RECORD, MAX_RECORD_BYTES))
-            reply = data.pop("reply")
-            return read(Record, data), reply.tobytes()
+            reply = data.pop("reply", None)
+            if isinstance(reply, np.ndarray):
+                return read(Record, data), reply.tobytes()
         return None
 
     def write(self, name: str, record: Record, reply: bytes, new: Mapping[int, Snapshot], take: bool = False) -> None:
@@ -97,7 +100,7 @@ class Keep:
         if not take and (known := self.read(name)) is not None and known[0].owner != self.owner:
             return
         folder = self.folder / name
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for number, snapshot in new.items():
             snapshot.save(self.file(name, number))
         data = {each: getattr(record, each) for each in Record.__dataclass_fields__}
@@ -122,12 +125,16 @@ class Keep:
             seconds: age of a record after which its session is deleted.
             but: names of this server's sessions. Their records are touched, so that no other server deletes them.
         """
-        for folder in self.folder.iterdir():
-            with suppress(OSError):
-                if folder.name in but:
-                    os.utime(folder / RECORD)
-                elif time.time() - (folder / RECORD).stat().st_mtime > seconds:
-                    shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            for folder in list(self.folder.iterdir()):
+                self._look_at(folder, seconds, folder.name in but)
+
+    def _look_at(self, folder: Path, seconds: float, ours: bool) -> None:
+        with suppress(OSError):
+            if ours:
+                os.utime(folder / RECORD)
+            elif time.time() - (folder / RECORD).stat().st_mtime > seconds and self.read(folder.name) is not None:
+                shutil.rmtree(folder, ignore_errors=True)  # a record in it: nobody else's folder
 
     def _tidy(self, folder: Path, names: Collection[str]) -> None:
         for path in folder.iterdir():

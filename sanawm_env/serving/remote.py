@@ -18,8 +18,8 @@ import numpy as np
 from gymnasium import spaces
 
 from sanawm_env.envs.config import EnvConfig
-from sanawm_env.envs.env import SanaWMEnv, read_generator
-from sanawm_env.envs.observations import Observation, observer
+from sanawm_env.envs.env import SanaWMEnv, check_start, read_generator
+from sanawm_env.envs.observations import Observation, check_size, observer
 from sanawm_env.envs.vector import SanaWMVectorEnv
 from sanawm_env.serving.connection import Connection, EpisodeLost, Handle, SessionLost
 from sanawm_env.serving.protocol import PIECE, ServedConfig
@@ -29,7 +29,7 @@ from sanawm_env.simulation.controllers import make_controller
 from sanawm_env.simulation.episode import HostClip
 from sanawm_env.simulation.simulator import Limits, Simulator
 from sanawm_env.simulation.tasks import make_task
-from sanawm_env.system.files import brief, reason
+from sanawm_env.system.files import brief, explaining, open_file, reason
 from sanawm_env.system.saving import replacing
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.images import load_image, read_anchor
@@ -412,7 +412,7 @@ class RemoteEnv(SanaWMEnv):
     ):
         if batching not in BATCHINGS:
             raise ValueError(f"batching must be one of {', '.join(map(repr, BATCHINGS))}, got {brief(batching)}.")
-        asked = {"obs_mode": obs_mode, "obs_size": None if obs_size is None else [int(n) for n in obs_size]}
+        asked = {"obs_mode": obs_mode, "obs_size": None if obs_size is None else check_size(obs_size)}
         connection = Connection(url, token, patience, encoding=encoding, **asked)
         welcome = connection.welcome
         config = EnvConfig.from_plain(welcome.env)
@@ -473,7 +473,7 @@ class RemoteEnv(SanaWMEnv):
         """
         ask, sent = self.simulator.ask, 0
         piece = min(PIECE, int(self.simulator.connection.most_bytes // 2))
-        with Path(path).open("rb") as file:
+        with explaining(f"{path} cannot be sent"), open_file(path) as file:
             while data := file.read(piece):
                 ask("write", offset=sent, data=np.frombuffer(data, np.uint8))
                 sent += len(data)
@@ -542,9 +542,7 @@ class RemoteEnv(SanaWMEnv):
 
     def _scene(self, image: Any, options: Mapping[str, Any]) -> dict[str, Any]:  # ty: ignore[incompatible-method-override]
         """A scene as the fields of a request. Images are read here; no path is sent."""
-        prompt = "" if options.get("prompt") is None else options["prompt"]
-        if not isinstance(prompt, str):
-            raise TypeError(f'options["prompt"] must be text, got {type(prompt).__name__}.')
+        prompt = check_start(options)
         anchor, fov_deg, intrinsics = (options.get(name) for name in ("anchor", "fov_deg", "intrinsics"))
         asked: dict[str, Any] = {"prompt": prompt, "fov_deg": None if fov_deg is None else float(fov_deg)}
         if isinstance(image, int | np.integer) and not isinstance(image, bool):

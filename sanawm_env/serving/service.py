@@ -10,8 +10,6 @@ import json
 import logging
 import math
 import secrets
-import shutil
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -48,6 +46,7 @@ from sanawm_env.serving.worker import Step, Worker
 from sanawm_env.simulation.episode import Episode, Snapshot
 from sanawm_env.simulation.simulator import MOST_CHUNKS
 from sanawm_env.system.files import brief, check_count, explaining, reason
+from sanawm_env.system.saving import Scratch
 from sanawm_env.system.settings import read
 from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
@@ -207,7 +206,7 @@ class Service:
         self.metrics.watch("waiting", "Requests that wait for the world", lambda: self.worker.waiting)
         self._pool = ThreadPoolExecutor(REPLIES, "replies")
         self._most_head = MOST_HEAD_BYTES + BYTES_OF_EPISODE * self.limits.batch
-        self._folder = Path(tempfile.mkdtemp(prefix="sanawm-serve-"))
+        self._scratch = Scratch("sanawm-serve-")
         self._ops: dict[str, tuple[Any, Callable[..., Awaitable[dict[str, Any]]], tuple[str, ...]]] = {
             "reset": (Reset, self._reset, ("scenes", "task")),
             "step": (StepAsked, self._step, ("actions",)),
@@ -228,7 +227,7 @@ class Service:
         self.worker.close()
         self._pool.shutdown(cancel_futures=True)
         self.sessions.clear()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._scratch.__exit__()
 
     # --- sessions ---
 
@@ -316,7 +315,7 @@ class Service:
                     f"The server has {self.limits.sessions} sessions, and takes no more (--sessions): try again later.",
                 )
             self.end(min(alone, key=lambda session: session.used))
-        session = Session(hello, look, self._folder, self.clock(), name)
+        session = Session(hello, look, self._scratch.folder, self.clock(), name)
         self.sessions[session.id] = session
         return session
 
@@ -581,7 +580,10 @@ class Service:
 
     async def _load(self, session: Session, asked: Nothing) -> dict[str, Any]:
         self._check_room(session, 1)
-        snapshot = await asyncio.wrap_future(self.worker.call(lambda: self._load_file(session.file)))
+        try:
+            snapshot = await asyncio.wrap_future(self.worker.call(lambda: self._load_file(session.file)))
+        except (ValueError, TypeError, FileNotFoundError) as error:  # the name is of no use to a client
+            raise type(error)(str(error).replace(str(session.file), "The file that was sent")) from error
         session.file.unlink(missing_ok=True)
         return await self._told(session, [snapshot.episode], rng=snapshot.rng)
 
