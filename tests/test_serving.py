@@ -364,7 +364,7 @@ def test_a_saved_snapshot_goes_there_and_back(remote, config, tmp_path):
     other.snapshot().save(tmp_path / "here.safetensors")
     assert same(env.restore(env.load(tmp_path / "here.safetensors"))[0], other.observation)
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "here.safetensors").read_bytes()[:-9])
-    with pytest.raises(ValueError, match="^The file that was sent is not a saved state"):
+    with pytest.raises(ValueError, match=r"^The file that was sent is not a saved state"):
         env.load(tmp_path / "cut.safetensors")
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match="pipe cannot be sent: it is a pipe, not a file"):
