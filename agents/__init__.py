@@ -1,1 +1,1 @@
-"""Agents: they act in a world through its public face (states, poses, frames), whatever it is inside."""
+"""Scripted cameras, planners, reinforcement learning and data collection, on top of environments and simulators."""

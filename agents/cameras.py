@@ -1,8 +1,8 @@
-"""Scripted cameras: paths with a name, to drive an environment or to collect clips with.
+"""Scripted cameras: named paths to move an environment along, or to collect clips with.
 
-A camera is a frozen dataclass; `poses(frames)` is its path, (frames, 4, 4) camera-to-world relative to frame 0 (the
-identity), OpenCV axes (right, down, forward), metres, at 16 frames per second. `actions(poses, env)` turns a path into
-an environment's actions, and `parse("orbit:radius=2,degrees=90")` makes a camera from text.
+A camera is a frozen dataclass. Its method `poses(frames)` returns camera-to-world matrices (frames, 4, 4), float64,
+relative to frame 0, in OpenCV axes (right, down, forward) and metres, 16 per second by default. `parse` makes a camera
+from text such as "orbit:radius=2,degrees=90", and `actions` turns a path into the actions of an environment.
 """
 
 from abc import ABC, abstractmethod
@@ -27,16 +27,31 @@ SPEEDS = {"speed": WALK, "rate": TURN, "turn": TURN}  # parameters that may be n
 
 
 class Camera(ABC):
-    """A path. Subclasses say where the camera is (F, 3) and how it turns after `seconds` (F,).
+    """The base class of scripted cameras. A subclass is a frozen dataclass that implements `path`.
 
-    Raises ValueError in one sentence for a parameter that is not finite, a size that is not above zero, or a speed
-    above `WALK` or `TURN`.
+    Parameters are checked when a camera is made: speeds may be negative, a seed may be 0, everything else must be above
+    zero.
+
+    Raises:
+        ValueError: for a parameter that is not finite, a size that is not above zero, a speed above `WALK` metres per
+            second, or a turn rate above `TURN` degrees per second.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]  # subclasses are dataclasses
 
     def poses(self, frames: int, fps: float = FPS) -> NDArray:
-        """(frames, 4, 4) float64 c2w, `fps` a second, the first one the identity. ValueError for fewer than one."""
+        """The path as matrices.
+
+        Args:
+            frames: how many poses, at least 1.
+            fps: poses per second.
+
+        Returns:
+            (frames, 4, 4) float64 camera-to-world matrices; the first one is the identity.
+
+        Raises:
+            ValueError: for a number of frames below 1.
+        """
         frames = check_count("The number of frames of a path", frames, 1, MAX_FRAMES)
         positions, rotations = self.path(np.arange(frames) / fps)
         c2w = np.tile(np.eye(4), (frames, 1, 1))
@@ -45,7 +60,14 @@ class Camera(ABC):
 
     @abstractmethod
     def path(self, seconds: NDArray) -> tuple[NDArray, Rotation]:
-        """Positions (F, 3) and rotations (F) after so many seconds."""
+        """Where the camera is at given times.
+
+        Args:
+            seconds: (F,) ascending times.
+
+        Returns:
+            Positions (F, 3) in metres, and F rotations from camera to world.
+        """
 
     def __post_init__(self):
         for field in fields(self):
@@ -73,7 +95,11 @@ def _there_and_back(distance: NDArray, length: float) -> NDArray:
 
 @dataclass(frozen=True)
 class Dolly(Camera):
-    """Straight on (negative: back), metres per second."""
+    """Moves straight ahead at a constant speed.
+
+    Attributes:
+        speed: metres per second; negative values move back.
+    """
 
     speed: float = 0.4
 
@@ -83,7 +109,13 @@ class Dolly(Camera):
 
 @dataclass(frozen=True)
 class Orbit(Camera):
-    """On an arc of `degrees` there and back around a point `radius` metres ahead, which stays in the middle."""
+    """Moves back and forth on a circular arc around a point ahead, which stays in the centre of the frame.
+
+    Attributes:
+        radius: distance of that point, metres.
+        degrees: length of the arc.
+        speed: metres per second along the arc; the camera turns by at most `TURN` degrees per second.
+    """
 
     radius: float = 1.5
     degrees: float = 60.0
@@ -99,7 +131,12 @@ class Orbit(Camera):
 
 @dataclass(frozen=True)
 class LookAround(Camera):
-    """On the spot: `degrees` to the right, back, and so on."""
+    """Stays in place and turns to the right and back, again and again.
+
+    Attributes:
+        degrees: largest angle.
+        rate: degrees per second; negative values begin to the left.
+    """
 
     degrees: float = 90.0
     rate: float = 10.0
@@ -110,7 +147,12 @@ class LookAround(Camera):
 
 @dataclass(frozen=True)
 class ThereAndBack(Camera):
-    """`distance` metres on and back on the same line, looking ahead all the time: what loops are measured with."""
+    """Moves ahead and back on one line without turning, so that views repeat: for measures of loop closure.
+
+    Attributes:
+        distance: metres.
+        speed: metres per second; negative values begin backwards.
+    """
 
     distance: float = 1.0
     speed: float = 0.4
@@ -122,7 +164,13 @@ class ThereAndBack(Camera):
 
 @dataclass(frozen=True)
 class LawnMower(Camera):
-    """Rows of `length` metres sideways, `step` metres apart and forwards, looking ahead."""
+    """Moves along parallel rows, looking ahead: sideways along a row, then forward to the next one.
+
+    Attributes:
+        length: metres of a row.
+        step: metres from one row to the next.
+        speed: metres per second.
+    """
 
     length: float = 1.2
     step: float = 0.4
@@ -138,7 +186,13 @@ class LawnMower(Camera):
 
 @dataclass(frozen=True)
 class RandomWalk(Camera):
-    """Smooth random turns while walking on; another seed is another walk."""
+    """Moves forward with smooth random turns.
+
+    Attributes:
+        seed: of the turns; each seed gives one path.
+        speed: metres per second.
+        turn: bound of the random turn rates, degrees per second, between which a cubic spline interpolates.
+    """
 
     seed: int = 0
     speed: float = 0.4
@@ -156,9 +210,16 @@ class RandomWalk(Camera):
 
 @dataclass(frozen=True, eq=False)
 class Spline(Camera):
-    """Through key poses (K, 4, 4), `seconds` from each to the next, then standing at the last.
+    """Moves through key poses, and stays at the last one. Cubic splines interpolate positions, spherical linear
+    interpolation the rotations.
 
-    ValueError for keys that are not rigid poses, or that lie too far apart for that time.
+    Attributes:
+        keys: (K, 4, 4) camera-to-world matrices, K >= 2.
+        seconds: from each key to the next.
+
+    Raises:
+        ValueError: from `poses`, for keys that are not rigid poses, or so far apart that the camera would exceed `WALK`
+            or `TURN`.
     """
 
     keys: NDArray
@@ -182,16 +243,24 @@ CAMERAS: dict[str, type[Camera]] = {
     "dolly": Dolly, "orbit": Orbit, "look-around": LookAround, "there-and-back": ThereAndBack,
     "lawn-mower": LawnMower, "random-walk": RandomWalk,
 }  # fmt: skip
-"""By name, for those whose parameters are numbers."""
+"""Cameras that `parse` makes from text, by name."""
 
 
 def parse(text: str) -> Camera:
-    """A camera from "name" or "name:parameter=number,...". ValueError in one sentence for anything else."""
+    """Make a camera from text.
+
+    Args:
+        text: "name" or "name:parameter=number,...", where the name is a key of `CAMERAS`.
+
+    Raises:
+        TypeError: for anything but text.
+        ValueError: for an unknown name or parameter, or a value that the camera does not take.
+    """
     if not isinstance(text, str):
         raise TypeError(f'A camera is given as text, such as "orbit:radius=2", got {brief(text)}.')
     name, _, rest = text.partition(":")
     if name not in CAMERAS:
-        raise ValueError(f"There is no camera {brief(name)}: cameras are {', '.join(CAMERAS)}.")
+        raise ValueError(f"There is no camera {brief(name)}: give {', '.join(CAMERAS)}.")
     kinds: dict[str, Any] = {field.name: field.type for field in fields(CAMERAS[name])}
     given = {}
     for part in filter(None, rest.split(",")):
@@ -209,11 +278,21 @@ def parse(text: str) -> Camera:
 
 
 def actions(poses: NDArray, env: SanaWMEnv) -> Iterator[NDArray]:
-    """Actions that take an environment along a path (F, 4, 4) whose first pose is frame 0, chunk by chunk.
+    """The actions that move an environment along a path, one per chunk.
 
-    In the mode "poses" the poses themselves; in "twist" the constant twist that ends each chunk where the path does,
-    clipped to the speed preset (one that cannot roll does not). A last chunk that the path does not fill is left out.
-    ValueError for other modes.
+    In the action mode "poses" an action is the poses themselves. In "twist" it is the constant twist that ends the
+    chunk where the path does, as a share of the speed preset and clipped to [-1, 1]; axes that the preset does not move
+    stay 0. Poses at the end that do not fill a chunk are left out.
+
+    Args:
+        poses: (F, 4, 4) camera-to-world matrices; the first one is frame 0.
+        env: an environment with action mode "poses" or "twist".
+
+    Yields:
+        Arrays (chunk_frames, 4, 4) for "poses", or (6,) float32 for "twist".
+
+    Raises:
+        ValueError: for another action mode.
     """
     size = env.world.config.chunk_frames
     chunks = [poses[i - 1 : i + size] for i in range(1, len(poses) - size + 1, size)]
@@ -227,10 +306,10 @@ def actions(poses: NDArray, env: SanaWMEnv) -> Iterator[NDArray]:
             share = np.divide(twist, full, out=np.zeros(6), where=full > 0)
             yield np.clip(share, -1, 1).astype(np.float32)
     else:
-        raise ValueError(f'Cameras drive the action modes "poses" and "twist", not {env.action_mode!r}.')
+        raise ValueError(f'A camera needs the action_mode "poses" or "twist", got {env.action_mode!r}.')
 
 
 def _bounded(value: float, most: float) -> None:
-    """ValueError for a speed above what worlds know."""
+    """ValueError for a speed or turn rate above its bound."""
     if abs(value) > most + 1e-9:
         raise ValueError(f"A camera moves at most {WALK:g} m/s and turns at most {TURN:g} degrees/s, got {value:g}.")

@@ -1,9 +1,9 @@
-"""Datasets by the hour: scenes x scripted cameras x seeds become episodes, in batches, and any kill loses little.
+"""Collect datasets: episodes of every combination of scenes, cameras and seeds, predicted in batches.
 
     collect(Collection(scenes=["starts"], cameras=["orbit:radius=1.5", "w-48,dw-48"], seeds=2), "runs/orbits")
 
-Every episode is a job with an id that says all that decides it, so the same call goes on where it was stopped and never
-does a job twice. While the world predicts the next step, a thread encodes the last one.
+Each episode is a job. The id of a job is a hash of everything that decides the episode, so the same call continues
+after an interruption and does no job twice. While the world predicts the next step, a thread encodes the last one.
 """
 
 import os
@@ -43,13 +43,25 @@ def collect(
     part: tuple[int, int] = (0, 1),
     run: "Runner | None" = None,
 ) -> Dataset:
-    """Make all episodes of a collection that are not in the folder `out` yet, and return the dataset there.
+    """Make the episodes of a collection that the folder `out` does not have yet.
 
-    part: (i, n), every n-th job from the i-th, for many machines that share a disk. run: who does the jobs: `here`,
-    this process, or a `collect_ray.Cluster`.
-    Raises ValueError or TypeError for what cannot be collected, or a folder that holds something else;
-    NotADirectoryError for a file in its place; BlockingIOError while another process collects the same part there;
-    OSError when the disk is full: what is finished can be read.
+    Args:
+        collection: a `Collection`, or the path of its YAML file.
+        out: folder of the dataset; made if missing.
+        console: where progress is shown; None for stderr.
+        part: (i, n) does every n-th job from the i-th, for several machines that share a disk.
+        run: what does the jobs: `here` (this process; the default) or a `collect_ray.Cluster`.
+
+    Returns:
+        The dataset in `out`.
+
+    Raises:
+        ValueError: for a collection that cannot be made, or a folder that holds a dataset with other settings.
+        TypeError: for settings of the wrong type.
+        FileNotFoundError: for a YAML file, start image or trajectory that does not exist.
+        NotADirectoryError: where `out` is a file.
+        BlockingIOError: while another process collects the same part into `out`.
+        OSError: for example when the disk is full; finished episodes stay readable.
     """
     if not isinstance(collection, Collection):
         collection = Collection.load(collection)
@@ -78,12 +90,13 @@ def collect(
 
 
 Event = Row | int
-"""An episode that is finished or rejected, or so many steps that were taken meanwhile."""
+"""The row of an episode that was finished or rejected, or a number of steps that were taken."""
 Runner = Callable[[Collection, Sequence[Job], Dataset], Generator[Event, None, None]]
+"""A function that does the jobs of a collection into a dataset, and yields events."""
 
 
 def here(collection: Collection, jobs: Sequence[Job], dataset: Dataset) -> Generator[Event, None, None]:
-    """Do jobs in this process."""
+    """Do jobs in this process; a `Runner`."""
     if not jobs:
         return
     with with_torch_threads(collection.threads), Shard(dataset) as shard:
@@ -91,7 +104,21 @@ def here(collection: Collection, jobs: Sequence[Job], dataset: Dataset) -> Gener
 
 
 def work(collection: Collection, jobs: Sequence[Job], shard: Shard) -> Generator[Event, None, None]:
-    """Do jobs into a shard. What is unfinished when this is left, in any way, goes away."""
+    """Do jobs, and write their episodes into a shard. Episodes that are unfinished when this ends, for any reason, are
+    removed.
+
+    Args:
+        collection: the collection that the jobs are of.
+        jobs: in the order in which they are begun.
+        shard: an entered `Shard`.
+
+    Yields:
+        `Event`s.
+
+    Raises:
+        ValueError: for a script that yields no action, or an action that the environment does not take.
+        OSError: for files that cannot be written.
+    """
     waiting, running, rows = deque(jobs), [], SimpleQueue()
     unfinished: list[_Run] = []
     background = _Background(2 * collection.batch)
@@ -126,7 +153,13 @@ def work(collection: Collection, jobs: Sequence[Job], shard: Shard) -> Generator
 
 
 def beginning(collection: Collection, job: Job) -> SanaWMEnv:
-    """The environment of a job, reset to where it begins; errors as `SanaWMEnv` and its reset."""
+    """The environment of a job, reset to its start.
+
+    Raises:
+        ValueError: as `SanaWMEnv` and its `reset`.
+        TypeError: likewise.
+        OSError: for a start image that cannot be read.
+    """
     env, start = SanaWMEnv(**replace(collection.config, max_episode_chunks=job.chunks).keywords), job.start
     intrinsics = None if start.intrinsics is None else np.array(start.intrinsics)
     begin(env, start.image, job.seed, prompt=start.prompt, intrinsics=intrinsics, fov_deg=start.fov_deg)
@@ -134,7 +167,14 @@ def beginning(collection: Collection, job: Job) -> SanaWMEnv:
 
 
 def stepped(asked: Sequence[tuple["_Run", Any]]) -> Iterator[tuple["_Run", Any, float]]:
-    """Runs and actions, stepped together, and the reward of each."""
+    """Step the environments of several jobs in one batch.
+
+    Args:
+        asked: pairs of a running job and its action.
+
+    Yields:
+        The running job, its action and its reward.
+    """
     if not asked:
         return
     simulator, actions = asked[0][0].env.simulator, [action for _, action in asked]
@@ -148,14 +188,14 @@ def stepped(asked: Sequence[tuple["_Run", Any]]) -> Iterator[tuple["_Run", Any, 
 
 
 def _reject(shard: Shard, rows: "SimpleQueue[Row]", job: Job, why: str) -> None:
-    """A job that could not begin becomes a row."""
+    """Write the manifest row of a job that could not begin."""
     row = Row(job.id, camera=job.script.name, source=str(job.start.image), seed=job.seed, reason=why)
     shard.note(row)
     rows.put(row)
 
 
 class _Run:
-    """A job under way."""
+    """A job that is being done."""
 
     def __init__(self, collection: Collection, job: Job, shard: Shard, env: SanaWMEnv):
         self.env = env
@@ -167,15 +207,15 @@ class _Run:
         self.over = False
 
     def next_action(self) -> Any:
-        """The script's next action; None, and over, where it has none."""
+        """The script's next action; None after its last one, which sets `over`."""
         action = next(self.actions, None)
         self.over = action is None
         return action
 
     def finish(self, shard: Shard, rows: "SimpleQueue[Row]", unfinished: "list[_Run]") -> None:
-        """Close the episode, judge it, and put it where it belongs."""
+        """Close the episode, check it against the gates, and accept or reject it."""
         if not self.writer.chunks:
-            raise ValueError(f"The script {self.writer.meta['camera']} gave no action: an episode has at least one.")
+            raise ValueError(f"The script {self.writer.meta['camera']} yielded no action: it must yield at least one.")
         self.writer.close()
         measures = measure(self.writer)
         reason = judge(measures, self.gates)
@@ -187,13 +227,25 @@ class _Run:
 
 
 def measure(writer: EpisodeWriter) -> dict[str, float | None]:
-    """What the gates look at, on evenly spaced frames of an episode."""
+    """The measures that gates bound, on evenly spaced frames of an episode.
+
+    Returns:
+        "drift" and "closure" as `metrics.lasting` defines them; None for what cannot be measured in this episode.
+    """
     _, frames, c2w = writer.glance()
     return {"drift": drift(frames), "closure": loop_closure(frames, c2w)}
 
 
 def judge(measures: Mapping[str, float | None], gates: Mapping[str, float]) -> str:
-    """Why an episode is not wanted; "" if it is. What could not be measured is not held against it."""
+    """Compare measures with gates.
+
+    Args:
+        measures: as `measure` returns them.
+        gates: bounds by name, see `GATES`.
+
+    Returns:
+        Why the episode is rejected; "" if it passes. A measure that is None passes.
+    """
     for name, bound in gates.items():
         value = measures[name]
         if value is not None and (value > bound if GATES[name] == "at most" else value < bound):
@@ -202,30 +254,30 @@ def judge(measures: Mapping[str, float | None], gates: Mapping[str, float]) -> s
 
 
 class _Background:
-    """One thread that does what it is given, in order, and at most `limit` things behind."""
+    """One thread that runs calls in order, with at most `limit` of them waiting."""
 
     def __init__(self, limit: int):
         self._limit, self._pending = limit, deque[Future]()
         self._pool = ThreadPoolExecutor(1)
 
     def submit(self, function: Callable, *arguments: Any) -> None:
-        """Put something in the queue. Raises what something before has raised."""
+        """Queue a call. Raises what an earlier call raised."""
         while self._pending and (len(self._pending) >= self._limit or self._pending[0].done()):
             self._pending.popleft().result()
         self._pending.append(self._pool.submit(function, *arguments))
 
     def wait(self) -> None:
-        """Until all is done."""
+        """Wait for all calls. Raises what one of them raised."""
         while self._pending:
             self._pending.popleft().result()
 
     def stop(self) -> None:
-        """Leave undone what has not begun."""
+        """Cancel calls that have not begun, and wait for the one that has."""
         self._pool.shutdown(cancel_futures=True)
 
 
 def _follow(mine: Sequence[Job], jobs: Sequence[Job], events: Iterator[Event], frames: int, console: Console) -> None:
-    """Show how far it is until it is done. frames: of a step."""
+    """Show progress until the events end. frames: of a step."""
     chunks, before = {job.id: job.chunks for job in jobs}, len(mine) - len(jobs)
     total, steps, kept, rejected, begun = sum(chunks.values()), 0, 0, 0, time.monotonic()
     columns = (

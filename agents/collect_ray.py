@@ -1,7 +1,7 @@
-"""Collecting on a Ray cluster: an actor per GPU, or per core, each with a batch of episodes and a shard of its own.
+"""Collect on a Ray cluster: one actor per GPU, or per core, each with its own batch of episodes and its own shard.
 
-Jobs go out, rows come back: frames stay on the shared disk. An actor that dies is replaced, and what it had not
-finished is done again; what it had finished is on the disk, and is not.
+Actors receive jobs and return manifest rows; they write frames to the shared disk themselves. An actor that dies is
+replaced: its finished episodes stay, and its unfinished jobs are done again.
 """
 
 import signal
@@ -21,38 +21,48 @@ try:
     import ray
     import ray.exceptions
 except ImportError as error:
-    raise ImportError(f'Collecting on Ray needs it: pip install "sanawm-env[ray]" ({error}).') from error
+    raise ImportError(f'Collecting on Ray needs ray: pip install "sanawm-env[ray]" ({error}).') from error
 
 ROUNDS = 2  # batches that an actor gets at a time: few are lost with it, and it seldom waits
 MOST_DEATHS = 3  # of actors under one job: then it is the job
 
 
 class Collector:
-    """Runs in an actor: does jobs into its shard."""
+    """The actor: does jobs into its own shard."""
 
     def __init__(self, collection: Collection, folder: Path):
         self.collection = collection
         self.shard = Shard(Dataset.open(folder)).__enter__()
 
     def work(self, jobs: Sequence[Job]) -> list[Row]:
-        """The rows of the episodes that these jobs became."""
+        """Do jobs, and return the rows of their episodes."""
         return [event for event in work(self.collection, jobs, self.shard) if isinstance(event, Row)]
 
     def close(self) -> None:
+        """Close the shard."""
         self.shard.__exit__()
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """How to do jobs on Ray. address: of a running cluster; None starts one here and stops it. workers: actors; None:
-    as many as the cluster has GPUs, or cores for a world on the CPU."""
+    """A `collect.Runner` that does jobs on Ray.
+
+    Attributes:
+        address: of a running cluster, or "auto"; None starts one on this machine and stops it afterwards.
+        workers: number of actors; None for one per GPU, or one per core for a world on the CPU.
+    """
 
     address: str | None = None
     workers: int | None = None
 
     def __call__(self, collection: Collection, jobs: Sequence[Job], dataset: Dataset) -> Generator[Event, None, None]:
-        """A `collect.Runner`. Raises ValueError without workers, ChildProcessError for a job under which actors die
-        again and again, and what the jobs raise."""
+        """Do jobs on the cluster; called by `collect`.
+
+        Raises:
+            ValueError: for a number of workers below 1, or a cluster that has no GPU for a world on one.
+            ChildProcessError: for a job during which `MOST_DEATHS` actors died.
+            Exception: what a job raised.
+        """
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"Collecting on Ray needs at least one worker, got {self.workers}.")
         ours = not ray.is_initialized()

@@ -1,4 +1,4 @@
-"""What is to be collected: a YAML file or a few lines of Python become a list of jobs, checked before the work.
+"""The description of a dataset to collect, and its list of jobs, checked before any work.
 
 plan(Collection(scenes=["starts"], cameras=["orbit:radius=1.5", "w-48,dw-48"], seeds=2), "runs/orbits").jobs
 """
@@ -59,7 +59,14 @@ STARTS = "starts"  # of the world; also the folder of sampled ones
 
 @dataclass(frozen=True)
 class Start:
-    """Where an episode begins. image: a file. intrinsics: fx, fy, cx, cy in its pixels; or fov_deg."""
+    """The start of an episode.
+
+    Attributes:
+        image: file of the start image.
+        prompt: text of the scene; "" for none.
+        intrinsics: fx, fy, cx, cy in pixels of the image; None for `fov_deg`.
+        fov_deg: horizontal field of view of the world's frames in degrees; None for EXIF data or the world's own.
+    """
 
     image: Path
     prompt: str = ""
@@ -69,24 +76,35 @@ class Start:
 
 @dataclass(frozen=True, kw_only=True)
 class Collection:
-    """What is collected: every scene with every camera and every seed.
+    """What to collect: one episode of every scene with every camera and every seed.
 
-    world, device: as `gym.make` takes them. env: further keywords of `SanaWMEnv` (task, horizon, speed and so on).
-    scenes: "starts" (the world's own), image files, folders of them, {"image": ..., "prompt": ..., "fov_deg": ...}, or
-        {"sample": 8, "seed": 0}, start images drawn in the places that the nano world knows.
-    cameras: see `scripts`; {"trajectory": file, "axes": ...} with keywords of `camera.trajectory.load_trajectory`; or a
-        `Script`, for instance a `Policy` of one's own.
-    bench: {"root": folder of SANA-WM-Bench, "split": "simple_60s" or "hard_60s"}: scenes with a camera each, besides or
-        instead of the others (which are the world's own starts and "orbit" where nothing is said at all).
-    seeds: how many, 0 and up, or which. chunks: of an episode, 24 frames each; None: all of a path, 8 of cameras that
-        have no end.
-    action_mode: "poses" follows cameras exactly; "twist" holds for each chunk the twist that ends it where they do.
-    batch: episodes that are predicted together. threads: that torch works with; None: as the world was loaded.
-    crf: quality of the videos, lower is better and larger.
-    gates: {"drift": most, "closure": least} of `metrics.lasting`; what is out of bounds is thrown away and noted.
-    folder: where relative files are looked for.
+    Attributes:
+        world: name or folder, as `gym.make` takes it.
+        device: of the world, "cpu" or "cuda".
+        scenes: a list of "starts" (the world's own start images), image files, folders of images, mappings
+            {"image": ..., "prompt": ..., "fov_deg": ..., "intrinsics": ...}, or {"sample": 8, "seed": 0}: start images
+            drawn in the places that the nano world knows. None for "starts", or for none where `bench` is given.
+        cameras: a list of texts (see `agents.scripts`), mappings {"trajectory": file, "axes": ...} with keywords of
+            `camera.trajectory.load_trajectory`, or `Script` objects such as a `Policy`. None for "orbit", or for none
+            where `bench` is given.
+        bench: {"root": folder of SANA-WM-Bench, "split": "simple_60s" or "hard_60s"}: adds the scenes of the benchmark,
+            each with its own camera.
+        seeds: a list of seeds, or how many of them, counted from 0.
+        chunks: length of an episode in chunks of 24 frames. None for the whole of a path, and 8 for cameras without an
+            end.
+        action_mode: "poses" follows a camera exactly; "twist" holds, for each chunk, the twist that ends where the
+            camera does.
+        env: further keywords of `SanaWMEnv`, such as task, horizon or speed.
+        batch: how many episodes are predicted together.
+        threads: of torch; None as the world was loaded.
+        crf: x264 quality of the videos, 0 (lossless) to 51.
+        gates: {"drift": largest, "closure": smallest} of `metrics.lasting`. An episode out of bounds is deleted, and
+            its row in the manifest says why.
+        folder: the folder that relative paths start from.
 
-    Raises ValueError or TypeError in one sentence for anything else.
+    Raises:
+        ValueError: for values out of range, unknown gates, or keywords in `env` that have an attribute of their own.
+        TypeError: for values of the wrong type.
     """
 
     world: str = "nano"
@@ -131,33 +149,47 @@ class Collection:
                 raise ValueError(f"gates are {' and '.join(GATES)} with a number each, got {brief(name)}.")
             check_number(f"The gate {name}", bound, least=0)
         if reserved := [name for name in self.env if name in ("world", "device", "scenes", "action_mode")]:
-            raise ValueError(f"{reserved[0]} is said beside env, not in it.")
+            raise ValueError(f"{reserved[0]} must not be in env of a collection: give it as a setting beside env.")
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Collection":
-        """Read a YAML file; what it leaves out is the default, files in it lie relative to it.
+        """Read a collection from a YAML file. Settings that the file leaves out have their defaults; relative paths
+        start from the file's folder.
 
-        Raises FileNotFoundError, ValueError or TypeError in one sentence.
+        Raises:
+            FileNotFoundError: where there is no such file.
+            ValueError: for a file that does not describe a collection.
         """
         path = Path(path)
         if not path.exists():
-            raise FileNotFoundError(f"There is no file {path}: `sanawm collect` takes a YAML file, see the README.")
+            raise FileNotFoundError(
+                f"There is no file {path}: a collection is a YAML file such as examples/collect.yaml."
+            )
         with explaining(f"{path} does not describe a collection", (ValueError, TypeError)):
             if "folder" in (given := read_yaml(path)):
-                raise ValueError("there is no setting 'folder' in a file: it is the one that the file lies in")
+                raise ValueError("there is no setting 'folder' in a file: relative paths start from the file's folder")
             return replace(read(cls, given), folder=path.parent)
 
     @cached_property
     def config(self) -> EnvConfig:
-        """What its environments are made with, but for their length."""
+        """Settings of the environments, apart from their length."""
         beside = {"world": world_address(self.world), "device": self.device, "action_mode": self.action_mode}
         return EnvConfig.from_plain({**beside, **self.env})
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """An episode to be made. id: of all that decides it. draw: what a script that draws is seeded with, of the seed and
-    the start image, so that two scenes do not see the same walk."""
+    """An episode to make.
+
+    Attributes:
+        id: hash of everything that decides the episode.
+        start: where it begins.
+        script: what moves the camera.
+        seed: of the noise and of the task.
+        draw: seed for scripts that draw random numbers, made from `seed` and the start image, so that two scenes do not
+            get the same walk.
+        chunks: length.
+    """
 
     id: str
     start: Start
@@ -169,8 +201,15 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class CollectionPlan:
-    """The episodes of a collection, in order, checked. header: what their dataset says of them all. unreadable: start
-    images that are there but cannot be begun from, and why; their jobs will be rejected."""
+    """The checked episodes of a collection.
+
+    Attributes:
+        collection: the description.
+        world: the loaded world.
+        jobs: in order.
+        header: what `dataset.json` says of all episodes.
+        unreadable: start images that exist but cannot be used, and why; their jobs will be rejected.
+    """
 
     collection: Collection
     world: World
@@ -180,11 +219,17 @@ class CollectionPlan:
 
 
 def plan(collection: Collection, out: str | os.PathLike) -> CollectionPlan:
-    """All episodes of a collection, checked as far as can be before one is predicted: images are there and can be read,
-    prompts are known, paths stay within the workspace and the horizon, the environment can be made. out: where sampled
-    start images are put.
+    """List the episodes of a collection. Before anything is predicted it checks that images exist and can be read,
+    prompts are known, paths stay within the workspace and the horizon, and the environment can be made.
 
-    Raises FileNotFoundError, ValueError or TypeError in one sentence.
+    Args:
+        collection: what to collect.
+        out: folder where sampled start images are written.
+
+    Raises:
+        FileNotFoundError: for images, trajectories or a benchmark that do not exist.
+        ValueError: for anything else that cannot be collected.
+        TypeError: for scenes of the wrong type.
     """
     env = SanaWMEnv(**collection.config.keywords)
     world, config = env.world, env.world.config
@@ -219,14 +264,23 @@ def plan(collection: Collection, out: str | os.PathLike) -> CollectionPlan:
 
 
 def pending(jobs: Sequence[Job], dataset: Dataset) -> list[Job]:
-    """The jobs that a dataset has neither done nor rejected."""
+    """The jobs that a dataset has neither finished nor rejected."""
     done = {row.id for row in dataset.rows()}
     return [job for job in jobs if job.id not in done]
 
 
 def estimate(planned: CollectionPlan, dataset: Dataset | None) -> dict[str, float]:
-    """What the jobs of a plan come to: episodes, of these done, chunks, frames, hours of video; and bytes of those that
-    are not done, by the mean of those that are or, without any, of a start image that is moved about and encoded."""
+    """What a plan amounts to.
+
+    Args:
+        planned: the plan.
+        dataset: the dataset that it continues; None for a new one.
+
+    Returns:
+        "episodes", "done" (of these), "chunks", "frames" and "hours" of the whole plan, and "bytes" still to be
+            written.
+        Bytes per frame are the mean of finished episodes or, without any, those of a trial clip.
+    """
     config, done = planned.world.config, [] if dataset is None else dataset.finished()
     left = planned.jobs if dataset is None else pending(planned.jobs, dataset)
     frames = [sum(1 + job.chunks * config.chunk_frames for job in jobs) for jobs in (planned.jobs, left)]
@@ -239,7 +293,7 @@ def estimate(planned: CollectionPlan, dataset: Dataset | None) -> dict[str, floa
 
 
 def _trial_rate(planned: CollectionPlan) -> float:
-    """Bytes a frame of a second's clip whose image moves by a 48th of its width each frame, written for a try."""
+    """Bytes per frame of a trial clip: one second of a start image that moves by 1/48 of its width per frame."""
     config, poses = planned.world.config, RandomWalk().poses(FPS)
     good = next(job.start.image for job in planned.jobs if job.start.image not in planned.unreadable)
     image = fit_image(good, config.height, config.width)
@@ -252,45 +306,49 @@ def _trial_rate(planned: CollectionPlan) -> float:
 
 
 def _script(camera: str | Mapping[str, Any] | Script, folder: Path, config: WorldConfig) -> Script:
-    """The script of a camera as a collection has it; errors as `read_script` and `load_trajectory`."""
+    """The script of a camera of a collection. Errors as `read_script` and `load_trajectory`."""
     if isinstance(camera, Script):
         return camera
     if not isinstance(camera, Mapping):
         return read_script(str(camera), folder, config.workspace.pitch_limit_deg, config.fps)
     known = ("trajectory", "format", "axes", "poses", "metres_per_unit", "fps", "fill")
     if not isinstance(camera.get("trajectory"), str) or set(camera) - set(known):
-        raise ValueError(f"A camera is a text, or a trajectory with {', '.join(known[1:])}; got {brief(camera)}.")
+        raise ValueError(
+            f"A camera is text, or a mapping with trajectory and any of {', '.join(known[1:])}; got {brief(camera)}."
+        )
     reading = {name: value for name, value in camera.items() if name != "trajectory"}
     path = folder / camera["trajectory"]
     return Given(camera["trajectory"], followed(load_trajectory(path, **reading), config.fps, path))
 
 
 def _starts(collection: Collection, world: World, out: Path) -> list[Start]:
-    """The scenes of a collection, one by one."""
+    """The starts of a collection."""
     starts: list[Start] = []
     for scene in collection.scenes or ():
         if isinstance(scene, Mapping) and "sample" in scene:
             given = {"sample": 1, "seed": 0} | dict(scene)
             if given.keys() != {"sample", "seed"}:
-                raise ValueError(f"Scenes are sampled by {{sample: how many, seed: 0}}, got {brief(scene)}.")
-            check_count("Scenes are sampled by {sample: how many, seed: 0}: how many", given["sample"], 0, MAX_SAMPLES)
-            check_count("Scenes are sampled by {sample: how many, seed: 0}: the seed", given["seed"], 0, MAX_SEED)
+                raise ValueError(f"Sampled scenes are {{sample: their number, seed: a seed}}, got {brief(scene)}.")
+            check_count("sample, the number of sampled scenes,", given["sample"], 0, MAX_SAMPLES)
+            check_count("seed of sampled scenes", given["seed"], 0, MAX_SEED)
             starts += map(Start, sample_starts(world.config, given["sample"], given["seed"], out / STARTS))
         elif isinstance(scene, Mapping):
             known = ("image", "prompt", "intrinsics", "fov_deg")
             if "image" not in scene or set(scene) - set(known):
-                raise ValueError(f"A scene is an image with {', '.join(known[1:])}, got {brief(scene)}.")
+                raise ValueError(
+                    f"A scene is a mapping with image and any of {', '.join(known[1:])}, got {brief(scene)}."
+                )
             starts.append(_start(scene, collection.folder))
         elif not isinstance(scene, str | os.PathLike):
             raise TypeError(f"A scene is an image, a folder of images or a mapping, got {brief(scene)}.")
         elif scene == STARTS:
             if not world.starts:
-                raise ValueError(f"The {world.config.name} world ships no start images: name some under scenes.")
+                raise ValueError(f"The {world.config.name} world ships no start images: give some under scenes.")
             starts += map(Start, world.starts)
         else:
             path = collection.folder / str(scene)
             if path.is_dir() and out.exists() and path.samefile(out):
-                raise ValueError(f"{out} is the folder of scenes {scene} itself: collect into another folder.")
+                raise ValueError(f"{out} is the folder of the scenes {scene}: collect into another folder.")
             starts += map(Start, images_in(path) if path.is_dir() else [path])
     for start in starts:
         if not start.image.is_file():
@@ -299,8 +357,9 @@ def _starts(collection: Collection, world: World, out: Path) -> list[Start]:
 
 
 def _unreadable(starts: Sequence[Start], world: World) -> dict[Path, str]:
-    """Start images that no episode can begin from, and why. Raises ValueError for a prompt that the world does not
-    know: that is no fault of an image."""
+    """Start images that no episode can begin from, and why. ValueError for a prompt that the world does not know: that
+    is no fault of an image.
+    """
     for start in starts:
         check_prompt(start.prompt)
     for prompt in dict.fromkeys(start.prompt for start in starts):
@@ -321,7 +380,7 @@ def _unreadable(starts: Sequence[Start], world: World) -> dict[Path, str]:
 
 
 def _start(scene: Mapping[str, Any], folder: Path) -> Start:
-    """A scene that is described; ValueError or TypeError in one sentence."""
+    """The start that a mapping describes. ValueError or TypeError for what it does not describe."""
     image, prompt = scene["image"], scene.get("prompt")
     for name, text in (("image", image), ("prompt", "" if prompt is None else prompt)):
         if not isinstance(text, str | os.PathLike):
@@ -378,7 +437,7 @@ def _vector(matrix: np.ndarray) -> tuple[float, ...]:
 
 
 def _inside(root: Path, name: Any) -> Path:
-    """A file under a folder; ValueError for a name that leads out of it."""
+    """A file under a folder. ValueError for a name that leads out of it."""
     path = root / str(name)
     if not path.resolve().is_relative_to(root.resolve()):
         raise ValueError(f"{name!r} leads out of {root}")
@@ -390,12 +449,12 @@ def _check_path(script: Script, chunks: int, seed: int, env: SanaWMEnv) -> None:
     config = env.world.config
     if chunks > config.horizon_chunks and env.horizon == "stop":
         raise ValueError(
-            f"{script.name} takes {chunks} chunks, {config.name} was found good for {config.horizon_chunks}: set fewer "
+            f"{script.name} takes {chunks} chunks, {config.name} is validated to {config.horizon_chunks}: set fewer "
             "chunks, or env: {horizon: reanchor}."
         )
     if isinstance(script, PathScript):
         if env.action_mode not in ("poses", "twist"):
-            raise ValueError(f'{script.name} drives the action modes "poses" and "twist", not {env.action_mode!r}.')
+            raise ValueError(f'{script.name} needs the action_mode "poses" or "twist", got {env.action_mode!r}.')
         if env.workspace.beyond_hard_distance(script.path(chunks, seed, config)):
             metres = env.workspace.hard_distance
             raise ValueError(f"{script.name} leaves the workspace: cameras stay within {metres:g} m of the start.")

@@ -1,6 +1,6 @@
-"""Do policies rank the same in a predicted and in a rendered world (the truth)? The same episodes, begun in both.
+"""Compare how policies rank in a predicted world and in a rendered world (the truth), on the same episodes.
 
-An episode is set up once, in the truth, and begun alike in every world:
+Episodes are set up once, in the truth, and begin alike in both worlds:
 
     predicted = World.load("nano")
     truth = load_truth("rooms", predicted, walls=True)
@@ -9,7 +9,8 @@ An episode is set up once, in the truth, and begun alike in every world:
     episodes, same = begin(predicting, setups), begin(acting, setups)          # lists of `Episode`
     print(compare(predicting, acting, setups, SETTINGS["image-nav"].policies).every.r)
 
-`env.restore(Snapshot.of(episode, env.action_mode), reseed=setup.seed)` takes a Gymnasium environment there.
+`env.restore(Snapshot.of(episode, env.action_mode), reseed=setup.seed)` puts such an episode into a Gymnasium
+environment.
 """
 
 import hashlib
@@ -48,15 +49,15 @@ MAX_BYTES = 2**28  # of what is kept of a policy
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """How one episode begins, the same in every world.
+    """The start and goal of one episode, the same in every world.
 
     Attributes:
-        anchor: pose of the start image; the truth begins there, and the predicted world is told it where it knows the
+        anchor: pose of the start image. The truth begins there; the predicted world is given the anchor if it knows the
             place.
-        image: (H, W, 3) uint8, what the truth shows there.
-        intrinsics: (4,) of the frames, in pixels.
+        image: (H, W, 3) uint8, the start image, rendered by the truth.
+        intrinsics: (4,) fx, fy, cx, cy in pixels of the image.
         goal_c2w: (4, 4) float64 pose to reach, relative to frame 0.
-        goal_image: (H, W, 3) uint8, the frame there.
+        goal_image: (H, W, 3) uint8, the frame rendered at the goal.
         seed: of the predicted world's noise, and of what a policy draws.
     """
 
@@ -70,7 +71,13 @@ class Setup:
 
 @dataclass(frozen=True)
 class Setting:
-    """What is compared: a task, how many steps away its goals are, and its committed policies."""
+    """A task to compare policies on.
+
+    Attributes:
+        task: `PointNav` or `ImageNav`.
+        chunks: how many steps away the goals are.
+        policies: the policies that are compared.
+    """
 
     task: PointNav
     chunks: int
@@ -84,17 +91,17 @@ SETTINGS = {
 
 
 def load_truth(name: str | PathLike, predicted: World, walls: bool, small: bool = False) -> World:
-    """The world of that name, with frames as large as those of the predicted world, or tiny for policies that do not
-    look; as far as these can be chosen.
+    """Load a rendered world for a comparison. Frames have the size of the predicted world's, and walls stop the camera,
+    as far as the world has options for these.
 
     Args:
-        name: name or folder.
+        name: name or folder of the rendered world.
         predicted: the predicted world.
-        walls: whether walls stop a camera.
-        small: whether frames are tiny.
+        walls: whether walls stop the camera.
+        small: whether frames are tiny (8 x 12), for policies that do not look at them.
 
     Raises:
-        ValueError: for a world that is itself predicted, and as `World.load`.
+        ValueError: for a world that is not exact, and as `World.load`.
         TypeError: as `World.load`.
     """
     height, width = (8, 12) if small else (predicted.config.height, predicted.config.width)
@@ -109,16 +116,28 @@ def load_truth(name: str | PathLike, predicted: World, walls: bool, small: bool 
 
 
 def simulators(predicted: World, truth: World, task: Task, steps: int = 6) -> tuple[Simulator, Simulator]:
-    """One of each world in which the same twist leads to the same poses and an episode has `steps` steps at most.
+    """A simulator of each world. The same twist leads to the same poses in both, apart from walls.
 
-    Raises ValueError for worlds whose steps or frames differ."""
+    Args:
+        predicted: the predicted world.
+        truth: the rendered world.
+        task: of both simulators.
+        steps: the most steps of an episode.
+
+    Returns:
+        The simulators of the predicted and of the rendered world.
+
+    Raises:
+        ValueError: for worlds with frames of another size, another chunk length or another frame rate.
+    """
     made = []
     own = predicted.config
     for name in ("height", "width", "chunk_frames", "fps"):
         if getattr(truth.config, name) != getattr(own, name):
             raise ValueError(
                 f"Worlds are compared at equal {name}, got {getattr(own, name)} in {own.name} and "
-                f"{getattr(truth.config, name)} in {truth.config.name}: load the truth with that of the other."
+                f"{getattr(truth.config, name)} in {truth.config.name}: load the rendered world with the value of "
+                "the other."
             )
     for world in (predicted, truth):
         controller = make_controller("twist", world.config, speed=own.speed, workspace=own.workspace)
@@ -135,11 +154,19 @@ def check_scenes(scenes: str) -> DrawnScenes | None:
 
 
 def anchors_of(scenes: str, predicted: WorldConfig, truth: WorldConfig, count: int, seed: int = 0) -> list[Anchor]:
-    """Where `count` episodes begin: "known", positions away from training data in the places that the predicted world
-    knows; or a set of furnished rooms that the truth can show, such as "rooms:test", another room for each.
+    """The places where episodes begin.
+
+    Args:
+        scenes: "known" for positions in the places that the predicted world knows, apart from its training walks; or a
+            set of furnished rooms that the truth can render, such as "rooms:test", with another room for each episode.
+        predicted: config of the predicted world.
+        truth: config of the rendered world.
+        count: how many episodes.
+        seed: of the positions or rooms.
 
     Raises:
-        ValueError: for other scenes, or a world without known places.
+        ValueError: for other scenes, a count below 1, a world without known places, or a truth that does not know the
+            set.
     """
     count, drawn = check_count("The number of episodes", count, 1, MOST_EPISODES), check_scenes(scenes)
     if drawn is None:
@@ -149,7 +176,9 @@ def anchors_of(scenes: str, predicted: WorldConfig, truth: WorldConfig, count: i
     anchors = [drawn.start(int(number), truth).anchor for number in numbers]
     known = [anchor for anchor in anchors if anchor is not None]
     if len(known) < count:
-        raise ValueError(f"The {truth.name} world does not know the places of {drawn}: give a truth that does.")
+        raise ValueError(
+            f"The {truth.name} world does not know the places of {drawn}: give a rendered world that does."
+        )
     return known
 
 
@@ -160,11 +189,18 @@ def draw_setups(
     chunks: int | None = None,
     unseen: World | None = None,
 ) -> list[Setup]:
-    """Episodes from these anchors, each with a goal where a hidden walk of so many steps ends (None: as `ImageNav`).
+    """Draw a goal for each start: the end of a hidden random walk.
 
-    truth: of a world that knows the places; loaded with `collisions=True`, no walk leads through a wall, so every goal
-    can be reached. unseen: the same world with smaller frames, to walk in, which takes less time. Episode i is a
-    function of its anchor, `seed` and i. Raises as `World.scene` and `Simulator.reset`.
+    Args:
+        truth: a simulator of a world that knows the places. If it was loaded with `collisions=True`, no walk leads
+            through a wall, and every goal can be reached.
+        anchors: the starts.
+        seed: of the walks; setup i is a function of its anchor, `seed` and i.
+        chunks: steps of a walk; None for the task's own choice.
+        unseen: the same world with smaller frames, in which walks take less time.
+
+    Raises:
+        ValueError: as `World.scene` and `Simulator.reset`.
     """
     world, blank = truth.world, np.zeros((truth.world.config.height, truth.world.config.width, 3), np.uint8)
     walking = replace(truth, world=world if unseen is None else unseen, task=PointNav(chunks=chunks))
@@ -179,11 +215,18 @@ def draw_setups(
 
 
 def begin(simulator: Simulator, setups: Sequence[Setup], looked_at: bool = True) -> list[Episode]:
-    """The episodes in the simulator's world, nothing predicted yet: the same start image, pose, goal and noise.
+    """Begin episodes in the world of a simulator. Nothing is predicted yet.
 
-    The start image is the truth's in both worlds. The place is told to worlds that know it, so in furnished rooms the
-    predicted world begins from the image alone. ValueError for a world with frames of another size, unless nobody looks
-    at them.
+    The start image is the rendered one in every world. A world that does not know the place, as the predicted one in
+    furnished rooms, begins from the image alone.
+
+    Args:
+        simulator: its controller must be of twists.
+        setups: from `draw_setups`.
+        looked_at: whether frames matter; False allows frames of another size.
+
+    Raises:
+        ValueError: for a world whose frames have another size than the setups'.
     """
     world, size = simulator.world, (simulator.world.config.height, simulator.world.config.width)
     scenes = []
@@ -206,7 +249,14 @@ def begin(simulator: Simulator, setups: Sequence[Setup], looked_at: bool = True)
 
 
 class Outcome(NamedTuple):
-    """Of one episode. success: see `run`. steps: taken. distance: metres to the goal at the end; angle: degrees."""
+    """The result of one episode.
+
+    Attributes:
+        success: see `run`.
+        steps: steps taken.
+        distance: metres to the goal at the end.
+        angle: degrees to the goal's rotation at the end.
+    """
 
     success: bool
     steps: int
@@ -215,11 +265,22 @@ class Outcome(NamedTuple):
 
 
 def run(simulator: Simulator, setups: Sequence[Setup], policy: Policy) -> list[Outcome]:
-    """A policy in the simulator's world, all episodes side by side. The task is `PointNav` or `ImageNav`.
+    """Run a policy on all episodes, in batches.
 
-    Whether the camera is at the goal is told by the task from the poses of this very world. A policy that stops
-    succeeds where it says so at the goal (Anderson et al. 2018, arXiv 1807.06757); one that never does, as soon as it
-    is there.
+    The task says whether the camera is at the goal, from the poses of this world. A policy that stops succeeds if it
+    stops at the goal (Anderson et al. 2018, arXiv 1807.06757). A policy that never stops succeeds as soon as it
+    arrives.
+
+    Args:
+        simulator: its task is `PointNav` or `ImageNav`.
+        setups: the episodes.
+        policy: what acts.
+
+    Returns:
+        An `Outcome` for each setup.
+
+    Raises:
+        ValueError: as `begin`.
     """
     task, looks = cast(PointNav, simulator.task), policy.acts_on == "images"
     episodes, memories = begin(simulator, setups, looks), [None] * len(setups)
@@ -240,7 +301,7 @@ def run(simulator: Simulator, setups: Sequence[Setup], policy: Policy) -> list[O
 
 
 def outcome_of(episode: Episode, success: bool) -> Outcome:
-    """Of an episode that has ended."""
+    """The outcome of an episode that has ended."""
     slot, goal = episode.slot, episode.task_state.c2w
     distance = float(np.linalg.norm(slot.c2w[:3, 3] - goal[:3, 3]))
     return Outcome(success, slot.chunk, distance, turned(slot.c2w, goal))
@@ -252,8 +313,9 @@ def _view(simulator: Simulator, episode: Episode, setup: Setup) -> View:
 
 
 def _moved(simulator: Simulator, episodes: list[Episode], actions: list[NDArray], looks: bool) -> list[Episode]:
-    """The episodes after a step. Where nobody looks and nothing stops a camera, poses follow from the actions, and no
-    frame is made."""
+    """The episodes after a step. Where frames do not matter and no wall stops a camera, poses follow from the actions,
+    and nothing is predicted.
+    """
     if not episodes:
         return []
     if looks or "obstacles" in simulator.world.engine.capabilities:
@@ -284,17 +346,28 @@ def compare(
     keep: Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Comparison:
-    """Run policies in both worlds, from the same setups, and compare their success.
+    """Run policies in both worlds on the same setups, and compare their success.
 
-    unseen: the true world with smaller frames, which takes less time, for policies that do not look at them.
-    keep: folder where what each policy did in each world is kept, so that the same call goes on where it was stopped.
-    progress: is told of each that is done. Raises ValueError for no policies, no setups, or two policies of one name.
+    Args:
+        predicted: simulator of the predicted world.
+        truth: simulator of the rendered world.
+        setups: from `draw_setups`.
+        policies: with different names.
+        unseen: the rendered world with smaller frames, for policies that do not look at them.
+        title: of the comparison.
+        keep: folder where outcomes are kept, so that the same call continues after an interruption; None keeps nothing.
+        progress: called with a sentence after each policy in each world.
+
+    Raises:
+        ValueError: for no policies, no setups, two policies with one name, or a file in `keep` that cannot be read.
     """
     if not policies or not setups:
-        raise ValueError(f"A comparison needs policies and episodes, got {len(policies)} and {len(setups)}.")
+        raise ValueError(
+            f"A comparison needs at least one policy and one episode, got {len(policies)} and {len(setups)}."
+        )
     names = [policy.name for policy in policies]
     if len(set(names)) < len(names):
-        raise ValueError(f"Policies are told apart by name, got {', '.join(names)}.")
+        raise ValueError(f"Policies must have different names, got {brief(names)}.")
     found: dict[str, list[list[bool]]] = {"predicted": [], "truth": []}
     quick = truth if unseen is None else replace(truth, world=unseen)
     for policy in policies:
@@ -307,8 +380,12 @@ def compare(
 
 
 def kept(folder: Path | None, simulator: Simulator, setups: Sequence[Setup], policy: Policy) -> list[Outcome]:
-    """As `run`; with a folder `KEPT` episodes at a time, each time from its file where an earlier call, of the same
-    everything, got so far: more episodes go on from fewer."""
+    """As `run`, but with a folder it reads outcomes that an earlier call has kept there, and keeps new ones, `KEPT`
+    episodes per file. The name of a file is a hash of everything that decides its outcomes.
+
+    Raises:
+        ValueError: as `run`, and for a file that cannot be read.
+    """
     if folder is None:
         return run(simulator, setups, policy)
     parts = [setups[first : first + KEPT] for first in range(0, len(setups), KEPT)]
@@ -327,11 +404,17 @@ def _kept(folder: Path, simulator: Simulator, setups: Sequence[Setup], policy: P
     try:
         return [Outcome(**outcome) for outcome in read_json(file, MAX_BYTES)["outcomes"]]
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{file} does not hold what a policy did: {reason(error)}. Delete it.") from error
+        raise ValueError(
+            f"{file} cannot be read as the outcomes of a policy: {reason(error)}. Delete it to run the policy again."
+        ) from error
 
 
 def choose(policies: Sequence[Policy], names: Sequence[str]) -> tuple[Policy, ...]:
-    """Those of these names, in their order; all for none. ValueError naming them."""
+    """The policies with these names, in this order; all of them for no names.
+
+    Raises:
+        ValueError: for a name that no policy has.
+    """
     known = {policy.name: policy for policy in policies}
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"There is no policy {brief(unknown[0])}; there are {', '.join(known)}.")

@@ -1,4 +1,6 @@
-"""Policies' success in a predicted world and in the truth: intervals, correlation, rank violation, a plot."""
+"""Success rates of policies in a predicted and in a rendered world (the truth): intervals, correlation, rank violation
+and a scatter plot.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ RESAMPLES = 2000
 
 
 class Estimate(NamedTuple):
-    """A number and its 95 % interval; NaN where there is none."""
+    """A number with its 95 % interval; NaN where there is none."""
 
     value: float
     low: float
@@ -25,7 +27,7 @@ class Estimate(NamedTuple):
 
 
 def rate(successes: ArrayLike) -> Estimate:
-    """Share of successes (E,) bool, with Wilson's interval."""
+    """The share of successes (E,) bool, with Wilson's interval."""
     successes = np.asarray(successes, bool)
     found = stats.binomtest(int(successes.sum()), len(successes))
     return Estimate(found.statistic, *found.proportion_ci(method="wilson"))
@@ -41,8 +43,9 @@ def pearson(predicted: ArrayLike, truth: ArrayLike) -> NDArray:
 
 
 def pearson_of_policies(predicted: ArrayLike, truth: ArrayLike) -> Estimate:
-    """Pearson's r with the interval of Fisher's transformation, as though policies were drawn at random; from four
-    policies on."""
+    """Pearson's r of success rates (P,), with the interval of Fisher's transformation, as though policies were drawn at
+    random. The interval is NaN for fewer than four policies.
+    """
     r = float(pearson(predicted, truth))
     if np.isnan(r) or len(np.asarray(predicted)) < 4:
         return Estimate(r, float("nan"), float("nan"))
@@ -51,13 +54,19 @@ def pearson_of_policies(predicted: ArrayLike, truth: ArrayLike) -> Estimate:
 
 
 def rank_violation(predicted: ArrayLike, truth: ArrayLike) -> NDArray:
-    """Mean maximum rank violation of success rates (..., P) of the same policies (Li et al. 2024, SIMPLER, arXiv
-    2405.05941):
+    """Mean maximum rank violation (Li et al. 2024, SIMPLER, arXiv 2405.05941):
 
         violation(i, j) = |truth_i - truth_j| * [(predicted_i < predicted_j) != (truth_i < truth_j)]
         result = mean over i of max over j of violation(i, j)
 
-    How much worse a policy may be in truth than one that the predicted world ranks below it; 0 is best, 1 worst.
+    It says how much worse, in the truth, a policy may be than one that the predicted world ranks below it.
+
+    Args:
+        predicted: success rates (..., P) in the predicted world.
+        truth: success rates (..., P) of the same policies in the rendered world.
+
+    Returns:
+        (...), from 0 (the ranks agree) to 1.
     """
     predicted, truth = np.asarray(predicted, float), np.asarray(truth, float)
     apart = np.abs(truth[..., :, None] - truth[..., None, :])
@@ -66,13 +75,20 @@ def rank_violation(predicted: ArrayLike, truth: ArrayLike) -> NDArray:
 
 
 def mean_gap(predicted: ArrayLike, truth: ArrayLike) -> NDArray:
-    """How much better policies (..., P) look in the predicted world, on average."""
+    """The mean over policies of success rates (..., P) in the predicted world minus those in the truth."""
     return (np.asarray(predicted) - np.asarray(truth)).mean(-1)
 
 
 def over_episodes(statistic: Callable[[NDArray, NDArray], NDArray], predicted: NDArray, truth: NDArray) -> Estimate:
-    """A statistic of success rates, and its percentile bootstrap interval: episodes are drawn again, the same ones for
-    all policies in both worlds. predicted, truth: successes (P, E) bool. Draws that have no value are left out."""
+    """A statistic of success rates with its percentile bootstrap interval. Each of `RESAMPLES` samples draws episodes
+    with replacement, the same ones for all policies in both worlds.
+
+    Args:
+        statistic: a function of rates (..., P) in the predicted world and in the truth. Samples for which it is NaN are
+            left out.
+        predicted: successes (P, E) bool.
+        truth: successes (P, E) bool of the same episodes.
+    """
     episodes = predicted.shape[1]
     often = np.random.default_rng(0).multinomial(episodes, np.full(episodes, 1 / episodes), RESAMPLES)  # (R, E)
     drawn = statistic(*(often @ world.T / episodes for world in (predicted, truth)))  # of rates (R, P)
@@ -83,7 +99,14 @@ def over_episodes(statistic: Callable[[NDArray, NDArray], NDArray], predicted: N
 
 @dataclass(frozen=True)
 class Row:
-    """One policy. acts_on: see `compare_policies`."""
+    """The success rates of one policy.
+
+    Attributes:
+        name: of the policy.
+        acts_on: see `compare_policies.Policy`.
+        predicted: in the predicted world.
+        truth: in the rendered world.
+    """
 
     name: str
     acts_on: str
@@ -92,14 +115,21 @@ class Row:
 
     @property
     def gap(self) -> float:
-        """How much better it looks in the predicted world."""
+        """Success rate in the predicted world minus that in the truth."""
         return self.predicted.value - self.truth.value
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of some policies. r: over policies (Fisher). r_episodes, violation, gap: intervals over episodes; gap is the mean
-    of success in the predicted world minus that in the truth."""
+    """How far two worlds agree on some policies.
+
+    Attributes:
+        policies: how many.
+        r: Pearson's r, with an interval over policies.
+        r_episodes: Pearson's r, with an interval over episodes.
+        violation: rank violation, with an interval over episodes.
+        gap: mean success rate in the predicted world minus that in the truth, with an interval over episodes.
+    """
 
     policies: int
     r: Estimate
@@ -109,7 +139,7 @@ class Agreement:
 
     @classmethod
     def of(cls, predicted: NDArray, truth: NDArray) -> "Agreement":
-        """Of successes (P, E) bool."""
+        """The agreement of successes (P, E) bool."""
         return cls(
             len(predicted),
             pearson_of_policies(predicted.mean(1), truth.mean(1)),
@@ -121,8 +151,18 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found: a row for each policy, and how far the worlds agree on all of them and on those that act on
-    frames. The others do the same in both worlds unless a wall stops them, so their agreement says little."""
+    """The result of `compare`.
+
+    Policies that do not act on images do the same in both worlds unless a wall stops them, so their agreement says
+    little.
+
+    Attributes:
+        title: of the comparison.
+        episodes: how many.
+        rows: one per policy.
+        every: agreement on all policies.
+        images: agreement on policies that act on images; None without any.
+    """
 
     title: str
     episodes: int
@@ -131,7 +171,7 @@ class Comparison:
     images: Agreement | None
 
     def to_plain(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The comparison as plain values, for JSON."""
         return {
             "title": self.title,
             "episodes": self.episodes,
@@ -151,7 +191,7 @@ class Comparison:
 
 
 def _plain(estimates: Mapping[str, Any]) -> dict[str, Any]:
-    """With None in place of NaN, which JSON has not."""
+    """With None in place of NaN, which JSON does not have."""
     return {
         name: [None if np.isnan(number) else number for number in value] if isinstance(value, tuple) else value
         for name, value in estimates.items()
@@ -161,7 +201,7 @@ def _plain(estimates: Mapping[str, Any]) -> dict[str, Any]:
 def compared(
     title: str, names: Sequence[str], acts_on: Sequence[str], predicted: ArrayLike, truth: ArrayLike
 ) -> Comparison:
-    """Of successes (P, E) of P policies in the same E episodes."""
+    """A comparison from successes (P, E) bool of P policies in the same E episodes of both worlds."""
     predicted, truth, kinds = np.asarray(predicted, bool), np.asarray(truth, bool), np.asarray(acts_on)
     rows = [
         Row(name, kind, rate(here), rate(there))
@@ -173,7 +213,7 @@ def compared(
 
 
 def scatter(axes: "Axes", comparison: Comparison) -> None:
-    """Success in the predicted world against true success, with intervals, on matplotlib's axes."""
+    """Draw predicted success rates over true ones, with intervals, on matplotlib's axes."""
     axes.plot((0, 1), (0, 1), color="0.8", linewidth=1, zorder=0)
     for kind, colour in COLOURS.items():
         rows = [row for row in comparison.rows if row.acts_on == kind]

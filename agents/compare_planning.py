@@ -1,11 +1,11 @@
-"""Plan in a predicted world, act in the truth: an agent sees rendered frames and its odometry, and predicts what
-follows.
+"""Plan in a predicted world and act in a rendered one (the truth). The agent sees rendered frames and its odometry.
 
     outcome = plan_and_act(acting, setups[0], predicting, CEM(horizon=3, candidates=32), "fresh")
 
-At each decision the planner predicts its futures in the model, from what is believed of the world now, and the first
-action is done in the truth. What is believed is made of the last belief, the step's true poses and its last true frame,
-in one of the ways of `BELIEFS`. With the truth itself as the model, this is the upper limit of such a planner.
+At each decision the planner predicts futures in the model, from the agent's belief about the world, and the first
+action of the best plan is done in the truth. The next belief is made of the last one, the true poses of the step and
+its last true frame, in one of the ways of `BELIEFS`. With the rendered world as the model, this is the upper limit of
+such a planner.
 """
 
 from collections.abc import Callable
@@ -23,19 +23,21 @@ from sanawm_env.simulation.tasks import PointNav
 from sanawm_env.system.files import brief
 
 Belief = Callable[[Simulator, Episode, Episode], Episode]
-"""(model, what was believed before the step, the true episode after it) -> what is believed now."""
+"""A function (model, belief before the step, true episode after it) -> belief after the step. Beliefs are episodes of
+the model."""
 
 
 def fresh(model: Simulator, before: Episode, seen: Episode) -> Episode:
-    """A new start from the true frame, without memory; in a place that the model knows it knows where that is."""
+    """A new start from the true frame, without memory. In a place that the model knows, the start has its anchor."""
     slot = replace(before.slot, frame=_frame(model, seen), c2w=seen.slot.c2w, chunk=seen.slot.chunk)
     state = model.world.reanchor(replace(before.state, slots=(slot,)))
     return Episode(state, seen.controller_state, before.task_state)
 
 
 def kept(model: Simulator, before: Episode, seen: Episode) -> Episode:
-    """The model's own state, taken along the true poses; its last frame becomes the true one. What a model remembers
-    of its predictions stays; one whose next frames are made of the last one is set right by it."""
+    """The model's own state, advanced along the true poses; its last frame is replaced by the true one. Other memory of
+    predicted frames stays.
+    """
     state, _ = model.world.advance(before.state, seen.c2w)
     slot = replace(state.slots[0], frame=_frame(model, seen))
     return Episode(replace(state, slots=(slot,)), seen.controller_state, before.task_state)
@@ -51,11 +53,19 @@ BELIEFS: dict[str, Belief] = {"fresh": fresh, "kept": kept}
 def plan_and_act(
     truth: Simulator, setup: Setup, model: Simulator, planner: Planner, belief: str, first: Plan | None = None
 ) -> Outcome:
-    """One episode of ImageNav in the truth, planned in the model by the goal image alone. It succeeds as soon as
-    the camera is at the goal, as the task says of true poses.
+    """Run one episode of ImageNav in the truth, planned in the model with the goal image alone. The episode succeeds as
+    soon as the task finds the true pose at the goal.
 
-    belief: "fresh" or "kept". first: what `first_plan` gives, where it is known: it is the same for every belief.
-    Raises ValueError for another belief, and as `begin` and the planner.
+    Args:
+        truth: simulator of the rendered world; its task is `ImageNav`.
+        setup: the episode.
+        model: simulator of the world that the planner predicts in.
+        planner: what plans.
+        belief: "fresh" or "kept".
+        first: the result of `first_plan`, if it is known; it is the same for every belief.
+
+    Raises:
+        ValueError: for another belief, and as `begin` and the planner.
     """
     if belief not in BELIEFS:
         raise ValueError(f"belief must be {' or '.join(BELIEFS)}, got {brief(belief)}.")
@@ -71,7 +81,11 @@ def plan_and_act(
 
 
 def first_plan(setup: Setup, model: Simulator, planner: Planner) -> Plan:
-    """The plan at the start of an episode, where nothing has been done yet."""
+    """The plan at the start of an episode.
+
+    Raises:
+        ValueError: as `begin` and the planner.
+    """
     return planner.plan(model, begin(model, [setup])[0], _objective(model, setup), _rng(setup, 0))
 
 

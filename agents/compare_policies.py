@@ -1,12 +1,12 @@
-"""Policies of graded skill for `compare`: from blind ones to ones that find their way by frames alone.
+"""Policies of graded skill for `compare`, from blind ones to ones that navigate by frames alone.
 
-A policy is a value; what it remembers of an episode is handed back to it at the next decision. `acts_on` says what it
-reads: "nothing", "odometry" (where the goal lies from here, as the poses say), or "images", and then no pose but that
-of the start. Only policies that act on frames can do otherwise in a predicted world than in the truth, as long as
-nothing stops the camera: the others take the same actions in both.
+A policy is a frozen value: it returns what it wants to remember, and gets it back at the next decision. `acts_on` says
+what it reads: "nothing"; "odometry", the pose of the goal relative to the camera; or "images", the frames, and no pose
+but that of the start. Only policies that act on images can act differently in a predicted world than in the truth, as
+long as no wall stops the camera.
 
-Frames are read without a network and without prediction, by `Registration`: each of some hundred poses is tried, with
-the old frame warped as though the scene were a floor and a wall straight ahead, and the one that fits best is taken.
+`Registration` reads frames without a network. It tries some hundred poses: it warps the old frame as though the scene
+were a floor and a wall straight ahead, and takes the pose that fits best.
 """
 
 import zlib
@@ -35,9 +35,12 @@ LOST = 0.8  # a fit that leaves so much of a frame's variance says nothing
 class View:
     """What a policy may read at a decision.
 
-    frames: (F, H, W, 3) uint8 tensor of the last step, the start image alone before the first. intrinsics: (4,), in
-    their pixels. goal_image: (H, W, 3) uint8 tensor. goal: (4, 4) pose of the goal in the camera's axes, by odometry.
-    controller: what its actions mean.
+    Attributes:
+        frames: (F, H, W, 3) uint8 tensor of the last step; the start image alone (F = 1) before the first step.
+        intrinsics: (4,) fx, fy, cx, cy in pixels of the frames.
+        goal_image: (H, W, 3) uint8 tensor.
+        goal: (4, 4) pose of the goal in the camera's axes, by odometry.
+        controller: the meaning of actions.
     """
 
     frames: torch.Tensor
@@ -48,13 +51,18 @@ class View:
 
 
 Decision = tuple[NDArray | None, Any]
-"""A twist (6,), or None for "this is the goal", and what to remember."""
+"""A twist (6,), or None to say that the goal is reached; and what to remember."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy(ABC):
-    """errors: the share of decisions that are a random twist instead. stops: whether it says itself when it has
-    arrived; the task ends the others' episodes for them."""
+    """The base class of policies.
+
+    Attributes:
+        name: of the policy.
+        errors: share of decisions, from 0 to 1, that are replaced by a random planar twist.
+        acts_on: what the policy reads, see the module's docstring.
+    """
 
     name: str
     errors: float = 0.0
@@ -62,15 +70,23 @@ class Policy(ABC):
 
     @property
     def stops(self) -> bool:
-        """Whether the policy says that it has arrived."""
+        """Whether the policy itself says that it has arrived. Episodes of other policies end when the task finds them
+        at the goal.
+        """
         return False
 
     def rng(self, seed: int) -> np.random.Generator:
-        """What it draws in an episode: the same in every world."""
+        """A generator for one episode; a function of the seed and the policy's name, so the same in every world."""
         return np.random.default_rng([seed, zlib.crc32(self.name.encode())])
 
     def decide(self, view: View, memory: Any, rng: np.random.Generator) -> Decision:
-        """memory: None at the first decision, then what the last one returned."""
+        """The policy's decision, replaced by a random twist with probability `errors`.
+
+        Args:
+            view: what it may read.
+            memory: None at the first decision, then what the last one returned.
+            rng: from `rng`.
+        """
         wrong, random = rng.random() < self.errors, twist(rng.uniform(-1, 1, 3))
         action, memory = self.act(view, memory, rng)
         return (random if wrong and action is not None else action), memory
@@ -81,7 +97,11 @@ class Policy(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Constant(Policy):
-    """The same always."""
+    """Always takes the same action.
+
+    Attributes:
+        planar: sideways, forwards and turn, in [-1, 1].
+    """
 
     planar: tuple[float, float, float]
     acts_on = "nothing"
@@ -92,7 +112,12 @@ class Constant(Policy):
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn(Policy):
-    """A random twist within bounds: of everything, or as hidden walks are drawn."""
+    """Takes random planar twists.
+
+    Attributes:
+        low: (3,) lower bounds.
+        high: (3,) upper bounds.
+    """
 
     low: tuple[float, float, float] = (-1.0, -1.0, -1.0)
     high: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -104,7 +129,12 @@ class Drawn(Policy):
 
 @dataclass(frozen=True, kw_only=True)
 class Expert(Policy):
-    """Knows where the goal is and does what brings it nearest. gain: of its twists."""
+    """Knows the goal's pose, and takes the twist that ends nearest to it.
+
+    Attributes:
+        gain: factor of the twists.
+        heading: whether the goal's rotation counts.
+    """
 
     gain: float = 1.0
     heading: bool = True
@@ -116,7 +146,7 @@ class Expert(Policy):
 
 @dataclass(frozen=True, kw_only=True)
 class Reckoning(Policy):
-    """Is told once where the goal is, and believes that it goes where it wants to: what does not notice walls."""
+    """Knows the goal's pose at the start, and assumes that every action has its intended effect, also at walls."""
 
     acts_on = "nothing"
 
@@ -128,10 +158,12 @@ class Reckoning(Policy):
 
 @dataclass(frozen=True, kw_only=True)
 class Registration:
-    """Finds how the camera moved between two frames.
+    """Estimates how the camera moved between two frames.
 
-    wall: metres to the wall ahead that is assumed. noise: standard deviation of noise on both frames, of 255.
-    blur: how many times smaller than `SMALL` frames are.
+    Attributes:
+        wall: assumed distance of the wall ahead, metres.
+        noise: standard deviation of noise added to both frames, of 255.
+        blur: factor by which frames are reduced below `SMALL`.
     """
 
     wall: float = 2.5
@@ -139,13 +171,23 @@ class Registration:
     blur: int = 1
 
     def small(self, frames: torch.Tensor, rng: np.random.Generator) -> NDArray:
-        """Frames (F, h, w, 3) float32 as they are compared."""
+        """Frames (F, H, W, 3) reduced to (F, h, w, 3) float32, with noise."""
         small = resize_frames(frames, SMALL[0] // self.blur, SMALL[1] // self.blur).cpu().numpy().astype(np.float32)
         return small + self.noise * rng.standard_normal(small.shape, np.float32)
 
     def __call__(self, old: NDArray, new: NDArray, grid: "Grid", pinhole: tuple[float, ...]) -> tuple[NDArray, float]:
-        """The pose (4, 4) of `new` in the axes of `old`, both (h, w, 3), among those of a grid; and how much of the
-        variance of `new` is left unexplained, 1 for no better than one colour. pinhole: intrinsics over the width."""
+        """The pose of one frame relative to another.
+
+        Args:
+            old: (h, w, 3) frame, from `small`.
+            new: (h, w, 3) frame.
+            grid: the poses to try.
+            pinhole: fx, fy, cx, cy divided by the frame's width.
+
+        Returns:
+            The pose (4, 4) of `new` in the axes of `old`, and the share of the variance of `new` that it leaves
+                unexplained.
+        """
         poses, taps, shares, inside = warps(grid, pinhole, old.shape[:2], self.wall)
         flat = old.reshape(-1, 3)
         seen = sum(share[..., None] * flat[tap] for tap, share in zip(taps, shares, strict=True))  # (N, h w, 3)
@@ -157,7 +199,13 @@ class Registration:
 
 @dataclass(frozen=True)
 class Grid:
-    """Poses that are tried: sideways and forwards in metres, turns in degrees; each from, to, how many."""
+    """The poses that a `Registration` tries.
+
+    Attributes:
+        sideways: first, last and number of positions to the right, metres.
+        forwards: the same, forwards.
+        turns: the same for turns to the right, degrees.
+    """
 
     sideways: tuple[float, float, int]
     forwards: tuple[float, float, int]
@@ -181,11 +229,18 @@ STRIDE = Grid((-0.6, 0.6, 7), (-0.6, 0.6, 13), (-16.0, 16.0, 9))  # of half a st
 def warps(
     grid: Grid, pinhole: tuple[float, ...], size: tuple[int, int], wall: float
 ) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-    """For each pose of a grid, from where in the old frame a pixel of the new one comes.
+    """For each pose of a grid, where a pixel of the new frame comes from in the old one. The scene is a floor `EYE`
+    metres below the old camera and a wall ahead of it.
 
-    The scene is a floor `EYE` metres below and a wall `wall` metres ahead of the old camera. Returns poses (N, 4, 4);
-    the four pixels around that point (4, N, h w), flat indices into the old frame, and their shares, bilinear; and
-    whether it is inside and in front (N, h w).
+    Args:
+        grid: N poses.
+        pinhole: fx, fy, cx, cy divided by the frame's width.
+        size: height h and width w in pixels.
+        wall: distance of the wall, metres.
+
+    Returns:
+        Poses (N, 4, 4); flat indices (4, N, h w) of the four pixels around the point in the old frame; their bilinear
+        weights (4, N, h w); and whether the point is in front of the camera and inside the frame (N, h w).
     """
     (height, width), poses = size, grid.poses
     fx, fy, cx, cy = np.array(pinhole) * width
@@ -210,10 +265,13 @@ def warps(
 
 @dataclass(frozen=True, kw_only=True)
 class Servo(Policy):
-    """Looks for the goal image in what it sees and goes there; where it finds nothing it turns.
+    """Finds the goal image's pose by registration and moves there. Where nothing fits, it turns.
 
-    likely: it says that it has arrived where the frames differ by no more than this share of their variance; None: it
-    never does. search: whether it turns.
+    Attributes:
+        reads: how frames are compared.
+        likely: stops where the frame differs from the goal image by at most this share of its variance; None never
+            stops.
+        search: whether it turns where nothing fits.
     """
 
     reads: Registration = field(default=Registration())
@@ -237,7 +295,11 @@ class Servo(Policy):
 
 @dataclass(frozen=True, kw_only=True)
 class Climb(Policy):
-    """Keeps on while the frame comes to look more like the goal's, and tries something else where it does not."""
+    """Repeats its action while the frame becomes more like the goal image, and takes a random one otherwise.
+
+    Attributes:
+        reads: how frames are compared.
+    """
 
     reads: Registration = field(default=Registration())
     acts_on = "images"
@@ -252,8 +314,11 @@ class Climb(Policy):
 
 @dataclass(frozen=True, kw_only=True)
 class Odometer(Policy):
-    """Is told once where the goal is, and keeps track of it by its frames alone: visual odometry, two frames of
-    each step. trust: how much of a move is what the frames say, the rest what it wanted."""
+    """Knows the goal's pose at the start, and tracks it by visual odometry on two frames of each step.
+
+    Attributes:
+        reads: how frames are compared.
+    """
 
     reads: Registration = field(default=Registration())
     trust: float = 1.0
@@ -274,13 +339,20 @@ class Odometer(Policy):
 
 @dataclass(frozen=True, eq=False)
 class Moves:
-    """What one step can do. twists: (N, 6). ends: (N, 4, 4), where each leads in the axes of the camera."""
+    """Where planar twists on a grid lead.
+
+    Attributes:
+        twists: (N, 6).
+        ends: (N, 4, 4) poses after one step, in the camera's axes.
+    """
 
     twists: NDArray
     ends: NDArray
 
     def toward(self, goal: NDArray, heading: bool) -> NDArray:
-        """The twist that ends nearest to a pose (4, 4) in the camera's axes; heading: and turned as it is."""
+        """The twist that ends nearest to a pose (4, 4) in the camera's axes. heading: whether the rotation counts, with
+        `RADIAN_METRES` per radian.
+        """
         cost = np.linalg.norm(self.ends[:, :3, 3] - goal[:3, 3], axis=1)
         if heading:
             cosine = (np.einsum("nij,ij->n", self.ends[:, :3, :3], goal[:3, :3]) - 1) / 2
@@ -288,12 +360,13 @@ class Moves:
         return self.twists[cost.argmin()]
 
     def end(self, action: NDArray) -> NDArray:
+        """Where the twist nearest to an action (6,) leads, (4, 4)."""
         return self.ends[np.square(self.twists - action).sum(1).argmin()]
 
 
 @lru_cache(8)
 def moves(controller: Twist) -> Moves:
-    """Planar twists on a grid."""
+    """Planar twists on a grid of 5 x 9 x 9, and where each leads with this controller."""
     axes = np.linspace(-1, 1, 5), np.linspace(-1, 1, 9), np.linspace(-1, 1, 9)
     twists = twist(np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3))
     ends = [controller.move(controller.start(), np.eye(4), action)[1][-1] for action in twists]
@@ -301,19 +374,19 @@ def moves(controller: Twist) -> Moves:
 
 
 def turned(a: NDArray, b: NDArray) -> float:
-    """Degrees between the rotations of two poses (4, 4)."""
+    """The angle in degrees between the rotations of two poses (4, 4)."""
     return float(np.degrees(Rotation.from_matrix(a[:3, :3].T @ b[:3, :3]).magnitude()))
 
 
 def twist(planar) -> NDArray:
-    """Sideways, forwards and turn (..., 3) as a twist (..., 6) float32."""
+    """A planar action (..., 3), sideways, forwards and turn, as a twist (..., 6) float32."""
     out = np.zeros((*np.shape(planar)[:-1], 6), np.float32)
     out[..., PLANAR] = planar
     return out
 
 
 def pinhole(view: View) -> tuple[float, ...]:
-    """Intrinsics over the width of the frame."""
+    """Intrinsics fx, fy, cx, cy divided by the frame's width."""
     return tuple(float(number) for number in view.intrinsics / view.frames.shape[2])
 
 
@@ -327,7 +400,7 @@ SHARP, NOISY, COARSE, NEAR = Registration(), Registration(noise=25), Registratio
 
 
 def image_nav_policies() -> tuple[Policy, ...]:
-    """Committed: for ImageNav."""
+    """The policies that are compared on ImageNav."""
     return (
         *BLIND,
         *(Expert(name=f"expert, {errors:.0%} errors", errors=errors) for errors in (0, 0.1, 0.25, 0.5, 0.75)),
@@ -342,7 +415,7 @@ def image_nav_policies() -> tuple[Policy, ...]:
 
 
 def point_nav_policies() -> tuple[Policy, ...]:
-    """Committed: for PointNav."""
+    """The policies that are compared on PointNav."""
     return (
         *BLIND,
         *(

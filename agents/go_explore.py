@@ -1,7 +1,8 @@
-"""A small Go-Explore (Ecoffet et al. 2021, Nature 590): an archive of episodes by viewpoint cell, returned to at will.
+"""A small Go-Explore (Ecoffet et al. 2021, Nature 590): an archive of episodes, one per viewpoint cell.
 
-First return, then explore: pick a cell that was seldom picked, go on from its episode, walk at random, keep what is
-new. Without going back the same explorer has to begin at the start each time, which is what other world models offer.
+First return, then explore: pick the episode of a cell that was seldom picked, walk at random from there, and archive
+the episodes that reach new cells. Without returns, the explorer begins every walk at the start, as in a world model
+that cannot go back.
 """
 
 from collections.abc import Callable
@@ -21,19 +22,25 @@ MOST = 1 << 40  # steps, and episodes of an archive
 
 @dataclass
 class Archive:
-    """The first episode that was seen in every cell, up to `capacity`, and how often each was returned to."""
+    """The first episode that reached each cell.
+
+    Attributes:
+        capacity: the most episodes.
+        episodes: by cell.
+        visits: how often each cell was picked.
+    """
 
     capacity: int = 500
     episodes: dict[Cell, Episode] = field(default_factory=dict)
     visits: dict[Cell, int] = field(default_factory=dict)
 
     def add(self, cell: Cell, episode: Episode) -> None:
-        """Keep the episode if the cell is new and there is room."""
+        """Keep the episode if its cell is new and the archive is not full."""
         if cell not in self.episodes and len(self.episodes) < self.capacity:
             self.episodes[cell], self.visits[cell] = episode, 0
 
     def pick(self, rng: np.random.Generator) -> Episode:
-        """An episode of a cell that was seldom picked: with a weight of 1 / sqrt(visits + 1)."""
+        """Draw an episode, with weights 1 / sqrt(visits + 1) of the cells, and count the visit."""
         cells = list(self.episodes)
         weights = 1 / np.sqrt([self.visits[cell] + 1 for cell in cells])
         cell = cells[rng.choice(len(cells), p=weights / weights.sum())]
@@ -42,14 +49,22 @@ class Archive:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the archive keeps alive; what its episodes share counts once."""
+        """Bytes of all tensors in the archive; those that episodes share count once."""
         return tree.nbytes(tuple(self.episodes.values()))
 
 
 @dataclass(frozen=True)
 class GoExplore:
-    """Settings. walk: random steps after each return. returns: to archived episodes, or (False) to a start each time.
-    capacity: episodes that the archive keeps at most; what one weighs is its `nbytes`."""
+    """The settings of an exploration.
+
+    Attributes:
+        walk: random steps after each return.
+        returns: whether walks begin at archived episodes; False begins each one at the start.
+        capacity: the most episodes of the archive.
+
+    Raises:
+        ValueError: for a walk or capacity below 1.
+    """
 
     walk: int = 3
     returns: bool = True
@@ -68,10 +83,21 @@ class GoExplore:
         seed: int,
         progress: Callable[[int, int], None] | None = None,
     ) -> tuple[np.ndarray, Archive]:
-        """Explore from `start` with so many episodes at a time until `budget` steps (of all together) are spent.
+        """Explore until `budget` steps are done.
 
-        progress: is told steps and cells now and then. Returns the number of cells seen after every batched step, and
-        the archive (of the start alone, without returns). Raises ValueError for a number that is not above zero.
+        Args:
+            simulator: of the episode.
+            start: the episode to begin from.
+            slots: how many episodes step in one batch.
+            budget: steps of all episodes together.
+            seed: of actions, picks and noise.
+            progress: called with the steps done and the cells seen, after each batched step.
+
+        Returns:
+            The number of cells seen after each batched step, and the archive; without returns it holds the start alone.
+
+        Raises:
+            ValueError: for a number below 1, or a start of another world or task.
         """
         budget = check_count("The budget of steps", budget, 1, MOST)
         slots = check_count("The number of episodes at a time", slots, 1, MOST)

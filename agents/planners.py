@@ -1,7 +1,7 @@
-"""Planners: fork an episode into many futures, predict them in batches, act as the best one does.
+"""Planners: fork an episode into many futures, predict them in batches, and act as in the best one.
 
-Random shooting (Rao 2009), the cross-entropy method (Rubinstein and Kroese 2004) and MPPI (Williams et al. 2017) as
-model-predictive control. `act` plans from the environment's episode and returns the first action of the plan. A fork
+Random shooting (Rao 2009), the cross-entropy method (Rubinstein and Kroese 2004) and MPPI (Williams et al. 2017) for
+model-predictive control. `act` plans from the environment's episode and returns the first action of the plan. Forking
 copies nothing, because states are values.
 """
 
@@ -23,8 +23,8 @@ from sanawm_env.simulation.tasks import likenesses
 from sanawm_env.system.files import brief, check_count, check_number
 
 Objective = Callable[[Tensor, NDArray], NDArray]
-"""(frames (n, F, H, W, 3) uint8 on the world's device, c2w (n, F, 4, 4)) -> scores (n,), more is better. F is 24 times
-the horizon: step h ends with frame 24 h - 1."""
+"""A function (frames (n, F, H, W, 3) uint8 on the world's device, c2w (n, F, 4, 4)) -> scores (n,); higher is better. F
+is 24 times the horizon: step h ends with frame 24 h - 1."""
 
 PLANAR = (0, 2, 4)  # of a twist: sideways, forwards, turn
 STEP_FRAMES = 24  # of the worlds that there are
@@ -56,7 +56,7 @@ class Planner(ABC):
 
     Attributes:
         horizon: steps of a future.
-        candidates: futures of one iteration.
+        candidates: futures per iteration.
         axes: which of the six numbers of a twist are planned; the others stay 0.
         batch: futures that are predicted together; bounds the memory.
 
@@ -135,13 +135,27 @@ class Planner(ABC):
         return out
 
     def scores(self, simulator: Simulator, episode: Episode, actions: NDArray, objective: Objective) -> NDArray:
-        """Scores (n,) of the futures of actions (n, horizon, axes) from an episode. ValueError for an objective that
-        does not return one finite number for each future."""
+        """Predict futures and score them.
+
+        Args:
+            simulator: of the episode.
+            episode: where the futures begin; not changed.
+            actions: (n, horizon, axes).
+            objective: of the scores.
+
+        Returns:
+            Scores (n,) float64.
+
+        Raises:
+            ValueError: for an objective that does not return one finite number for each future.
+        """
         found = []
         for part in np.split(self.twists(actions), range(self.batch, len(actions), self.batch)):
             scores = np.asarray(objective(*imagined(simulator, episode, part)), np.float64)
             if scores.shape != (len(part),) or not np.isfinite(scores).all():
-                raise ValueError(f"An objective must return {len(part)} finite scores, one per future, got {scores}.")
+                raise ValueError(
+                    f"An objective must return {len(part)} finite scores, one per future, got {brief(scores.tolist())}."
+                )
             found.append(scores)
         return np.concatenate(found)
 
@@ -149,7 +163,8 @@ class Planner(ABC):
         """TypeError or ValueError for what cannot be planned with."""
         if not isinstance(simulator.controller, Twist):
             raise ValueError(
-                f'Planners plan twists: make it with action_mode="twist", not {type(simulator.controller).__name__}.'
+                'Planners plan twists: make the environment with action_mode="twist", got the controller '
+                f"{type(simulator.controller).__name__}."
             )
         if not callable(objective):
             raise TypeError(f"An objective is a function of frames and poses, or a PointGoal, got {brief(objective)}.")
@@ -173,7 +188,7 @@ class Planner(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomShooting(Planner):
-    """Predict random futures, keep the best."""
+    """Predicts random futures, uniform in [-1, 1], and keeps the best one."""
 
     def plan(self, simulator, episode, objective, rng, previous=None):
         self._check(simulator, episode, objective, rng)
@@ -185,16 +200,19 @@ class RandomShooting(Planner):
 
 @dataclass(frozen=True, kw_only=True)
 class CEM(Planner):
-    """Cross-entropy method: fit a Gaussian to the elite, sample from it, repeat (de Boer et al. 2005, algorithm 3.3
+    """The cross-entropy method: fit a Gaussian to the elite, sample from it, repeat (de Boer et al. 2005, algorithm 3.3
     without smoothing). From the second iteration on, and with a previous plan, one candidate is the mean itself. The
     result is the best future seen.
 
     Attributes:
-        iterations: fits.
+        iterations: how often the Gaussian is fitted.
         elites: futures that the Gaussian is fitted to.
         std: of the first distribution.
         warm_std: of the first distribution with a previous plan.
         min_std: lower bound of the fit, the noise of Szita and Lorincz 2006.
+
+    Raises:
+        ValueError: for more elites than candidates, and as `Planner`.
     """
 
     iterations: int = 2
@@ -258,8 +276,18 @@ class MPPI(Planner):
 
 
 def imagined(simulator: Simulator, episode: Episode, actions: NDArray) -> tuple[Tensor, NDArray]:
-    """Predicted futures of one episode: frames (n, horizon * F, H, W, 3) uint8 and c2w (n, horizon * F, 4, 4) float64
-    of actions (n, horizon, ...). One fork, and one batched step for each of the horizon."""
+    """Predict futures of one episode: one fork, and one batched step for each step of the horizon.
+
+    Args:
+        simulator: of the episode.
+        episode: where the futures begin; not changed.
+        actions: (n, horizon, ...).
+
+    Returns:
+        Frames (n, horizon * F, H, W, 3) uint8 on the world's device, and c2w (n, horizon * F, 4, 4) float64, where F is
+            the
+        frames of a step.
+    """
     now, frames, c2w = [episode] * len(actions), [], []
     for step in range(actions.shape[1]):
         now, clip = simulator.imagine(now, list(actions[:, step]))
@@ -270,8 +298,8 @@ def imagined(simulator: Simulator, episode: Episode, actions: NDArray) -> tuple[
 
 @dataclass(frozen=True, eq=False)
 class ImageGoal:
-    """Objective: likeness to a goal image. The score is that of the most alike last frame of a step. Frames are
-    compared at several sizes: large ones distinguish near views, small ones distant views.
+    """An objective: likeness to a goal image. The score of a future is that of its most alike last frame of a step.
+    Frames are compared at several sizes: large ones distinguish near views, small ones distant views.
 
     Attributes:
         goal: (H, W, 3) uint8, tensor or array.
@@ -312,7 +340,7 @@ class ImageGoal:
 
 @dataclass(frozen=True, eq=False)
 class PointGoal:
-    """Objective: minus the least distance to a point at the end of a step, metres.
+    """An objective: minus the least distance to a point, in metres, over the ends of steps.
 
     Attributes:
         point: (3,), metres in the episode's world frame.
@@ -320,7 +348,7 @@ class PointGoal:
         step_frames: frames of a step (`WorldConfig.chunk_frames`).
 
     Raises:
-        ValueError: for what is not three finite numbers, or values outside their range.
+        ValueError: for anything but three finite numbers, or values outside their range.
     """
 
     point: NDArray

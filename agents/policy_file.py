@@ -1,4 +1,6 @@
-"""Files of Stable-Baselines3 that somebody else may have changed: limits first, and nothing is unpickled."""
+"""Read policy files of Stable-Baselines3 that may come from somebody else: sizes are checked first, and nothing is
+unpickled.
+"""
 
 import io
 import os
@@ -16,10 +18,18 @@ MAX_BYTES = 256 * 2**20
 def read_weights(
     path: str | os.PathLike, device: str | torch.device = "cpu", member: str = "policy.pth"
 ) -> dict[str, Any]:
-    """A state dict in the archive of a policy.
+    """Read a state dict from a policy archive.
 
-    Raises FileNotFoundError and what else the system says; ValueError that begins with "it" or "what lies in it" for
-    what is no policy, holds more than tensors, or grows beyond `MAX_BYTES`.
+    Args:
+        path: a zip file of Stable-Baselines3.
+        device: of the tensors.
+        member: the file inside the archive.
+
+    Raises:
+        FileNotFoundError: where there is no file.
+        OSError: where the system does not read it.
+        ValueError: for anything but an archive of tensors of at most `MAX_BYTES`. The sentence begins with "it", so
+            that the caller names the file.
     """
     try:
         found = torch.load(_unpacked(path, member), map_location=device, weights_only=True)
@@ -35,7 +45,7 @@ def read_weights(
 
 
 def _unpacked(path: str | os.PathLike, member: str) -> io.BytesIO:
-    """A member of the archive; ValueError for what is none, or grows beyond what policies take."""
+    """A member of the archive. ValueError for what is no archive or too large."""
     with zipfile.ZipFile(check_file(path, MAX_BYTES)) as archive:
         if member not in archive.NameToInfo:
             raise ValueError(f"it has no {member}")

@@ -1,8 +1,8 @@
-"""What drives an episode when nobody does: scripts, from text, files or functions.
+"""Scripts: what moves the camera of an episode that is collected. They are made from text, files or functions.
 
 orbit:radius=2,degrees=90      a scripted camera of `cameras`
 w-48,dw-24                     held keys
-paths/loop.npz                 a trajectory in any format of docs/trajectories.md, followed as it is
+paths/loop.npz                 a trajectory in any format of docs/trajectories.md
 walk                           a random walk in the environment's own actions, drawn from the job's seed
 """
 
@@ -22,13 +22,19 @@ from sanawm_env.agents import cameras
 from sanawm_env.camera.dsl import FPS, actions_to_c2w
 from sanawm_env.camera.trajectory import Trajectory, load_trajectory, orthonormalize, relative_to_first, whole_chunks
 from sanawm_env.envs.env import SanaWMEnv
+from sanawm_env.system.files import brief
 from sanawm_env.world.config import WorldConfig
 
 CHUNKS = 8  # 12 seconds
 
 
 class Script(ABC):
-    """Drives one episode. name: how manifests call it. key: what tells it from any other script."""
+    """Moves the camera of one episode.
+
+    Attributes:
+        name: of the script, in manifests.
+        key: text that is different for every script.
+    """
 
     if TYPE_CHECKING:  # an attribute, or a field of a frozen dataclass
 
@@ -37,29 +43,47 @@ class Script(ABC):
 
     @property
     def key(self) -> str:
-        """What tells a script from others, in the ids of jobs."""
+        """Text that is different for every script; part of the ids of jobs."""
         return self.name
 
     def length(self, chunks: int | None, config: WorldConfig) -> int:
-        """Chunks of an episode, where `chunks` are asked for: at most so many, fewer if the script ends before. None:
-        all of a script that ends, `CHUNKS` of others."""
+        """Chunks of an episode.
+
+        Args:
+            chunks: how many are asked for; None for all of a script that ends, or `CHUNKS` of one that does not.
+            config: of the world.
+
+        Returns:
+            At most `chunks`; fewer if the script ends before.
+        """
         return CHUNKS if chunks is None else chunks
 
     def path(self, chunks: int, seed: int, config: WorldConfig) -> NDArray | None:
-        """Poses (1 + 24 chunks, 4, 4) relative to the first, where they are known beforehand."""
+        """The poses (1 + chunks * chunk_frames, 4, 4) of the script relative to the first; None if they are not known
+        beforehand.
+        """
         return None
 
     @abstractmethod
     def actions(self, env: SanaWMEnv, chunks: int, seed: int) -> Iterator[Any]:
-        """Actions of an environment that has just been reset; each is asked for after the step of the one before."""
+        """The actions of the script.
+
+        Args:
+            env: an environment that has just been reset.
+            chunks: of the episode.
+            seed: for scripts that draw random numbers.
+
+        Yields:
+            Actions; each one is taken by the environment before the next is asked for.
+        """
 
 
 class PathScript(Script):
-    """A script whose poses are known beforehand; it drives the action modes "poses" and "twist"."""
+    """A script with known poses, for the action modes "poses" and "twist"."""
 
     @abstractmethod
     def path(self, chunks: int, seed: int, config: WorldConfig) -> NDArray:
-        """As of any script, and never None."""
+        """The poses (1 + chunks * chunk_frames, 4, 4) of the script, relative to the first."""
 
     def actions(self, env: SanaWMEnv, chunks: int, seed: int) -> Iterator[Any]:
         return cameras.actions(self.path(chunks, seed, env.world.config), env)
@@ -67,7 +91,13 @@ class PathScript(Script):
 
 @dataclass(frozen=True)
 class Filmed(PathScript):
-    """A scripted camera. seeded: its own seed is the job's."""
+    """A scripted camera.
+
+    Attributes:
+        name: the text that it was made from.
+        camera: the camera.
+        seeded: whether the job's seed replaces the camera's.
+    """
 
     name: str
     camera: cameras.Camera
@@ -80,7 +110,12 @@ class Filmed(PathScript):
 
 @dataclass(frozen=True, eq=False)
 class Given(PathScript):
-    """Poses (F, 4, 4) relative to the first, which is left out of the chunks; the last one is repeated to fill one."""
+    """A path of given poses. The last pose is repeated to fill the last chunk.
+
+    Attributes:
+        name: of the file.
+        c2w: (F, 4, 4) relative to the first pose, which is frame 0.
+    """
 
     name: str
     c2w: NDArray
@@ -100,7 +135,7 @@ class Given(PathScript):
 
 @dataclass(frozen=True)
 class WalkActions(Script):
-    """Random actions of a walk: forwards, with turns."""
+    """Random actions of a walk: forward, with turns."""
 
     name: str = "walk"
 
@@ -110,8 +145,13 @@ class WalkActions(Script):
 
 @dataclass(frozen=True)
 class Policy(Script):
-    """A function of one's own: given the environment and a generator of random numbers, it yields actions; each time it
-    is asked for one, the environment stands where the last one has led."""
+    """A function that yields actions.
+
+    Attributes:
+        name: of the script.
+        function: takes the environment and a random generator, and yields actions. When it is asked for the next
+            action, the environment has taken the last one.
+    """
 
     name: str
     function: Callable[[SanaWMEnv, np.random.Generator], Iterator[Any]]
@@ -121,10 +161,17 @@ class Policy(Script):
 
 
 def read_script(text: str, folder: Path, pitch_limit_deg: float, fps: float = FPS) -> Script:
-    """The script of a text, see above; files are looked for in `folder`. pitch_limit_deg: of looking up by keys. fps:
-    of the world.
+    """Make a script from text, see the module's docstring.
 
-    Raises FileNotFoundError or ValueError in one sentence.
+    Args:
+        text: name of a camera, keys, or a file.
+        folder: where files are looked up.
+        pitch_limit_deg: bound of looking up and down by keys.
+        fps: poses per second of the world.
+
+    Raises:
+        ValueError: for text that is no script, and as `load_trajectory`.
+        FileNotFoundError: as `load_trajectory`.
     """
     name = text.partition(":")[0]
     if name == WalkActions.name:
@@ -142,24 +189,34 @@ def read_script(text: str, folder: Path, pitch_limit_deg: float, fps: float = FP
             return Given(text, read_path(folder / text, fps))
         known = ", ".join((*cameras.CAMERAS, WalkActions.name))
         raise ValueError(
-            f"There is no camera {text!r}: give {known}, the file of a trajectory, or keys such as "
+            f"There is no camera {brief(text)}: give {known}, the file of a trajectory, or keys such as "
             f'"w-48,dw-24" ({error}).'
         ) from None
 
 
 def read_path(path: Path, fps: float = FPS) -> NDArray:
-    """Poses (F, 4, 4) float64 of a trajectory file, relative to the first, `fps` a second. Errors of
-    `load_trajectory`."""
+    """Read a trajectory file as poses (F, 4, 4) float64 relative to the first, `fps` per second.
+
+    Raises:
+        FileNotFoundError: as `load_trajectory`.
+        ValueError: likewise.
+    """
     return followed(load_trajectory(path), fps, path)
 
 
 def followed(given: Trajectory, fps: float, name: Any) -> NDArray:
-    """Poses (F, 4, 4) float64 of a trajectory, relative to the first, `fps` a second: one that says another rate is
-    brought to it, and that is logged. name: of the file."""
+    """The poses of a trajectory (F, 4, 4) float64 relative to the first, resampled to `fps` per second if it has
+    another rate, which is logged.
+
+    Args:
+        given: the trajectory.
+        fps: poses per second.
+        name: of the file, for the log.
+    """
     taken = given.at(fps)
     if taken is not given:
         logging.getLogger(__name__).warning(
-            "%s has %g poses a second: its %d are brought to %d, %g a second.",
+            "%s has %g poses per second: its %d are resampled to %d, %g per second.",
             name, given.fps, len(given.c2w), len(taken.c2w), fps,
         )  # fmt: skip
     return relative_to_first(np.stack([orthonormalize(pose) for pose in taken.c2w]))

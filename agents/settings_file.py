@@ -1,8 +1,7 @@
-"""Settings in YAML, read as people mean them and with distrust.
+"""Read settings from YAML with the core schema of YAML 1.2, where PyYAML follows 1.1: `no`, `on`, `12:30` and dates are
+text; only true, false, null and decimal numbers are not.
 
-Words are words: `no`, `on` and `12:30` are text, dates too; only true, false, null and decimal numbers are not (the
-core schema of YAML 1.2, where PyYAML follows 1.1). What is said twice is an error, and so is what unfolds to more than
-it looks like.
+A name that is given twice is an error, and so are aliases that expand to too many values.
 """
 
 import os
@@ -19,7 +18,12 @@ MAX_BYTES, MAX_NODES = 2**20, 200_000
 
 
 def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises what `read_text` does; ValueError, beginning with "it", for anything else."""
+    """Read the mapping in a YAML file.
+
+    Raises:
+        OSError: as `read_text`.
+        ValueError: for anything else. The sentence begins with "it", so that the caller names the file.
+    """
     text = read_text(path, MAX_BYTES)
     try:
         loader = _Loader(text)
@@ -32,7 +36,7 @@ def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
     except (yaml.YAMLError, RecursionError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         raise ValueError(f"it is not YAML that can be read ({reason(error)})") from error
     if not isinstance(value, dict):
-        raise ValueError("it is not a list of settings, name: value")
+        raise ValueError('it is not a mapping, lines of "name: value"')
     return value
 
 
@@ -55,7 +59,7 @@ def _int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     try:
         return int(node.value)  # 010 is ten
     except ValueError:
-        said = f"{brief(node.value)} is no number"
+        said = f"{brief(node.value)} is not a number"
         raise ConstructorError(None, None, said, node.start_mark) from None
 
 
@@ -68,25 +72,26 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _float)
 
 
 def _check(node: yaml.Node | None, sizes: dict[int, int]) -> int:
-    """How many values a node unfolds to, with its aliases. ValueError for too many, for a value within itself and for a
-    name that is there twice. sizes: of the nodes that have been looked at, by their ids; 0 while one is."""
+    """How many values a node expands to, with its aliases. ValueError for too many, for a value that contains itself
+    and for a name that is given twice. sizes: of the nodes that have been visited, by their ids; 0 while a visit lasts.
+    """
     if node is None or isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) in sizes:
         if not sizes[id(node)]:
-            raise ValueError(f"it holds a value that lies within itself (line {node.start_mark.line + 1})")
+            raise ValueError(f"it has a value that contains itself (line {node.start_mark.line + 1})")
         return sizes[id(node)]
     sizes[id(node)] = 0
     if isinstance(node, yaml.MappingNode):
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"it says {brief(twice)} twice (line {cast(yaml.Mark, node.start_mark).line + 1})")
+            raise ValueError(f"it gives {brief(twice)} twice (line {cast(yaml.Mark, node.start_mark).line + 1})")
         inner = [part for pair in node.value for part in pair]
     else:
         inner = node.value
     size = 1 + sum(_check(part, sizes) for part in inner)
     if size > MAX_NODES:
-        raise ValueError(f"it unfolds to more than {MAX_NODES:,} values")
+        raise ValueError(f"it expands to more than {MAX_NODES:,} values")
     sizes[id(node)] = size
     return size

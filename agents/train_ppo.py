@@ -1,9 +1,9 @@
-"""PPO from pixels, by Stable-Baselines3.
+"""Train PPO from pixels with Stable-Baselines3.
 
     python -m sanawm_env.agents.train_ppo --task explore --out runs/ppo
 
-The same command goes on where it was stopped, in the middle of episodes: their states are kept with the policy,
-because states are values. On a CPU a run that was stopped ends bit for bit as one that was not.
+The same command continues after an interruption, in the middle of episodes: a checkpoint holds their states beside the
+policy. On a CPU a run that was interrupted ends bit for bit as one that was not.
 """
 
 import json
@@ -72,55 +72,71 @@ FREE = ("steps", "threads", "device", "checkpoint_seconds", "out")  # settings t
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPPO:
-    """What is trained on what, and for how long. Raises ValueError for settings that cannot be."""
+    """The settings of a training.
+
+    Raises:
+        ValueError: for values out of range.
+    """
 
     task: Task = "explore"
+    """Task of the environments."""
     world: str = "nano"
+    """Name or folder of the world."""
     scenes: tuple[Path, ...] = ()
-    """Start images; the world's own by default."""
+    """Start images; the world's own if none are given."""
     steps: int = 10_000
     """Environment steps in all, each a chunk of 24 frames."""
     seed: int = 0
+    """Seed of the policy."""
     num_envs: int = 16
+    """Environments in the batch."""
     max_episode_chunks: int = 8
+    """Steps of an episode."""
     goal_chunks: int | None = None
-    """How many steps away hidden goals are; by default what the task says."""
+    """Steps from the start to a hidden goal; None for the task's own choice."""
     obs_mode: ObsMode | None = None
-    """rgb or stack: pixels alone; dict: pose and goal too. By default rgb for exploring, dict for tasks with goals."""
+    """rgb or stack: frames; dict: frames, pose and goal. None for rgb in explore, and dict in tasks with goals."""
     action_mode: str = "discrete"
-    """As the environment's, or "planar": of a twist sideways, forwards and turn, in [-1, 1]."""
+    """An action mode of the environment, or "planar": a twist's sideways, forwards and turn, in [-1, 1]."""
     world_options: dict[str, int | bool | str] = field(default_factory=dict)
-    """How the world is loaded, such as height, width and collisions of rooms."""
+    """Options of World.load, such as height, width and collisions of rooms."""
     obs_size: tuple[int, int] = (36, 54)
-    """Height and width of the frames that the policy sees, 36 at least."""
+    """Height and width, in pixels, of the frames that the policy observes, at least 36."""
     n_steps: int = 16
-    """Steps of every episode between two updates."""
+    """Steps of each environment between two updates."""
     batch_size: int = 64
+    """Steps of a minibatch."""
     n_epochs: int = 4
+    """Passes over the collected steps per update."""
     learning_rate: float = 5e-4
+    """Learning rate of Adam."""
     gamma: float = 0.95
+    """Discount factor."""
     ent_coef: float = 0.01
+    """Coefficient of the entropy in the loss."""
     log_std: float = 0.0
-    """Natural logarithm of the spread that actions which are no choice begin with."""
+    """Natural logarithm of the initial standard deviation, for continuous actions."""
     threads: int = 1
+    """Threads of torch."""
     device: str = "cpu"
+    """cpu or cuda, for world and policy."""
     checkpoint_seconds: float = 60
-    """A kill loses about so much."""
+    """Seconds between two checkpoints: what is lost when the process is killed."""
     out: Path = Path("runs/ppo")
-    """Folder for the newest checkpoint, policy.zip, progress.json and, if it is installed, TensorBoard's logs."""
+    """Folder for the newest checkpoint, policy.zip, progress.json and, if TensorBoard is installed, its logs."""
 
     def __post_init__(self):
         if self.obs_mode is None:
             object.__setattr__(self, "obs_mode", "rgb" if self.task == "explore" else "dict")
         for name, known in (("task", get_args(Task)), ("obs_mode", get_args(ObsMode))):
             if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {brief(getattr(self, name))}.")
         for name, bounds in COUNTS.items():
             check_count(name, getattr(self, name), *bounds)
         for name, bounds in NUMBERS.items():
             check_number(name, getattr(self, name), *bounds)
         if self.num_envs * self.n_steps < 2:
-            raise ValueError("num_envs times n_steps must be 2 at least: PPO learns from differences.")
+            raise ValueError("num_envs times n_steps must be at least 2: PPO normalises advantages over a batch.")
         if not isinstance(self.obs_size, tuple | list) or len(self.obs_size) != 2:
             raise ValueError(f"obs_size must be a height and a width, got {brief(self.obs_size)}.")
         for side in self.obs_size:
@@ -132,12 +148,12 @@ class TrainPPO:
         return self.action_mode == "planar"
 
     def actions(self, chosen: NDArray) -> NDArray:
-        """What a policy has chosen, as the environments of `config` take it."""
+        """Actions of the policy as the environments take them: planar actions (..., 3) become twists (..., 6)."""
         return twists(chosen) if self.planar else chosen
 
     @property
     def config(self) -> EnvConfig:
-        """What its environments are made with."""
+        """The settings of the environments."""
         return EnvConfig(
             world=self.world, device=self.device, scenes=list(self.scenes) or None, obs_mode=cast(str, self.obs_mode),
             action_mode="twist" if self.planar else self.action_mode, obs_size=self.obs_size,
@@ -147,10 +163,19 @@ class TrainPPO:
 
 
 def train_ppo(settings: TrainPPO, console: Console | None = None) -> PPO:
-    """Train, or go on training, until `settings.steps` are done; the policy is kept in `settings.out`.
+    """Train until `settings.steps` environment steps are done, or continue a training.
 
-    Raises ValueError where the folder holds a run of other settings, BlockingIOError while another process trains
-    there, OSError where it cannot be written: the newest checkpoint is whole then.
+    Args:
+        settings: of the training; `settings.out` holds checkpoints and the policy.
+        console: where progress is shown; None for stderr.
+
+    Returns:
+        The trained model.
+
+    Raises:
+        ValueError: where the folder holds a run with other settings, or a checkpoint that cannot be read.
+        BlockingIOError: while another process trains in the folder.
+        OSError: where the folder cannot be written; the newest checkpoint is whole then.
     """
     check_writable(settings.out)
     try:
@@ -178,14 +203,16 @@ def _train(settings: TrainPPO, console: Console) -> PPO:
 
 
 def make_envs(settings: TrainPPO) -> VecEnv:
-    """The batched environment that these settings train on."""
+    """The batched environment of a training."""
     keywords = settings.config.keywords
     envs = SB3VecEnv(SanaWMVectorEnv(settings.num_envs, autoreset_mode=AutoresetMode.SAME_STEP, **keywords))
     return Planar(envs) if settings.planar else envs
 
 
 class Planar(VecEnvWrapper):
-    """Twists of which sideways, forwards and turn (3,) alone are acted on: nothing climbs, nods or rolls."""
+    """Makes an environment of twists take planar actions (3,): sideways, forwards and turn, in [-1, 1]. The camera
+    neither climbs, pitches nor rolls.
+    """
 
     def __init__(self, venv: VecEnv):
         super().__init__(venv, action_space=spaces.Box(-1, 1, (3,), np.float32))
@@ -194,43 +221,53 @@ class Planar(VecEnvWrapper):
         return self.venv.reset()
 
     def step_async(self, actions: NDArray) -> None:
-        """Put planar actions into twists."""
+        """Keep planar actions (n, 3) as twists for `step_wait`."""
         self.venv.step_async(twists(actions))
 
     def step_wait(self) -> Any:
-        """Step the environments inside."""
+        """Step the wrapped environments."""
         return self.venv.step_wait()
 
 
 def twists(planar: NDArray) -> NDArray:
-    """Twists (..., 6) float32 of planar actions (..., 3)."""
+    """Planar actions (..., 3) as twists (..., 6) float32."""
     whole = np.zeros((*np.shape(planar)[:-1], 6), np.float32)
     whole[..., PLANAR] = planar
     return whole
 
 
-class Pictures(BaseFeaturesExtractor):
-    """Features of a dict observation: those of the frame, or, where another one is sought, how that one would have to
-    be shifted to lie on it; vectors are appended."""
+class FrameFeatures(BaseFeaturesExtractor):
+    """A features extractor for dict observations. With one image it is NatureCNN; with a goal image beside the frame it
+    is `Shifts` of the two. Vectors are appended.
+
+    Args:
+        space: of the observations, images channels first.
+    """
 
     def __init__(self, space: spaces.Dict):
         shapes = {name: part.shape or () for name, part in space.items()}
-        self.pictures = [name for name, shape in shapes.items() if len(shape) == 3]
-        self.vectors = [name for name in space if name not in self.pictures]
+        self.images = [name for name, shape in shapes.items() if len(shape) == 3]
+        self.vectors = [name for name in space if name not in self.images]
         # Stable-Baselines3 puts channels first
-        look = Shifts() if len(self.pictures) == 2 else NatureCNN(cast(spaces.Box, space[self.pictures[0]]), 128)
+        look = Shifts() if len(self.images) == 2 else NatureCNN(cast(spaces.Box, space[self.images[0]]), 128)
         super().__init__(space, look.features_dim + sum(int(np.prod(shapes[name])) for name in self.vectors))
         self.look = look
 
     def forward(self, observations: dict[str, torch.Tensor]) -> torch.Tensor:
-        seen = self.look(*(observations[name] for name in self.pictures))
+        seen = self.look(*(observations[name] for name in self.images))
         return torch.cat([seen, *(observations[name].flatten(1) for name in self.vectors)], dim=1)
 
 
 class Shifts(nn.Module):
-    """Two frames (B, 3, H, W) in [0, 1], compared (B, features_dim): the correlation of learned features at so many
-    shifts sideways, in two by three parts of the frame (the layer of FlowNet, Dosovitskiy et al. 2015). What has
-    moved where is then a matter of few weights, and of few steps of learning."""
+    """Compares two frames (B, 3, H, W) in [0, 1]: the correlation of learned features at horizontal shifts, averaged
+    over two by three regions of the frame (the correlation layer of FlowNet, Dosovitskiy et al. 2015). It returns (B,
+    features_dim).
+
+    The correlation shows what moved where, so that little is left to learn.
+
+    Args:
+        reach: largest shift, in pixels of the features (half of the frame's).
+    """
 
     def __init__(self, reach: int = 12):
         super().__init__()
@@ -246,9 +283,9 @@ class Shifts(nn.Module):
 
 
 def fresh(settings: TrainPPO, envs: VecEnv) -> PPO:
-    """An untrained policy."""
+    """An untrained model."""
     several = isinstance(envs.observation_space, spaces.Dict)
-    looks = {"features_extractor_class": Pictures} if several else {}
+    looks = {"features_extractor_class": FrameFeatures} if several else {}
     return PPO(
         "MultiInputPolicy" if several else "CnnPolicy",
         envs,
@@ -269,7 +306,9 @@ def fresh(settings: TrainPPO, envs: VecEnv) -> PPO:
 
 
 class Keeper(BaseCallback):
-    """Shows the progress, and keeps a checkpoint before a rollout, now and then, and at the end."""
+    """A callback that shows progress, and saves a checkpoint before a rollout every `checkpoint_seconds` and at the
+    end.
+    """
 
     def __init__(self, settings: TrainPPO, envs: VecMonitor, history: list[dict[str, float]], progress: Progress):
         super().__init__()
@@ -313,9 +352,14 @@ def checkpoints(out: Path) -> list[Path]:
 
 
 def keep(out: Path, model: PPO, envs: VecMonitor, history: list[dict[str, float]]) -> None:
-    """Write a checkpoint, which appears whole or not at all, and delete older ones: the policy and its optimiser, the
-    state of every episode (6 MB each in the nano world), and the state of the random numbers. OSError where it cannot
-    be written."""
+    """Save a checkpoint, whole or not at all, and delete older ones.
+
+    A checkpoint holds the policy and its optimiser, the state of every episode (6 MB each in the nano world), and the
+    states of the random generators.
+
+    Raises:
+        OSError: where it cannot be written.
+    """
     folder = out / f"checkpoint_{model.num_timesteps}"
     if not folder.exists():
         kept = {
@@ -344,16 +388,25 @@ def keep(out: Path, model: PPO, envs: VecMonitor, history: list[dict[str, float]
 
 
 def publish(out: Path, folder: Path, history: list[dict[str, float]]) -> None:
-    """Copy what others look at from a checkpoint's folder to the run's."""
+    """Copy policy.zip and progress.json from a checkpoint to the folder of the run."""
     with replacing_files(out, ("policy.zip", "progress.json")) as part:
         shutil.copyfile(folder / "policy.zip", part / "policy.zip")
         write_text(part / "progress.json", json.dumps(history))
 
 
 def load(folder: Path, envs: VecMonitor, settings: TrainPPO) -> tuple[PPO, list[dict[str, float]]]:
-    """The policy of a checkpoint and its history; `envs` are restored to their states then. Nothing is unpickled.
+    """Load a checkpoint. Nothing is unpickled.
 
-    Raises ValueError for a checkpoint that is damaged, or of other settings; the folder is left as it is.
+    Args:
+        folder: of the checkpoint.
+        envs: set to the states of the checkpoint.
+        settings: of the training.
+
+    Returns:
+        The model and the history of its returns.
+
+    Raises:
+        ValueError: for a checkpoint that is damaged or of other settings; the folder stays as it is.
     """
     batch = cast(SB3VecEnv, envs.unwrapped).batch
     parts = {"policy": "policy.pth", "policy.optimizer": "policy.optimizer.pth"}
@@ -369,8 +422,8 @@ def load(folder: Path, envs: VecMonitor, settings: TrainPPO) -> tuple[PPO, list[
         raise
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:  # torch and SB3 raise all of these
         raise ValueError(
-            f"The checkpoint {folder} cannot be gone on from: {reason(error)}. Delete it to begin anew, or give "
-            "another --out."
+            f"The checkpoint {folder} cannot be loaded: {reason(error)}. Delete it to train from the beginning, or "
+            "give another --out."
         ) from error
     transposes = isinstance(model.env, VecTransposeImage)
     model._last_obs = model.env.transpose_observations(seen) if transposes else seen
@@ -391,7 +444,7 @@ Finite = int | Annotated[float, Field(allow_inf_nan=False)]
 
 @dataclass(frozen=True, kw_only=True)
 class Twister:
-    """The state of numpy's MT19937."""
+    """The state of NumPy's MT19937 generator."""
 
     key: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=624, max_length=624)]
     pos: Annotated[int, Field(ge=0, le=624)]
@@ -399,7 +452,7 @@ class Twister:
 
 @dataclass(frozen=True, kw_only=True)
 class Numpy:
-    """The state of numpy's random numbers, as `numpy.random.get_state(legacy=False)` has it."""
+    """The state of NumPy's global generator, as `numpy.random.get_state(legacy=False)` returns it."""
 
     bit_generator: Literal["MT19937"]
     state: Twister
@@ -409,7 +462,11 @@ class Numpy:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What `keep` writes beside policy and snapshots. torch: bytes of the state of its random numbers."""
+    """The contents of a checkpoint's run.json.
+
+    Raises:
+        ValueError: for values that `keep` does not write.
+    """
 
     history: tuple[dict[str, Finite], ...]
     episodes: tuple[dict[str, Finite], ...]
@@ -431,7 +488,12 @@ class Run:
 
 
 def read_run(path: Path, num_envs: int) -> Run:
-    """OSError, or ValueError for what `keep` could not have written for so many episodes."""
+    """Read run.json.
+
+    Raises:
+        OSError: where it cannot be read.
+        ValueError: for contents that `keep` does not write for this number of episodes.
+    """
     kept = read(Run, read_json(path, MAX_RUN_BYTES))
     for name in ("returns", "lengths", "starts"):
         if len(getattr(kept, name)) != num_envs:
@@ -440,8 +502,11 @@ def read_run(path: Path, num_envs: int) -> Run:
 
 
 def check_run(settings: TrainPPO) -> None:
-    """Record the settings of a folder, or compare with them: only the settings in FREE may change (ValueError for
-    others)."""
+    """Write the settings of a new run, or compare them with those of the folder.
+
+    Raises:
+        ValueError: where settings differ that are not in `FREE`.
+    """
     path, own = settings.out / "settings.json", {k: v for k, v in asdict(settings).items() if k not in FREE}
     text = json.dumps(own, indent=1, default=str) + "\n"
     if not path.exists():
@@ -468,7 +533,9 @@ def main() -> None:
         except (MemoryError, RuntimeError) as error:
             if not (reason := out_of_memory(error)):
                 raise
-            console.print(f"train_ppo: memory is full ({reason}): set fewer num_envs", style="red", soft_wrap=True)
+            console.print(
+                f"train_ppo: memory is full ({reason}): use a smaller --num-envs", style="red", soft_wrap=True
+            )
             sys.exit(2)
 
 

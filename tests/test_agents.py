@@ -114,7 +114,7 @@ def test_cameras_have_names():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("circle", "There is no camera 'circle': cameras are dolly, orbit"),
+        ("circle", "There is no camera 'circle': give dolly, orbit"),
         ("orbit:size=2", "The camera orbit takes radius, degrees, speed as name=number, got 'size=2'"),
         ("orbit:radius", "got 'radius'"),
         ("orbit:radius=wide", "radius of the camera orbit must be a number, got 'wide'"),
@@ -144,7 +144,7 @@ def test_bad_paths_are_named(env):
         Spline(np.eye(4)[None]).poses(5)
     with pytest.raises(ValueError, match="pose 0 of the trajectory is not a rigid pose"):
         Spline(np.stack([2 * np.eye(4) - np.diag([0, 0, 0, 1])] * 2)).poses(5)
-    with pytest.raises(ValueError, match='Cameras drive the action modes "poses" and "twist", not \'keys\''):
+    with pytest.raises(ValueError, match='A camera needs the action_mode "poses" or "twist", got \'keys\''):
         next(cameras.actions(cameras.Dolly().poses(30), SanaWMEnv(env.world, action_mode="keys")))
 
 
@@ -295,7 +295,7 @@ def test_planners_act_in_a_wrapped_environment(tiny):
 def test_planners_plan_twists(tiny):
     env = SanaWMEnv(tiny, action_mode="discrete")
     env.reset(seed=0)
-    with pytest.raises(ValueError, match='make it with action_mode="twist", not Keys'):
+    with pytest.raises(ValueError, match='make the environment with action_mode="twist", got the controller Keys'):
         PLANNERS[0].plan(env.simulator, env.episode, GOAL, np.random.default_rng(0))
 
 

@@ -393,7 +393,7 @@ def test_a_nano_world_is_trained_on_footage(tmp_path, capsys):
     shutil.rmtree(clips / "1")
     recipe.write_text(json.dumps(SMALLEST))
     command = ("train", "--config", recipe, "--steps", 1, "--processes", 1)
-    assert "cannot be learned from, as said above" in refused(capsys, *command, "--data", clips, "--out", own)
+    assert "cannot be used, as listed above" in refused(capsys, *command, "--data", clips, "--out", own)
     assert not own.exists()
     capsys.readouterr()
     assert "give another folder" in refused(capsys, *command, "--data", clips, "--held-out", clips / "0", "--out", own)

@@ -132,7 +132,7 @@ def test_a_clip_that_was_filmed_upright_is_learned_from_upright(tmp_path, turn):
     (tmp_path / "phone.txt").unlink()
     if turn != 180:
         with pytest.raises(
-            ValueError, match=r"phone.mp4 shows pictures of 64 x 96, upright, .* of 96 x 64: take the poses"
+            ValueError, match=r"phone.mp4 has upright frames of 64 x 96 pixels, .* for 96 x 64: estimate the poses"
         ):
             planned(tmp_path)
 
@@ -248,14 +248,14 @@ def test_clips_that_cannot_be_learned_from_are_named_in_a_sentence_each(tmp_path
     clips, problems = plan(videos, poses_beside(tmp_path, TrajectoryReading()))
     assert [found.video.parent.name for found in clips] == ["good"]
     for name, says in {
-        "slow": "has 10 frames a second: record 16 or more",
-        "apart": "has 16 frames and 30 poses a second: they must be as many",
-        "short": "lasts for 3 s, and its 40 poses, 16 a second, for 2.438 s",
+        "slow": "has 10 frames per second: record 16 or more",
+        "apart": "has 16 frames and 30 poses per second: the rates must be equal",
+        "short": "lasts 3 s, and its 40 poses, 16 per second, last 2.438 s",
         "blind": "has poses without intrinsics: give --fov-deg",
         "cut": "cannot be read as a video",
         "wide": "its pixels are not square (4:3): write it anew with `ffmpeg",
         "bare": "has no poses: put a file of them beside it, called bare.txt",
-        "two": "has several files of poses beside it: two.json and two.txt",
+        "two": "has several files of poses beside it, two.json and two.txt: keep one",
         "text": "cannot be read as a trajectory",
     }.items():
         assert len([p for p in problems if f"/{name}" in p and says in p]) == 1, (name, problems)

@@ -174,7 +174,7 @@ def test_killed_at_any_moment_it_goes_on(small, world, tmp_path):  # noqa: F811
 def test_a_dataset_is_not_collected_into_its_folder_of_scenes(small, tmp_path):
     (tmp_path / "scenes").mkdir()
     Image.new("RGB", (9, 9)).save(tmp_path / "scenes" / "a.png")
-    with pytest.raises(ValueError, match="is the folder of scenes"):
+    with pytest.raises(ValueError, match="is the folder of the scenes"):
         collect(small(scenes=[str(tmp_path / "scenes")]), tmp_path / "scenes", console=QUIET)
     assert [path.name for path in (tmp_path / "scenes").iterdir()] == ["a.png"]
 
@@ -291,7 +291,7 @@ def test_functions_of_ones_own_drive_too(small, tmp_path):
     assert {row.chunks for row in dataset.rows()} == {2}
     assert len({tuple(e.arrays()["actions"][0]) for e in dataset.episodes()}) == 3  # every scene draws its own
     lazy = small(cameras=[Policy("lazy", lambda env, rng: iter(()))], action_mode="twist")
-    with pytest.raises(ValueError, match="lazy gave no action"):
+    with pytest.raises(ValueError, match="lazy yielded no action"):
         collect(lazy, tmp_path / "e", console=QUIET)
 
 
@@ -446,8 +446,8 @@ def test_a_plan_shows_which_images_cannot_be_read(world, photos, tmp_path, capsy
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "not a list of settings"),
-        ("[1, 2]", "not a list of settings"),
+        ("", "not a mapping"),
+        ("[1, 2]", "not a mapping"),
         ("scene: [starts]", "there is no setting 'scene'"),
         ("batch: 0", "batch of a collection must be"),
         ("chunks: many", "chunks must be a whole number"),
@@ -457,31 +457,31 @@ def test_a_plan_shows_which_images_cannot_be_read(world, photos, tmp_path, capsy
         ("scenes: starts", "scenes must be a list"),
         ("crf: 90", "crf of a collection"),
         ("gates: {blur: 1}", "gates are drift and closure"),
-        ("env: {world: other}", "world is said beside env"),
+        ("env: {world: other}", "world must not be in env"),
         ("world: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
         ("a: &a [*a", "does not describe a collection"),
         ("folder: /", "there is no setting 'folder'"),
         ("cameras: [orbit, flight]", "no camera 'flight'"),
         ("cameras: ['orbit:radius=fast']", "must be a number"),
         ("cameras: ['w-3000']\nenv: {horizon: reanchor}", "leaves the workspace"),
-        ("chunks: 50\ncameras: [look-around]", "was found good for"),
+        ("chunks: 50\ncameras: [look-around]", "is validated to"),
         ("scenes: [none.png]", "no start image"),
-        ("scenes: [{picture: a.png}]", "A scene is an image"),
-        ("scenes: [{sample: x}]", "Scenes are sampled by"),
-        ("action_mode: keys", 'action modes "poses" and "twist"'),
+        ("scenes: [{picture: a.png}]", "A scene is a mapping"),
+        ("scenes: [{sample: x}]", "sample, the number of sampled scenes, must be"),
+        ("action_mode: keys", 'action_mode "poses" or "twist"'),
         ("env: {task: fly}", "task must be one of"),
         ("world: elsewhere", "elsewhere"),
         ("seeds: 1000000000000000000", "seeds of a collection"),
         ("seeds: 12:30", "seeds must be a whole number or a list, got '12:30'"),
-        (f"seeds: {'9' * 5000}", "is no number (line 1)"),
+        (f"seeds: {'9' * 5000}", "is not a number (line 1)"),
         ("scenes: [{sample: 1000000000}]", "from 0 to 10,000"),
         ("chunks: 1000000000\nenv: {horizon: reanchor}", "from 1 to 4,096"),
         ("threads: 100000", "from 1 to 512"),
         ("batch: 1000000", "from 1 to 256"),
         ("batch: yes", "got 'yes'"),
         ("batch: 2.0", "got 2.0"),
-        ("seeds: 1\nseeds: 2", "says 'seeds' twice"),
-        ("gates: {drift: 1, drift: 2}", "says 'drift' twice"),
+        ("seeds: 1\nseeds: 2", "gives 'seeds' twice"),
+        ("gates: {drift: 1, drift: 2}", "gives 'drift' twice"),
         ("gates: {drift: .nan}", "got nan"),
         ("gates: {closure: -1}", "got -1"),
         ("gates: {closure: '20'}", "got '20'"),
@@ -491,8 +491,8 @@ def test_a_plan_shows_which_images_cannot_be_read(world, photos, tmp_path, capsy
         ("scenes: [{image: a.png, intrinsics: [1, 2]}]", "four numbers"),
         ("scenes: [{image: a.png, fov_deg: wide}]", "got 'wide'"),
         ("device: [cpu]", "device must be text"),
-        (BOMB, "unfolds to more than 200,000 values"),
-        (MERGED, "unfolds to more than 200,000 values"),
+        (BOMB, "expands to more than 200,000 values"),
+        (MERGED, "expands to more than 200,000 values"),
     ],
 )
 def test_a_bad_config_is_refused_before_anything_is_written(text, says, tmp_path, capsys):
@@ -577,9 +577,9 @@ def test_the_commands_for_datasets(world, small, tmp_path, capsys):  # noqa: F81
     main(["dataset", "info", str(tmp_path / "d")])
     assert "orbit: 3" in capsys.readouterr().out
     main(["dataset", "validate", str(tmp_path / "d")])
-    assert "6 episodes are whole" in capsys.readouterr().out
+    assert "6 episodes are good" in capsys.readouterr().out
     main(["dataset", "merge", str(tmp_path / "d"), "--out", str(tmp_path / "m")])
-    assert "6 episodes came to" in capsys.readouterr().out
+    assert "6 episodes were added to" in capsys.readouterr().out
     main(["dataset", "preview", str(tmp_path / "d"), "--out", str(tmp_path / "p")])
     assert {path.name for path in (tmp_path / "p").iterdir()} == {"preview.png", "trajectories.png"}
     main(["replay", str(episode), "--verify"])
@@ -587,12 +587,12 @@ def test_the_commands_for_datasets(world, small, tmp_path, capsys):  # noqa: F81
     main(["replay", str(episode), "--out", str(tmp_path / "r")])
     assert (tmp_path / "r" / "video.mp4").read_bytes() == (episode / "video.mp4").read_bytes()
     (episode / "start.png").unlink()
-    assert "are not as they should be" in refused(capsys, "dataset", "validate", tmp_path / "d")
+    assert "have problems, listed above" in refused(capsys, "dataset", "validate", tmp_path / "d")
     meta = json.loads((episode / "meta.json").read_text())
     meta["seed"] += 1
     (episode / "meta.json").write_text(json.dumps(meta))
     shutil.copy(tmp_path / "m" / "shard-0000" / "episode-00002" / "start.png", episode)
-    assert "comes out otherwise" in refused(capsys, "replay", episode, "--verify")
+    assert "is not the same when predicted again" in refused(capsys, "replay", episode, "--verify")
     for command in (("info",), ("validate",), ("preview",)):
         assert "There is no dataset" in refused(capsys, "dataset", *command, tmp_path / "none")
     assert "There is no dataset" in refused(capsys, "dataset", "merge", tmp_path / "none", "--out", tmp_path / "x")

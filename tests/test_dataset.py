@@ -151,7 +151,7 @@ def test_datasets_that_do_not_go_together_are_refused(make, tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no dataset"):
         list(merge([tmp_path / "none"], tmp_path / "all"))
     list(merge([one.folder], tmp_path / "all"))
-    with pytest.raises(ValueError, match="does not go with"):
+    with pytest.raises(ValueError, match="cannot be merged with"):
         list(merge([two.folder], tmp_path / "all"))
 
 
@@ -190,7 +190,7 @@ def test_a_manifest_cannot_lead_out_of_its_shard(make, name):
     manifest = dataset.shards[0] / "manifest.jsonl"
     row = json.loads(manifest.read_text()) | {"episode": name}
     manifest.write_text(json.dumps(row) + "\n")
-    with pytest.raises(ValueError, match="does not lie in its shard"):
+    with pytest.raises(ValueError, match="is not a folder of its shard"):
         dataset.rows()
 
 
@@ -200,7 +200,7 @@ def test_links_are_not_followed(make, tmp_path, caplog):
     folder = dataset.shards[0] / "episode-00001"
     shutil.move(folder, tmp_path / "secret" / "e")
     folder.symlink_to(tmp_path / "secret" / "e")
-    with pytest.raises(ValueError, match="does not lie in its shard"):
+    with pytest.raises(ValueError, match="is not a folder of its shard"):
         dataset.rows()
     folder.unlink()
     shutil.move(tmp_path / "secret" / "e", folder)
@@ -234,7 +234,7 @@ def test_the_preview_shows_frames_and_paths(make):
     assert Image.open(sheet).width > 1000
     picture = np.asarray(Image.open(paths).convert("RGB"))
     assert (picture.std(axis=2) > 20).sum() > 50  # coloured lines
-    with pytest.raises(ValueError, match="no episode"):
+    with pytest.raises(ValueError, match="no finished episodes"):
         preview(make(), dataset.folder)
 
 

@@ -113,12 +113,12 @@ def test_other_weights_and_another_image_are_refused(world, image, tmp_path):
     with pytest.raises(ValueError, match="predicted by other weights"):
         RecordedEpisode.open(folder).environment(world=str(other))
     Image.fromarray(picture(6)[:24, :32]).save(folder / "start.png")
-    with pytest.raises(ValueError, match="is not the one of"):
+    with pytest.raises(ValueError, match="is not the one that"):
         RecordedEpisode.open(folder).environment()
     (folder / "start.png").unlink()
     RecordedEpisode.open(folder).environment()
     Image.fromarray(picture(7)).save(image)
-    with pytest.raises(ValueError, match="is not the one of"):
+    with pytest.raises(ValueError, match="is not the one that"):
         RecordedEpisode.open(folder).environment()
 
 
@@ -128,7 +128,7 @@ def test_other_weights_and_another_image_are_refused(world, image, tmp_path):
         (lambda meta: meta.pop("seed"), "seed is missing"),
         (lambda meta: meta.update(schema=9), "schema 9"),
         (lambda meta: meta.update(actions="none"), "a list of actions"),
-        (lambda meta: meta.update(batch=[[0, 1]] * 2), "a row and a size of the batch of each"),
+        (lambda meta: meta.update(batch=[[0, 1]] * 2), "as many pairs of row and size in batch"),
         (lambda meta: meta.update(batch=[[2, 2]]), "batch must be of rows below sizes, got .2, 2."),
         (lambda meta: meta.update(batch=[[0, 10**9]]), r"batch\[0\]\[1\] must be at most 4,096"),
         (lambda meta: meta.update(batch=[[0, 1.0]]), r"batch\[0\]\[1\] must be a whole number, got 1.0"),

@@ -563,12 +563,12 @@ def test_the_command_shows_sizes_terms_sources_and_asks_for_consent(hub, home, c
         for notice in OFFICIAL["streaming"][part].notices:
             assert notice.terms in shown.out and notice.source in shown.out and notice.date in shown.out
     assert PINS["SANA-WM_streaming"] in shown.out
-    assert "To download: 36.9 GB; converted beside it: 5.3 GB; stays: 10.2 GB (32.0 GB are given back" in shown.out
+    assert "To download: 36.9 GB; converted weights: 5.3 GB; kept: 10.2 GB (32.0 GB are deleted" in shown.out
     assert "--yes" in shown.err
     assert not (home / "worlds").exists()
     main([*common, "--yes", "--keep-source"])
     shown = capsys.readouterr().out
-    assert "stays: 42.2 GB." in shown and "encode-prompts" in shown
+    assert "kept: 42.2 GB." in shown and "encode-prompts" in shown
     assert world_folder("streaming").is_dir()
 
 

@@ -155,7 +155,7 @@ def test_every_slot_may_have_its_own_options(tiny):
     assert alike(envs.reset(), theirs.reset())
     assert all(map(alike, envs.reset_infos, theirs.reset_infos))
     assert [info["seed"] for info in envs.reset_infos][:2] == [8, 8]
-    with pytest.raises(ValueError, match="one for each of 3 slots, got 2"):
+    with pytest.raises(ValueError, match="one for each of the 3 slots, got 2"):
         envs.set_options([{"scene": 0}, {"scene": 1}])
     before = envs.env_method("snapshot")
     envs.set_options([{"scene": 1}, {"scene": 1}, {"weather": "rain"}])
@@ -242,7 +242,7 @@ def test_success_reaches_the_logs(tiny, tmp_path):
 def test_another_autoreset_mode_is_refused(tiny):
     with pytest.raises(ValueError, match="autoreset_mode=\"SameStep\", not 'NextStep'"):
         SB3VecEnv(SanaWMVectorEnv(2, world=tiny))
-    with pytest.raises(TypeError, match="go with the id"):
+    with pytest.raises(TypeError, match="are for an environment given by its id"):
         SB3VecEnv(SanaWMVectorEnv(2, world=tiny, autoreset_mode="SameStep"), num_envs=2)
 
 

@@ -339,7 +339,7 @@ def test_long_episodes_and_large_pictures_are_sampled(tmp_path):
     frames[:, :, 2::4] = 0
     with VideoWriter(tmp_path / "video.mp4", crf=0) as video:
         video.append(frames)
-    stats = lerobot.picture_stats(RecordedEpisode(tmp_path, {}), 1000)
+    stats = lerobot.image_stats(RecordedEpisode(tmp_path, {}), 1000)
     assert stats["count"] == [int(1000**0.75)]
     np.testing.assert_allclose(stats["mean"], 0.25, atol=0.03)
 
@@ -354,7 +354,7 @@ def test_memory_is_flat_however_long_an_episode_is(tmp_path):
             for _ in range(frames):
                 video.append(np.zeros((1, 96, 160, 3), np.uint8))
         tracemalloc.start()
-        lerobot.picture_stats(RecordedEpisode(folder, {}), frames)
+        lerobot.image_stats(RecordedEpisode(folder, {}), frames)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 3 * 96 * 160 * 3
@@ -497,7 +497,7 @@ def test_frames_that_are_not_whole_chunks_are_left_out(copy, tmp_path, caplog):
 def test_an_episode_outside_the_dataset_is_refused(copy, tmp_path):
     manifest = copy.shards[0] / "manifest.jsonl"
     manifest.write_text(manifest.read_text().replace("episode-00001", "../../native/shard-0000/episode-00001"))
-    with pytest.raises(ValueError, match="does not lie in its shard"):
+    with pytest.raises(ValueError, match="is not a folder of its shard"):
         export_lerobot(copy, tmp_path / "out")
 
 

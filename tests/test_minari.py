@@ -224,7 +224,7 @@ def test_a_second_dataset_stands_beside_the_first(native, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("name", ["", "walk", "../walk-v0", "/walk-v0", "a b-v0", "walk-vx", "x/../../walk-v0"])
 def test_ids_that_are_none_are_refused(native, tmp_path, name):
-    with pytest.raises(ValueError, match="An id of a Minari dataset is like"):
+    with pytest.raises(ValueError, match="The id of a Minari dataset must be like"):
         export_minari(native, name, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

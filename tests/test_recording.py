@@ -245,7 +245,7 @@ def test_a_video_is_read_as_it_is_to_be_shown(tmp_path, matrix, shown):
 
 def test_a_video_turned_askew_is_refused(tmp_path):
     stored(tmp_path / "v.mp4", (b"tkhd", 44, struct.pack(">9i", 1 << 16, 1 << 15, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)))
-    with pytest.raises(ValueError, match="no multiple of 90 degrees"):
+    with pytest.raises(ValueError, match="not a multiple of 90 degrees"):
         read_video(tmp_path / "v.mp4")
 
 

@@ -87,7 +87,7 @@ def test_tasks_with_goals_show_them_to_the_policy(settings, tmp_path, task):
     run = replace(settings, task=task, obs_mode=None, goal_chunks=1, steps=8, out=tmp_path)
     assert run.obs_mode == "dict"
     model = train_ppo(run, QUIET)
-    seen = set(model.policy.features_extractor.pictures + model.policy.features_extractor.vectors)
+    seen = set(model.policy.features_extractor.images + model.policy.features_extractor.vectors)
     assert seen == set(model.observation_space) and len(seen) == 3
 
 
@@ -165,10 +165,10 @@ def test_a_damaged_checkpoint_is_one_sentence_and_stays(settings, whole, tmp_pat
     folder = shutil.copytree(checkpoints(settings.out)[0], tmp_path / "checkpoint_32")
     spoil(folder)
     before = sorted(path.name for path in folder.iterdir())
-    with pytest.raises(ValueError, match="cannot be gone on from") as said:
+    with pytest.raises(ValueError, match="cannot be loaded") as said:
         training.load(folder, envs, settings)
     assert says in str(said.value) and "\n" not in str(said.value)
-    assert "Delete it to begin anew, or give another --out" in str(said.value)
+    assert "Delete it to train from the beginning, or give another --out" in str(said.value)
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
@@ -209,7 +209,7 @@ def test_the_command_tells_its_settings(monkeypatch, capsys):
         training.main()
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    assert "--checkpoint-seconds" in shown and "goes on" in shown
+    assert "--checkpoint-seconds" in shown and "continues after an interruption" in shown
 
 
 def test_without_stable_baselines_one_sentence_says_what_to_install(monkeypatch):

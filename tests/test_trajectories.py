@@ -462,7 +462,7 @@ def test_a_collection_follows_a_trajectory_as_it_is_told_to(tmp_path):
     for job in jobs:
         np.testing.assert_allclose(job.script.c2w, relative_to_first(walk()), atol=1e-9)
     for camera in ({"trajectory": "gl.npy", "axis": "opengl"}, {"axes": "opengl"}):
-        with pytest.raises(ValueError, match="A camera is a text, or a trajectory with format, axes"):
+        with pytest.raises(ValueError, match="A camera is text, or a mapping with trajectory and any of format, axes"):
             plan(Collection(cameras=[camera], folder=tmp_path), tmp_path)
     assert isinstance(read_script("model", tmp_path, 60), Given)
 
@@ -565,7 +565,7 @@ def test_the_command_shows_what_it_understood_and_draws_it(tmp_path, capsys):
         "60, 16 a second: 3.69 s",
         "2.21 m",
         "0.6 m/s (within",
-        "65.2 degrees across",
+        "65.2 degrees horizontally",
     ):
         assert part in said
     assert "!" not in said
@@ -618,7 +618,7 @@ def test_a_lens_that_zooms_is_exported_pose_by_pose(tmp_path, form):
     ("trajectory", "form", "says"),
     [
         (Trajectory(walk(9)), "tum", "give --trajectory-fps"),
-        (Trajectory(walk(9)), "colmap", "size of its images is not known"),
+        (Trajectory(walk(9)), "colmap", "size of the trajectory's images is not known"),
         (Trajectory(walk(9), size=(64, 48)), "nerfstudio", "no intrinsics"),
         (Trajectory(walk(9), fps=16), "kitti", "is written as"),
     ],

@@ -159,11 +159,11 @@ def test_going_back_goes_on_in_the_video(tiny, tmp_path):
 
 def test_recording_that_cannot_be_is_refused_at_once(tiny, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError, match="videos need a folder"):
+    with pytest.raises(NotADirectoryError, match="give a folder for the videos"):
         RecordChunks(SanaWMEnv(tiny), tmp_path / "file")
     with pytest.raises(ValueError, match="crf"):
         RecordChunks(SanaWMEnv(tiny), tmp_path, crf=99)
-    with pytest.raises(TypeError, match="Only a SanaWMEnv has chunks"):
+    with pytest.raises(TypeError, match="takes a SanaWMEnv or a wrapper"):
         RecordChunks(gym.make("CartPole-v1"), tmp_path)
 
 

@@ -1,7 +1,7 @@
-"""The command `sanawm`: roll out, measure and train worlds from the shell.
+"""The command `sanawm`: roll out, measure, train and serve worlds from the shell.
 
-Every command is a frozen dataclass with a `run` method, in a module of its own; tyro makes the options. `run` imports
-what is heavy, so that `sanawm --help` answers at once. What a user did wrong is said in one sentence, exit status 2.
+Each command is a frozen dataclass with a `run` method, in a module of its own; tyro makes its options. Heavy imports
+are inside `run`, so that `sanawm --help` answers at once. A user's mistake is one sentence, with exit status 2.
 """
 
 import ctypes
@@ -64,9 +64,15 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def main(args: list[str] | None = None) -> None:
-    """Entry point of the command `sanawm`. It ends with 2 where the user or the machine has to change something, with
-    130 after Ctrl-C and 143 after SIGTERM, which is treated alike: what is done stays."""
-    about = "A learned world you can step, fork and put back."
+    """Entry point of the command `sanawm`.
+
+    The exit status is 0 when the work is done, 2 where the user or the machine has to change something, 130 after
+    Ctrl-C and 143 after SIGTERM; after both, finished work stays.
+
+    Args:
+        args: of the command; None for those of the process.
+    """
+    about = "Step, fork and restore a learned world."
     _quiet_libraries()
     keep_memory()
     _print_any_name()
@@ -102,14 +108,14 @@ def _complain(sentence: str) -> NoReturn:
 
 
 def _print_any_name() -> None:
-    """Names of files that are no text in the terminal's encoding are shown with escapes."""
+    """Show file names that are no text in the terminal's encoding with escapes."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, ValueError, OSError):  # streams that others have put there
             cast(TextIOWrapper, stream).reconfigure(errors="backslashreplace")
 
 
 def _quiet_libraries() -> None:
-    """No word of what libraries notice about themselves; errors still show."""
+    """Silence notices of libraries about themselves; errors still show."""
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for name in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY"):
@@ -117,8 +123,9 @@ def _quiet_libraries() -> None:
 
 
 def keep_memory() -> None:
-    """Let glibc keep what tensors leave instead of handing it back to the system page by page and asking again, which
-    takes a third of a small network's step. Other C libraries are left alone."""
+    """Make glibc keep freed memory instead of returning it to the system page by page, which takes a third of a small
+    network's step. Other C libraries are left alone.
+    """
     if sys.platform == "linux":
         with suppress(AttributeError, OSError):
             mallopt = ctypes.CDLL("libc.so.6").mallopt

@@ -1,6 +1,6 @@
-"""Arguments that several commands take, in groups, each with what is checked and made of it.
+"""Groups of options that several commands share, each with its checks.
 
-tyro makes an option of every field. Nothing here imports torch before a method needs it: `--help` answers at once.
+tyro makes an option of every field. torch is imported inside methods only, so that `--help` answers at once.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from sanawm_env.cli.output import say
+from sanawm_env.system.files import brief
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,46 +28,56 @@ Bits = Literal["bf16", "fp8", "nvfp4", "fp8-dynamic", "nvfp4-dynamic"]
 
 
 def listed(kind: type, text: str, expected: str) -> tuple:
-    """Numbers of a kind from a list with commas; ValueError that begins with what was expected."""
+    """Numbers from a comma-separated list.
+
+    Args:
+        kind: int or float.
+        text: the list.
+        expected: begins the message of the error.
+
+    Raises:
+        ValueError: for text that is no such list.
+    """
     try:
         return tuple(kind(number) for number in text.split(","))
     except ValueError:
-        raise ValueError(f"{expected}, got {text!r}.") from None
+        raise ValueError(f"{expected}, got {brief(text)}.") from None
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorldOnDevice:
-    """Which world, and where it runs."""
+    """A world and its device."""
 
     world: str = "nano"
     """Name or folder of the world."""
     device: str = "cpu"
+    """Device of torch, such as cpu, cuda or cuda:1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedWorld(WorldOnDevice):
-    """Which world, and how it is loaded."""
+    """A world, its device and how it is loaded."""
 
     text_encoder: bool = False
-    """Load the text encoder for prompts that are not in the world's cache."""
+    """Load the text encoder, for prompts that are not in the world's cache."""
     precision: Bits | None = None
-    """Of the network; None as the world is configured."""
+    """Number format of the network's weights; None for that of the world's config."""
     refiner: bool = False
-    """Run the second stage on every chunk."""
+    """Run the refiner (SANA-WM's second stage) on every chunk."""
     refiner_precision: Bits | None = None
-    """Of the second stage; None as it is."""
+    """Number format of the refiner's weights; None for that of its files."""
     offload: bool = False
     """Keep codec, refiner and text encoder in the host's memory while they are not in use."""
     offload_parts: str | None = None
-    """Only these instead: some of codec, refiner, text, such as "codec,text"."""
+    """Keep only these there: a comma-separated list of codec, refiner and text, such as "codec,text"."""
     timesteps: str | None = None
-    """Another list of noise levels, such as "1000,967,908,764", for weights that were trained to it."""
+    """Noise levels of the sampler, such as "1000,967,908,764", for weights trained for them; None for the world's."""
     flow_shift: float | None = None
-    """Make the list with another shift instead; with --timesteps, which are shifted already, it is noted."""
+    """Shift of the noise schedule, which gives other noise levels; beside --timesteps it is only recorded."""
 
     @property
     def load_options(self) -> dict[str, Any]:
-        """The keywords of `World.load` that were given; ValueError for a list that is none."""
+        """The keywords of `World.load` that were given. ValueError for --timesteps that are no list of numbers."""
         names = ("text_encoder", "precision", "refiner", "refiner_precision", "offload", "flow_shift")
         given = {name: getattr(self, name) for name in names if getattr(self, name) not in (None, False)}
         if self.offload_parts is not None:
@@ -76,7 +87,7 @@ class LoadedWorld(WorldOnDevice):
         return given
 
     def load(self) -> "World":
-        """The world, loaded as told."""
+        """Load the world. Raises as `World.load` and `load_options`."""
         from sanawm_env.world.world import World
 
         return World.load(self.world, self.device, **self.load_options)
@@ -84,41 +95,47 @@ class LoadedWorld(WorldOnDevice):
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Where an episode starts."""
+    """The start of an episode."""
 
     image: Path | None = None
-    """Start image, any format; None takes one of the world's own."""
+    """Start image, in any format that Pillow reads; None for one of the world's own."""
     prompt: str = ""
-    """What the scene is, for worlds with text; encode it first (sanawm encode-prompts) or give --text-encoder."""
+    """Text of the scene, for worlds with prompts. Encode it first (sanawm encode-prompts), or give --text-encoder."""
     fov_deg: float | None = None
-    """Horizontal field of view of the image in degrees; None for the world's own."""
+    """Horizontal field of view of the world's frames in degrees; None for the image's EXIF data or the world's own."""
     seed: int = 0
+    """Seed of the noise, from 0."""
 
     def usual(self, starts: Sequence[Path]) -> int:
-        """Index, among a world's own start images, of the one that is taken where none is given."""
+        """The index, in a world's own start images, of the one that is taken by default."""
         return next((i for i, path in enumerate(starts) if path.stem == FIRST), 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrajectoryReading:
-    """How the file of a trajectory is to be understood, where its format does not say so, or says otherwise."""
+    """How a trajectory file is read."""
 
     trajectory_format: TrajectoryFormat | None = None
-    """Of the file; None tells it by the content."""
+    """Format of the file; None recognises it by the contents."""
     axes: TrajectoryAxes | None = None
-    """Of the file's cameras: right down forward, right up back, forward right up, or forward left up; None for the
-    format's own, which is opengl for transforms.json and opencv for others."""
+    """Axes x, y, z of the file's cameras; None for the format's own (transforms.json: opengl, others: opencv).
+    opencv: right, down, forward; opengl: right, up, back; unreal: forward, right, up; ros: forward, left, up."""
     poses: TrajectoryPoses | None = None
-    """Camera-to-world or world-to-camera; None for the format's own."""
+    """Whether poses are camera-to-world or world-to-camera; None for the format's own."""
     metres_per_unit: float = 1.0
-    """Of its positions, such as 0.01 for centimetres."""
+    """Metres per unit of the file's positions, such as 0.01 for centimetres."""
     trajectory_fps: float | None = None
-    """Poses a second, whatever the file says; None for what it says, or the world's rate."""
+    """Poses per second of the file; None for what the file says, or else the world's rate."""
     fill: bool = False
     """Interpolate lost (NaN) poses, up to 16 in a row."""
 
     def read_trajectory(self, path: Path, clip: str | None = None) -> "Trajectory":
-        """Errors as `load_trajectory`. clip: see there."""
+        """Read a trajectory with these options. Raises as `load_trajectory`.
+
+        Args:
+            path: of the file.
+            clip: see `load_trajectory`.
+        """
         from sanawm_env.camera.trajectory import load_trajectory
 
         return load_trajectory(
@@ -135,32 +152,36 @@ class TrajectoryReading:
 
 @dataclass(frozen=True, kw_only=True)
 class CameraPath(TrajectoryReading):
-    """Where the camera goes, given in one of three ways."""
+    """A camera path, given as keys, a trajectory or a twist."""
 
     actions: str | None = None
-    """Camera script of held keys, such as "w-48,dw-24,none-24" (keys wasdijkl, frames at 16 per second)."""
+    """Camera path as held keys and their frames (16 per second), such as "w-48,dw-24,none-24". w, s: forward, back;
+    a, d: turn left, right; i, k: look up, down; j, l: move left, right."""
     trajectory: Path | None = None
-    """Camera path instead: a file or folder of COLMAP, nerfstudio, TUM, KITTI, RealEstate10K, .npz or .npy (see
-    docs/trajectories.md, and `sanawm trajectory`), taken relative to its first pose."""
+    """Camera path as a file or folder: COLMAP, nerfstudio, TUM, KITTI, RealEstate10K, .npz or .npy.
+    It begins at the start image. See docs/trajectories.md, and sanawm trajectory, which shows a file."""
     twist: str | None = None
-    """Constant velocity instead: vx,vy,vz,wx,wy,wz in m/s and rad/s about the camera's axes (right, down, forward)."""
+    """Camera path as a constant velocity vx,vy,vz,wx,wy,wz.
+    Metres and radians per second, along and about the camera's axes: right, down, forward."""
     chunks: int = 4
-    """How many chunks of 24 frames a twist is held."""
+    """Length of a --twist in chunks of 24 frames."""
 
     @cached_property
     def given_trajectory(self) -> "Trajectory":
-        """That of --trajectory, read once: what its file lacks is said once."""
+        """The trajectory of --trajectory, read once, so that warnings about it are logged once."""
         return self.read_trajectory(cast(Path, self.trajectory))
 
     @property
     def path_text(self) -> str:
-        """The path as it was given."""
+        """The camera path as it was given."""
         return str(self.actions or self.trajectory or self.twist)
 
     def camera_path(self, config: "WorldConfig") -> "np.ndarray":
-        """Poses (F, 4, 4) float64 relative to the first; ValueError unless exactly one kind of path is given.
+        """The poses (F, 4, 4) float64 relative to the first. Keys and twists stay within the world's pitch limit; a
+        trajectory is followed as it is.
 
-        Keys and twists stay within the world's pitch limit, a trajectory is followed as it is.
+        Raises:
+            ValueError: unless exactly one path is given, and for one that cannot be read or is too long.
         """
         import numpy as np
 
@@ -188,27 +209,31 @@ class CameraPath(TrajectoryReading):
 
 
 def _check_length(frames: int, config: "WorldConfig") -> None:
-    """ValueError for a path that no episode can hold, before it is worked out."""
+    """ValueError for a path that is too long for an episode, before it is computed."""
     if frames > MOST_FRAMES:
         hours = [f"{count / config.fps / 3600:.3g} hours" for count in (frames, MOST_FRAMES)]
         raise ValueError(
-            f"The camera path has {frames} frames ({hours[0]}), an episode holds {MOST_FRAMES} ({hours[1]}): make "
-            "several, or a shorter one."
+            f"The camera path has {frames} frames ({hours[0]}), an episode holds {MOST_FRAMES} ({hours[1]}): "
+            "shorten it, or split it."
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clip(CameraPath, Start):
-    """A start, a path from it, and the folder that what is seen on the way goes to."""
+    """A start, a camera path and an output folder."""
 
     intrinsics: Path | None = None
-    """.npy with fx, fy, cx, cy or a 3x3 matrix, in pixels of the image, instead of a field of view."""
+    """File .npy with fx, fy, cx, cy or a 3 x 3 matrix, in pixels of the image, instead of a field of view."""
     out: Path
-    """Folder for the results; made if missing, checked before the work."""
+    """Folder for the results; made if missing."""
 
     def read_intrinsics(self, image: Any) -> "np.ndarray | None":
-        """Those of --intrinsics; without, and without --fov-deg, those of the trajectory's first image, where the
-        image is like it, which is said; None otherwise."""
+        """The intrinsics of the start image: those of --intrinsics; without these and --fov-deg, those of the
+        trajectory's first image, if the image has its proportions; None otherwise.
+
+        Raises:
+            ValueError: for files that cannot be read.
+        """
         from sanawm_env.system.arrays import load_array
         from sanawm_env.world.images import load_image
 
@@ -220,13 +245,13 @@ class Clip(CameraPath, Start):
             return None
         found = self.given_trajectory.intrinsics_for(*load_image(image).size)
         if found is None:
-            say(f"The intrinsics in {self.trajectory} are of other images than {image}, and are left out.")
+            say(f"The intrinsics in {self.trajectory} are for images of other proportions than {image}: not used.")
             return None
-        say(f"Intrinsics: those of the first pose in {self.trajectory} (--fov-deg sets others).")
+        say(f"Intrinsics: those of the first pose in {self.trajectory} (--fov-deg or --intrinsics gives others).")
         return found[0]
 
     def check_apart(self, names: Iterable[str], image: Any) -> None:
-        """ValueError where a file of these names in `out` would replace the image or another one that is read."""
+        """ValueError if a file with one of these names in `out` would replace the image, or another input."""
         from sanawm_env.system.saving import check_apart
 
         check_apart([self.out / name for name in names], [image, self.trajectory, self.intrinsics])
@@ -234,25 +259,29 @@ class Clip(CameraPath, Start):
 
 @dataclass(frozen=True, kw_only=True)
 class Numbers:
-    """A file for what is measured."""
+    """A file for the results."""
 
     json: Path | None = None
-    """Where to write the numbers."""
+    """JSON file for the results; None writes none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement(Numbers):
-    """What of a nano world is measured, on places and paths drawn from a seed."""
+    """A measurement of a nano world on random walks."""
 
     world: str = "nano"
+    """Name or folder of a nano world."""
     scenes: int = 24
+    """Number of walks."""
     seed: int = 0
+    """Seed of walks and noise."""
     chunks: int = 8
+    """Length of a walk in chunks of 24 frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Walks(Measurement):
-    """The same, of walks that are kept apart."""
+    """A measurement on held-out walks."""
 
     role: Literal["evaluate", "validation"] = "evaluate"
-    """Which walks: those kept for the record, or those that decisions may look at."""
+    """Which held-out walks: those for reported results, or those for decisions during development."""

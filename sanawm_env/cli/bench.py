@@ -1,4 +1,4 @@
-"""`sanawm bench`: how long things take, for a world or for its kernels."""
+"""`sanawm bench`: time a world, or its kernels."""
 
 import json
 from dataclasses import dataclass
@@ -13,22 +13,26 @@ from sanawm_env.system.files import check_count
 
 @dataclass(frozen=True, kw_only=True)
 class Bench(Numbers, WorldOnDevice):
-    """Time a world on this machine: stages of a step, batches, snapshots, state size. Or its kernels: every operator
-    and the network's step against plain torch and against floors measured in the same run."""
+    """Time a world on this machine: the stages of a step, batches, snapshots, the size of a state. Or time its kernels:
+    every operator and the network's step, against plain torch and against lower bounds measured in the same run.
+    """
 
     what: tyro.conf.Positional[Literal["world", "kernels"]] = "world"
+    """world, or kernels."""
     world: str = "nano"
-    """Name or folder of the world; kernels take random weights instead."""
+    """Name or folder of the world; kernels have random weights instead."""
     size: Literal["nano", "full"] | None = None
-    """Of the network whose kernels are timed; None: the official one (5 GB, minutes a step on a CPU) on a CUDA device,
-    nano elsewhere."""
+    """Network whose kernels are timed; full is the official one (5 GB, minutes per step on a CPU).
+    None for full on a CUDA device, and nano elsewhere."""
     threads: int = 2
-    """torch threads; nano is small, more than two rarely help."""
+    """Threads of torch; nano is small, and more than two rarely help."""
     repeats: int = 10
+    """Measurements per number; medians are reported."""
     batches: str = "1,4,16"
-    """How many episodes step together, one table row each."""
+    """Batch sizes, comma-separated, one table row each."""
 
     def run(self) -> None:
+        """Measure, print tables, and write the numbers. ValueError for values out of range."""
         check_places(self.json, world=self.world if self.what == "world" else None)
         from sanawm_env.world.threads import MAX_THREADS
 

@@ -1,8 +1,8 @@
-"""Every operator and the whole network step against plain torch, and against a floor.
+"""Time every operator and the whole network step against plain torch, and against a lower bound.
 
-Three things run in turns on one machine: the reference, the form that `kernels.dispatch` chooses there, and what sets
-the floor: copies, and matrix products of the network's own shapes. Work is counted from shapes alone (`least_work`,
-after kernels.md 3); the network's weights are random, its attention window is full.
+Three things are timed in turns on one machine: the reference, the backend that `kernels.dispatch` chooses there, and
+what bounds it: copies, and matrix products of the network's shapes. Work is counted from shapes alone (`least_work`,
+after kernels.md 3). The network has random weights and a full attention window.
 """
 
 import time
@@ -50,7 +50,14 @@ MEMORY_FACTOR = 1.5  # the full network's memory on a CPU over that of its weigh
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """What is measured: a network of random weights, its fast operators; `repeats` readings make a median."""
+    """What is measured.
+
+    Attributes:
+        config: of the world.
+        network: with random weights.
+        fast: the operators that are compared with the reference.
+        repeats: measurements of which a median is taken.
+    """
 
     config: SanaWorldConfig
     network: SanaWM
@@ -59,23 +66,29 @@ class Subject:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The device of the network."""
         return self.network.final_layer.linear.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the network."""
+        """The dtype of the network."""
         return getattr(torch, self.config.dtype)
 
     def grid(self, chunk: int) -> Grid:
-        """Of a chunk; a first one (0) has one frame more."""
+        """The latent grid of a chunk; chunk 0 has one frame more."""
         config = self.config
         return Grid(config.latents_per_chunk + (chunk == 0), config.latent_height, config.latent_width)
 
 
 @dataclass(frozen=True, eq=False)
 class StepInputs:
-    """What a step starts from: noise (B, c, T, h, w), the chunk's context, the state before it."""
+    """The inputs of a step.
+
+    Attributes:
+        noise: (B, c, T, h, w).
+        context: of the chunk.
+        state: of the network, before the step.
+    """
 
     noise: Tensor
     context: Context
@@ -85,8 +98,22 @@ class StepInputs:
 def bench_kernels(
     config: SanaWorldConfig, threads: int, repeats: int, batches: Sequence[int], device: str, console: Console
 ) -> dict[str, Any]:
-    """Measure and print the tables; the numbers as plain values. Times are medians over `repeats`. ValueError for
-    a device that is not there or a network that does not fit the memory."""
+    """Measure, and print the tables.
+
+    Args:
+        config: of the world.
+        threads: of torch.
+        repeats: measurements of which a median is taken.
+        batches: batch sizes.
+        device: of torch.
+        console: where tables are printed.
+
+    Returns:
+        The numbers as plain values.
+
+    Raises:
+        ValueError: for a device that cannot be used, or a network that does not fit into memory.
+    """
     torch.set_num_threads(threads)
     with console.status("making weights"):
         subject = random_subject(config, usable_device(device), repeats)
@@ -102,7 +129,9 @@ def bench_kernels(
 
 
 def sized(size: str | None, device: str) -> SanaWorldConfig:
-    """The shipped nano world or, "full", the official model at 704 x 1280; None: full on CUDA devices."""
+    """The config of the shipped nano world or, for "full", of the official model at 704 x 1280. None is "full" on CUDA
+    devices, and "nano" elsewhere.
+    """
     if size is None:
         size = "full" if device.startswith("cuda") else "nano"
     if size == "full":
@@ -111,7 +140,11 @@ def sized(size: str | None, device: str) -> SanaWorldConfig:
 
 
 def random_subject(config: SanaWorldConfig, device: torch.device, repeats: int, backend: str | None = None) -> Subject:
-    """backend: the fast operators; None for those that are chosen on this device."""
+    """A subject with random weights. backend: of the fast operators; None for the one that is chosen on the device.
+
+    Raises:
+        ValueError: as `random_network`.
+    """
     dtype = getattr(torch, config.dtype)
     network = random_network(config.network, device, dtype)
     with torch.inference_mode():
@@ -119,8 +152,12 @@ def random_subject(config: SanaWorldConfig, device: torch.device, repeats: int, 
 
 
 def random_network(config: SanaWMConfig, device: torch.device, dtype: torch.dtype) -> SanaWM:
-    """Matrices scaled by fan-in, norms of one, GDN blocks that remember for about 150 frames, everything else zero.
-    ValueError where a CPU's memory is too small for it."""
+    """A network with random weights: matrices scaled by fan-in, norms of one, GDN blocks with a memory of about 150
+    frames, and everything else zero.
+
+    Raises:
+        ValueError: for a CPU without enough free memory.
+    """
     with torch.device("meta"):
         network = SanaWM(config).to(dtype)
     needed = MEMORY_FACTOR * sum(p.nbytes for p in network.parameters())
@@ -145,7 +182,7 @@ def random_network(config: SanaWMConfig, device: torch.device, dtype: torch.dtyp
 
 
 def prepared(subject: Subject, batch: int, chunk: int) -> Context:
-    """The context of a chunk of a walk straight on."""
+    """The context of a chunk of a walk straight ahead."""
     net, device, grid = subject.config.network, subject.device, subject.grid(chunk)
     first = subject.config.latents_per_chunk * chunk + (chunk > 0)
     c2w = torch.eye(4, device=device).repeat(batch, grid.frames, 1, 1)
@@ -163,7 +200,7 @@ def prepared(subject: Subject, batch: int, chunk: int) -> Context:
 
 
 def noise_of(subject: Subject, batch: int, chunk: int) -> Tensor:
-    """What a chunk's latents are made from, (B, c, T, h, w)."""
+    """The noise of a chunk, (B, c, T, h, w)."""
     channels = subject.config.network.latent_channels
     return _normal(chunk, subject.device, batch, channels, *subject.grid(chunk).shape).to(subject.dtype)
 
@@ -173,7 +210,7 @@ def _normal(seed: int, device: torch.device, *shape: int) -> Tensor:
 
 
 def settled(subject: Subject, batch: int, backend: str) -> StepInputs:
-    """The inputs of a walk's first step, by these operators, for which the attention window is full."""
+    """The inputs of the first step with a full attention window, by the operators of a backend."""
     subject.network.backend = backend
     clean, state = torch.zeros(batch, device=subject.device), None
     for chunk in range(FULL_AFTER + 1):
@@ -184,7 +221,7 @@ def settled(subject: Subject, batch: int, backend: str) -> StepInputs:
 
 
 def operands(subject: Subject, inputs: StepInputs) -> dict[str, tuple]:
-    """What a denoising pass hands every operator when it first calls it."""
+    """The arguments with which a denoising pass first calls each operator."""
     given: dict[str, tuple] = {}
 
     def noted(name: str, *args: Any) -> Any:
@@ -207,24 +244,30 @@ def step(subject: Subject, inputs: StepInputs) -> tuple[Tensor, NetworkState]:
 
 @dataclass(frozen=True)
 class Work:
-    """The least there is to do: bytes to move, and additions and multiplications in matrix products."""
+    """The least work of an operation.
+
+    Attributes:
+        bytes: to move.
+        flops: additions and multiplications in matrix products.
+    """
 
     bytes: int
     flops: int
 
 
 def least_work(config: SanaWorldConfig, batch: int) -> dict[str, Work]:
-    """Of one call of every operator, and of a block's norms, modulations and residuals.
+    """The least work of one call of each operator, and of a block's norms, modulations and residuals.
 
-    Tokens n = T S of width c = h d, f channels behind the gate, e bytes an element; k keys in the window: first chunk
-    (T + 1 frames), the one before, the own one.
+    Tokens n = T S of width c = h d; f channels behind the gate; e bytes per element; k keys in the window: the first
+    chunk (T + 1 frames), the previous and the current one.
 
-    gdn: six projections are read and two read-outs written, 8 b n c e. Per frame and head five grams (key x key and
-        key x value of both branches, key x key of the normaliser) and two read-outs of 2 S d^2; per head two branches
-        of T updates forwards and T - 1 backwards of 2 d^3.
-    depthwise_glu: 2 f channels are read and f written, 3 b n f e; no matrix product.
-    attend (one branch): q, its read-out, keys and values, 2 b (n + k) c e; scores and their use, 4 b n k c.
-    norms: six times everything read and written, 12 b n c e.
+    gdn: reads six projections and writes two results, 8 b n c e. Per frame and head, five Gram matrices (key x key and
+        key x value of both branches, key x key of the normaliser) and two products with queries, of 2 S d^2; per head,
+            two
+        branches of T updates forward and T - 1 backward, of 2 d^3.
+    depthwise_glu: reads 2 f channels and writes f, 3 b n f e; no matrix product.
+    attend (one branch): queries, result, keys and values, 2 b (n + k) c e; scores and their use, 4 b n k c.
+    norms: everything read and written six times, 12 b n c e.
     """
     net, frames = config.network, config.latents_per_chunk
     tokens = config.latent_height * config.latent_width
@@ -240,13 +283,18 @@ def least_work(config: SanaWorldConfig, batch: int) -> dict[str, Work]:
 
 
 def step_floor(config: SanaWorldConfig, batch: int, floors: dict[str, float], tflops: float) -> float:
-    """Milliseconds of a step: the sum over passes and blocks, from the floors of one call (ms) and the rate of matrix
-    products.
+    """The lower bound of a step in milliseconds: the sum over passes and blocks.
 
-    A block's products in units of 2 b n c^2, r the FFN's ratio: k and v of both branches 4, their q, output gate and
-    projections 5, FFN 3 r, its temporal convolution 3, cross-attention 2 where there is more than one text token. What
-    a prepared context holds is not counted, and of the clean pass's last block (softmax) only what the state needs:
+    A block's products in units of 2 b n c^2, where r is the FFN's ratio: k and v of both branches 4; their q, output
+    gate and projections 5; FFN 3 r; its temporal convolution 3; cross-attention 2 with more than one text token. What a
+    prepared context holds is not counted. Of the clean pass's last block (softmax) only what the state needs counts:
     keys and values, and the last frame's tokens up to the temporal convolution.
+
+    Args:
+        config: of the world.
+        batch: size.
+        floors: lower bounds of one call of each operator, in milliseconds.
+        tflops: rate of matrix products.
     """
     net = config.network
     passes, cross = len(config.sampler.timesteps) + 1, net.text_len > 1
@@ -266,8 +314,9 @@ def step_floor(config: SanaWorldConfig, batch: int, floors: dict[str, float], tf
 
 
 def product_rates(subject: Subject, batch: int) -> dict[str, float]:
-    """TFLOP/s of linears of the network's shapes, tokens x in x out, as the fast operators compute them, launches
-    included (which is most of it for the nano network on a GPU)."""
+    """TFLOP/s of linear layers of the network's shapes ("tokens x in x out"), by the fast operators. Launches are
+    included: most of the time for the nano network on a GPU.
+    """
     net, grid = subject.config.network, subject.grid(1)
     n, c, f = batch * grid.frames * grid.tokens, net.hidden_size, int(net.hidden_size * net.mlp_ratio)
     shapes = ((n, c, c), (n, c, 3 * c), (n, 3 * c, c), (n, c, 2 * f), (n, f, c))
@@ -280,8 +329,9 @@ def product_rates(subject: Subject, batch: int) -> dict[str, float]:
 
 
 def copy_rate(subject: Subject, moved: int) -> float:
-    """GB/s, read and written, of a copy. On a CPU of one that moves so many bytes, which may sit in its caches; on a
-    GPU of a large one, so that its launch does not count."""
+    """GB/s, read and written, of a copy: on a CPU of `moved` bytes, which may be in its caches; on a GPU of a large
+    one, so that its launch does not count.
+    """
     size = max(moved, LARGE_COPY if subject.device.type == "cuda" else 2) // 2
     source = torch.randint(256, (size,), dtype=torch.uint8, device=subject.device)
     (seconds,) = in_turns([partial(torch.empty_like(source).copy_, source)], subject.repeats, subject.device)
@@ -293,7 +343,7 @@ def copy_rate(subject: Subject, moved: int) -> float:
 
 @torch.inference_mode()
 def against_floors(subject: Subject, batch: int) -> dict[str, Any]:
-    """Rows of the operators and the step at one batch, and the rates behind their floors."""
+    """The rows of operators and step at one batch size, and the rates behind their lower bounds."""
     fast = settled(subject, batch, subject.fast.name)
     peak = peak_bytes(subject, partial(step, subject, fast))
     plain = settled(subject, batch, "reference")
@@ -316,7 +366,15 @@ def against_floors(subject: Subject, batch: int) -> dict[str, Any]:
 
 
 def row(subject: Subject, calls: Sequence[Callable[[], Any]], floor: float, kind: str) -> dict[str, Any]:
-    """Reference and fast form against each other and the floor (ms). difference: of their first results, relative."""
+    """Times of the reference and the fast form, their ratio, the ratio to the lower bound, and the relative difference
+    of their first results.
+
+    Args:
+        subject: of the measurement.
+        calls: the reference and the fast form.
+        floor: lower bound in milliseconds.
+        kind: what bounds it.
+    """
     plain, fast = (_first(call()).double() for call in calls)
     difference = ((plain - fast).norm() / plain.norm()).item()
     del plain, fast
@@ -334,9 +392,10 @@ def row(subject: Subject, calls: Sequence[Callable[[], Any]], floor: float, kind
 
 @torch.inference_mode()
 def device_checks(subject: Subject, batch: int) -> dict[str, Any]:
-    """What to know of a GPU: torch's attention at the network's head width and padded to a power of two, its
-    channels-last depthwise convolution alone; bytes that a walk of `CHUNKS` leaves behind, what a snapshot weighs
-    and would cost as a copy, and whether the same step twice gives the same bits."""
+    """Facts about a GPU: torch's attention at the network's head width, and padded to a power of two; its channels-last
+    depthwise convolution; bytes that stay allocated after a walk of `CHUNKS`; the size of a snapshot, and the time of a
+    copy; whether a repeated step gives the same bits.
+    """
     inputs = settled(subject, batch, subject.fast.name)
     given = operands(subject, inputs)
     q, pages, _ = given["attend"]
@@ -367,7 +426,9 @@ def device_checks(subject: Subject, batch: int) -> dict[str, Any]:
 
 
 def grown_bytes(subject: Subject, inputs: StepInputs) -> int:
-    """Device memory allocated after a walk of `CHUNKS` over that after its third chunk; 0 on a CPU, unwalked."""
+    """Growth of allocated device memory from the third chunk of a walk of `CHUNKS` to its end; 0 on a CPU, without a
+    walk.
+    """
     if subject.device.type != "cuda":
         return 0
     allocated = []
@@ -380,8 +441,9 @@ def grown_bytes(subject: Subject, inputs: StepInputs) -> int:
 
 @torch.inference_mode()
 def graphed(subject: Subject, batch: int) -> dict[str, float]:
-    """Milliseconds of the step with its launches made one by one, and replayed as a CUDA graph, which copies the state
-    in and out; nothing on a CPU."""
+    """Milliseconds of the step with its launches one by one, and replayed as a CUDA graph that copies the state in and
+    out; nothing on a CPU.
+    """
     if subject.device.type != "cuda":
         return {}
     inputs = settled(subject, batch, subject.fast.name)
@@ -393,7 +455,7 @@ def graphed(subject: Subject, batch: int) -> dict[str, float]:
 
 
 def peak_bytes(subject: Subject, call: Callable) -> int | None:
-    """The most device memory that is allocated while it runs; None on a CPU."""
+    """The largest device memory that was allocated during a call; None on a CPU."""
     if subject.device.type != "cuda":
         return None
     torch.cuda.reset_peak_memory_stats(subject.device)
@@ -402,8 +464,9 @@ def peak_bytes(subject: Subject, call: Callable) -> int | None:
 
 
 def in_turns(calls: Sequence[Callable], repeats: int, device: torch.device) -> list[float]:
-    """Median seconds of each call. They take turns, so that whatever else the machine does meets all of them; short
-    ones go on until the clock can tell."""
+    """Median seconds of each call. Calls take turns, so that other load on the machine affects all of them; short ones
+    are repeated until the clock resolves them.
+    """
 
     def seconds(call: Callable, count: int) -> float:
         synchronize(device)
@@ -428,7 +491,7 @@ def _first(result: Any) -> Tensor:
 
 
 def header(subject: Subject) -> dict[str, Any]:
-    """What was measured, where and with what."""
+    """What was measured, on which machine, with which versions."""
     try:
         triton = metadata.version("triton")
     except metadata.PackageNotFoundError:
@@ -448,7 +511,7 @@ def header(subject: Subject) -> dict[str, Any]:
 
 
 def ratio_table(numbers: dict[str, Any]) -> Table:
-    """Times in milliseconds, one row per batch and operator."""
+    """A table of times in milliseconds, one row per batch and operator."""
     title = f"{numbers['size']}, {numbers['dtype']}, {numbers['machine']}, {numbers['threads']} threads; times in ms"
     columns = ("batch", "what", "ref.", numbers["backend"], "faster", "floor", "by", "/ floor")
     rows, rates = [], []

@@ -1,4 +1,4 @@
-"""What a world's step costs on this machine, by stage, batch and operation."""
+"""Time a world's step on this machine by stage and batch size, and its operations on states."""
 
 import copy
 import time
@@ -29,7 +29,9 @@ WARM_UP = 3  # chunks until the attention window is full and shapes repeat
 
 
 def timed(engine: Engine) -> tuple[Engine, dict[str, float]]:
-    """An engine that counts the seconds of its stages: predicting and decoding, where it has such, else the whole."""
+    """A copy of an engine that adds up the seconds of its stages, network and codec; and these. An engine without
+    stages counts as network.
+    """
     seconds, other = {"network": 0.0, "codec": 0.0}, copy.copy(engine)
 
     def counted(stage: str, call: Callable) -> Callable:
@@ -51,9 +53,22 @@ def timed(engine: Engine) -> tuple[Engine, dict[str, float]]:
 def bench_world(
     name: str, threads: int, repeats: int, batches: Sequence[int], device: str, console: Console
 ) -> dict[str, Any]:
-    """Measure and print one table; the numbers as plain values. Times are medians over `repeats`. On a GPU, with the
-    most memory that was allocated; what was predicted stands beside it. A matrix product measured in the same run says
-    what the machine can do."""
+    """Measure, and print two tables.
+
+    Times are medians. On a GPU, the largest allocated memory is measured too, beside the predicted one. A matrix
+    product is timed in the same run, as a measure of the machine.
+
+    Args:
+        name: name or folder of the world.
+        threads: of torch.
+        repeats: measurements of which a median is taken.
+        batches: batch sizes.
+        device: of torch.
+        console: where tables are printed.
+
+    Returns:
+        The numbers as plain values.
+    """
     with with_torch_threads(threads):
         return _measure(name, threads, repeats, batches, device, console)
 
@@ -104,7 +119,7 @@ def _measure(
 
 
 def _steps(world: World, seconds: dict[str, float], batch: int, repeats: int) -> dict[str, float]:
-    """Median step of `batch` episodes, in parts; steps/s and frames/s count all episodes."""
+    """The median step of `batch` episodes, by stage; steps/s and frames/s count all episodes."""
     state = world.begin([world.scene(_start(world))] * batch, seed=0)
     twist = np.array([0, 0, 0.3, 0, 0.1, 0])
     rows = []
@@ -130,7 +145,7 @@ def _steps(world: World, seconds: dict[str, float], batch: int, repeats: int) ->
 
 
 def _operations(world: World, repeats: int) -> dict[str, float]:
-    """What snapshot, restore and a fork into eight cost, and what states weigh."""
+    """The cost of snapshot, restore and a fork into eight, and the size of states."""
     env = SanaWMEnv(world, scenes=[_start(world)], max_episode_chunks=10**9)
     env.reset(seed=0)
     action = np.array([0, 0, 0.4, 0, 0.2, 0], np.float32)
@@ -153,7 +168,7 @@ def _operations(world: World, repeats: int) -> dict[str, float]:
 
 
 def _matmul_tflops(world: World) -> float:
-    """Of a square matrix product in the world's dtype, on its device."""
+    """The rate of a square matrix product in the world's dtype on its device."""
     size = 8192 if world.device.type == "cuda" else 1024
     a, b = (
         torch.randn(size, size, device=world.device).to(getattr(torch, getattr(world.config, "dtype", "float32")))
@@ -179,6 +194,6 @@ def _time(call: Callable[[], Any]) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what the device was given to do."""
+    """Wait for all work of a device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""`sanawm collect`: a dataset from a YAML file."""
+"""`sanawm collect`: collect a dataset that a YAML file describes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from sanawm_env.cli.output import console, megabytes, say
+from sanawm_env.system.files import brief
 from sanawm_env.system.terminal import table
 
 if TYPE_CHECKING:
@@ -15,25 +16,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Collect:
-    """Collect a dataset: scenes x cameras x seeds from a YAML file. Stop it at any time: the same command goes on."""
+    """Collect a dataset: an episode of every scene, camera and seed of a YAML file. The same command continues after an
+    interruption.
+    """
 
     config: tyro.conf.Positional[Path]
-    """The collection; see examples/collect.yaml."""
+    """YAML file of the collection, such as examples/collect.yaml."""
     out: Path | None = None
-    """Folder of the dataset; None: runs/ and the name of the file."""
+    """Folder of the dataset; None for runs/ and the name of the file."""
     dry_run: bool = False
-    """Show what would be collected and the disk that it takes."""
+    """Show what would be collected and its size on disk, and stop."""
     part: str | None = None
-    """i/n: every n-th episode from the i-th (0 is the first), for many machines that share a disk."""
+    """"i/n" collects every n-th episode from the i-th (from 0), for several machines that share a disk."""
     ray: bool = False
-    """One worker per GPU, or per core, of a Ray cluster; each writes a shard of its own."""
+    """Collect on a Ray cluster, with one worker per GPU, or per core for a world on the CPU."""
     ray_address: str | None = None
-    """Of a running cluster, "auto" for the one of this machine; None starts one here."""
+    """Address of a running Ray cluster, "auto" for the one of this machine; None starts one here."""
     workers: int | None = None
-    """How many; None: as many as there are GPUs, or cores for a world on the CPU."""
+    """Number of Ray workers; None for one per GPU, or per core for a world on the CPU."""
 
     def run(self) -> None:
-        """Collect what the file describes, or say what that would be. Raises as `agents.collect.collect`."""
+        """Collect, or show the plan. Raises as `agents.collect.collect`."""
         from sanawm_env.agents.collect import collect
         from sanawm_env.agents.collection import Collection
         from sanawm_env.recording.dataset import DATASET, Dataset, totals
@@ -66,7 +69,7 @@ def _part(text: str | None) -> tuple[int, int]:
         return 0, 1
     index, _, parts = text.partition("/")
     if not (index.isdecimal() and parts.isdecimal() and int(index) < int(parts)):
-        raise ValueError(f'--part takes i/n with i from 0 to n - 1, such as 0/4, got "{text}".')
+        raise ValueError(f"--part takes i/n with i from 0 to n - 1, such as 0/4, got {brief(text)}.")
     return int(index), int(parts)
 
 
@@ -86,14 +89,14 @@ def _show_plan(collection: "Collection", out: Path) -> None:
         *([("images that cannot be read", len(unreadable))] if unreadable else ()),
         ("cameras", len({job.script.key for job in planned.jobs})),
         ("episodes", numbers["episodes"]),
-        ("of these done", numbers["done"]),
+        ("of these finished", numbers["done"]),
         ("chunks", numbers["chunks"]),
-        ("frames", f"{numbers['frames']}, {numbers['hours']:.2f} hours at {planned.header['fps']} a second"),
-        ("disk still needed, about", megabytes(numbers["bytes"])),
-        ("disk that is free", megabytes(free)),
+        ("frames", f"{numbers['frames']}, {numbers['hours']:.2f} hours at {planned.header['fps']} per second"),
+        ("disk space still needed, about", megabytes(numbers["bytes"])),
+        ("free disk space", megabytes(free)),
     ]
-    console.print(table("what", "how much", rows=facts))
+    console.print(table("what", "amount", rows=facts))
     for why in unreadable.values():
         say(f"will be rejected: {why}", style="red")
     if numbers["bytes"] > free:
-        console.print("The disk will be full before it is done.", style="red")
+        console.print("The disk has too little free space: free some, or give another --out.", style="red")

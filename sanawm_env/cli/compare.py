@@ -1,4 +1,4 @@
-"""`sanawm compare`: do policies rank the same in a predicted and in a rendered world?"""
+"""`sanawm compare`: how policies rank in a predicted and in a rendered world."""
 
 import json
 from dataclasses import dataclass
@@ -16,27 +16,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Run policies of graded skill in a predicted and in a rendered world, from the same starts to the same goals:
-    success in each, the gap, correlation and rank violation. Stop it at any time: the same command goes on."""
+    """Run policies of graded skill in a predicted and in a rendered world, from the same starts to the same goals.
+    Shows success rates in both, their gap, correlation and rank violation. The same command continues after an
+    interruption.
+    """
 
     world: tyro.conf.Positional[str] = "nano"
     """Name or folder of the predicted world."""
     truth: tyro.conf.Positional[str] = "rooms"
-    """Name or folder of the world that is true."""
+    """Name or folder of the rendered world (the truth)."""
     task: Literal["image-nav", "point-nav"] = "image-nav"
+    """Task: reach a goal image, or a goal position."""
     scenes: str = "known"
-    """Where episodes begin: "known" places of the world, or furnished rooms that nobody trained on, "rooms:test"."""
+    """Where episodes begin: known, or a set of furnished rooms such as rooms:test.
+    Known places are in the training data of nano; furnished rooms of a test set are not."""
     episodes: int = 24
+    """Number of episodes per policy and world."""
     steps: int = 6
-    """That an episode has at most."""
+    """Largest number of steps of an episode."""
     policies: tuple[str, ...] = ()
-    """Names of some of the committed policies; all by default."""
+    """Names of the policies to run; all if none are given."""
     seed: int = 0
+    """Seed of starts and goals."""
     out: Path = Path("runs/compare")
-    """Folder for the numbers, a plot, and what each policy did."""
+    """Folder for the numbers, a plot, and the outcomes of each policy."""
 
     def run(self) -> None:
-        """Both with walls that stop a camera and without, where the truth can be loaded so. Errors in one sentence."""
+        """Compare with walls that let the camera pass and with walls that stop it, where the rendered world has that
+        option. Raises as `agents.compare`.
+        """
         from sanawm_env.agents.compare import (
             SETTINGS,
             anchors_of,
@@ -89,12 +97,12 @@ class Compare:
             axes.legend(title="acts on", fontsize=8)
         with replacing(picture) as part:
             figure.savefig(part, dpi=120, format="png")
-        say(f"picture {picture}")
+        say(f"plot {picture}")
         write_numbers(numbers, json.dumps([comparison.to_plain() for comparison in found], indent=1))
 
 
 def show(comparison: "Comparison") -> None:
-    """A row for each policy, then how far the worlds agree."""
+    """Print a row for each policy, then how far the worlds agree."""
     table = Table(
         "policy", "acts on", "predicted", "truth", "gap", title=f"{comparison.title}, {comparison.episodes} episodes"
     )
@@ -107,13 +115,13 @@ def show(comparison: "Comparison") -> None:
 
 
 def percent(estimate: tuple[float, float, float]) -> str:
-    """ "42 (24 to 61)", in percent."""
+    """An estimate in percent, such as "42 (24 to 61)"."""
     value, low, high = (round(100 * number) for number in estimate)
     return f"{value} ({low} to {high})"
 
 
 def told(agreement: "Agreement") -> str:
-    """In words, with 95 % intervals."""
+    """An agreement as text, with 95 % intervals."""
     parts = []
     for name in ("r", "violation", "gap"):
         value, low, high = getattr(agreement, name)

@@ -1,4 +1,4 @@
-"""`sanawm dataset`: what is in a dataset, whether it is whole, several merged, previews, other formats."""
+"""`sanawm dataset`: show, check, merge and draw datasets, and export them to other formats."""
 
 from collections import Counter
 from contextlib import closing
@@ -14,9 +14,10 @@ from sanawm_env.system.terminal import table
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is in a dataset."""
+    """Show the contents of a dataset."""
 
     dataset: tyro.conf.Positional[Path]
+    """Folder of the dataset."""
 
     def run(self) -> None:
         from sanawm_env.recording.dataset import Dataset, totals
@@ -28,11 +29,11 @@ class DatasetInfo:
         reasons = Counter(row.reason.split(" is ")[0] for row in rows if not row.episode)
         facts = [
             ("world", f"{header.get('mode')}, weights {header['weights_hash'][:12]}"),
-            ("pictures", f"{header['height']} x {header['width']}, {header['fps']} a second"),
+            ("frames", f"{header['height']} x {header['width']} pixels, {header['fps']} per second"),
             ("actions", header["action_mode"]),
             ("shards", len(dataset.shards)),
             ("episodes", sums["episodes"]),
-            ("frames", f"{sums['frames']}, {sums['frames'] / header['fps'] / 3600:.2f} hours"),
+            ("length", f"{sums['frames']} frames, {sums['frames'] / header['fps'] / 3600:.2f} hours"),
             ("on disk", megabytes(sums["bytes"])),
             ("scenes", len({row.scene for row in rows if row.episode})),
             *(("camera", f"{camera}: {count}") for camera, count in cameras.most_common()),
@@ -43,38 +44,42 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class DatasetValidate:
-    """Look at every episode: files, hashes, lengths, videos decoded to the end."""
+    """Check every episode: files, hashes, lengths, and the videos to their ends."""
 
     dataset: tyro.conf.Positional[Path]
+    """Folder of the dataset."""
     quick: bool = False
     """Do not decode the videos."""
 
     def run(self) -> None:
-        """Raises ValueError if any episode is not as it should be."""
+        """Print what is wrong. ValueError if anything is."""
         from sanawm_env.recording.dataset import Dataset, validate
 
         dataset, bad = Dataset.open(self.dataset), 0
         total = len([row for row in dataset.rows() if row.episode])
-        with progress("looking", "episodes", transient=True) as bar:
+        with progress("checking", "episodes", transient=True) as bar:
             for name, problems in bar.track(validate(dataset, thorough=not self.quick), total=total):
                 bad += bool(problems)
                 for problem in problems:
                     say(f"{name}: {problem}")
         if bad:
-            raise ValueError(f"{bad} of {total} episodes in {self.dataset} are not as they should be.")
-        console.print(f"{total} episodes are whole.")
+            raise ValueError(
+                f"{bad} of {total} episodes in {self.dataset} have problems, listed above: restore their files."
+            )
+        console.print(f"{total} episodes are good.")
 
 
 @dataclass(frozen=True)
 class DatasetMerge:
-    """Bring datasets together; an episode that is in several is taken once. Files are linked where the disk can."""
+    """Merge datasets. An episode that is in several is copied once. Files are hard-linked where possible."""
 
     datasets: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of the datasets."""
     out: Path
-    """Folder of the new dataset, or of one that grows."""
+    """New folder, or a merged dataset to extend."""
 
     def run(self) -> None:
-        """Raises as `merge`, and ValueError for damaged episodes, once the others are there."""
+        """Merge. Raises as `merge`, and ValueError at the end for damaged episodes, which are left out."""
         from sanawm_env.recording.dataset import Dataset, merge
 
         given = {row.id for source in self.datasets for row in Dataset.open(source).rows()}
@@ -84,20 +89,21 @@ class DatasetMerge:
                 copied += bool(row.episode)
         merged = Dataset.open(self.out)
         held, known = len(merged.finished()), {row.id for row in merged.rows()}
-        say(f"{copied} episodes came to {self.out}, which holds {held}.")
+        say(f"{copied} episodes were added to {self.out}, which holds {held}.")
         _say_left_out(len(given - known), *self.datasets)
 
 
 @dataclass(frozen=True)
 class DatasetPreview:
-    """Draw a sheet of some episodes, and all camera paths from above."""
+    """Draw a contact sheet of some episodes, and all camera paths from above."""
 
     dataset: tyro.conf.Positional[Path]
+    """Folder of the dataset."""
     out: Path | None = None
-    """Folder for preview.png and trajectories.png; None: the dataset's."""
+    """Folder for preview.png and trajectories.png; None for the dataset's."""
 
     def run(self) -> None:
-        """Raises as `preview`, and ValueError for damaged episodes, once it is drawn."""
+        """Draw. Raises as `preview`, and ValueError at the end for damaged episodes, which are left out."""
         from sanawm_env.recording.dataset import Dataset
         from sanawm_env.recording.preview import preview
         from sanawm_env.recording.rollout import check_writable
@@ -106,28 +112,31 @@ class DatasetPreview:
         out = self.out or self.dataset
         check_writable(out)
         with console.status("drawing"):
-            pictures, damaged = preview(dataset, out)
-        for picture in pictures:
-            say(picture)
+            files, damaged = preview(dataset, out)
+        for file in files:
+            say(file)
         _say_left_out(damaged, self.dataset)
 
 
 @dataclass(frozen=True)
 class DatasetExport:
-    """Write a dataset in a format of others: LeRobot v3.0, or Minari (a frame and a pose per step)."""
+    """Export a dataset to LeRobot v3.0, or to Minari (one frame and pose per step)."""
 
     dataset: tyro.conf.Positional[Path]
+    """Folder of the dataset."""
     out: Path
-    """New folder of the LeRobot dataset; for Minari the folder its datasets lie in (MINARI_DATASETS_PATH)."""
+    """LeRobot: new folder of the dataset. Minari: folder of all Minari datasets (MINARI_DATASETS_PATH)."""
     format: Literal["lerobot", "minari"] = "lerobot"
+    """Format of the export."""
     id: str | None = None
-    """Name of the Minari dataset, such as "sanawm/nano-v0"."""
+    """Id of the Minari dataset, such as "sanawm/nano-v0"; required for it."""
 
     def run(self) -> None:
-        """Ctrl-C leaves nothing behind.
+        """Export; Ctrl-C leaves nothing behind.
 
-        Raises as `export_lerobot` and `export_minari`, ValueError for an id that is missing or not wanted, and, once
-        the others are written, for damaged episodes.
+        Raises:
+            ValueError: for an id that is missing or not wanted; at the end for damaged episodes, which are left out;
+                and as `export_lerobot` and `export_minari`.
         """
         from sanawm_env.recording.dataset import Dataset
         from sanawm_env.recording.lerobot import export_lerobot
@@ -153,7 +162,7 @@ class DatasetExport:
 
 
 def _say_left_out(count: int, *datasets: Path) -> None:
-    """Raises ValueError, with which the command ends after its work, where so many episodes were left out of it."""
+    """ValueError, which ends the command after its work, if episodes were left out."""
     if count:
         named = ", ".join(map(str, datasets))
         raise ValueError(f"Damaged episodes of {named} were left out ({count}): see `sanawm dataset validate`.")
@@ -170,7 +179,7 @@ DatasetCommand = (
 
 @dataclass(frozen=True)
 class DatasetTools:
-    """Datasets: what is in one, whether it is whole, several merged, previews, other formats."""
+    """Show, check, merge and draw datasets, and export them to other formats."""
 
     command: tyro.conf.OmitSubcommandPrefixes[DatasetCommand]
 

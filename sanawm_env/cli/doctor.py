@@ -1,4 +1,4 @@
-"""`sanawm doctor`: what is installed and downloaded, what this machine has, and which worlds will fit it."""
+"""`sanawm doctor`: what is installed and downloaded, what this machine has, and which worlds fit its memory."""
 
 import gc
 from collections.abc import Generator
@@ -17,13 +17,13 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Doctor:
-    """What is installed and downloaded, what this machine has, and which worlds will fit it."""
+    """Show what is installed and downloaded, what this machine has, and which worlds fit its memory."""
 
     memory_gb: float | None = None
-    """Memory of the machine to plan for; None for what is free here."""
+    """Memory in GB to plan for; None for what is free on this machine's GPU or, without one, its host."""
 
     def run(self) -> None:
-        """Four tables. ValueError for a memory that is not positive."""
+        """Print four tables. ValueError for a memory that is not above zero."""
         import psutil
         import torch
         from rich.live import Live
@@ -38,7 +38,7 @@ class Doctor:
             free = self.memory_gb * GB
         console.print(_libraries(), _machine(gpu), _worlds())
         table = Table("world", "weights", "GB at most", "with offload", f"in {free / GB:.1f} GB", title="what will fit")
-        table.caption = "steps are rehearsed in shapes, some seconds a world"
+        table.caption = "predicting the memory of a step, some seconds per world"
         unknown: dict[str, list[str]] = {}
         with Live(table, console=console), _no_collection():
             for world, precision, predict in fitting.candidates():
@@ -53,8 +53,8 @@ class Doctor:
         for reason, worlds in unknown.items():
             say(f"Unknown for {', '.join(dict.fromkeys(worlds))}: {reason}")
         console.print(
-            "Predicted from shapes for one episode (bidirectional: a clip of 161 frames), without snapshots; to fit, a "
-            f"prediction leaves {fitting.SLACK - 1:.0%} and {fitting.RESERVE / GB:g} GB for what is not tensors."
+            "Predicted from shapes for one episode (bidirectional: a clip of 161 frames), without snapshots. A world "
+            f"fits if this leaves {fitting.SLACK - 1:.0%} and {fitting.RESERVE / GB:g} GB for other memory."
         )
         say(fitting.recommended(free, "cuda" if gpu or self.memory_gb is not None else "cpu"))
         if not gpu and self.memory_gb is None:
@@ -63,7 +63,7 @@ class Doctor:
 
 @contextmanager
 def _no_collection() -> Generator[None]:
-    """Without Python's search for cycles, which takes a tenth of the time while libraries are imported."""
+    """Disable garbage collection, which takes a tenth of the time while libraries are imported."""
     searched = gc.isenabled()
     gc.disable()
     try:
@@ -74,7 +74,7 @@ def _no_collection() -> Generator[None]:
 
 
 def _libraries() -> Table:
-    """What the official worlds need, by the requirements of this package."""
+    """The libraries that official worlds need, beside this package's requirements."""
     from packaging.requirements import Requirement
 
     wanted = {r.name.replace("-", "_"): r for r in map(Requirement, metadata.requires("sanawm-env") or [])}

@@ -1,4 +1,4 @@
-"""Who can drive in the live viewer besides a person: scripted cameras, planners, policies."""
+"""Drivers of the live viewer besides a person: scripted cameras, planners and policies."""
 
 import threading
 from collections.abc import Callable
@@ -28,7 +28,15 @@ ARRIVED_METRES, ARRIVED_DEGREES = 0.35, 20.0
 
 @dataclass
 class CameraDriver:
-    """Follows a scripted path from wherever it is put."""
+    """Follows a scripted camera from where it begins to drive.
+
+    Attributes:
+        name: as it was asked for.
+        camera: the path.
+        frames: of a chunk.
+        fps: frames per second.
+        done: frames of the path that were followed.
+    """
 
     name: str
     camera: Camera
@@ -44,7 +52,18 @@ class CameraDriver:
 
 @dataclass
 class PlannerDriver:
-    """Predicts futures, does the first step of the best, predicts again."""
+    """Predicts futures, takes the first step of the best one, and predicts again.
+
+    Attributes:
+        name: as it was asked for.
+        planner: of the futures.
+        simulator: of twists.
+        objective: scores of futures.
+        arrived: whether a snapshot is at the goal.
+        rng: of the planner.
+        previous: the last plan.
+        given_up: set by `give_up`.
+    """
 
     name: str
     planner: Planner
@@ -81,7 +100,9 @@ class PlannerDriver:
 
 @dataclass(frozen=True, eq=False)
 class Unseen:
-    """Distance of futures from all views that a session has had: metres, and half a metre for looking back."""
+    """An objective: the distance of futures from all views of a session, in metres, plus half a metre for a view in the
+    opposite direction.
+    """
 
     session: Session
 
@@ -96,7 +117,14 @@ class Unseen:
 
 @dataclass
 class PolicyDriver:
-    """Does what a trained policy would do, by the frames alone."""
+    """Acts as a trained policy, which sees frames alone.
+
+    Attributes:
+        name: as it was asked for.
+        predict: maps an observation to an action.
+        env: whose observation is taken.
+        frames: of a chunk.
+    """
 
     name: str
     predict: Callable[[Any], Any]

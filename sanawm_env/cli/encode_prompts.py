@@ -1,4 +1,4 @@
-"""`sanawm encode-prompts`: prompt features made once, so that environments need no text encoder."""
+"""`sanawm encode-prompts`: encode prompts once, so that environments need no text encoder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +14,23 @@ MOST_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class EncodePrompts(WorldOnDevice):
-    """Encode prompts once, so that environments need no text encoder. What is cached already is skipped."""
+    """Encode prompts into a world's cache, so that environments need no text encoder. Cached prompts are skipped."""
 
     file: tyro.conf.Positional[Path]
-    """One prompt per line; blank lines and lines that begin with # are skipped."""
+    """Text file, one prompt per line; blank lines and lines that begin with # are skipped."""
     world: str = "streaming"
+    """Name or folder of the world."""
     offload: bool = False
     """Run the encoders block by block from the host's memory, for a GPU that they do not fit."""
     softcap: bool = False
-    """Soft-cap the encoder's attention scores, which the official pipeline does not."""
+    """Soft-cap the encoder's attention scores, which the official pipeline does not do."""
 
     def run(self) -> None:
-        """Encode the prompts of a file into a world's cache, the empty ones too; each is kept as soon as it is done.
+        """Encode the prompts of the file and the empty one; each is saved as soon as it is done.
 
-        Raises FileNotFoundError or ValueError in one sentence.
+        Raises:
+            FileNotFoundError: for a missing file or text encoder.
+            ValueError: for a file that is no list of prompts, or a world without a text encoder.
         """
         from sanawm_env.engines.sanawm.prompts import Prompts
         from sanawm_env.world.folders import find_world
@@ -43,7 +46,7 @@ class EncodePrompts(WorldOnDevice):
                     prompts.append(check_prompt(line))
         folder = find_world(self.world)
         if not isinstance(folder, Path):
-            raise ValueError(f"The {self.world} world has no text encoder.")
+            raise ValueError(f"The {self.world} world takes no prompts: give the --world of official weights.")
         if not (folder / "text" / "config.json").is_file():
             raise FileNotFoundError(
                 f"The {self.world} world has no text encoder in {folder}: run `sanawm fetch {self.world} --parts text`."
@@ -56,4 +59,4 @@ class EncodePrompts(WorldOnDevice):
         with progress("encoding", "prompts") as bar:
             task = bar.add_task("", total=len(missing))
             words.encode(missing, self.device, lambda: bar.advance(task))
-        say(f"{len(missing)} encoded, {folder / 'prompts'}")
+        say(f"{len(missing)} prompts encoded into {folder / 'prompts'}")

@@ -1,4 +1,4 @@
-"""`sanawm evaluate`: a nano world against the ray-traced truth."""
+"""`sanawm evaluate`: compare a nano world with the ray-traced truth."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +9,15 @@ from sanawm_env.cli.output import check_places, console, say, write_numbers
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Walks):
-    """Measure a nano world against the ray-traced truth, on places and paths drawn from a seed."""
+    """Compare a nano world with the ray-traced truth, on random walks drawn from a seed."""
 
     out: Path = Path("runs/evaluate")
     """Folder for truth_vs_dream.png."""
     timesteps: str | None = None
-    """Another list of noise levels, such as "1000,700"; None for the world's own."""
+    """Noise levels of the sampler, such as "1000,700"; None for the world's own."""
     unknown_scenes: int = 0
-    """Also measure this many walks in layouts the world does not know, without anchors."""
+    """Number of further walks, without anchors, in layouts that the world does not know;
+    their results are shown apart."""
 
     def run(self) -> None:
         from sanawm_env.training.evaluate import evaluate, print_table, save_sheet

@@ -1,4 +1,4 @@
-"""`sanawm fetch`: what it will cost and under which terms, then the download."""
+"""`sanawm fetch`: show sizes and licences, then download official weights."""
 
 import sys
 from dataclasses import dataclass
@@ -10,38 +10,42 @@ from rich.table import Table
 
 from sanawm_env.cli.output import console, say
 from sanawm_env.engines.sanawm.official import OFFICIAL, OFFLINE, OWNER, PI3X, PINS, REPORTS
+from sanawm_env.system.files import brief
 
 NOTICE = (
-    "None of these files belong to this project, and nobody here has seen them. What is said of their terms, by whom "
-    "and when, stands above; the sources disagree in places: read the card and the licence of each repository at the "
-    "revision you fetch before you use them."
+    "None of these files belong to this project, and this project has never downloaded them. The table shows who "
+    "states which terms, and when; the sources disagree in places. Read the card and the licence of each repository "
+    "at the revision that you fetch before you use it."
 )
 
 
 @dataclass(frozen=True)
 class Fetch:
-    """Download official weights: worlds that `World.load` takes, converted once, or the bidirectional pipeline."""
+    """Download official weights and convert them once: worlds for World.load, or the offline bidirectional pipeline."""
 
     name: tyro.conf.Positional[Literal["streaming", "chunk-causal", "bidirectional"]] = "streaming"
+    """World to download; bidirectional is the pipeline of sanawm render."""
     parts: str = "dit,codec,text"
-    """Which of dit, codec, text and, for those that can be stepped, refiner."""
+    """Comma-separated list of dit (the network), codec, text and, except for bidirectional, refiner."""
     revision: str | None = None
-    """Commit, branch or tag of the network's repository; None for the pinned commit, or the network's own for parts
-    that are added."""
+    """Commit, branch or tag of the network's repository; None for the pinned commit.
+    Parts that are added to a network take its commit by default."""
     dit: Path | None = None
-    """A file with the network's weights instead of the official one: somebody's conversion or training, safetensors or
-    .pt, bfloat16 or float32, with any prefix before its names."""
+    """File with other weights of the network, such as a fine-tuned checkpoint.
+    It is safetensors or .pt, bfloat16 or float32; its names may have any prefix."""
     keep_source: bool = False
-    """Keep the training checkpoint after its conversion, instead of giving its disk back."""
+    """Keep the downloaded checkpoint after its conversion; otherwise it is deleted."""
     source: Path | None = None
-    """A local folder laid out as the hub (owner/repository/...) instead of the hub."""
+    """Local folder with the hub's layout (owner/repository/...) to copy from instead of the hub."""
     height: int = 704
+    """Height of frames in pixels, 704 in the official setting."""
     width: int = 1280
+    """Width of frames in pixels, 1280 in the official setting."""
     yes: bool = False
-    """Accept the licence notice without being asked."""
+    """Accept the licence terms without a question."""
 
     def run(self) -> None:
-        """Show sizes and licences, ask, fetch. ValueError or OSError in one sentence."""
+        """Show sizes and licences, ask, download and convert. ValueError or OSError for what cannot be fetched."""
         from rich.prompt import Confirm
 
         from sanawm_env.engines.sanawm.checkpoint import open_checkpoint
@@ -49,7 +53,9 @@ class Fetch:
 
         parts = tuple(part.strip() for part in self.parts.split(","))
         if unknown := [part for part in parts if part not in OFFICIAL[self.name]]:
-            raise ValueError(f"--parts takes some of {', '.join(OFFICIAL[self.name])}, not {', '.join(unknown)}.")
+            raise ValueError(
+                f"--parts takes some of {', '.join(OFFICIAL[self.name])}, not {brief(', '.join(unknown))}."
+            )
         if self.dit is not None:
             with open_checkpoint(self.dit) as checkpoint:
                 network_size(checkpoint)
@@ -75,7 +81,7 @@ class Fetch:
         say(f"world {folder} (next: {then})")
 
     def show(self, parts: tuple[str, ...]) -> None:
-        """The table of parts, what their files take, and the notices."""
+        """Print a table of parts and their sizes, and the notices."""
         from sanawm_env.engines.sanawm.fetch import disk_free
         from sanawm_env.world.folders import home
 
@@ -98,9 +104,9 @@ class Fetch:
         console.print(f"Further: {PI3X}. Sizes and revisions: {REPORTS}.")
         sentence = f"To download: {download:.1f} GB"
         if converted:
-            sentence += f"; converted beside it: {converted:.1f} GB"
-        sentence += f"; stays: {download + converted - given_back:.1f} GB"
+            sentence += f"; converted weights: {converted:.1f} GB"
+        sentence += f"; kept: {download + converted - given_back:.1f} GB"
         if given_back:
-            sentence += f" ({given_back:.1f} GB are given back after the conversion; --keep-source keeps them)"
+            sentence += f" ({given_back:.1f} GB are deleted after the conversion; --keep-source keeps them)"
         free = f"Free at {home()}: {disk_free(home()) / 1e9:.1f} GB."
         say(f"{sentence}. {free}")

@@ -1,7 +1,7 @@
-"""One's own clips, with their poses in any format that is read, brought into the nano world's shape to learn from.
+"""Your own clips, with camera poses in any format that is read, as training data for a nano world.
 
-A clip is planned before it is read: which of its frames are shown 16 times a second, and where each was taken. Where a
-clip's path comes from is one function, from its video to a `Trajectory`; `poses_beside` finds the file.
+A clip is planned before it is decoded: which of its frames are taken, 16 per second, and the pose of each. A function
+from a video to a `Trajectory` says where poses come from; `poses_beside` finds files.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,9 +35,16 @@ PosesOf = Callable[[Path], Trajectory]
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """What is learned from a video. shown: (N,) numbers of frames, 16 a second. c2w: (N, 4, 4) float64, relative to the
-    first, metres, those of these very frames. intrinsics: (4,) in pixels of the nano world's picture. seconds: that the
-    video lasts. warnings: a sentence each, of what looks wrong."""
+    """The plan of a clip.
+
+    Attributes:
+        video: file.
+        shown: (N,) numbers of the frames to take, 16 per second.
+        c2w: (N, 4, 4) float64 poses of these frames, relative to the first, in metres.
+        intrinsics: (4,) fx, fy, cx, cy in pixels of the nano world's frames.
+        seconds: length of the video.
+        warnings: a sentence for each thing that looks wrong.
+    """
 
     video: Path
     shown: np.ndarray
@@ -47,7 +54,11 @@ class Clip:
     warnings: tuple[str, ...]
 
     def read(self) -> Footage:
-        """The pictures, upright, fitted to those of the nano world. ValueError where the video cannot be decoded."""
+        """Decode the frames, upright and fitted to the nano world's size.
+
+        Raises:
+            ValueError: for a video that cannot be decoded.
+        """
         wanted, again = np.unique(self.shown, return_inverse=True)  # slow passages show a frame twice
         frames = iterate_video(self.video, set(wanted.tolist()))
         fitted = [fit_image(Image.fromarray(frame), NANO_SMALL.height, NANO_SMALL.width) for frame in frames]
@@ -57,7 +68,11 @@ class Clip:
 
 
 def find_clips(data: Path) -> list[Path]:
-    """Videos under `data`; of a folder that a rollout left, its own alone. FileNotFoundError without any."""
+    """Videos in a folder and below it. In the folder of a rollout, its video.mp4 alone.
+
+    Raises:
+        FileNotFoundError: for a folder without videos.
+    """
     found = sorted(p for p in data.rglob("*") if p.suffix.lower() in VIDEOS and not p.name.startswith("."))
     whole = [p for p in found if not is_part(p) and not any(part.endswith(PARTIAL) for part in p.parts)]
     clips = [
@@ -71,7 +86,16 @@ def find_clips(data: Path) -> list[Path]:
 
 
 def plan(clips: Sequence[Path], poses_of: PosesOf, fov_deg: float | None = None) -> tuple[list[Clip], list[str]]:
-    """The clips that can be learned from, and a sentence for each that cannot. fov_deg: see `plan_clip`."""
+    """Plan clips.
+
+    Args:
+        clips: video files.
+        poses_of: finds the poses of a video.
+        fov_deg: see `plan_clip`.
+
+    Returns:
+        The plans, and a sentence for each clip that cannot be used.
+    """
     planned, problems = [], []
     for video in clips:
         try:
@@ -82,14 +106,20 @@ def plan(clips: Sequence[Path], poses_of: PosesOf, fov_deg: float | None = None)
 
 
 def plan_clip(video: Path, poses_of: PosesOf, fov_deg: float | None = None) -> Clip:
-    """Look at a clip; nothing but its first frame is decoded.
+    """Plan a clip. Only its first frame is decoded.
 
-    fov_deg: across its upright pictures, instead of the intrinsics that come with its poses. Raises ValueError or
-    OSError, one sentence that names the file, where video and poses do not belong together, intrinsics are not known,
-    or a clip has fewer than 16 frames a second.
+    Args:
+        video: file.
+        poses_of: finds its poses.
+        fov_deg: horizontal field of view of its upright frames, in degrees; None for the intrinsics of its poses.
+
+    Raises:
+        ValueError: where video and poses do not match, intrinsics are not known, or the clip has fewer than 16 frames
+            per second. The sentence names the file.
+        OSError: for files that cannot be read.
     """
     times = frame_times(video)
-    with open_video(video) as (_, stream), explaining(f"{video} cannot be learned from"):
+    with open_video(video) as (_, stream), explaining(f"{video} cannot be used"):
         check_square(stream)
     first = Image.fromarray(next(iterate_video(video)))
     trajectory = poses_of(video)
@@ -108,16 +138,24 @@ def plan_clip(video: Path, poses_of: PosesOf, fov_deg: float | None = None) -> C
     warnings = list(inspect(replace(even, fps=NANO_SMALL.fps), NANO_SMALL.fps).warnings)
     covered = len(shown) / NANO_SMALL.fps
     if covered < 0.9 * times[-1]:
-        warnings.append(f"Its poses are of {covered:.3g} of its {times[-1]:.3g} s: the rest is left out.")
+        warnings.append(f"Its poses cover {covered:.3g} of its {times[-1]:.3g} s: the rest is not used.")
     return Clip(video, shown, relative_to_first(path.c2w), intrinsics, float(times[-1]), tuple(warnings))
 
 
 def poses_beside(data: Path, reading: TrajectoryReading) -> PosesOf:
-    """Reads the file of poses beside each video, as `reading` says.
+    """A function that reads the file of poses beside a video.
 
-    That is the file or folder with the video's name (walk.mp4: walk.txt, walk.npz, walk.json, walk/...), else what its
-    folder, or `data`, holds for all: a COLMAP model, transforms.json, trajectory.npz. Of a model of several clips the
-    pictures that are called by the video's name are taken.
+    That is the file or folder with the video's name (walk.mp4: walk.txt, walk.npz, walk.json, walk/...), or else what
+    its folder or `data` holds for all videos: a COLMAP model, transforms.json, trajectory.npz. From a model of several
+    clips it takes the images that are named after the video.
+
+    Args:
+        data: folder of the clips.
+        reading: how trajectories are read.
+
+    Raises:
+        FileNotFoundError: for a folder without videos; from the function, for a video without poses.
+        ValueError: from the function, for several files of poses, and as `load_trajectory`.
     """
     clips = find_clips(data)
 
@@ -126,7 +164,9 @@ def poses_beside(data: Path, reading: TrajectoryReading) -> PosesOf:
         folder = video.with_suffix("")
         found = [*beside, *([folder] if is_pose_folder(folder) else [])]
         if len(found) > 1:
-            raise ValueError(f"{video} has several files of poses beside it: {' and '.join(p.name for p in found)}.")
+            raise ValueError(
+                f"{video} has several files of poses beside it, {' and '.join(p.name for p in found)}: keep one."
+            )
         if found:
             return reading.read_trajectory(found[0])
         for folder in dict.fromkeys((video.parent, data)):
@@ -142,24 +182,34 @@ def poses_beside(data: Path, reading: TrajectoryReading) -> PosesOf:
 
 
 def frames_at(trajectory: Trajectory, times: np.ndarray) -> np.ndarray:
-    """Where each frame of a video, shown at times (F,) in seconds from the first, lies among the poses (F,): 0 at the
-    first of these, 1.5 between the second and the third, below 0 before them.
+    """The place of each frame of a video among the poses: 0 at the first pose, 1.5 between the second and third one,
+    negative before the first.
 
-    By the clock of the file, where that is the video's: time stamps from its beginning, or numbers of pictures that
-    count its frames (at `trajectory.fps`, if that is said). With another clock, or none, the first pose belongs to the
-    first frame, and there must be one for each frame or they must last as long. ValueError otherwise.
+    Times of the poses count if they are on the video's clock: time stamps from its beginning, or numbers of images that
+    count its frames (at `trajectory.fps`, if that is given). Otherwise the first pose belongs to the first frame, and
+    there must be one pose per frame, or the poses must last as long as the video.
+
+    Args:
+        trajectory: the poses.
+        times: (F,) of the frames, in seconds from the first.
+
+    Returns:
+        (F,) float64.
+
+    Raises:
+        ValueError: for poses that do not match the video.
     """
     frames, count, fps, first = len(times), len(trajectory.c2w), trajectory.fps, trajectory.first
     if first is None and count == frames:
         rate = (frames - 1) / times[-1] if times[-1] > 0 else NANO_SMALL.fps
         if fps is not None and abs(rate / fps - 1) > 0.02:
-            raise ValueError(f"has {rate:.3g} frames and {fps:.3g} poses a second: they must be as many.")
+            raise ValueError(f"has {rate:.3g} frames and {fps:.3g} poses per second: the rates must be equal.")
         return np.arange(frames, dtype=np.float64)
     if fps is None:
         begin, step = first or 0.0, trajectory.step
         if first is None or begin + step * (count - 1) > frames - 1:
             raise ValueError(
-                f"has {frames} frames and {count} poses: they must be as many, or --trajectory-fps must be given."
+                f"has {frames} frames and {count} poses: the numbers must be equal, or give --trajectory-fps."
             )
         return (np.arange(frames) - begin) / step
     last = times[-1] * fps
@@ -168,22 +218,22 @@ def frames_at(trajectory: Trajectory, times: np.ndarray) -> np.ndarray:
         return times * fps - begin
     if abs(count - 1 - last) > max(1.5 + SLACK * fps, 0.02 * last):
         raise ValueError(
-            f"lasts for {times[-1]:.4g} s, and its {count} poses, {fps:.4g} a second, for {(count - 1) / fps:.4g} s: "
+            f"lasts {times[-1]:.4g} s, and its {count} poses, {fps:.4g} per second, last {(count - 1) / fps:.4g} s: "
             "cut one, or give --trajectory-fps."
         )
     return times * fps
 
 
 def _sixteen_a_second(times: np.ndarray, places: np.ndarray, count: int) -> np.ndarray:
-    """Numbers of the frames that are nearest in time to 0, 1/16, 2/16, ... seconds from the first that has a pose."""
+    """Numbers of the frames that are nearest in time to 0, 1/16, 2/16, ... seconds from the first one with a pose."""
     spread = (places[-1] - places[0]) / times[-1] if times[-1] > 0 else 0.0  # poses a second
     inside = np.flatnonzero((places >= -SLACK * spread - 1e-9) & (places <= count - 1 + SLACK * spread + 1e-9))
     if len(inside) < 2:
-        raise ValueError("has no two frames that its poses are of.")
+        raise ValueError("has fewer than two frames with a pose.")
     begin, end = times[inside[0]], times[inside[-1]]
     rate = (len(inside) - 1) / (end - begin)
     if rate < 0.98 * NANO_SMALL.fps:
-        raise ValueError(f"has {rate:.3g} frames a second: record {NANO_SMALL.fps} or more.")
+        raise ValueError(f"has {rate:.3g} frames per second: record {NANO_SMALL.fps} or more.")
     wanted = begin + np.arange(int((end - begin) * NANO_SMALL.fps + 1e-3) + 1) / NANO_SMALL.fps
     after = np.searchsorted(times[inside], wanted - 1e-9).clip(1, len(inside) - 1)
     before = after - 1
@@ -192,18 +242,20 @@ def _sixteen_a_second(times: np.ndarray, places: np.ndarray, count: int) -> np.n
 
 
 def _intrinsics(trajectory: Trajectory, first: Image.Image, fov_deg: float | None) -> np.ndarray:
-    """Intrinsics (3, 3) in pixels of the clip's pictures."""
+    """Intrinsics (3, 3) in pixels of the clip's frames."""
     width, height = first.size
     if fov_deg is not None:
         return intrinsics_matrix(centred_intrinsics(fov_deg, width, height))
     if trajectory.intrinsics is None:
-        raise ValueError("has poses without intrinsics: give --fov-deg, the angle across its upright pictures.")
+        raise ValueError(
+            "has poses without intrinsics: give --fov-deg, the horizontal field of view of its upright frames."
+        )
     found = trajectory.intrinsics_for(width, height)
     if found is None:
         size = trajectory.size or (2 * trajectory.intrinsics[0, 0, 2], 2 * trajectory.intrinsics[0, 1, 2])
         raise ValueError(
-            f"shows pictures of {width} x {height}, upright, and its intrinsics are of {size[0]:.4g} x {size[1]:.4g}: "
-            "take the poses from upright pictures, or give --fov-deg."
+            f"has upright frames of {width} x {height} pixels, and its intrinsics are for {size[0]:.4g} x "
+            f"{size[1]:.4g}: estimate the poses from upright frames, or give --fov-deg."
         )
     return found[0]
 

@@ -1,4 +1,4 @@
-"""What this machine is called, for tables of measurements, and what its disk has left."""
+"""The name of this machine, for tables of measurements, and the free space of its disks."""
 
 import platform
 import shutil
@@ -20,7 +20,7 @@ def machine_name(device: torch.device) -> str:
 
 
 def disk_usage(folder: Path) -> Any:
-    """As `shutil.disk_usage`, of the disk of a folder that may not be there yet."""
+    """As `shutil.disk_usage`, for a folder that may not exist yet."""
     folder = folder.absolute()
     while not folder.exists():
         folder = folder.parent

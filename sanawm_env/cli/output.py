@@ -1,4 +1,4 @@
-"""What commands print and write: lines, bars of progress, numbers as people and as programs read them."""
+"""Output of commands: lines, progress bars, sizes and JSON files."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +12,18 @@ console = literal_console()
 
 
 def say(text: object, **options) -> None:
-    """Print a line that is not broken: paths stay whole. options: of rich's `Console.print`."""
+    """Print a line without wrapping it, so that paths stay whole. options: of rich's `Console.print`."""
     console.print(text, soft_wrap=True, **options)
 
 
 def progress(verb: str, unit: str, **options) -> "Progress":
-    """A bar with the count of what is done and the time that is left. options: of rich's `Progress`."""
+    """A progress bar with a count and the remaining time.
+
+    Args:
+        verb: what is being done, such as "exporting".
+        unit: what is counted, such as "episodes".
+        options: of rich's `Progress`.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
@@ -25,13 +31,21 @@ def progress(verb: str, unit: str, **options) -> "Progress":
 
 
 def megabytes(count: float) -> str:
-    """Bytes in MB, or GB from a thousand of them on."""
+    """A number of bytes in MB or, from a thousand MB on, in GB."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def check_places(*files: Path | None, world: str | None) -> None:
-    """Raises what a file that cannot be written raises, ValueError for one of the world that is read; folders are made
-    if missing."""
+    """Check that files can be written; their folders are made.
+
+    Args:
+        files: to be written; None is skipped.
+        world: name or folder of a world whose files must not be replaced; None for none.
+
+    Raises:
+        ValueError: for a file of the world.
+        OSError: as `check_writable`.
+    """
     from sanawm_env.recording.rollout import check_writable
     from sanawm_env.system.saving import check_apart
     from sanawm_env.world.folders import find_world
@@ -45,7 +59,7 @@ def check_places(*files: Path | None, world: str | None) -> None:
 
 
 def write_numbers(file: Path | None, text: str) -> None:
-    """Write JSON, whole or not at all, where a file is given, and say so."""
+    """Write JSON, whole or not at all, and print the path; nothing for None."""
     from sanawm_env.system.saving import write_text
 
     if file is not None:

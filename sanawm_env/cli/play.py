@@ -1,4 +1,4 @@
-"""`sanawm play`: the live viewer, with recording, drivers and worlds handed in."""
+"""`sanawm play`: the live viewer, with what it needs for recording, drivers and other worlds."""
 
 import ipaddress
 import itertools
@@ -33,28 +33,35 @@ FORMS = "a camera, explore, image:NODE, point:X,Z or policy:FOLDER"
 
 @dataclass(frozen=True, kw_only=True)
 class Play(Start, LoadedWorld):
-    """Walk through a world in the browser: drive, go back, branch, record."""
+    """Walk through a world in the browser: move, go back, branch, record."""
 
     session: Path | None = None
-    """A saved session to go on with instead of an image."""
+    """Saved session to continue, instead of an image."""
     driver: str | None = None
-    """Who drives at first: a camera ("orbit:radius=2,degrees=60"), explore, image:NODE, point:X,Z or policy:FOLDER."""
+    """What moves the camera at first; None for the keys.
+    A camera ("orbit:radius=2,degrees=60"), explore, image:NODE, point:X,Z (metres) or policy:FOLDER."""
     port: int = 8123
-    """0 takes a free one."""
+    """Port to listen on; 0 for a free one."""
     host: str = "127.0.0.1"
-    """Address to listen on; any other than this machine's own lets others drive."""
+    """Address to listen on; any other than this machine's own lets others move the camera."""
     allow_host: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Name by which browsers reach the page through a proxy, such as hub.example.org; may be given several times.
-    Requests under other names are refused."""
+    """Host name by which browsers reach the page through a proxy, such as hub.example.org. May be given several times;
+    requests to other names are refused."""
     no_browser: bool = False
-    """Open no browser, for remote machines."""
+    """Do not open a browser, for remote machines."""
     memory_limit_gb: float = 4.0
-    """Of snapshots on the device; older ones move to the host's memory and then to disk."""
+    """Memory in GB for snapshots on the device; older ones move to the host's memory and then to disk."""
     out: Path = Path("runs/play")
     """Folder for recordings and saved sessions; made if missing."""
 
     def run(self) -> None:
-        """Load, open the page, wait for Ctrl-C. Raises ValueError, TypeError or OSError in one sentence."""
+        """Load the world, open the page, and wait for Ctrl-C.
+
+        Raises:
+            ValueError: for options out of range, and as the session and the driver.
+            OSError: for a folder that cannot be written, or a port in use.
+            ImportError: without websockets.
+        """
         try:
             from sanawm_env.viewer.page import Page
         except ModuleNotFoundError as error:
@@ -94,7 +101,7 @@ class Play(Start, LoadedWorld):
             page.close()
 
     def begin(self, name: str) -> "Session":
-        """A session in a world, at its first scene or, for the world that was asked for, where the options say."""
+        """A session in a world: at its first scene or, in the world that was asked for, where the options say."""
         from sanawm_env.viewer.session import GB, Session
         from sanawm_env.world.world import World
 
@@ -114,7 +121,7 @@ class Play(Start, LoadedWorld):
         return session
 
     def services(self) -> "Services":
-        """What a page may ask for; files go to the folder `out`."""
+        """What a page may ask for. Files are written to the folder `out`."""
         from sanawm_env.agents.cameras import CAMERAS
         from sanawm_env.viewer.page import Services
         from sanawm_env.world.folders import known_worlds
@@ -130,7 +137,7 @@ class Play(Start, LoadedWorld):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches that address."""
+    """Whether an address is reached from this machine alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -141,7 +148,20 @@ def is_loopback(host: str) -> bool:
 
 
 def record(film: "Film", kind: str, out: Path) -> Path:
-    """Write a branch to `out`: as "mp4", or as "episode", a folder of `recording.episode`. Raises what those raise."""
+    """Write a branch to a folder.
+
+    Args:
+        film: the branch.
+        kind: "mp4" for a video, or "episode" for a folder of `recording.episode`.
+        out: the folder.
+
+    Returns:
+        The new file or folder.
+
+    Raises:
+        ValueError: for another kind, or a branch that is no episode.
+        OSError: for a folder that cannot be written.
+    """
     from sanawm_env.recording.episode import Step
     from sanawm_env.recording.rollout import check_writable
     from sanawm_env.recording.video import VideoWriter
@@ -168,8 +188,11 @@ def record(film: "Film", kind: str, out: Path) -> Path:
 
 
 def episode_writer(film: "Film", path: Path, upscale: int) -> "EpisodeWriter":
-    """Of a branch as an episode that can be repeated: its actions are the poses. ValueError for one that cannot,
-    because other noise was drawn on the way, or that has no chunk."""
+    """The writer of a branch as an episode that can be repeated; its actions are the poses.
+
+    Raises:
+        ValueError: for a branch without a chunk, or that was predicted with several seeds.
+    """
     from sanawm_env.envs.env import SanaWMEnv
     from sanawm_env.recording.episode import EpisodeWriter
 
@@ -177,7 +200,7 @@ def episode_writer(film: "Film", path: Path, upscale: int) -> "EpisodeWriter":
     if len(seeds) > 1:
         raise ValueError("This branch was predicted with several seeds, and an episode has one: record it as mp4.")
     if len(film.nodes) < 2:
-        raise ValueError("An episode has at least one chunk: drive on before you record it.")
+        raise ValueError("An episode has at least one chunk: move the camera before you record it.")
     world = film.session.world
     env = SanaWMEnv(world, action_mode="poses", max_episode_chunks=len(film.nodes) - 1, horizon="reanchor")
     env.episode = film.session.snapshot(film.nodes[0].id).episode
@@ -197,11 +220,18 @@ def _again() -> Iterator[str]:
 
 
 def make_driver(text: str, session: "Session") -> "Driver":
-    """Who drives, by text: "orbit:radius=2,degrees=60" or another camera of `agents.cameras`; "explore" (a planner that
-    goes where it has not been), "image:NODE" and "point:X,Z" (planners to what a node shows, to a place), all three
-    with settings such as "explore:horizon=3,candidates=16"; "policy:FOLDER", a training of `agents.train_ppo`.
+    """Make a driver from text.
 
-    ValueError or OSError in one sentence for anything else.
+    Args:
+        text: a camera of `agents.cameras`, such as "orbit:radius=2,degrees=60"; "explore", a planner that looks for new
+            views; "image:NODE" and "point:X,Z", planners that go to the view of a node or to a position in metres; or
+            "policy:FOLDER", a training of `agents.train_ppo`. Planners take settings, as in
+            "explore:horizon=3,candidates=16".
+        session: to drive in.
+
+    Raises:
+        ValueError: for anything else.
+        OSError: for a policy that cannot be read.
     """
     import numpy as np
 
@@ -252,14 +282,20 @@ def make_driver(text: str, session: "Session") -> "Driver":
             return bool(np.linalg.norm(snapshot.slot.c2w[:3, 3] - point) < ARRIVED_METRES)
 
         return PlannerDriver(text, planner, simulator, goal, arrived)
-    raise ValueError(f"There is no driver {brief(text)}: it is {FORMS}; cameras are {', '.join(cameras.CAMERAS)}.")
+    raise ValueError(f"There is no driver {brief(text)}: give {FORMS}; cameras are {', '.join(cameras.CAMERAS)}.")
 
 
 def policy(folder: Path, session: "Session") -> "PolicyDriver":
-    """The policy in the folder of a training. Its weights are read, nothing in it is unpickled.
+    """A driver that acts as a trained policy. Its weights are read, and nothing is unpickled.
 
-    Raises FileNotFoundError for no training, ValueError for one that needs a goal, ImportError without
-    Stable-Baselines3.
+    Args:
+        folder: of the training.
+        session: to drive in.
+
+    Raises:
+        FileNotFoundError: for a folder without a training.
+        ValueError: for files that cannot be read, or a policy that needs a goal.
+        ImportError: without Stable-Baselines3.
     """
     from sanawm_env.agents.policy_file import read_weights
     from sanawm_env.agents.train_ppo import TrainPPO, fresh, make_envs
@@ -274,7 +310,7 @@ def policy(folder: Path, session: "Session") -> "PolicyDriver":
         kept = read_json(settings_file, MAX_SETTINGS_BYTES)
         settings = read(TrainPPO, kept | {"num_envs": 1, "device": str(session.world.device)})
     if settings.obs_mode == "dict":
-        raise ValueError(f"The policy in {folder} looks for a goal, and none is set here: train one with obs_mode rgb.")
+        raise ValueError(f"The policy in {folder} needs a goal, which the viewer has not: train one with obs_mode rgb.")
     model = fresh(settings, make_envs(settings))
     # torch has a RuntimeError for other shapes
     with explaining(f"{policy_file} is not the policy of these settings", (ValueError, RuntimeError)):

@@ -1,4 +1,4 @@
-"""Poses of clips that come without: COLMAP finds them in the images, once, and they are kept."""
+"""Camera poses for clips without any: COLMAP estimates them from the images once, and they are kept in files."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,16 +19,22 @@ PICTURES_A_SECOND = 5  # that are placed; frames between them are interpolated
 
 
 def poses_by_colmap(folder: Path, metres_per_unit: float = 1.0, fov_deg: float | None = None) -> PosesOf:
-    """Finds the path of the camera of each video, from its images alone, or reads it from `folder`, where an earlier
-    call has kept it: `sanawm trajectory` reads those files too.
+    """A function that estimates the camera path of a video, or reads the file of an earlier estimate.
 
-    metres_per_unit: metres that the camera covers in a second, on average, since images do not tell. fov_deg: across
-    upright images; None lets COLMAP find it. Raises ImportError without pycolmap.
+    Args:
+        folder: of the files, which `sanawm trajectory` reads too.
+        metres_per_unit: metres that the camera moves per second on average, because images do not tell the scale.
+        fov_deg: horizontal field of view of upright images, in degrees; None lets COLMAP estimate the focal length.
+
+    Raises:
+        ImportError: without pycolmap.
+        OSError: for a folder that cannot be written.
+        ValueError: from the function, for a video whose camera COLMAP does not find.
     """
     check_installed()
     check_writable(folder)
     say(
-        f"COLMAP cannot tell metres: every camera is taken to cover {metres_per_unit:g} m a second on average "
+        f"COLMAP cannot tell the scale: every camera is taken to move {metres_per_unit:g} m per second on average "
         "(--metres-per-unit)."
     )
 
@@ -36,8 +42,8 @@ def poses_by_colmap(folder: Path, metres_per_unit: float = 1.0, fov_deg: float |
         angle = "" if fov_deg is None else f"_{fov_deg:g}"
         kept = folder / f"{video.stem}_{file_sha256(video)[:12]}{angle}.npz"
         if not kept.exists():
-            looking = console.status(f"finding the camera of {video}")
-            with looking, explaining(f"{video} cannot be learned from"):
+            looking = console.status(f"estimating the camera path of {video}")
+            with looking, explaining(f"{video} cannot be used"):
                 found = _found(video, fov_deg)
             first = round(found.first or 0)
             inds = np.arange(first, first + len(found.c2w))
@@ -49,7 +55,7 @@ def poses_by_colmap(folder: Path, metres_per_unit: float = 1.0, fov_deg: float |
 
 
 def _found(video: Path, fov_deg: float | None) -> Trajectory:
-    """In units a second, `first` in frames. Errors as `estimate_trajectory`."""
+    """The path in units per second; `first` in frames. Errors as `estimate_trajectory`."""
     times = frame_times(video)
     rate = (len(times) - 1) / times[-1] if len(times) > 1 else 1.0
     intrinsics = None

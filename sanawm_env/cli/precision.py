@@ -1,4 +1,4 @@
-"""`sanawm precision`: what fewer bits per weight cost a world that knows the truth."""
+"""`sanawm precision`: what reduced precision of the weights costs a nano world."""
 
 import json
 from dataclasses import dataclass
@@ -25,20 +25,24 @@ TWISTS = ((0, 0, 0.3, 0, 0, 0), (0.2, 0, 0, 0, 0.2, 0), (0, 0, 0.2, 0, -0.2, 0),
 
 @dataclass(frozen=True, kw_only=True)
 class Precision(Measurement):
-    """Measure what reduced precision costs a world: PSNR against its own bf16 rollout, and camera following."""
+    """Measure what reduced precision costs a nano world: PSNR against its own bf16 rollout, and how it follows the
+    camera.
+    """
 
     scenes: int = 8
+    """Number of walks."""
 
     def run(self) -> None:
+        """Measure, print a table, and write the numbers."""
         check_places(self.json, world=self.world)
         write_numbers(self.json, json.dumps(self.measure(), indent=1))
 
     def measure(self) -> dict[str, Any]:
-        """Compare a world with itself in fewer bits; print one table and return the numbers.
+        """Compare a world with itself at each precision, print a table, and return the numbers.
 
-        PSNR of every chunk against the bf16 rollout of the same start, noise and camera (at most twelve of the world's
-        own start images, four held twists), in dB over all frames; and what `sanawm evaluate` says of camera following,
-        on `scenes` walks.
+        PSNR is in dB over all frames of a chunk, against the bf16 rollout of the same start, noise and camera: at most
+        twelve of the world's own start images, four constant twists. How it follows the camera is measured as by
+        `sanawm evaluate`.
         """
         import torch
 
@@ -72,11 +76,11 @@ class Precision(Measurement):
         columns = (
             "layers",
             "bytes/value",
-            "dB against bf16, chunk 1",
-            f"chunk {self.chunks}",
-            "dB of truth",
-            "sign",
-            "of 9",
+            "PSNR to bf16, chunk 1, dB",
+            f"chunk {self.chunks}, dB",
+            "PSNR to truth, dB",
+            "sign agreement",
+            "retrieval of 9",
         )
         table = Table("weights", *columns)
         for kind, row in numbers.items():
@@ -106,7 +110,7 @@ class Precision(Measurement):
 
 
 def _rollouts(world: "World", seed: int, chunks: int) -> list[np.ndarray]:
-    """Of every chunk, the frames of all episodes (start images x twists) one below the other: (N H, W, 3) uint8."""
+    """For each chunk, the frames of all episodes (start images x twists) stacked in height: (N H, W, 3) uint8."""
     from sanawm_env.camera.twist import hold
 
     apart = -(-len(world.starts) // MOST_STARTS)
@@ -123,5 +127,5 @@ def _rollouts(world: "World", seed: int, chunks: int) -> list[np.ndarray]:
 
 
 def _bytes(weights: list[Any]) -> int:
-    """Of the tensors inside torchao's."""
+    """Bytes of the tensors inside torchao's."""
     return sum(getattr(w, inner).nbytes for w in weights for inner in w.__tensor_flatten__()[0])

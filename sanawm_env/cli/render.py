@@ -1,4 +1,4 @@
-"""`sanawm render`: a whole clip by the bidirectional model, which diffusers runs; it cannot be stepped."""
+"""`sanawm render`: a whole clip by the bidirectional model, which diffusers runs. It cannot be stepped."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,31 +12,42 @@ MOST_STEPS = 1000  # of the schedule that the model was trained with
 
 @dataclass(frozen=True, kw_only=True)
 class Render(Clip):
-    """Make one whole clip with the bidirectional model, offline, by diffusers' SanaWMPipeline. Leaves video.mp4,
-    trajectory.npz, contact_sheet.png and meta.json."""
+    """Render a whole clip offline with the bidirectional model, by diffusers' SanaWMPipeline. Writes video.mp4,
+    trajectory.npz, contact_sheet.png and meta.json.
+    """
 
     image: Path = field()
-    """Start image, any format."""
+    """Start image, in any format that Pillow reads."""
     prompt: str = ""
-    """What the scene is."""
+    """Text of the scene."""
     fov_deg: float | None = None
-    """Horizontal field of view of the frame in degrees; None for 90."""
+    """Horizontal field of view of the frames in degrees; None for the image's EXIF data or 90."""
     pipeline: Path | None = None
-    """Folder in diffusers' layout; None for the one of `sanawm fetch bidirectional`."""
+    """Folder in diffusers' layout; None for that of sanawm fetch bidirectional."""
     steps: int = 60
+    """Denoising steps, 1 to 1000."""
     guidance_scale: float = 5.0
+    """Scale of classifier-free guidance."""
     negative_prompt: str = ""
+    """Text of what the clip should not show."""
     height: int = 704
+    """Height of frames in pixels."""
     width: int = 1280
+    """Width of frames in pixels."""
     device: str = "cpu"
+    """Device of torch, such as cpu or cuda."""
     offload: bool = False
-    """Keep on the GPU only the part that works."""
+    """Keep only the part that works on the GPU, and the others in the host's memory."""
     out: Path = Path("runs/render")
+    """Folder for the results; made if missing."""
 
     def run(self) -> None:
-        """Render one clip along the path; everything given is checked before the work.
+        """Render; everything is checked before the work.
 
-        Raises ValueError, OSError or ImportError in one sentence.
+        Raises:
+            ValueError: for options out of range, and for files that cannot be read.
+            OSError: for files that do not exist, or a folder that cannot be written.
+            ImportError: without diffusers.
         """
         import numpy as np
         import torch

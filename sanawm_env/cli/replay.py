@@ -1,4 +1,4 @@
-"""`sanawm replay`: an episode predicted again."""
+"""`sanawm replay`: predict a recorded episode again."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Replay:
-    """Predict an episode again from what its meta.json says."""
+    """Predict an episode again from its meta.json, and write it anew or compare it."""
 
     episode: tyro.conf.Positional[Path]
-    """Its folder, of a dataset or a rollout."""
+    """Folder of the episode, of a dataset or a rollout."""
     verify: bool = False
-    """Compare every byte to the episode, and keep nothing."""
+    """Compare all files byte by byte with the episode, and keep nothing."""
     out: Path = Path("runs/replay")
-    """Folder for the new one."""
+    """Folder for the new episode."""
     world: str | None = None
-    """The world it was recorded in, if that is elsewhere by now."""
+    """Name or folder of the world, if it is elsewhere now; None as recorded."""
     device: str | None = None
-    """None: the kind it was recorded on."""
+    """Device of torch; None for the kind that the episode was recorded on."""
 
     def run(self) -> None:
-        """Write the episode anew, or compare it to what it was. Raises ValueError where it has changed."""
+        """Predict the episode again. ValueError where a compared file differs, and as `RecordedEpisode.replay`."""
         from sanawm_env.recording.episode import FILES, EpisodeWriter, RecordedEpisode, differences
         from sanawm_env.system.saving import Scratch, check_apart
 
@@ -44,10 +44,11 @@ class Replay:
             self.imagine(episode, folder)
             found = differences(episode, RecordedEpisode.open(folder))
         if found:
-            raise ValueError(f"{self.episode} comes out otherwise: {'; '.join(found)}.")
-        say(f"{self.episode} comes out the same: every file, byte for byte.")
+            raise ValueError(f"{self.episode} is not the same when predicted again: {'; '.join(found)}.")
+        say(f"{self.episode} is the same when predicted again: every file, byte for byte.")
 
     def imagine(self, episode: "RecordedEpisode", out: Path) -> None:
-        with progress("imagining", "chunks", transient=True) as bar:
+        """Predict the episode into the folder `out`, with a progress bar."""
+        with progress("predicting", "chunks", transient=True) as bar:
             for _ in bar.track(episode.replay(out, self.world, self.device), total=episode.chunks):
                 pass

@@ -1,4 +1,4 @@
-"""`sanawm rollout`: from an image and a camera script to a video."""
+"""`sanawm rollout`: predict an episode from a start image and a camera path."""
 
 import time
 from dataclasses import dataclass
@@ -11,17 +11,24 @@ from sanawm_env.cli.output import progress, say
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout(Clip, LoadedWorld):
-    """Predict what a camera sees that starts at an image, and leave it as an episode: video.mp4, trajectory.npz,
-    actions.npz, start.png, meta.json and a contact sheet."""
+    """Predict what a camera sees on a path from a start image, and write it as an episode: video.mp4, trajectory.npz,
+    actions.npz, start.png, meta.json and contact_sheet.png.
+    """
 
     horizon: Literal["stop", "reanchor"] = "stop"
-    """For paths longer than the world was validated to: refuse, or go on from the last frame as a new start."""
+    """For paths beyond the length that the world is validated to. stop refuses them;
+    reanchor takes the last frame as a new start image there."""
     out: Path = Path("runs/rollout")
+    """Folder for the results; made if missing."""
 
     def run(self) -> None:
-        """Drive one episode along the path; the folder and the path are checked before the work.
+        """Predict one episode; everything is checked before the work.
 
-        Raises ValueError, TypeError or OSError in one sentence.
+        Raises:
+            ValueError: for a path that leaves the workspace or is too long, a world without start images, and as the
+                environment.
+            TypeError: as the environment.
+            OSError: for files that do not exist, or a folder that cannot be written.
         """
         from sanawm_env.camera.trajectory import whole_chunks
         from sanawm_env.envs.env import SanaWMEnv
@@ -35,7 +42,7 @@ class Rollout(Clip, LoadedWorld):
             raise ValueError(f"The camera path leaves the workspace of {name}: stay within {limit:g} m of the start.")
         if self.horizon == "stop" and chunks > world.config.horizon_chunks:
             raise ValueError(
-                f"The camera path takes {chunks} chunks, {name} was found good for {world.config.horizon_chunks}: "
+                f"The camera path takes {chunks} chunks, {name} is validated to {world.config.horizon_chunks}: "
                 "shorten it, or go on from the last frame with --horizon reanchor."
             )
         if self.image is None and not world.starts:
@@ -63,7 +70,7 @@ class Rollout(Clip, LoadedWorld):
         seconds = 0.0
         with (
             EpisodeWriter(self.out, env, env.config, self.seed, facts, upscale=upscale) as writer,
-            progress("imagining", "chunks") as bar,
+            progress("predicting", "chunks") as bar,
         ):
             for chunk in bar.track(poses.reshape(-1, n, 4, 4)):
                 begun = time.perf_counter()

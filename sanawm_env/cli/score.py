@@ -1,4 +1,4 @@
-"""`sanawm score`: scores of clips, beside the error of the measure itself."""
+"""`sanawm score`: score clips, beside the error of the measure itself."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,26 +15,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreClips:
-    """Score the clips of a dataset, or any videos with their trajectories: camera errors by an estimator beside the
-    estimator's own error on rendered truth, drift, loops, likeness to the truth. Stop it at any time: the same command
-    goes on."""
+    """Score the clips of a dataset, or any videos with their trajectories: camera errors by an estimator, beside the
+    estimator's own error on rendered frames; drift; loop closure; likeness to the ground truth. The same command
+    continues after an interruption.
+    """
 
     dataset: tyro.conf.Positional[Path]
     """Dataset, episode, or folder of videos with their trajectories (docs/score.md)."""
     out: Path = Path("runs/score")
     """Folder for scores.json, scores.csv and scores.png."""
     estimator: str = "colmap"
-    """Of the camera from images: colmap (the extra "poses"), alignment (against the known place, for clips with
-    nano's intrinsics in a place that rooms knows), none, or a function of yours as module:function."""
+    """How the camera is estimated: colmap (the extra "poses"), alignment, none, or your function as module:function.
+    alignment compares with the known place, for clips with nano's intrinsics that begin in a place of rooms."""
     interval: int = 4
-    """Of so many frames one is looked at."""
+    """Every how many frames one is sampled, 1 to 1000."""
     rendered: int = 8
-    """Clips of a split at most whose path is rendered too, for the estimator's own error, PSNR and SSIM."""
+    """Largest number of clips per split whose path is also rendered, for the estimator's own error, PSNR and SSIM."""
     bench: Path | None = None
-    """Folder of SANA-WM-Bench, where the videos were made for its paths."""
+    """Folder of SANA-WM-Bench, if the videos were made for its paths."""
 
     def run(self) -> None:
-        """Raises ValueError, ImportError or OSError in one sentence, ValueError for rejected clips at the end."""
+        """Score the clips, and print a table.
+
+        Raises:
+            ValueError: at the end, for rejected clips; and as `score`.
+            ImportError: as `score`.
+            OSError: as `score`.
+        """
         from sanawm_env.recording.scores import Report, Settings, find_estimator, score
 
         estimator: Any = self.estimator
@@ -61,12 +68,12 @@ class ScoreClips:
                     settings = Settings(find_estimator(estimator)[1], self.interval, self.rendered)
                     self._show(Report(settings, tuple(done)))
         if rejected := sum(bool(score.reason) for score in done):
-            raise ValueError(f"{rejected} of {len(done)} clips were rejected: {self.out} says why.")
+            raise ValueError(f"{rejected} of {len(done)} clips were rejected: {self.out / 'scores.json'} says why.")
 
     def _show(self, report: "Report") -> None:
         from sanawm_env.recording.scores import BENCH_TABLE, NUMBERS, PICTURE, TABLE, WHO, told
 
-        columns = ["split", "images of", "camera found in", "RotErr °", "TransErr", "CamMC"]
+        columns = ["split", "frames of", "camera found in", "RotErr °", "TransErr", "CamMC"]
         columns += ["drift", "loop dB", "PSNR dB", "SSIM"]
         table = Table(*columns, title=f"{len(report.scores)} clips, estimator: {report.settings.estimator}")
         for split, means in report.splits().items():

@@ -1,4 +1,4 @@
-"""`sanawm serve`: environments for clients elsewhere."""
+"""`sanawm serve`: serve environments to clients on other machines or in other processes."""
 
 import os
 import time
@@ -20,35 +20,44 @@ MAX_TOKEN_BYTES = 2**12
 
 @dataclass(frozen=True, kw_only=True)
 class Serve(LoadedWorld):
-    """Hold one world for many clients, each with environments of its own; see docs/serve.md."""
+    """Serve one world to many clients, each with its own environments; see docs/serve.md."""
 
     env: str = "SanaWM/Walk-v0"
-    """Which environment, by its id."""
+    """Id of the environment."""
     obs_mode: str | None = None
-    """What clients observe, unless they ask for something else; None as the id has it."""
+    """Observation mode of clients that do not choose one; None for that of the id."""
     action_mode: str | None = None
+    """Action mode; None for that of the id."""
     max_episode_chunks: int | None = None
+    """Steps of an episode; None for those of the id."""
     scenes: Path | None = None
     """Folder of start images; None for the world's own."""
     threads: int | None = None
-    """Of torch on the CPU; None as the world has it."""
+    """Threads of torch on the CPU; None as the world is loaded."""
     host: str = "127.0.0.1"
     """Address to listen on; any other than this machine's own needs a token."""
     port: int = 8765
-    """0 takes a free one."""
+    """Port to listen on; 0 for a free one."""
     token_file: Path | None = None
-    """File whose first line is the token that clients must show; without it, the variable SANAWM_TOKEN."""
+    """File whose first line is the token that clients must send; None for the environment variable SANAWM_TOKEN."""
     keep: Path | None = None
-    """Folder where sessions are kept on disk: a server that is started anew with it goes on with them."""
+    """Folder where sessions are kept on disk, so that a restarted server continues them; None keeps none."""
     keep_every: int = 1
-    """Of so many steps of a client one is kept; those between are taken again where they were lost."""
+    """Every how many steps of a client its state is kept; the steps since are predicted again after a restart."""
     replicas: int = 1
-    """Servers behind the one address, on Ray Serve, that go on for one another; needs --keep, and the extra
-    [replicas]."""
+    """Servers behind the address, on Ray Serve, which take over each other's sessions.
+    More than 1 needs --keep and the extra "replicas"."""
     limits: tyro.conf.OmitArgPrefixes[ServerLimits] = field(default_factory=ServerLimits)
 
     def run(self) -> None:
-        """Load, listen, wait for Ctrl-C. Raises ValueError, TypeError, ImportError or OSError in one sentence."""
+        """Load the world, listen, and wait for Ctrl-C.
+
+        Raises:
+            ValueError: for options out of range, or an address that others reach without a token.
+            TypeError: as the environment.
+            ImportError: without the extra "serve".
+            OSError: for a port in use or files that cannot be read.
+        """
         try:
             from sanawm_env.serving.keep import Keep
             from sanawm_env.serving.server import Server
@@ -85,7 +94,7 @@ class Serve(LoadedWorld):
                 time.sleep(1)
 
     def token(self) -> str | None:
-        """The token that clients must show; ValueError for a file without one."""
+        """The token that clients must send; None for no token. ValueError for a file without one."""
         if self.token_file is None:
             return os.environ.get("SANAWM_TOKEN", "").strip() or None
         with explaining(f"{self.token_file} holds no token"):
@@ -95,7 +104,7 @@ class Serve(LoadedWorld):
         return lines[0].strip()
 
     def settings(self) -> dict[str, Any]:
-        """Keywords of the environment; ValueError for an id that is not ours."""
+        """Keywords of the environment. ValueError for an id that is none of this package."""
         import gymnasium as gym
 
         ours = [name for name, spec in gym.registry.items() if spec.entry_point == "sanawm_env.envs.env:SanaWMEnv"]

@@ -1,4 +1,4 @@
-"""`sanawm study`: probes of a nano world."""
+"""`sanawm study`: probe a nano world."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +9,12 @@ from sanawm_env.cli.output import check_places, console, say, write_numbers
 
 @dataclass(frozen=True, kw_only=True)
 class Study(Walks):
-    """Probe a nano world for some minutes: poses from pixels, loops, a long walk, two seeds, numbers of steps."""
+    """Probe a nano world for some minutes: poses estimated from frames, loop closure, a long walk, two seeds, numbers
+    of denoising steps.
+    """
 
     scenes: int = 16
+    """Number of walks."""
     out: Path = Path("runs/study")
     """Folder for drift.png."""
 

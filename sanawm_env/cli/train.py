@@ -1,4 +1,4 @@
-"""`sanawm train`: a nano world of one's own."""
+"""`sanawm train`: train a nano world."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
@@ -17,33 +17,43 @@ OF_CLIPS = ("held_out", "fov_deg", "poses_from")
 
 @dataclass(frozen=True, kw_only=True)
 class Train(TrajectoryReading):
-    """Make a nano world: codec, clips, depth, network, then a look at it. Goes on where it was stopped, at any kill."""
+    """Train a nano world: codec, clips, depth, network, and an evaluation. The same command continues after an
+    interruption.
+    """
 
     out: Path = Path("runs/train")
-    """Folder for everything; the finished world is in its folder `world`."""
+    """Folder for all files; the trained world is its folder world."""
     config: Path | None = None
-    """A recipe, such as the recipe.json that a run leaves; what it leaves out is as shipped."""
+    """Recipe, such as the recipe.json of an earlier run; settings that it leaves out are those of the shipped world."""
     quick: bool = False
-    """A tiny world in a few minutes: the same chain, for trying it out."""
+    """Train a tiny world in a few minutes, to try the command."""
     data: Path | None = None
-    """Folder of one's own clips to learn from instead: videos, each with a file of its poses beside it, in any format
-    that `sanawm trajectory` understands (docs/own_footage.md); the options for trajectories are of these files."""
+    """Folder of your own clips to train on: videos, each with a file of poses beside it (docs/own_footage.md).
+    The options for trajectories apply to these files."""
     poses_from: Literal["files", "colmap"] = "files"
-    """Where the clips' poses are from: files beside them, or COLMAP (the extra "poses"), which finds them in the images
-    and keeps them in the folder `poses` of --out. Images tell no metres: --metres-per-unit is how many the camera
-    covers in a second, on average."""
+    """Source of the clips' poses: files beside them, or COLMAP (needs the extra "poses").
+    COLMAP estimates them from the images, and they are kept in the folder poses of --out. It cannot tell the scale;
+    --metres-per-unit is then the camera's average speed in m/s."""
     held_out: Path | None = None
-    """Folder of clips that are not learned from: the world is measured on them in the end."""
+    """Folder of clips that are not trained on, for the evaluation."""
     fov_deg: float | None = None
-    """Angle across the clips' upright pictures in degrees, where their poses come without intrinsics, or instead."""
+    """Horizontal field of view of the clips' upright frames, 1 to 179 degrees;
+    None for the intrinsics of their poses."""
     steps: int | None = None
-    """Length of the training; a run can be made longer later."""
+    """Training steps of the network; None for those of the recipe. A finished run can be extended."""
     processes: int = 2
-    """Training processes of one thread each, each with a batch of its own."""
+    """Training processes of one thread each, 1 to 1024, each with its own batch."""
     device: str = "cpu"
-    """On a CUDA device the training takes about six minutes of an H100: give it a process per core."""
+    """Device of torch, such as cpu or cuda.
+    On an H100 the training takes about six minutes, with a process per core."""
 
     def run(self) -> None:
+        """Train the world, and print its folder.
+
+        Raises:
+            ValueError: for options that do not go together, or clips that cannot be used.
+            OSError: for files that do not exist, or a folder that cannot be written.
+        """
         from sanawm_env.cli.machine import machine_name
         from sanawm_env.recording.rollout import check_writable
         from sanawm_env.system.files import check_count
@@ -67,10 +77,10 @@ class Train(TrajectoryReading):
         given = [each.name for each in of_clips if getattr(self, each.name) != each.default]
         if self.data is None and given:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise ValueError(f"For one's own clips alone is {flags}: give --data as well.")
+            raise ValueError(f"Options for your own clips were given without clips, {flags}: give --data as well.")
         if self.data is not None:
             if self.held_out is not None and self.held_out.resolve().is_relative_to(self.data.resolve()):
-                raise ValueError(f"{self.held_out} lies in {self.data}, from which is learned: give another folder.")
+                raise ValueError(f"{self.held_out} is in {self.data}, which is trained on: give another folder.")
             for folder in (self.data, *([self.held_out] if self.held_out is not None else [])):
                 check_outside(self.out, folder)
                 for name in (CLIPS, NETWORK, WORLD):
@@ -86,10 +96,11 @@ class Train(TrajectoryReading):
         say(f"world {world} (try: sanawm rollout --world {world} --actions w-48)")
 
     def _footage(self, data: Path, chunks: int, all_long: bool = False) -> "Callable[[], Iterable[Footage]]":
-        """What reads the clips of a folder; it says what was found there, and what looks wrong. all_long: whether a
-        clip that is shorter than the pieces that are learned from is an error, not only all of them.
+        """A function that reads the clips of a folder, after a check of all of them, which prints what was found and
+        what looks wrong. all_long: whether a clip that is shorter than a training piece is an error; otherwise only all
+        of them are.
 
-        Raises ValueError where a clip cannot be learned from, after a sentence for each that cannot.
+        Raises ValueError where a clip cannot be used, after a sentence for each.
         """
         from sanawm_env.cli.footage import find_clips, plan, poses_beside
         from sanawm_env.system.files import check_number
@@ -111,12 +122,12 @@ class Train(TrajectoryReading):
         if all_long or len(short) == len(clips):
             problems += [f"{clip.video} is shorter than the {seconds:g} s of {chunks} chunks." for clip in short]
         elif short:
-            say(f"! {len(short)} of {len(clips)} clips are shorter than {seconds:g} s: nothing is learned from them.")
+            say(f"! {len(short)} of {len(clips)} clips are shorter than {seconds:g} s: they are not used.")
         self._say_each(problems, "red")
         if problems:
             raise ValueError(
-                f"{len(problems)} of {len(videos)} clips in {data} cannot be learned from, as said above: mend "
-                "them, or move them away."
+                f"{len(problems)} of {len(videos)} clips in {data} cannot be used, as listed above: correct them, or "
+                "move them away."
             )
         self._say_each([f"{clip.video}: {warning}" for clip in clips for warning in clip.warnings], "yellow")
         lasts = sum(len(clip.shown) for clip in clips) / NANO_SMALL.fps

@@ -1,4 +1,4 @@
-"""`sanawm trajectory`: what is understood of a trajectory's file, what looks wrong in it, and it in other formats."""
+"""`sanawm trajectory`: show how a trajectory file is understood, or write it in another format."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,22 +15,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LookAtTrajectory(TrajectoryReading):
-    """Show what is understood of a trajectory: format, length, speeds beside those of the model, the path from above,
-    and warnings where it looks like another convention, with the option that mends it. Or write it in another one."""
+    """Show how a trajectory is understood: format, length, speeds beside those that the models were trained for, the
+    path from above, and warnings, with the option that corrects them, where it looks like another convention. Or write
+    it in another format.
+    """
 
     file: tyro.conf.Positional[Path]
-    """File or folder of COLMAP, nerfstudio, TUM, KITTI, RealEstate10K, .npz, .npy, or an episode."""
+    """File or folder: COLMAP, nerfstudio, TUM, KITTI, RealEstate10K, .npz, .npy, or an episode."""
     fps: float = 16.0
-    """Poses a second of the world, which a file is taken to have that does not say."""
+    """Poses per second, for a file that does not say it."""
     plot: Path = Path("runs/trajectory.png")
-    """Where the path from above is drawn."""
+    """PNG file for the path from above."""
     export: Path | None = None
-    """Write it to this new folder (tum: this file) instead, as --format says; of an episode with its frames."""
+    """New folder (for tum: file) to write the trajectory to, with the frames of an episode; None shows it instead."""
     format: Literal["colmap", "nerfstudio", "tum"] = "colmap"
-    """Of --export."""
+    """Format of --export."""
 
     def run(self) -> None:
-        """Raises ValueError or OSError in one sentence."""
+        """Show or write the trajectory.
+
+        Raises:
+            ValueError: for a file that cannot be read as a trajectory, and as `export_trajectory`.
+            OSError: for files that do not exist, or cannot be written.
+        """
         from sanawm_env.system.files import check_number
         from sanawm_env.system.saving import check_apart
 
@@ -61,7 +68,7 @@ class LookAtTrajectory(TrajectoryReading):
 
         found = inspect(trajectory, self.fps)
         speed, turn = speeds_text(found)
-        rate = f"{found.fps:g} a second" + ("" if trajectory.fps else ", as the file does not say (--trajectory-fps)")
+        rate = f"{found.fps:g} per second" + ("" if trajectory.fps else ", as the file does not say (--trajectory-fps)")
         for name, text in (
             ("format", f"{trajectory.source}, {trajectory.poses}, {trajectory.axes} axes"),
             ("frames", f"{found.frames}, {rate}: {found.seconds:.3g} s"),
@@ -103,5 +110,5 @@ def _intrinsics(trajectory: "Trajectory") -> str:
     fx, cx = trajectory.intrinsics[0, 0, 0], trajectory.intrinsics[0, 0, 2]
     width = trajectory.size[0] if trajectory.size else 2 * cx
     angle = math.degrees(2 * math.atan2(width / 2, fx))
-    size = f" of pictures of {trajectory.size[0]:g} x {trajectory.size[1]:g}" if trajectory.size else ""
-    return f"{angle:.1f} degrees across{size}"
+    size = f", images of {trajectory.size[0]:g} x {trajectory.size[1]:g} pixels" if trajectory.size else ""
+    return f"{angle:.1f} degrees horizontally{size}"

@@ -1,1 +1,1 @@
-"""Adapters for libraries with habits of their own. Each is imported by name, and only it imports its library."""
+"""Adapters for other libraries. Each is imported by its own name, and imports its library."""

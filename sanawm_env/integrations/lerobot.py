@@ -1,4 +1,4 @@
-"""LeRobot: the batched environment as its evaluation reads one, and the `make_env` of an EnvHub repository.
+"""LeRobot: the batched environment with LeRobot's observations and infos, and the `make_env` of an EnvHub repository.
 
     from sanawm_env.integrations.lerobot import make_env
 
@@ -6,9 +6,8 @@
     obs, infos = envs.reset(seed=[0, 1, 2, 3])          # pixels, agent_pos, environment_state
     envs.call("task_description")                       # a sentence for each slot
 
-A repository whose `env.py` is examples/lerobot_envhub/env.py is what `lerobot.envs.make_env("USER/REPO", n_envs=4,
-trust_remote_code=True)` makes. Written from what lerobot 0.4.4 and 0.6.1 ask an environment; nothing of lerobot is
-imported.
+`lerobot.envs.make_env("USER/REPO", n_envs=4, trust_remote_code=True)` makes the environments of a repository whose
+`env.py` is examples/lerobot_envhub/env.py. Written for lerobot 0.4.4 and 0.6.1; nothing of lerobot is imported.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,16 +45,24 @@ def make_env(
     task_description: str | None = None,
     **settings: Any,
 ) -> "LeRobotVectorEnv":
-    """The environments of an id in LeRobot's words: `n_envs` episodes in one batch.
+    """Make `n_envs` episodes of an environment id in one batch.
 
-    use_async_envs: makes no difference. The slots share one forward pass; processes would each load the weights.
-    cfg: the environment config that LeRobot hands to a hub's `make_env`, if any; its `task` is an id ("PointNav-v0" or
-        "SanaWM/PointNav-v0") that takes the place of `id`.
-    camera, task_description: see `LeRobotVectorEnv`.
-    settings: as `SanaWMVectorEnv` takes them. The observation mode is "dict"; slots whose episode is over are reset in
-        the next step, which pays nothing, so that LeRobot's sums, which run one step on, are those of the episode.
+    The observation mode is "dict". A slot whose episode has ended is reset in the next step, which has no reward, so
+    that returns that LeRobot sums over one step more are those of the episode.
 
-    Raises what `gym.make_vec` raises, and as `LeRobotVectorEnv`.
+    Args:
+        n_envs: number of slots.
+        use_async_envs: ignored. All slots share one forward pass, and processes would each load the weights.
+        cfg: the environment config that LeRobot passes to a hub's `make_env`. Its `task`, if any, is an id
+            ("PointNav-v0" or "SanaWM/PointNav-v0") that replaces `id`.
+        id: of the environment.
+        camera: see `LeRobotVectorEnv`.
+        task_description: see `LeRobotVectorEnv`.
+        settings: keywords of `SanaWMVectorEnv`.
+
+    Raises:
+        ValueError: as `LeRobotVectorEnv` and `SanaWMVectorEnv`.
+        gymnasium.error.Error: for an unknown id.
     """
     if name := getattr(cfg, "task", None):
         id = name if "/" in name else f"SanaWM/{name}"
@@ -65,20 +72,29 @@ def make_env(
 
 
 class LeRobotVectorEnv(VectorWrapper):
-    """A `SanaWMVectorEnv` of dict observations, as LeRobot's `rollout` reads environments.
+    """A wrapper of a `SanaWMVectorEnv` of dict observations, with the observations and infos that LeRobot's `rollout`
+    reads.
 
-    Observations: pixels, the last frame (n, h, w, 3) uint8, or a dict of frames if the task has one too (`goal`) or
-    `camera` gives it a name: "camera" is what the videos of `export_lerobot` are called. agent_pos (n, 7) float32, the
-    pose. environment_state (n, k) float32, the pose and what else the task observes as numbers: the goal in the axes of
-    the camera, the waypoints.
+    Observations:
 
-    infos: is_success (n,) bool in every step, also for tasks without success; final_info where an episode has ended.
-    `call` and `get_attr` know `task` (its name) and `task_description` (a sentence: the one given or that of the task),
-    and `_max_episode_steps` and what else the slots have. Options of a reset that the environment does not
-    know are left out, with a warning; lerobot's own mark of a new rollout without.
+    - pixels: the last frame (n, h, w, 3) uint8; or a dict of frames, if the task also has a goal image (`goal`) or
+    `camera`
+      is given.
+    - agent_pos: the pose (n, 7) float32.
+    - environment_state: (n, k) float32, the pose and the other numbers of the observation, such as a goal or waypoints.
 
-    Raises ValueError for other observations than "dict", for actions that are no vectors, and unless slots are reset in
-    the next step.
+    Infos have is_success (n,) bool in every step, also in tasks without success, and final_info where an episode has
+    ended. `call` and `get_attr` know `task` (its name), `task_description` (a sentence), `_max_episode_steps` and the
+    attributes of the single environments. Options of a reset that the environment does not know are left out, with a
+    warning, except for LeRobot's own marks.
+
+    Args:
+        env: a batch with autoreset_mode "NextStep" and obs_mode "dict".
+        camera: name of the last frame in `pixels`. "camera" is the name of the videos of `export_lerobot`.
+        task_description: a sentence; None for that of the task.
+
+    Raises:
+        ValueError: for other observations, for actions that are no vectors, or another autoreset mode.
     """
 
     def __init__(self, env: VectorEnv, camera: str | None = None, task_description: str | None = None):
@@ -90,12 +106,12 @@ class LeRobotVectorEnv(VectorWrapper):
         if not isinstance(actions, spaces.Box) or len(actions.shape) != 1:
             raise ValueError(f'LeRobot\'s policies act by vectors, not in {actions}: use action_mode="twist".')
         if env.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
-            raise ValueError('LeRobotVectorEnv wraps environments of autoreset_mode="NextStep".')
-        pictures = [name for name, part in single.items() if part.dtype == np.uint8 and len(part.shape or ()) == 3]
-        self._pictures = {name: camera or "camera" if name == "rgb" else name.removesuffix("_rgb") for name in pictures}
-        self._alone = len(pictures) == 1 and camera is None
-        self._numbers = ["pose", *(name for name in single if name not in ("pose", *pictures))]
-        seen = {self._pictures[name]: single[name] for name in pictures}
+            raise ValueError('LeRobotVectorEnv wraps a batch made with autoreset_mode="NextStep".')
+        images = [name for name, part in single.items() if part.dtype == np.uint8 and len(part.shape or ()) == 3]
+        self._images = {name: camera or "camera" if name == "rgb" else name.removesuffix("_rgb") for name in images}
+        self._alone = len(images) == 1 and camera is None
+        self._numbers = ["pose", *(name for name in single if name not in ("pose", *images))]
+        seen = {self._images[name]: single[name] for name in images}
         count = sum(int(np.prod(single[name].shape or ())) for name in self._numbers)
         self.single_observation_space = spaces.Dict(
             pixels=single["rgb"] if self._alone else spaces.Dict(seen),
@@ -116,7 +132,7 @@ class LeRobotVectorEnv(VectorWrapper):
         return cast(SanaWMVectorEnv, self.unwrapped).envs
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """What the attribute or method of that name gives in every slot."""
+        """An attribute, or the result of a method, of every slot."""
         return (self._said[name],) * self.num_envs if name in self._said else self._batch.call(name, *args, **kwargs)
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
@@ -145,11 +161,11 @@ class LeRobotVectorEnv(VectorWrapper):
         return {"is_success": success, "_is_success": infos.get("_is_success", np.ones(self.num_envs, bool))}
 
     def _observations(self, obs: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        pictures = {name: obs[ours] for ours, name in self._pictures.items()}
+        images = {name: obs[ours] for ours, name in self._images.items()}
         numbers = [obs[name].reshape(self.num_envs, -1) for name in self._numbers]
         state = np.concatenate(numbers, axis=1, dtype=np.float32)
         return {
-            "pixels": obs["rgb"] if self._alone else pictures,
+            "pixels": obs["rgb"] if self._alone else images,
             "agent_pos": obs["pose"],
             "environment_state": state,
         }

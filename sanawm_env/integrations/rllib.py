@@ -9,15 +9,14 @@
         .env_runners(num_envs_per_env_runner=16, gym_env_vectorize_mode="vector_entry_point")
     )
 
-ray[rllib] 2.60 pins gymnasium 1.2.2, which is in our range: pip install sanawm-env "ray[rllib]" gymnasium==1.2.2. The
-tests run it on the gymnasium of `constraints.txt`, which pip takes where what RLlib needs is named without its pin (as
-in the extra [dev]).
+`pip install "ray[rllib]"` installs gymnasium 1.2.2, which this package accepts. RLlib also runs with gymnasium 1.4.0:
+the extra [dev] installs RLlib's requirements without that pin, and the tests use it.
 
-RLlib's networks take no dict and no uint8, so frames come alone and as float32 in [0, 1]; they have default filters
-for frames of 42 x 42, 64 x 64, 84 x 84 and 96 x 96, so frames are 84 x 84 unless `obs_size` says otherwise (other
-sizes need `conv_filters`); and its runners reset in the next step.
+Frames are float32 in [0, 1], because RLlib's networks take neither dicts nor uint8, and 84 x 84 pixels, because RLlib
+has default filters for frames of 42, 64, 84 and 96 pixels per side; another `obs_size` needs `conv_filters`. RLlib's
+runners reset in the next step.
 
-Nothing here imports ray before `register` is called.
+ray is not imported before `register` is called.
 """
 
 from collections.abc import Mapping
@@ -31,7 +30,11 @@ from sanawm_env.envs.wrappers import ScalePixels, VectorScalePixels
 
 
 def register(name: str = "sanawm") -> str:
-    """Make `create` known to RLlib under this name, and return it. ImportError without ray."""
+    """Register `create` with RLlib under a name, and return the name.
+
+    Raises:
+        ImportError: without ray.
+    """
     try:
         from ray.tune import register_env
     except ImportError as error:
@@ -41,8 +44,16 @@ def register(name: str = "sanawm") -> str:
 
 
 def create(context: Mapping[str, Any]) -> gym.Env | VectorEnv:
-    """The environment of an `env_config`: its "id" (SanaWM/Explore-v0) and the arguments of `SanaWMEnv`, "obs_mode"
-    being "rgb" and "obs_size" (84, 84) by default. RLlib adds "num_envs" where it wants a batch."""
+    """Make the environment of an `env_config`.
+
+    Args:
+        context: "id" (SanaWM/Explore-v0 by default) and keywords of `SanaWMEnv`; the defaults of "obs_mode" and
+            "obs_size" are "rgb" and (84, 84). RLlib adds "num_envs" where it wants a batch.
+
+    Raises:
+        ValueError: as `SanaWMEnv`.
+        gymnasium.error.Error: for an unknown id.
+    """
     settings: dict[str, Any] = {"id": "SanaWM/Explore-v0", "obs_mode": "rgb", "obs_size": (84, 84)} | dict(context)
     if settings.get("num_envs") is None:
         return ScalePixels(gym.make(**settings))

@@ -3,8 +3,8 @@
     envs = SB3VecEnv("SanaWM/Explore-v0", num_envs=16, world="nano", obs_size=(36, 54))
     PPO("MultiInputPolicy", envs).learn(20_000)
 
-Its own `DummyVecEnv` would step episodes one by one, and `SubprocVecEnv` would hold the weights once per process. The
-habits kept here are those of `DummyVecEnv`.
+It behaves as `DummyVecEnv`, which would step episodes one by one; `SubprocVecEnv` would load the weights once per
+process.
 """
 
 import warnings
@@ -28,24 +28,30 @@ from sanawm_env.envs.vector import SanaWMVectorEnv
 
 
 class SB3VecEnv(VecEnv):
-    """One batched forward pass a step, in the habits of Stable-Baselines3.
+    """A `VecEnv` that steps all slots in one forward pass.
+
+    Episodes that end are reset in the same step: `infos[i]["terminal_observation"]` is the last observation, and
+    `infos[i]["TimeLimit.truncated"]` is True where the episode was truncated and not terminated. `seed` and
+    `set_options` apply to the next `reset`. `env_method` calls the single environments, such as
+    `env_method("snapshot")` or `env_method("restore", snapshot, indices=[0])`; the last observation that an algorithm
+    has is out of date then.
+
+    SB3's networks take "rgb", "stack" and the frames of "dict" as images. Chunks and latents need a features extractor
+    of your own.
 
     Args:
-        envs: the id of an environment, such as "SanaWM/Explore-v0", or a `SanaWMVectorEnv` that resets in the same
-            step.
-        num_envs, settings: of an environment given by id, as `SanaWMVectorEnv` takes them.
+        envs: the id of an environment, such as "SanaWM/Explore-v0", or a `SanaWMVectorEnv` with autoreset_mode
+            "SameStep".
+        num_envs: number of slots, for an id.
+        settings: keywords of `SanaWMVectorEnv`, for an id.
 
-    `batch` is the batched environment. Episodes that end are reset at once: `infos[i]["terminal_observation"]` is what
-    they ended with, `infos[i]["TimeLimit.truncated"]` says that they were cut off and not ended by the task.
-    `seed` and `set_options` are for the next `reset`. `env_method` reaches the single environments:
-    `env_method("snapshot")`, `env_method("restore", snapshot, indices=[0])`; what an algorithm saw last is then old.
-    `spec` is that of the id, for monitor files; None for a batch that was not made by id.
+    Attributes:
+        batch: the `SanaWMVectorEnv`.
 
-    Only "rgb", "stack" and the frames of "dict" are images to SB3's networks; chunks and latents are no image
-    space to it, and need a features extractor of one's own.
-
-    Raises TypeError for anything else than these two, functions that make environments among them, and for settings
-    beside a `SanaWMVectorEnv`; ValueError for one of another autoreset mode.
+    Raises:
+        TypeError: for anything else, functions that make environments among them, and for settings beside a
+            `SanaWMVectorEnv`.
+        ValueError: for a `SanaWMVectorEnv` with another autoreset mode.
     """
 
     def __init__(self, envs: str | SanaWMVectorEnv, num_envs: int | None = None, **settings: Any):
@@ -56,7 +62,9 @@ class SB3VecEnv(VecEnv):
             made = gym.make_vec(envs, num_envs=num_envs, autoreset_mode=AutoresetMode.SAME_STEP, **settings)
             envs = cast(SanaWMVectorEnv, made)
         elif num_envs is not None or settings:
-            raise TypeError("num_envs and settings go with the id of an environment; a made one has its own.")
+            raise TypeError(
+                "num_envs and settings are for an environment given by its id: a SanaWMVectorEnv has its own."
+            )
         elif not isinstance(envs, SanaWMVectorEnv):
             raise TypeError(
                 "SB3VecEnv steps one batch and takes an id or a SanaWMVectorEnv, not functions or single environments "
@@ -75,14 +83,22 @@ class SB3VecEnv(VecEnv):
 
     @property
     def spec(self) -> EnvSpec | None:
-        """Of the environment's id."""
+        """The spec of the environment's id, for monitor files; None for a batch that was not made by id."""
         return self.batch.spec
 
     def set_options(self, options: Sequence[dict[str, Any]] | dict[str, Any] | None = None) -> None:
-        """Options of the next reset: one dict for all slots, where a seed in it counts on from slot to slot, or one for
-        each. ValueError for another number of them."""
+        """Set the options of the next reset.
+
+        Args:
+            options: one dict for all slots (a seed in it counts up from slot to slot), or one for each slot.
+
+        Raises:
+            ValueError: for another number of dicts.
+        """
         if not isinstance(options, dict | None) and len(options) != self.num_envs:
-            raise ValueError(f"set_options takes a dict, or one for each of {self.num_envs} slots, got {len(options)}.")
+            raise ValueError(
+                f"set_options takes one dict, or one for each of the {self.num_envs} slots, got {len(options)}."
+            )
         super().set_options(options if isinstance(options, dict | None) else list(options))
         self._each = not isinstance(options, dict | None)
 
@@ -114,7 +130,7 @@ class SB3VecEnv(VecEnv):
         self.batch.close()
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """What every slot renders."""
+        """The rendered image of every slot; None for each, and a warning, for another render mode than "rgb_array"."""
         if self.render_mode != "rgb_array":
             warnings.warn(f'Images need render_mode="rgb_array", not {self.render_mode!r}.', stacklevel=2)
             return [None] * self.num_envs
@@ -132,13 +148,13 @@ class SB3VecEnv(VecEnv):
         return [getattr(env, method_name)(*args, **kwargs) for env in self._chosen(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """Never: the slots are bare."""
+        """False for every slot: single environments have no wrappers."""
         return [False for _ in self._chosen(indices)]
 
     def _chosen(self, indices: VecEnvIndices) -> list[SanaWMEnv]:
         return [self.batch.envs[i] for i in self._get_indices(indices)]
 
     def _listed(self, infos: dict[str, Any]) -> list[dict[str, Any]]:
-        """An info per slot, of those keys that it has."""
+        """An info per slot, with the keys that it has."""
         names = [name for name in infos if not name.startswith(("_", "final_"))]
         return [{name: infos[name][i] for name in names if infos[f"_{name}"][i]} for i in range(self.num_envs)]

@@ -1,4 +1,4 @@
-"""What a rollout leaves behind: a video, the camera's path, a contact sheet and a note of how it was made.
+"""Episodes and datasets on disk: videos, camera trajectories, contact sheets, metadata, exports and scores.
 
-The file names and the trajectory's keys are those of SANA-WM-Bench (camera spec, section 7.1).
+File names and the keys of trajectory files are those of SANA-WM-Bench (camera reference, section 7.1).
 """

@@ -1,4 +1,4 @@
-"""Every frame of an episode as a video. Gymnasium's RecordVideo keeps one frame a step, which is 1 in 24."""
+"""Record every frame of an episode as a video. Gymnasium's RecordVideo keeps one frame per step, which is 1 in 24."""
 
 import os
 from collections.abc import Callable
@@ -13,16 +13,24 @@ from sanawm_env.recording.video import VideoWriter
 
 
 class RecordChunks(gym.Wrapper, RecordConstructorArgs):
-    """Writes an MP4 per episode: the start image and the 24 frames of every step, at full size.
+    """A wrapper that writes an MP4 per episode: the start image and the 24 frames of every step, at full size.
 
-    folder: where the videos go, made if missing: `episode-0000.mp4` and so on, older files of these names are replaced.
-    A video appears when its episode ends, at the next reset or on `close`.
-    episode_trigger: takes the number of an episode, from 0, and says whether to record it; None for all.
-    crf, upscale: see `VideoWriter`.
+    A video appears when its episode ends, at the next reset, or on `close`. After `env.unwrapped.restore` the video
+    continues with the steps from there; after the end of an episode these begin a new video.
 
-    After `env.unwrapped.restore` the video goes on with the steps from there; after the end of an episode that is a new
-    video. Raises TypeError around anything but a `SanaWMEnv`, NotADirectoryError or PermissionError for the folder;
-    OSError from a step when the disk is full.
+    Args:
+        env: a `SanaWMEnv`, or a wrapper around one.
+        folder: where videos are written, made if missing: episode-0000.mp4 and so on. Files with these names are
+            replaced.
+        episode_trigger: takes the number of an episode, from 0, and returns whether to record it; None records all.
+        crf: see `VideoWriter`.
+        upscale: see `VideoWriter`.
+
+    Raises:
+        TypeError: for an environment of another kind.
+        NotADirectoryError: where `folder` is a file.
+        ValueError: for a crf or upscale out of range.
+        OSError: where `folder` cannot be made; from `step` and `close`, where a video cannot be written.
     """
 
     def __init__(
@@ -38,11 +46,11 @@ class RecordChunks(gym.Wrapper, RecordConstructorArgs):
         super().__init__(env)
         base = env.unwrapped
         if not isinstance(base, SanaWMEnv):
-            raise TypeError(f"Only a SanaWMEnv has chunks to record, not {type(base).__name__}.")
+            raise TypeError(f"RecordChunks takes a SanaWMEnv or a wrapper around one, got {type(base).__name__}.")
         self._base = base
         self.folder, self.episode = Path(folder), -1
         if self.folder.exists() and not self.folder.is_dir():
-            raise NotADirectoryError(f"{self.folder} is a file: videos need a folder.")
+            raise NotADirectoryError(f"{self.folder} is a file: give a folder for the videos.")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._wanted = episode_trigger or (lambda episode: True)
         self._how = {"fps": env.metadata["render_fps"], "crf": crf, "upscale": upscale}

@@ -1,11 +1,11 @@
-"""A dataset: a folder of episodes in shards, with a row for each in a manifest.
+"""A dataset: a folder of episodes in shards, with one manifest row per episode.
 
-    dataset.json                        what all episodes share: world and hash of its weights, settings, frame size
+    dataset.json                        what all episodes share: world, hash of its weights, settings, frame size
     shard-0000/manifest.jsonl           a row per episode, finished or rejected
     shard-0000/episode-00000/           an episode, see `episode`
 
-A shard has one writer and the next one makes a shard of its own, so that any number of processes and machines can fill
-a dataset. An episode has another name (`episode-00000.partial`) until it is whole, so whatever bears the final name is.
+Each writer makes a shard of its own, so that any number of processes and machines can write to one dataset. An
+episode has a temporary name (`episode-00000.partial`) until it is whole.
 """
 
 import json
@@ -46,7 +46,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What a `dataset.json` must hold besides its schema, equal in all that is merged; it may say more."""
+    """What `dataset.json` must hold besides its schema. It is equal in all datasets that are merged. The file may hold
+    more.
+
+    Attributes:
+        weights_hash: of the world.
+        fps: frames per second.
+        height: of frames, in pixels, before any upscaling of the video.
+        width: likewise.
+        chunk_frames: frames of a step.
+        action_mode: of the environment.
+    """
 
     weights_hash: str
     fps: Annotated[float, Field(ge=0.01, le=1000)]
@@ -61,11 +71,20 @@ _WHOLE = tuple(field.name for field in fields(Header))
 
 @dataclass(frozen=True)
 class Row:
-    """What the manifest says of an episode.
+    """A row of the manifest.
 
-    id: of its job, the same wherever and whenever it is done. episode: its folder, relative to the dataset; "" for one
-    that was rejected, and `reason` says why. camera: the script. source: the start image as it was named. scene: hash
-    of what it shows. measures: what the quality gates measured. Numbers: chunks, frames, bytes on disk.
+    Attributes:
+        id: of the episode's job: a hash of everything that decides the episode.
+        episode: its folder, relative to the dataset; "" for a rejected one.
+        camera: name of the script.
+        source: path of the start image, as it was given.
+        scene: hash of the start image's contents.
+        seed: of the episode.
+        chunks: steps.
+        frames: frames of the video, the start image included.
+        bytes: size on disk.
+        measures: what the quality gates measured; None for what could not be measured.
+        reason: why the episode was rejected; "" otherwise.
     """
 
     id: str
@@ -82,7 +101,7 @@ class Row:
 
     @classmethod
     def of(cls, episode: RecordedEpisode, name: str) -> "Row":
-        """The row of a finished episode, from what it says of itself."""
+        """The row of a finished episode, from its meta.json."""
         meta = episode.meta
         size = sum(path.stat().st_size for path in episode.folder.iterdir())
         identity, camera, source, scene = (str(meta.get(key, "")) for key in ("id", "camera", "source", "scene"))
@@ -94,16 +113,23 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A dataset on disk. header: as in `dataset.json`."""
+    """A dataset on disk.
+
+    Attributes:
+        folder: of the dataset.
+        header: contents of `dataset.json`.
+    """
 
     folder: Path
     header: dict[str, Any]
 
     @classmethod
     def create(cls, folder: str | os.PathLike, header: Mapping[str, Any]) -> "Dataset":
-        """The dataset in a folder, made if there is none.
+        """The dataset in a folder; a new one if there is none.
 
-        Raises ValueError where one was made with another header, and what an unwritable folder raises.
+        Raises:
+            ValueError: where the folder has a dataset with another header.
+            OSError: where the folder cannot be written.
         """
         folder, header = Path(folder), json.loads(to_json({"schema": SCHEMA, **header}))
         check_writable(folder)
@@ -113,14 +139,19 @@ class Dataset:
         for name in sorted(header.keys() | made.header.keys()):
             if made.header.get(name) != header.get(name):
                 raise ValueError(
-                    f"{folder} was collected with {name} {made.header.get(name)!r}, not {header.get(name)!r}: "
-                    "use another folder."
+                    f"{folder} was collected with {name} {brief(made.header.get(name))}, not "
+                    f"{brief(header.get(name))}: use another folder."
                 )
         return made
 
     @classmethod
     def open(cls, folder: str | os.PathLike) -> "Dataset":
-        """The dataset in a folder. Raises FileNotFoundError, or ValueError for a `dataset.json` that is not one."""
+        """The dataset in a folder.
+
+        Raises:
+            FileNotFoundError: where there is no `dataset.json`.
+            ValueError: for a `dataset.json` that is damaged or of another schema.
+        """
         folder = Path(folder)
         path = folder / DATASET
         if not path.exists():
@@ -134,18 +165,19 @@ class Dataset:
 
     @property
     def shards(self) -> list[Path]:
-        """Folders of the shards, in order; those that are links to elsewhere too, which are read and never written."""
+        """Folders of the shards, sorted. Links to shards elsewhere are read, and never written."""
         return sorted(path for path in self.folder.glob(SHARDS) if path.is_dir())
 
     def rows(self) -> list[Row]:
-        """A row per episode, finished or rejected, in order; what a killed writer finished without noting is here too.
+        """All rows, in order. An episode that a killed writer finished without a row gets one.
 
-        Raises ValueError for a manifest that is none, or names a folder outside its shard.
+        Raises:
+            ValueError: for a manifest that is damaged, or names a folder outside its shard.
         """
         return [row for shard in self.shards for row in _shard_rows(shard)]
 
     def finished(self) -> list[Row]:
-        """The rows of the episodes that are there, each once."""
+        """The rows of finished episodes, one per id. Raises as `rows`."""
         first: dict[str, Row] = {}
         for row in self.rows():
             if row.episode:
@@ -153,12 +185,16 @@ class Dataset:
         return list(first.values())
 
     def episodes(self) -> Iterator[RecordedEpisode]:
-        """The episodes, in order, each once. Raises as `rows` and `RecordedEpisode.open`."""
+        """The finished episodes, one per id. Raises as `rows` and `RecordedEpisode.open`."""
         return (RecordedEpisode.open(self.folder / row.episode) for row in self.finished())
 
 
 class Shard:
-    """Where one writer puts its episodes; a context manager. An empty one goes away."""
+    """A context manager: the folder that one writer puts its episodes into. A shard that stays empty is removed.
+
+    Args:
+        dataset: gets the new shard.
+    """
 
     def __init__(self, dataset: Dataset):
         number = 0
@@ -183,24 +219,24 @@ class Shard:
             remove(self.folder)
 
     def begin(self) -> Path:
-        """The folder to write the next episode to."""
+        """The folder for the next episode, which does not exist yet."""
         self._episodes += 1
         return self.folder / f"episode-{self._episodes - 1:05d}{PARTIAL}"
 
     def accept(self, partial: Path) -> Row:
-        """The episode in a folder of `begin` is whole: it gets its name and a row."""
+        """Give the finished episode in a folder of `begin` its final name, and return its row."""
         final = partial.with_name(partial.name.removesuffix(PARTIAL))
         os.rename(partial, final)
         return Row.of(RecordedEpisode.open(final), f"{self.folder.name}/{final.name}")
 
     def reject(self, partial: Path, reason: str) -> Row:
-        """The episode in a folder of `begin` is not wanted: it goes, and its row says why."""
+        """Delete the episode in a folder of `begin`, and return a row that says why."""
         row = replace(Row.of(RecordedEpisode.open(partial), ""), bytes=0, reason=reason)
         remove(partial)
         return row
 
     def note(self, row: Row) -> None:
-        """Write a row."""
+        """Append a row to the manifest."""
         line = json.dumps(asdict(replace(row, episode=PurePosixPath(row.episode).name))) + "\n"
         with (self.folder / MANIFEST).open("a", encoding="utf-8") as file:
             file.write(line)
@@ -209,7 +245,7 @@ class Shard:
 
 
 def clean(dataset: Dataset) -> None:
-    """Remove what killed writers left unfinished. Shards whose writer lives are left alone, and so are links."""
+    """Remove the unfinished episodes of killed writers. Shards of running writers and links are left alone."""
     for shard in dataset.shards:
         if not shard.is_symlink() and _unfinished(shard):
             with suppress(BlockingIOError), only_writer(shard):
@@ -222,18 +258,29 @@ def _remove_partials(shard: Path) -> None:
 
 
 def _unfinished(shard: Path) -> list[Path]:
-    """Folders that a writer began, and no others: nothing else of such a name is ours."""
+    """The folders of unfinished episodes; nothing else with such a name."""
     found = shard.glob(f"episode-*{PARTIAL}")
     return [path for path in found if path.is_dir() and not path.is_symlink()]
 
 
 def merge(sources: Sequence[str | os.PathLike], out: str | os.PathLike) -> Iterator[Row]:
-    """Bring datasets together in the folder `out`: rows as they are copied. Episodes that are there already, by their
-    ids, are not copied again, so a merge that was stopped goes on.
+    """Merge datasets into the folder `out`. Episodes that are there already, by their ids, are not copied again, so a
+    merge that was interrupted continues.
 
-    Files are linked where the disk can, and copied where not. Episodes whose files are not all there, or cannot be
-    opened, are left out, which is logged. Raises FileNotFoundError or ValueError, before anything is written, for
-    folders that are no datasets or datasets that do not go together.
+    Files are hard-linked where possible and copied otherwise. Damaged episodes are left out, which is logged.
+
+    Args:
+        sources: folders of datasets.
+        out: a new folder, or a merged dataset to extend.
+
+    Yields:
+        The row of each episode after it was copied, or noted as rejected.
+
+    Raises:
+        FileNotFoundError: for a folder without a dataset, before anything is written.
+        ValueError: for no datasets, for datasets that differ in `Header`, or for `out` within one of them, before
+            anything is written.
+        BlockingIOError: while another process merges into `out`.
     """
     datasets = [Dataset.open(source) for source in sources]
     if not datasets:
@@ -247,14 +294,14 @@ def merge(sources: Sequence[str | os.PathLike], out: str | os.PathLike) -> Itera
         for name in _WHOLE:
             if other.header[name] != lead.header[name]:
                 raise ValueError(
-                    f"{other.folder} does not go with {lead.folder}: its {name} is {other.header[name]!r}, not "
-                    f"{lead.header[name]!r}."
+                    f"{other.folder} cannot be merged with {lead.folder}: its {name} is {brief(other.header[name])}, "
+                    f"not {brief(lead.header[name])}."
                 )
     pairs = [(dataset, row) for dataset in datasets for row in dataset.rows()]
     check_writable(Path(out))
     target = Dataset.open(out) if (Path(out) / DATASET).exists() else Dataset.create(out, lead.header)
     if any(target.header[name] != lead.header[name] for name in _WHOLE):
-        raise ValueError(f"{out} holds a dataset that does not go with {lead.folder}: give a new folder.")
+        raise ValueError(f"{out} holds a dataset that cannot be merged with {lead.folder}: give a new folder.")
     with only_writer(target.folder, "merge.lock"):
         yield from _merge(target, pairs)
 
@@ -284,14 +331,22 @@ def _merge(target: Dataset, pairs: list[tuple[Dataset, Row]]) -> Iterator[Row]:
 
 
 def leave_out(row: Row, error: Exception) -> None:
-    """Log that a damaged episode is left out of what is made of the others."""
+    """Log that a damaged episode is left out."""
     _log.warning("%s is left out: %s.", row.episode, reason(error))
 
 
 def validate(dataset: Dataset, thorough: bool = True) -> Iterator[tuple[str, list[str]]]:
-    """Look at every episode: its folder, and what is wrong with it, a sentence each (none: it is good).
+    """Check every episode.
 
-    thorough: decode videos to the end, too. Raises ValueError for manifests that cannot be read.
+    Args:
+        dataset: to check.
+        thorough: whether videos are decoded to the end.
+
+    Yields:
+        The episode's folder, and a list of sentences about what is wrong with it; an empty one if it is good.
+
+    Raises:
+        ValueError: for manifests that cannot be read.
     """
     seen: dict[str, str] = {}
     for row in dataset.rows():
@@ -373,10 +428,15 @@ def _shard_rows(shard: Path) -> Iterator[Row]:
         except ValueError as error:
             if number > len(lines):
                 break  # its writer was killed while it wrote: the episode, if there is one, is found below
-            raise ValueError(f"Line {number} of {manifest} is not a row: restore it, or remove the line.") from error
+            raise ValueError(
+                f"Line {number} of {manifest} is not a row of a manifest ({reason(error)}): restore or remove the line."
+            ) from error
         if row.episode and (not _is_name(row.episode) or (shard / row.episode).is_symlink()):
             named = brief(row.episode)
-            raise ValueError(f"Line {number} of {manifest} names {named}, which does not lie in its shard.")
+            raise ValueError(
+                f"Line {number} of {manifest} names {named}, which is not a folder of its shard: correct or remove "
+                "the line."
+            )
         noted.add(row.episode)
         yield replace(row, episode=row.episode and f"{shard.name}/{row.episode}")
     for folder in sorted(shard.glob("episode-*")):
@@ -389,13 +449,14 @@ def _shard_rows(shard: Path) -> Iterator[Row]:
 
 
 def _is_name(text: Any) -> bool:
-    """Whether a text is the name of a folder right here."""
+    """Whether a text names a folder in the same folder."""
     return isinstance(text, str) and text not in ("", ".", "..") and not set(text) & set("/\\\0")
 
 
 def _check_readable(episode: RecordedEpisode) -> None:
-    """FileNotFoundError or ValueError unless all files of an episode are there, none of them a link to elsewhere, and
-    are what they should be; the video is not decoded."""
+    """FileNotFoundError or ValueError unless all files of an episode are there, can be read, and are no links. The
+    video is not decoded.
+    """
     for name in FILES:
         path = episode.folder / name
         if path.is_symlink():
@@ -408,7 +469,7 @@ def _check_readable(episode: RecordedEpisode) -> None:
 
 
 def totals(rows: Iterable[Row]) -> dict[str, int]:
-    """Sums over rows: episodes, rejected, chunks, frames, bytes."""
+    """Sums over rows: "episodes", "rejected", "chunks", "frames" and "bytes"."""
     rows = list(rows)
     kept = [row for row in rows if row.episode]
     sums = {name: sum(getattr(row, name) for row in kept) for name in ("chunks", "frames", "bytes")}

@@ -1,14 +1,14 @@
-"""An episode as a folder that can be watched, learned from, and predicted again to the last bit.
+"""An episode as a folder that can be watched, learned from, and predicted again bit for bit.
 
-    start.png         the start image, as the world's frame; with the pose where it was taken, if that is known
+    start.png         the start image as the world's frame, with its anchor if it has one
     video.mp4         F = 24 n + 1 frames: the start image and n chunks
     trajectory.npz    c2w (F, 4, 4), intrinsics (F, 3, 3) in pixels of the video, fps, num_frames
     actions.npz       actions (n, ...), rewards (n,), terminated (n,), truncated (n,); twists (F, 6) float32
-    meta.json         all that decides it: world and hash of its weights, settings, seed, prompt, actions, versions;
-                      where the prompt changes, `prompts`: pairs of a step and the text from there on
+    meta.json         what decides the episode: world and hash of its weights, settings, seed, prompt, actions,
+                      versions; if the prompt changes, `prompts`: pairs of a step and the text from there on
 
-`meta.json` alone says how to predict it again. twists[f] is the body twist (right, down, forward m/s; then rad/s about
-the same axes) that takes frame f to frame f + 1; the last one, after which there is nothing, is zero.
+twists[f] is the body twist (right, down, forward in m/s, then rad/s about the same axes) from frame f to frame f + 1;
+the last one is zero.
 """
 
 import json
@@ -56,10 +56,28 @@ MAX_COMPANY = 256  # that an episode is predicted again in
 
 @dataclass(frozen=True, kw_only=True)
 class Meta:
-    """What a `meta.json` must hold besides its schema and the actions; it may say more. Raises ValueError.
+    """What `meta.json` must hold besides its schema and the actions; it may hold more.
 
-    world, device, env: of the environment; its keywords. batch: of each step the row in the batch it was predicted in,
-    and how many ran there. prompts: number of the step before which the prompt was changed, and to what.
+    Attributes:
+        world: name or folder.
+        weights_hash: of the world.
+        env: keywords of the environment.
+        seed: of the episode.
+        prompt: of the start.
+        intrinsics: fx, fy, cx, cy in pixels of the world's frames.
+        action_dtype: NumPy's name for the dtype of actions.
+        batch: for each step, the row in the batch it was predicted in, and the size of that batch.
+        fps: frames per second.
+        num_frames: frames of the video.
+        frames_sha256: of all frames before they were encoded.
+        versions: of libraries.
+        device: "cpu" or "cuda".
+        threads: of torch.
+        video: settings of `VideoWriter`.
+        prompts: numbers of the steps before which the prompt changed, and the new prompts.
+
+    Raises:
+        ValueError: for values out of range.
     """
 
     world: str
@@ -89,8 +107,18 @@ class Meta:
 
 
 class Step(NamedTuple):
-    """What one step of an environment leaves. frames: (F, H, W, 3) uint8. c2w: (F, 4, 4). batch_row: row in the batch
-    it was predicted in, and how many ran there. prompt: that it followed, None for the one of the step before."""
+    """The result of one step of an environment.
+
+    Attributes:
+        frames: (F, H, W, 3) uint8.
+        c2w: (F, 4, 4).
+        action: as an array.
+        reward: of the step.
+        terminated: whether the task ended the episode.
+        truncated: whether a limit ended the episode.
+        batch_row: the row in the batch that the step was predicted in, and the size of that batch.
+        prompt: of the step; None for that of the step before.
+    """
 
     frames: np.ndarray
     c2w: np.ndarray
@@ -108,13 +136,22 @@ class Step(NamedTuple):
 
 
 class EpisodeWriter(RolloutWriter):
-    """Context manager that writes the episode of `env`, which has just been reset, to a folder.
+    """A context manager that writes the episode of an environment that has just been reset.
 
-    config: what is to be said of the environment, as `env.config` or the keywords that made it; its world by name or
-    folder (TypeError for a loaded one). seed: what `begin` got. meta: what else is to be said of it. sheet and the
-    settings of the video: as for `RolloutWriter`.
-    Steps are added from any one thread: nothing of the environment is looked at after this. Leaving the block in any
-    way keeps the steps that are complete.
+    Leaving the block for any reason keeps the steps that are complete. `add` may be called from any one thread, because
+    the environment is read by the constructor only.
+
+    Args:
+        out_dir: folder of the episode, made if missing.
+        env: an environment after its reset.
+        config: settings of the environment for meta.json: `env.config`, or the keywords that made it.
+        seed: the seed that `begin` was given.
+        meta: further entries for meta.json.
+        options: "sheet" and the settings of the video, as of `RolloutWriter`.
+
+    Raises:
+        TypeError: for a config whose world is a loaded one.
+        OSError: as `RolloutWriter`.
     """
 
     names = (VIDEO, TRAJECTORY, ACTIONS, START, SHEET, META)
@@ -154,11 +191,11 @@ class EpisodeWriter(RolloutWriter):
 
     @property
     def chunks(self) -> int:
-        """Steps until now."""
+        """Steps so far."""
         return len(self._steps)
 
     def add(self, step: Step) -> None:
-        """Append a step, whole: Ctrl-C waits for it. Raises as `RolloutWriter.append`."""
+        """Append a step. Ctrl-C takes effect after the step is whole. Raises as `RolloutWriter.append`."""
         with postponed():
             if not self._steps:
                 self.append(self._image[None], np.eye(4)[None], self._pinhole)
@@ -199,14 +236,24 @@ class EpisodeWriter(RolloutWriter):
 
 @dataclass(frozen=True, eq=False)
 class RecordedEpisode:
-    """An episode on disk; what it holds is read when asked for. meta: as in `meta.json`."""
+    """An episode on disk. Its arrays are read when they are asked for.
+
+    Attributes:
+        folder: of the episode.
+        meta: contents of `meta.json`.
+    """
 
     folder: Path
     meta: dict[str, Any]
 
     @classmethod
     def open(cls, folder: str | os.PathLike) -> "RecordedEpisode":
-        """The episode in a folder. Raises FileNotFoundError, or ValueError for a meta.json that is none."""
+        """The episode in a folder.
+
+        Raises:
+            FileNotFoundError: where there is no meta.json.
+            ValueError: for a meta.json that is damaged or of another schema.
+        """
         folder = Path(folder)
         path = folder / META
         if not path.exists():
@@ -218,19 +265,24 @@ class RecordedEpisode:
             actions = meta.get("actions")
             known = read(Meta, {name: value for name, value in meta.items() if name != "actions"}, others=True)
             if not isinstance(actions, list) or len(actions) != len(known.batch):
-                raise ValueError("it must hold a list of actions, and of a row and a size of the batch of each")
+                raise ValueError("it must hold a list of actions, and as many pairs of row and size in batch")
         return cls(folder, meta)
 
     def frames(self) -> np.ndarray:
-        """(F, H, W, 3) uint8, decoded. Raises FileNotFoundError, ValueError."""
+        """Decode the video: (F, H, W, 3) uint8. Raises as `read_video`."""
         return read_video(self.folder / VIDEO)
 
     def trajectory(self) -> Trajectory:
-        """Raises FileNotFoundError, ValueError."""
+        """The camera path. Raises as `load_trajectory`."""
         return load_trajectory(self.folder / TRAJECTORY)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Those of `actions.npz`. Raises FileNotFoundError; ValueError for anything else, or unequal lengths."""
+        """The arrays of `actions.npz` by name, see the module's docstring.
+
+        Raises:
+            FileNotFoundError: where the file is missing.
+            ValueError: for a damaged file, or arrays with other lengths than meta.json says.
+        """
         names = {"actions": self.chunks, "rewards": self.chunks, "terminated": self.chunks, "truncated": self.chunks,
                  "twists": self.meta["num_frames"]}  # fmt: skip
         arrays = load_arrays(self.folder / ACTIONS, names)
@@ -241,20 +293,30 @@ class RecordedEpisode:
 
     @property
     def chunks(self) -> int:
-        """Steps."""
+        """Steps of the episode."""
         return len(self.meta["actions"])
 
     @property
     def config(self) -> EnvConfig:
-        """What its environment was made with. ValueError for what no environment can be made with."""
+        """The settings of its environment.
+
+        Raises:
+            ValueError: for settings that no environment has.
+        """
         meta = self.meta
         with explaining(f"{self.folder / META} does not describe an environment", (TypeError, ValueError)):
             return EnvConfig.from_plain({"world": meta["world"], "device": meta.get("device", "cpu"), **meta["env"]})
 
     def environment(self, world: str | None = None, device: str | None = None) -> SanaWMEnv:
-        """The environment it was recorded in, reset to its beginning. world, device: where these are elsewhere by now.
+        """The environment of the episode, reset to its start.
 
-        Raises ValueError for a world of other weights, and what loading it, the environment and its reset raise.
+        Args:
+            world: name or folder, if the world is elsewhere now; None as recorded.
+            device: of the world; None as recorded.
+
+        Raises:
+            ValueError: for a world with other weights, another start image, and as `SanaWMEnv` and its reset.
+            FileNotFoundError: for a start image or a world that is missing.
         """
         meta = self.meta
         config = replace(self.config, world=world or meta["world"])
@@ -267,7 +329,7 @@ class RecordedEpisode:
         start = self.folder / START
         image = start if start.is_file() else meta.get("source")
         if not isinstance(image, str | os.PathLike):
-            raise FileNotFoundError(f"The start image {start} is gone: put the file back.")
+            raise FileNotFoundError(f"The start image {start} does not exist: restore the file.")
         config, anchor = made.world.config, meta.get("anchor")
         begin(
             made,
@@ -278,14 +340,28 @@ class RecordedEpisode:
             anchor=None if anchor is None else Anchor.from_json(json.dumps(anchor)),
         )
         if made.state.slots[0].scene.key != meta.get("scene"):
-            raise ValueError(f"The start image {image} is not the one of {self.folder}: put the right one back.")
+            raise ValueError(
+                f"The start image {image} is not the one that {self.folder} was recorded with: restore that file."
+            )
         return made
 
     def replay(
         self, out_dir: str | os.PathLike | None = None, world: str | None = None, device: str | None = None
     ) -> Iterator[Step]:
-        """Predict it again, step by step, in batches of the shapes it was predicted in and with as many threads, and
-        write it anew to `out_dir`, if given. Raises as `environment` and `EpisodeWriter`."""
+        """Predict the episode again, in batches of the recorded shapes and with the recorded number of threads.
+
+        Args:
+            out_dir: folder where the episode is written again; None writes nothing.
+            world: as for `environment`.
+            device: as for `environment`.
+
+        Yields:
+            Each `Step`.
+
+        Raises:
+            ValueError: for an episode from a batch of more than `MAX_COMPANY`, and as `environment`.
+            OSError: as `EpisodeWriter`.
+        """
         meta = self.meta
         if (most := max(size for _, size in meta["batch"])) > MAX_COMPANY:
             raise ValueError(
@@ -312,7 +388,7 @@ class RecordedEpisode:
 
 
 def differences(a: RecordedEpisode, b: RecordedEpisode) -> list[str]:
-    """What differs between two episodes, a sentence each; none where all files are the same, byte for byte."""
+    """What differs between two episodes, a sentence each; an empty list if all files are the same, byte for byte."""
     changed = [name for name in FILES if file_sha256(a.folder / name) != file_sha256(b.folder / name)]
     if not changed:
         return []
@@ -333,13 +409,23 @@ def differences(a: RecordedEpisode, b: RecordedEpisode) -> list[str]:
 
 
 def begin(env: SanaWMEnv, image: Any, seed: int, **options: Any) -> None:
-    """Reset an environment to an image, so that one seed decides the rest: the noise and what the task draws. options:
-    those of `SanaWMEnv.reset`. Errors as there."""
+    """Reset an environment to a start image, with one seed for the noise and for what the task draws.
+
+    Args:
+        env: to reset.
+        image: a start image, as the option "scene" of `SanaWMEnv.reset`.
+        seed: of the episode.
+        options: further options of `SanaWMEnv.reset`.
+
+    Raises:
+        ValueError: as `SanaWMEnv.reset`.
+    """
     env.reset(seed=seed, options={"scene": image, "seed": seed} | options)
 
 
 def body_twists(c2w: np.ndarray, fps: float) -> np.ndarray:
-    """(F, 6) float32, metres and radians per second: the constant body twist (v, w) from each pose (F, 4, 4) to the
-    next; zero for the last."""
+    """The constant body twist (v, w) from each pose (F, 4, 4) to the next: (F, 6) float32, m/s and rad/s; zero for the
+    last.
+    """
     steps = RigidTransform.from_matrix(np.linalg.inv(c2w[:-1]) @ c2w[1:]).as_exp_coords()  # rotation first
     return np.concatenate((np.roll(steps, 3, axis=-1) * fps, np.zeros((1, 6)))).astype(np.float32)

@@ -1,5 +1,6 @@
-"""What exports to the formats of others share: a folder that is there whole or not at all, poses as vectors, looks at
-videos before the work."""
+"""Helpers that exports to other formats share: checks before the work, poses as vectors, and an output folder that
+appears whole or not at all.
+"""
 
 import errno
 import shutil
@@ -22,7 +23,15 @@ _SPARE_BYTES = 16 * 2**20
 
 
 class Look(NamedTuple):
-    """What a video says of itself: pixels, frames per second, codec, pixel format."""
+    """The format of a video.
+
+    Attributes:
+        height: of frames, in pixels.
+        width: likewise.
+        fps: frames per second.
+        codec: name of the codec.
+        pix_fmt: pixel format.
+    """
 
     height: int
     width: int
@@ -32,7 +41,7 @@ class Look(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> "Look":
-        """Raises as `open_video`, and ValueError for one without a rate."""
+        """The format of a video file. Raises as `open_video`, and ValueError for a video without a frame rate."""
         with open_video(path) as (_, stream):
             codec = stream.codec_context
             return cls(stream.height, stream.width, rate_of(path, stream), codec.name, codec.pix_fmt)
@@ -42,10 +51,11 @@ class Look(NamedTuple):
 
 
 def survey(dataset: Dataset) -> tuple[list[Row], Look]:
-    """The rows of all finished episodes and how each of their videos looks. Episodes with a missing or broken meta.json
-    or video are left out, which is logged.
+    """The finished episodes of a dataset, and the format that their videos share. Damaged episodes are left out, which
+    is logged.
 
-    Raises ValueError for a dataset without others, or with videos that do not look alike.
+    Raises:
+        ValueError: for a dataset without undamaged episodes, or with videos of several formats.
     """
     rows = dataset.finished()
     if not rows:
@@ -68,7 +78,7 @@ def survey(dataset: Dataset) -> tuple[list[Row], Look]:
 
 
 def check_some(dataset: Dataset, whole: Sized) -> None:
-    """ValueError where no episode of a dataset is whole."""
+    """ValueError if no episode of a dataset is undamaged."""
     if not whole:
         raise ValueError(f"No episode of {dataset.folder} can be exported: see `sanawm dataset validate`.")
 
@@ -76,7 +86,8 @@ def check_some(dataset: Dataset, whole: Sized) -> None:
 def camera_path(episode: RecordedEpisode) -> tuple[NDArray, NDArray, int]:
     """Poses (F, 4, 4) and intrinsics (F, 3, 3) of all frames of an episode, and the number of frames of a chunk.
 
-    Raises ValueError unless the frames are the start image and equal chunks, one for each step.
+    Raises:
+        ValueError: for an episode without them, or whose frames are not the start image and equal chunks.
     """
     path, frames, chunks = episode.trajectory(), episode.meta["num_frames"], episode.chunks
     if path.intrinsics is None or len(path.c2w) != frames:
@@ -88,15 +99,21 @@ def camera_path(episode: RecordedEpisode) -> tuple[NDArray, NDArray, int]:
 
 
 def pose_vectors(c2w: np.ndarray) -> np.ndarray:
-    """Poses (F, 4, 4) as the environment's `pose` observation has them: (F, 7) float32, position in metres and unit
-    quaternion x, y, z, w with w >= 0."""
+    """Poses (F, 4, 4) as the environment's `pose` observation: (F, 7) float32, position in metres and unit quaternion
+    x, y, z, w with w >= 0.
+    """
     quaternions = Rotation.from_matrix(c2w[:, :3, :3]).as_quat(canonical=True)
     return np.concatenate((c2w[:, :3, 3], quaternions), axis=-1).astype(np.float32)
 
 
 def check_vacant(out: Path, dataset: Dataset) -> None:
-    """Raises FileExistsError unless an export can begin at `out`, ValueError for a place in the dataset itself, and
-    what a place that cannot be written raises."""
+    """Check the place of an export before the work.
+
+    Raises:
+        FileExistsError: where `out` exists and is not an empty folder.
+        ValueError: for a place inside the dataset.
+        OSError: for a place that cannot be written.
+    """
     check_outside(out, dataset.folder)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise FileExistsError(f"{out} exists already: give another place for the export, or remove it.")
@@ -104,13 +121,17 @@ def check_vacant(out: Path, dataset: Dataset) -> None:
 
 
 def check_room(folder: Path, nbytes: int) -> None:
-    """Raises OSError unless so many bytes, and some, are free on the disk of a folder: HDF5 does not survive a full
-    one."""
+    """Check that a disk has room for so many bytes and some more, because HDF5 files are damaged by a full disk.
+
+    Raises:
+        OSError: where it has not.
+    """
     if shutil.disk_usage(folder).free < nbytes + _SPARE_BYTES:
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def appearing(out: Path) -> replacing_folder:
-    """`with appearing(out) as folder`: what was made in `folder` becomes the new folder `out`; on any exception it goes
-    away. A second export to the same place is refused."""
+    """A context manager: `with appearing(out) as folder` makes `folder` the new folder `out` at the end, and deletes it
+    on any exception. A second export to the same place is refused.
+    """
     return replacing_folder(out, alone=True, anew=True)

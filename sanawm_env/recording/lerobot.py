@@ -1,27 +1,28 @@
-"""A dataset as a LeRobotDataset v3.0, the format of `lerobot`, read by it and by much of the embodied-AI field.
+"""Export a dataset as a LeRobotDataset v3.0, the format of the library `lerobot`.
 
-    meta/info.json                                        features, counts, how the files are named
+    meta/info.json                                        features, counts, patterns of file names
     meta/stats.json, meta/tasks.parquet                   of the whole dataset
-    meta/episodes/chunk-000/file-000.parquet              a row per episode: where its rows and frames lie, its stats
+    meta/episodes/chunk-000/file-000.parquet              a row per episode: where its rows and frames are, statistics
     data/chunk-000/file-000.parquet                       a row per frame
     videos/observation.images.camera/chunk-000/...mp4     the frames of many episodes
     README.md                                             a dataset card; it names the rows for `datasets.load_dataset`
 
-A row is a frame f, F = 24 n + 1 to an episode: frame 0 is the start image, frame 24 k ends step k.
+A row is a frame f, and an episode has F = 24 n + 1 frames: frame 0 is the start image, frame 24 k ends step k.
 
     observation.images.camera   the frame
     observation.state           (7,) camera-to-world pose relative to frame 0: x y z in metres, quaternion x y z w
-    action                      (6,) body twist, m/s and rad/s, that takes frame f to f + 1; zero on the last row
-    next.reward                 of step k on row 24 k - 1, whose action completes it; zero elsewhere
-    next.done                   true on the last row
+    action                      (6,) body twist, m/s and rad/s, from frame f to f + 1; zero in the last row
+    next.reward                 of step k in row 24 k - 1, whose action completes it; zero elsewhere
+    next.done                   true in the last row
     sanawm.c2w                  (16,) the pose as a matrix, row by row
     sanawm.intrinsics           (4,) fx fy cx cy in pixels of the video
     sanawm.chunk_index          0 for the start image, k for the frames of step k
 
-Axes are OpenCV's: x right, y down, z forward. The task of an episode is its prompt, or else its camera script.
+Axes are OpenCV's: x right, y down, z forward. The task of an episode is its prompt, or its camera script if it has
+none.
 
-Videos are joined by copying packets; nothing is encoded anew. Written from the format's description and what lerobot
-0.6.1 does with it (benchmarks/lerobot_readback.py reads an export with the real one); lerobot itself is not needed.
+Videos are joined by copying packets, without encoding. Written from the format's description and the behaviour of
+lerobot 0.6.1 (benchmarks/lerobot_readback.py reads an export with it); lerobot itself is not needed.
 """
 
 import json
@@ -69,19 +70,24 @@ Stats = dict[str, np.ndarray]
 
 
 class Column(NamedTuple):
-    """A column of the data files. names: of its components; None for a single number."""
+    """A column of the data files.
+
+    Attributes:
+        dtype: name of NumPy's dtype.
+        names: of its components; None for a single number.
+    """
 
     dtype: str
     names: tuple[str, ...] | None = None
 
     @property
     def width(self) -> int:
-        """Numbers of a row."""
+        """Numbers per row."""
         return len(self.names) if self.names else 1
 
     @property
     def feature(self) -> dict[str, Any]:
-        """As info.json describes it."""
+        """The column as info.json describes it."""
         return {"dtype": self.dtype, "shape": [self.width], "names": list(self.names) if self.names else None}
 
 
@@ -109,16 +115,28 @@ def export_lerobot(
     video_file_mb: float = 200,
     files_per_chunk: int = 1000,
 ) -> Generator[Row]:
-    """Write all finished episodes of a dataset to the new folder `out`; the rows of episodes as they are written.
+    """Write all finished episodes of a dataset to the new folder `out`.
 
-    It lies in the folder `out.part` until the iterator has come to its end. One episode at a time is held,
-    and one frame of it. data_file_mb, video_file_mb: files are begun anew before they grow larger (one episode always
-    fits). files_per_chunk: files in a folder. Episodes whose files are gone, damaged or do not agree are left out,
+    Checks are made by the call itself, the work by the iterator that it returns. Until the iterator ends, files are in
+    the folder `out.part`. One episode and one of its frames are in memory at a time. Damaged episodes are left out,
     which is logged.
 
-    Raises, at once: ImportError without pyarrow, FileExistsError where `out` holds something, ValueError for settings
-    that are not above zero, no episodes, or episodes whose videos differ in size or frame rate. While it runs:
-    OSError for a full disk, ValueError where all episodes are damaged.
+    Args:
+        dataset: to export.
+        out: a new or empty folder.
+        data_file_mb: size in MB at which another data file is begun; one episode always fits.
+        video_file_mb: the same for videos.
+        files_per_chunk: files in a folder.
+
+    Yields:
+        The row of each episode after it is written.
+
+    Raises:
+        ImportError: without pyarrow.
+        FileExistsError: where `out` has contents.
+        ValueError: for settings that are not above zero, a dataset without undamaged episodes, videos of different
+            formats, or a frame rate that is no whole number.
+        OSError: for example when the disk is full.
     """
     with needing("Exporting to LeRobot needs pyarrow", "data"):
         import pyarrow.parquet  # noqa: F401
@@ -129,7 +147,9 @@ def export_lerobot(
         )
     rows, look = survey(dataset)
     if look.fps.denominator != 1:
-        raise ValueError(f"LeRobot counts whole frames per second, {dataset.folder} has {float(look.fps):g}.")
+        raise ValueError(
+            f"LeRobot needs a whole number of frames per second, {dataset.folder} has {float(look.fps):g}."
+        )
     out = Path(out)
     check_vacant(out, dataset)
     limits = {
@@ -156,7 +176,7 @@ def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, limits: di
                     task = episode.meta["prompt"] or str(episode.meta.get("camera", ""))
                     columns = _columns(episode, number, first, tasks.get(task, len(tasks)), int(look.fps))
                     frames = len(columns["index"])
-                    stats = {CAMERA: picture_stats(episode, frames)}
+                    stats = {CAMERA: image_stats(episode, frames)}
                 except (OSError, ValueError) as error:
                     leave_out(row, error)
                     continue
@@ -210,18 +230,27 @@ def _columns(episode: RecordedEpisode, number: int, first: int, task: int, fps: 
 
 
 def vector_stats(values: np.ndarray) -> Stats:
-    """Statistics over the rows of (F,) or (F, width), each (width,) float64, and their count (1,)."""
+    """Statistics over the rows of (F,) or (F, width): "min", "max", "mean", "std" and quantiles, (width,) float64 each,
+    and "count" (1,).
+    """
     values = values.reshape(len(values), -1).astype(np.float64)
     stats = {"min": values.min(0), "max": values.max(0), "mean": values.mean(0), "std": values.std(0)}
     quantiles = np.quantile(values, list(QUANTILES.values()), axis=0)
     return stats | {"count": np.array([len(values)])} | dict(zip(QUANTILES, quantiles, strict=True))
 
 
-def picture_stats(episode: RecordedEpisode, frames: int) -> Stats:
-    """Statistics of the colours, (3, 1, 1) each, black 0 and white 1, from evenly spaced frames of the video.
+def image_stats(episode: RecordedEpisode, frames: int) -> Stats:
+    """Statistics of the colours of a video, (3, 1, 1) each, from 0 (black) to 1 (white), over evenly spaced frames.
 
-    How many frames, and which of their pixels, as lerobot has it; their colours are counted, so that one frame at a
-    time is held. ValueError if the video has not so many frames.
+    The number of frames and the stride of pixels are lerobot's. Colours are counted, so that one frame is in memory at
+    a time.
+
+    Args:
+        episode: its video is decoded.
+        frames: the number of frames that it must have.
+
+    Raises:
+        ValueError: for a video with another number of frames, or that cannot be decoded.
     """
     most = max(min(frames, 100), min(int(frames**0.75), 10_000))
     chosen = set(np.linspace(0, frames - 1, most).round().astype(int).tolist())
@@ -248,7 +277,7 @@ def picture_stats(episode: RecordedEpisode, frames: int) -> Stats:
 
 
 def pool(a: Stats, b: Stats) -> Stats:
-    """Statistics of two sets of rows together. Quantiles become means, weighted by the counts, as in lerobot."""
+    """Statistics of two sets of rows together. Quantiles become means weighted by the counts, as in lerobot."""
     count = a["count"] + b["count"]
     share = b["count"] / count
     pooled = {name: a[name] + share * (b[name] - a[name]) for name in ("mean", *QUANTILES)}
@@ -261,14 +290,14 @@ def pool(a: Stats, b: Stats) -> Stats:
 
 
 class _Place(NamedTuple):
-    """Where something lies: folder and file in it, both counted."""
+    """The folder and the file in it, both numbered."""
 
     chunk: int
     file: int
 
     @classmethod
     def of(cls, number: int, per_folder: int) -> "_Place":
-        """Of the file of that number."""
+        """The place of the file with that number."""
         return cls(*divmod(number, per_folder))
 
     def path(self, folder: Path, pattern: str) -> Path:
@@ -283,7 +312,7 @@ class _Place(NamedTuple):
 
 
 class _Tables(AbstractContextManager):
-    """Context manager: Parquet files of at most so many bytes, as many as it takes; a row group for each table."""
+    """A context manager that writes Parquet files of at most `most_bytes`, with a row group per table."""
 
     def __init__(self, folder: Path, pattern: str, most_bytes: float, per_folder: int):
         self._folder, self._pattern, self._most, self._per_folder = folder, pattern, most_bytes, per_folder
@@ -298,7 +327,7 @@ class _Tables(AbstractContextManager):
                 writer.close()
 
     def write(self, table: "pyarrow.Table", label: str = "") -> _Place:
-        """Append a table; where it went. label: of columns to add that say so."""
+        """Append a table, and return its place. label: prefix of two columns that are added for the place."""
         import pyarrow
         from pyarrow import parquet
 
@@ -318,7 +347,7 @@ class _Tables(AbstractContextManager):
 
 
 class _EpisodeRows(AbstractContextManager):
-    """Context manager: the rows of meta/episodes, written some at a time."""
+    """A context manager that writes the rows of meta/episodes, some at a time."""
 
     def __init__(self, folder: Path, most_bytes: float, per_folder: int):
         self._tables = _Tables(folder, EPISODES, most_bytes, per_folder)
@@ -342,7 +371,7 @@ class _EpisodeRows(AbstractContextManager):
 
 
 class _Videos(AbstractContextManager):
-    """Context manager: videos of at most so many bytes, joined from those of episodes, as many as it takes."""
+    """A context manager that joins the videos of episodes into videos of at most `most_bytes`."""
 
     def __init__(self, folder: Path, most_bytes: float, per_folder: int):
         self._folder, self._most, self._per_folder = folder, most_bytes, per_folder
@@ -355,7 +384,7 @@ class _Videos(AbstractContextManager):
             self._out[0].close()
 
     def write(self, path: Path, frames: int) -> dict[str, Any]:
-        """Append a video of so many frames; what meta/episodes says of it."""
+        """Append a video of so many frames, and return its place and times as meta/episodes names them."""
         size = path.stat().st_size
         with open_video(path) as (source, stream):
             # what decoders read once at the front of a file: where it differs, packets cannot follow on each other
@@ -398,7 +427,7 @@ def _table(columns: Mapping[str, np.ndarray]) -> "pyarrow.Table":
 
 
 def _write_tasks(path: Path, tasks: list[str]) -> None:
-    """The texts of tasks in the order of their numbers; they are the index of a table that pandas reads."""
+    """Write the texts of tasks in the order of their numbers, as the index of a table for pandas."""
     import pyarrow
     from pyarrow import parquet
 
@@ -442,7 +471,7 @@ def _info(look: Look, counts: dict[str, int], limits: dict[str, Any]) -> dict[st
 
 
 def _card(dataset: Dataset, look: Look, counts: dict[str, int]) -> str:
-    """A card as dataset hubs read it. Without `configs`, `datasets` would take the tables of meta/ for rows too."""
+    """A dataset card for hubs. Without `configs`, `datasets` would also take the tables of meta/ for rows."""
     world = json.dumps({name: dataset.header.get(name) for name in ("world", "weights_hash")})
     return f"""---
 license: unknown
@@ -467,9 +496,9 @@ written by sanawm-env. No licence was chosen for it: name yours above before you
 
 A row is a frame; `meta/info.json` has the features. `action` is the body twist to the next frame in m/s and rad/s,
 `observation.state` the camera-to-world pose relative to frame 0 (metres; quaternion x y z w), axes OpenCV's. The
-pictures are in `videos/{CAMERA}`.
+images are in `videos/{CAMERA}`.
 
-    LeRobotDataset("name", root="this folder")          # lerobot: rows with their pictures
+    LeRobotDataset("name", root="this folder")          # lerobot: rows with their images
     datasets.load_dataset("this folder")                # datasets: the rows alone
 """
 

@@ -1,8 +1,8 @@
-"""A dataset as a Minari dataset, for offline reinforcement learning: a frame and a pose per step, not 24 frames.
+"""Export a dataset as a Minari dataset, for offline reinforcement learning: one frame and pose per step, not 24.
 
 An observation is a Dict: rgb (H, W, 3) uint8, the start image and then the last frame of each chunk, decoded from the
 video; pose (7,) float32 relative to frame 0, position in metres and quaternion x, y, z, w. Actions, rewards,
-terminations and truncations are the environment's own, one per step.
+terminations and truncations are the environment's, one per step.
 """
 
 import os
@@ -35,28 +35,41 @@ from sanawm_env.recording.exports import (
 from sanawm_env.recording.rollout import VIDEO
 from sanawm_env.recording.video import iterate_video
 from sanawm_env.simulation.tasks import Task
+from sanawm_env.system.files import brief
 from sanawm_env.system.packages import needing
 from sanawm_env.system.saving import write_text
 from sanawm_env.world.folders import config_of
 
 
 def export_minari(dataset: Dataset, dataset_id: str, out: str | os.PathLike, *, jpeg: bool = False) -> Generator[Row]:
-    """Write all finished episodes of a dataset to the Minari dataset `dataset_id`, such as "sanawm/nano-v0", under
-    `out`; the rows of episodes as they are written.
+    """Write all finished episodes of a dataset to a Minari dataset.
 
-    Nothing is written elsewhere: `minari.load_dataset(dataset_id)` finds it with MINARI_DATASETS_PATH set to `out`,
-    `minari.MinariDataset(out / dataset_id / "data")` without. Its folder has another name until the iterator has come
-    to its end. One episode's frames are held at a time. jpeg: store frames as JPEG, smaller, not quite as decoded.
-    Actions are in the dtype of the action space, and twists cut to it, as the environment takes them. If one
-    environment made all episodes, whatever their length, `recover_environment()` makes it, with observations of this
-    kind and size; its id is that of the task, `SanaWM/Walk-v0` without one. Goals are no part of the dataset. Episodes
-    whose files are gone, damaged or do not agree are left out, which is logged.
+    Checks are made by the call itself, the work by the iterator that it returns. The dataset is the folder
+    `out / dataset_id`, which has another name until the iterator ends. `minari.load_dataset(dataset_id)` finds it if
+    MINARI_DATASETS_PATH is `out`; `minari.MinariDataset(out / dataset_id / "data")` reads it without.
 
-    Raises, at once: ImportError without Minari, ValueError for an id that is none, for no episodes or ones whose
-    videos differ, FileExistsError where the dataset is already. While it runs: OSError for a full disk, ValueError
-    where all episodes are damaged.
+    Actions have the dtype of the action space, and twists are clipped to it, as the environment does. If all episodes
+    are of one environment (their lengths may differ), `recover_environment()` makes it, with observations of this kind
+    and size; its id is that of its task. Goals are not part of the dataset. The frames of one episode are in memory at
+    a time. Damaged episodes are left out, which is logged.
+
+    Args:
+        dataset: to export.
+        dataset_id: such as "sanawm/nano-v0".
+        out: folder of Minari datasets.
+        jpeg: whether frames are stored as JPEG: smaller, and not quite as decoded.
+
+    Yields:
+        The row of each episode after it is written.
+
+    Raises:
+        ImportError: without Minari.
+        ValueError: for another form of id, an unknown action mode, a dataset without undamaged episodes, or videos of
+            different formats.
+        FileExistsError: where the Minari dataset exists.
+        OSError: for example when the disk is full.
     """
-    with needing("Exporting to Minari needs it", "data"):
+    with needing("Exporting to Minari needs minari and h5py", "data"):
         import h5py  # noqa: F401
         import minari  # noqa: F401
         from minari.dataset.minari_dataset import parse_dataset_id
@@ -65,7 +78,7 @@ def export_minari(dataset: Dataset, dataset_id: str, out: str | os.PathLike, *, 
         parse_dataset_id(dataset_id)
     except (ValueError, TypeError):
         raise ValueError(
-            f'An id of a Minari dataset is like "sanawm/nano-v0", with a version at the end, got {dataset_id!r}.'
+            f'The id of a Minari dataset must be like "sanawm/nano-v0", with a version, got {brief(dataset_id)}.'
         ) from None
     rows, look = survey(dataset)
     check_vacant(Path(out) / dataset_id, dataset)
@@ -110,14 +123,23 @@ def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, dataset_id
 
 
 def observation_space(height: int, width: int) -> spaces.Dict:
-    """Of a dataset without an environment, positions unbounded; height and width of the video."""
+    """The observation space of a dataset whose environment is not known; positions are unbounded.
+
+    Args:
+        height: of the video, in pixels.
+        width: of the video, in pixels.
+    """
     bound = np.array([np.inf] * 3 + [1] * 4, np.float32)
     picture = spaces.Box(0, 255, (height, width, 3), np.uint8)
     return spaces.Dict(rgb=picture, pose=spaces.Box(-bound, bound, dtype=np.float32))
 
 
 def action_space(dataset: Dataset) -> spaces.Space:
-    """Of the environment a dataset was collected in, by its action mode. ValueError for one that is not known."""
+    """The action space of a dataset, by its action mode.
+
+    Raises:
+        ValueError: for an unknown action mode.
+    """
     mode, frames = dataset.header["action_mode"], dataset.header["chunk_frames"]
     if mode == "twist":
         return spaces.Box(-1, 1, (6,), np.float32)
@@ -127,7 +149,7 @@ def action_space(dataset: Dataset) -> spaces.Space:
         return spaces.Discrete(len(WALKING_TURNS))
     if mode == "poses":
         return spaces.Box(-np.inf, np.inf, (frames, 4, 4), np.float32)
-    raise ValueError(f"{dataset.folder} has the unknown action_mode {mode!r}.")
+    raise ValueError(f"{dataset.folder} has the unknown action_mode {brief(mode)}.")
 
 
 def _buffer(episode: RecordedEpisode, poses: spaces.Box, space: spaces.Space) -> Any:
@@ -155,7 +177,7 @@ def _buffer(episode: RecordedEpisode, poses: spaces.Box, space: spaces.Space) ->
 
 
 def _config(dataset: Dataset, rows: list[Row]) -> EnvConfig | None:
-    """Of the environment of all episodes, as long as the longest; None if they are not of one."""
+    """The config of the environment of all episodes, as long as the longest; None if there are several."""
     try:
         configs = [RecordedEpisode.open(dataset.folder / row.episode).config for row in rows]
     except ValueError:
@@ -166,7 +188,7 @@ def _config(dataset: Dataset, rows: list[Row]) -> EnvConfig | None:
 
 
 def _environment(config: EnvConfig | None, look: Look) -> EnvSpec | None:
-    """How gymnasium makes the environment of these settings, with observations like those of the dataset."""
+    """The spec of the environment, with observations like those of the dataset."""
     if config is None:
         return None
     ids = [spec for spec in registry.values() if spec.namespace == "SanaWM" and spec.kwargs == {"task": config.task}]
@@ -175,7 +197,7 @@ def _environment(config: EnvConfig | None, look: Look) -> EnvSpec | None:
 
 
 def _observed(made: EnvConfig | None, look: Look) -> spaces.Dict:
-    """What that environment observes besides its goal; without bounds where its world is not on this machine."""
+    """The observation space of the environment without its goal; unbounded where its world is not on this machine."""
     boundless = observation_space(look.height, look.width)
     if made is None:
         return boundless

@@ -1,4 +1,4 @@
-"""A dataset at a glance: a sheet of some episodes, and all camera paths from above."""
+"""An overview of a dataset: a contact sheet of some episodes, and all camera paths from above."""
 
 from itertools import islice
 from pathlib import Path
@@ -24,12 +24,19 @@ LEGEND = 20  # cameras that are told apart
 
 
 def preview(dataset: Dataset, out: Path) -> tuple[list[Path], int]:
-    """Write `preview.png` and `trajectories.png` to a folder: their paths, and how many damaged episodes were found and
-    left out, which is logged. Raises ValueError for a dataset without others, ImportError without matplotlib."""
+    """Write preview.png and trajectories.png to the folder `out`. Damaged episodes are left out, which is logged.
+
+    Returns:
+        The paths of both files, and the number of damaged episodes that were found.
+
+    Raises:
+        ValueError: for a dataset without undamaged episodes.
+        ImportError: without matplotlib.
+    """
     figure = figure_class()((8, 6), layout="constrained")
     rows = dataset.finished()
     if not rows:
-        raise ValueError(f"There is no episode in {dataset.folder} yet: collect some first.")
+        raise ValueError(f"The dataset {dataset.folder} has no finished episodes: collect some first.")
     shown = [rows[i] for i in evenly_spaced(len(rows), ROWS)]
     frames, labels, damaged = [], [], set()
     for row in shown:
@@ -54,7 +61,7 @@ def preview(dataset: Dataset, out: Path) -> tuple[list[Path], int]:
 
 
 def _draw_paths(figure: "Figure", dataset: Dataset, rows: list[Row], path: Path) -> set[str]:
-    """Write it; the episodes that are not in it."""
+    """Write the camera paths, and return the episodes that are not among them."""
     from matplotlib import colormaps
 
     names, damaged = list(dict.fromkeys(row.camera for row in rows)), set()

@@ -1,7 +1,8 @@
-"""What any clip leaves behind (`camera.trajectory` reads its trajectory back); `episode` adds what makes it repeatable.
+"""Write a clip to a folder: video.mp4, trajectory.npz, contact_sheet.png and meta.json. `episode` adds what is needed
+to repeat it.
 
-`video.mp4`, `trajectory.npz` (keys of SANA-WM-Bench, camera spec section 7.1), `contact_sheet.png` and `meta.json`.
-Frame 0, the start image, is in the video: n chunks give F = 24 n + 1 frames, and frame f was taken at c2w[f].
+The keys of trajectory.npz are those of SANA-WM-Bench (camera reference, section 7.1); `camera.trajectory` reads it.
+Frame 0, the start image, is in the video: n chunks give F = 24 n + 1 frames, and c2w[f] is the pose of frame f.
 """
 
 import hashlib
@@ -33,21 +34,31 @@ _SHEET_COLUMNS, _SHEET_ROWS = 5, 3
 
 
 class RolloutWriter:
-    """Context manager that collects frames and poses and leaves its files in `out_dir`.
+    """A context manager that takes frames and poses, and writes the files of a clip to `out_dir`.
 
-    Creating one checks that the folder can be written, so that a rollout fails before the work and not after it.
-    Memory holds poses and a few thumbnails, however long the rollout. Leaving the block in any way, Ctrl-C included,
-    finishes the files with what has been appended; those of an earlier rollout are replaced, all together, and stay as
-    they are where that cannot be done. Without frames, nothing is written. Until then the files lie in the folder
-    `video.mp4.part` in `out_dir`; who comes to a folder while another writer is at work there is refused.
+    The constructor checks that the folder can be written, so that a rollout fails before the work. Poses and a few
+    thumbnails are in memory, however long the rollout. Leaving the block for any reason, Ctrl-C included, finishes the
+    files with the frames appended so far. Until then they are in the folder `video.mp4.part` in `out_dir`. The files of
+    an earlier rollout are replaced together, and stay where that fails. Without frames, nothing is written.
 
-    out_dir: the folder, made if missing. fps: of the video. sheet: whether to draw the contact sheet.
-    meta: what goes into `meta.json`; `writer.meta` may be added to until the block ends. Its "title", if any, heads the
-        contact sheet. Added at the end: fps, num_frames, interrupted, versions, and the SHA-256 of all frames as they
-        were given (`frames_sha256`).
-    video: the settings of `VideoWriter`; they are in the meta too, as `files`, SHA-256 of what was written.
-    Raises NotADirectoryError, IsADirectoryError, PermissionError or OSError (no space), one sentence each; where it is
-    entered, BlockingIOError for a folder that another writer is filling.
+    meta.json gets fps, num_frames, interrupted, versions, the settings of the video, the SHA-256 of all frames as they
+    were given (`frames_sha256`) and those of the files (`files`).
+
+    Args:
+        out_dir: the folder, made if missing.
+        fps: frames per second.
+        meta: further entries for meta.json; `writer.meta` may be extended until the block ends. Its "title" heads the
+            contact sheet.
+        sheet: whether to draw the contact sheet.
+        video: settings of `VideoWriter`.
+
+    Raises:
+        NotADirectoryError: where `out_dir` is a file.
+        IsADirectoryError: where one of the files is a folder.
+        PermissionError: for a folder that must not be written.
+        OSError: for example when the disk is full.
+        ValueError: for settings of the video out of range.
+        BlockingIOError: on entering, while another writer writes to the folder.
     """
 
     names: tuple[str, ...] = (VIDEO, TRAJECTORY, SHEET, META)
@@ -96,11 +107,17 @@ class RolloutWriter:
             self._video = VideoWriter(self._part / VIDEO, fps=self.fps, **self._how)
 
     def append(self, frames: np.ndarray, c2w: np.ndarray, intrinsics: np.ndarray) -> None:
-        """Add N frames: the start image first (N = 1), then clip after clip (N = 24).
+        """Add N frames: first the start image (N = 1), then clip after clip (N = 24).
 
-        frames: (N, H, W, 3) uint8. c2w: (N, 4, 4). intrinsics: (3, 3) or (N, 3, 3) matrices in pixels of the frames;
-            the file holds them in pixels of the video, which is `upscale` times as large.
-        Raises ValueError for other shapes, OSError when the video cannot be written.
+        Args:
+            frames: (N, H, W, 3) uint8.
+            c2w: (N, 4, 4) camera-to-world matrices.
+            intrinsics: (3, 3) or (N, 3, 3) matrices in pixels of the frames. The file has them in pixels of the video,
+                which is `upscale` times as large.
+
+        Raises:
+            ValueError: for other shapes.
+            OSError: where the video cannot be written.
         """
         frames, c2w, intrinsics = np.asarray(frames), np.asarray(c2w), np.asarray(intrinsics)
         count = len(frames) if frames.ndim else 0
@@ -126,8 +143,17 @@ class RolloutWriter:
             self._thumbnails.add(first, written)
 
     def glance(self, most: int = _MOST_THUMBNAILS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Evenly spaced frames so far, the last among them: indices (K,), frames (K, h, w, 3) at most 320 wide, and
-        their c2w (K, 4, 4). ValueError before the first frame."""
+        """Evenly spaced frames so far, the last one included.
+
+        Args:
+            most: the largest number of frames.
+
+        Returns:
+            Indices (K,), frames (K, h, w, 3) uint8 at most 320 pixels wide, and their c2w (K, 4, 4).
+
+        Raises:
+            ValueError: before the first frame.
+        """
         indices, frames = self._thumbnails.pick(most)
         return indices, frames, self._poses()[indices]
 
@@ -139,7 +165,7 @@ class RolloutWriter:
         self.__exit__(None, None, None)
 
     def abandon(self) -> None:
-        """Leave nothing of it: the folder goes away."""
+        """Delete the folder."""
         self._video.discard()
         self._saving.discard()
         self._claim.__exit__()
@@ -158,7 +184,7 @@ class RolloutWriter:
             self._claim.__exit__()
 
     def _write(self, folder: Path, interrupted: bool) -> None:
-        """All files but the video."""
+        """Write all files but the video."""
         c2w, intrinsics = self._poses(), np.concatenate(self._intrinsics)[: self.num_frames]
         intrinsics[:, :2] *= self._upscale  # pixels of the video
         np.savez_compressed(
@@ -190,7 +216,7 @@ class RolloutWriter:
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions that decide what a rollout looks like; nothing is imported to find them."""
+    """Versions of what decides the bytes of a rollout; nothing is imported."""
     return {
         "sanawm_env": metadata.version("sanawm-env"),
         "torch": metadata.version("torch"),
@@ -201,7 +227,7 @@ def versions() -> dict[str, str]:
 
 
 class _Thumbnails:
-    """Evenly spaced small copies of a stream of unknown length, and always of its last frame."""
+    """Evenly spaced small copies of a stream of unknown length, its last frame included."""
 
     def __init__(self):
         self._stride = 1
@@ -228,10 +254,18 @@ class _Thumbnails:
 
 
 def check_writable(out_dir: Path, names: tuple[str, ...] = ()) -> None:
-    """Make the folder and try to write there, so that a command fails before its work and not after it.
+    """Make a folder, and check that it can be written and has at least 64 MB free, so that a command fails before its
+    work.
 
-    Raises NotADirectoryError, IsADirectoryError (one of the file `names` is a folder), PermissionError or OSError (no
-    space; one of the `names` is no regular file), one sentence each.
+    Args:
+        out_dir: the folder.
+        names: files in it that will be written.
+
+    Raises:
+        NotADirectoryError: where the folder is a file.
+        IsADirectoryError: where one of the files is a folder.
+        PermissionError: for a folder that must not be written.
+        OSError: for a full disk, or a file of these names that is no regular file.
     """
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
@@ -250,7 +284,9 @@ def check_writable(out_dir: Path, names: tuple[str, ...] = ()) -> None:
 
 
 def to_json(facts: Mapping[str, Any]) -> str:
-    """JSON with a line for each fact: long lists do not make it unreadable."""
+    """JSON with one line per entry, so that long lists do not make it unreadable. Values other than JSON's are written
+    as lists (NumPy arrays) or text.
+    """
     lines = [f"  {json.dumps(str(name))}: {json.dumps(value, default=_plain)}" for name, value in facts.items()]
     return "{\n" + ",\n".join(lines) + "\n}\n"
 

@@ -1,12 +1,12 @@
-"""The clips that `scores` measures: videos with the paths that their cameras were told to take, wherever they lie.
+"""Find the clips that `scores` measures: videos with the camera paths that they were made for.
 
     a dataset        its finished episodes
     other folders    videos, each with its trajectory: `trajectory.npz` beside a `video.mp4`, as rollouts leave them;
-                     NAME.npz, .npy, .txt, .json or a folder NAME beside NAME.mp4; a model of COLMAP (sparse) or
+                     NAME.npz, .npy, .txt, .json or a folder NAME beside NAME.mp4; a COLMAP model (sparse) or
                      transforms.json in the folder of a single video
-    SANA-WM-Bench    videos SPLIT/ID.mp4, and the benchmark's folder, which holds their paths (camera reference, 7.1)
+    SANA-WM-Bench    videos SPLIT/ID.mp4, and the benchmark's folder with their paths (camera reference, 7.1)
 
-`truth.mp4` beside a video shows what should have been seen, frame for frame.
+`truth.mp4` beside a video shows what it should show, frame by frame.
 """
 
 import json
@@ -37,9 +37,17 @@ MAX_BENCH_BYTES = 2**28
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A video and the file or folder of its path. name, split: in tables. bench: whether it is one of SANA-WM-Bench's,
-    which is compared over the frames that both have; skip_first: and without its first sample, since the refiner leaves
-    out frame 0. pairs: of frames at which the benchmark's camera comes back."""
+    """A video and its camera path.
+
+    Attributes:
+        name: of the clip.
+        split: the group that it is averaged in.
+        video: file.
+        trajectory: file or folder.
+        bench: whether it is of SANA-WM-Bench: then frames without a pose, and poses without a frame, are left out.
+        skip_first: whether the first sample is left out, because the refiner does not return frame 0.
+        pairs: pairs of frames at which the benchmark's camera returns to a view.
+    """
 
     name: str
     split: str
@@ -50,16 +58,25 @@ class Clip:
     pairs: tuple[Mapping[str, Any], ...] = ()
 
     def read(self, interval: int) -> "Sampled":
-        """Every `interval`-th frame, with its pose. Raises ValueError or OSError in one sentence."""
+        """Read every `interval`-th frame with its pose.
+
+        Raises:
+            ValueError: for a video or path that is damaged, too short or too long, or where they have different
+                lengths.
+            OSError: for files that cannot be read.
+        """
         meta = self._meta()
         path, count = load_trajectory(self.trajectory), len(frame_times(self.video))
         if len(path.c2w) != count and not self.bench:
-            raise ValueError(f"{self.video} has {count} frames and {len(path.c2w)} poses: they must be as many.")
+            raise ValueError(f"{self.video} has {count} frames and {len(path.c2w)} poses: the numbers must be equal.")
         upscale = _upscale(meta)
         first = interval if self.skip_first else 0
         frames = _every(self.video, interval, upscale, range(first, min(count, len(path.c2w))))
         if len(frames) < 3:
-            raise ValueError(f"{self.video} has {count} frames, of which {len(frames)} are looked at: too few.")
+            raise ValueError(
+                f"{self.video} has {count} frames, of which {len(frames)} are sampled: at least 3 are needed, sample "
+                "more of them (--interval)."
+            )
         height, width = (upscale * side for side in frames.shape[1:3])
         c2w = path.c2w[first::interval][: len(frames)]
         intrinsics = path.intrinsics_for(width, height)
@@ -79,9 +96,16 @@ class Clip:
 
 @dataclass(frozen=True, eq=False)
 class Sampled:
-    """Frames of a clip and what is known of them. c2w: (n, 4, 4) float64, relative to the first of them. frames: (n, H,
-    W, 3) uint8, as large as the world made them. intrinsics: (n, 3, 3) of these, None where they are not known. anchor:
-    of the first one, where a known place is shown. total: frames of the video. truth: (n, H, W, 3) uint8, or None."""
+    """Sampled frames of a clip, and what is known about them.
+
+    Attributes:
+        c2w: (n, 4, 4) float64, relative to the first sample.
+        frames: (n, H, W, 3) uint8, in the world's size.
+        intrinsics: (n, 3, 3) in pixels of the frames; None where they are not known.
+        anchor: of the first sample; None where the place is not known.
+        total: frames of the video.
+        truth: (n, H, W, 3) uint8 frames of `truth.mp4`; None without it.
+    """
 
     c2w: np.ndarray
     frames: np.ndarray
@@ -92,9 +116,15 @@ class Sampled:
 
 
 def find_clips(folder: Path, bench: Path | None = None) -> list[Clip]:
-    """The clips in a folder, by name. bench: folder of SANA-WM-Bench, whose paths the videos were made for.
+    """Find the clips in a folder, see the module's docstring.
 
-    Raises FileNotFoundError where there are none, ValueError for a damaged dataset or benchmark.
+    Args:
+        folder: of a dataset or of videos.
+        bench: folder of SANA-WM-Bench, if the videos were made for its paths.
+
+    Raises:
+        FileNotFoundError: for no folder, or a folder without clips.
+        ValueError: for a damaged dataset or benchmark.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -113,13 +143,14 @@ def find_clips(folder: Path, bench: Path | None = None) -> list[Clip]:
 
 
 def _videos(folder: Path) -> list[Path]:
+    """Videos in a folder and below it, sorted; ground truth and unfinished episodes are left out."""
     found = (p for p in folder.rglob("*") if p.suffix.lower() in VIDEOS and p.name != TRUTH)
     whole = (p for p in found if not any(is_part(part) for part in p.parents))
     return sorted(p for p in whole if not any(part.endswith(PARTIAL) for part in p.parts))
 
 
 def _episode(folder: Path, name: str, split: str = "no place") -> Clip:
-    """Of our own. Clips in one place are a split, those in `train/7` and its like are `train`; others keep theirs."""
+    """A clip of this package. Its split is its place; `train/7` and the like are `train`."""
     try:
         place = str((read_json(folder / META, MAX_META_BYTES).get("anchor") or {}).get("place", ""))
     except (OSError, ValueError, AttributeError):
@@ -128,7 +159,7 @@ def _episode(folder: Path, name: str, split: str = "no place") -> Clip:
 
 
 def _with_path(folder: Path, video: Path) -> Clip | None:
-    """A video that has a trajectory, of the split that is the first folder it lies in; None for one that has none."""
+    """A video that has a trajectory, in the split that its first folder names; None for a video without one."""
     own = video.name == VIDEO and (video.parent / TRAJECTORY).exists()
     inside = (video.parent if own else video.with_suffix("")).relative_to(folder)
     name, split = str(inside) if inside.parts else folder.name, inside.parts[0] if len(inside.parts) > 1 else "all"
@@ -141,7 +172,7 @@ def _with_path(folder: Path, video: Path) -> Clip | None:
 
 
 def _bench_clips(folder: Path, bench: Path, split: str) -> Iterator[Clip]:
-    """Of a split: folder/SPLIT/ID.mp4 or folder/SPLIT/ID/video.mp4, the path in bench/.../sanawm_export_v2/ID.npz."""
+    """Clips of a split: folder/SPLIT/ID.mp4 or folder/SPLIT/ID/video.mp4, whose paths are `BENCH_POSES`/ID.npz."""
     poses, pairs = bench / BENCH[split] / BENCH_POSES, bench / BENCH[split] / BENCH_PAIRS
     returns = _returns(pairs) if pairs.exists() else {}
     for video in _videos(folder):
@@ -156,7 +187,7 @@ def _is_refined(path: Path) -> bool:
 
 
 def _returns(path: Path) -> dict[str, tuple[Mapping[str, Any], ...]]:
-    """Pairs of frames of each scene. ValueError for another file."""
+    """Pairs of frames by scene. ValueError for another file."""
     try:
         scenes = read_json(path, MAX_BENCH_BYTES).get("scenes")
         return {
@@ -177,12 +208,14 @@ def _upscale(meta: Mapping[str, Any]) -> int:
     video = meta.get("video", {})
     times = video.get("upscale", 1) if isinstance(video, Mapping) else None
     if not isinstance(times, int) or isinstance(times, bool) or not 1 <= times <= MAX_UPSCALE:
-        raise ValueError(f"its {META} says that the video is enlarged {brief(times)} times")
+        raise ValueError(f"upscale in its {META} must be a whole number from 1 to {MAX_UPSCALE}, got {brief(times)}")
     return times
 
 
 def _anchor(meta: Mapping[str, Any], first: np.ndarray) -> Anchor | None:
-    """Of the first pose (4, 4) that is looked at, which is relative to the one that the meta's anchor is of."""
+    """The anchor of the first sample, whose pose `first` (4, 4) is relative to that of the start image; None without
+    one.
+    """
     if meta.get("anchor") is None:
         return None
     anchor = Anchor.from_json(json.dumps(meta["anchor"]))
@@ -190,18 +223,18 @@ def _anchor(meta: Mapping[str, Any], first: np.ndarray) -> Anchor | None:
 
 
 def _every(video: Path, interval: int, upscale: int, numbers: range) -> np.ndarray:
-    """Frames (n, H, W, 3) uint8 of these numbers, every `interval`-th, as large as before they were enlarged."""
+    """Every `interval`-th of the frames with these numbers, (n, H, W, 3) uint8, in the size before upscaling."""
     taken: list[np.ndarray] = []
     for number, frame in enumerate(iterate_video(video)):
         if number in numbers and (number - numbers.start) % interval == 0:
             taken.append(_shrunk(frame, upscale))
             if len(taken) * taken[0].nbytes > MAX_DECODED_BYTES:
-                raise ValueError(f"{video} is too long: look at fewer of its frames (--interval).")
+                raise ValueError(f"{video} is too long: sample fewer of its frames (--interval).")
     return np.stack(taken) if taken else np.zeros((0, 1, 1, 3), np.uint8)
 
 
 def _shrunk(frame: np.ndarray, times: int) -> np.ndarray:
-    """Each square of so many pixels as one, their mean."""
+    """Reduce a frame: the mean of each square of `times` x `times` pixels."""
     if times == 1:
         return frame
     height, width = (side // times for side in frame.shape[:2])

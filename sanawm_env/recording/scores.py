@@ -1,10 +1,10 @@
-"""Scores of clips: does the camera go where it was told, does the image stay itself, is it like the truth?
+"""Score clips: does the camera follow its path, does the look stay, do frames match the ground truth?
 
-An estimator recovers the camera from the images, and its path is compared with the one that was asked for, as in
-SANA-WM-Bench (`metrics.pose`; camera reference, 7.2). No estimator is exact, so the same path is rendered by the world
-"rooms", where every image is true, and what the estimator finds there is its own error: a clip's error says something
-as far as it is larger. A clip of a place that rooms knows is rendered in that place, which also gives PSNR and SSIM;
-another one in a furnished room, on a path made smaller to fit, whose errors are told in the units of the clip.
+An estimator recovers the camera from the frames, and its path is compared with the commanded one, as in SANA-WM-Bench
+(`metrics.pose`; camera reference, 7.2). No estimator is exact. So the same path is rendered by the world "rooms", whose
+frames are exact, and what the estimator gets wrong there is its own error: the error of a clip is meaningful where it
+is larger. The path of a clip in a place that rooms knows is rendered in that place, which also gives PSNR and SSIM. Any
+other path is rendered in a furnished room, scaled down to fit; its errors are given in the units of the clip.
 
     from sanawm_env.recording.scores import score
     report = score("runs/data", "runs/score")
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Estimator = Callable[[np.ndarray, np.ndarray | None, Anchor | None], np.ndarray]
-"""From frames (n, H, W, 3) uint8 that follow each other, intrinsics (n, 3, 3) in their pixels or None, and the anchor
-of the first one, if it shows a known place, to poses c2w (n, 4, 4): NaN where there is none, in any unit and world
-frame. A ValueError says that nothing can be found, and why."""
+"""A function that estimates a camera path. It takes consecutive frames (n, H, W, 3) uint8, intrinsics (n, 3, 3) in
+pixels of the frames or None, and the anchor of the first frame or None. It returns c2w (n, 4, 4) in any unit and world
+frame, NaN for frames without a pose, or raises ValueError with the reason why it found nothing."""
 
 NUMBERS, TABLE, PICTURE, BENCH_TABLE = "scores.json", "scores.csv", "scores.png", "sana_wm_bench.md"
 ENOUGH = 0.5  # of the frames that are looked at: a camera that was found in fewer is not followed
@@ -65,10 +65,18 @@ WHO = {
 
 @dataclass(frozen=True)
 class Measures:
-    """Of the images of a clip. placed: share of the frames whose camera was found; the errors are of these, None
-    where they are too few: rotation in degrees, translation in the path's unit, Frobenius norm of [R|t]. scale: of the
-    estimator's unit. drift: doublings, see `metrics.lasting`; loop_psnr: dB, None where the camera does not come
-    back."""
+    """Measures of the frames of a clip.
+
+    Attributes:
+        placed: share of the sampled frames whose pose was found. The errors are of these; they are None for a share
+            below `ENOUGH`.
+        rot_err_deg: rotation error in degrees.
+        trans_err: translation error in units of the path.
+        cam_mc: Frobenius norm of the difference of [R|t].
+        scale: of the similarity that aligns the estimate with the path.
+        drift: in doublings, see `metrics.lasting`.
+        loop_psnr: dB, see `metrics.lasting`; None where the camera does not return.
+    """
 
     placed: float = 0.0
     rot_err_deg: float | None = None
@@ -81,11 +89,26 @@ class Measures:
 
 @dataclass(frozen=True)
 class Score:
-    """Of one clip. sampled: frames that were looked at. clip: of its images; rendered: of the truth along its path,
-    in the place `rendered_in`; still: errors of a camera that never moves. psnr, ssim: means against the truth.
-    revisit: mean PSNR and SSIM over so many pairs, of SANA-WM-Bench. asked, found: path from above (n, 2), x and z,
-    where the camera was found. note: why none was. reason: why the clip was rejected. inputs: hash of the video and its
-    path."""
+    """The scores of one clip.
+
+    Attributes:
+        name: of the clip.
+        split: the group that it is averaged in.
+        inputs: hash of the video and its path.
+        frames: of the video.
+        sampled: frames that were measured.
+        clip: of the clip's frames.
+        rendered: of frames that rooms rendered along the same path; None where that was not done.
+        rendered_in: the place where they were rendered.
+        still: the errors of a camera that never moves.
+        psnr: mean against the ground truth, dB; None without ground truth.
+        ssim: mean against the ground truth.
+        revisit: mean PSNR and SSIM of SANA-WM-Bench's revisits, and the number of pairs; None without pairs.
+        asked: (n, 2) x and z of the commanded path, where the camera was found.
+        found: (n, 2) x and z of the estimated path, aligned.
+        note: why no path was found; "" otherwise.
+        reason: why the clip was rejected; "" otherwise.
+    """
 
     name: str
     split: str
@@ -107,8 +130,16 @@ class Score:
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the scores. interval: of so many frames one is looked at, as in SANA-WM-Bench. estimator: its name,
-    or "none". rendered: clips of a split at most whose path is rendered."""
+    """What decides the scores of given clips.
+
+    Attributes:
+        estimator: its name, or "none".
+        interval: every how many frames one is sampled; 4 in SANA-WM-Bench.
+        rendered: the most clips per split whose path is rendered.
+
+    Raises:
+        ValueError: for numbers out of range.
+    """
 
     estimator: str = "colmap"
     interval: int = 4
@@ -121,19 +152,26 @@ class Settings:
 
 @dataclass(frozen=True)
 class Report:
-    """Scores of clips, in order."""
+    """The scores of clips.
+
+    Attributes:
+        settings: of the scores.
+        scores: in order of the clips.
+    """
 
     settings: Settings
     scores: tuple[Score, ...]
 
     def splits(self) -> dict[str, dict[str, Any]]:
-        """Of each split: number of clips, those rejected, and the means of what was measured; of whom the camera was
-        followed how often is `followed`, of `of`."""
+        """For each split, the number of clips, of rejected ones, and means. Of the measures in `WHO`, "of" is how many
+        clips have them, and "followed" for how many of these the camera was found.
+        """
         return {split: _means([s for s in self.scores if s.split == split]) for split in _names(self.scores)}
 
     def warnings(self) -> list[str]:
-        """A sentence for each split where camera errors say little: the estimator does hardly better in true images
-        than who says that the camera stands still."""
+        """A sentence for each split whose camera errors say little: those in which the estimator's CamMC on rendered
+        frames is more than `HARDLY_BETTER` times that of a camera that stands still.
+        """
         found = []
         for split, means in self.splits().items():
             own, still = (means[who]["cam_mc"] for who in ("rendered", "still"))
@@ -145,13 +183,13 @@ class Report:
         return found
 
     def to_json(self) -> str:
-        """One line for each clip."""
+        """JSON with a line for each clip."""
         rows = ",\n".join(json.dumps(asdict(score)) for score in self.scores)
         settings, splits = json.dumps(asdict(self.settings)), json.dumps(self.splits(), indent=1)
         return f'{{"settings": {settings},\n"splits": {splits},\n"clips": [\n{rows}\n]}}\n'
 
     def to_csv(self) -> str:
-        """A line for each clip, with its measures as clip_drift, rendered_drift, ..."""
+        """CSV with a line for each clip; measures are columns such as clip_drift and rendered_drift."""
         text = io.StringIO()
         lines = [_flat(score) for score in self.scores]
         writer = csv.DictWriter(text, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
@@ -160,7 +198,7 @@ class Report:
         return text.getvalue()
 
     def bench_table(self) -> str:
-        """In the words of SANA-WM-Bench, in Markdown: what is measured here of its tables 2 and 8."""
+        """A Markdown table with the columns of SANA-WM-Bench's tables 2 and 8 that are measured here."""
         lines = ["| split | scenes | R | T | CMC | PSNR | SSIM | R, T, CMC of the estimator on rendered paths |",
                  "|---|---|---|---|---|---|---|---|"]  # fmt: skip
         for split, means in self.splits().items():
@@ -183,16 +221,29 @@ def score(
     bench: str | Path | None = None,
     progress: Callable[[Score, int, int], None] | None = None,
 ) -> Report:
-    """Score the clips in a folder (`score_clips.find_clips`), and leave scores.json, scores.csv and scores.png in
-    `out`; of SANA-WM-Bench, where `bench` is its folder, also sana_wm_bench.md.
+    """Score the clips in a folder, and write scores.json, scores.csv and scores.png to `out`.
 
-    estimator: "colmap", "none", "module:function" or an `Estimator`. interval, rendered: see `Settings`. progress: told
-    of each score, how many there are, and how many there will be. Clips that cannot be read are rejected, each with its
-    reason. scores.json is written after every clip: whatever stops this, the same call goes on with the next one; on
-    Ctrl-C all files are written for those that are done.
+    scores.json is written after every clip, so the same call continues after an interruption; on Ctrl-C all files are
+    written for the clips so far. Clips that cannot be read, and those for which an estimator fails, are rejected, each
+    with its reason.
 
-    Raises FileNotFoundError without clips, ImportError without matplotlib, ValueError or ImportError for an estimator,
-    OSError for `out`.
+    Args:
+        folder: of clips, see `score_clips`.
+        out: folder of the results, made if missing.
+        estimator: "colmap", "none", "module:function" or an `Estimator`.
+        interval: see `Settings`.
+        rendered: see `Settings`.
+        bench: folder of SANA-WM-Bench, if the videos were made for its paths; then sana_wm_bench.md is written too.
+        progress: called after each clip with its score, the number of scores so far and the number of clips.
+
+    Raises:
+        FileNotFoundError: for a folder without clips.
+        ImportError: without matplotlib, or for an estimator that cannot be imported.
+        TypeError: for an estimator that is neither text nor a function.
+        ValueError: for an unknown estimator, settings out of range, a damaged dataset or benchmark, or a scores.json
+            that cannot be read.
+        BlockingIOError: while another process scores into `out`.
+        OSError: where `out` cannot be written.
     """
     out = Path(out)
     figure_class()  # before the work
@@ -233,7 +284,13 @@ def _write(
 
 
 def find_estimator(estimator: str | Estimator) -> tuple[Estimator | None, str]:
-    """The function of a name, and the name of it; None for "none". Raises ImportError, TypeError, ValueError."""
+    """The function of an estimator (None for "none"), and its name.
+
+    Raises:
+        ImportError: for "colmap" without pycolmap, or a module that cannot be imported.
+        TypeError: for anything but text or a function.
+        ValueError: for an unknown name.
+    """
     if not isinstance(estimator, str):
         if not callable(estimator):
             raise TypeError(f"An estimator is a name or a function, got {brief(estimator)}.")
@@ -248,14 +305,17 @@ def find_estimator(estimator: str | Estimator) -> tuple[Estimator | None, str]:
     module, colon, name = estimator.partition(":")
     if not colon or not all(part.isidentifier() for part in module.split(".")):
         raise ValueError(f"An estimator is colmap, none, or a function as module:function, got {brief(estimator)}.")
-    found = getattr(importlib.import_module(module), name, None)
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        raise ImportError(f"The module of the estimator {brief(estimator)} cannot be imported: {error}.") from error
     if not callable(found):
-        raise ValueError(f"There is no function {name!r} in the module {module}.")
+        raise ValueError(f"There is no function {brief(name)} in the module {module}.")
     return found, estimator
 
 
 def colmap(frames: np.ndarray, intrinsics: np.ndarray | None, anchor: Anchor | None) -> np.ndarray:
-    """The `Estimator` that is COLMAP, see `camera.reconstruction`."""
+    """The `Estimator` that calls COLMAP, see `camera.reconstruction`."""
     return reconstruction.reconstruct(frames, None if intrinsics is None else intrinsics[0]).c2w
 
 
@@ -285,7 +345,7 @@ def _inputs(clip: Clip) -> str:
 
 
 def _kept(path: Path, settings: Settings) -> dict[tuple[str, str], Score]:
-    """What an earlier run with the same settings has measured, of the same inputs."""
+    """The scores of an earlier run with the same settings, by name and inputs."""
     if not path.exists():
         return {}
     try:
@@ -295,7 +355,7 @@ def _kept(path: Path, settings: Settings) -> dict[tuple[str, str], Score]:
         scores = [read(Score, row) for row in written["clips"]]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} is not what an earlier run has written ({reason(error)}): use another folder."
+            f"{path} cannot be read as the scores of an earlier run ({reason(error)}): use another folder."
         ) from error
     return {(score.name, score.inputs): score for score in scores if not score.reason}
 
@@ -330,7 +390,9 @@ def _score(clip: Clip, settings: Settings, find: Estimator | None, render: bool)
 def _measured(
     frames: np.ndarray, c2w: np.ndarray, intrinsics: np.ndarray | None, anchor: Anchor | None, find: Estimator | None
 ) -> tuple[Measures, np.ndarray | None, str]:
-    """Measures of frames that should have been taken at c2w, the poses that were found (None: too few), and why not."""
+    """Measures of frames that were commanded to be at c2w, the estimated poses (None for too few), and why there are
+    none.
+    """
     lasting = Measures(drift=drift(frames), loop_psnr=loop_closure(frames, c2w))
     if find is None:
         return lasting, None, ""
@@ -341,7 +403,7 @@ def _measured(
     except Exception as error:  # of somebody's function: of this clip alone
         raise ValueError(f"the estimator failed: {type(error).__name__} {reason(error)}") from error
     if found.shape != c2w.shape:
-        raise ValueError(f"The estimator must return poses {c2w.shape}, it returned {found.shape}.")
+        raise ValueError(f"The estimator must return poses of shape {c2w.shape}, it returned {found.shape}.")
     measures = replace(_errors_of(c2w, found), drift=lasting.drift, loop_psnr=lasting.loop_psnr)
     if measures.rot_err_deg is None:
         return measures, None, f"its camera was found in {measures.placed:.0%} of the frames"
@@ -349,7 +411,7 @@ def _measured(
 
 
 def _errors_of(c2w: np.ndarray, found: np.ndarray) -> Measures:
-    """Errors of the poses that are not NaN, if these are enough."""
+    """The errors of the poses that are not NaN, if there are enough of them."""
     placed = _placed(found)
     share = float(placed.mean())
     if share < ENOUGH or placed.sum() < 3:
@@ -360,15 +422,25 @@ def _errors_of(c2w: np.ndarray, found: np.ndarray) -> Measures:
 
 
 def _placed(c2w: np.ndarray) -> np.ndarray:
-    """Which poses (n, 4, 4) are there (n,)."""
+    """Which poses (n, 4, 4) are not NaN, (n,)."""
     return np.asarray(np.isfinite(c2w).all((1, 2)))
 
 
 def rendered(given: Sampled, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, Anchor]:
-    """What is to be seen along the path of a clip: frames (n, H, W, 3) uint8, the poses (n, 4, 4) they show, in the
-    unit of the clip, intrinsics (n, 3, 3), and the anchor of the first. In the clip's own place, if rooms knows it;
-    else in one of the furnished rooms that nobody trains on, drawn by the clip's name, where walls stop the camera, and
-    nowhere more than a metre from the start."""
+    """Render the path of a clip in the world "rooms".
+
+    The place is the clip's own, if rooms knows it. Otherwise it is a furnished room of the test set, drawn by the
+    clip's name; walls stop the camera, and the path is scaled down to stay within `FARTHEST` metres of its start.
+
+    Args:
+        given: the clip.
+        name: of the clip.
+
+    Returns:
+        Frames (n, H, W, 3) uint8; the poses (n, 4, 4) that they show, in units of the clip; intrinsics (n, 3, 3); and
+            the
+        anchor of the first frame.
+    """
     count, height, width = given.frames.shape[:3]
     matrix = None if given.intrinsics is None else given.intrinsics[0]
     own = given.anchor is not None and World.load("rooms").config.knows(given.anchor.place)
@@ -413,13 +485,13 @@ def _means(scores: Sequence[Score]) -> dict[str, Any]:
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """Of those that are there; None without any."""
+    """The mean of the values that are not None; None without any."""
     there = [value for value in values if value is not None]
     return float(np.mean(there)) if there else None
 
 
 def told(value: float | None, digits: int) -> str:
-    """A number for a table, "-" for none."""
+    """A number as text with so many digits after the point; "-" for None, NaN and infinity."""
     return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
@@ -441,8 +513,13 @@ def _flat(score: Score) -> dict[str, Any]:
 
 
 def draw(report: Report, path: Path) -> None:
-    """A PNG: errors of every clip by split, beside those of the rendered truth and of a camera that stands still; paths
-    from above. Raises ImportError without matplotlib."""
+    """Write a PNG: the errors of every clip by split, beside those on rendered frames and of a camera that stands
+    still; and some paths from above.
+
+    Raises:
+        ImportError: without matplotlib.
+        OSError: where it cannot be written.
+    """
     shown = [score for score in report.scores if score.found][:PATHS_SHOWN]
     figure = figure_class()(figsize=(11, 3.6 + 2.2 * bool(shown)), layout="constrained")
     rows = figure.subfigures(2, 1, height_ratios=(3.6, 2.2), squeeze=False)[:, 0] if shown else [figure]

@@ -1,4 +1,4 @@
-"""A rollout at a glance: evenly spaced frames, and the camera's path from above."""
+"""Contact sheets: evenly spaced frames, and the camera path from above."""
 
 import colorsys
 import os
@@ -28,13 +28,23 @@ def contact_sheet(
     fps: float = 16,
     title: str = "",
 ) -> None:
-    """Write a PNG with at most `columns` x `rows` of the frames, evenly spaced, first and last included.
+    """Write a PNG with at most `columns` x `rows` evenly spaced frames, first and last included.
 
-    frames: (F, H, W, 3) uint8. labels: F texts; by default each frame's index and time.
-    c2w: (P, 4, 4) camera path, drawn from above (frame 0's right and forward axes) to the right of the frames, in
-        colours that run with time; a dot of the same colour marks each frame's caption.
-    indices: (F,) where in the rollout (and in c2w) each frame stands; by default 0 .. F-1.
-    Raises ValueError for other shapes; OSError from the system when the file cannot be written.
+    Args:
+        frames: (F, H, W, 3) uint8.
+        path: of the PNG.
+        columns: the most frames in a row.
+        rows: the most rows.
+        labels: F texts; None for each frame's index and time.
+        c2w: (P, 4, 4) camera path, drawn from above in the axes of frame 0, to the right of the frames. Its colours
+            follow time, and a dot beside a frame's label has the colour of its time. None draws none.
+        indices: (F,) the index of each frame in the rollout and in c2w; None for 0 to F - 1.
+        fps: frames per second, for labels.
+        title: above the frames.
+
+    Raises:
+        ValueError: for other shapes.
+        OSError: where the file cannot be written.
     """
     frames = np.asarray(frames)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
@@ -86,12 +96,14 @@ def contact_sheet(
 
 
 def evenly_spaced(total: int, most: int) -> np.ndarray:
-    """At most `most` of the indices 0 .. total-1, evenly spaced, first and last included (the first if most is 1)."""
+    """At most `most` of the indices 0 to total - 1, evenly spaced, first and last included (the first one if most is
+    1).
+    """
     return np.linspace(0, total - 1, min(total, most)).round().astype(int)
 
 
 def _path_plot(c2w: np.ndarray, marked: np.ndarray, size: int) -> Image.Image:
-    """The path from above in a square: frame 0 looks up the page, marked poses have their viewing direction."""
+    """The path from above in a square. Frame 0 looks up the page; marked poses have their viewing direction."""
     to_first = np.linalg.inv(c2w[0])
     ground = (to_first @ c2w)[:, [0, 2]]  # rows x and z: (P, 2, 4)
     points, forward = ground[:, :, 3], ground[:, :, 2]

@@ -1,5 +1,6 @@
-"""Trajectories written as other programs read them, with the frames of their video beside; docs/trajectories.md says
-how each is meant. `camera.trajectory.load_trajectory` reads all of them back."""
+"""Write camera trajectories in the formats of other programs, with the frames of their video; see docs/trajectories.md.
+`camera.trajectory.load_trajectory` reads all of them.
+"""
 
 import json
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from sanawm_env.camera.trajectory import AXES, Trajectory, inverse
 from sanawm_env.recording.video import iterate_video
+from sanawm_env.system.files import brief
 from sanawm_env.system.saving import replacing_folder, write_text
 
 FORMATS = ("colmap", "nerfstudio", "tum")
@@ -18,19 +20,30 @@ IMAGES = "images"
 
 
 def export_trajectory(trajectory: Trajectory, out: Path, format: str, video: Path | None = None) -> list[Path]:
-    """Write a trajectory; the files and folders that were.
+    """Write a trajectory.
 
-    colmap: a new folder with sparse/0 (text; points3D.txt is empty, for `colmap point_triangulator`) and, given the
-    video of its frames, images. nerfstudio: a new folder with transforms.json and, again, images. tum: one file, in
-    seconds from 0. Raises ValueError where it lacks what the format needs (a rate for tum, intrinsics and the size of
-    the images for the others) or the video has another number of frames, FileExistsError for a taken folder.
+    Args:
+        trajectory: to write.
+        out: a new folder; for "tum" a file.
+        format: "colmap" for sparse/0 in text (its points3D.txt is empty, for `colmap point_triangulator`), "nerfstudio"
+            for transforms.json, "tum" for one file with times from 0.
+        video: the video of its frames, which are written to the folder images beside; not for "tum".
+
+    Returns:
+        The files and folders that were written.
+
+    Raises:
+        ValueError: for another format; for a trajectory without what the format needs ("tum": a rate; others:
+            intrinsics and the size of the images); for a video with another number of frames, or that cannot be read.
+        FileExistsError: where the folder exists.
+        OSError: where it cannot be written.
     """
     if format not in FORMATS:
-        raise ValueError(f"A trajectory is written as {', '.join(FORMATS)}, got {format!r}.")
+        raise ValueError(f"A trajectory is written as {', '.join(FORMATS)}, got {brief(format)}.")
     if format == "tum":
         write_text(out, _tum(trajectory))
         return [out]
-    intrinsics, size = _pictures(trajectory, video)
+    intrinsics, size = _images_of(trajectory, video)
     with replacing_folder(out, alone=True, anew=True) as part:
         if format == "colmap":
             (part / "sparse/0").mkdir(parents=True)
@@ -46,20 +59,22 @@ def export_trajectory(trajectory: Trajectory, out: Path, format: str, video: Pat
     return [out / ("sparse/0" if format == "colmap" else "transforms.json"), *([out / IMAGES] if video else [])]
 
 
-def _pictures(trajectory: Trajectory, video: Path | None) -> tuple[np.ndarray, tuple[int, int]]:
-    """Intrinsics (F, 3, 3) and the size of the images in pixels; ValueError where they are not known."""
+def _images_of(trajectory: Trajectory, video: Path | None) -> tuple[np.ndarray, tuple[int, int]]:
+    """Intrinsics (F, 3, 3), and width and height of the images in pixels. ValueError where they are not known."""
     size = trajectory.size
     if video is not None:
         count = 0
         for frame in iterate_video(video):
             count, size = count + 1, (frame.shape[1], frame.shape[0])
         if count != len(trajectory.c2w):
-            raise ValueError(f"{video} has {count} frames for {len(trajectory.c2w)} poses: they must be as many.")
+            raise ValueError(f"{video} has {count} frames for {len(trajectory.c2w)} poses: the numbers must be equal.")
     if size is None or size == (1, 1):
-        raise ValueError("The size of its images is not known: give the folder of an episode, with its video.")
+        raise ValueError(
+            "The size of the trajectory's images is not known: give the folder of an episode, with its video."
+        )
     intrinsics = trajectory.intrinsics_for(*map(int, size))
     if intrinsics is None:
-        raise ValueError("It has no intrinsics of its images, which this format needs: write it as tum instead.")
+        raise ValueError("The trajectory has no intrinsics, which this format needs: write it as tum instead.")
     return intrinsics, (int(size[0]), int(size[1]))
 
 
@@ -73,7 +88,7 @@ def _numbers(values: np.ndarray) -> str:
 
 def _tum(trajectory: Trajectory) -> str:
     if trajectory.fps is None:
-        raise ValueError("It does not say how many poses a second it has, which tum needs: give --trajectory-fps.")
+        raise ValueError("The trajectory has no number of poses per second, which tum needs: give --trajectory-fps.")
     xyzw = Rotation.from_matrix(trajectory.c2w[:, :3, :3]).as_quat()
     rows = np.column_stack((np.arange(len(xyzw)) / trajectory.fps, trajectory.c2w[:, :3, 3], xyzw))
     return "# seconds x y z qx qy qz qw (camera-to-world, OpenCV axes, metres)\n" + "".join(
@@ -100,7 +115,7 @@ def _colmap(c2w: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]) -> d
 
 
 def _nerfstudio(c2w: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]) -> dict:
-    """What is in a transforms.json: OpenGL axes; the intrinsics once where they are constant, else in every frame."""
+    """The contents of a transforms.json: OpenGL axes; constant intrinsics once, others in every frame."""
     poses = c2w.copy()
     poses[:, :3, :3] = poses[:, :3, :3] @ AXES["opengl"].T
     fields = [

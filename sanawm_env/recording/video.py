@@ -1,4 +1,4 @@
-"""MP4 files that play everywhere: H.264, yuv420p, BT.709, index at the front."""
+"""Write and read MP4 files: H.264, yuv420p, BT.709, with the index at the front."""
 
 import os
 import re
@@ -22,25 +22,28 @@ _LIMITED_RANGE = 1
 _SMALL, _THREADS = 256 * 256, 4  # pixels for one thread, threads for more: x264's bytes depend on how many there are
 MAX_UPSCALE, MAX_WRITTEN_PIXELS = 64, 2**25  # of a frame; 8K has fewer
 MAX_DECODED_BYTES = 8 * 2**30
-"""What a video may take in memory when it is read: 2.7 GB are a minute at 720p."""
+"""The most memory that `read_video` fills: a minute at 720p takes 2.7 GB."""
 
 
 class VideoWriter(AbstractContextManager):
-    """Context manager that turns frames into an MP4.
+    """A context manager that encodes frames into an MP4.
 
-    The file lies in the folder `video.mp4.part` until it is closed properly, so whatever stands under `path`
-    plays.
-    An exception inside the `with` block, Ctrl-C included, closes it properly too: the frames written so far are kept.
-    Without any frame no file appears.
+    Until it is closed, the file is in the folder `video.mp4.part` beside its place, so a file with the final name
+    always plays. An exception inside the block, Ctrl-C included, closes it too and keeps the frames so far. Without
+    frames no file appears. The same frames and settings give the same bytes. H.264 with yuv420p needs even sizes: at an
+    odd height (width) the last row (column) is doubled.
 
-    path: where the video goes; an older file there is replaced.
-    fps: frames per second. crf: quality of x264, 0 (lossless) to 51, lower is better and larger.
-    upscale: every pixel becomes a square of that many pixels, for tiny frames.
-    keyframes: distance from one to the next, None for x264's own (250). Small ones are for datasets, whose readers jump
-        to any frame; then no frame depends on a later one, so that such videos can be joined without encoding anew, and
-        x264 takes less time over them.
-    The same frames and settings give the same bytes.
-    H.264 with yuv420p needs even sizes: at an odd height (width) the last row (column) is doubled.
+    Args:
+        path: of the video; a file with this name is replaced.
+        fps: frames per second, 0.01 to 1000.
+        crf: quality of x264, 0 (lossless) to 51 (smallest file).
+        upscale: every pixel becomes a square of this many pixels per side, 1 to 64.
+        keyframes: frames from one keyframe to the next, 1 to 10,000; None for x264's 250. Small values are for
+            datasets, whose readers seek to any frame. Then no frame depends on a later one, so that videos can be
+            joined without encoding, and encoding is faster.
+
+    Raises:
+        ValueError: for values out of range.
     """
 
     def __init__(
@@ -75,10 +78,11 @@ class VideoWriter(AbstractContextManager):
         self.close()
 
     def append(self, frames: np.ndarray) -> None:
-        """Encode frames (N, H, W, 3) uint8; all calls must agree in H and W.
+        """Encode frames (N, H, W, 3) uint8. All calls must have the same H and W.
 
-        Raises ValueError for other arrays or after `close`, OSError when the file cannot be written; the unfinished
-        file is removed then.
+        Raises:
+            ValueError: for other arrays, for frames that are too large after upscaling, or after `close`.
+            OSError: where the file cannot be written; it is removed then.
         """
         frames = np.asarray(frames)
         if self._closed:
@@ -88,7 +92,10 @@ class VideoWriter(AbstractContextManager):
         if self._shape is not None and self._shape != frames.shape[1:]:
             raise ValueError(f"frames must keep the size {self._shape[:2]} of the first ones, got {frames.shape[1:3]}")
         if frames.shape[1] * frames.shape[2] * self._upscale**2 > MAX_WRITTEN_PIXELS:
-            raise ValueError(f"{self._upscale} times as large, frames of {frames.shape[1:3]} are too large for a video")
+            raise ValueError(
+                f"frames of {frames.shape[1:3]} pixels, enlarged {self._upscale} times, are too large for a video: "
+                "use a smaller upscale"
+            )
         self._shape = frames.shape[1:]
         try:
             for frame in frames:
@@ -99,8 +106,11 @@ class VideoWriter(AbstractContextManager):
             raise with_sentence(error, f"cannot write the video {self.path}: {error.strerror or error}") from error
 
     def close(self) -> None:
-        """Finish the file and give it its name. Calling it twice does no harm. OSError where that cannot be done; an
-        older file is still there then."""
+        """Finish the file and give it its name. Further calls do nothing.
+
+        Raises:
+            OSError: where that fails; an older file with this name stays.
+        """
         if self._closed:
             return
         if self._out is None or not self.num_frames:
@@ -151,7 +161,7 @@ class VideoWriter(AbstractContextManager):
         return container, stream
 
     def discard(self) -> None:
-        """Let go of the container, leave nothing behind: after a failed write, or instead of `close`."""
+        """Close without a file, after a failed write or instead of `close`."""
         self._closed, self.num_frames = True, 0
         try:
             if self._out is not None:
@@ -162,9 +172,18 @@ class VideoWriter(AbstractContextManager):
 
 
 def read_video(path: str | os.PathLike, most_bytes: int = MAX_DECODED_BYTES) -> np.ndarray:
-    """All frames of an MP4, uint8 (F, H, W, 3), upright, in memory at once, each of them once.
+    """Read all frames of an MP4 into memory.
 
-    Raises FileNotFoundError; ValueError for anything that is not a video, or one that would take over `most_bytes`.
+    Args:
+        path: of the video.
+        most_bytes: limit of the decoded frames.
+
+    Returns:
+        (F, H, W, 3) uint8, rotated as the file says.
+
+    Raises:
+        FileNotFoundError: where there is no file.
+        ValueError: for a file that is no video, or whose frames take more than `most_bytes`.
     """
     frames = iterate_video(path)
     first, most, count = next(frames), len(frame_times(path)), 0
@@ -174,15 +193,25 @@ def read_video(path: str | os.PathLike, most_bytes: int = MAX_DECODED_BYTES) -> 
     video = np.empty((most, *first.shape), np.uint8)  # takes memory as it is filled
     for count, frame in enumerate(chain([first], frames), start=1):
         if count > len(video) or frame.shape != video.shape[1:]:
-            raise ValueError(f"{path} cannot be read as a video: its frames are not as many and as large as it says")
+            raise ValueError(f"{path} cannot be read as a video: its frames differ in number or size from its index")
         video[count - 1] = frame
     return video[:count]
 
 
 def iterate_video(path: str | os.PathLike, only: Collection[int] | None = None) -> Iterator[np.ndarray]:
-    """The frames (H, W, 3) uint8 of an MP4, one by one, turned as the file says (phones store what was held upright
-    lying, with a note). only: numbers of those that are wanted, None for all. Raises as `open_video`; ValueError for
-    one without frames, or where decoding fails."""
+    """Decode the frames of an MP4 one by one.
+
+    Args:
+        path: of the video.
+        only: numbers of the frames to return; None for all.
+
+    Yields:
+        (H, W, 3) uint8, rotated as the file says (phones store upright videos sideways, with a note).
+
+    Raises:
+        FileNotFoundError: where there is no file.
+        ValueError: for a file that is no video, has no frames, or cannot be decoded.
+    """
     count, last = 0, None if only is None else max(only, default=-1)
     with open_video(path) as (container, stream):
         frames = container.decode(stream)
@@ -201,8 +230,13 @@ def iterate_video(path: str | os.PathLike, only: Collection[int] | None = None) 
 
 
 def frame_times(path: str | os.PathLike) -> np.ndarray:
-    """When each frame of an MP4 is shown, seconds from the first, ascending (F,) float64; nothing is decoded. Raises as
-    `open_video`."""
+    """The times at which the frames of an MP4 are shown, in seconds from the first: (F,) float64, ascending. Nothing is
+    decoded.
+
+    Raises:
+        FileNotFoundError: where there is no file.
+        ValueError: for a file that is no video.
+    """
     said = explaining(f"{path} cannot be read as a video", (av.error.FFmpegError, ValueError))
     with open_video(path) as (container, stream), said:
         times = sorted(
@@ -215,10 +249,13 @@ def frame_times(path: str | os.PathLike) -> np.ndarray:
 
 @contextmanager
 def open_video(path: str | os.PathLike) -> Generator[tuple[InputContainer, av.VideoStream]]:
-    """An MP4 and the stream of its frames; nothing is decoded yet.
+    """A context manager: an MP4 and its video stream. Nothing is decoded yet.
 
-    Raises FileNotFoundError; ValueError for anything that is not a video, frames larger than images may be, or an
-    index that claims more frames than the file can hold.
+    Raises:
+        FileNotFoundError: where there is no file.
+        PermissionError: for a file that must not be read.
+        ValueError: for a file that is no video, for frames of more than `MAX_PIXELS`, or an index that claims more
+            frames than the file can hold.
     """
     path = Path(path)
     if not path.exists():
@@ -240,19 +277,23 @@ def open_video(path: str | os.PathLike) -> Generator[tuple[InputContainer, av.Vi
         except Exception as error:  # demuxers raise many types for damaged files
             raise ValueError(f"{path} cannot be read as a video: {reason(error)}") from error
         if width * height > MAX_PIXELS:
-            raise ValueError(f"the video {path} is refused: its frames have {width} x {height} pixels")
+            raise ValueError(
+                f"the video {path} is refused: its frames have {width} x {height} pixels, more than {MAX_PIXELS:,}"
+            )
         yield container, stream
 
 
 def rate_of(path: str | os.PathLike, stream: av.VideoStream) -> Fraction:
-    """Frames a second. ValueError for a video that does not say it."""
+    """Frames per second. ValueError for a video that does not say it."""
     if not stream.average_rate:
-        raise ValueError(f"the video {path} does not say how many frames a second it has")
+        raise ValueError(f"the video {path} does not say how many frames per second it has")
     return stream.average_rate
 
 
 def check_square(stream: av.VideoStream) -> None:
-    """ValueError for a video whose pixels are not square, as cameras and networks assume."""
+    """ValueError for a video whose pixels are not square, as cameras and networks assume. The sentence begins with "its
+    pixels", so that the caller names the file.
+    """
     ratio = stream.sample_aspect_ratio
     if ratio and ratio != 1:
         raise ValueError(
@@ -262,8 +303,9 @@ def check_square(stream: av.VideoStream) -> None:
 
 
 def check_samples(path: Path) -> None:
-    """ValueError unless the index of an MP4 could be true: FFmpeg sets up an entry for each frame that it claims, and a
-    few bytes claim billions. No frame takes less than a byte."""
+    """ValueError if the index of an MP4 claims more frames than the file has bytes. FFmpeg allocates an entry for each
+    claimed frame, and a few bytes can claim billions.
+    """
     with open_file(path) as file:
         size, claimed, looked_at = os.fstat(file.fileno()).st_size, 0, 0
         while len(head := file.read(8)) == 8:
@@ -292,7 +334,7 @@ _COUNTS = re.compile(b"stsz|stz2|trun")
 
 
 def _upright(frame: av.VideoFrame) -> np.ndarray:
-    """The frame (H, W, 3) uint8 as it is to be shown."""
+    """The frame (H, W, 3) uint8, rotated as its file says."""
     picture = frame.to_ndarray(format="rgb24")
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
@@ -301,7 +343,7 @@ def _upright(frame: av.VideoFrame) -> np.ndarray:
     if not (a or b or c or d):
         return picture
     if (b or c) and (a or d):
-        raise ValueError("its frames are rotated by an angle that is no multiple of 90 degrees")
+        raise ValueError("its frames are rotated by an angle that is not a multiple of 90 degrees")
     if b or c:
         picture, a, d = picture.swapaxes(0, 1), c, b
     return np.ascontiguousarray(picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
