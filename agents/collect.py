@@ -85,7 +85,7 @@ def collect(
         raise BlockingIOError(f"Another process collects into {out}: wait for it, or give another folder.") from None
     except OSError as error:
         done = len(dataset.finished())
-        raise OSError(f"{error}. {done} episodes in {out} are finished and whole; the same command goes on.") from error
+        raise OSError(f"{error}. {done} episodes in {out} are finished; the same command continues.") from error
     return dataset
 
 

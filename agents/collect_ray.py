@@ -103,7 +103,7 @@ class Cluster:
                 if left and max(deaths[job.id] for job in left) >= MOST_DEATHS:
                     raise ChildProcessError(
                         f"{MOST_DEATHS} workers died at {left[0].script.name} from {left[0].start.image}: look at "
-                        "Ray's logs. What is finished stays; the same command goes on."
+                        "Ray's logs. Finished episodes stay; the same command continues."
                     ) from None
                 units.extendleft([left] if left else [])
                 idle.append(actor.remote(collection, folder))

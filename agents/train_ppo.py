@@ -525,7 +525,7 @@ def main() -> None:
         try:
             train_ppo(settings, console)
         except KeyboardInterrupt as interrupt:
-            console.print(f"Stopped. The same command goes on from the newest checkpoint in {settings.out}.")
+            console.print(f"Stopped. The same command continues from the newest checkpoint in {settings.out}.")
             sys.exit(exit_status(interrupt))
         except (ValueError, TypeError, OSError) as error:
             console.print(f"train_ppo: {error}", style="red", soft_wrap=True)

@@ -134,6 +134,7 @@ def test_every_page_is_in_the_navigation():
 
 
 OUT = r"\b(moments?|carr(y|ies|ied)|strolls?|lanes?|lens(es)?|worth|backstage|shelf|display|steers?)\b"
+FRAMES = r"\b(pictures?|dream(s|t|ed|ing)?|imagin(e|es|ed|ing))\b"  # which are frames or images, and predicted ones
 
 
 def test_pages_and_docstrings_use_the_words_of_the_field():
@@ -145,6 +146,9 @@ def test_pages_and_docstrings_use_the_words_of_the_field():
     found = {name: match[0] for name, text in texts.items() if (match := re.search(OUT, text, re.I))}
     rays = ("sanawm_env.camera.rays.", "sanawm_env.engines.sanawm.network.config.")  # Plücker's have a moment
     assert {name: word for name, word in found.items() if not (word == "moment" and name.startswith(rays))} == {}
+    rooms = {name: text for name, text in texts.items() if name.split(".")[1:2] not in (["engines"], ["training"])}
+    found = {name: match[0] for name, text in rooms.items() if (match := re.search(FRAMES, text, re.I))}
+    assert found == {}
 
 
 def test_the_tables_are_the_committed_numbers():

@@ -104,7 +104,7 @@ def test_two_processes_do_not_train_in_one_folder(settings, whole):
 @pytest.mark.parametrize(
     ("error", "status", "says"),
     [
-        (KeyboardInterrupt(15), 143, "Stopped. The same command goes on"),
+        (KeyboardInterrupt(15), 143, "Stopped. The same command continues"),
         (BlockingIOError("Another process trains in [b]x"), 2, "train_ppo: Another process trains in [b]x"),
         (RuntimeError("can't allocate memory: 9 bytes"), 2, "memory is full (can't allocate memory: 9 bytes)"),
     ],

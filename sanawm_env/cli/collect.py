@@ -56,7 +56,8 @@ class Collect:
             dataset = collect(collection, out, console=console, part=part, run=run)
         except KeyboardInterrupt:
             if (out / DATASET).exists():
-                say(f"The same command goes on: {len(Dataset.open(out).finished())} episodes in {out}.")
+                finished = len(Dataset.open(out).finished())
+                say(f"{finished} episodes in {out} are finished; the same command continues.")
             raise
         sums = totals(dataset.rows())
         rejected = f"; {sums['rejected']} rejected" * bool(sums["rejected"])

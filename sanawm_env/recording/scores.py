@@ -94,7 +94,7 @@ class Score:
     Attributes:
         name: of the clip.
         split: the group that it is averaged in.
-        inputs: hash of the video and its path.
+        inputs: hash of the files that the scores were computed from.
         frames: of the video.
         sampled: frames that were measured.
         clip: of the clip's frames.
