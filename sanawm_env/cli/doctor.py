@@ -53,8 +53,8 @@ class Doctor:
         for reason, worlds in unknown.items():
             say(f"Unknown for {', '.join(dict.fromkeys(worlds))}: {reason}")
         console.print(
-            "Predicted from shapes for one episode (bidirectional: a clip of 161 frames), without snapshots. A world "
-            f"fits if this leaves {fitting.SLACK - 1:.0%} and {fitting.RESERVE / GB:g} GB for other memory."
+            "Predicted from shapes for one episode (bidirectional: a clip of 161 frames), without snapshots. To "
+            f"fit, a prediction must leave {fitting.SLACK - 1:.0%} and {fitting.RESERVE / GB:g} GB for other memory."
         )
         say(fitting.recommended(free, "cuda" if gpu or self.memory_gb is not None else "cpu"))
         if not gpu and self.memory_gb is None:
