@@ -117,7 +117,7 @@ def test_a_rollout_takes_the_lens_of_a_trajectory_along_if_its_pictures_are_like
         (tmp_path / "transforms.json").write_text(json.dumps({**lens, "frames": frames}))
         sanawm(*base, tmp_path / name)
         assert json.loads((tmp_path / name / "meta.json").read_text())["intrinsics_source"] == source
-        said = "those of the first pose" if source == "given" else "of other images"
+        said = "those of the first pose" if source == "given" else "for images of other proportions"
         assert said in capsys.readouterr().out
     sanawm(*base, tmp_path / "wide", "--fov-deg", 80)
     assert json.loads((tmp_path / "wide" / "meta.json").read_text())["intrinsics_source"] == "fov"
