@@ -207,7 +207,7 @@ def test_what_the_system_says_is_a_short_sentence(error, said):
 
 def test_what_is_of_ones_own_clips_alone_is_not_passed_over(capsys, tmp_path):
     said = refused(capsys, "train", "--out", tmp_path, "--metres-per-unit", 0.01, "--held-out", tmp_path)
-    assert "For one's own clips alone is --metres-per-unit, --held-out: give --data" in said
+    assert "Without --data these options have no effect, --metres-per-unit, --held-out" in said
 
 
 def test_a_comparison_of_what_is_none_is_refused_before_anything_is_made(capsys, tmp_path):
