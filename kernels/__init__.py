@@ -1,5 +1,6 @@
-"""The operators that a step spends its time in, installed as `sanawm_env.kernels`.
+"""The operators that take most of a step's time, installed as `sanawm_env.kernels`.
 
-`reference.py` is each of them in plain torch: the documentation, the yardstick and the path that gradients take.
-`cpu.py` and the Triton forms compute the same faster; `dispatch.py` picks. `inputs.py` says what they are given.
+`reference.py` has each of them in plain torch: it is the documentation, what faster forms are compared with, and the
+path of gradients. `cpu.py` and the Triton modules compute the same faster; `dispatch.py` chooses. `inputs.py` defines
+their inputs.
 """

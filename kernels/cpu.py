@@ -1,7 +1,7 @@
-"""The operators on a CPU, forward only: torch's own operations, put together for one core's speed.
+"""The operators on a CPU, forward only: torch's own operations, arranged for the speed of one core.
 
-Fewer and larger calls, in the layout that the next call wants, by the faster of the libraries torch has; the docstrings
-say what each form does differently. Results agree with the reference up to rounding.
+They make fewer and larger calls, in the layout that the next call needs, with the faster of torch's libraries. The
+docstrings say what each form does differently. Results agree with the reference up to rounding.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,10 +26,19 @@ IMAGE = 2**19  # numbers of the FFN's image that are held at once: they fit the 
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear` of x (..., in), weight (out, in) and bias (out,): (..., out).
+    """`F.linear`.
 
-    In float32 torch asks MKL, which leaves AVX-512 unused on AMD's processors and takes twice the time of oneDNN there,
-    which torch asks for other types; so the operator that its compiler emits is called here."""
+    In float32 torch uses MKL, which leaves AVX-512 unused on AMD's processors and takes twice the time of oneDNN there.
+    torch uses oneDNN for other dtypes only, so this calls the operator that its compiler emits.
+
+    Args:
+        x: (..., in).
+        weight: (out, in).
+        bias: (out,), or None.
+
+    Returns:
+        (..., out).
+    """
     if (
         ONEDNN
         and x.dtype == weight.dtype == torch.float32
@@ -41,8 +50,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def gdn(inputs: GDNInputs, state: GDNState | None, save: bool) -> tuple[Tensor, Tensor | None, GDNState | None]:
-    """As `reference.gdn`: matrix products are those of both branches and all frames at once (`_states`), the normaliser
-    is vectors."""
+    """As `reference.gdn`: the matrix products of both branches and all frames are computed together (`_states`), and
+    the normaliser uses vectors."""
     camera, rays, grid = inputs.camera, inputs.rays, inputs.grid
     beta, decay, phase = inputs.beta, inputs.decay, inputs.phase
     if len(grid.chunk_starts) > 1:
@@ -79,7 +88,7 @@ def gdn(inputs: GDNInputs, state: GDNState | None, save: bool) -> tuple[Tensor, 
 def _features(
     branch: Branch, heads: int, grid: Grid, tail: Tensor | None, save: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """`reference.features` of tokens, (B, N, h, D), and the next tail if `save`."""
+    """`reference.features` as (B, N, h, D), and the next tail if `save`."""
     k, tail = _key_conv(branch.k, branch.conv, grid, tail, save)
     gain = (k.shape[-1] // heads * grid.tokens) ** -0.5
     q, k = _norm_relu(wide(branch.q), branch.q_norm), _norm_relu(k, branch.k_norm, gain)
@@ -130,7 +139,7 @@ def _ray_transform(x: Tensor, matrix: Tensor, phase: Tensor, out: Tensor) -> Non
 
 
 def _stretch(k: Tensor, moved: Tensor, grid: Grid) -> Tensor:
-    """How much a transform of keys (B, N, h, D) to (B, h, N, D) stretches their squares in each frame, (B, h, T, 1)."""
+    """How much a transform of keys (B, N, h, D) to (B, h, N, D) stretches their squares in each frame: (B, h, T, 1)."""
     before = torch.linalg.vector_norm(k, dim=-1).clamp_(min=1e-6).transpose(1, 2)
     after = torch.linalg.vector_norm(moved, dim=-1).clamp_(min=1e-6)
     return (after / before).square_().unflatten(-1, (grid.frames, grid.tokens)).mean(-1, keepdim=True)
@@ -138,12 +147,16 @@ def _stretch(k: Tensor, moved: Tensor, grid: Grid) -> Tensor:
 
 def _states(k: Tensor, v: Tensor, beta: Tensor, decay: Tensor, initial: Tensor | None) -> tuple[Tensor, Tensor]:
     """The gated delta rule by Gram matrices: `M_t = g M - P_t g M + A_t` with `P_t = K^T beta K`, `A_t = K^T beta V`,
-    which come from two products; from frame to frame only matrices D x D go.
+    which come from two products. Only D x D matrices go from frame to frame.
 
     Args:
-        k, v: (R, B, h, N, D) of R branches. beta: (R, B, h, T, S). decay: (B, h, T). initial: (R, B, h, D, D) or None.
+        k, v: (R, B, h, N, D) of R branches.
+        beta: (R, B, h, T, S).
+        decay: (B, h, T).
+        initial: (R, B, h, D, D), or None.
 
-    Returns: what each frame reads, forward and reverse states together (R, B, h, T, D, D), and the last forward one.
+    Returns:
+        What each frame reads, the sum of forward and reverse states (R, B, h, T, D, D), and the last forward state.
     """
     k, v = (x.view(*beta.shape, -1).flatten(0, 2) for x in (k, v))
     weighted = (k * beta.reshape(*k.shape[:-1], 1)).mT
@@ -182,7 +195,7 @@ def _normaliser(q: Tensor, k: Tensor, beta: Tensor, decay: Tensor, initial: Tens
 def _scan(
     update: Callable[[Tensor | None, int], Tensor], frames: int, initial: Tensor | None
 ) -> tuple[list[Tensor], Tensor]:
-    """What each frame reads, its forward and its reverse state together, and the last forward state. `update` is given
+    """What each frame reads, the sum of its forward and reverse states, and the last forward state. `update` takes
     the state before a frame and the frame."""
     states: list[Tensor] = []
     state = initial
@@ -210,8 +223,8 @@ def depthwise_glu(x: Tensor, weight: Tensor, bias: Tensor, grid: Grid) -> Tensor
 
 
 def attend(q: Tensor, pages: Sequence[tuple[Tensor, Tensor]], grid: Grid) -> Tensor:
-    """As `reference.attend`, as two linears around a softmax, head by head: torch's fused attention calls MKL (see
-    `linear`), and in bfloat16 it is three times as slow as its parts."""
+    """As `reference.attend`, as two linear maps around a softmax, head by head: torch's fused attention uses MKL
+    (see `linear`), and in bfloat16 it takes three times as long as its parts."""
     length = sum(k.shape[2] for k, _ in pages)
     if not ONEDNN or q.shape[2] * length < PARTS_FROM or len(grid.chunk_starts) > 1:
         return reference.attend(q, pages, grid)

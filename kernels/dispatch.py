@@ -1,9 +1,9 @@
 """Which form of the operators runs: chosen by device and dtype, or forced by name.
 
-    kernels = choose(device, dtype)          # kernels.name says which one it is, kernels.why says why
-    kernels.gdn(inputs, state, save); kernels.depthwise_glu(...); kernels.attend(...)     # signatures: reference.py
+    kernels = choose(device, dtype)  # kernels.name says which one it is, kernels.why says why
+    kernels.gdn(inputs, state, save); kernels.depthwise_glu(...); kernels.attend(...)  # signatures: reference.py
 
-Choosing "triton" is the only thing that imports triton.
+Only the form "triton" imports triton.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +17,8 @@ from sanawm_env.kernels import cpu, reference
 from sanawm_env.kernels.inputs import GDNInputs, GDNState, Grid
 from torch import Tensor
 
+from sanawm_env.system.files import brief
+
 BACKENDS = ("reference", "cpu", "triton")
 OPERATORS = ("gdn", "depthwise_glu", "attend")
 
@@ -25,8 +27,13 @@ OPERATORS = ("gdn", "depthwise_glu", "attend")
 class Kernels:
     """One form of the operators. Signatures and meaning are those of `reference.py`.
 
-    name: one of `BACKENDS`. why: half a sentence on why it was chosen.
-    linear: `torch.nn.functional.linear`, or a faster form of it.
+    Attributes:
+        name: one of `BACKENDS`.
+        why: half a sentence on why it was chosen.
+        gdn: see `reference.gdn`.
+        depthwise_glu: see `reference.depthwise_glu`.
+        attend: see `reference.attend`.
+        linear: `torch.nn.functional.linear`, or a faster form of it.
     """
 
     name: str
@@ -38,12 +45,19 @@ class Kernels:
 
 
 def choose(device: torch.device, dtype: torch.dtype, backend: str | None = None) -> Kernels:
-    """The form that suits a device and dtype, or the one that `backend` names.
+    """The form that suits a device and dtype.
 
-    Left to itself: "reference" while gradients are on (the others are forward only) and where nothing faster exists
-    (float64, other devices), "cpu" on a CPU, "triton" on a CUDA device if triton is installed.
+    The default is "reference" while gradients are on (the others are forward only) and where nothing faster exists
+    (float64, other devices), "cpu" on a CPU, and "triton" on a CUDA device if triton is installed.
 
-    Raises ValueError for another name, and for a form that cannot run there; ImportError without triton.
+    Args:
+        device: of the tensors.
+        dtype: of the weights.
+        backend: name of the form; None for the default.
+
+    Raises:
+        ValueError: for another name, and for a form that cannot run on the device.
+        ImportError: for "triton" where it is not installed.
     """
     if backend is None:
         backend, why = _suitable(device, dtype)
@@ -65,13 +79,13 @@ def choose(device: torch.device, dtype: torch.dtype, backend: str | None = None)
 
 
 def check_backend(backend: str) -> None:
-    """ValueError unless it is one of `BACKENDS`."""
+    """Raise ValueError unless it is one of `BACKENDS`."""
     if not isinstance(backend, str) or backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, or None to choose, got {backend!r}.")
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, or None to choose, got {brief(backend)}.")
 
 
 def _on(device: torch.device, operator: Callable) -> Callable:
-    """The operator with its launches on that device: Triton launches on the current one, wherever tensors are."""
+    """The operator with its launches on a device: Triton launches on the current device, wherever the tensors are."""
 
     def run(*args, **kwargs):
         with torch.cuda.device(device):

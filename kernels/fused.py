@@ -1,4 +1,4 @@
-"""The operators as Triton kernels. Importing this imports triton: `dispatch.choose` does so on demand."""
+"""The operators as Triton kernels. Importing this imports triton, so `dispatch.choose` does it on demand."""
 
 from sanawm_env.kernels.triton_ffn import depthwise_glu
 from sanawm_env.kernels.triton_gdn import INTERPRETED, gdn

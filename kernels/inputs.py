@@ -1,4 +1,4 @@
-"""What the operators are given, as values: the grid of a call, ray geometry, one branch's projections, what is kept.
+"""Inputs of the operators as values: the grid of a call, ray geometry, the projections of one branch, and states.
 
 Sizes: B batch, h heads, D head width, C = h * D, T latent frames, S tokens per frame, N = T * S. Tokens are in the
 order frame, row, column. Sources: dit.md 5, 6, 7, 11.
@@ -12,9 +12,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Grid:
-    """Latent frames x rows x columns of one call, and the first frame of every chunk in it.
+    """Latent frames x rows x columns of one call. Several chunks in one call make a chunk-causal pass: a frame sees its
+    own chunk and the past.
 
-    Several chunks in one call make a chunk-causal pass: a frame sees its own chunk and the past.
+    Attributes:
+        frames: T.
+        height: rows.
+        width: columns.
+        chunk_starts: first frame of every chunk.
     """
 
     frames: int
@@ -33,7 +38,7 @@ class Grid:
         return self.height * self.width
 
     def chunk_of(self, frame: int) -> int:
-        """Index of the chunk that holds `frame`; frames past the end belong to none (-1)."""
+        """Index of the chunk that holds a frame; -1 past the end."""
         if frame >= self.frames:
             return -1
         return sum(frame >= start for start in self.chunk_starts) - 1
@@ -41,8 +46,13 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class RayTransform:
-    """The camera geometry of one chunk: ray <- world matrices `p` and their inverses (B, N, 4, 4), and the rotary
-    phases (B, 1, N, D/4), complex, of the second half of each head."""
+    """The camera geometry of one chunk.
+
+    Attributes:
+        p: (B, N, 4, 4), ray <- world.
+        p_inv: (B, N, 4, 4), their inverses.
+        phase: (B, 1, N, D/4), complex rotary phases of the second half of each head.
+    """
 
     p: Tensor
     p_inv: Tensor
@@ -51,10 +61,12 @@ class RayTransform:
 
 @dataclass(frozen=True, eq=False)
 class Branch:
-    """Raw projections of one branch and the weights that make features of them.
+    """Raw projections of one branch, and the weights that make features of them.
 
-    q, k, v: (B, N, C), before convolution, norm and activation; views of a fused projection will do.
-    conv: (C, 1, K) taps of the temporal key convolution. q_norm, k_norm: (C,) weights of norms over all channels.
+    Attributes:
+        q, k, v: (B, N, C), before convolution, norm and activation; they may be views of a fused projection.
+        conv: (C, 1, K) taps of the temporal key convolution.
+        q_norm, k_norm: (C,) weights of norms over all channels.
     """
 
     q: Tensor
@@ -69,9 +81,14 @@ class Branch:
 class GDNInputs:
     """What a GDN block computes from the tokens of one call before the operator runs.
 
-    main, camera: raw projections of the two branches; the camera branch comes with its `rays`, or both are None.
-    beta: (B, h, T, S) write gate per token, float32 or wider. decay: (B, h, T) per frame, likewise.
-    phase: (B, 1, N, D/2) rotary phases of the main branch, complex.
+    Attributes:
+        main: raw projections of the main branch.
+        camera: of the camera branch; None together with `rays`.
+        beta: (B, h, T, S) write gate per token, float32 or wider.
+        decay: (B, h, T) per frame, float32 or wider.
+        phase: (B, 1, N, D/2) rotary phases of the main branch, complex.
+        rays: geometry of the camera branch.
+        grid: of the call.
     """
 
     main: Branch
@@ -88,9 +105,12 @@ class GDNInputs:
 class GDNState:
     """State of a gated-delta-rule block.
 
-    kv: (B, h, D, D) key x value, float32. z: (B, h, D, 1) normaliser, float32.
-    camera_kv: (B, h, D, D) float32, None where the network ran without cameras.
-    key_tail, camera_key_tail: (B, K-1, S, C), the last inputs of the temporal key convolutions (K taps).
+    Attributes:
+        kv: (B, h, D, D) key x value, float32.
+        z: (B, h, D, 1) normaliser, float32.
+        key_tail: (B, K-1, S, C), the last inputs of the temporal key convolution (K taps).
+        camera_kv: (B, h, D, D) float32; None where the network ran without cameras.
+        camera_key_tail: as `key_tail`.
     """
 
     kv: Tensor
@@ -102,7 +122,12 @@ class GDNState:
 
 @dataclass(frozen=True, eq=False)
 class Page:
-    """Keys and values (B, h, N, D) that one chunk leaves in a softmax block; keys keep their absolute rotation."""
+    """Keys and values that one chunk leaves in a softmax block. Keys keep their absolute rotation.
+
+    Attributes:
+        k, v: (B, h, N, D).
+        camera_k, camera_v: of the camera branch, or None.
+    """
 
     k: Tensor
     v: Tensor

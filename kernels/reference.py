@@ -1,20 +1,20 @@
-"""The operators of SANA-WM in plain torch: what every faster form is compared with, and where gradients go.
+"""The operators of SANA-WM in plain torch. Every faster form is compared with them, and gradients go through them.
 
 The frame-wise gated delta rule (self-attention of the GDN blocks) comes first.
 
-All S tokens of one latent frame enter a matrix state `M` (D x Dv) at once, per batch item and head. With keys
-`K_t` (S x D), values `V_t` (S x Dv), a write gate `beta` per token and one decay `g_t` per frame:
+All S tokens of one latent frame enter a matrix state `M` (D x Dv) at once, per batch item and head. With keys `K_t` (S
+x D), values `V_t` (S x Dv), a write gate `beta` per token and one decay `g_t` per frame:
 
     M_t = (I - K_t^T diag(beta_t) K_t) (g_t M_{t-1}) + K_t^T diag(beta_t) V_t
 
-which is computed in its residual form, `M_t = Mg + K_t^T (beta_t * (V_t - K_t Mg))` with `Mg = g_t M_{t-1}`: no
-D x D Gram matrix is built, and nothing is lost to rounding `I - P`.
+It is computed in its residual form, `M_t = Mg + K_t^T (beta_t * (V_t - K_t Mg))` with `Mg = g_t M_{t-1}`: no D x D Gram
+matrix is built, and nothing is lost to rounding `I - P`.
 
 Inside a chunk every frame also sees the later frames: a second state `R` runs backwards over the chunk from zero,
 excludes the frame that reads it, and is never kept. The read-out is `q_t (M_t + R_t)`.
 
-The normaliser of the main branch is the same rule with values of one and unrotated keys; the camera branch is the
-rule alone. Every function is pure, works in the dtype it is given (float64 included) and is differentiable.
+The normaliser of the main branch is the same rule with values of one and unrotated keys; the camera branch is the rule
+alone. Every function is pure, works in the dtype it is given (float64 included) and is differentiable.
 """
 
 from collections.abc import Sequence
@@ -31,10 +31,13 @@ def frame_update(state: Tensor | None, k: Tensor, v: Tensor, beta: Tensor, decay
 
     Args:
         state: (B, h, D, Dv) before the frame, or None for zeros.
-        k: (B, h, S, D) keys. v: (B, h, S, Dv) values.
-        beta: (B, h, S) write gate per token. decay: (B, h) of the frame.
+        k: (B, h, S, D) keys.
+        v: (B, h, S, Dv) values.
+        beta: (B, h, S) write gate per token.
+        decay: (B, h) of the frame.
 
-    Returns: (B, h, D, Dv), a new tensor.
+    Returns:
+        (B, h, D, Dv), a new tensor.
     """
     if state is None:
         return k.mT @ (beta[..., None] * v)
@@ -43,11 +46,14 @@ def frame_update(state: Tensor | None, k: Tensor, v: Tensor, beta: Tensor, decay
 
 
 def forward_states(k: Tensor, v: Tensor, beta: Tensor, decay: Tensor, initial: Tensor | None = None) -> list[Tensor]:
-    """The states M_0 .. M_{T-1}, each including its own frame; the last one is what the next chunk starts from.
+    """The states M_0 .. M_{T-1}, each including its own frame. The next chunk starts from the last one.
 
     Args:
-        k: (B, h, T, S, D). v: (B, h, T, S, Dv). beta: (B, h, T, S). decay: (B, h, T).
-        initial: (B, h, D, Dv) state left by the previous chunk, or None.
+        k: (B, h, T, S, D).
+        v: (B, h, T, S, Dv).
+        beta: (B, h, T, S).
+        decay: (B, h, T).
+        initial: (B, h, D, Dv) state of the chunk before, or None.
     """
     states, state = [], initial
     for frame in _frames(k, v, beta, decay):
@@ -61,7 +67,9 @@ def reverse_states(
 ) -> list[Tensor | None]:
     """The states R_0 .. R_{T-1} of the later frames of the same chunk, own frame excluded; None where there are none.
 
-    Arguments as in `forward_states`; `chunk_starts` holds the first frame of every chunk when k covers several.
+    Args:
+        k, v, beta, decay: as in `forward_states`.
+        chunk_starts: first frame of every chunk, when k covers several.
     """
     frames = _frames(k, v, beta, decay)
     states: list[Tensor | None] = [None] * len(frames)
@@ -85,13 +93,18 @@ def frame_gated_delta_rule(
     initial: Tensor | None = None,
     chunk_starts: tuple[int, ...] = (0,),
 ) -> tuple[Tensor, Tensor]:
-    """Read-out of every token and the state for the next chunk.
+    """Read-out of every token, and the state for the next chunk.
 
     Args:
-        q, k: (B, h, T, S, D). v: (B, h, T, S, Dv). beta: (B, h, T, S). decay: (B, h, T).
-        initial: (B, h, D, Dv) or None. chunk_starts: first frame of every chunk, (0,) for one chunk.
+        q, k: (B, h, T, S, D).
+        v: (B, h, T, S, Dv).
+        beta: (B, h, T, S).
+        decay: (B, h, T).
+        initial: (B, h, D, Dv), or None.
+        chunk_starts: first frame of every chunk, (0,) for one chunk.
 
-    Returns: read-out (B, h, T, S, Dv) and the forward state (B, h, D, Dv) after the last frame.
+    Returns:
+        Read-out (B, h, T, S, Dv), and the forward state (B, h, D, Dv) after the last frame.
     """
     forward = forward_states(k, v, beta, decay, initial)
     reverse = reverse_states(k, v, beta, decay, chunk_starts)
@@ -110,10 +123,11 @@ def gdn(inputs: GDNInputs, state: GDNState | None, save: bool) -> tuple[Tensor, 
 
     Args:
         inputs: of this call.
-        state: left by the chunk before, None for the first. Read only.
-        save: return the next state too.
+        state: of the chunk before, None for the first. It is only read.
+        save: whether to return the next state.
 
-    Returns: read-outs (B, N, C) of the main and the camera branch, float32 or wider, and the next state or None.
+    Returns:
+        Read-outs (B, N, C) of the main and the camera branch, float32 or wider, and the next state or None.
     """
     beta, decay, grid = inputs.beta, inputs.decay, inputs.grid
     q, k, v, key_tail = features(inputs.main, beta.shape[1], grid, state and state.key_tail)
@@ -127,8 +141,18 @@ def gdn(inputs: GDNInputs, state: GDNState | None, save: bool) -> tuple[Tensor, 
 
 
 def features(branch: Branch, heads: int, grid: Grid, tail: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """q, k, v (B, h, N, D), float32 or wider, and the next tail: keys convolved over time, q and k normed over all
-    channels and rectified, keys times (D S)^-1/2 (dit.md 5.1)."""
+    """Features of one branch: keys convolved over time, q and k normed over all channels and rectified, keys times (D
+    S)^-1/2 (dit.md 5.1).
+
+    Args:
+        branch: raw projections.
+        heads: h.
+        grid: of the call.
+        tail: of the key convolution, or None.
+
+    Returns:
+        q, k, v (B, h, N, D), float32 or wider, and the next tail.
+    """
     k, tail = key_conv(branch.k, branch.conv, grid, tail)
     q = split_heads(rms_norm(branch.q, branch.q_norm, NORM_EPS), heads).relu()
     k = split_heads(rms_norm(k, branch.k_norm, NORM_EPS), heads).relu()
@@ -138,7 +162,16 @@ def features(branch: Branch, heads: int, grid: Grid, tail: Tensor | None) -> tup
 def main_branch(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, decay: Tensor, phase: Tensor, grid: Grid, state: GDNState | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k, v: (B, h, N, D) features. Returns the read-out (B, h, N, D) and the states kv and z."""
+    """The main branch.
+
+    Args:
+        q, k, v: (B, h, N, D) features.
+        beta, decay, phase, grid: see `GDNInputs`.
+        state: of the chunk before, or None.
+
+    Returns:
+        The read-out (B, h, N, D), and the states kv and z.
+    """
     turned = (by_frame(rotate(x, phase), grid) for x in (q, k))
     plain = [by_frame(x, grid) for x in (q, k, torch.ones_like(k[..., :1]))]
     numerator, kv = frame_gated_delta_rule(
@@ -151,8 +184,8 @@ def main_branch(
 def camera_branch(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, decay: Tensor, rays: RayTransform, grid: Grid, state: GDNState | None
 ) -> tuple[Tensor, Tensor]:
-    """As `main_branch`, with ray transforms, no normaliser, and a write gate discounted by how much the transform
-    stretches the keys of a frame. Returns the read-out in ray coordinates and the state."""
+    """As `main_branch`, with ray transforms, without a normaliser, and with a write gate discounted by how much the
+    transform stretches the keys of a frame. Returns the read-out in ray coordinates, and the state."""
     moved = to_world(k, rays)
     stretch = moved.square().sum(-1).clamp(min=1e-12) / k.square().sum(-1).clamp(min=1e-12)
     discount = by_frame(stretch, grid).mean(-1, keepdim=True).clamp(min=1)
@@ -170,9 +203,13 @@ def key_conv(u: Tensor, weight: Tensor, grid: Grid, tail: Tensor | None) -> tupl
     y[t] = w_last u[t] + sum_j w_{last-j} (u[t-j] + u+[t+j]), where u+ is u inside the chunk of t and zero past it.
 
     Args:
-        u: (B, N, C). weight: (C, 1, K). tail: (B, K-1, S, C) inputs before it, None for zeros.
+        u: (B, N, C).
+        weight: (C, 1, K).
+        grid: of the call.
+        tail: (B, K-1, S, C) inputs before it, None for zeros.
 
-    Returns: y (B, N, C) and the next tail.
+    Returns:
+        y (B, N, C), and the next tail.
     """
     past = weight.shape[-1] - 1
     frames = u.unflatten(1, (grid.frames, grid.tokens))
@@ -231,9 +268,13 @@ def depthwise_glu(x: Tensor, weight: Tensor, bias: Tensor, grid: Grid) -> Tensor
     """The middle of the FFN (dit.md 9): SiLU, depthwise 3x3 over the rows and columns of each frame, then a * SiLU(g).
 
     Args:
-        x: (B, N, 2F) channels, a before g. weight: (2F, 1, 3, 3). bias: (2F,).
+        x: (B, N, 2F) channels, a before g.
+        weight: (2F, 1, 3, 3).
+        bias: (2F,).
+        grid: of the call.
 
-    Returns: (B, N, F).
+    Returns:
+        (B, N, F).
     """
     # (B*T, 2F, H, W) as a channels-last view of the tokens: no copy
     image = F.silu(x).view(-1, grid.height, grid.width, x.shape[-1]).permute(0, 3, 1, 2)
@@ -247,8 +288,10 @@ def attend(q: Tensor, pages: Sequence[tuple[Tensor, Tensor]], grid: Grid) -> Ten
     Args:
         q: (B, h, N, D) queries.
         pages: keys and values (B, h, N_i, D) of past chunks, oldest first, then those of this call.
+        grid: of the call.
 
-    Returns: (B, h, N, D).
+    Returns:
+        (B, h, N, D).
     """
     k, v = pages[-1] if len(pages) == 1 else (torch.cat(part, dim=2) for part in zip(*pages, strict=True))
     mask = chunk_mask(grid, k.shape[2] - q.shape[2], q.device) if len(grid.chunk_starts) > 1 else None
@@ -260,7 +303,7 @@ def attend(q: Tensor, pages: Sequence[tuple[Tensor, Tensor]], grid: Grid) -> Ten
 
 
 def chunk_mask(grid: Grid, past: int, device: torch.device) -> Tensor:
-    """(N, past + N), true where a token may look: at all `past` tokens and at its own chunk and those before it."""
+    """(N, past + N), true where a token may look: at all `past` tokens, at its own chunk and at those before it."""
     chunk = torch.tensor([grid.chunk_of(t) for t in range(grid.frames)], device=device)
     chunk = chunk.repeat_interleave(grid.tokens)
     return F.pad(chunk[:, None] >= chunk[None, :], (past, 0), value=True)

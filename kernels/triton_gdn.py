@@ -391,12 +391,16 @@ INTERPRETED = isinstance(_prep, InterpretedFunction)
 def gdn(
     inputs: GDNInputs, state: GDNState | None, save: bool, precision: Precision | None = None
 ) -> tuple[Tensor, Tensor | None, GDNState | None]:
-    """As `reference.gdn`; read-outs come in the dtype of the projections.
+    """As `reference.gdn`; read-outs have the dtype of the projections. Several chunks in one call go through the
+    reference.
 
-    precision: of the matrix products' operands; sums are float32 always. None: "fp32" for float32 projections; for
-        lower ones gram and readout in "bf16" and the scan in "tf32" (kernels.md 4: the error does not grow then).
+    Args:
+        inputs, state, save: as `reference.gdn`.
+        precision: of the matrix products' operands; sums are always float32. None: "fp32" for float32 projections; for
+            lower ones gram and readout in "bf16" and the scan in "tf32" (kernels.md 4: the error does not grow then).
 
-    Several chunks in one call go by the reference. Raises RuntimeError where a gradient is asked for.
+    Raises:
+        RuntimeError: where a gradient is asked for.
     """
     if len(inputs.grid.chunk_starts) > 1:
         return reference.gdn(inputs, state, save)
@@ -415,11 +419,22 @@ def gdn_slots(
     slots: Slots,
     precision: Precision | None = None,
 ) -> Tensor:
-    """The operator on pools of states: row b reads slot `slots.src[b]` of `pool` and writes slot `slots.dst[b]` of
-    `new_pool` (which may be the same pool; no slot may be read and written in one call). Nothing else is touched.
+    """The operator on pools of states. No other slot is touched.
 
-    Returns the read-outs (1 or 2, B, N, C), main before camera. RuntimeError where gradients are asked for, ValueError
-    for a pool that is not contiguous.
+    Args:
+        inputs: of B rows.
+        pool: states to read; row b reads slot `slots.src[b]`.
+        new_pool: states to write; row b writes slot `slots.dst[b]`. It may be the same pool, but no slot may be read
+            and written in one call.
+        slots: of each row.
+        precision: as `gdn`.
+
+    Returns:
+        The read-outs (1 or 2, B, N, C), main before camera.
+
+    Raises:
+        RuntimeError: where gradients are asked for.
+        ValueError: for a pool that is not contiguous.
     """
     main, camera, beta, decay, rays = inputs.main, inputs.camera, inputs.beta, inputs.decay, inputs.rays
     gradients = (main, camera, pool) if torch.is_grad_enabled() else ()

@@ -32,7 +32,7 @@ def _fill_window(
 
 
 def attend(q: Tensor, pages: Sequence[tuple[Tensor, Tensor]], grid: Grid) -> Tensor:
-    """As `reference.attend`: pages are laid out once, the attention is torch's."""
+    """As `reference.attend`: a kernel lays the pages out once, and torch attends to them."""
     if len(grid.chunk_starts) > 1 or len(pages) == 1:
         return reference.attend(q, pages, grid)
     rows = each_its_own(q.shape[0], q.device)
@@ -40,12 +40,14 @@ def attend(q: Tensor, pages: Sequence[tuple[Tensor, Tensor]], grid: Grid) -> Ten
 
 
 def attend_pages(q: Tensor, pages: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    """Softmax attention of q (B, h, N, D) to pages by number.
+    """Softmax attention to pages by number.
 
     Args:
+        q: (B, h, N, D).
         pages: pools of keys and values (slots, h, N_i, D) with the (B,) int64 page of each row, oldest first.
 
-    Returns: (B, h, N, D).
+    Returns:
+        (B, h, N, D).
     """
     batch, heads, _, size = q.shape
     total = sum(key.shape[2] for key, _, _ in pages)

@@ -356,7 +356,7 @@ def test_recipes_that_cannot_be_made_are_refused(tmp_path):
         Recipe(views=ViewsConfig())
     with pytest.raises(ValueError, match="multiples of the codec's stride"):
         Recipe(codec=CodecConfig(stride=7))
-    with pytest.raises(ValueError, match="have no depth"):
+    with pytest.raises(ValueError, match="and no depth"):
         run_recipe(ON_GPU, tmp_path / "run", footage=lambda: [])
     with pytest.raises(ValueError, match="takes one process"):
         train_network(NANO_SMALL, TrainConfig(minutes=1), small_codec(), tmp_path, tmp_path, processes=2)

@@ -1,7 +1,7 @@
 """Painting the faces of boxes, and baking all light into one texture atlas.
 
 All light is diffuse, so it is computed once per place: lamps, windows, sun and sky, and ambient light that is dimmed
-where surfaces stand close. A frame is then a look-up (`raycast`).
+where surfaces are close. A frame is then a look-up (`raycast`).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,9 +18,10 @@ NOTHING = np.array([0x808080], np.uint32)
 
 
 class Canvas:
-    """Colours of one face on a texel grid; positions in metres from the face's first corner, v downwards on walls.
+    """Colours of one face on a texel grid. Positions are in metres from the face's first corner, v downwards on walls.
 
-    panes: rectangles (u0, v0, u1, v1) that let in light.
+    Attributes:
+        panes: rectangles (u0, v0, u1, v1) that let in light.
     """
 
     def __init__(self, width: float, height: float, colour: tuple):
@@ -54,8 +55,15 @@ def tint(colour: tuple, factor: float) -> tuple:
 
 @dataclass(frozen=True)
 class Lights:
-    """What shines. lamps: positions. sky: colour of what the panes let in. ambient: of surfaces that face free space.
-    sun: direction towards it, or None; the outer walls cast shadows up to `wall_height` metres."""
+    """The light of a place.
+
+    Attributes:
+        lamps: positions.
+        sky: colour of the light through panes.
+        ambient: light on surfaces that face free space.
+        sun: direction towards it, or None.
+        wall_height: metres up to which the outer walls cast shadows.
+    """
 
     lamps: tuple[tuple[float, float, float], ...] = ()
     sky: tuple = (200, 220, 240)
@@ -66,7 +74,7 @@ class Lights:
 
 @dataclass
 class Boxes:
-    """A place under construction: the room first, then what stands in it."""
+    """A place under construction: the room first, then the boxes in it."""
 
     room: tuple[float, float, float]  # width, height, depth
     centre: list = field(default_factory=list)
@@ -86,8 +94,15 @@ class Boxes:
         paint: Callable[[Canvas, int, bool], None] | None = None,
         yaw: float = 0.0,
     ) -> None:
-        """A box of `size` (w, h, d) whose foot stands at `at` (x, height above the floor, z). `paint` gets each face's
-        canvas, its axis and whether it is on the positive side."""
+        """Add a box.
+
+        Args:
+            size: (w, h, d), metres.
+            at: (x, height above the floor, z) of its foot.
+            colour: sRGB.
+            paint: called with each face's canvas, its axis, and whether it is on the positive side.
+            yaw: rotation about the vertical, radians.
+        """
         self.centre.append([at[0], -at[1] - size[1] / 2, at[2]])
         self.half.append(np.array(size) / 2)
         self.yaw.append(yaw)
@@ -96,9 +111,13 @@ class Boxes:
 
 
 def bake(name: str, boxes: Boxes, shell: dict[int, Canvas], lights: Lights) -> Place:
-    """Paint every face, light it, and lay all textures one after the other in the atlas.
+    """Paint and light every face, and lay all textures one after the other in the atlas.
 
-    shell: the six painted faces of the room, by 2 * axis + (1 on the positive side).
+    Args:
+        name: of the place.
+        boxes: of the place.
+        shell: the six painted faces of the room, by 2 * axis + (1 on the positive side).
+        lights: of the place.
     """
     centre, half, yaw = (np.array(part, float) for part in (boxes.centre, boxes.half, boxes.yaw))
     canvases = {(0, face): shell[face] for face in range(6)}
@@ -151,7 +170,7 @@ def _lumels(centre, half, yaw, box: int, face: int) -> tuple[np.ndarray, np.ndar
 
 
 def _panes(shell: dict[int, Canvas], half: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Of every pane in the walls: nine points on it (9, 3) and its inward normal (3,)."""
+    """Every pane in the walls: nine points on it (9, 3), and its inward normal (3,)."""
     found = []
     for face in (0, 1, 4, 5):
         axis, sign = face // 2, 1.0 if face % 2 else -1.0
@@ -229,7 +248,7 @@ def _light(points, normals, boxes, panes, lights: Lights) -> np.ndarray:
 
 
 def _develop(canvas: Canvas, light: np.ndarray) -> np.ndarray:
-    """Colours under `light`, tone-mapped and packed into uint32; one texel of margin guards look-ups at the rim."""
+    """Colours under `light`, tone-mapped and packed into uint32. One texel of margin protects look-ups at the rim."""
     rows, columns = canvas.glowing.shape
     coarse = torch.from_numpy(light.astype(np.float32)).permute(2, 0, 1)[None]
     with with_torch_threads(1):  # their number decides the last bits

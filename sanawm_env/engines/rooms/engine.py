@@ -1,10 +1,10 @@
-"""The truth that nano was trained on, as a world: every frame is ray-traced from where the camera is.
+"""The truth that nano was trained on, as a world: every frame is ray-traced from the camera's pose.
 
     world = World.load("rooms", height=240, width=320)
-    scene = world.scene(world.starts[0])                                    # a PNG with its anchor
-    save_start_in("test/7", "room.png"); scene = world.scene("room.png")    # one of endlessly many furnished rooms
+    scene = world.scene(world.starts[0])  # a PNG with its anchor
+    save_start_in("test/7", "room.png"); scene = world.scene("room.png")  # one of endlessly many furnished rooms
 
-A camera passes through walls and furniture, as SANA-WM's do (what is seen from in there, `raycast.render` says), unless
+A camera passes through walls and furniture, as SANA-WM's do (`raycast.render` says what it sees inside them), unless
 the world is loaded with `collisions=True`.
 """
 
@@ -37,7 +37,11 @@ MOST_RAYS = 2**25  # of a frame: 4K with 2 x 2 rays a pixel, which takes some 0.
 
 @dataclass(frozen=True, kw_only=True)
 class RoomsConfig(WorldConfig):
-    """As nano's, with a larger frame. chunk_frames: of one step."""
+    """Like nano's configuration, with larger frames.
+
+    Attributes:
+        chunk_frames: frames of a step. The other attributes are those of `WorldConfig`.
+    """
 
     name: str = "rooms"
     engine: str = "rooms"
@@ -67,11 +71,15 @@ class RoomsConfig(WorldConfig):
 class RoomsLoadOptions(LoadOptions):
     """How the world is loaded.
 
-    Attributes, besides threads, which decide nothing here:
-        height, width: of the frame in pixels; None as the world is configured.
-        supersample: squared, the rays of a pixel. A frame has at most `MOST_RAYS`.
-        collisions: whether a camera is stopped by what is nearer than 0.35 m: it turns as it is asked to, and does not
-            take the steps that would lead there (`walks.held_clear`). The poses of clips and states are the true ones.
+    Attributes:
+        height, width: of frames, in pixels; None as the world is configured.
+        supersample: rays along each side of a pixel. A frame has at most `MOST_RAYS` rays.
+        collisions: whether a camera is stopped 0.35 m before obstacles: it turns as asked, and does not take steps that
+            lead nearer (`walks.held_clear`). The poses of clips and states are the true ones.
+
+    Raises:
+        ValueError: for sizes out of range.
+        TypeError: for `collisions` that is no bool.
     """
 
     height: int | None = None
@@ -130,7 +138,7 @@ class RoomsEngine(Engine):
         return sorted(path for world in ("nano", "rooms") for path in (SHIPPED / world / "starts").glob("*.png"))
 
     def start_image(self, image: np.ndarray, intrinsics: np.ndarray, anchor: Anchor | None) -> np.ndarray:
-        """What is seen at the anchor, whatever the given image is."""
+        """What the camera sees at the anchor, whatever the given image is."""
         anchor = cast(Anchor, anchor)  # `World.scene` asks for one
         return self._see(anchor.place, anchor.c2w[None], intrinsics)[0]
 
@@ -161,8 +169,18 @@ class RoomsEngine(Engine):
 
 
 def save_start_in(name: str, path: str | PathLike, seed: int = 0, height: int = 64, width: int = 96) -> None:
-    """Write a start image, a PNG with its anchor: a clear spot in the place `name`, drawn by a seed. ValueError for a
-    place or a suffix that is none."""
+    """Write a start image, a PNG with its anchor, from a clear spot in a place.
+
+    Args:
+        name: of the place.
+        path: ends in .png.
+        seed: of the spot.
+        height, width: of the image.
+
+    Raises:
+        ValueError: for an unknown place, or another suffix.
+        OSError: where it cannot be written.
+    """
     here = place(name)
     c2w = sample_start(here, np.random.default_rng(seed))
     intrinsics = intrinsics_from_fov(RoomsConfig.horizontal_fov, width, height)

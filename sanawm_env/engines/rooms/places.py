@@ -1,9 +1,9 @@
-"""The places of the rooms world, which nano learns: two rooms that connect, a corridor around a corner, a court under
-open sky.
+"""The places of the rooms world, which nano learns: two connected rooms, a corridor around a corner, a court under open
+sky.
 
-The narrow, calm world of shared/reference/nano.md section 4: three fixed places in one consistent style and, in the
-same style, endlessly many furnished rooms. Everything is a box: `raycast` shows it, `baking` paints and lights it,
-`walks` wanders through it. Place frame: origin at the middle of the floor, y down, the floor at y = 0.
+They are the narrow, calm world of shared/reference/nano.md, section 4: three fixed places in one consistent style, and
+endlessly many furnished rooms in the same style. Everything is a box: `raycast` renders it, `baking` paints and lights
+it, `walks` moves a camera through it. Place frame: origin at the middle of the floor, y down, the floor at y = 0.
 """
 
 import re
@@ -45,12 +45,17 @@ def is_place(name: str) -> bool:
 
 
 def place(name: str) -> Place:
-    """The place called `name`; ValueError for what is none (`is_place`).
+    """A place by name. The last `ROOMS_KEPT` rooms are cached.
 
-    Rooms of "test" are none that nano was trained, validated, evaluated or shown on, nor any of "train". The last
-    `ROOMS_KEPT` rooms are kept."""
+    Args:
+        name: see `is_place`. Rooms of "test" were never used in training, validation or evaluation of nano, and none of
+            them is in "train".
+
+    Raises:
+        ValueError: for an unknown name.
+    """
     if not is_place(name):
-        raise ValueError(f"Unknown place {brief(name)}; there are {PLACE_NAMES}.")
+        raise ValueError(f"Unknown place {brief(name)}: known are {PLACE_NAMES}.")
     return _fixed_place(name) if name in PLACES else _furnished_room(name)
 
 
@@ -61,7 +66,7 @@ def _furnished_room(name: str) -> Place:
 
 
 def room_seed(role: str, number: int) -> int:
-    """The seed for `random_place` of a room, one of 2^40 that its role has for itself."""
+    """The seed for `random_place` of a room. Each role has 2^40 seeds of its own."""
     return ROLES[role] << 40 | number
 
 
@@ -242,7 +247,7 @@ _STYLES = (
 
 
 def random_place(seed: int) -> Place:
-    """An unknown room in the same style: size, colours and furniture all drawn from `seed` (a non-negative int)."""
+    """An unknown room in the same style; size, colours and furniture are drawn from `seed` (a non-negative int)."""
     rng = np.random.default_rng([_LAYOUT_NAMESPACE, 1, seed])
     styles = [_STYLES[i] for i in rng.permutation(len(_STYLES))]
 
@@ -306,7 +311,7 @@ def _pieces(colours: tuple) -> list[tuple[bool, float, list]]:
 
 
 def _furnish(boxes: Boxes, pieces: list, rng: np.random.Generator) -> None:
-    """Put the pieces where there is room for them; those for which there is none are left out."""
+    """Place the pieces where there is room for them; others are left out."""
     room = np.array(boxes.room)
     taken: list[tuple[np.ndarray, float]] = []
     walls = [int(w) for w in rng.permutation(4)]

@@ -1,6 +1,6 @@
-"""Frames of box worlds: ray-box intersections and one look-up per ray in an atlas of baked colours.
+"""Frames of box worlds: ray-box intersections, and one look-up per ray in an atlas of baked colours.
 
-Conventions (camera.md section 1): c2w in OpenCV axes (x right, y down, z forward), metres. Place frame: origin at the
+Conventions (camera.md, section 1): c2w in OpenCV axes (x right, y down, z forward), metres. Place frame: origin at the
 middle of the floor, y down, the floor at y = 0.
 """
 
@@ -22,12 +22,14 @@ _CORNERS = np.array([[i >> 2 & 1, i >> 1 & 1, i & 1] for i in range(8)]) * 2.0 -
 class Place:
     """One furnished room. The first box is the room itself (seen from inside), the others are its furniture.
 
-    name: as `places.place` knows it, or "unknown".
-    centre, half: (N, 3) float64, box centres and half sizes, metres, place frame.
-    yaw: (N,) float64, rotation of each box about the vertical, radians.
-    atlas: (A,) uint32, baked colours 0x00BBGGRR of all faces, one after the other, rows first; the last is what rays
-        see that miss the room.
-    face_start, face_stride: (N, 6) int32, where the texture of face 2 * axis + (1 on the positive side) lies.
+    Attributes:
+        name: as `places.place` knows it, or "unknown".
+        centre: (N, 3) float64, box centres, metres, place frame.
+        half: (N, 3) float64, half sizes.
+        yaw: (N,) float64, rotation of each box about the vertical, radians.
+        atlas: (A,) uint32, baked colours 0x00BBGGRR of all faces, one after the other, rows first; the last is the
+            colour of rays that miss the room.
+        face_start, face_stride: (N, 6) int32, where the texture of face 2 * axis + (1 on the positive side) is.
     """
 
     name: str
@@ -40,7 +42,7 @@ class Place:
 
 
 def intrinsics(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-    """The fixed intrinsics: (4,) float64 [fx, fy, cx, cy] in pixels for frames of height x width."""
+    """The fixed intrinsics of frames of height x width: (4,) float64 fx, fy, cx, cy in pixels."""
     focal = width / 2 / np.tan(np.deg2rad(FIELD_OF_VIEW) / 2)
     return np.array([focal, focal, width / 2, height / 2])
 
@@ -63,21 +65,32 @@ def render(
     supersample: int = 2,
     depth: bool = True,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """What cameras at `c2w` (F, 4, 4), metres, place frame, see through `intrinsics` (4,) or (F, 4), in pixels.
+    """Render what cameras see.
 
-    Returns frames (F, height, width, 3) uint8, averaged over supersample x supersample rays per pixel, and depth
-    (F, height, width) float32, metres along the camera's z axis through pixel centres; None when `depth` is
-    false, which saves a third of the time. ValueError for other shapes.
+    Faces are seen from their fronts only. From inside a piece of furniture the room is seen as if that piece were not
+    there. From outside the room its inner sides beyond the nearest wall are seen, and grey (depth inf) beside them.
+    More than `FARTHEST` metres along an axis from the middle of the place everything is grey.
 
-    Faces are seen from their fronts alone: from inside a piece of furniture the room is seen as if that piece were not
-    there, from outside the room its inner sides beyond the wall that is in between, and grey (depth inf) beside them.
-    Over `FARTHEST` metres along an axis from the middle of the place everything is grey.
+    Args:
+        place: to render.
+        c2w: (F, 4, 4), metres, place frame.
+        intrinsics: (4,) or (F, 4), in pixels.
+        height, width: of frames.
+        supersample: rays along each side of a pixel, whose colours are averaged.
+        depth: whether to compute depth; without it a third of the time is saved.
+
+    Returns:
+        Frames (F, height, width, 3) uint8, and depth (F, height, width) float32, metres along the camera's z axis
+        through pixel centres, or None.
+
+    Raises:
+        ValueError: for other shapes.
     """
     c2w, intrinsics = np.asarray(c2w, np.float64), np.asarray(intrinsics, np.float64)
     if c2w.ndim != 3 or c2w.shape[1:] != (4, 4):
-        raise ValueError(f"c2w must be (F, 4, 4), not {c2w.shape}; pass c2w[None] for one camera.")
+        raise ValueError(f"c2w must be (F, 4, 4), got {c2w.shape}: pass c2w[None] for one camera.")
     if intrinsics.shape not in ((4,), (len(c2w), 4)):
-        raise ValueError(f"intrinsics must be (4,) or ({len(c2w)}, 4) [fx, fy, cx, cy], not {intrinsics.shape}.")
+        raise ValueError(f"intrinsics must be (4,) or ({len(c2w)}, 4) [fx, fy, cx, cy], got {intrinsics.shape}.")
     per_frame = np.broadcast_to(intrinsics, (len(c2w), 4))
     frames = np.empty((len(c2w), height, width, 3), np.uint8)
     distances = np.empty((len(c2w), height, width), np.float32) if depth else None
@@ -103,7 +116,7 @@ def _average(packed: np.ndarray, block: int) -> np.ndarray:
 def trace(
     place: Place, pose: np.ndarray, intrinsics: np.ndarray, height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """z-depth (H, W) float32 and atlas index (H, W) int32 where the rays through pixel centres end."""
+    """Where the rays through pixel centres end: z-depth (H, W) float32, and atlas index (H, W) int32."""
     x = (np.arange(width) + 0.5 - intrinsics[2]) / intrinsics[0]
     y = (np.arange(height) + 0.5 - intrinsics[3]) / intrinsics[1]
     # rays are not normalised: their camera z is 1, so the ray parameter is the z-depth itself
@@ -161,7 +174,7 @@ def trace(
 
 
 def _in_bands(parts: list[tuple[int, slice, slice]]) -> Iterator[tuple[int, slice, slice]]:
-    """The same parts of the frame, rows of them so few at a time that their rays stay in the processor's cache."""
+    """The same parts of the frame in bands of few rows, whose rays stay in the processor's cache."""
     for box, rows, columns in parts:
         size = max(1, BAND // (columns.stop - columns.start))
         for row in range(rows.start, rows.stop, size):

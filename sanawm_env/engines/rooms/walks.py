@@ -1,4 +1,4 @@
-"""Where a camera may stand in a place, and how it wanders: the walks of training and measurement."""
+"""Where a camera may stand in a place, and how it moves: the walks of training and evaluation."""
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -28,10 +28,18 @@ def clearance(place: Place, position: np.ndarray) -> float:
 
 
 def held_clear(place: Place, start: np.ndarray, path: np.ndarray) -> np.ndarray:
-    """How far (F, 3) a camera stays behind positions `path` (F, 3) that it is asked to go through from `start` (3,),
-    metres, if nothing lets it pass: a step that leads nearer than 0.35 m to anything, floor and ceiling too, is not
-    taken, nor one that leads nearer still where the camera is that near already. Each step is as long as it was asked
-    to be, so a camera that is held goes on from where it is."""
+    """How far obstacles hold a camera back. A step that leads nearer than 0.35 m to anything, floor and ceiling
+    included, is not taken, nor one that leads even nearer where the camera is that near already. Each step is as long
+    as requested, so a held camera goes on from where it is.
+
+    Args:
+        place: with the obstacles.
+        start: (3,), where the camera is.
+        path: (F, 3), requested positions.
+
+    Returns:
+        (F, 3), metres from the actual position to the requested one.
+    """
 
     def gap(position: np.ndarray) -> float:
         height = place.half[0, 1] - abs(position[1] - place.centre[0, 1])
@@ -52,8 +60,18 @@ def held_clear(place: Place, start: np.ndarray, path: np.ndarray) -> np.ndarray:
 
 
 def sample_start(place: Place, rng: np.random.Generator) -> np.ndarray:
-    """A level camera pose (4, 4) float64 with a random heading, 0.7 m clear of everything, median depth at least 2 m.
-    RuntimeError for a place that has no such pose."""
+    """A level camera pose with a random heading, 0.7 m clear of everything, with a median depth of at least 2 m.
+
+    Args:
+        place: to start in.
+        rng: that it is drawn from.
+
+    Returns:
+        (4, 4) float64.
+
+    Raises:
+        RuntimeError: for a place without such a pose.
+    """
     for _ in range(1000):
         reach = place.half[0, [0, 2]] - START_CLEARANCE
         x, z = rng.uniform(-reach, reach)
@@ -69,10 +87,18 @@ def sample_start(place: Place, rng: np.random.Generator) -> np.ndarray:
 
 
 def sample_path(place: Place, start: np.ndarray, rng: np.random.Generator, num_frames: int) -> np.ndarray:
-    """A walk (num_frames, 4, 4) float64 through the place, first pose = `start` (4, 4), which should be level.
+    """A walk through a place. A third of the walks each: held keys (camera.md 2), held keys with vertical motion and
+    roll, one body twist per chunk of 24 frames (camera.md 8.2). A step that would come closer than 0.35 m to anything
+    is not taken (the turn is).
 
-    A third each: held keys (camera.md 2), held keys with vertical motion and roll, one body twist per chunk of 24
-    frames (camera.md 8.2). A step that would come closer than 0.35 m to anything is not taken (the turn is).
+    Args:
+        place: to walk in.
+        start: (4, 4), the first pose, which should be level.
+        rng: that it is drawn from.
+        num_frames: of the walk.
+
+    Returns:
+        (num_frames, 4, 4) float64.
     """
     kind = rng.integers(3)
     for _ in range(4):  # prefer walks that seldom run against things
@@ -105,7 +131,7 @@ def _key_walk(start: np.ndarray, rng: np.random.Generator, num_frames: int) -> n
 
 
 def _enliven(path: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The same walk with smooth rising, sinking and rolling on top."""
+    """The same walk with smooth rising, sinking and rolling added."""
     wanted, rate = np.zeros((len(path), 2)), np.zeros((len(path), 2))  # per frame: metres down, radians clockwise
     f = 1
     while f < len(path):
