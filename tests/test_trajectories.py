@@ -562,7 +562,7 @@ def test_the_command_shows_what_it_understood_and_draws_it(tmp_path, capsys):
     said = capsys.readouterr().out
     for part in (
         "colmap, w2c, opencv axes",
-        "60, 16 a second: 3.69 s",
+        "60, 16 per second: 3.69 s",
         "2.21 m",
         "0.6 m/s (within",
         "65.2 degrees horizontally",
