@@ -6,6 +6,7 @@ import re
 import runpy
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,8 @@ import torch
 from PIL import Image
 
 from sanawm_env.camera.twist import hold
-from sanawm_env.world.engine import Engine, _registered
+from sanawm_env.world.config import WorldConfig
+from sanawm_env.world.engine import Chunk, Engine, _registered, register_engine
 from sanawm_env.world.state import WorldState
 from sanawm_env.world.world import World
 from tests.worlds import picture
@@ -73,6 +75,98 @@ def test_its_memory_is_saved_held_to_its_outline_and_decides_what_follows(world,
     assert torch.equal(read.slots[0].memory.gain, state.slots[0].memory.gain) and read.slots[0].memory.gain != 1
     path = hold(state.slots[0].c2w, TURN, 16)
     assert torch.equal(world.advance(read, path)[1].frames, world.advance(state, path)[1].frames)
+
+
+@pytest.fixture
+def plain():
+    """An engine of a dozen lines: frames of one colour."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(WorldConfig):
+        name: str = "plain"
+        engine: str = "plain"
+        height: int = 8
+        width: int = 12
+        chunk_frames: int = 16
+
+    class Plain(Engine):
+        config_type, needs_files, capabilities, colour = Config, False, frozenset({"images"}), 1
+
+        @classmethod
+        def load(cls, folder, config, device, options):
+            engine = cls()
+            engine.config, engine.device = config, device
+            return engine
+
+        def encode(self, image, prompt, anchor):
+            return None
+
+        def advance(self, slots, memory, poses):
+            return Chunk(torch.full((len(slots), 16, 8, 12, 3), self.colour, dtype=torch.uint8), None)
+
+    yield Plain
+    _registered.pop("plain", None)
+
+
+def test_an_engine_that_is_registered_anew_is_the_one_that_runs(plain):
+    """As in a notebook, where a cell is run again."""
+    shown = []
+    for engine in (plain, type("Plain", (plain,), {"colour": 2})):
+        register_engine("plain", engine)
+        world = World.load("plain")
+        state = world.begin(world.scene(np.zeros((8, 12, 3), np.uint8)))
+        shown.append(world.advance(state, np.tile(np.eye(4), (16, 1, 1)))[1].frames.unique().tolist())
+    assert shown == [[1], [2]]
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "says"),
+    [
+        ({"config_type": WorldConfig}, TypeError, "has no files: name, engine, height, width of WorldConfig need def"),
+        ({"config_type": dict}, TypeError, "config_type of the engine 'plain' must be a dataclass from WorldConfig"),
+        ({"options_type": dict}, TypeError, "options_type of the engine 'plain' must be a dataclass from LoadOptions"),
+    ],
+)
+def test_what_an_engine_lacks_is_said(plain, given, error, says):
+    with pytest.raises(error, match=says):
+        register_engine("plain", type("Plain", (plain,), given))
+        World.load("plain")
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        (None, "must return a Chunk, got None"),
+        (
+            Chunk(np.zeros((1, 16, 8, 12, 3), np.uint8), None),
+            "must be a torch.uint8 tensor .1, 16, 8, 12, 3., got ndarr",
+        ),
+        (Chunk(torch.zeros(1, 16, 8, 12, 3), None), r"got torch.float32 \(1, 16, 8, 12, 3\)"),
+        (Chunk(torch.zeros(1, 15, 8, 12, 3, dtype=torch.uint8), None), r"got torch.uint8 \(1, 15, 8, 12, 3\)"),
+        (
+            Chunk(torch.zeros(1, 16, 8, 12, 3, dtype=torch.uint8), None, c2w=torch.zeros(1, 15, 4, 4)),
+            "c2w of the engine plain must be a torch.float64 tensor",
+        ),
+    ],
+)
+def test_a_chunk_that_is_none_is_no_step(plain, made, says):
+    register_engine("plain", type("Plain", (plain,), {"advance": lambda *_: made}))
+    world = World.load("plain")
+    state = world.begin(world.scene(np.zeros((8, 12, 3), np.uint8)))
+    with pytest.raises(TypeError, match=says):
+        world.advance(state, np.tile(np.eye(4), (16, 1, 1)))
+
+
+def test_an_engine_is_named_as_its_configuration_says(plain):
+    register_engine("other", plain)
+    try:
+        with pytest.raises(ValueError, match="The engine 'other' says it is 'plain': register it under that name"):
+            World.load("other")
+    finally:
+        _registered.pop("other")
+    for text in ("os", ":", "os:", "a b:c"):
+        with pytest.raises(ValueError, match="An engine is a class, or text such as"):
+            register_engine("other", text)
 
 
 INSTALLED = """

@@ -72,7 +72,7 @@ class WorldConfig:
     @property
     def chunk_frames(self) -> int:
         """Frames of a chunk, which is one step."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} needs a field chunk_frames: the frames of a chunk.")
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int] | None:

@@ -8,6 +8,7 @@ An engine is installed with an entry point of the group `sanawm_env.engines`, or
 No module here or above knows an engine by name.
 """
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -239,13 +240,15 @@ def register_engine(name: str, engine: type[Engine] | str) -> None:
         engine: a class, or "module:Class".
 
     Raises:
-        ValueError: for an empty name.
+        ValueError: for an empty name, or text of another form.
         TypeError: for a class without the methods of `Engine`.
     """
     if not isinstance(name, str) or not name:
         raise ValueError(f"The name of an engine must be non-empty text, got {brief(name)}.")
     if not isinstance(engine, str):
         _check_engine(name, engine)
+    elif not re.fullmatch(r"[\w.]+:\w+", engine):
+        raise ValueError(f'An engine is a class, or text such as "module:Class", got {brief(engine)}.')
     _registered[name] = engine
 
 
@@ -289,6 +292,10 @@ def _check_engine(name: str, engine: Any) -> type[Engine]:
     if not isinstance(engine, type) or missing:
         lacks = f"it has no {', '.join(missing)}" if isinstance(engine, type) else f"got {brief(engine)}"
         raise TypeError(f"The engine {brief(name)} must be a class as world.engine.Engine describes: {lacks}.")
+    for part, base in (("config_type", WorldConfig), ("options_type", LoadOptions)):
+        kind = getattr(engine, part, base)
+        if not isinstance(kind, type) or not issubclass(kind, base):
+            raise TypeError(f"{part} of the engine {brief(name)} must be a dataclass from {base.__name__}.")
     return engine
 
 

@@ -8,6 +8,7 @@ came from where).
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import cast
 
@@ -90,8 +91,19 @@ def find_world(name: str | os.PathLike) -> Path | WorldConfig:
     if isinstance(name, str) and name in known_engines() and name not in folder_names():
         engine = engine_type(name)
         if not engine.needs_files:
-            return cast(Callable[[], WorldConfig], engine.config_type)()  # every field of theirs has a default
+            return _without_files(name, engine.config_type)
     return world_folder(name).resolve()
+
+
+def _without_files(name: str, kind: type[WorldConfig]) -> WorldConfig:
+    """The configuration of an engine that has no files. TypeError where it cannot be made of defaults."""
+    needs = [each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING]
+    if needs:
+        raise TypeError(f"The engine {brief(name)} has no files: {', '.join(needs)} of {kind.__name__} need defaults.")
+    config = cast(Callable[[], WorldConfig], kind)()
+    if config.engine != name:
+        raise ValueError(f"The engine {brief(name)} says it is {brief(config.engine)}: register it under that name.")
+    return config
 
 
 def config_of(name: str | os.PathLike) -> WorldConfig:

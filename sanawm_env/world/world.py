@@ -288,7 +288,7 @@ class World:
         for batch in batches.values():
             members = [state.slots[i] for i in batch]
             memory = _batched([slot.memory for slot in members])
-            chunk = self.engine.advance(members, memory, torch.from_numpy(poses[batch]))
+            chunk = self._checked(self.engine.advance(members, memory, torch.from_numpy(poses[batch])), len(batch))
             if chunk.c2w is not None:
                 poses[batch] = chunk.c2w.cpu().numpy()
             for row, i in enumerate(batch):
@@ -412,6 +412,21 @@ class World:
                 f"({self.config.engine} {self.weights_hash[:12]}): load the world it was made with{same}."
             )
 
+    def _checked(self, chunk: Any, batch: int) -> Chunk:
+        """What the engine returned; TypeError for anything but a `Chunk` of frames as the configuration says."""
+        c, n = self.config, self.config.chunk_frames
+        wanted = (batch, n, c.height, c.width, 3)
+        if not isinstance(chunk, Chunk):
+            raise TypeError(f"The engine {c.engine} must return a Chunk, got {brief(chunk)}.")
+        for name, shape, dtype in (("frames", wanted, torch.uint8), ("c2w", (batch, n, 4, 4), torch.float64)):
+            tensor = getattr(chunk, name)
+            if name == "c2w" and tensor is None:
+                continue
+            if not isinstance(tensor, Tensor) or tensor.shape != shape or tensor.dtype is not dtype:
+                got = f"{tensor.dtype} {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else brief(tensor)
+                raise TypeError(f"{name} of the engine {c.engine} must be a {dtype} tensor {shape}, got {got}.")
+        return chunk
+
     def _check_poses(self, poses: np.ndarray, batch: int) -> np.ndarray:
         poses, n = np.asarray(poses), self.config.chunk_frames
         if poses.ndim == 3 and batch == 1:
@@ -431,7 +446,8 @@ _register = Lock()
 def _loaded(source: Path | WorldConfig, config: WorldConfig, device: torch.device, options: LoadOptions) -> World:
     """The one world of these files. The last `WORLDS_KEPT` are kept in memory. Other worlds can be loaded at the
     same time."""
-    key = source, device, options, () if isinstance(source, WorldConfig) else files_of(source)
+    kind = engine_type(config.engine)  # another one where somebody has registered the name anew
+    key = source, kind, device, options, () if isinstance(source, WorldConfig) else files_of(source)
     with _register.held():
         lock = _loading.setdefault(key, Lock())
     with lock.held():
