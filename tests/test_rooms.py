@@ -139,7 +139,7 @@ def test_an_endless_room_begins_from_a_picture_that_carries_its_anchor(world, tm
     scene = world.scene(tmp_path / "room.png")
     assert scene.anchor.place == "test/5"
     assert clearance(place("test/5"), scene.anchor.c2w[:3, 3]) >= 0.7
-    with pytest.raises(ValueError, match=r"Unknown place 'test/x'; known are gallery, corridor, court, and furnished"):
+    with pytest.raises(ValueError, match=r"Unknown place 'test/x': known are gallery, corridor, court, and furnished"):
         save_start_in("test/x", tmp_path / "none.png")
 
 

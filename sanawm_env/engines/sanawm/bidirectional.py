@@ -1,5 +1,5 @@
-"""The bidirectional model, which makes a whole clip at once and cannot be stepped: diffusers' pipeline from a folder,
-and what it takes of memory."""
+"""The bidirectional model, which makes a whole clip at once and cannot be stepped: diffusers' pipeline from a
+folder, and its memory."""
 
 from contextlib import nullcontext
 from dataclasses import replace
@@ -23,11 +23,17 @@ PARTS = ("tokenizer", "text_encoder", "vae", "transformer", "scheduler")
 
 
 def load_pipeline(folder: Path, device: str, offload: bool) -> Any:
-    """diffusers' `SanaWMPipeline` from a folder in its layout, its codec tiled as upstream's; its dtypes are `dtypes`.
+    """Load diffusers' `SanaWMPipeline`, with its codec tiled as upstream's, in `dtypes`.
 
-    The folder may hold the five parts alone or a refiner too, which is not run. Raises FileNotFoundError naming the
-    command to run, ValueError for files that do not fit, for a refiner without a pipeline, or for a device that is not
-    there, ImportError without diffusers.
+    Args:
+        folder: in diffusers' layout, with the five parts alone or with a refiner, which is not run.
+        device: of the parts.
+        offload: keep parts in the host's memory while they are not used.
+
+    Raises:
+        FileNotFoundError: which names the command that fetches it.
+        ValueError: for files that do not fit, a refiner without a pipeline, or a device that cannot be used.
+        ImportError: without diffusers.
     """
     check_layout(folder)
     if offload and device == "cpu":
@@ -56,9 +62,11 @@ def load_pipeline(folder: Path, device: str, offload: bool) -> Any:
 
 
 def check_layout(folder: Path) -> bool:
-    """Whether a folder in diffusers' layout holds a refiner beside the pipeline's five parts.
+    """Whether a folder in diffusers' layout holds a refiner besides the pipeline's five parts.
 
-    Raises FileNotFoundError naming the command to run, or ValueError in one sentence for what is not such a folder.
+    Raises:
+        FileNotFoundError: which names the command that fetches it.
+        ValueError: for another folder.
     """
     if not (folder / INDEX).is_file():
         raise FileNotFoundError(f"There is no pipeline in {folder}: run `sanawm fetch bidirectional`.")
@@ -80,13 +88,13 @@ def check_layout(folder: Path) -> bool:
 
 
 def dtypes(device: str) -> dict[str, torch.dtype]:
-    """Of the parts: the codec in float32, as upstream runs it; the others in bfloat16, which the network refuses on a
-    CPU (float32 there)."""
+    """Dtype of each part: the codec in float32, as upstream runs it, the others in bfloat16, or in float32 on a CPU,
+    where the network refuses bfloat16."""
     return {"default": torch.float32 if device == "cpu" else torch.bfloat16, "vae": torch.float32}
 
 
 def tile(vae: Any) -> None:
-    """Have the codec work as upstream's does: in tiles of 512 pixels and 96 frames, going on every 448 and 64."""
+    """Set the codec's tiles as upstream's: 512 pixels and 96 frames, one every 448 and 64."""
     vae.enable_tiling(tile_sample_min_num_frames=TILE_FRAMES, tile_sample_stride_num_frames=TILE_STRIDE)
     vae.use_framewise_encoding = vae.use_framewise_decoding = True
 
@@ -100,8 +108,16 @@ def predict_render_memory(
     dtype: torch.dtype = torch.bfloat16,
     vae_dtype: torch.dtype = torch.float32,
 ) -> MemoryPrediction:
-    """What rendering a clip of so many frames takes with guidance, from shapes alone: of the pipeline in a folder, or
-    of the official one."""
+    """Memory of rendering a clip with guidance, from shapes alone.
+
+    Args:
+        folder: of the pipeline; None for the official one.
+        height, width: of frames.
+        frames: of the clip.
+        offload: as `load_pipeline`.
+        dtype: of all parts but the codec.
+        vae_dtype: of the codec.
+    """
     prediction = _rehearse(folder, height, width, frames, dtype, vae_dtype)
     return replace(prediction, waiting={n: (0, s) for n, s in prediction.weights.items()}) if offload else prediction
 
@@ -147,7 +163,7 @@ def _rehearse(
 def one_step(
     pipeline: Any, height: int, width: int, frames: int, device: torch.device, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Latents of a clip, for which the network has run once, guided, on inputs without meaning."""
+    """Latents of a clip after one guided pass of the network on meaningless inputs."""
     intrinsics = np.tile(np.array([width / 2, width / 2, width / 2, height / 2], np.float32), (frames, 1))
     poses = np.tile(np.eye(4, dtype=np.float32), (frames, 1, 1))
     camera = pipeline._build_camera_kwargs(poses, intrinsics, (height, width), device=device, dtype=dtype, do_cfg=True)
@@ -166,5 +182,5 @@ def one_step(
 
 @torch.no_grad()
 def show(pipeline: Any, latents: torch.Tensor) -> torch.Tensor:
-    """The frames of latents."""
+    """Decode latents to frames."""
     return pipeline.video_processor.postprocess_video(pipeline._decode_latents(latents), output_type="pt")

@@ -1,8 +1,8 @@
-"""A network's weights in somebody's file, read tensor by tensor: as the official training checkpoint holds them (dit.md
-1.1), or as others have converted them.
+"""Weights of a network in a foreign file, read tensor by tensor: the official training checkpoint (dit.md 1.1), or
+conversions by others.
 
-The official file is six times as large as the network in it. It is mapped, not read, and written out again one tensor
-at a time, so that converting takes the memory of the largest tensor besides the pages that the system maps.
+The official file is six times as large as the network in it. It is memory-mapped and written out again one tensor at a
+time, so conversion takes the memory of the largest tensor besides the mapped pages.
 """
 
 import json
@@ -36,7 +36,13 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The network in a file. shapes: of its entries, by their own names. read: gives one, in the file's dtype."""
+    """The network in a file.
+
+    Attributes:
+        path: of the file.
+        shapes: of its entries, by their own names.
+        read: returns an entry, in the file's dtype.
+    """
 
     path: Path
     shapes: Mapping[str, Shape]
@@ -45,12 +51,18 @@ class Checkpoint:
 
 @contextmanager
 def open_checkpoint(path: Path) -> Generator[Checkpoint]:
-    """The network in a .safetensors file or in one of torch.save's, to be read within; nothing is read before.
+    """Open a .safetensors file, or one of torch.save's, to read its network within a block. Nothing is read before.
 
-    A pickle is read with `weights_only=True`, memory-mapped: nothing in it is run. Names may begin with any prefix
-    ("model.", "generator."); of several networks in a file the generator is taken. Raises FileNotFoundError,
-    PermissionError; ValueError in one sentence for a file that is damaged, holds more than tensors, holds none of this
-    network's entries, or holds them in a dtype that is not a plain float.
+    A pickle is read with `weights_only=True`, memory-mapped: no code in it is run. Names may begin with any prefix
+    ("model.", "generator."). Of several networks in a file the generator is taken.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        FileNotFoundError, PermissionError: as the system says.
+        ValueError: for a file that is damaged, holds more than tensors, has none of this network's entries, or has them
+            in a dtype that is not a plain float.
     """
     path = Path(path)
     with explaining(f"{path} cannot be read"):
@@ -85,7 +97,11 @@ def open_checkpoint(path: Path) -> Generator[Checkpoint]:
 
 
 def network_config(shapes: Mapping[str, Shape]) -> SanaWMConfig:
-    """The sizes of the network whose entries have these shapes; ValueError naming the entry that is missing."""
+    """Sizes of the network whose entries have these shapes.
+
+    Raises:
+        ValueError: which names the missing entry.
+    """
     try:
         hidden, latent = shapes[ENTRY][:2]
         blocks = {int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")}
@@ -114,9 +130,10 @@ def network_config(shapes: Mapping[str, Shape]) -> SanaWMConfig:
 
 
 def check_entries(shapes: Mapping[str, Shape], config: SanaWMConfig) -> dict[str, Shape]:
-    """The entries of a network of this size and their shapes, which these must be; inert ones may lack.
+    """Entries of a network of this size and their shapes, which the given ones must have. Inert entries may be missing.
 
-    Raises ValueError that names what is missing, unexpected or has another shape.
+    Raises:
+        ValueError: which names what is missing, unexpected or has another shape.
     """
     with torch.device("meta"):
         expected = {name: tuple(t.shape) for name, t in SanaWM(config).state_dict().items() if name != UNUSED}
@@ -133,10 +150,16 @@ def check_entries(shapes: Mapping[str, Shape], config: SanaWMConfig) -> dict[str
 
 
 def write_network(checkpoint: Checkpoint, config: SanaWMConfig, file: BinaryIO) -> None:
-    """Write a network in bfloat16 in the safetensors format (the length of a header, the header, the tensors), holding
-    one tensor at a time, as that library's own function does not. Inert entries that lack are zeros.
+    """Write a network in bfloat16 as safetensors (the length of a header, the header, the tensors), with one tensor in
+    memory at a time. Missing inert entries become zeros.
 
-    Raises ValueError as `check_entries`, before anything is written.
+    Args:
+        checkpoint: to read.
+        config: of the network.
+        file: to write.
+
+    Raises:
+        ValueError: as `check_entries`, before anything is written.
     """
     expected = check_entries(checkpoint.shapes, config)
     header: dict[str, Any] = {}
@@ -156,7 +179,7 @@ def write_network(checkpoint: Checkpoint, config: SanaWMConfig, file: BinaryIO) 
 
 
 def _unwrapped(content: Any) -> dict[str, Tensor]:
-    """The tensors of what torch.save wrote, out of what they were put into."""
+    """The tensors in what torch.save wrote."""
     while isinstance(content, Mapping):
         inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
         if inner is None:

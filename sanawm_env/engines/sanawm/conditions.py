@@ -1,4 +1,4 @@
-"""From poses to what the network reads for one chunk: ray map, Plücker groups, features of the place, place token."""
+"""Poses to what the network reads for one chunk: ray map, Plücker groups, features of the place, place token."""
 
 from collections.abc import Iterable
 
@@ -19,13 +19,17 @@ def camera_inputs(
     """Conditions of one chunk of B episodes.
 
     Args:
-        place_map: of a world that knows places.
-        origin: (B, 4, 4) poses of frame 0. poses: (B, n, 4, 4) the chunk's poses in the same world frames.
-        intrinsics: (B, 4) fx, fy, cx, cy in pixels of the world's picture.
-        anchor: (B, 4, 4) poses of frame 0 in the place. place: (B,) index in `config.places`, -1 where it is unknown.
-        first: whether this is the episodes' first chunk, which covers frame 0 as well.
+        config: of the world.
+        place_map: of a world that knows places, or None.
+        origin: (B, 4, 4) poses of frame 0.
+        poses: (B, n, 4, 4) the chunk's poses in the same world frames.
+        intrinsics: (B, 4) fx, fy, cx, cy in pixels of the world's frames.
+        anchor: (B, 4, 4) poses of frame 0 in the place.
+        place: (B,) index in `config.places`, -1 where it is unknown.
+        first: whether this is the episodes' first chunk, which also covers frame 0.
 
-    Returns: camera (B, T, 20) and plucker (B, C, T, h, w), float32.
+    Returns:
+        camera (B, T, 20) and plucker (B, C, T, h, w), float32.
     """
     h, w, stride = config.latent_height, config.latent_width, config.temporal_stride
     in_cells = (intrinsics / config.spatial_stride).float()[:, None]
@@ -41,7 +45,16 @@ def camera_inputs(
 
 
 def place_token(places: Iterable[str], place: str | None, channels: int) -> Tensor:
-    """(1, channels) text feature of a world whose prompt is a place: one-hot, the last channel for "unknown"."""
+    """Text feature of a world whose prompt is a place: one-hot, with the last channel for "unknown".
+
+    Args:
+        places: names of all places.
+        place: name of the place, or None.
+        channels: of the feature.
+
+    Returns:
+        (1, channels).
+    """
     token = torch.zeros(1, channels, dtype=torch.float32)
     token[0, channels - 1 if place is None else list(places).index(place)] = 1
     return token

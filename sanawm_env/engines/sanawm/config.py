@@ -1,4 +1,4 @@
-"""What defines a SANA-WM world, as plain values: `config.json` beside its weights holds exactly this."""
+"""What defines a SANA-WM world, as plain values. `config.json` beside its weights holds exactly this."""
 
 from dataclasses import dataclass
 
@@ -16,17 +16,23 @@ MAX_LATENT_FRAMES = 1024  # length of the official rotary table (dit.md 4)
 class SanaWorldConfig(WorldConfig):
     """A world's configuration with its network and its sampler.
 
-    Attributes, besides those of every world:
-        spatial_stride, temporal_stride: pixels and frames per latent. latents_per_chunk: 3, so that a chunk is 24
-            frames.
+    The official model was validated to 40 chunks, one minute (camera.md 7.4); its rotary positions end at latent frame
+    1024.
+
+    Attributes:
+        network: sizes of the network.
+        sampler: of the world.
+        spatial_stride, temporal_stride: pixels and frames per latent.
+        latents_per_chunk: 3, so that a chunk has 24 frames.
         codec: "patch_pca" (`codec.safetensors`), or LTX-2's of the folder `codec/`, which keeps a state between chunks:
             "ltx2", whose decoder is causal, or "ltx2_bidirectional", whose decoder is not.
         dtype: of the network's weights and latents, "float32" or "bfloat16".
-        reprojection: whether pictures of the state are moved to the new cameras as a first guess
-            (`engines.sanawm.reprojection`, weights in `reprojection.safetensors`), which SANA-WM does not do.
+        reprojection: whether frames of the state are moved to the new cameras as a first guess
+            (`engines.sanawm.reprojection`, weights in `reprojection.safetensors`), which SANA-WM does not do. The other
+            attributes are those of every world.
 
-    The official model was validated to 40 chunks, one minute (camera.md 7.4); its rotary positions end at latent frame
-    1024.
+    Raises:
+        ValueError: for values out of range, or that do not go together.
     """
 
     engine: str = "sanawm"

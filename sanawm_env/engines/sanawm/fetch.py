@@ -1,9 +1,9 @@
-"""Worlds on disk: the shipped ones, and official weights fetched from the hub and converted once.
+"""Official weights, fetched from the hub and converted once.
 
 A world folder holds `config.json`, `network.safetensors`, the codec (`codec.safetensors` or `codec/`) and, where the
-world has them, `text/`, `refiner/`, `prompts/` and `manifest.json` (which parts came from where). Fetched worlds lie
-under `$SANAWM_HOME`/worlds (by default ~/.cache/sanawm-env), what was downloaded for them under `$SANAWM_HOME`/hub.
-Files and names: codec_text_refiner.md section (e), dit.md 1.1, `official`.
+world has them, `text/`, `refiner/`, `prompts/` and `manifest.json` (which parts came from where). Fetched worlds are in
+`$SANAWM_HOME`/worlds (by default ~/.cache/sanawm-env/worlds), their downloads in `$SANAWM_HOME`/hub. Files and names:
+codec_text_refiner.md section (e), dit.md 1.1, `official`.
 """
 
 import errno
@@ -41,7 +41,7 @@ SLACK, SPARE = 1.01, 0.2 * GB  # of a disk, for what is not counted
 
 
 def official_folder(name: str) -> Path:
-    """Where the official world of that name lies once it is fetched."""
+    """Folder of an official world once it is fetched."""
     return home() / "worlds" / name
 
 
@@ -56,21 +56,27 @@ def fetch(
     height: int = 704,
     width: int = 1280,
 ) -> Path:
-    """Download parts of an official world and make its folder; what is there already is left alone.
+    """Download parts of an official world and make its folder. Parts that are there already are left alone, and the
+    disk is checked before anything is downloaded. Nothing incomplete is left: an older network stays until the new one
+    is whole, and downloads are kept for the next call.
 
     Args:
-        name: one of `OFFICIAL`. parts: some of those it has. revision: of the network's repository, a commit, branch or
-            tag; None for the pinned one (`official.PINS`), or for the network's own where other parts of its repository
-            are added to it. Other repositories are taken at their pins.
+        name: one of `OFFICIAL`.
+        parts: some of those it has.
+        revision: of the network's repository: a commit, branch or tag; None for the pinned one (`official.PINS`), or
+            for the network's own where other parts of its repository are added to it. Other repositories are used at
+            their pins.
         source: a folder laid out as the hub (owner/repository/files), instead of the hub.
-        dit: a file with the network's weights, somebody's conversion, instead of the official one
-            (`checkpoint.open_checkpoint`).
-        keep_source: keep what was downloaded to be converted, in `home()`/hub, instead of giving its disk back.
-        height, width: of the world's picture, multiples of 32.
+        dit: a file with the network's weights instead of the official one (`checkpoint.open_checkpoint`).
+        keep_source: keep downloads in `home()`/hub after their conversion.
+        height, width: of the world's frames, multiples of 32.
 
-    Before anything is downloaded, the disk is looked at. Returns the world's folder. Raises ValueError or OSError in
-    one sentence; nothing half-made is left, an older network stays until the new one is whole, and what was downloaded
-    is there for the next call.
+    Returns:
+        The world's folder.
+
+    Raises:
+        ValueError: for an unknown name, part, revision or size, and files that do not fit.
+        OSError: where the disk is too small, or a download fails.
     """
     if name not in OFFICIAL:
         raise ValueError(f"There is no official world {name!r}: fetch one of {', '.join(OFFICIAL)}.")
@@ -109,12 +115,20 @@ def fetch(
 
 @dataclass(frozen=True)
 class PartPlan:
-    """What is to be done for one part.
+    """What has to be done for one part.
 
-    record: what the manifest will say. command: that does it. here: whether nothing is left to do. files: the folder
-    where its files are or will be. listing: of what is to be downloaded into it. download: bytes of that which are not
-    there yet. given_back: whether they go after the conversion. converted: bytes written beside. given: a file that is
-    converted instead.
+    Attributes:
+        part: its name.
+        entry: where it comes from.
+        record: what the manifest will say.
+        command: that does it.
+        here: whether nothing is left to do.
+        files: folder where its files are or will be.
+        listing: what is to be downloaded into it.
+        download: bytes of that which are missing.
+        given_back: whether the files are deleted after the conversion.
+        converted: bytes that the conversion writes.
+        given: a file that is converted instead.
     """
 
     part: str
@@ -130,7 +144,8 @@ class PartPlan:
     given: Checkpoint | None = None
 
     def get(self) -> Path:
-        """The folder of the files, downloaded if need be. OSError with the command that goes on."""
+        """The folder of the files, after downloading what is missing. Raises OSError, with the command that
+        continues."""
         files = cast(Path, self.files)  # as `_plans` has found out
         if self.listing is not None:
             try:
@@ -140,14 +155,14 @@ class PartPlan:
         return files
 
     def give_back(self) -> None:
-        """Remove what was downloaded to be converted."""
+        """Delete what was downloaded to be converted."""
         if self.listing is not None and self.files is not None:
             for name in self.listing.sizes:
                 (self.files / name).unlink(missing_ok=True)
 
 
 def disk_need(plans: Iterable[PartPlan]) -> tuple[int, int]:
-    """The most bytes that are taken at a time while parts are fetched one after the other, and those that stay."""
+    """Bytes of disk while parts are fetched one after the other: the most at a time, and those that stay."""
     now = most = 0
     for plan in plans:
         if not plan.here:
@@ -158,7 +173,7 @@ def disk_need(plans: Iterable[PartPlan]) -> tuple[int, int]:
 
 
 def check_disk(name: str, plans: Sequence[PartPlan]) -> None:
-    """OSError in one sentence where the disk is too small for what will be downloaded and converted."""
+    """Raise OSError where the disk is too small for what will be downloaded and converted."""
     (most, stays), free = disk_need(plans), disk_free(home())
     if free < most * SLACK + SPARE:
         loaded, converted = (sum(getattr(p, what) for p in plans) / GB for what in ("download", "converted"))
@@ -172,7 +187,7 @@ def check_disk(name: str, plans: Sequence[PartPlan]) -> None:
 
 
 def disk_free(folder: Path) -> int:
-    """Bytes that are free on the disk of a folder, which may not be there yet."""
+    """Free bytes on the disk of a folder, which need not exist yet."""
     folder = folder.absolute()
     while not folder.exists():
         folder = folder.parent
@@ -180,13 +195,13 @@ def disk_free(folder: Path) -> int:
 
 
 def check_picture_size(height: int, width: int) -> None:
-    """ValueError for a picture that is no whole number of latents."""
+    """Raise ValueError for a frame size that is not a whole number of latents."""
     if height % 32 or width % 32 or min(height, width) < 32 or max(height, width) > MOST_PIXELS:
         raise ValueError(f"height and width must be multiples of 32 up to {MOST_PIXELS}, got {height} x {width}.")
 
 
 def world_config(name: str, network: SanaWMConfig, height: int, width: int) -> SanaWorldConfig:
-    """What an official world is, beside its weights: frames, intrinsics, sampler, window."""
+    """Configuration of an official world: frames, intrinsics, sampler, window."""
     sampler = SamplerConfig()
     if name == "chunk-causal":
         # the teacher sees all chunks before, takes the many steps of the official script and is guided (dit.md 13)
@@ -206,9 +221,10 @@ def world_config(name: str, network: SanaWMConfig, height: int, width: int) -> S
 
 
 def network_size(checkpoint: Checkpoint) -> SanaWMConfig:
-    """The network in a file: of the official size where it is as wide, else of the size that its shapes say.
+    """Sizes of the network in a file: the official ones where it is as wide, else those of its shapes.
 
-    Raises ValueError in one sentence that names what is missing or too much.
+    Raises:
+        ValueError: which names what is missing or unexpected.
     """
     with explaining(str(checkpoint.path)):
         network = network_config(checkpoint.shapes)
@@ -228,7 +244,7 @@ def _plans(
     given: Checkpoint | None,
     keep_source: bool,
 ) -> list[PartPlan]:
-    """What is to be done for every part; asks the hub for commits and sizes, and downloads nothing."""
+    """What has to be done for every part. Asks the hub for commits and sizes, and downloads nothing."""
     network = OFFICIAL[name]["dit"].repository
     done, plans = manifest["parts"], []
     for part in parts:
@@ -263,14 +279,14 @@ def _plans(
 
 
 def _is_here(folder: Path, entry: Part) -> bool:
-    """Whether the files that a part becomes are there."""
+    """Whether the files of a part are there."""
     if entry.converted:
         return (folder / NETWORK).is_file() and (folder / CONFIG).is_file()
     return all((folder / inside).is_dir() for inside, _ in entry.folders)
 
 
 def _ask(plan: PartPlan, revision: str | None, keep_source: bool) -> PartPlan:
-    """The plan with what the hub says: the commit that a revision is now, the files and their sizes."""
+    """The plan with the hub's answer: the commit of a revision, the files and their sizes."""
     repository, patterns = f"{OWNER}/{plan.entry.repository}", plan.entry.patterns
     try:
         listing = list_files(repository, revision, patterns)
@@ -301,7 +317,7 @@ def _ask(plan: PartPlan, revision: str | None, keep_source: bool) -> PartPlan:
 
 
 def _stopped(error: BaseException, plan: PartPlan) -> OSError:
-    """What stopped a download, as a sentence with the command that goes on."""
+    """Why a download stopped, as a sentence with the command that continues."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     chain: BaseException | None = error
     while chain is not None and getattr(chain, "errno", None) != errno.ENOSPC:
@@ -316,8 +332,8 @@ def _stopped(error: BaseException, plan: PartPlan) -> OSError:
 
 
 def _make_network(name: str, plan: PartPlan, folder: Path, manifest: dict, height: int, width: int) -> None:
-    """Convert what was downloaded; network, manifest and configuration appear together, and the download is gone then
-    unless it is to be kept. Where the network is here already, only the picture's size is set."""
+    """Convert what was downloaded. Network, manifest and configuration appear together, and the download is deleted
+    then unless it is to be kept. Where the network is here already, only the size of frames is set."""
     if plan.here:
         config = read_config(folder / CONFIG)
         if (config.height, config.width) != (height, width):
@@ -348,7 +364,7 @@ def _make_network(name: str, plan: PartPlan, folder: Path, manifest: dict, heigh
 
 
 def _link(target: Path, link: Path) -> None:
-    """A link to a folder of the download, or a copy where the file system has no links."""
+    """Link to a folder of the download, or copy it where the file system has no links."""
     if not target.is_dir():
         raise FileNotFoundError(
             f"{target} is not there, though the download is complete: the hub's layout has changed."

@@ -1,4 +1,4 @@
-"""Which settings of which worlds fit a machine's memory, by rehearsals in shapes (`memory`, `bidirectional`)."""
+"""Which settings of which worlds fit a machine's memory, predicted from shapes (`memory`, `bidirectional`)."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -29,8 +29,13 @@ RESERVE, SLACK = 1 * GB, 1.05  # CUDA's context and libraries, and fragmentation
 
 
 def recommended(free: float, device: str, world: str = "streaming") -> str:
-    """The best setting of an official world that fits so many bytes (the first of `LADDER`), as a sentence that ends in
-    a command that can be copied."""
+    """The best setting of an official world that fits (the first of `LADDER`), as a sentence with a command.
+
+    Args:
+        free: bytes of memory.
+        device: of the memory.
+        world: name of the world.
+    """
     folder, config = _known(world)
     for refiner, bits, parts in LADDER:
         options = load_options(refiner, bits, parts)
@@ -49,8 +54,8 @@ def recommended(free: float, device: str, world: str = "streaming") -> str:
 
 
 def candidates() -> Iterator[tuple[str, str, Callable[..., MemoryPrediction]]]:
-    """World (with its options), precision, and what predicts its memory, given `offload`: of what is here as it is
-    here, else of the official sizes."""
+    """World (with its options), precision, and a function of `offload` that predicts its memory. Worlds that are
+    fetched are taken as they are, others at the official sizes."""
     for name in shipped_worlds():
         folder = world_folder(name)
         config = cast(SanaWorldConfig, read_config(folder / "config.json"))
@@ -66,14 +71,14 @@ def candidates() -> Iterator[tuple[str, str, Callable[..., MemoryPrediction]]]:
 
 
 def load_options(refiner: bool, bits: str | None, offload: tuple[str, ...]) -> SanaLoadOptions:
-    """Load options of a setting of the `LADDER`."""
+    """Load options of a setting of `LADDER`."""
     return SanaLoadOptions(
         precision=bits, refiner=refiner, refiner_precision=bits if refiner else None, offload=offload
     )
 
 
 def _known(name: str) -> tuple[Path | None, SanaWorldConfig]:
-    """Folder and configuration of an official world; without one that it will have."""
+    """Folder and configuration of an official world; without a folder, the configuration it will have."""
     folder = world_folder(name) if name in known_worlds() else None
     if folder is None:
         return None, world_config(name, SanaWMConfig(), 704, 1280)
@@ -93,7 +98,7 @@ def _render(name: str, offload: bool) -> MemoryPrediction:
 
 
 def fit(predict: Callable[..., MemoryPrediction], free: float) -> tuple[str, str, str]:
-    """Gigabytes without and with offloading, and what follows. What cannot be predicted raises."""
+    """Gigabytes without and with offloading, and what fits. A prediction that fails raises."""
     plain, offloaded = (predict(offload=offload).peak for offload in (False, True))
     short = [need * SLACK + RESERVE - free for need in (plain, offloaded)]
     verdict = "fits" if short[0] <= 0 else "fits with offload" if short[1] <= 0 else f"{short[1] / GB:.1f} GB short"

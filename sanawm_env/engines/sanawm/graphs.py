@@ -1,7 +1,7 @@
 """CUDA graphs: a chunk's thousands of launches replayed as one.
 
-A graph works at fixed addresses, so arguments are copied to where it reads and results from where it writes: states
-stay values that nothing edits. At full size that is 2 GB of traffic a step and episode, under 1 % of its time.
+A graph works at fixed addresses, so arguments are copied to where it reads, and results from where it writes. States
+stay values that are never edited. At full size that is 2 GB of traffic a step and episode, under 1 % of its time.
 """
 
 from collections import OrderedDict
@@ -17,10 +17,12 @@ Recorder = Callable[[Callable[[], Any]], tuple[Callable[[], None], Any]]
 
 
 class Graphs:
-    """A function of tensors as recorded CUDA graphs, one for every layout of its arguments it has met.
+    """A function of tensors as recorded CUDA graphs, one for every layout of its arguments.
 
-    The function takes a hashable value and trees of tensors on a CUDA device, and returns a tree. It must launch the
-    same work whenever layouts agree: no decision may depend on what is in a tensor.
+    Args:
+        function: takes a hashable value and trees of tensors on a CUDA device, and returns a tree. It must launch the
+            same work whenever layouts agree: nothing may depend on the values of tensors.
+        record: makes (replay, results at fixed addresses) of a call without arguments, as `CudaRecorder` does.
     """
 
     def __init__(self, function: Callable, record: Recorder):
@@ -29,8 +31,8 @@ class Graphs:
         self.recorded: OrderedDict[Hashable, tuple[Any, Callable[[], None], Any]] = OrderedDict()
 
     def __call__(self, constant: Hashable, *arguments: Any) -> Any:
-        """What the function returns; results share nothing with a graph. A result that is one of the arguments, passed
-        on, is that very tensor."""
+        """The function's result, which shares nothing with a graph. A result that is one of the arguments is that
+        very tensor."""
         key = constant, tree.layout(arguments), tuple((t.dtype, t.device) for t in tree.leaves(arguments))
         if key not in self.recorded:
             while len(self.recorded) >= GRAPHS_KEPT:
@@ -48,7 +50,8 @@ class Graphs:
 
 
 class CudaRecorder:
-    """Captures calls as CUDA graphs that share their scratch memory: results are copied out before another replays."""
+    """Captures calls as CUDA graphs that share their scratch memory: results are copied out before another one is
+    replayed."""
 
     def __init__(self, device: torch.device):
         self.device = device

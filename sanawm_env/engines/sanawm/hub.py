@@ -1,8 +1,8 @@
-"""Files of a repository on the Hugging Face hub, downloaded so that a stop loses nothing.
+"""Files of a repository on the Hugging Face hub, downloaded so that an interruption loses nothing.
 
-The hub's own library keeps no part of a file that was interrupted; the network's checkpoint is one file of 32 GB. So
-the library is asked what there is and does the transfer, and the parts lie here: FILE.incomplete, until it is whole and
-has the hash that the hub gives. Every other tool's copy in the library's cache is used where it is whole.
+The hub's own library does not keep parts of interrupted files, and the network's checkpoint is one file of 32 GB. So
+the library lists and transfers, and parts are kept here as FILE.incomplete until they are whole and have the hub's
+hash. Whole files in the library's cache are used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,14 @@ INCOMPLETE = ".incomplete"
 
 @dataclass(frozen=True)
 class Listing:
-    """Files of a repository at a commit. sizes: bytes of each. hashes: SHA-256, of those that the hub gives it for."""
+    """Files of a repository at a commit.
+
+    Attributes:
+        repository: on the hub.
+        commit: its hash.
+        sizes: bytes of each file.
+        hashes: SHA-256 of files, where the hub has it.
+    """
 
     repository: str
     commit: str
@@ -29,10 +36,18 @@ class Listing:
 
 
 def list_files(repository: str, revision: str | None, patterns: Sequence[str]) -> Listing:
-    """What the hub has. revision: a commit, branch or tag; None for the newest.
+    """Ask the hub for the files of a repository.
 
-    Raises ImportError without the library, ValueError for a revision or repository that is not there, FileNotFoundError
-    where nothing fits the first pattern, and what the library raises where the hub cannot be reached.
+    Args:
+        repository: on the hub.
+        revision: a commit, branch or tag; None for the newest.
+        patterns: of names.
+
+    Raises:
+        ImportError: without huggingface_hub.
+        ValueError: for an unknown revision or repository.
+        FileNotFoundError: where no file matches the first pattern. Errors of the library, where the hub cannot be
+            reached, pass through.
     """
     with needing("Fetching needs huggingface_hub", "official"):
         from huggingface_hub import HfApi
@@ -62,7 +77,7 @@ def list_files(repository: str, revision: str | None, patterns: Sequence[str]) -
 
 
 def in_cache(listing: Listing) -> Path | None:
-    """The folder in the library's cache that holds all these files, None where one lacks."""
+    """The folder in the library's cache that holds all these files; None where one is missing."""
     from huggingface_hub import try_to_load_from_cache
 
     folders = set()
@@ -75,7 +90,7 @@ def in_cache(listing: Listing) -> Path | None:
 
 
 def cached(repository: str, revision: str | None, patterns: Sequence[str]) -> Path | None:
-    """For who cannot ask the hub: the folder of that revision in the library's cache, as far as it is there."""
+    """Without asking the hub: the folder of a revision in the library's cache, or None."""
     from huggingface_hub import snapshot_download
 
     with suppress(Exception):  # the library raises many types for what is not there
@@ -87,16 +102,22 @@ def cached(repository: str, revision: str | None, patterns: Sequence[str]) -> Pa
 
 
 def missing_bytes(listing: Listing, folder: Path) -> int:
-    """What is still to be downloaded into a folder; of files that were interrupted, the rest."""
+    """Bytes that are still to be downloaded into a folder; of interrupted files, the rest."""
     have = {name: _size(folder / name) or _size(_incomplete(folder / name)) for name in listing.sizes}
     return sum(max(0, size - have[name]) for name, size in listing.sizes.items())
 
 
 def download(listing: Listing, folder: Path) -> None:
-    """Bring the files into a folder; what is there already stays, what was interrupted goes on.
+    """Download files into a folder. Files that are there stay, and interrupted ones continue.
 
-    Raises what the library raises for networks, OSError of the disk, ValueError for a file whose hash is another than
-    the hub says (it begins anew then), BlockingIOError where another process downloads into this folder.
+    Args:
+        listing: of the files.
+        folder: where to.
+
+    Raises:
+        ValueError: for a file with another hash than the hub's, which is then downloaded from its beginning.
+        BlockingIOError: where another process downloads into this folder.
+        OSError: of the disk. Errors of the network, which the library raises, pass through.
     """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get

@@ -1,6 +1,5 @@
-"""How much memory a world takes, from shapes alone: its start and its steps are rehearsed on torch's meta device, where
-tensors have sizes and no contents, and what is alive is counted.
-"""
+"""How much memory a world takes, from shapes alone. Its start and steps run on torch's meta device, where tensors
+have sizes and no contents, and what is alive is counted."""
 
 import dataclasses
 import math
@@ -60,10 +59,12 @@ FULL = 6  # chunks until the windows that have a limit are full, the refiner's l
 class MemoryPrediction:
     """Bytes on the device that runs a world.
 
-    weights: of every part. working: the most that is alive besides weights while that part works. between: what stays
-    between two steps besides weights (states and the clip last shown). waiting: of parts that wait in the host's
-    memory, what is on the device (at other times, while the part works): nothing and all of it, or all but the blocks
-    and one block more.
+    Attributes:
+        weights: of every part.
+        working: by part, the most that is alive besides weights while it works.
+        between: what stays between two steps besides weights (states and the last clip).
+        waiting: by part that waits in the host's memory, its bytes on the device (at other times, while it works): none
+            and all of it, or all but the blocks and one block more.
     """
 
     weights: dict[str, int]
@@ -73,7 +74,7 @@ class MemoryPrediction:
 
     @property
     def peak(self) -> int:
-        """The most that is alive at any time, all together."""
+        """The most bytes that are alive at any time."""
 
         def on_device(name: str, size: int, works: bool) -> int:
             return self.waiting.get(name, (size, size))[works]
@@ -87,14 +88,19 @@ class MemoryPrediction:
 def predict_memory(
     config: SanaWorldConfig, folder: Path | None = None, options: SanaLoadOptions | None = None, batch: int = 1
 ) -> MemoryPrediction:
-    """What encoding start images and stepping `batch` episodes takes, without snapshots.
+    """Memory of encoding start images and stepping episodes, without snapshots. Tensors are counted, and the workspaces
+    of convolutions; CUDA's context, other workspaces and fragmentation are not. Where the attention window has no
+    limit, memory grows with every chunk; then this is the last of `config.horizon_chunks`.
 
-    folder: of the world, whose codec and refiner may have sizes of their own; those that are not there count as the
-    official ones. Where the
-    attention window has no limit, memory grows with every chunk: then this is the last of `config.horizon_chunks`.
-    Tensors are counted, and what a convolution takes besides; CUDA's context, other workspaces and fragmentation are
-    not.
-    Raises ImportError where a part needs a library that is not installed.
+    Args:
+        config: of the world.
+        folder: of the world, whose codec and refiner may have sizes of their own; missing parts have the official
+            sizes.
+        options: that it is loaded with.
+        batch: number of episodes.
+
+    Raises:
+        ImportError: where a part needs a library that is not installed.
     """
     options = options or SanaLoadOptions()
     if options.precision is not None:
@@ -121,8 +127,7 @@ def predict_memory(
 
 
 def _blockwise(module: nn.Module, size: int) -> tuple[int, int]:
-    """Of a module of so many bytes whose blocks wait: what is on the device always, and while it works. Only blocks are
-    ever in fewer bits than they are here."""
+    """Bytes on the device of a module whose blocks wait: always, and while it works. Only blocks are ever quantised."""
     plain = [weight_bytes(block, None) for block in blocks_of(module)]
     outside = weight_bytes(module, None) - sum(plain)
     return outside, outside + math.ceil((size - outside) * max(plain) / sum(plain))
@@ -130,7 +135,7 @@ def _blockwise(module: nn.Module, size: int) -> tuple[int, int]:
 
 @cache
 def _encoder(folder: Path | None) -> nn.Module:
-    """The encoder of prompts on the meta device: of a folder, or gemma-2-2b's, whose sizes are the library's own."""
+    """The prompt encoder on the meta device: of a folder, or gemma-2-2b's, whose sizes are the library's own."""
     from transformers import AutoConfig, AutoModel, Gemma2Config
 
     text = _part(folder, "text")
@@ -140,7 +145,7 @@ def _encoder(folder: Path | None) -> nn.Module:
 
 @cache
 def _refiner_encoder(folder: Path | None) -> nn.Module:
-    """The refiner's encoder and connectors likewise: of a folder, or Gemma-3-12b and LTX-2's own."""
+    """The refiner's encoder and connectors on the meta device: of a folder, or Gemma-3-12b and LTX-2's own."""
     from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
     from transformers import AutoConfig, Gemma3Config, Gemma3ForConditionalGeneration
 
@@ -164,7 +169,7 @@ class _Rehearsed:
 
 @cache
 def _rehearse(config: SanaWorldConfig, folder: Path | None, refiner: bool, batch: int) -> tuple[_Rehearsed, _Rehearsed]:
-    """Of a world that has all on the device; and of one whose refiner's keys and values lie in the host's memory."""
+    """A world with everything on the device, and one whose refiner's keys and values are in the host's memory."""
     run = _Rehearsal(config, *_outline(config, folder, refiner))
     grows = config.network.window < 0
     between, most = [], []  # of every chunk, the first's with what comes before it
@@ -190,7 +195,7 @@ def _rehearse(config: SanaWorldConfig, folder: Path | None, refiner: bool, batch
 
 
 def _at_the_end(most: list[Counter[str]], between: list[int], left: int) -> _Rehearsed:
-    """What the chunks so far come to, and as many more that each add what the last one has added."""
+    """The chunks so far, and `left` more that each add what the last one has added."""
     working = {
         part: max(max(chunk[part] for chunk in most), last + left * (last - most[-2][part]))
         for part, last in most[-1].items()
@@ -237,14 +242,20 @@ def _part(folder: Path | None, name: str) -> Path | None:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of tensors on the meta device while it is entered, those of `weights` apart.
+    """Counts the bytes of tensors on the meta device while it is entered.
 
-    now: alive. apart: of these, what `elsewhere` was told of. stage: what is going on, set from outside. most,
-    most_here: the most alive in every stage, in all and without what lies elsewhere.
+    A network does the same to tensors of the same shapes many times, and torch computes shapes in Python. So results
+    are reused where everything they depend on is alike, and so are those of whole blocks (`repeating`).
 
-    A network does the same to tensors of the same shapes many times, and torch works shapes out in Python: new tensors
-    are made by what was worked out before, where all that a result depends on is alike. Whole blocks likewise
-    (`repeating`).
+    Args:
+        weights: tensors that are counted apart.
+
+    Attributes:
+        now: bytes that are alive.
+        apart: of these, those that could be elsewhere.
+        stage: what is going on, set from outside.
+        most: by stage, the most bytes alive.
+        most_here: the same without those that could be elsewhere.
     """
 
     @classmethod
@@ -299,7 +310,7 @@ class LiveBytes(TorchDispatchMode):
             self.now += size
 
     def elsewhere(self, tensor: Tensor) -> Tensor:
-        """Itself, which could lie elsewhere."""
+        """The tensor, counted as one that could be elsewhere."""
         storage = tensor.untyped_storage()
         if storage._cdata not in self._elsewhere:
             self._elsewhere.add(storage._cdata)
@@ -315,12 +326,12 @@ class LiveBytes(TorchDispatchMode):
 
     @contextmanager
     def repeating(self, blocks: Iterable[nn.Module]) -> Generator[None]:
-        """While it is entered, each of these modules works once for what is alike: modules built alike, given tensors
-        of the same shapes. After that, what it did to memory happens again: the most that was alive, above what was
-        alive when it began, and the tensors it leaves.
+        """Within the block, each of these modules runs once for alike calls: modules built alike, with tensors of the
+        same shapes. After that its effect on memory is repeated: the most that was alive, above what was alive when it
+        began, and the tensors it leaves.
 
-        Exact for functions of shapes: what a module is given lives on while it works, as in every call of a module. It
-        may write to objects that it is given, where they hold None.
+        This is exact for functions of shapes: what a module is given stays alive while it works, as in every call of a
+        module. It may write to objects that it is given, where they hold None.
         """
         forwards = [(block, self._repeated(block)) for block in blocks]
         with ExitStack() as undo:
@@ -363,8 +374,8 @@ class LiveBytes(TorchDispatchMode):
             self.most_here[stage] = max(self.most_here[stage], here + more_here)
 
     def _recipe(self, left: Any, given: list[int], before: set[int]) -> "_Recipe | None":
-        """How to leave the same again; None where it is not only new tensors and looks at given ones. given, before:
-        the storages of those, and all that were known."""
+        """How to leave the same tensors again; None where that is not only new tensors and views of given ones.
+        given, before: storages of those, and all that were known."""
         tensors = list(tree.leaves(left))
         if len(tensors) != len(list(_tensors(left))) or any(t.is_conj() or not t.is_meta for t in tensors):
             return None
@@ -400,22 +411,22 @@ class LiveBytes(TorchDispatchMode):
 
 
 def forget() -> None:
-    """Rehearse anew from now on."""
+    """Forget all reused results."""
     _rehearse.cache_clear()
     learned.cache_clear()
 
 
 @cache
 def learned() -> tuple[dict[Any, Any], dict[Any, Any]]:
-    """What operators made of tensors (shape, strides and dtype; None where they wrote in place) and what modules did
-    (see `LiveBytes.repeating`), by all that it depends on: from one rehearsal to the next."""
+    """Results of operators (shape, strides and dtype; None where they wrote in place) and effects of modules (see
+    `LiveBytes.repeating`), by all that they depend on."""
     return {}, {}
 
 
 @dataclass(frozen=True)
 class _Recipe:
-    """What a module leaves: bytes of new storages; of every tensor the place of its storage (of given tensors from -1
-    down), its look at it and whether it could lie elsewhere; and the tree that they are in."""
+    """What a module leaves: bytes of new storages; of every tensor the index of its storage (of given tensors from
+    -1 down), its view of it and whether it could be elsewhere; and the tree that they are in."""
 
     storages: list[int]
     parts: list[tuple]
@@ -426,8 +437,8 @@ _PLAIN = type("Plain", (), {}).__basicsize__  # of objects that are nothing but 
 
 
 def _built(x: Any) -> Any:
-    """A key of modules (and of what they hold) that is equal for those that do the same to tensors of the same shapes;
-    whatever is not known to be alike counts as different."""
+    """A key that is equal for modules (and what they hold) that do the same to tensors of the same shapes. Whatever
+    is not known to be alike counts as different."""
     if isinstance(x, Tensor):
         return _outline_of(x)
     if isinstance(x, dict):
@@ -462,14 +473,14 @@ CONVOLUTIONS = {torch.ops.aten.convolution.default}
 
 
 def convolution_workspace(given: Tensor, weight: Tensor, out: Tensor) -> int:
-    """Bytes that a convolution takes besides its result: libraries lay input and weight out anew for their kernels, and
-    then the output back. The most of it: which of that is needed depends on the processor and its library."""
+    """Bytes of a convolution besides its result: libraries copy input and weight to another layout, and then the
+    output back. This is an upper bound, because it depends on the processor and its library which copies are needed."""
     return max(given.nbytes + weight.nbytes, out.nbytes)
 
 
 @cache
 def _is_view(func: Any) -> bool:
-    """Whether an operator returns other looks at its arguments."""
+    """Whether an operator returns views of its arguments."""
     aliases = [returned.alias_info for returned in func._schema.returns]
     return any(alias is not None and not alias.is_write for alias in aliases)
 
@@ -496,9 +507,9 @@ def _outline_of(x: Any) -> Any:
 
 @contextmanager
 def fused_attention() -> Generator[None]:
-    """While it is entered, attention is only the shape of its result, as for the fused kernels, which keep no matrix of
-    scores; on the meta device torch would make one. The CPU's own form goes head by head, a thousand small calls: there
-    the pages are laid out at once, as on a GPU."""
+    """Within the block, attention takes no memory besides its result, as in the fused kernels, which keep no matrix
+    of scores; on the meta device torch would make one. The CPU's own form works head by head in a thousand small
+    calls; there the pages are laid out at once, as on a GPU."""
 
     def attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
         return query.new_empty(*query.shape[:-1], value.shape[-1])

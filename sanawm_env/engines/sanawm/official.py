@@ -1,7 +1,6 @@
-"""The official weights as they lie on the hub: repositories, revisions, sizes and terms, each with its source and date.
+"""The official weights on the hub: repositories, revisions, sizes and terms, each with its source and date.
 
-Nobody here could download them: this is what is known of them, from others who could. `fetch` is what fetches
-them.
+We could not download them: this is what others have published about them. `fetch` downloads them.
 """
 
 from dataclasses import dataclass
@@ -14,8 +13,13 @@ REPORTS = f"cache listings and conversion scripts of others who ran the weights,
 
 @dataclass(frozen=True)
 class Notice:
-    """What somebody says about the terms of some weights. terms: in a few words. source: who says so. date: when it was
-    read there."""
+    """What somebody says about the terms of some weights.
+
+    Attributes:
+        terms: in a few words.
+        source: who says so.
+        date: when it was read there.
+    """
 
     terms: str
     source: str
@@ -29,9 +33,13 @@ class Notice:
 class Part:
     """Where one part of a world comes from.
 
-    repository: on the hub, without its owner. patterns: files to download. gigabytes: to download. notices: on its
-    terms. folders: world folder -> folder in the repository; none for a network, which is converted instead.
-    converted: gigabytes of the network after that, in bfloat16.
+    Attributes:
+        repository: on the hub, without its owner.
+        patterns: files to download.
+        gigabytes: to download.
+        notices: on its terms.
+        folders: world folder -> folder in the repository; none for a network, which is converted.
+        converted: gigabytes of the network after that, in bfloat16.
     """
 
     repository: str

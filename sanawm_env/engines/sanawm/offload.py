@@ -1,6 +1,6 @@
 """Weights that wait in the host's memory: a part is on the device while it works, or one block of it at a time.
 
-What waits is never moved, only copied and let go again, so that nothing is copied back; numbers are the same.
+Weights that wait are only copied to the device and freed there, so nothing is copied back. The numbers are the same.
 """
 
 from collections.abc import Generator, Iterable, Sequence
@@ -17,9 +17,14 @@ OFFLOADABLE = ("codec", "refiner", "text")
 
 
 def check_offload(offload: Any) -> tuple[str, ...]:
-    """The parts that wait, in order: of True all, of False none, else of names, in a list or separated by commas.
+    """The parts that wait, in order.
 
-    Raises TypeError or ValueError in one sentence.
+    Args:
+        offload: True for all, False for none, or names in a list or separated by commas.
+
+    Raises:
+        TypeError: for another type.
+        ValueError: for an unknown name.
     """
     if isinstance(offload, bool):
         return OFFLOADABLE if offload else ()
@@ -35,7 +40,7 @@ def check_offload(offload: Any) -> tuple[str, ...]:
 
 @contextmanager
 def at_hand(module: nn.Module, device: torch.device) -> Generator[None]:
-    """A module on the device for as long as this is entered."""
+    """A module is on the device within the block."""
     waiting = _replace(module.modules(), device)
     try:
         yield
@@ -44,8 +49,8 @@ def at_hand(module: nn.Module, device: torch.device) -> Generator[None]:
 
 
 def work_blockwise(module: nn.Module, device: torch.device) -> None:
-    """From now on every block of the module waits where it is and is on the device while it works; all else moves there
-    for good."""
+    """From now on every block of the module waits where it is, and is on the device while it works; everything else
+    moves there for good."""
     blocks = blocks_of(module)
     inside = {id(inner) for block in blocks for inner in block.modules()}
     _replace((inner for inner in module.modules() if id(inner) not in inside), device)
@@ -64,7 +69,7 @@ def work_blockwise(module: nn.Module, device: torch.device) -> None:
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:
-    """What a module goes through one after the other: the items of its outermost lists of modules."""
+    """The blocks that a module runs one after the other: the items of its outermost lists of modules."""
     found: list[nn.Module] = []
     for child in module.children():
         found += child if isinstance(child, nn.ModuleList) else blocks_of(child)
@@ -72,8 +77,8 @@ def blocks_of(module: nn.Module) -> list[nn.Module]:
 
 
 def _replace(modules: Iterable[nn.Module], device: torch.device) -> list[tuple[dict, str, Any]]:
-    """Put copies on the device in the place of parameters and buffers that are elsewhere; what is to be put back. A
-    tensor that has several places gets one copy."""
+    """Replace parameters and buffers that are elsewhere by copies on the device; returns what to put back. A tensor
+    with several places gets one copy."""
     copies: dict[int, Any] = {}
     before: list[tuple[dict, str, Any]] = []
     for module in modules:

@@ -1,7 +1,7 @@
-"""The prompts of a world: encoded once, kept on disk, and read without the encoder.
+"""Prompts of a world: encoded once, kept on disk, and read without the encoder.
 
-A world folder holds them in `prompts/`, one safetensors file each, named by the SHA-256 of what decides its content:
-kind, prompt, encoder and settings (codec_text_refiner.md b.4).
+A world folder holds them in `prompts/`, one safetensors file each, named by the SHA-256 of kind, prompt, encoder and
+settings (codec_text_refiner.md b.4).
 """
 
 import hashlib
@@ -28,7 +28,13 @@ Kind = Literal["prompt", "negative", "refiner"]
 
 @dataclass(frozen=True, eq=False)
 class PromptFeatures:
-    """text (1, L, C) and text_mask (1, L) or None for the network; refiner: the same pair for the refiner, or None."""
+    """Features of a prompt.
+
+    Attributes:
+        text: (1, L, C) for the network.
+        text_mask: (1, L), or None.
+        refiner: features and mask for the refiner, or None.
+    """
 
     text: Tensor
     text_mask: Tensor | None = None
@@ -36,13 +42,22 @@ class PromptFeatures:
 
 
 class PromptCache:
-    """Features on disk. identity: plain values that say which encoder made them and how."""
+    """Features on disk.
+
+    Args:
+        folder: of the files.
+        identity: plain values that say which encoder made them, and how.
+    """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]):
         self.folder, self.identity = folder, dict(identity)
 
     def get(self, prompt: str, kind: Kind = "prompt") -> tuple[Tensor, Tensor] | None:
-        """Features and mask, None for a prompt that is not there; ValueError for a file that is damaged or foreign."""
+        """Features and mask of a prompt; None where it is not cached.
+
+        Raises:
+            ValueError: for a damaged or foreign file.
+        """
         content, path = self._address(prompt, kind)
         if not path.is_file():
             return None
@@ -57,7 +72,11 @@ class PromptCache:
             ) from error
 
     def put(self, features: Tensor, mask: Tensor, prompt: str, kind: Kind = "prompt") -> None:
-        """Keep features and mask; the file appears whole or not at all. OSError where it cannot be written."""
+        """Write features and mask to a file, which appears whole or not at all.
+
+        Raises:
+            OSError: where it cannot be written.
+        """
         content, path = self._address(prompt, kind)
         self.folder.mkdir(parents=True, exist_ok=True)
         tensors = {"features": features.cpu().contiguous(), "mask": mask.to(torch.int64).cpu().contiguous()}
@@ -71,9 +90,14 @@ class PromptCache:
 class Prompts:
     """The prompt features of one world: from its cache and, where that is allowed, from its encoders.
 
-    folder: of the world. name: how messages call it. softcap: see `GemmaEncoder.load`. load_encoders: encode what the
-    cache lacks and keep it there; an encoder is loaded for that and let go again. refiner: give the refiner's features
-    too. offload: run encoders block by block from the host's memory.
+    Args:
+        folder: of the world.
+        name: of the world, for messages.
+        softcap: see `GemmaEncoder.load`.
+        load_encoders: encode prompts that the cache lacks, and cache them. An encoder is loaded for that and freed
+            again.
+        refiner: return the refiner's features too.
+        offload: run encoders block by block from the host's memory.
     """
 
     def __init__(
@@ -92,10 +116,17 @@ class Prompts:
         self.cache = PromptCache(folder / "prompts", _identity(folder, softcap))
 
     def features(self, prompt: str, device: str | torch.device, negative: bool = False) -> PromptFeatures:
-        """Features on `device`. negative: of a prompt that stands without the instruction, for guidance.
+        """Features of a prompt.
 
-        Raises as `check_prompt`, and ValueError naming the command to run for a prompt that is neither cached nor to be
-        encoded here.
+        Args:
+            prompt: the text.
+            device: of the features.
+            negative: of a negative prompt for guidance, without the instruction.
+
+        Raises:
+            ValueError: as `check_prompt`, and for a prompt that is neither cached nor may be encoded here; it names the
+                command to run.
+            TypeError: as `check_prompt`.
         """
         prompt = check_prompt(prompt)
         text, mask = self._find(prompt, "negative" if negative else "prompt", device)
@@ -118,7 +149,7 @@ class Prompts:
         return features.to(device), mask.to(device)
 
     def missing(self, prompts: list[str]) -> list[tuple[str, Kind]]:
-        """What of these prompts, the empty one and the empty negative one is not cached yet, encoder by encoder."""
+        """Which of these prompts, the empty one and the empty negative one are not cached, encoder by encoder."""
         wanted: list[tuple[str, Kind]] = [("", "negative"), *((p, "prompt") for p in ["", *prompts])]
         if self.refiner:
             wanted += [(p, "refiner") for p in ["", *prompts]]
@@ -126,9 +157,15 @@ class Prompts:
 
     @isolated
     def encode(self, wanted: list[tuple[str, Kind]], device: str | torch.device, done=lambda: None) -> None:
-        """Encode and keep these, calling `done` after each. Loads every encoder at most once, one at a time.
+        """Encode and cache prompts. Loads every encoder at most once, one at a time.
 
-        Raises FileNotFoundError naming the command to run where an encoder was not fetched.
+        Args:
+            wanted: from `missing`.
+            device: that encodes.
+            done: called after each.
+
+        Raises:
+            FileNotFoundError: which names the command that fetches a missing encoder.
         """
         for load, kinds in ((self._gemma, ("prompt", "negative")), (self._refiner_text, ("refiner",))):
             batch = [(prompt, kind) for prompt, kind in wanted if kind in kinds]
@@ -158,7 +195,7 @@ class Prompts:
 
 
 def _identity(folder: Path, softcap: bool) -> dict[str, Any]:
-    """Which encoder a world folder's prompts are made with; its manifest names it, if there is one."""
+    """Which encoder makes the prompts of a world folder; its manifest names it, if there is one."""
     text = {}
     with suppress(OSError, ValueError, KeyError, TypeError):
         text = json.loads((folder / "manifest.json").read_text())["parts"]["text"]

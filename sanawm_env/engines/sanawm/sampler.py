@@ -1,9 +1,9 @@
 """The few-step sampler (dit.md 12): plain Euler steps along the flow, then one clean pass that writes the state.
 
 Self-forcing as in the official streaming pipeline: no re-noising and no shift of the step list. Latent frame 0 of an
-episode is the start image: it is always fed with timestep 0 and never moves. The official `chunk_flow_euler` of the
-teacher is the same with many steps, chunk after chunk; it can also begin a chunk before the one before it is done,
-which an environment cannot, as the actions are not known yet.
+episode is the start image: it always has timestep 0 and never moves. The official `chunk_flow_euler` of the teacher is
+the same with many steps, chunk after chunk. It can also begin a chunk before the previous one is done, which an
+environment cannot, because the actions are not known yet.
 """
 
 from collections.abc import Iterable
@@ -23,10 +23,17 @@ from sanawm_env.system.files import brief, check_number
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """timesteps: noise levels in 1..1000 as the network sees them, decreasing; the end point 0 is implied.
-    guidance_scale: classifier-free guidance, 1 for none; above 1 every batch is [unconditional, conditional].
-    name: of the official sampler, "self_forcing_flow_euler" or "chunk_flow_euler", which make lists differently.
-    flow_shift: that the list was made with, for the record."""
+    """How chunks are sampled.
+
+    Attributes:
+        timesteps: noise levels in 1..1000 as the network sees them, decreasing; the end point 0 is implied.
+        guidance_scale: of classifier-free guidance, 1 for none; above 1 every batch is [unconditional, conditional].
+        name: of the official sampler, "self_forcing_flow_euler" or "chunk_flow_euler", which make lists differently.
+        flow_shift: that the list was made with, for the record.
+
+    Raises:
+        ValueError: for values out of range.
+    """
 
     timesteps: tuple[int | float, ...] = (1000, 960, 889, 727)
     guidance_scale: float = 1.0
@@ -46,8 +53,12 @@ class SamplerConfig:
             raise ValueError(f"The sampler must be {' or '.join(SAMPLERS)}, got {brief(self.name)}.")
 
     def with_steps(self, timesteps: tuple[float, ...] | None, flow_shift: float | None) -> "SamplerConfig":
-        """The same with another list: as it is given, or as many steps as here with another shift; given both, the list
-        stands, as it is shifted already, and the shift is noted."""
+        """The same sampler with another list.
+
+        Args:
+            timesteps: the list; None for as many steps as here with another shift.
+            flow_shift: of the new list. With `timesteps` it is only recorded, because a list is shifted already.
+        """
         if timesteps is None and flow_shift is not None:
             timesteps = SAMPLERS[self.name](len(self.timesteps), flow_shift)
         if timesteps is None or (timesteps == self.timesteps and flow_shift is None):
@@ -64,7 +75,12 @@ MAX_STEPS, MAX_SHIFT = 1000, 100
 
 
 def check_timesteps(timesteps: Iterable[float]) -> tuple[float, ...]:
-    """A step list as a tuple; ValueError or TypeError in one sentence for what is none."""
+    """A step list as a tuple.
+
+    Raises:
+        TypeError: for anything but a list of numbers.
+        ValueError: for numbers that do not decrease within 1..1000.
+    """
     said = "timesteps must be numbers that decrease strictly within 1000..1, such as [1000, 967, 908, 764]"
     if isinstance(timesteps, str | bytes) or not isinstance(timesteps, Iterable):
         raise TypeError(f"{said}, got {brief(timesteps)}.")
@@ -77,15 +93,15 @@ def check_timesteps(timesteps: Iterable[float]) -> tuple[float, ...]:
 
 
 def spaced_timesteps(steps: int, shift: float) -> tuple[float, ...]:
-    """The list of a distilled model: even levels, shifted and rounded to whole numbers as the official 1000, 960, 889,
-    727 (shift 8, dit.md 12)."""
+    """The list of a distilled model: even levels, shifted and rounded to whole numbers, as the official 1000, 960,
+    889, 727 (shift 8, dit.md 12)."""
     even = [1 - i / steps for i in range(steps)]
     return tuple(round(1000 * shift * u / (1 + (shift - 1) * u)) for u in even)
 
 
 def shifted_timesteps(steps: int, shift: float) -> tuple[float, ...]:
-    """A step list from a number of steps and a flow shift, as diffusers' FlowMatchEulerDiscreteScheduler makes it: the
-    shift is applied to the training schedule and again to the spaced steps."""
+    """A step list from a number of steps and a flow shift, as diffusers' FlowMatchEulerDiscreteScheduler makes it:
+    the shift is applied to the training schedule, and again to the spaced steps."""
 
     def warp(sigma: Tensor) -> Tensor:
         return shift * sigma / (1 + (shift - 1) * sigma)
@@ -108,17 +124,20 @@ def sample_chunk(
     image_latent: Tensor | None = None,
     guess: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, NetworkState]:
-    """Imagine one chunk.
+    """Sample one chunk. No argument is written to.
 
     Args:
+        model: the network.
         noise: (B, c, T, H, W), unit normal.
         context: of this chunk; with guidance its batch is 2B, [unconditional, conditional].
-        state: left by the chunk before (batch 2B with guidance), None for the first.
+        state: of the chunk before (batch 2B with guidance), None for the first.
+        config: of the sampler.
         image_latent: (B, c, 1, H, W), the clean latent of frame 0; given exactly in an episode's first chunk.
-        guess: mean (B, c, T, H, W) and spread (B, 1, T, H, W) of worlds that have one beforehand: the steps then move
-            what is left of the latents, (x - mean) / spread. Of the start image's frame it says 0 and 1.
+        guess: mean (B, c, T, H, W) and spread (B, 1, T, H, W), of worlds that have a guess: the steps then move (x -
+            mean) / spread. For the start image's frame they are 0 and 1.
 
-    Returns: latents (B, c, T, H, W) and the next state. No input is written to.
+    Returns:
+        Latents (B, c, T, H, W), and the next state.
     """
     x = noise
     active = torch.ones(x.shape[0], x.shape[2], device=x.device)
@@ -144,8 +163,19 @@ def predict_velocity(
     state: NetworkState | None,
     guidance_scale: float = 1.0,
 ) -> Tensor:
-    """Flow velocity (noise - data) at x (B, c, T, H, W) with noise level sigmas (B, T); frames at level 0 get
-    whatever the network says and must not be moved by it."""
+    """Flow velocity (noise - data). Frames at level 0 get arbitrary values, and must not be moved by them.
+
+    Args:
+        model: the network.
+        x: (B, c, T, H, W), noisy latents.
+        sigmas: (B, T), noise levels.
+        context: of this chunk.
+        state: of the chunk before, or None.
+        guidance_scale: 1 for none.
+
+    Returns:
+        (B, c, T, H, W).
+    """
     timesteps = sigmas * 1000
     if guidance_scale > 1:
         out, _ = model(torch.cat((x, x)), torch.cat((timesteps, timesteps)), context, state)
@@ -160,7 +190,7 @@ def predict_velocity(
 
 
 def v_target(data: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:
-    """What a v-prediction should be at x = (1 - sigma) data + sigma noise: the inverse of `data_from_v`."""
+    """The v-prediction at x = (1 - sigma) data + sigma noise: the inverse of `data_from_v`."""
     return ((1 - sigmas) * noise - sigmas * data) / ((1 - sigmas).square() + sigmas.square()).sqrt()
 
 

@@ -1,13 +1,13 @@
 """The official codec: LTX-2's causal video VAE, decoded as a stream.
 
 The network is diffusers' `AutoencoderKLLTX2Video`, which decodes whole clips only. Two small subclasses give its
-decoder a memory between calls, which belongs to the call (`_Stream`) and not to the modules. One latent frame goes
-through it per call, so that how latents are cut into chunks does not matter. Formulas and sizes:
-codec_text_refiner.md section (a).
+decoder a memory between calls, which belongs to the call (`_Stream`) and not to the modules. One latent frame is
+decoded per call, so it does not matter how latents are cut into chunks. Formulas and sizes: codec_text_refiner.md
+section (a).
 
-The bidirectional model's decoder is not causal: what a frame looks like depends on the latents after it, which an
-episode does not have yet. Its frames are then the last ones of a clip that ends here, decoded in one piece with as many
-latents before them as the official pipeline decodes in one (a tile of 96 frames).
+The bidirectional model's decoder is not causal: a frame depends on the latents after it, which an episode does not have
+yet. Its frames are then the last ones of a clip that ends here, decoded in one piece with as many latents before them
+as the official pipeline decodes in one piece (a tile of 96 frames).
 """
 
 import inspect
@@ -35,10 +35,11 @@ TILE_FRAMES, TILE_STRIDE = 96, 64
 
 
 class LTX2Codec:
-    """Frames <-> latents of diffusers' `AutoencoderKLLTX2Video`.
+    """Frames <-> latents of diffusers' `AutoencoderKLLTX2Video`. Use `LTX2Codec.load`.
 
-    vae: the model; a causal decoder is changed so that only this class may call it. causal: whether its decoder is.
-    Use `LTX2Codec.load`.
+    Args:
+        vae: the model. A causal decoder is changed so that only this class may call it.
+        causal: whether its decoder is.
     """
 
     def __init__(self, vae: nn.Module, causal: bool = True):
@@ -63,10 +64,18 @@ class LTX2Codec:
         dtype: torch.dtype = torch.bfloat16,
         causal: bool = True,
     ) -> "LTX2Codec":
-        """From a folder in diffusers' layout. causal: whether its decoder was trained to be, whatever its config says.
+        """Load a codec.
 
-        Raises FileNotFoundError where there is none, ValueError in one sentence for files that do not fit, ImportError
-        without diffusers.
+        Args:
+            folder: in diffusers' layout.
+            device: of the weights.
+            dtype: of the weights.
+            causal: whether its decoder was trained to be, whatever its config says.
+
+        Raises:
+            FileNotFoundError: where a file is missing.
+            ValueError: for files that do not fit.
+            ImportError: without diffusers.
         """
         folder, weights = Path(folder), "diffusion_pytorch_model.safetensors"
         for name in ("config.json", weights):
@@ -81,11 +90,11 @@ class LTX2Codec:
 
     @staticmethod
     def on_meta(folder: Path | None = None, dtype: torch.dtype = torch.bfloat16, causal: bool = True) -> "LTX2Codec":
-        """Shapes without weights, on the meta device: of the codec in a folder, or of LTX-2's own."""
+        """A codec without weights, on the meta device: of a folder, or LTX-2's own."""
         return LTX2Codec(nn.Module.to(_on_meta(folder, causal), dtype), causal)
 
     def to(self, device: str | torch.device) -> "LTX2Codec":
-        """Itself, moved."""
+        """Move the codec, and return it."""
         self.vae.to(device)
         return self
 
@@ -99,15 +108,15 @@ class LTX2Codec:
 
     @property
     def replay_frames(self) -> int:
-        """How many latent frames the decoder sees back: replaying so many gives its caches again, bit for bit. Of one
-        that is not causal, how many are decoded anew with every chunk."""
+        """How many latent frames the decoder depends on: decoding these again gives its caches again, bit for bit.
+        For a decoder that is not causal, how many are decoded again with every chunk."""
         if not self.causal:
             return TILE_FRAMES // TIME_STRIDE - CHUNK + 1
         config = self.vae.config  # which lists the blocks from the pixels inwards
         return receptive_frames(config.decoder_layers_per_block[::-1], config.decoder_spatio_temporal_scaling[::-1])
 
     def outline(self, height: int, width: int, frames: int, dtype: torch.dtype) -> LTX2State:
-        """What the state after so many latent frames (h, w) of a dtype looks like, as tensors on the meta device."""
+        """The state after `frames` latent frames (h, w) of a dtype, on the meta device."""
         tails, rows, columns, scale = [], height, width, (1, 1)
         with torch.device("meta"):
             history = torch.empty(1, self.channels, min(frames, self.replay_frames), height, width, dtype=dtype)
@@ -122,8 +131,17 @@ class LTX2Codec:
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
-        """Normalised latents (B, c, 1 + n, H / 32, W / 32) of frames (B, 1 + 8 n, H, W, 3) uint8: the posterior's mode,
-        never a sample; ValueError for other shapes."""
+        """Encode frames. The latents are normalised, and the posterior's mode, never a sample.
+
+        Args:
+            frames: (B, 1 + 8 n, H, W, 3) uint8.
+
+        Returns:
+            (B, c, 1 + n, H / 32, W / 32).
+
+        Raises:
+            ValueError: for other shapes.
+        """
         stride = SPACE_STRIDE
         f, height, width, colours = frames.shape[1:] if frames.ndim == 5 else (0, 1, 1, 0)
         if frames.dtype != torch.uint8 or colours != 3 or f % TIME_STRIDE != 1 or height % stride or width % stride:
@@ -143,11 +161,19 @@ class LTX2Codec:
 
     @torch.no_grad()
     def decode_chunk(self, latents: Tensor, state: LTX2State | None, *, first: bool) -> tuple[Tensor, LTX2State]:
-        """Frames (B, F, H, W, 3) uint8 of the stream's next normalised latents (B, c, T, h, w), and the next state.
+        """Decode the next latents of a stream. Bytes are made in float32 and truncated, as in the official streaming
+        pipeline but for its bfloat16 (section a.3).
 
-        first: whether they open the stream, in which case F = 8 T - 7 and `state` is None; else F = 8 T. Bytes are made
-        in float32 and truncated, as in the official streaming pipeline but for its bfloat16 (section a.3).
-        ValueError for another shape, or a state of other streams.
+        Args:
+            latents: (B, c, T, h, w), normalised.
+            state: of the stream so far; None for the first.
+            first: whether they open the stream.
+
+        Returns:
+            Frames (B, F, H, W, 3) uint8 with F = 8 T, or 8 T - 7 for the first, and the next state.
+
+        Raises:
+            ValueError: for another shape, or a state of other streams.
         """
         video, state = self.decode_video(latents, state, first=first)
         # (x + 1) * 127.5, clamped and truncated
@@ -156,7 +182,7 @@ class LTX2Codec:
 
     @torch.no_grad()
     def decode_video(self, latents: Tensor, state: LTX2State | None, *, first: bool) -> tuple[Tensor, LTX2State]:
-        """As `decode_chunk`, but (B, 3, F, H, W) in about -1..1, in the codec's dtype. Raises as `decode_chunk`."""
+        """As `decode_chunk`, but the frames are (B, 3, F, H, W) in about -1..1, in the codec's dtype."""
         if latents.ndim != 5 or latents.shape[1] != self.channels or not latents.shape[2]:
             raise ValueError(f"latents must be (B, {self.channels}, T, h, w), got {tuple(latents.shape)}.")
         if first != (state is None):
@@ -184,7 +210,7 @@ class LTX2Codec:
         return video, LTX2State(history[:, :, -self.replay_frames :].clone(), tails)
 
     def _frames(self, latents: Tensor, stream: "_Stream") -> Iterator[Tensor]:
-        """The decoder's output for one latent frame after the other of a stream."""
+        """The decoder's output for one latent frame of a stream after the other."""
         for frame in self._raw(latents).split(1, dim=2):
             token = _stream.set(stream)
             try:
@@ -209,8 +235,9 @@ class LTX2Codec:
 class _Stream:
     """What the decoder's convolutions remember of a stream while it is decoded.
 
-    tails: of each, its last two input frames; None before its first. skip: leading input frames that the next one
-    leaves out.
+    Attributes:
+        tails: the last two input frames of each convolution; None before its first.
+        skip: leading input frames that the next convolution leaves out.
     """
 
     tails: list[Tensor | None]
@@ -221,10 +248,11 @@ _stream: ContextVar[_Stream] = ContextVar("the stream that is being decoded")
 
 
 def receptive_frames(layers: Sequence[int], scaling: Sequence[bool]) -> int:
-    """Latent frames that the decoder sees back: every convolution adds two frames at its own rate (section a.5).
+    """How many latent frames the decoder depends on: every convolution adds two frames at its own rate (section a.5).
 
-    layers: residual blocks (of two convolutions) in the middle and after each upsampler. scaling: whether that
-    upsampler, one convolution at the rate before it, doubles the rate.
+    Args:
+        layers: residual blocks (of two convolutions) in the middle and after each upsampler.
+        scaling: whether that upsampler, one convolution at the rate before it, doubles the rate.
     """
     rate, back = 1, 2.0 * (1 + 2 * layers[0])  # conv_in and the middle
     for blocks, doubles in zip(layers[1:], scaling, strict=True):
@@ -236,7 +264,8 @@ def receptive_frames(layers: Sequence[int], scaling: Sequence[bool]) -> int:
 
 
 def _on_meta(folder: Path | None, causal: bool) -> nn.Module:
-    """diffusers' model on the meta device, by a folder's config.json or by the class defaults, which are LTX-2's."""
+    """diffusers' model on the meta device, with the sizes of a folder's config.json, or of the class defaults, which
+    are LTX-2's."""
     library = _library()
     settings: dict[str, Any] = {"encoder_causal": True} if folder is None else library.vae.load_config(folder)
     settings = {**settings, "decoder_causal": causal}
@@ -251,7 +280,8 @@ def _on_meta(folder: Path | None, causal: bool) -> nn.Module:
 
 @cache
 def _library() -> SimpleNamespace:
-    """diffusers' classes and their streaming children; ImportError where diffusers is missing or has changed."""
+    """diffusers' classes and their streaming subclasses. Raises ImportError where diffusers is missing or has
+    changed."""
     with needing("The codec needs diffusers 0.42", "official"):
         from diffusers import AutoencoderKLLTX2Video
         from diffusers.models.autoencoders.autoencoder_kl_ltx2 import LTX2VideoCausalConv3d, LTX2VideoUpsampler3d

@@ -1,11 +1,11 @@
 """The nano world's codec: principal components of patches of 8 x S x S x 3 pixel values (frames, rows, columns and
 colours; S is 8 or 16), fitted in closed form.
 
-Latent frame 0 holds the first picture (repeated eight times), latent frame k >= 1 holds frames 8k-7..8k, so any run of
-latents decodes on its own and there is no state. The strides and the measured quality are those of
-shared/reference/nano.md section 1. Coordinates are partly whitened (times lambda^(-1/4)) so that weak components stay
-visible to the network without drowning the strong ones. Their standard deviation overall is 4, not 1: unit noise then
-takes up little of a narrow network (measured: 2.5 dB after 50 steps of training).
+Latent frame 0 holds the first frame (repeated eight times), latent frame k >= 1 holds frames 8k-7..8k, so any run of
+latents decodes on its own, without a state. The strides and the measured quality are those of shared/reference/nano.md,
+section 1. Coordinates are partly whitened (times lambda^(-1/4)), so that weak components stay visible to the network
+without drowning the strong ones. Their overall standard deviation is 4, not 1: unit noise then takes up little of a
+narrow network (measured: 2.5 dB after 50 steps of training).
 """
 
 from pathlib import Path
@@ -25,11 +25,14 @@ LARGEST_STRIDE = 32
 
 
 class PatchPCACodec(nn.Module):
-    """Frames <-> latents by a linear map.
+    """Frames <-> latents by a linear map: latent = scale * coordinate. A patch has P = 8 x S x S x 3 values, 1536 at
+    the spatial stride S = 8; pixels count 0..1 here. Components are stored in half precision, and float32 in memory.
+    `.to(device)` moves it like any module.
 
-    Buffers: mean (P,), components (C, P) with orthonormal rows, scale (C,): latent = scale * coordinate, where a patch
-    has P = 8 x S x S x 3 values, 1536 at the spatial stride S = 8. Pixels count 0..1 here. Stored with half-precision
-    components, float32 in memory; `.to(device)` moves it as any module.
+    Attributes:
+        mean: (P,).
+        components: (C, P), orthonormal rows.
+        scale: (C,).
     """
 
     mean: Tensor
@@ -59,8 +62,16 @@ class PatchPCACodec(nn.Module):
 
     @staticmethod
     def fit(patches: Tensor, channels: int = 64, device: str = "cpu") -> "PatchPCACodec":
-        """Codec of the `channels` strongest principal components of `patches` (N, P), uint8 or float in 0..1; N >
-        channels (ValueError). device: where it is computed; the codec is on the CPU."""
+        """Fit a codec of the strongest principal components.
+
+        Args:
+            patches: (N, P), uint8 or float in 0..1; N > channels.
+            channels: of the latents.
+            device: that computes; the codec is on the CPU.
+
+        Raises:
+            ValueError: for another shape.
+        """
         stride = _stride(patches.shape[-1]) if patches.ndim == 2 else None
         if stride is None or len(patches) <= channels:
             sizes = f"{PATCH} or another 24 S S values"
@@ -83,18 +94,30 @@ class PatchPCACodec(nn.Module):
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
-        """Latents (B, C, 1 + n, H / S, W / S) float32 of frames (B, 1 + 8 n, H, W, 3), uint8 or float in 0..1."""
+        """Encode frames.
+
+        Args:
+            frames: (B, 1 + 8 n, H, W, 3), uint8 or float in 0..1.
+
+        Returns:
+            (B, C, 1 + n, H / S, W / S) float32.
+
+        Raises:
+            ValueError: for another shape.
+        """
         latents = (_unit(to_patches(frames, self.stride)) - self.mean) @ self.components.T * self.scale
         return latents.permute(0, 4, 1, 2, 3).contiguous()
 
     @torch.no_grad()
     def decode(self, latents: Tensor, first: bool) -> Tensor:
-        """Frames (B, F, H, W, 3) uint8 of latents (B, C, T, h, w), of any floating dtype, on their device.
+        """Decode latents, on their device.
 
         Args:
-            latents: (B, C, T, h, w).
-            first: whether latent frame 0 opens the clip, and so stands for one frame; F = 1 + 8 (T - 1), else F = 8
-                T.
+            latents: (B, C, T, h, w), of any floating dtype.
+            first: whether latent frame 0 opens the clip, and so stands for one frame.
+
+        Returns:
+            (B, F, H, W, 3) uint8, F = 8 T, or 1 + 8 (T - 1) with `first`.
 
         Raises:
             ValueError: for latents of another shape.
@@ -110,20 +133,26 @@ class PatchPCACodec(nn.Module):
         return frames.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 
     def decode_chunk(self, latents: Tensor, state: LTX2State | None, *, first: bool) -> tuple[Tensor, None]:
-        """`decode`, and what the next chunk's decoding needs: nothing."""
+        """`decode`, and None: there is no state."""
         return self.decode(latents, first), None
 
     def outline(self, height: int, width: int, frames: int, dtype: torch.dtype) -> None:
-        """There is no state."""
+        """None: there is no state."""
 
     def save(self, path: str | Path) -> None:
-        """Write the state dict as safetensors, components in half precision."""
+        """Write the state dict as safetensors, components in half precision. Raises OSError where it cannot be
+        written."""
         tensors = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
         save_file(tensors | {"components": tensors["components"].half()}, path)
 
     @staticmethod
     def load(path: str | Path) -> "PatchPCACodec":
-        """The codec stored at `path`; FileNotFoundError, or ValueError when the file holds something else."""
+        """Read a codec.
+
+        Raises:
+            FileNotFoundError: where there is no file.
+            ValueError: for a file that holds something else.
+        """
         if not Path(path).is_file():
             raise FileNotFoundError(f"No codec at {path}; fit one with PatchPCACodec.fit and save it there.")
         with explaining(f"{path} cannot be read as a codec", (SafetensorError, OSError)):
@@ -139,8 +168,18 @@ class PatchPCACodec(nn.Module):
 
 
 def to_patches(frames: Tensor, stride: int = SPACE_STRIDE) -> Tensor:
-    """Patches (B, 1 + n, H / S, W / S, 24 S S) of frames (B, 1 + 8 n, H, W, 3), same dtype, first frame repeated.
-    ValueError for another shape."""
+    """Patches of a clip, with the first frame repeated.
+
+    Args:
+        frames: (B, 1 + 8 n, H, W, 3).
+        stride: S.
+
+    Returns:
+        (B, 1 + n, H / S, W / S, 24 S S), same dtype.
+
+    Raises:
+        ValueError: for another shape.
+    """
     shape, s = frames.shape, stride
     if frames.ndim != 5 or shape[4] != 3 or shape[1] % TIME_STRIDE != 1 or shape[2] % s or shape[3] % s:
         raise ValueError(f"frames must be (B, 1 + 8 n, {s} h, {s} w, 3), not {tuple(frames.shape)}.")

@@ -22,8 +22,9 @@ from sanawm_env.engines.sanawm.network.context import Context
 class TokenState:
     """State of a token-wise block.
 
-    recurrent: (B, h, D, D) value x key, float32. conv: of q, k and v each the last K inputs (B, C, K) of the temporal
-    convolution (K taps).
+    Attributes:
+        recurrent: (B, h, D, D) value x key, float32.
+        conv: of q, k and v each, the last K inputs (B, C, K) of the temporal convolution (K taps).
     """
 
     recurrent: Tensor
@@ -32,9 +33,10 @@ class TokenState:
 
 class TokenMixer(nn.Module):
     """fla's `GatedDeltaNet` in the place of `GDNMixer`. The camera enters through the ray (Plücker) conditions alone:
-    there is no camera branch, and no rotary position either. A call may cover several chunks: it is causal anyway.
+    there is no camera branch and no rotary position. A call may cover several chunks, because it is causal.
 
-    Raises ImportError where fla is not installed.
+    Raises:
+        ImportError: where fla is not installed.
     """
 
     def __init__(self, config: SanaWMConfig):
@@ -57,9 +59,19 @@ class TokenMixer(nn.Module):
     def forward(
         self, x: Tensor, context: Context, state: TokenState | None, save: bool
     ) -> tuple[Tensor, TokenState | None]:
-        """x: (B, N, C) modulated tokens. Returns the output (B, N, C) and, if `save`, the next state.
+        """Mix tokens.
 
-        Raises ValueError where the kernels cannot run.
+        Args:
+            x: (B, N, C), modulated tokens.
+            context: of this chunk.
+            state: of the chunk before, or None.
+            save: whether to return the next state.
+
+        Returns:
+            The output (B, N, C), and the next state or None.
+
+        Raises:
+            ValueError: where the kernels cannot run.
         """
         runs_on = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
         if x.device.type not in runs_on:

@@ -26,9 +26,11 @@ class SanaWMConfig:
         caption_channels, text_len: width and number of the text tokens.
         plucker_channels: channels of the per-latent ray conditions: 48 (8 pixel frames x direction and moment), plus
             whatever a configuration appends.
-        input_size: only sizes the unused `pos_embed` buffer of the official state dict.
-        window: chunks of keys and values a softmax block keeps (-1: all). sink: keep the first chunk for ever as one
-            of them.
+        softmax_every_n: every n-th block is a softmax block.
+        conv_kernel_size: taps of the temporal key convolution.
+        input_size: size of the unused `pos_embed` buffer of the official state dict.
+        window: chunks of keys and values that a softmax block keeps (-1: all).
+        sink: keep the first chunk for ever as one of them.
         prediction_type: what the output means, in the words of diffusers: "flow_prediction" (noise - data) or
             "v_prediction" (Salimans and Ho 2022, on the noisy latents scaled to unit variance), which is minus the data
             at full noise and never asks the network to copy its noise.

@@ -15,9 +15,10 @@ from sanawm_env.kernels.inputs import Grid, RayTransform
 class BlockConditions:
     """What one block reads besides its tokens.
 
-    added: (B, N, C) or (B, 1, C), the projected ray conditions, added to the tokens; None without.
-    text: keys and values (B, h, L, C/h) of the cross-attention; None where nothing is left to attend to
-        (`shortcuts.fold_single_token`).
+    Attributes:
+        added: (B, N, C) or (B, 1, C), the projected ray conditions, added to the tokens; None without.
+        text: keys and values (B, h, L, C/h) of the cross-attention; None where nothing is left to attend to
+            (`shortcuts.fold_single_token`).
     """
 
     added: Tensor | None
@@ -28,9 +29,13 @@ class BlockConditions:
 class Context:
     """What one chunk's passes share.
 
-    kernels: the operators. phase: (B, 1, N, D/2) rotary phases, complex, of heads of width D. rays: the camera
-    branches' geometry, None without cameras. text_bias: (B, 1, 1, L), added to the scores of the text, None without a
-    mask. conditions: of every block.
+    Attributes:
+        kernels: the operators.
+        grid: of the chunk.
+        phase: (B, 1, N, D/2) rotary phases, complex, of heads of width D.
+        rays: the camera branches' geometry, None without cameras.
+        text_bias: (B, 1, 1, L), added to the scores of the text, None without a mask.
+        conditions: of every block.
     """
 
     kernels: Kernels

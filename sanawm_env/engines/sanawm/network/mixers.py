@@ -1,9 +1,9 @@
 """Self-attention of the two kinds of block, each with a main branch and a camera branch (dit.md 5, 6, 7).
 
 The branches are added, gated once and projected. A GDN block remembers through a matrix per head that the frame-wise
-gated delta rule updates (`sanawm_env.kernels`); a softmax block attends to the keys and values of a window of chunks.
-The camera branch moves queries, keys and values into world coordinates with the 4x4 matrix of each token's viewing
-ray, so that only relative ray poses matter.
+gated delta rule updates (`sanawm_env.kernels`). A softmax block attends to the keys and values of a window of chunks.
+The camera branch moves queries, keys and values into world coordinates with the 4x4 matrix of each token's viewing ray,
+so that only relative ray poses matter.
 """
 
 from dataclasses import replace
@@ -48,7 +48,17 @@ class Mixer(nn.Module):
         self.k_norm_cam = RMSNorm(dim, eps=1e-5)
 
     def finish(self, x: Tensor, main: Tensor, camera: Tensor | None, kernels: Kernels) -> Tensor:
-        """Add what the branches read (B, N, C), gate by the input x (B, N, C), project: (B, N, C)."""
+        """Add the read-outs of the branches, gate, and project.
+
+        Args:
+            x: (B, N, C), the input.
+            main: (B, N, C).
+            camera: (B, N, C), or None.
+            kernels: the operators.
+
+        Returns:
+            (B, N, C).
+        """
         o = main.to(x.dtype)
         if camera is not None:
             o = o + project(self.out_proj_cam, camera.to(x.dtype), kernels)
@@ -74,7 +84,17 @@ class GDNMixer(Mixer):
     def forward(
         self, x: Tensor, context: Context, state: GDNState | None, save: bool
     ) -> tuple[Tensor, GDNState | None]:
-        """x: (B, N, C) modulated tokens. Returns the output (B, N, C) and, if `save`, the next state."""
+        """Mix tokens.
+
+        Args:
+            x: (B, N, C), modulated tokens.
+            context: of this chunk.
+            state: of the chunk before, or None.
+            save: whether to return the next state.
+
+        Returns:
+            The output (B, N, C), and the next state or None.
+        """
         grid, rays, kernels = context.grid, context.rays, context.kernels
         beta, decay = self.gates(x, grid)
         qkv = project(self.qkv, x, kernels).chunk(3, dim=-1)
@@ -98,15 +118,15 @@ class WindowMixer(Mixer):
     def forward(
         self, x: Tensor, context: Context, state: WindowState | None, save: bool
     ) -> tuple[Tensor, WindowState | None]:
-        """x: (B, N, C) modulated tokens. Returns the output (B, N, C) and, if `save`, the next state."""
+        """Mix tokens. Arguments and results as `GDNMixer.forward`."""
         past = state.pages if state is not None else ()
         q, page = self.page(x, context)
         out = self.read(x, q, past, page, context)
         return out, self.keep(past, page) if save else None
 
     def page(self, x: Tensor, context: Context) -> tuple[Tensor, Page]:
-        """Of tokens x (B, N, C): the main branch's projected queries (B, N, C), which share a projection with its keys
-        and values, and the page of both branches."""
+        """The main branch's projected queries (B, N, C), which share a projection with its keys and values, and the
+        page of both branches, of tokens x (B, N, C)."""
         rays, kernels = context.rays, context.kernels
         q, k, v = project(self.qkv, x, kernels).chunk(3, dim=-1)
         k, v = rotate(split_heads(self.k_norm(k), self.heads), context.phase), split_heads(v, self.heads)
@@ -117,8 +137,18 @@ class WindowMixer(Mixer):
         return q, Page(k, v, to_world(camera_k, rays), to_world(camera_v, rays))
 
     def read(self, x: Tensor, q: Tensor, past: tuple[Page, ...], page: Page, context: Context) -> Tensor:
-        """The output (B, n, C) of tokens x (B, n, C) with projected queries q (B, n, C), from past pages and the
-        current one. n is N, or less with the part of the context that belongs to these tokens."""
+        """The output of tokens that attend to past pages and the current one.
+
+        Args:
+            x: (B, n, C). n is N, or less with the part of the context that belongs to these tokens.
+            q: (B, n, C), projected queries.
+            past: pages of past chunks.
+            page: of this chunk.
+            context: of these tokens.
+
+        Returns:
+            (B, n, C).
+        """
         grid, rays, kernels, pages = context.grid, context.rays, context.kernels, (*past, page)
         q = rotate(split_heads(self.q_norm(q), self.heads), context.phase)
         main = merge_heads(kernels.attend(q, [(p.k, p.v) for p in pages], grid))

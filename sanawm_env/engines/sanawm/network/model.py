@@ -1,12 +1,12 @@
-"""SanaWM: the video transformer that imagines one chunk of latents under a camera (dit.md 1, 2, 10).
+"""SanaWM: the video transformer that predicts one chunk of latents under a camera path (dit.md 1, 2, 10).
 
-    context = model.prepare(grid, frame_index, text=..., text_mask=..., camera=..., plucker=...)   # once per chunk
-    velocity, _ = model(latents, timesteps, context, state)                                        # denoising passes
-    _, state = model(clean_latents, zeros, context, state, save=True)                              # the clean pass
+    context = model.prepare(grid, frame_index, text=..., text_mask=..., camera=..., plucker=...)  # once per chunk
+    velocity, _ = model(latents, timesteps, context, state)  # denoising passes
+    _, state = model(clean_latents, zeros, context, state, save=True)  # the clean pass
 
-`prepare` holds everything that does not depend on the latents; the forward pass never writes to a tensor it was
-given, and a state comes out only where one is asked for. Parameter names and shapes are those of the official
-checkpoint at every size. What fast passes leave out is in `shortcuts.py`, the clean pass for its state alone too.
+`prepare` makes everything that does not depend on the latents. The forward pass never writes to its arguments, and
+returns a state only where one is asked for. Parameter names and shapes are those of the official checkpoint at every
+size. `shortcuts.py` has what fast passes leave out, and the clean pass for its state alone.
 
 Sizes in comments: B batch, T latent frames, N = T * H * W tokens, C width, c latent channels, L text tokens.
 """
@@ -55,7 +55,7 @@ class Block(nn.Module):
         self.mlp = ConvFFN(dim, config.mlp_ratio)
 
     def conditions(self, plucker: Tensor | None, text: Tensor, kernels: Kernels) -> BlockConditions:
-        """Of embedded ray conditions (B, N, C), or None, and text (B, L, C)."""
+        """Conditions of the block, from embedded ray conditions (B, N, C) or None, and text (B, L, C)."""
         added = None if plucker is None else project(self.plucker_proj, plucker, kernels)
         return BlockConditions(added, self.cross_attn.keys_values(text))
 
@@ -72,7 +72,19 @@ class Block(nn.Module):
         state: BlockState | None,
         save: bool,
     ) -> tuple[Tensor, BlockState | None]:
-        """x: (B, N, C); modulation: (B, T, 6, C). Returns x after the block and, if `save`, the block's next state."""
+        """Run the block.
+
+        Args:
+            x: (B, N, C).
+            modulation: (B, T, 6, C).
+            conditions: of the block.
+            context: of this chunk.
+            state: of the chunk before, or None.
+            save: whether to return the next state.
+
+        Returns:
+            x after the block, and its next state or None.
+        """
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulations(modulation)
         mixed, mixer_state = self.attn(modulate(x, shift_a, scale_a), context, state and state.mixer, save)
         x = x + gate(mixed, gate_a)
@@ -86,9 +98,12 @@ class Block(nn.Module):
 
 
 class SanaWM(nn.Module):
-    """The network at any size. `backend` forces one form of the operators (`sanawm_env.kernels.dispatch`).
+    """The network at any size. `prepare` and `forward` raise ValueError where shapes contradict the configuration or
+    each other.
 
-    Raises ValueError from `prepare` and `forward` where shapes contradict the configuration or each other.
+    Args:
+        config: sizes.
+        backend: form of the operators (`sanawm_env.kernels.dispatch`); None for what suits the device.
     """
 
     pos_embed: Tensor
@@ -110,10 +125,14 @@ class SanaWM(nn.Module):
         self.final_layer = FinalLayer(dim, config.latent_channels)
 
     def load_weights(self, weights: dict[str, Tensor], assign: bool = False) -> None:
-        """Load a state dict strictly, but for the unused position buffer, which checkpoints may leave out.
+        """Load a state dict strictly, except for the unused position buffer, which checkpoints may leave out.
 
-        assign: take the tensors themselves in place of the module's, which may be on the meta device.
-        Raises RuntimeError (torch's own) that lists missing, unexpected and misshapen entries.
+        Args:
+            weights: the state dict.
+            assign: use the tensors themselves in place of the module's, which may be on the meta device.
+
+        Raises:
+            RuntimeError: torch's own, which lists missing, unexpected and misshapen entries.
         """
         unused = torch.zeros(self.pos_embed.shape, dtype=self.x_embedder.proj.weight.dtype, device="cpu")
         self.load_state_dict({"pos_embed": unused, **weights}, assign=assign)
@@ -133,10 +152,14 @@ class SanaWM(nn.Module):
         Args:
             grid: latent frames, rows and columns of the chunk.
             frame_index: (B,) absolute index of the chunk's first latent frame.
-            text: (B, L, caption_channels) text features. text_mask: (B, L), 1 = valid, or None.
-            camera: (B, T, 20) rows of 16 c2w entries relative to pixel frame 0 and fx, fy, cx, cy in latent-grid
-                units, or None to run without the camera branch.
+            text: (B, L, caption_channels) text features.
+            text_mask: (B, L), 1 = valid, or None.
+            camera: (B, T, 20) rows of 16 c2w entries relative to pixel frame 0 and fx, fy, cx, cy in latent-grid units,
+                or None to run without the camera branch.
             plucker: (B, plucker_channels, T, H, W), or None.
+
+        Raises:
+            ValueError: for other shapes.
         """
         batch, weight = frame_index.shape[0], self.x_embedder.proj.weight
         kernels = choose(weight.device, weight.dtype, self.backend)
@@ -173,10 +196,14 @@ class SanaWM(nn.Module):
             latents: (B, c, T, H, W).
             timesteps: (B, T) in 0..1000, one per latent frame, or (B,) for all of them; truncated to integers.
             context: of this chunk, from `prepare`.
-            state: left by the chunk before, None for the first. Read only.
-            save: return the state for the next chunk too.
+            state: of the chunk before, None for the first. It is only read.
+            save: whether to return the state for the next chunk.
 
-        Returns: the prediction (B, c, T, H, W) (see `SanaWMConfig.prediction_type`), and the next state or None.
+        Returns:
+            The prediction (B, c, T, H, W) (see `SanaWMConfig.prediction_type`), and the next state or None.
+
+        Raises:
+            ValueError: for other shapes.
         """
         x, embedding, modulation = self.embed(latents, timesteps, context)
         states = []
@@ -187,15 +214,15 @@ class SanaWM(nn.Module):
         return prediction, NetworkState(tuple(states)) if save else None
 
     def embed(self, latents: Tensor, timesteps: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
-        """Where a pass begins (arguments as in `forward`): tokens (B, N, C), the embedding of the noise levels
-        (B, T, C), and the modulation that blocks share (B, T, 6, C)."""
+        """The inputs of the blocks, from arguments as in `forward`: tokens (B, N, C), the embedding of the noise
+        levels (B, T, C), and the modulation that blocks share (B, T, 6, C)."""
         grid, batch = context.grid, context.phase.shape[0]
         _expect("latents", latents, (batch, self.config.latent_channels, *grid.shape))
         embedding = self.t_embedder(timesteps.reshape(batch, -1).long().expand(batch, grid.frames))
         return self.x_embedder(latents), embedding, self.t_block(embedding).unflatten(-1, (6, -1))
 
     def block_states(self, state: NetworkState | None) -> tuple[BlockState | None, ...]:
-        """Of every block; None before the first chunk."""
+        """The state of every block; None before the first chunk."""
         return (None,) * len(self.blocks) if state is None else state.blocks
 
 

@@ -1,6 +1,6 @@
 """What a world remembers of its places: learned features in grids over each place, looked up along viewing rays.
 
-The nano world is told where in a known place a start image was taken (nano.md section 4). Instead of lifting rays by
+The nano world is told where in a known place a start image was taken (nano.md, section 4). Instead of lifting rays by
 sines and cosines, the channels appended to the Plücker conditions are read from a table that is trained with the
 network, linear between cells, as grid encodings do (Müller et al. 2022, Instant NGP): on the faces of the place's
 bounding box where rays leave it, and in its volume at some depths on the way.
@@ -56,12 +56,15 @@ class PlaceMap(nn.Module):
         """Channels of one chunk.
 
         Args:
-            c2w: (B, n, 4, 4) poses in the place's frame, float32; in the first chunk frame 0 stands in front (n + 1).
+            c2w: (B, n, 4, 4) poses in the place's frame, float32; in the first chunk frame 0 is in front (n + 1).
             intrinsics: (B, 4) fx, fy, cx, cy in latent-grid units.
             place: (B,) index of the place, -1 where it is unknown: all its channels are 0.
+            height, width: of the latent grid.
             first: the first chunk's latent 0 is frame 0 alone; every other latent covers `stride` frames.
+            stride: frames of a latent.
 
-        Returns: (B, PLACE_CHANNELS, T, height, width), float32: of the last and the first frame of each latent.
+        Returns:
+            (B, PLACE_CHANNELS, T, height, width), float32: of the last and the first frame of each latent.
         """
         if first:
             ends = c2w[:, ::stride], torch.cat((c2w[:, :1], c2w[:, 1::stride]), dim=1)

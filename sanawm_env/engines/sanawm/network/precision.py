@@ -1,7 +1,7 @@
 """Fewer bits per weight, by torchao (codec_text_refiner.md section (d)).
 
 Weight-only kinds store weights in 8 or 4 bits and compute in bfloat16: they save memory on any hardware. Dynamic kinds
-also round activations and compute in the low format, which needs a GPU that can.
+also round activations and compute in the low format, which needs a GPU that supports it.
 """
 
 import math
@@ -46,10 +46,19 @@ def quantized_layers(module: nn.Module, part: Literal["network", "refiner"] = "n
 
 
 def quantize(module: M, precision: str, part: Literal["network", "refiner"] = "network") -> M:
-    """Change the module's weights to `precision`, one of `PRECISIONS`, in place; everything else becomes bfloat16.
+    """Change a module's weights to a precision, in place; everything else becomes bfloat16.
 
-    Raises ValueError for another name or where the hardware cannot run a dynamic kind, ImportError without torchao,
-    all before anything has changed.
+    Args:
+        module: network or refiner.
+        precision: one of `PRECISIONS`.
+        part: which of the two it is.
+
+    Returns:
+        The module.
+
+    Raises:
+        ValueError: for another name, or where the hardware cannot run a dynamic kind. Nothing has changed then.
+        ImportError: without torchao. Nothing has changed then.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
@@ -72,11 +81,15 @@ def quantize(module: M, precision: str, part: Literal["network", "refiner"] = "n
 
 
 def weight_bytes(module: nn.Module, precision: str | None, part: Literal["network", "refiner"] = "network") -> int:
-    """Bytes that the module's parameters and buffers take in `precision`, from their shapes alone: the module may be on
-    the meta device and stays as it is. None: as they are.
+    """Bytes of a module's parameters and buffers in a precision, from their shapes alone.
 
     float8 stores a byte per value and a float32 scale per row; NVFP4 half a byte, a byte of scale per 16 values (rows
     padded to 128, scales of a row to 4) and one float32 (section d.2).
+
+    Args:
+        module: may be on the meta device, and stays as it is.
+        precision: one of `PRECISIONS`; None: as they are.
+        part: network or refiner.
     """
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     if precision is None:

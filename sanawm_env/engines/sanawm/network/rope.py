@@ -24,8 +24,9 @@ def rope_angles(head_dim: int, frames: Tensor, height: int, width: int) -> tuple
         frames: (..., T) absolute latent frame indices.
         height, width: latent grid.
 
-    Returns: main (..., T*height*width, D/2) and camera (..., T*height*width, D/4), float64, tokens in the order
-    frame, row, column.
+    Returns:
+        main (..., T*height*width, D/2) and camera (..., T*height*width, D/4), float64, tokens in the order frame, row,
+        column.
     """
     positions = (frames, torch.arange(height, device=frames.device), torch.arange(width, device=frames.device))
     lead, t = frames.shape[:-1], frames.shape[-1]

@@ -1,8 +1,8 @@
-"""What is left out of a pass because it is known before or nobody reads it: all of it is here, none in the blocks.
+"""What a pass leaves out because it is known before, or nobody reads it. All of it is here, none in the blocks.
 
-Two shortcuts, taken by every form of the operators but the reference, which is the yardstick and the way of gradients
-and computes everything. Counted at full size (5 passes of 20 blocks, 300 text tokens), measured on the nano world
-(2 passes of 4 blocks, one text token; float32, one thread of an EPYC), a step takes longer
+Two shortcuts are taken by every form of the operators but the reference, which computes everything. Counted at full
+size (5 passes of 20 blocks, 300 text tokens), measured on the nano world (2 passes of 4 blocks, one text token;
+float32, one thread of an EPYC), a step takes longer
 
     without `next_state`          by 0.6 % at full size, by 7 % in nano (4 % of it for queries that nobody reads)
     without `fold_single_token`   by nothing at full size, by 5 % in nano
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 def fold_single_token(
     blocks: "Iterable[Block]", conditions: tuple[BlockConditions, ...], text: Tensor, kernels: Kernels
 ) -> tuple[BlockConditions, ...]:
-    """The conditions of blocks, with what cross-attention reads of embedded text (B, L, C) in `added` where the text is
-    one token: every query gives it all its attention, so that the same row (B, 1, C) is added to every token."""
+    """The conditions of blocks, with the cross-attention's result in `added` where the text (B, L, C) is one token:
+    every query gives it all its attention, so the same row (B, 1, C) is added to every token."""
 
     def folded(block: "Block", given: BlockConditions) -> BlockConditions:
         _, v = block.cross_attn.kv_linear(text).chunk(2, dim=-1)
@@ -43,9 +43,9 @@ def fold_single_token(
 
 
 def next_state(model: "SanaWM", latents: Tensor, context: Context, state: NetworkState | None) -> NetworkState:
-    """The state that a pass over final latents (B, c, T, H, W) at noise level 0 leaves: that of
-    `model(latents, zeros, context, state, save=True)`, without the prediction and without what of the last block no
-    state holds."""
+    """The state after a pass over final latents (B, c, T, H, W) at noise level 0: that of `model(latents, zeros,
+    context, state, save=True)`, without the prediction, and without those parts of the last block that no state
+    holds."""
     clean = torch.zeros(len(latents), device=latents.device)
     if context.kernels.name == "reference":
         return model(latents, clean, context, state, save=True)[1]

@@ -1,4 +1,4 @@
-"""What one chunk leaves behind for the next, as values: frozen dataclasses of tensors that nothing ever edits.
+"""What one chunk leaves for the next, as values: frozen dataclasses of tensors that are never edited.
 
 Sizes: B batch, h heads, D head width, C = h * D, S tokens per latent frame, N tokens of a chunk. Sources: dit.md 6, 11.
 """
@@ -21,14 +21,23 @@ P = TypeVar("P")
 
 @dataclass(frozen=True, eq=False)
 class WindowState:
-    """State of a softmax block: the pages of the chunks it still sees, oldest first."""
+    """State of a softmax block.
+
+    Attributes:
+        pages: of the chunks it still sees, oldest first.
+    """
 
     pages: tuple[Page, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class BlockState:
-    """State of one block. ffn_tail: (B, S, C), the FFN's spatial output of the chunk's last frame."""
+    """State of one block.
+
+    Attributes:
+        mixer: of the self-attention.
+        ffn_tail: (B, S, C), the FFN's spatial output of the chunk's last frame.
+    """
 
     mixer: "GDNState | TokenState | WindowState"
     ffn_tail: Tensor
@@ -42,9 +51,13 @@ class NetworkState:
 
 
 def outline(config: SanaWMConfig, tokens: int, chunks: Sequence[int], dtype: torch.dtype) -> NetworkState:
-    """What the state of one episode looks like, with cameras, as tensors on the meta device.
+    """The state of one episode with cameras, on the meta device.
 
-    tokens: of a latent frame, S. chunks: latent frames of each chunk so far, at least one. dtype: of the weights.
+    Args:
+        config: of the network.
+        tokens: of a latent frame, S.
+        chunks: latent frames of each chunk so far, at least one.
+        dtype: of the weights.
     """
     size, wide = config.head_dim, config.hidden_size
     heads, taps = wide // size, config.conv_kernel_size

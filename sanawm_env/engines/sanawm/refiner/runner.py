@@ -1,6 +1,6 @@
 """One block of latents through the refiner: LTX-2's video transformer over a sliding window of keys and values.
 
-The transformer, its rotary embedding and its cache container are diffusers'; this is the loop for one block at a time,
+The transformer, its rotary embedding and its cache container are diffusers'. This is the loop for one block at a time,
 with the window as a value (codec_text_refiner.md section c.3).
 """
 
@@ -30,8 +30,17 @@ AUDIO_PREFIXES = (
 
 @dataclass(frozen=True)
 class RefinerConfig:
-    """sigmas: noise levels of the steps, the last one 0. block: latent frames refined at a time. kv_max_frames: latent
-    frames of keys and values that a block sees besides itself, the start image's among them. fps: of the video."""
+    """How blocks are refined.
+
+    Attributes:
+        sigmas: noise levels of the steps, the last one 0.
+        block: latent frames refined at a time.
+        kv_max_frames: latent frames of keys and values that a block sees besides itself, the start image's included.
+        fps: of the video.
+
+    Raises:
+        ValueError: for values out of range.
+    """
 
     sigmas: tuple[float, ...] = (0.909375, 0.725, 0.421875, 0.0)
     block: int = 3
@@ -51,8 +60,9 @@ OFFICIAL = RefinerConfig()
 class Refiner:
     """Refines a stream block by block. Use `Refiner.load`.
 
-    transformer: diffusers' `SanaWMLTX2RefinerTransformer3DModel`; its audio branches are never run. keep, bring: what
-    is done to keys and values after a layer has made them and before it reads them (see `keys_wait`).
+    Args:
+        transformer: diffusers' `SanaWMLTX2RefinerTransformer3DModel`; its audio branches are never run.
+        config: of the refinement.
     """
 
     def __init__(self, transformer: nn.Module, config: RefinerConfig = OFFICIAL):
@@ -68,9 +78,18 @@ class Refiner:
         dtype: torch.dtype = torch.bfloat16,
         config: RefinerConfig = OFFICIAL,
     ) -> "Refiner":
-        """From `folder`/transformer in diffusers' layout, without the audio branches (5.8 of 18.9 B parameters).
+        """Load a refiner without its audio branches (5.8 of 18.9 B parameters).
 
-        Raises FileNotFoundError naming the command to run, ValueError for files that do not fit.
+        Args:
+            folder: with `transformer` in diffusers' layout.
+            device: of the weights.
+            dtype: of the weights.
+            config: of the refinement.
+
+        Raises:
+            FileNotFoundError: which names the command that fetches it.
+            ValueError: for files that do not fit.
+            ImportError: without diffusers.
         """
         folder = Path(folder) / "transformer"
         if not (folder / "config.json").is_file():
@@ -95,29 +114,32 @@ class Refiner:
     def on_meta(
         folder: Path | None = None, dtype: torch.dtype = torch.bfloat16, config: RefinerConfig = OFFICIAL
     ) -> "Refiner":
-        """Shapes without weights, on the meta device: of the refiner in a folder, or of LTX-2's own."""
+        """A refiner without weights, on the meta device: of a folder, or LTX-2's own."""
         outline = _on_meta(None if folder is None else Path(folder) / "transformer")
         return Refiner(nn.Module.to(outline, dtype), config)
 
     def to(self, device: str | torch.device) -> "Refiner":
-        """Itself, moved."""
+        """Move the refiner, and return it."""
         self.transformer.to(device)
         return self
 
     def keys_wait(self, device: torch.device) -> None:
-        """From now on the keys and values of states (7.6 GB at 720p) lie in the host's memory, and those of one layer
+        """From now on keys and values of states (7.6 GB at 720p) are in the host's memory, and those of one layer
         are on the device while it works."""
         self.keep, self.bring = (lambda t: t.to("cpu")), (lambda t: t.to(device))
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of its weights."""
+        """Dtype of its weights."""
         return next(self.transformer.parameters()).dtype
 
     def outline(self, tokens: int, blocks: int, text: Tensor, text_mask: Tensor) -> RefinerState:
-        """What the state after so many blocks of one episode looks like, as tensors on the meta device.
+        """The state of one episode after some blocks, on the meta device.
 
-        tokens: of a latent frame. text, text_mask: of its prompt.
+        Args:
+            tokens: of a latent frame.
+            blocks: so far.
+            text, text_mask: of its prompt.
         """
         config, layers = self.transformer.config, len(self.transformer.transformer_blocks)
         frames = min(blocks * self.config.block, self.config.kv_max_frames - 1)
@@ -130,12 +152,15 @@ class Refiner:
 
     @torch.no_grad()
     def start(self, sink_latent: Tensor, text: Tensor, text_mask: Tensor) -> RefinerState:
-        """The state before the first block. ValueError for another shape.
+        """The state before the first block.
 
         Args:
             sink_latent: (B, c, 1, h, w), the normalised latent of the start image.
             text: (B, L, C).
             text_mask: (B, L).
+
+        Raises:
+            ValueError: for another shape.
         """
         if sink_latent.ndim != 5 or sink_latent.shape[2] != 1:
             raise ValueError(f"sink_latent must be (B, c, 1, h, w), got {tuple(sink_latent.shape)}.")
@@ -148,12 +173,18 @@ class Refiner:
 
     @torch.no_grad()
     def refine(self, block: Tensor, state: RefinerState, noise: Tensor) -> tuple[Tensor, RefinerState]:
-        """The refined block and the next state; nothing given is written to. ValueError for other shapes.
+        """Refine a block. No argument is written to.
 
         Args:
             block: (B, c, 3, h, w), normalised stage-1 latents of the next latent frames.
             state: of the blocks before.
             noise: (B, c, 3, h, w), unit normal.
+
+        Returns:
+            The refined block, and the next state.
+
+        Raises:
+            ValueError: for other shapes.
         """
         config, dtype = self.config, self.dtype
         if block.ndim != 5 or block.shape[2] != config.block or noise.shape != block.shape:
@@ -232,14 +263,15 @@ class Refiner:
 
 
 def _on_meta(folder: Path | None) -> nn.Module:
-    """diffusers' model without audio, by a folder's config.json or by the class defaults, which are LTX-2's."""
+    """diffusers' model without audio, with the sizes of a folder's config.json, or of the class defaults, which are
+    LTX-2's."""
     model = _library()[0]
     with torch.device("meta"):
         return without_audio(model.from_config({} if folder is None else model.load_config(folder)))
 
 
 def without_audio(transformer: Any) -> nn.Module:
-    """The transformer with its audio branches, which the refiner never runs, replaced by nothing; in place."""
+    """Replace the audio branches of the transformer, which the refiner never runs, by nothing; in place."""
     for parent in (transformer, *transformer.transformer_blocks):
         for name, _ in list(parent.named_children()):
             if _is_audio(name):
@@ -274,8 +306,8 @@ def _same(tensor: Tensor) -> Tensor:
 
 @cache
 def _library():
-    """diffusers' transformer, its cache container and that of one layer, whose keys and values may lie elsewhere;
-    ImportError in one sentence where they are missing."""
+    """diffusers' transformer, its cache container, and that of one layer, whose keys and values may be elsewhere.
+    Raises ImportError where they are missing."""
     with needing("The refiner needs diffusers 0.42", "official"):
         from diffusers import SanaWMLTX2RefinerTransformer3DModel
         from diffusers.models.transformers.transformer_sana_wm_refiner import (

@@ -9,10 +9,14 @@ from torch import Tensor
 class RefinerState:
     """A stream of refined blocks at a block's border.
 
-    sink: per layer, keys (before rotation) and values (B, S, C) of the start image's latent frame.
-    history: per layer, keys (rotated) and values (B, history_frames * S, C) of the newest refined frames; () at first.
-    history_frames, next_frame: how many those are, and the absolute latent frame the next block begins at.
-    text (B, L, C) and text_mask (B, L): of the prompt, shared by all states of an episode.
+    Attributes:
+        sink: per layer, keys (before rotation) and values (B, S, C) of the start image's latent frame.
+        history: per layer, keys (rotated) and values (B, history_frames * S, C) of the newest refined frames; () at
+            first.
+        history_frames: how many those are.
+        next_frame: absolute latent frame at which the next block begins.
+        text: (B, L, C), of the prompt, shared by all states of an episode.
+        text_mask: (B, L).
     """
 
     sink: tuple[tuple[Tensor, Tensor], ...]

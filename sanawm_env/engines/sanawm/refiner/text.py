@@ -11,7 +11,7 @@ from sanawm_env.system.packages import needing
 
 
 class RefinerTextEncoder:
-    """Prompt -> features and mask. Use `RefinerTextEncoder.load`."""
+    """Prompts to features and masks. Use `RefinerTextEncoder.load`."""
 
     def __init__(self, pipeline):
         self._pipeline = pipeline
@@ -23,9 +23,18 @@ class RefinerTextEncoder:
         dtype: torch.dtype = torch.bfloat16,
         length: int = 1024,
     ) -> "RefinerTextEncoder":
-        """From `folder`/text (transformers' files) and `folder`/connectors; length: tokens a prompt is padded to.
+        """Load an encoder.
 
-        Raises FileNotFoundError naming the command to run, ValueError for files that do not fit.
+        Args:
+            folder: with `text` (transformers' files) and `connectors`.
+            device: of the weights.
+            dtype: of the weights.
+            length: tokens that a prompt is padded to.
+
+        Raises:
+            FileNotFoundError: which names the command that fetches it.
+            ValueError: for files that do not fit.
+            ImportError: without diffusers and transformers.
         """
         folder = Path(folder)
         for part in ("text", "connectors"):

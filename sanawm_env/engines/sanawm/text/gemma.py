@@ -1,7 +1,7 @@
 """The official prompt encoder: Gemma-2 behind an instruction text (codec_text_refiner.md section (b)).
 
-The features are the last hidden states after the final norm; of the tokens the network sees the first one and the last
-299, so that it reads the start token, the end of the instruction, the prompt and padding.
+The features are the last hidden states after the final norm. Of the tokens the network sees the first one and the last
+299: the start token, the end of the instruction, the prompt and padding.
 """
 
 import hashlib
@@ -20,9 +20,11 @@ INSTRUCTION_SHA256 = "62b9ab89eebb0ac5ee4d264bf96bf19d2b81f504bc3852500efeaf5a34
 
 @cache
 def instruction() -> str:
-    """The instruction text that goes before every prompt, as diffusers ships it.
+    """The instruction text before every prompt, as diffusers ships it.
 
-    Raises ImportError without diffusers 0.42, RuntimeError where its text is not the one the model was trained with.
+    Raises:
+        ImportError: without diffusers 0.42.
+        RuntimeError: where its text is not the one the model was trained with.
     """
     with needing("Prompts need diffusers 0.42", "official"):
         from diffusers.pipelines.sana_wm.pipeline_sana_wm import DEFAULT_CHI_PROMPT
@@ -33,9 +35,11 @@ def instruction() -> str:
 
 
 class GemmaEncoder:
-    """Prompt -> features and mask. Use `GemmaEncoder.load`.
+    """Prompts to features and masks. Use `GemmaEncoder.load`.
 
-    model: of transformers, gives `last_hidden_state`. tokenizer: likewise; set to right padding.
+    Args:
+        model: of transformers, which gives `last_hidden_state`.
+        tokenizer: of transformers; set to right padding.
     """
 
     def __init__(self, model: nn.Module, tokenizer):
@@ -49,11 +53,19 @@ class GemmaEncoder:
         dtype: torch.dtype = torch.bfloat16,
         softcap: bool = False,
     ) -> "GemmaEncoder":
-        """From a folder of transformers' files.
+        """Load an encoder.
 
-        softcap: cap attention scores as Gemma-2 was trained to. The official pipeline runs a version of transformers
-            that drops the cap, so False equals it (section b.3).
-        Raises FileNotFoundError or ValueError in one sentence, ImportError without transformers.
+        Args:
+            folder: of transformers' files.
+            device: of the weights.
+            dtype: of the weights.
+            softcap: cap attention scores as Gemma-2 was trained to. The official pipeline runs a version of
+                transformers that drops the cap, so False equals it (section b.3).
+
+        Raises:
+            FileNotFoundError: which names the command that fetches it.
+            ValueError: for files that do not fit.
+            ImportError: without transformers.
         """
         with needing("Prompts need transformers", "official"):
             from transformers import AutoModel, AutoTokenizer
@@ -73,8 +85,8 @@ class GemmaEncoder:
 
     @torch.no_grad()
     def encode(self, prompt: str) -> tuple[Tensor, Tensor]:
-        """Features (1, 300, C) and mask (1, 300), 1 = valid, of a prompt behind the instruction. Prompts of more than
-        about 298 tokens are cut."""
+        """Features (1, 300, C) and mask (1, 300), 1 = valid, of a prompt behind the instruction. Prompts of more
+        than about 298 tokens are cut."""
         text = instruction()
         longest = len(self.tokenizer.encode(text)) + TEXT_LEN - 2
         features, mask = self._run(text + prompt, longest)
@@ -83,7 +95,7 @@ class GemmaEncoder:
 
     @torch.no_grad()
     def encode_negative(self, prompt: str = "") -> tuple[Tensor, Tensor]:
-        """The same of a negative prompt for guidance, which stands alone."""
+        """Features and mask of a negative prompt for guidance, without the instruction."""
         return self._run(prompt, TEXT_LEN)
 
     def _run(self, text: str, length: int) -> tuple[Tensor, Tensor]:
