@@ -248,7 +248,7 @@ class LiveBytes(TorchDispatchMode):
     are reused where everything they depend on is alike, and so are those of whole blocks (`repeating`).
 
     Args:
-        weights: tensors that are counted apart.
+        weights: modules whose tensors are counted apart.
 
     Attributes:
         now: bytes that are alive.

@@ -182,7 +182,8 @@ class LTX2Codec:
 
     @torch.no_grad()
     def decode_video(self, latents: Tensor, state: LTX2State | None, *, first: bool) -> tuple[Tensor, LTX2State]:
-        """As `decode_chunk`, but the frames are (B, 3, F, H, W) in about -1..1, in the codec's dtype."""
+        """As `decode_chunk`, but the frames are (B, 3, F, H, W) in about -1..1, in the codec's dtype. Raises
+        ValueError likewise."""
         if latents.ndim != 5 or latents.shape[1] != self.channels or not latents.shape[2]:
             raise ValueError(f"latents must be (B, {self.channels}, T, h, w), got {tuple(latents.shape)}.")
         if first != (state is None):
