@@ -1,6 +1,6 @@
 """The description of a dataset to collect, and its list of jobs, checked before any work.
 
-plan(Collection(scenes=["starts"], cameras=["orbit:radius=1.5", "w-48,dw-48"], seeds=2), "runs/orbits").jobs
+`plan(Collection(scenes=["starts"], cameras=["orbit", "w-48,dw-48"], seeds=2), "runs/orbits").jobs` lists the jobs.
 """
 
 import hashlib

@@ -1,9 +1,9 @@
 """Scripts: what moves the camera of an episode that is collected. They are made from text, files or functions.
 
-orbit:radius=2,degrees=90      a scripted camera of `cameras`
-w-48,dw-24                     held keys
-paths/loop.npz                 a trajectory in any format of docs/trajectories.md
-walk                           a random walk in the environment's own actions, drawn from the job's seed
+- `orbit:radius=2,degrees=90`: a scripted camera of `cameras`.
+- `w-48,dw-24`: held keys.
+- `paths/loop.npz`: a trajectory in any format of docs/trajectories.md.
+- `walk`: a random walk in the environment's own actions, drawn from the job's seed.
 """
 
 import hashlib

@@ -77,7 +77,7 @@ class Train(TrajectoryReading):
         given = [each.name for each in of_clips if getattr(self, each.name) != each.default]
         if self.data is None and given:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise ValueError(f"Without --data these options have no effect, {flags}: give it, or leave them out.")
+            raise ValueError(f"Without --data these options have no effect, {flags}: give --data, or leave them out.")
         if self.data is not None:
             if self.held_out is not None and self.held_out.resolve().is_relative_to(self.data.resolve()):
                 raise ValueError(f"{self.held_out} is in {self.data}, which is trained on: give another folder.")
