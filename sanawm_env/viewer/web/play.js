@@ -396,7 +396,7 @@ function greet(message) {
   $("worlds").replaceChildren(...message.worlds.map((name) => new Option(name, name, false, name === message.world)));
   $("world").textContent = message.world;
   $("prompt").disabled = $("follow").disabled = !message.prompts;
-  if (!message.prompts) $("prompt").placeholder = "this world takes no prompt";
+  if (!message.prompts) $("prompt").placeholder = "takes no prompt";
   if (!$("fov").value) $("fov").placeholder = Math.round(message.fov);
   $("scenes").replaceChildren(...message.scenes.map((name, i) => {
     const button = document.createElement("button"), image = document.createElement("img");
