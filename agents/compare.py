@@ -146,7 +146,11 @@ def simulators(predicted: World, truth: World, task: Task, steps: int = 6) -> tu
 
 
 def check_scenes(scenes: str) -> DrawnScenes | None:
-    """The set of furnished rooms of that name, None for "known"; ValueError for another name."""
+    """The set of furnished rooms with this name; None for "known".
+
+    Raises:
+        ValueError: for another name.
+    """
     drawn = DrawnScenes.named(scenes) if isinstance(scenes, str) else None
     if drawn is None and scenes != KNOWN:
         raise ValueError(f'scenes must be "{KNOWN}" or a set such as "rooms:test", got {brief(scenes)}.')

@@ -310,7 +310,7 @@ def policy(folder: Path, session: "Session") -> "PolicyDriver":
         kept = read_json(settings_file, MAX_SETTINGS_BYTES)
         settings = read(TrainPPO, kept | {"num_envs": 1, "device": str(session.world.device)})
     if settings.obs_mode == "dict":
-        raise ValueError(f"The policy in {folder} needs a goal, which the viewer has not: train one with obs_mode rgb.")
+        raise ValueError(f"The policy in {folder} needs a goal, and the viewer has none: train one with obs_mode rgb.")
     model = fresh(settings, make_envs(settings))
     # torch has a RuntimeError for other shapes
     with explaining(f"{policy_file} is not the policy of these settings", (ValueError, RuntimeError)):
