@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 from sanawm_env.camera.trajectory import inverse, load_trajectory, relative_to_first
 from sanawm_env.cli.arguments import TrajectoryReading
 from sanawm_env.cli.footage import find_clips, plan, plan_clip, poses_beside
+from sanawm_env.recording.score_clips import find_clips as clips_to_score
 from sanawm_env.recording.video import VideoWriter, read_video
 from sanawm_env.training.warps import plane_homographies, warp
 from tests.datasets import write_wide
@@ -104,6 +105,22 @@ def test_a_clip_of_16_frames_a_second_is_taken_whole(tmp_path):
     assert found.shown.tolist() == list(range(49))
     np.testing.assert_array_equal(found.c2w, forward(np.arange(49) / 16))
     np.testing.assert_allclose(found.intrinsics, (80, 80, 48, 32))
+
+
+def test_a_clip_is_not_given_the_poses_of_one_with_a_longer_name(tmp_path):
+    """walk.2.npz is not of walk.mp4; what macOS leaves beside both, and what a killed writer left, is no clip."""
+    folder = tmp_path / "taken.part"  # somebody's own folder, whatever it is called
+    folder.mkdir()
+    for name in ("walk", "walk.2", "._walk"):
+        (folder / f"{name}.mp4").touch()
+        np.save(folder / f"{name}.npy", forward(np.arange(len(name)) / 16))
+    (folder / "x.mp4.part").mkdir()
+    (folder / "x.mp4.part" / "x.mp4").touch()
+    videos = find_clips(folder)
+    assert [video.name for video in videos] == ["walk.2.mp4", "walk.mp4"]
+    poses = poses_beside(folder, TrajectoryReading())
+    assert [len(poses(video).c2w) for video in videos] == [6, 4]
+    assert [clip.name for clip in clips_to_score(folder)] == ["walk.2", "walk"]
 
 
 @pytest.mark.parametrize("name", WRITERS)

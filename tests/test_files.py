@@ -16,6 +16,7 @@ from sanawm_env.system.files import (
     read_bytes,
     read_json,
     read_text,
+    visible,
 )
 
 
@@ -52,6 +53,15 @@ def test_a_file_of_the_most_bytes_is_read_and_no_larger_one(tmp_path, read):
     read(path, 8)
     with pytest.raises(ValueError, match="it is larger"):
         read(path, 7)
+
+
+def test_hidden_files_and_those_in_hidden_folders_are_not_seen(tmp_path):
+    """macOS puts a `._x` beside every x on a foreign disk; the folder itself may be hidden."""
+    folder = tmp_path / ".mine"
+    (folder / ".trash").mkdir(parents=True)
+    for name in ("b.mp4", "a.mp4", "._a.mp4", ".trash/c.mp4"):
+        (folder / name).touch()
+    assert [path.name for path in visible(folder, "**/*")] == ["a.mp4", "b.mp4"]
 
 
 def test_links_to_files_are_followed(tmp_path):

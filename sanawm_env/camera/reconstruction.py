@@ -12,7 +12,6 @@ import json
 import math
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -23,6 +22,7 @@ import numpy as np
 
 from sanawm_env.camera.trajectory import Trajectory, inverse, relative_to_first, resampled
 from sanawm_env.system.files import brief, check_count, check_number
+from sanawm_env.system.saving import Scratch
 
 MISSING = 'Poses from images need pycolmap: pip install "sanawm-env[poses]".'
 SHORTER_SIDE = 256  # pixels; smaller images are enlarged, which makes errors smaller at 240 x 320 too
@@ -87,8 +87,8 @@ def reconstruct(
         intrinsics = np.asarray(intrinsics, np.float64)
         if intrinsics.shape != (3, 3) or not np.isfinite(intrinsics).all():
             raise ValueError(f"intrinsics must be finite numbers (3, 3), got the shape {intrinsics.shape}")
-    with tempfile.TemporaryDirectory(prefix="sanawm-poses-") as name:
-        folder, count, shape = Path(name), 0, None
+    with Scratch("sanawm-poses-") as folder:
+        count, shape = 0, None
         (folder / "images").mkdir()
         for count, frame in enumerate(frames, start=1):
             frame = np.asarray(frame)
@@ -106,7 +106,7 @@ def reconstruct(
         pinhole = None if intrinsics is None else (times * intrinsics[(0, 1, 0, 1), (0, 1, 2, 2)]).tolist()
         (folder / "task.json").write_text(json.dumps({"pinhole": pinhole, "seed": seed, "threads": threads}))
         done = subprocess.run(
-            [sys.executable, "-m", "sanawm_env.camera.reconstruction", name],
+            [sys.executable, "-m", "sanawm_env.camera.reconstruction", str(folder)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False,
         )  # fmt: skip
         if done.returncode or not (folder / "found.json").exists():

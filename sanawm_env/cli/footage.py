@@ -16,11 +16,10 @@ from sanawm_env.camera.inspection import inspect
 from sanawm_env.camera.intrinsics import centred_intrinsics, intrinsics_matrix
 from sanawm_env.camera.trajectory import Trajectory, relative_to_first
 from sanawm_env.cli.arguments import TrajectoryReading
-from sanawm_env.recording.dataset import PARTIAL
+from sanawm_env.recording.dataset import finished
 from sanawm_env.recording.rollout import TRAJECTORY, VIDEO
 from sanawm_env.recording.video import check_square, frame_times, iterate_video, open_video
-from sanawm_env.system.files import explaining, reason
-from sanawm_env.system.saving import is_part
+from sanawm_env.system.files import explaining, reason, visible
 from sanawm_env.training.clips import Footage
 from sanawm_env.training.nano import NANO_SMALL
 from sanawm_env.world.images import fit_image
@@ -73,10 +72,10 @@ def find_clips(data: Path) -> list[Path]:
     Raises:
         FileNotFoundError: for a folder without videos.
     """
-    found = sorted(p for p in data.rglob("*") if p.suffix.lower() in VIDEOS and not p.name.startswith("."))
-    whole = [p for p in found if not is_part(p) and not any(part.endswith(PARTIAL) for part in p.parts)]
     clips = [
-        p for p in whole if p.name == VIDEO or not ((p.parent / VIDEO).exists() and (p.parent / TRAJECTORY).exists())
+        p
+        for p in finished(data, VIDEOS)
+        if p.name == VIDEO or not ((p.parent / VIDEO).exists() and (p.parent / TRAJECTORY).exists())
     ]
     if not clips:
         raise FileNotFoundError(
@@ -160,7 +159,7 @@ def poses_beside(data: Path, reading: TrajectoryReading) -> PosesOf:
     clips = find_clips(data)
 
     def read(video: Path) -> Trajectory:
-        beside = sorted(p for p in video.parent.glob(_escaped(video.stem) + ".*") if p.suffix.lower() in POSES)
+        beside = [p for p in visible(video.parent, "*") if p.stem == video.stem and p.suffix.lower() in POSES]
         folder = video.with_suffix("")
         found = [*beside, *([folder] if is_pose_folder(folder) else [])]
         if len(found) > 1:
@@ -258,8 +257,3 @@ def _intrinsics(trajectory: Trajectory, first: Image.Image, fov_deg: float | Non
             f"{size[1]:.4g}: estimate the poses from upright frames, or give --fov-deg."
         )
     return found[0]
-
-
-def _escaped(name: str) -> str:
-    """For glob, which takes brackets for patterns."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)

@@ -40,7 +40,7 @@ def poses_by_colmap(folder: Path, metres_per_unit: float = 1.0, fov_deg: float |
 
     def find(video: Path) -> Trajectory:
         angle = "" if fov_deg is None else f"_{fov_deg:g}"
-        kept = folder / f"{video.stem}_{file_sha256(video)[:12]}{angle}.npz"
+        kept = folder / f"{video.stem[:40]}_{file_sha256(video)[:12]}{angle}.npz"
         if not kept.exists():
             looking = console.status(f"estimating the camera path of {video}")
             with looking, explaining(f"{video} cannot be used"):

@@ -11,7 +11,7 @@ episode has a temporary name (`episode-00000.partial`) until it is whole.
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
@@ -32,8 +32,9 @@ from sanawm_env.system.files import (
     read_json,
     read_text,
     reason,
+    visible,
 )
-from sanawm_env.system.saving import check_outside, only_writer, remove, write_text
+from sanawm_env.system.saving import check_outside, is_part, only_writer, remove, write_text
 from sanawm_env.system.settings import read
 from sanawm_env.world.saved import MAX_SEED
 
@@ -250,6 +251,14 @@ def clean(dataset: Dataset) -> None:
         if not shard.is_symlink() and _unfinished(shard):
             with suppress(BlockingIOError), only_writer(shard):
                 _remove_partials(shard)
+
+
+def finished(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """Files of these suffixes in a folder and below it, sorted, without hidden ones and those that are being written or
+    were when their writer was killed."""
+    found = [path for path in visible(folder, "**/*") if path.suffix.lower() in suffixes]
+    inside = ((path, path.relative_to(folder)) for path in found)
+    return [p for p, at in inside if not is_part(at) and not any(part.endswith(PARTIAL) for part in at.parts)]
 
 
 def _remove_partials(shard: Path) -> None:

@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 
 from sanawm_env.camera.trajectory import load_trajectory
-from sanawm_env.recording.dataset import DATASET, PARTIAL, Dataset
+from sanawm_env.recording.dataset import DATASET, Dataset, finished
 from sanawm_env.recording.episode import MAX_META_BYTES
 from sanawm_env.recording.rollout import META, TRAJECTORY, VIDEO
 from sanawm_env.recording.video import MAX_DECODED_BYTES, MAX_UPSCALE, frame_times, iterate_video
 from sanawm_env.system.files import brief, read_json
-from sanawm_env.system.saving import is_part
 from sanawm_env.world.anchor import Anchor
 
 TRUTH = "truth.mp4"
@@ -144,9 +143,7 @@ def find_clips(folder: Path, bench: Path | None = None) -> list[Clip]:
 
 def _videos(folder: Path) -> list[Path]:
     """Videos in a folder and below it, sorted; ground truth and unfinished episodes are left out."""
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in VIDEOS and p.name != TRUTH)
-    whole = (p for p in found if not any(is_part(part) for part in p.parents))
-    return sorted(p for p in whole if not any(part.endswith(PARTIAL) for part in p.parts))
+    return [video for video in finished(folder, VIDEOS) if video.name != TRUTH]
 
 
 def _episode(folder: Path, name: str, split: str = "no place") -> Clip:

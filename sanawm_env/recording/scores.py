@@ -34,7 +34,7 @@ from sanawm_env.metrics.pose import align, apply, pose_errors
 from sanawm_env.recording.rollout import META, check_writable
 from sanawm_env.recording.score_clips import TRUTH, Clip, Sampled, find_clips
 from sanawm_env.recording.video import frame_times, read_video
-from sanawm_env.system.files import as_text, brief, check_count, file_sha256, read_json, reason
+from sanawm_env.system.files import as_text, brief, check_count, file_sha256, read_json, reason, visible
 from sanawm_env.system.saving import only_writer, replacing, write_text
 from sanawm_env.system.settings import read
 from sanawm_env.world.anchor import Anchor
@@ -339,7 +339,7 @@ def _scores(
 def _inputs(clip: Clip) -> str:
     files = [clip.video, clip.video.with_name(TRUTH), clip.video.with_name(META), clip.trajectory]
     if clip.trajectory.is_dir():
-        files += sorted(path for path in clip.trajectory.rglob("*") if path.suffix in POSES_IN_FOLDERS)
+        files += [path for path in visible(clip.trajectory, "**/*") if path.suffix in POSES_IN_FOLDERS]
     told = "".join(file_sha256(file) for file in files if file.is_file()) + repr(clip.pairs)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 

@@ -126,6 +126,14 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def visible(folder: str | os.PathLike, pattern: str) -> list[Path]:
+    """The paths that `Path.glob` finds, sorted, without hidden ones, such as the `._photo.jpg` that macOS puts beside
+    every file on foreign disks."""
+    folder = Path(folder)
+    found = folder.glob(pattern)
+    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+
+
 def link(source: Path, target: Path) -> None:
     """Give a file a second name: a hard link, or a copy where links are not possible."""
     try:

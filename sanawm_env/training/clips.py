@@ -37,7 +37,7 @@ from sanawm_env.engines.rooms.walks import (
 )  # fmt: skip
 from sanawm_env.engines.sanawm.codec.patch_pca import SPACE_STRIDE, PatchPCACodec, to_patches
 from sanawm_env.engines.sanawm.reprojection import CELLS
-from sanawm_env.system.files import brief, check_count, check_number
+from sanawm_env.system.files import brief, check_count, check_number, visible
 from sanawm_env.system.saving import replacing_folder
 from sanawm_env.system.settings import differences
 from sanawm_env.system.signals import of_a_pool
@@ -436,7 +436,7 @@ def _clips_in(path: Path) -> int:
 
 
 def _shards(folder: Path) -> list[Path]:
-    return sorted(folder.glob("shard_*.safetensors"))
+    return visible(folder, "shard_*.safetensors")
 
 
 def _shards_or_raise(folder: Path | str) -> list[Path]:

@@ -14,6 +14,7 @@ from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.network.place_map import PLACE_CHANNELS
 from sanawm_env.engines.sanawm.reprojection import reprojection_channels
 from sanawm_env.engines.sanawm.sampler import SamplerConfig
+from sanawm_env.system.files import visible
 from sanawm_env.system.saving import replacing, write_text
 from sanawm_env.training.clips import random_stream
 from sanawm_env.world.anchor import Anchor
@@ -76,7 +77,7 @@ def export_world(config: SanaWorldConfig, run: Path, codec: Path, out: Path, sta
         if source.resolve() != (out / source.name).resolve():
             with replacing(out / source.name) as part:
                 shutil.copyfile(source, part)
-    for picture in sorted(starts.glob("*.png")) if starts is not None else ():
+    for picture in visible(starts, "*.png") if starts is not None else ():
         with replacing(out / "starts" / picture.name) as part:
             shutil.copyfile(picture, part)
     for p, name in enumerate(config.places):

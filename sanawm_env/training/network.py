@@ -10,7 +10,6 @@ channels weighted so that it counts pixels. Recipe: nano.md, section 3.
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -36,7 +35,7 @@ from sanawm_env.engines.sanawm.sampler import data_from_v, v_target
 from sanawm_env.kernels.inputs import Grid
 from sanawm_env.metrics.figures import figure_class
 from sanawm_env.system.files import brief, check_count, check_number, file_sha256
-from sanawm_env.system.saving import replacing
+from sanawm_env.system.saving import Scratch, replacing
 from sanawm_env.system.settings import differences
 from sanawm_env.system.signals import on_stop
 from sanawm_env.training.clips import codec_hash, load, made_with
@@ -247,7 +246,7 @@ def train_network(
         _train(0, 1, "", job)
         return cast(dict, _read_checkpoint(out / "checkpoint.pt", identity))["seconds"]
     os.environ.update(KEEP_MEMORY)
-    with tempfile.TemporaryDirectory() as folder, _stop_signals() as stopped:
+    with Scratch("sanawm-train-") as folder, _stop_signals() as stopped:
         workers = torch.multiprocessing.spawn(_train, (processes, f"file://{folder}/meet", job), processes, join=False)
         told = False
         try:

@@ -12,7 +12,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import cast
 
-from sanawm_env.system.files import brief, read_json
+from sanawm_env.system.files import brief, read_json, visible
 from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.engine import engine_type, known_engines, read_config
 
@@ -126,7 +126,7 @@ def files_of(folder: Path) -> tuple[tuple[str, int, int, int], ...]:
     reading them."""
     inside = ("config.json", MANIFEST, "*.safetensors", "starts/*", "codec/*", "refiner/transformer/*")
     found = []
-    for path in sorted(path for pattern in inside for path in folder.glob(pattern)):
+    for path in sorted(path for pattern in inside for path in visible(folder, pattern)):
         with suppress(OSError):
             now = path.stat()
             found.append((str(path.relative_to(folder)), now.st_size, now.st_mtime_ns, now.st_ino))

@@ -20,7 +20,7 @@ from PIL import ExifTags, Image, PngImagePlugin
 from torch import Tensor
 
 from sanawm_env.camera.intrinsics import resize_and_center_crop
-from sanawm_env.system.files import MAX_PIXELS, check_file, explaining, reason
+from sanawm_env.system.files import MAX_PIXELS, check_file, explaining, reason, visible
 from sanawm_env.system.saving import replacing
 from sanawm_env.world.anchor import Anchor
 
@@ -64,7 +64,7 @@ def images_in(folder: str | PathLike) -> list[Path]:
         ValueError: for a folder without images.
     """
     folder, suffixes = Path(folder), image_suffixes()
-    images = sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith("."))
+    images = [path for path in visible(folder, "*") if path.suffix.lower() in suffixes]
     if not images:
         raise ValueError(f"The folder {folder} holds no images: give a folder of PNG, JPEG, WebP or AVIF files.")
     return images

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from sanawm_env.camera.trajectory import check_trajectory
-from sanawm_env.system.files import brief, check_prompt, reason
+from sanawm_env.system.files import brief, check_prompt, reason, visible
 from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.config import WorldConfig
@@ -486,11 +486,11 @@ def _load(source: Path | WorldConfig, config: WorldConfig, device: torch.device,
     if recorded is not None:
         digest.update(recorded.encode())
     else:
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in visible(folder, "*.safetensors"):
             digest.update(path.name.encode())
             digest.update(path.read_bytes())
     digest.update(engine.identity())
-    return World(engine, digest.hexdigest(), sorted((folder / "starts").glob("*.png")), options)
+    return World(engine, digest.hexdigest(), visible(folder, "starts/*.png"), options)
 
 
 @isolated

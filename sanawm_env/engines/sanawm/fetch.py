@@ -28,7 +28,7 @@ from sanawm_env.engines.sanawm.hub import Listing, cached, download, in_cache, l
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.official import OFFICIAL, OFFLINE, OWNER, PINS, Part
 from sanawm_env.engines.sanawm.sampler import SamplerConfig, shifted_timesteps
-from sanawm_env.system.files import explaining, file_sha256
+from sanawm_env.system.files import explaining, file_sha256, visible
 from sanawm_env.system.saving import only_writer, replacing, replacing_files, replacing_folder
 from sanawm_env.world.engine import read_config
 from sanawm_env.world.folders import CONFIG, MANIFEST, home, read_manifest
@@ -383,7 +383,7 @@ def _link(target: Path, link: Path) -> None:
 
 def _sha256(folder: Path) -> str:
     digest = hashlib.sha256()
-    for path in (folder / NETWORK, *sorted((folder / "codec").glob("*"))):
+    for path in (folder / NETWORK, *visible(folder, "codec/*")):
         if path.is_file():
             digest.update(path.name.encode())
             digest.update(bytes.fromhex(file_sha256(path)))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sanawm_env.engines.sanawm.refiner.state import RefinerState
-from sanawm_env.system.files import explaining
+from sanawm_env.system.files import explaining, visible
 from sanawm_env.system.packages import needing
 
 AUDIO_PREFIXES = (
@@ -101,7 +101,7 @@ class Refiner:
             transformer = _on_meta(folder)
             weights = {
                 name: tensor.to(dtype)
-                for path in sorted(folder.glob("*.safetensors"))
+                for path in visible(folder, "*.safetensors")
                 for name, tensor in _read(path)
                 if not _is_audio(name)
             }
