@@ -2,6 +2,7 @@
 tests run side by side, torch has one thread in each process. Tables are as wide as they need, whatever the terminal.
 The longest files begin first, by what they take, so that what is left for the end is short."""
 
+import gc
 import os
 
 os.environ["COLUMNS"] = "300"
@@ -39,3 +40,9 @@ LONGEST = (
 def pytest_collection_modifyitems(items):
     rank = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+def pytest_collection_finish():
+    """What was imported stays: the garbage collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()

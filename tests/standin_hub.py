@@ -8,8 +8,10 @@ import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -73,14 +75,26 @@ def training_checkpoint(weights: Mapping[str, torch.Tensor], dtype: torch.dtype 
     }
 
 
-def write_hub(folder: Path, seed: int = 0) -> Path:
+def write_hub(folder: Path) -> Path:
     """Write owner/repository/... below `folder` and return it."""
+    return shutil.copytree(_hub().name, folder, dirs_exist_ok=True)
+
+
+@cache
+def _hub() -> TemporaryDirectory:
+    """Made once in a process, and never written to."""
+    made = TemporaryDirectory()
+    _write_hub(Path(made.name))
+    return made
+
+
+def _write_hub(folder: Path) -> None:
     from diffusers import AutoencoderKLLTX2Video, SanaWMLTX2RefinerTransformer3DModel
 
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     streaming = folder / OWNER / "SANA-WM_streaming"
     (streaming / "sana_dit").mkdir(parents=True)
-    weights = network_weights(seed)
+    weights = network_weights()
     torch.save(training_checkpoint(weights), streaming / "sana_dit" / "model.pt")
     AutoencoderKLLTX2Video(**VAE).save_pretrained(streaming / "ltx2_causal_vae")
     SanaWMLTX2RefinerTransformer3DModel(**REFINER).save_pretrained(streaming / "refiner_diffusers" / "transformer")
@@ -93,7 +107,6 @@ def write_hub(folder: Path, seed: int = 0) -> Path:
     AutoencoderKLLTX2Video(**VAE | {"decoder_causal": False}).save_pretrained(bidirectional / "vae")
     write_gemma2(folder / OWNER / "gemma-2-2b-it")
     write_pipeline(folder / OWNER / "SANA-WM_bidirectional-diffusers")
-    return folder
 
 
 @contextmanager

@@ -11,18 +11,18 @@ from sanawm_env.engines.sanawm.network.ablation import TokenMixer, TokenState
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.network.mixers import GDNMixer, WindowMixer
 from sanawm_env.engines.sanawm.network.model import SanaWM
-from sanawm_env.engines.sanawm.sampler import SamplerConfig
 from sanawm_env.training.initial import NETWORK, untrained
 from sanawm_env.world import tree
 from sanawm_env.world.engine import read_config
 from sanawm_env.world.state import WorldState
 from sanawm_env.world.world import World
+from tests.interpreter import patched_once  # noqa: F401
 from tests.test_kernels_fla import DEVICE, EXACT, difference, let_fla_run, needs_kernels
 from tests.worlds import TINY, drive, picture, write_tiny_world
 
 pytestmark = pytest.mark.slow  # the libraries that it compares with take seconds to import
 
-TOKENS = replace(TINY, network=replace(TINY.network, mixer="token"), sampler=SamplerConfig(timesteps=(1000,)))
+TOKENS = replace(TINY, network=replace(TINY.network, mixer="token"))
 WIDTH, HEADS, TAPS = TINY.network.hidden_size, 2, 4
 
 
@@ -150,7 +150,7 @@ def test_a_token_sees_those_before_it_alone(mixer):
 @needs_kernels
 def test_the_kernel_for_long_calls_equals_the_one_for_short_calls(mixer):
     """More than 64 tokens, or gradients, go through fla's chunk kernels."""
-    x = tokens(72)
+    x = tokens(72)[:1]
     whole, last = run(mixer, x)
     one, state = run(mixer, x[:, :36])
     two, end = run(mixer, x[:, 36:], state)
@@ -183,7 +183,9 @@ def test_without_a_device_for_its_kernels_it_says_so(mixer, monkeypatch):
 
 @pytest.fixture
 def world(fla, tmp_path):
-    return World.load(write_tiny_world(tmp_path / "tokens", config=TOKENS), device=DEVICE)
+    """Of six tokens a frame: the interpreter takes them one by one."""
+    config = replace(TOKENS, network=replace(TOKENS.network, hidden_size=16, num_heads=1), height=16, width=24)
+    return World.load(write_tiny_world(tmp_path / "tokens", config=config), device=DEVICE)
 
 
 @pytest.mark.slow
@@ -193,7 +195,7 @@ def test_a_world_steps_forks_and_keeps_its_state_in_a_file(world, tmp_path):
     begun = world.begin(world.scene(picture()), seed=0)
     state, _ = drive(world, begun, walk)
     block = state.slots[0].memory.network.blocks[0].mixer
-    assert isinstance(block, TokenState) and block.recurrent.shape == (1, HEADS, 16, 16)
+    assert isinstance(block, TokenState) and block.recurrent.shape == (1, 1, 16, 16)
     kept = copy_of(state.slots)
     _, (clip,) = drive(world, state, walk)
     state.save(tmp_path / "state.safetensors")

@@ -151,6 +151,7 @@ def test_bad_paths_are_named(env):
 # --- planners ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("planner", PLANNERS, ids=lambda p: type(p).__name__)
 def test_a_plan_is_a_function_of_the_moment_and_the_seed(env, planner):
     before = [t.clone() for t in tree.leaves(env.state.slots)]
@@ -325,6 +326,7 @@ def test_without_returns_the_budget_is_the_same(tiny):
     assert np.array_equal(explore(tiny)[0], explore(tiny)[0])
 
 
+@pytest.mark.slow
 def test_the_archive_is_bounded(tiny):
     assert len(explore(tiny, capacity=5)[1].episodes) == 5
 

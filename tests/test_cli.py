@@ -301,7 +301,7 @@ def test_a_world_of_random_weights_can_be_written_and_timed(tmp_path):
 SMALLEST = {
     "network": {"hidden_size": 64, "num_heads": 1, "depth": 2},
     "codec": {"clips": 2, "channels": 16},
-    "clips": {"clips": 2, "chunks": 2},
+    "clips": {"clips": 2, "chunks": 2, "height": 64, "width": 96},
     "train": {"batch_size": 1, "single_chunk_steps": 1, "max_chunks": 2, "bf16": False},
     "validation_scenes": 1,
 }
@@ -367,7 +367,7 @@ def test_a_nano_world_is_trained_from_nothing_made_longer_and_resumed(trained, t
     assert record["recipe"]["clips"]["chunks"] == 2 and len(record["data"]) == 64 and record["validation"]["psnr"] > 5
     assert Image.open(run / "truth_vs_dream.png").width > 200 and (run / "network" / "loss.png").exists()
     assert World.load(run / "world").starts
-    recipe.write_text(json.dumps(SMALLEST | {"clips": {"clips": 2, "chunks": 3}}))
+    recipe.write_text(json.dumps(SMALLEST | {"clips": SMALLEST["clips"] | {"chunks": 3}}))
     assert "another recipe: clips.chunks is 2 there, 3 here" in refused(capsys, *command)
     recipe.write_text(json.dumps({"colour": "red"}))
     assert "no setting 'colour'" in refused(capsys, *command)
@@ -408,8 +408,8 @@ def test_a_nano_world_is_trained_on_footage(tmp_path, capsys):
     assert Image.open(own / "truth_vs_dream.png").width > 400
     sanawm("rollout", "--world", own / "world", "--actions", "w-24", "--out", tmp_path / "back")
     assert "No clips in" in refused(capsys, *command, "--data", tmp_path / "none", "--out", tmp_path / "x")
-    assert "give --data" in refused(capsys, *command, "--held-out", clips, "--out", tmp_path / "x")
-    recipe.write_text(json.dumps(SMALLEST | {"clips": {"clips": 2, "chunks": 3}}))
+    assert "Without --data" in refused(capsys, *command, "--held-out", clips, "--out", tmp_path / "x")
+    recipe.write_text(json.dumps(SMALLEST | {"clips": SMALLEST["clips"] | {"chunks": 3}}))
     with pytest.raises(SystemExit):
         sanawm("train", "--config", recipe, "--data", clips, "--fov-deg", 80, "--out", tmp_path / "x")
     assert "is shorter than the 4.5 s of 3 chunks" in capsys.readouterr().out

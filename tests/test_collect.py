@@ -80,9 +80,9 @@ def test_every_scene_with_every_camera_and_every_seed(small, tmp_path):
 @pytest.mark.slow
 def test_threads_are_kept_and_readers_can_jump_to_any_frame(small, tmp_path):
     before = torch.get_num_threads()
-    episode = next(collect(small(), tmp_path / "d", console=QUIET).episodes())
+    episode = next(collect(small(cameras=["orbit"]), tmp_path / "d", console=QUIET).episodes())
     assert episode.meta["threads"] == world_threads()
-    own = next(collect(small(threads=before + 1), tmp_path / "own", console=QUIET).episodes())
+    own = next(collect(small(cameras=["orbit"], threads=before + 1), tmp_path / "own", console=QUIET).episodes())
     assert own.meta["threads"] == before + 1
     assert torch.get_num_threads() == before
     with av.open(str(episode.folder / "video.mp4")) as container:
@@ -539,7 +539,7 @@ def test_memory_does_not_grow_with_the_list(small, tmp_path):
     peaks, process = [], psutil.Process()
     resident = []
     for seeds in (range(1), range(200, 203), range(300, 306)):
-        collect(small(chunks=1, seeds=list(seeds)), tmp_path / f"d{seeds.start}", console=QUIET)
+        collect(small(cameras=["orbit"], chunks=1, seeds=list(seeds)), tmp_path / f"d{seeds.start}", console=QUIET)
         peaks.append(tracemalloc.get_traced_memory()[1])
         resident.append(process.memory_info().rss)
         tracemalloc.reset_peak()
@@ -556,7 +556,7 @@ def test_the_chain_closes(tmp_path, capsys):
     main(["collect", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "d")])
     recipe = {
         "network": {"hidden_size": 64, "num_heads": 1, "depth": 2}, "codec": {"clips": 2, "channels": 16},
-        "clips": {"chunks": 3}, "validation_scenes": 1,
+        "clips": {"chunks": 3, "height": 64, "width": 96}, "validation_scenes": 1,
         "train": {"steps": 2, "batch_size": 2, "single_chunk_steps": 1, "max_chunks": 2, "bf16": False},
     }  # fmt: skip
     (tmp_path / "r.json").write_text(json.dumps(recipe))

@@ -57,6 +57,7 @@ def setups(predicted, truth):
     return draw_setups(simulators(predicted, truth, ImageNav())[1], anchors)
 
 
+@pytest.mark.slow
 def test_an_episode_begins_alike_in_the_predicted_world_and_in_the_truth(predicted, truth, setups):
     pair = simulators(predicted, truth, ImageNav())
     for one, other, setup in zip(*(begin(simulator, setups) for simulator in pair), setups, strict=True):

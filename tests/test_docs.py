@@ -139,6 +139,7 @@ OUT = (
 FRAMES = r"\b(pictures?|dream(s|t|ed|ing)?|imagin(e|es|ed|ing))\b"  # which are frames or images, and predicted ones
 
 
+@pytest.mark.slow
 def test_pages_and_docstrings_use_the_words_of_the_field():
     """Names that were given up; docs/reference has some in its quotations."""
     pages = {name: text for name, text in PAGES.items() if not name.startswith("reference/")}
@@ -241,6 +242,7 @@ def test_the_page_of_environments_says_their_arguments():
     assert {"c2w", "chunk", "segment_start"} <= set(re.findall(r"`([a-z_0-9]+)`", common))
 
 
+@pytest.mark.slow
 def test_commands_in_blocks_are_commands_of_sanawm():
     blocks = [block for text in PAGES.values() for block in re.findall(r"^```bash\n(.*?)^```", text, re.S | re.M)]
     commands = {line for block in blocks for line in block.splitlines() if line.startswith("sanawm ")}

@@ -18,6 +18,7 @@ from tests.golden_files import ROOT
 from tests.standin_hub import fetched
 
 pytest.importorskip("diffusers")
+pytestmark = pytest.mark.slow  # a hub is written and fetched from
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,7 +39,6 @@ def doctor(capsys, *options):
     return capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_it_tells_what_is_here_and_what_is_missing(capsys):
     shown = doctor(capsys, "--memory-gb", "24")
     assert re.search(r"torch .*\d+\.\d+", shown) and "sanawm-env[official]" in shown
@@ -50,7 +50,6 @@ def test_it_tells_what_is_here_and_what_is_missing(capsys):
     assert sum("nvfp4" in row for row in rows) == 4
 
 
-@pytest.mark.slow
 def test_the_best_setting_that_fits_is_one_command(capsys, home):
     """Of the tiny worlds; what fits is made to be less and less."""
     shown = doctor(capsys, "--memory-gb", "24")
@@ -72,7 +71,6 @@ def test_the_best_setting_that_fits_is_one_command(capsys, home):
     assert "takes more than" in recommended(RESERVE, "cuda")
 
 
-@pytest.mark.slow
 def test_the_page_of_the_official_weights_says_what_is_predicted(monkeypatch, tmp_path):
     monkeypatch.setenv("SANAWM_HOME", str(tmp_path))
     page = (ROOT / "docs" / "official.md").read_text()
@@ -91,7 +89,6 @@ def test_the_page_of_the_official_weights_says_what_is_predicted(monkeypatch, tm
         tyro.cli(Command, prog="sanawm", args=line.split()[1:])
 
 
-@pytest.mark.slow
 def test_what_does_not_fit_says_by_how_much(capsys):
     shown = doctor(capsys, "--memory-gb", "0.5")
     assert "GB short" in shown
@@ -113,7 +110,6 @@ def test_a_library_that_is_missing_or_too_old_is_named_and_the_rest_goes_on(caps
     assert "fits" in shown
 
 
-@pytest.mark.slow
 def test_a_world_that_cannot_be_measured_is_unknown(capsys, home):
     config = home / "worlds" / "streaming" / "codec" / "config.json"
     text = config.read_text()

@@ -128,6 +128,7 @@ def test_wrappers_find_how_long_an_episode_is(tiny):
     assert shorter.spec.max_episode_steps == 1
 
 
+@pytest.mark.slow
 def test_what_info_says_is_numbers_that_wrappers_carry(tiny):
     for task in TASKS:
         env = SanaWMEnv(tiny, task=task)
@@ -347,6 +348,7 @@ def test_metadata_is_each_environments_own(tiny):
     assert SanaWMEnv(tiny).metadata["render_fps"] == 16
 
 
+@pytest.mark.slow
 def test_writing_into_what_is_returned_does_not_reach_the_state(tiny):
     for mode in SEEN:
         one, two = (SanaWMEnv(tiny, obs_mode=mode, render_mode="rgb_array_list") for _ in "ab")
@@ -390,6 +392,7 @@ def test_a_twist_outside_the_box_is_clipped(tiny):
     assert same(one.step(np.array([0, 0, 9.0, 0, -9, 0])), two.step(np.array([0, 0, 1.0, 0, -1, 0])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("speed", PRESETS)
 def test_keys_equal_the_action_string(tiny, speed):
     held = ["w", "wd", "wd", "", "wki", "sl", "i", "i", "i", "i", "aj"]

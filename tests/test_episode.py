@@ -66,6 +66,7 @@ def test_an_episode_holds_what_happened(world, image, tmp_path):
     assert np.array_equal(np.array(episode.meta["actions"], np.float32), arrays["actions"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["twist", "poses", "keys", "discrete"])
 def test_an_episode_of_a_batch_comes_out_the_same_alone(world, image, tmp_path, mode):
     folders = record(tmp_path / "made", world, image, company=3, action_mode=mode)
@@ -77,6 +78,7 @@ def test_an_episode_of_a_batch_comes_out_the_same_alone(world, image, tmp_path, 
         assert differences(again, RecordedEpisode.open(folder)) == []
 
 
+@pytest.mark.slow
 def test_tasks_with_hidden_goals_come_out_the_same(world, image, tmp_path):
     folder = record(tmp_path / "made", world, image, task="imagenav", chunks=4)[0]
     rewards = [step.reward for step in RecordedEpisode.open(folder).replay()]

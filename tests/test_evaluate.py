@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from safetensors.torch import save_file
 from scipy.spatial.transform import RigidTransform, Rotation
 
 from sanawm_env.engines.rooms.places import place
@@ -16,11 +17,13 @@ from sanawm_env.engines.rooms.walks import clearance, sample_start
 from sanawm_env.engines.sanawm.engine import SanaMemory
 from sanawm_env.engines.sanawm.network.state import BlockState, GDNState, NetworkState, Page, WindowState
 from sanawm_env.training.evaluate import evaluate, print_table, save_sheet, with_timesteps
+from sanawm_env.training.initial import untrained
 from sanawm_env.training.probes import without_recurrence, without_window
 from sanawm_env.training.warps import plane_homographies, rotation_homographies, visible_in_first, warp
 from sanawm_env.world.world import World
 from tests.golden_files import ROOT, benchmark
 from tests.known_worlds import SMALL, HoldEngine, TruthEngine, lossless_codec, lossy_codec
+from tests.worlds import write_tiny_world
 
 LENS = np.array([60.0, 57.0, 47.0, 33.5])  # nothing centred or square, so that no mix-up cancels
 
@@ -112,6 +115,7 @@ def test_points_outside_the_first_picture_or_behind_what_it_shows_are_unseen():
     assert seen[in_first_picture(points)].all() and not seen[:, -20:].any()
 
 
+@pytest.mark.slow
 def test_a_perfect_world_is_as_good_as_its_codec(perfect):
     for chunk in perfect.chunks:
         assert chunk.psnr == pytest.approx(chunk.codec, abs=0.02)
@@ -155,6 +159,7 @@ def test_seeds_decide_what_is_measured():
     assert first == again != other
 
 
+@pytest.mark.slow
 def test_unknown_layouts_are_measured_without_an_anchor():
     class Blind(HoldEngine):
         def encode(self, image, prompt, anchor):
@@ -193,14 +198,20 @@ def test_forgetting_takes_one_kind_of_memory_and_edits_nothing():
 
 
 @pytest.mark.slow
-def test_memory_is_measured_beyond_the_window():
-    report = evaluate("nano", scenes=1, chunks=4, stride=24, examples=0, unknown_scenes=1)
+def test_memory_is_measured_beyond_the_window(tmp_path):
+    network = dataclasses.replace(SMALL.network, hidden_size=64, depth=2, num_heads=1, latent_channels=16)
+    config = dataclasses.replace(SMALL, network=network)
+    untaught = write_tiny_world(tmp_path / "world", config=config)
+    places = untrained(config, torch.Generator().manual_seed(0))["places"]
+    save_file(places.state_dict(), untaught / "places.safetensors")
+    report = evaluate(untaught, scenes=1, chunks=4, stride=24, examples=0, unknown_scenes=1)
     for chunks, memory in ((report.chunks, report.memory), (report.unknown, report.unknown_memory)):
         assert set(memory) == {"kept", "no recurrence", "no window", "neither"}
         assert memory["kept"] == chunks[3].psnr
         assert len({*memory.values()}) == 4
 
 
+@pytest.mark.slow
 def test_another_step_list_shares_the_weights():
     world = World.load("nano")
     other = with_timesteps(world, (1000, 500))

@@ -71,6 +71,7 @@ def shapes(weights):
 # --- a world from the hub ---
 
 
+@pytest.mark.slow
 def test_a_fetched_world_is_whole(server, home):
     folder = fetch("streaming", ("dit", "codec", "text"), **SIZE)
     assert folder == home / "worlds" / "streaming" == world_folder("streaming")
@@ -175,6 +176,7 @@ def test_a_stop_by_hand_keeps_what_was_downloaded(server, home, monkeypatch):
     assert part.stat().st_size == 1000
 
 
+@pytest.mark.slow
 def test_parts_are_fetched_once_and_the_network_first(server):
     fetch("streaming", ("text", "dit", "text", "dit"), **SIZE)
     sent = [name for name, _, _ in server.sent]

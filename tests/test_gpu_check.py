@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 
@@ -15,16 +14,35 @@ SCRIPT = benchmark("gpu_check")
 ORDER, PARTS, TINY_ORDER = SCRIPT["ORDER"], SCRIPT["PARTS"], SCRIPT["TINY_ORDER"]
 
 
-def gpu_check(out, *options, interpreted=False):
-    """Exit status, what was printed, and gpu_check.json. interpreted: with the Triton kernels, in their interpreter
-    unless there is a GPU."""
-    command = [sys.executable, "benchmarks/gpu_check.py", out, "--quick", *options]
-    environment = {n: value for n, value in os.environ.items() if interpreted or n != "TRITON_INTERPRET"}
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True)
-    return done.returncode, done.stdout + done.stderr, json.loads((out / "gpu_check.json").read_text())
+@pytest.fixture
+def gpu_check(monkeypatch, capfd):
+    """Runs the command in this process, and its parts too unless they are to have `processes`: exit status, what was
+    printed, and gpu_check.json. interpreted: with the Triton kernels, in their interpreter unless there is a GPU."""
+    main, run = SCRIPT["main"], subprocess.run
+
+    def call(*arguments):
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+            patch.setattr(sys, "argv", list(map(str, arguments)))
+            main()
+        return stop.value.code or 0
+
+    def part_here(command, **options):
+        if "--part" not in command:
+            return run(command, **options)
+        return subprocess.CompletedProcess(command, call(*command[1:]))
+
+    def gpu_check(out, *options, interpreted=False, processes=False):
+        if not interpreted:
+            monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+        if not processes:
+            monkeypatch.setattr(subprocess, "run", part_here)
+        status = call("gpu_check.py", out, "--quick", *options)
+        return status, "".join(capfd.readouterr()), json.loads((out / "gpu_check.json").read_text())
+
+    return gpu_check
 
 
-def test_every_part_runs_at_toy_sizes(tmp_path):
+def test_every_part_runs_at_toy_sizes(gpu_check, tmp_path):
     status, printed, done = gpu_check(tmp_path / "new" / "out")
     assert status == 0, printed
     assert tuple(done) == TINY_ORDER
@@ -39,7 +57,7 @@ def test_every_part_runs_at_toy_sizes(tmp_path):
     assert "passed, 0 failed" in done["test_files"]["rows"][0]["measured"]
 
 
-def test_rounding_is_looked_at_in_every_precision(tmp_path):
+def test_rounding_is_looked_at_in_every_precision(gpu_check, tmp_path):
     if importlib.util.find_spec("triton") is None:
         pytest.skip("no triton here: there is one precision alone")
     status, printed, done = gpu_check(tmp_path, "--only", "rounding", interpreted=True)
@@ -50,14 +68,16 @@ def test_rounding_is_looked_at_in_every_precision(tmp_path):
     assert all(row["verdict"] == "met" for row in done["rounding"]["rows"])
 
 
-def test_a_part_that_fails_costs_itself_alone(tmp_path):
-    status, printed, done = gpu_check(tmp_path, "--device", "cuda:99", "--only", "versions", "test_files")
+def test_a_part_that_fails_costs_itself_alone(gpu_check, tmp_path):
+    status, printed, done = gpu_check(
+        tmp_path, "--device", "cuda:99", "--only", "versions", "test_files", processes=True
+    )
     assert status == 1
     assert "Traceback" in printed and "cannot be used" in printed
     assert {name: part["status"] for name, part in done.items()} == {"versions": "FAILED", "test_files": "ok"}
 
 
-def test_what_there_is_no_time_for_is_skipped(tmp_path):
+def test_what_there_is_no_time_for_is_skipped(gpu_check, tmp_path):
     status, printed, done = gpu_check(tmp_path, "--minutes", 0)
     assert status == 0
     assert {part["status"] for part in done.values()} == {"skipped"}

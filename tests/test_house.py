@@ -270,6 +270,7 @@ def pip(arguments, cwd):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_wheel_installs_every_module_and_asset(installed):
     expected = {Path(*name.split(".")).with_suffix(".py") for name in MODULES if name.startswith("sanawm_env.")}
     assets = ROOT / "sanawm_env" / "assets"
@@ -281,11 +282,13 @@ def test_the_wheel_installs_every_module_and_asset(installed):
     assert any(path.parts[:2] == ("sanawm_env", "assets") for path in expected)
 
 
+@pytest.mark.slow
 def test_the_wheel_takes_no_name_but_its_own(installed):
     names = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
     assert names == {"sanawm_env", "bin"}
 
 
+@pytest.mark.slow
 def test_the_installed_wheel_imports_without_the_repository(installed):
     # -S keeps the editable install's .pth file out, -I the working folder and PYTHONPATH.
     code = f"""

@@ -394,6 +394,7 @@ def torchrl():
     return pytest.importorskip("torchrl.envs", reason="torchrl is not installed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("obs_mode", ["dict", "rgb"])
 @pytest.mark.parametrize("task", ["Explore", "ImageNav"])
 def test_torchrl_finds_its_specs_kept(torchrl, tiny, task, obs_mode):

@@ -40,8 +40,13 @@ def nano():
 
 
 @pytest.fixture(scope="module")
-def plain(nano):
-    return episode(nano, nano.starts[0])
+def small(tmp_path_factory):
+    return World.load(write_tiny_world(tmp_path_factory.mktemp("worlds") / "small"))
+
+
+@pytest.fixture(scope="module")
+def plain(small):
+    return episode(small, picture())
 
 
 @contextmanager
@@ -94,12 +99,24 @@ SLOW = "deterministic"  # torch loads more for it
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == SLOW else n for n in SETTINGS])
-def test_an_episode_is_the_same_whatever_is_set_in_torch(nano, plain, name):
+def test_an_episode_is_the_same_whatever_is_set_in_torch(small, plain, name):
     with SETTINGS[name]():
         before = settings()
-        got = episode(nano, nano.starts[0])
+        got = episode(small, picture())
         assert settings() == before
     assert got == plain
+
+
+TOGETHER = "float64", "autocast", "device", "inference mode", "medium", "three threads"
+
+
+@pytest.mark.slow
+def test_an_episode_of_nano_is_the_same_with_much_of_it_set_at_once(nano):
+    expected = episode(nano, nano.starts[0])
+    with ExitStack() as stack:
+        for name in TOGETHER:
+            stack.enter_context(SETTINGS[name]())
+        assert episode(nano, nano.starts[0]) == expected
 
 
 @pytest.mark.parametrize("name", ["float64", "device", "autocast", "inference mode", "medium"])
@@ -161,10 +178,10 @@ def test_what_comes_out_are_plain_tensors(nano):
     assert weight.grad is not None
 
 
-def test_no_generator_of_the_program_is_read_or_moved(nano, plain):
+def test_no_generator_of_the_program_is_read_or_moved(small, plain):
     torch.manual_seed(5), np.random.seed(5), random.seed(5)
     before = torch.get_rng_state(), np.random.get_state()[1].tobytes(), random.getstate()
-    assert episode(nano, nano.starts[0]) == plain
+    assert episode(small, picture()) == plain
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1].tobytes(), random.getstate()) == before[1:]
 
@@ -330,10 +347,10 @@ def test_a_failed_load_is_not_kept(tiny):
 
 
 @pytest.mark.slow
-def test_threads_on_one_world_get_what_one_alone_gets(nano, plain):
-    images = nano.starts[0], picture(1), nano.starts[1], picture(2)
+def test_threads_on_one_world_get_what_one_alone_gets(nano):
+    images = nano.starts[0], picture(1)
     alone = [episode(nano, image) for image in images]
-    assert together(*(lambda image=image: episode(nano, image) for image in images)) == alone
+    assert together(*(lambda image=image: episode(nano, image) for image in 2 * images)) == 2 * alone
 
 
 def test_scenes_are_made_by_many_threads(tiny):

@@ -64,6 +64,7 @@ def test_gradients_are_right(initial):
     assert torch.autograd.gradcheck(lambda *x: frame_gated_delta_rule(*x, initial=state), inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "scheme, bounds",  # after 3, 30 and 120 frames, the table of kernels.md 4 at the full model's size
     [("fp32", (2e-7, 3e-7, 5e-7)), ("tf32", (3e-4, 3e-4, 3e-4)), ("bf16", (1.5e-3, 1.5e-3, 1.5e-3))],
@@ -73,6 +74,7 @@ def test_rounded_operands_do_not_let_the_error_grow(scheme, bounds):
     assert all(errors[n - 1] < bound for n, bound in zip((3, 30, 120), bounds, strict=True))
 
 
+@pytest.mark.slow
 def test_a_rounded_identity_would():
     errors = rounding.growth(rounding.SCHEMES["bf16, I - P stored"])
     assert errors[119] > 20 * errors[2]

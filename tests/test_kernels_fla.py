@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from sanawm_env.kernels.inputs import Grid
 from sanawm_env.kernels.reference import forward_states, frame_gated_delta_rule, key_conv
 
+from tests.interpreter import patched_once  # noqa: F401
+
 pytestmark = pytest.mark.slow  # the libraries that it compares with take seconds to import
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -90,6 +90,7 @@ def test_the_table_holds_rates_of_seeds_and_the_best_of_the_steady(learn):
     assert rows["steady"]["known, truth"]["mean"] == 1
 
 
+@pytest.mark.slow
 def test_correlations_have_intervals_over_walks(meter):
     rng = np.random.default_rng(0)
     error = rng.normal(size=(30, 4))
@@ -103,6 +104,7 @@ def test_correlations_have_intervals_over_walks(meter):
     assert np.isclose(*spans)
 
 
+@pytest.mark.slow
 def test_a_prediction_that_is_the_truth_has_no_error(meter):
     """So that frames are compared at equal poses."""
     found = meter["walk"](World.load("rooms", height=18, width=27), "rooms:test", range(1), 2)

@@ -64,6 +64,7 @@ def read(out, name=ID):
     return minari.MinariDataset(out / name / "data")
 
 
+@pytest.mark.slow
 def test_minari_finds_it_by_its_id(loaded, home):
     assert (loaded.total_episodes, loaded.total_steps) == (len(CHUNKS), sum(CHUNKS))
     assert list(minari.list_local_datasets()) == [ID]

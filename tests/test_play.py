@@ -59,9 +59,12 @@ NEWEST = """([node, frame]) => {
     return (entry?.node ?? Number(n)) === node && (entry?.index ?? Number(f)) === frame;
 }"""
 PATIENCE = 100  # seconds until what a test waits for is believed never to come
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None, reason="THE VIEWER'S PAGE IS NOT TESTED: Chromium is not here (apt-get install chromium)"
-)
+
+
+def needs_browser(test):
+    """Slow: a tab alone costs half a second of the browser's own processes."""
+    reason = "THE VIEWER'S PAGE IS NOT TESTED: Chromium is not here (apt-get install chromium)"
+    return pytest.mark.slow(pytest.mark.skipif(CHROMIUM is None, reason=reason)(test))
 
 
 class Clock:
@@ -246,7 +249,6 @@ def told(tab, words: str) -> None:
 # --- the page ---
 
 
-@pytest.mark.slow
 @needs_browser
 def test_what_the_page_shows_while_driving_are_the_frames_of_the_session(film):
     tab, session, seen = film.tab, film.session, [film.shown]
@@ -267,7 +269,6 @@ def test_what_the_page_shows_while_driving_are_the_frames_of_the_session(film):
     assert session.current.c2w[-1, 2, 3] > 0.5
 
 
-@pytest.mark.slow
 @needs_browser
 def test_two_held_keys_and_letting_go_are_seen(film):
     tab = film.tab
@@ -280,7 +281,6 @@ def test_two_held_keys_and_letting_go_are_seen(film):
     assert "ms" in tab.text_content("#latency")
 
 
-@pytest.mark.slow
 @needs_browser
 def test_a_click_goes_back_and_driving_on_branches(film):
     tab, session = film.tab, film.session
@@ -307,7 +307,6 @@ def test_a_click_goes_back_and_driving_on_branches(film):
     film.at(session.tree[branch].parent)
 
 
-@pytest.mark.slow
 @needs_browser
 def test_naming_pinning_dreaming_again_and_deleting(film):
     tab, session = film.tab, film.session
@@ -347,7 +346,6 @@ def test_two_branches_side_by_side(film):
     tab.click("#comparison button")
 
 
-@pytest.mark.slow
 @needs_browser
 def test_a_recorded_branch_is_a_video_and_an_episode(film, served):
     tab, session = film.tab, film.session
@@ -377,7 +375,6 @@ def test_a_recorded_branch_is_a_video_and_an_episode(film, served):
     assert np.array_equal(again, np.concatenate(film[1:]))  # it can be imagined anew, bit for bit
 
 
-@pytest.mark.slow
 @needs_browser
 def test_a_session_is_saved_and_opened(film):
     tab, session = film.tab, film.session
@@ -429,7 +426,6 @@ def test_scenes_are_chosen_and_dropped_in_and_bad_images_are_said(tab, served, t
     assert tab.is_disabled("#prompt")
 
 
-@pytest.mark.slow
 @needs_browser
 def test_a_world_that_is_not_here_is_said_and_one_that_is_can_be_gone_to(film, served):
     tab, before = film.tab, film.session
@@ -456,7 +452,6 @@ def test_a_full_device_is_said(film, monkeypatch):
     told(film.tab, "cpu is out of memory")
 
 
-@pytest.mark.slow
 @needs_browser
 def test_a_driver_drives_until_a_key_takes_over(film):
     tab, player = film.tab, film.player
@@ -478,7 +473,6 @@ def test_a_driver_drives_until_a_key_takes_over(film):
     told(tab, "There is no driver")
 
 
-@pytest.mark.slow
 @needs_browser
 def test_buttons_sliders_and_dragging_drive_too(film):
     tab = film.tab
@@ -517,7 +511,6 @@ def test_buttons_sliders_and_dragging_drive_too(film):
     assert looked.c2w[-1, 0, 2] > node.c2w[-1, 0, 2]  # to the right
 
 
-@pytest.mark.slow
 @needs_browser
 def test_several_viewers_see_and_steer_one_session(film, served, chromium):
     tab = film.tab
@@ -706,7 +699,6 @@ def test_a_hidden_tab_gets_no_frames_and_shows_the_present_when_it_is_back(film,
     assert np.array_equal(pixels(tab)[2], film.session.frames(2)[-1])
 
 
-@pytest.mark.slow
 @needs_browser
 def test_frames_that_nobody_draws_are_not_kept(film):
     tab = film.tab
@@ -729,7 +721,6 @@ def test_frames_that_nobody_draws_are_not_kept(film):
     assert tab.evaluate("sanawm.schedule().length") == 0
 
 
-@pytest.mark.slow
 @needs_browser
 def test_a_lost_connection_comes_back_and_goes_on(film, served):
     tab = film.tab
@@ -818,7 +809,6 @@ def proxy(request, served):
 PREFIX = "/user/me/proxy/8123"
 
 
-@pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize(
     ("path", "options"),
@@ -846,7 +836,6 @@ def test_the_page_works_under_the_path_of_a_proxy(served, chromium, proxy, path,
         assert styles == "flex"
 
 
-@pytest.mark.slow
 @needs_browser
 def test_a_name_that_was_not_allowed_is_said_on_a_page_that_cannot_connect(served, chromium, proxy):
     port = proxy(host="127.0.0.1:8123").port
@@ -860,7 +849,6 @@ def test_a_name_that_was_not_allowed_is_said_on_a_page_that_cannot_connect(serve
     tab.close()
 
 
-@pytest.mark.slow
 @needs_browser
 def test_a_connection_that_says_nothing_any_more_is_made_anew(served, chromium, proxy):
     link = proxy()
@@ -899,7 +887,6 @@ def test_names_are_shown_as_they_are(film):
     assert tab.evaluate("document.documentElement.scrollWidth") <= 1280
 
 
-@pytest.mark.slow
 @needs_browser
 def test_a_browser_without_websockets_is_told_so(served, chromium):
     tab = chromium.new_page()
@@ -1183,7 +1170,6 @@ def test_drivers_that_cannot_be_are_refused(served, text, match):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_what_no_episode_can_say_is_not_recorded_as_one(served, tmp_path):
     session = served.session

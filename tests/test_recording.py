@@ -347,6 +347,7 @@ def test_a_contact_sheet_shows_first_and_last_frame(tmp_path):
     assert {(255, 0, 0), (0, 255, 0)} <= colours
 
 
+@pytest.mark.slow
 def test_the_path_from_above_moves_with_the_camera(tmp_path):
     def picture(c2w):
         contact_sheet(clip(25), tmp_path / "s.png", c2w=c2w)

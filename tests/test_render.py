@@ -86,6 +86,7 @@ def test_bad_input_is_a_sentence_and_leaves_nothing(folder, start, tmp_path, cap
     assert not out.exists() or list(out.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_damaged_pipeline_is_a_sentence(folder, start, tmp_path, capsys):
     import shutil
 

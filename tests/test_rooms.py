@@ -100,6 +100,7 @@ def test_a_new_start_from_the_last_frame_shows_that_frame(world):
     assert (went_on.frames != anew.frames).float().mean() < 1e-3  # rounding of poses may turn a ray
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", [(0, -1, -20), (3, 5, 0), (2.4, -0.5, 2.4), (4.2, -1, 0), (1e3, 0, 0), (0, 0, 9e8)])
 def test_there_is_a_picture_wherever_the_camera_is(where):
     """Outside, inside furniture, in a wall: whole numbers of the atlas, and no warning of NumPy."""
@@ -207,6 +208,7 @@ def test_an_environment_tells_where_the_camera_was_stopped():
 # --- everything that works with a world works with this one ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_runs_and_passes_gymnasiums_check(task):
     env = make(task, max_episode_chunks=2)
@@ -414,6 +416,7 @@ def test_keys_go_on_from_where_the_camera_was_stopped(solid):
     assert 0 < back[0] < 0.1 and (np.diff(back) > 0).all()
 
 
+@pytest.mark.slow
 def test_goals_behind_walls_are_not_set(solid):
     """A hidden walk is stopped as the camera is, so where it ends can be reached."""
     env = SanaWMEnv(solid, task="pointnav")

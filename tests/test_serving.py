@@ -389,6 +389,7 @@ def test_what_no_server_can_be_asked_for_is_refused_here(given, says):
         RemoteEnv(**{"url": "ws://127.0.0.1:1"} | given)
 
 
+@pytest.mark.slow
 def test_the_server_keeps_what_is_referred_to_and_no_more(served, remote):
     env, session = remote.unwrapped, session_of(served, remote)
     env.reset(seed=0)
@@ -968,6 +969,7 @@ def test_sessions_are_counted_and_left_ones_make_room(strict):
     assert set(strict.sessions) == {first.id, third.id}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limits", "limit", "sentence"),
     [
@@ -1030,6 +1032,7 @@ def test_a_reply_that_is_kept_counts_as_state(strict):
     assert refusals(strict, "state") == 1
 
 
+@pytest.mark.slow
 def test_replies_have_a_limit_too(strict):
     session = welcomed(strict, obs_mode="rgb", obs_size=[4096, 4096])
     ask = {"op": "reset", "scenes": [], "seeds": [1] * 6, "rngs": [""] * 6, "task": {}, "max_episode_chunks": 1}

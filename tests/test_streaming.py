@@ -24,6 +24,8 @@ from sanawm_env.world.world import World
 from tests.standin_hub import fetched
 from tests.worlds import drive, picture
 
+pytestmark = pytest.mark.slow  # a hub is written, fetched from and loaded
+
 FORWARD, TURN = (0, 0, 0.5, 0, 0, 0), (0, 0, 0, 0, 0.4, 0)
 
 
@@ -53,7 +55,6 @@ def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(tree.leaves(a), tree.leaves(b), strict=True))
 
 
-@pytest.mark.slow
 def test_gym_make_runs_the_official_layout(hub):
     env = gym.make("SanaWM/Explore-v0", world="streaming", scenes=[picture()], max_episode_chunks=2)
     obs, info = env.reset(seed=0, options={"prompt": "a quiet street"})
@@ -94,7 +95,6 @@ def test_the_camera_and_the_prompt_matter(world, scene):
     assert not torch.equal(forward.latents, turn.latents)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["tails", "latents"])
 def test_a_restored_state_goes_on_bit_for_bit(world, scene, policy, tmp_path):
     state, _ = drive(world, world.begin(scene), FORWARD, TURN)
@@ -110,7 +110,6 @@ def test_a_restored_state_goes_on_bit_for_bit(world, scene, policy, tmp_path):
     assert torch.equal(from_disk.frames, expected.frames)
 
 
-@pytest.mark.slow
 def test_the_latents_policy_of_an_environment_drops_the_caches_and_changes_no_frame(world):
     env = SanaWMEnv(world, scenes=[picture()], snapshots="latents")
     env.reset(seed=0, options={"prompt": "a quiet street"})
@@ -124,7 +123,6 @@ def test_the_latents_policy_of_an_environment_drops_the_caches_and_changes_no_fr
     np.testing.assert_array_equal(env.clip.frames, expected)
 
 
-@pytest.mark.slow
 def test_slots_of_different_depth_step_together(world, scene):
     deep, _ = drive(world, world.begin(scene, 1), FORWARD)
     both = stack([deep, world.begin(scene, 2), world.without_caches(deep)])
@@ -141,7 +139,6 @@ def two_prompts(hub):
         main(["encode-prompts", str(hub / "more.txt")])
 
 
-@pytest.mark.slow
 def test_a_prompt_changed_in_mid_episode_is_what_follows(world, scene, two_prompts, monkeypatch):
     state, _ = drive(world, world.begin(scene), FORWARD)
     with monkeypatch.context() as patch:
@@ -164,7 +161,6 @@ def test_a_prompt_changed_in_mid_episode_is_what_follows(world, scene, two_promp
     assert [slot.scene.prompt for slot in both.slots] == ["rain", "snow"]
 
 
-@pytest.mark.slow
 def test_a_changed_prompt_reaches_the_refiner(hub, two_prompts):
     world = World.load("streaming", refiner=True)
     state, _ = drive(world, world.begin(world.scene(picture(), "a quiet street")), FORWARD)
@@ -203,7 +199,6 @@ def test_prompts_that_cannot_be_taken_change_nothing(world, scene, two_prompts):
     assert env.scene.prompt == "a quiet street"
 
 
-@pytest.mark.slow
 def test_slots_of_a_vector_take_prompts_of_their_own(hub, two_prompts):
     envs = gym.make_vec("SanaWM/Explore-v0", num_envs=3, world="streaming", scenes=[picture()], batch_invariant=True)
     envs.reset(seed=[1, 1, 1], options={"prompt": "a quiet street"})
@@ -220,7 +215,6 @@ def test_slots_of_a_vector_take_prompts_of_their_own(hub, two_prompts):
         envs.set_prompt(["rain", "snow"])
 
 
-@pytest.mark.slow
 def test_an_episode_with_changed_prompts_is_imagined_again(hub, two_prompts, tmp_path):
     settings = {"world": "streaming", "max_episode_chunks": 3}
     env = SanaWMEnv(scenes=[picture()], **settings)
@@ -242,7 +236,6 @@ def test_an_episode_with_changed_prompts_is_imagined_again(hub, two_prompts, tmp
             RecordedEpisode.open(tmp_path / "episode")
 
 
-@pytest.mark.slow
 def test_a_session_goes_on_under_another_prompt(world, two_prompts):
     session = Session(world)
     session.begin(picture(), prompt="a quiet street", seed=1)
@@ -267,7 +260,6 @@ def test_a_session_goes_on_under_another_prompt(world, two_prompts):
     session.close()
 
 
-@pytest.mark.slow
 def test_guided_worlds_carry_both_memories(hub):
     world = World.load("chunk-causal", timesteps=[1000, 500])
     assert world.config.sampler.guidance_scale > 1 and world.config.network.window == -1
@@ -282,7 +274,6 @@ def test_guided_worlds_carry_both_memories(hub):
     torch.testing.assert_close(pair.latents[:1].float(), single.latents.float(), atol=0.1, rtol=0.05)
 
 
-@pytest.mark.slow
 def test_the_teacher_runs_its_own_sampler_and_the_decoder_of_whole_clips(hub):
     world = World.load("chunk-causal")
     sampler = world.config.sampler
@@ -307,7 +298,6 @@ def test_the_teacher_runs_its_own_sampler_and_the_decoder_of_whole_clips(hub):
 RECIPE = [1000, 967, 908, 764]
 
 
-@pytest.mark.slow
 def test_other_steps_are_another_world(world, scene):
     other = World.load("streaming", timesteps=RECIPE, flow_shift=10)
     assert other.config.sampler.timesteps == (1000, 967, 908, 764)
@@ -350,7 +340,6 @@ def test_steps_that_are_none_are_a_sentence(options, error, told):
     assert len(str(raised.value)) < 300
 
 
-@pytest.mark.slow
 def test_other_steps_are_flags_and_travel_in_episodes(tmp_path):
     common = ["rollout", "--twist", "0,0,0.3,0,0,0", "--chunks", "1", "--out", str(tmp_path)]
     main([*common, "--timesteps", "1000,600"])
@@ -363,7 +352,6 @@ def test_other_steps_are_flags_and_travel_in_episodes(tmp_path):
     assert stopped.value.code == 2
 
 
-@pytest.mark.slow
 def test_the_refiner_changes_the_picture_and_not_the_memory(hub, world, scene):
     refined = World.load("streaming", refiner=True)
     assert refined.mode == "streaming+refiner"
@@ -386,7 +374,6 @@ def test_every_weight_only_precision_steps(hub, precision):
     assert clip.frames.float().std() > 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("offload", ["codec", ["refiner"], True])
 def test_offloaded_parts_give_the_same_frames(hub, offload):
     here = World.load("streaming", refiner=True)
@@ -398,7 +385,6 @@ def test_offloaded_parts_give_the_same_frames(hub, offload):
     assert all(torch.equal(a.frames, b.frames) for a, b in zip(clips, expected, strict=True))
 
 
-@pytest.mark.slow
 def test_an_offloaded_encoder_gives_the_same_features(hub):
     folder = world_folder("streaming")
     features = {}
@@ -426,7 +412,6 @@ def test_unknown_load_options_are_named():
         World.load("nano", refiner=True)
 
 
-@pytest.mark.slow
 def test_a_live_session_takes_a_prompt_and_its_moments_come_back_from_disk(world):
     session = Session(world, memory_limit=1)
     session.begin(picture(), prompt="a quiet street")
@@ -442,7 +427,6 @@ def test_a_live_session_takes_a_prompt_and_its_moments_come_back_from_disk(world
     session.close()
 
 
-@pytest.mark.slow
 def test_the_command_line_rolls_out_from_a_prompt(hub, tmp_path, capsys):
     image = tmp_path / "start.png"
     from PIL import Image
@@ -474,7 +458,6 @@ def test_poses_reach_the_streaming_world_in_its_own_frame(world, scene):
     np.testing.assert_array_equal(state.slots[0].c2w, poses[-1])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"refiner": True}, {"refiner": True, "offload": True}], ids=str)
 def test_threads_get_what_one_thread_alone_gets(hub, options):
     """Each drives an episode of its own in one world, all at the same time."""

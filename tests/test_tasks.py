@@ -97,6 +97,7 @@ def test_without_a_task_nothing_is_rewarded_and_nothing_ends(tiny):
 # --- policies ---
 
 
+@pytest.mark.slow
 def test_exploring_pays_for_new_views_alone(tiny):
     env = SanaWMEnv(tiny, task="explore", max_episode_chunks=8)
     rewards, info, _ = episode(env, turn_in_place, 0)

@@ -45,6 +45,7 @@ def alike(one, other) -> bool:
     return all(p.equal(q) for p, q in zip(one.policy.parameters(), other.policy.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_policy_and_its_progress(settings, whole):
     assert [folder.name for folder in checkpoints(settings.out)] == ["checkpoint_32"]
     history = json.loads((settings.out / "progress.json").read_text())

@@ -209,6 +209,7 @@ def test_a_few_steps_lower_the_loss_and_reach_every_weight(clips):
     assert loss() < before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("asked", "raised"), [(True, KeyboardInterrupt), (False, ChildProcessError)])
 def test_a_process_that_ends_before_its_first_step_is_a_stop_or_a_sentence(clips, tmp_path, monkeypatch, asked, raised):
     exited = torch.multiprocessing.ProcessExitedException
@@ -333,7 +334,7 @@ def test_the_second_edition_is_made_from_end_to_end_in_the_time_it_is_given(tmp_
         network=replace(QUICK.network, window=3),
         codec=CodecConfig(clips=2, channels=24, stride=8),
         clips=ClipsConfig(clips=2, chunks=2, shard_clips=1, height=64, width=96, pictures=True),
-        train=replace(ON_GPU.train, minutes=0.05, batch_size=2, single_chunk_steps=1, warmup=1),
+        train=replace(ON_GPU.train, minutes=0.02, batch_size=2, single_chunk_steps=1, warmup=1),
         views=ViewsConfig(rooms=1, views=2, shard_rooms=1),
         depth=DepthConfig(steps=2, batch_size=2),
         from_shipped=False,

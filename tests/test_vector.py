@@ -98,6 +98,7 @@ def test_every_observation_is_batched(tiny, obs_mode):
     assert envs.observation_space.contains(envs.step(envs.action_space.sample())[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("batch_invariant", [False, True])
 def test_a_slot_is_the_single_environment_of_its_seed(tiny, task, batch_invariant):

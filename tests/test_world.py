@@ -30,7 +30,9 @@ FORWARD, TURN, STILL = (0, 0, 0.5, 0, 0, 0), (0.1, 0, 0.2, 0, 0.3, 0), (0,) * 6
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> World:
-    return World.load(write_tiny_world(tmp_path_factory.mktemp("worlds") / "tiny"))
+    """Of two steps; other tests are content with one."""
+    config = dataclasses.replace(TINY, sampler=SamplerConfig(timesteps=(1000, 600)))
+    return World.load(write_tiny_world(tmp_path_factory.mktemp("worlds") / "tiny", config=config))
 
 
 @pytest.fixture(scope="module")

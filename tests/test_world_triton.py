@@ -12,10 +12,10 @@ import torch
 
 from sanawm_env.engines.sanawm.engine import SanaEngine
 from sanawm_env.engines.sanawm.graphs import Graphs
-from sanawm_env.engines.sanawm.sampler import SamplerConfig
 from sanawm_env.world import tree
 from sanawm_env.world.state import stack
 from sanawm_env.world.world import World
+from tests.interpreter import patched_once  # noqa: F401
 from tests.test_world import FORWARD, STILL, TURN, content
 from tests.worlds import TINY, drive, picture, write_tiny_world
 
@@ -40,7 +40,6 @@ if GPU:
 FAST = dataclasses.replace(
     TINY,
     network=dataclasses.replace(TINY.network, hidden_size=16, num_heads=1),
-    sampler=SamplerConfig((1000,)),
     height=16,
     width=24,
 )

@@ -32,7 +32,7 @@ TINY = SanaWorldConfig(
         softmax_every_n=2,
         input_size=1,
     ),
-    sampler=SamplerConfig(timesteps=(1000, 600)),
+    sampler=SamplerConfig(timesteps=(1000,)),
     height=24,
     width=32,
     spatial_stride=8,

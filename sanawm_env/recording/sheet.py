@@ -92,7 +92,7 @@ def contact_sheet(
     if c2w is not None:
         sheet.paste(_path_plot(c2w, stands[shown], plot), (_MARGIN + grid_width + _MARGIN, top))
     with replacing(path) as part:
-        sheet.save(part, format="PNG", optimize=True)
+        sheet.save(part, format="PNG", compress_level=4)  # a tenth of the time that 9 takes, 7 % larger
 
 
 def evenly_spaced(total: int, most: int) -> np.ndarray:

@@ -634,6 +634,7 @@ def variants(tensors, kind):
     return found
 
 
+@pytest.mark.slow
 @both_backends
 def test_sampler_with_guidance(backend):
     tensors = vectors("sampler")
@@ -654,6 +655,7 @@ def test_sampler_with_a_shifted_schedule():
         assert worst(sample(tensors, timesteps=timesteps), tensors[f"var.{variant}.out.latents"]) < SAMPLER_TOLERANCE
 
 
+@pytest.mark.slow
 @both_backends
 @pytest.mark.parametrize("policy", sorted({name.split(".")[0] for name in recorded(vectors("sampler_long"), "out.")}))
 def test_sampler_window_policies(policy, backend):
@@ -748,6 +750,7 @@ def compare_outputs():
     test_sampler_three_chunks()
 
 
+@pytest.mark.slow
 def test_files_without_inner_values_are_compared_by_their_outputs(rewritten):
     rewritten(lambda name, tensor: None if any(part in name for part in INNER) else tensor)
     compare_outputs()
@@ -755,6 +758,7 @@ def test_files_without_inner_values_are_compared_by_their_outputs(rewritten):
         test_inside_of_the_first_block()
 
 
+@pytest.mark.slow
 def test_files_with_some_inner_values_are_compared_by_those(rewritten):
     kept = "act.block1.out", "act_clean.block2.out", "int.block0.cam.q", "trace.chunk1.write.model_out"
     rewritten(lambda name, tensor: None if any(p in name for p in INNER) and name not in kept else tensor)
@@ -762,6 +766,7 @@ def test_files_with_some_inner_values_are_compared_by_those(rewritten):
     test_inside_of_the_first_block()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "which", ["act.block2.mlp_out", "act_noisy.block1.out", "chunk1.mid.scan_rev", "trace.chunk1.step1.model_in"]
 )
@@ -771,6 +776,7 @@ def test_a_wrong_inner_value_is_noticed(rewritten, which):
         compare_outputs()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["out", "out_clean", "chunk1.out.cam_raw", "a_first.out.out", "out.latents"])
 def test_a_file_without_its_outputs_is_an_error(rewritten, which):
     rewritten(lambda name, tensor: None if name == which else tensor)
