@@ -105,7 +105,7 @@ def test_text_that_is_no_trajectory_is_not_called_a_pickle(tmp_path, name):
     (tmp_path / name).write_text(TEXTS[name], encoding="utf-8")
     for read in (lambda: read_path(tmp_path / name), lambda: read_script(name, tmp_path, 60)):
         with pytest.raises(
-            ValueError, match=r"cannot be read as a trajectory: it (is text of no|has no list)"
+            ValueError, match=r"cannot be read as a trajectory: it (is text of an unknown|has no list)"
         ) as caught:
             read()
         assert "pickle" not in str(caught.value) and "\n" not in str(caught.value)

@@ -177,7 +177,7 @@ def test_prompts_that_cannot_be_taken_change_nothing(world, scene, two_prompts):
     state = stack([world.begin(scene)] * 2)
     for prompt, error, told in (
         ("never encoded", ValueError, "sanawm encode-prompts"),
-        (["rain"], ValueError, "one prompt or 2"),
+        (["rain"], ValueError, "each of 2 episodes"),
         (["rain", 3], TypeError, "string"),
         (None, TypeError, "string"),
     ):

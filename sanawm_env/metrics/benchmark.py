@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sanawm_env.metrics.image import psnr, ssim
+from sanawm_env.system.files import brief
 
 # dimension -> (lowest, highest raw value, weight); the first group is quality, the second semantics
 QUALITY = {
@@ -49,7 +50,7 @@ def vbench_score(raw: Mapping[str, float]) -> VBenchScore:
     """
     ranges = QUALITY | SEMANTIC
     if unknown := sorted(raw.keys() - ranges.keys()):
-        raise ValueError(f"unknown VBench dimensions {unknown}; the benchmark has {list(ranges)}")
+        raise ValueError(f"unknown VBench dimensions {brief(unknown)}: the benchmark has {list(ranges)}")
     normalized = {}
     for name, value in raw.items():
         low, high, _ = ranges[name]

@@ -62,7 +62,7 @@ def load_array(path: str | os.PathLike) -> np.ndarray:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"there is no file {str(path)!r}; give the path of a .npy file")
+        raise FileNotFoundError(f"there is no file at {path}: give the path of a .npy file")
     try:
         with open(check_file(path, MAX_ARRAY_BYTES), "rb") as file:
             if file.read(2) == _ZIP:
@@ -70,7 +70,7 @@ def load_array(path: str | os.PathLike) -> np.ndarray:
         return load_arrays(path, ["array"])["array"]
     except ValueError as error:
         raise ValueError(
-            f"{str(path)!r} cannot be read as a .npy file of numbers ({error}): save the one array with numpy.save"
+            f"{path} cannot be read as a .npy file of numbers ({error}): save the one array with numpy.save"
         ) from error
 
 

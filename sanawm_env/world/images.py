@@ -20,7 +20,7 @@ from PIL import ExifTags, Image, PngImagePlugin
 from torch import Tensor
 
 from sanawm_env.camera.intrinsics import resize_and_center_crop
-from sanawm_env.system.files import MAX_PIXELS, check_file, explaining, reason, visible
+from sanawm_env.system.files import MAX_PIXELS, brief, check_file, explaining, reason, visible
 from sanawm_env.system.saving import replacing
 from sanawm_env.world.anchor import Anchor
 
@@ -148,7 +148,7 @@ def save_start(image: ImageSource, anchor: Anchor | None, path: str | PathLike, 
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
-        raise ValueError(f"a start image is saved as .png, got {path.name!r}")
+        raise ValueError(f"a start image must be saved as .png, got {brief(path.name)}")
     chunks = PngImagePlugin.PngInfo()
     if anchor is not None:
         chunks.add_text(ANCHOR_CHUNK, anchor.to_json())

@@ -59,7 +59,7 @@ def test_a_frozen_estimate_has_scale_zero_and_the_spread_of_the_truth():
 def test_trajectories_of_different_shape_are_refused():
     with pytest.raises(ValueError, match="one shape"):
         pose_errors(np.tile(np.eye(4), (3, 1, 1)), np.tile(np.eye(4), (2, 1, 1)))
-    with pytest.raises(ValueError, match="no sampled frame"):
+    with pytest.raises(ValueError, match="no frame is left"):
         evaluate(np.eye(4)[None], np.eye(4)[None], skip_first_frame=True)
 
 

@@ -58,7 +58,7 @@ def load_pipeline(folder: Path, device: str, offload: bool) -> Any:
             return pipeline
         return pipeline.to(device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"The device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"The device {brief(device)} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
 def check_layout(folder: Path) -> bool:

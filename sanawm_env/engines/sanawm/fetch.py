@@ -28,7 +28,7 @@ from sanawm_env.engines.sanawm.hub import Listing, cached, download, in_cache, l
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.official import OFFICIAL, OFFLINE, OWNER, PINS, Part
 from sanawm_env.engines.sanawm.sampler import SamplerConfig, shifted_timesteps
-from sanawm_env.system.files import explaining, file_sha256, visible
+from sanawm_env.system.files import brief, explaining, file_sha256, visible
 from sanawm_env.system.saving import only_writer, replacing, replacing_files, replacing_folder
 from sanawm_env.world.engine import read_config
 from sanawm_env.world.folders import CONFIG, MANIFEST, home, read_manifest
@@ -79,12 +79,12 @@ def fetch(
         OSError: where the disk is too small, or a download fails.
     """
     if name not in OFFICIAL:
-        raise ValueError(f"There is no official world {name!r}: fetch one of {', '.join(OFFICIAL)}.")
+        raise ValueError(f"There is no official world {brief(name)}: fetch one of {', '.join(OFFICIAL)}.")
     if unknown := [part for part in parts if part not in OFFICIAL[name]]:
         raise ValueError(f"The {name} world has the parts {', '.join(OFFICIAL[name])}, not {', '.join(unknown)}.")
     parts = [part for part in OFFICIAL[name] if part in parts]  # each once, the network first, which gives disk back
     if dit is not None and (name in OFFLINE or "dit" not in parts):
-        raise ValueError("A file for the dit goes with a world that can be stepped, and with the part dit.")
+        raise ValueError("A file of weights (dit) needs a world that can be stepped, and dit among the parts.")
     check_picture_size(height, width)
     folder = official_folder(name)
     with ExitStack() as stack:

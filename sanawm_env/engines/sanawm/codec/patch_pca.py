@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sanawm_env.engines.sanawm.codec.state import LTX2State
-from sanawm_env.system.files import explaining
+from sanawm_env.system.files import brief, explaining
 
 TIME_STRIDE, SPACE_STRIDE = 8, 8
 LATENT_STD = 4.0
@@ -75,7 +75,7 @@ class PatchPCACodec(nn.Module):
         stride = _stride(patches.shape[-1]) if patches.ndim == 2 else None
         if stride is None or len(patches) <= channels:
             sizes = f"{PATCH} or another 24 S S values"
-            raise ValueError(f"patches must be (N, {sizes}) with N > {channels}, not {tuple(patches.shape)}.")
+            raise ValueError(f"patches must be (N, {sizes}) with N > {channels}, got {tuple(patches.shape)}.")
         size = _values(stride)
         total, square = (torch.zeros(*n, dtype=torch.float64, device=device) for n in ((size,), (size, size)))
         for block in patches.split(4096):
@@ -123,7 +123,7 @@ class PatchPCACodec(nn.Module):
             ValueError: for latents of another shape.
         """
         if latents.ndim != 5 or latents.shape[1] != self.channels:
-            raise ValueError(f"latents must be (B, {self.channels}, T, h, w), not {tuple(latents.shape)}.")
+            raise ValueError(f"latents must be (B, {self.channels}, T, h, w), got {tuple(latents.shape)}.")
         (b, _, t, h, w), side = latents.shape, self.stride
         coordinates = latents.permute(0, 2, 3, 4, 1).float() / self.scale
         patches = (coordinates @ self.components + self.mean).view(b, t, h, w, 8, side, side, 3)
@@ -158,7 +158,9 @@ class PatchPCACodec(nn.Module):
         with explaining(f"{path} cannot be read as a codec", (SafetensorError, OSError)):
             tensors = load_file(path)
         if set(tensors) != {"mean", "components", "scale"}:
-            raise ValueError(f"{path} is no PatchPCACodec: it holds {sorted(tensors)}, not components, mean, scale.")
+            raise ValueError(
+                f"{path} is no PatchPCACodec: it holds {brief(sorted(tensors))}, not components, mean, scale."
+            )
         stride = _stride(tensors["mean"].numel())
         if stride is None:
             raise ValueError(f"{path} is no PatchPCACodec: its patches have {tensors['mean'].numel()} values.")
@@ -182,7 +184,7 @@ def to_patches(frames: Tensor, stride: int = SPACE_STRIDE) -> Tensor:
     """
     shape, s = frames.shape, stride
     if frames.ndim != 5 or shape[4] != 3 or shape[1] % TIME_STRIDE != 1 or shape[2] % s or shape[3] % s:
-        raise ValueError(f"frames must be (B, 1 + 8 n, {s} h, {s} w, 3), not {tuple(frames.shape)}.")
+        raise ValueError(f"frames must be (B, 1 + 8 n, {s} h, {s} w, 3), got {tuple(frames.shape)}.")
     return cut(torch.cat([frames[:, :1].expand(-1, 7, -1, -1, -1), frames], 1), s)
 
 

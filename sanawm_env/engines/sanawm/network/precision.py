@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from sanawm_env.system.files import brief
 from sanawm_env.system.packages import needing
 
 M = TypeVar("M", bound=nn.Module)
@@ -61,7 +62,7 @@ def quantize(module: M, precision: str, part: Literal["network", "refiner"] = "n
         ImportError: without torchao. Nothing has changed then.
     """
     if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {brief(precision)}.")
     if precision in CAPABILITY:
         _check_hardware(precision, next(module.parameters()).device)
     if precision == "bf16":
