@@ -740,6 +740,15 @@ def test_scenes_may_be_a_path_a_folder_a_list_or_pictures(tiny, tmp_path):
     assert len(keys) == 1
 
 
+def test_scenes_of_a_relative_folder_stay_where_they_are(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("images").mkdir()
+    Image.fromarray(picture(5)).save("images/a.png")
+    env = SanaWMEnv(tiny, scenes="images")
+    monkeypatch.chdir("/")  # as Hydra does
+    env.reset(seed=0)
+
+
 def test_intrinsics_change_the_view(tiny):
     env, seen = SanaWMEnv(tiny, obs_mode="latent"), []
     for fx in (20, 80):

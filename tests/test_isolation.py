@@ -319,6 +319,13 @@ def together(*calls):
     return results
 
 
+def test_loading_a_world_draws_nothing_from_the_programs_generator(tiny):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    World.load(tiny, threads=3)  # a load of its own
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_world_is_loaded_once_whoever_asks(tiny, monkeypatch):
     other = tiny.parent / "other name"
     other.symlink_to(tiny)

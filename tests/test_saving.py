@@ -287,6 +287,16 @@ def test_a_folder_that_must_be_new_is_never_replaced(tmp_path):
     assert names(tmp_path / "new/e") == ["theirs"] and names(tmp_path / "new") == ["e"]
 
 
+def test_what_was_begun_in_one_folder_ends_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("out").mkdir()
+    with only_writer("out", stays=False), replacing_files("out", ("a", "b")) as part, replacing("c") as single:
+        monkeypatch.chdir("/")
+        (part / "a").write_text("a")
+        single.write_text("c")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "c", "out"]
+
+
 def test_a_set_of_files_is_replaced_as_one(tmp_path, monkeypatch):
     three = ("video", "sheet", "meta")
 

@@ -737,7 +737,7 @@ def _start_images(
     if isinstance(scenes, str) and not Path(scenes).exists() and (drawn := DrawnScenes.named(scenes)) is not None:
         return drawn
     if isinstance(scenes, str | os.PathLike) and scenes != "" and Path(scenes).is_dir():
-        return [*images_in(Path(scenes))]
+        return [*images_in(Path(scenes).absolute())]
     images = list(scenes) if isinstance(scenes, list | tuple) else [scenes]
     if not images or (isinstance(scenes, str) and not scenes):
         raise ValueError("scenes is empty: give at least one image, or None for the world's own.")

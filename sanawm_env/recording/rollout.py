@@ -74,6 +74,7 @@ class RolloutWriter:
         **video: Any,
     ):
         self.out_dir = Path(out_dir)
+        self._absolute = self.out_dir.absolute()
         self.fps = fps
         self.meta = dict(meta or {}) | {"video": video}
         check_writable(self.out_dir, self.names)
@@ -169,7 +170,7 @@ class RolloutWriter:
         self._video.discard()
         self._saving.discard()
         self._claim.__exit__()
-        remove(self.out_dir)
+        remove(self._absolute)
 
     def __exit__(self, exception_type, *_) -> None:
         try:

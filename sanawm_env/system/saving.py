@@ -192,6 +192,7 @@ class replacing_files(_Saving):
     def __init__(self, folder: str | os.PathLike, names: Sequence[str]):
         super().__init__(Path(folder) / names[0], alone=True)
         self._target_folder, self._names = Path(folder), names
+        self._absolute = self._target_folder.absolute()  # the caller may go to another folder meanwhile
 
     def _begin(self) -> Path:
         for name in self._names:
@@ -199,7 +200,7 @@ class replacing_files(_Saving):
         return self._part
 
     def _finish(self) -> None:
-        new, old, place = self._part, self._part / _OLD, self._target_folder
+        new, old, place = self._part, self._part / _OLD, self._absolute
         old.mkdir()
         done: list[tuple[Path, Path]] = []
 
@@ -235,9 +236,10 @@ class only_writer:
 
     def __init__(self, folder: str | os.PathLike, name: str = "lock", *, stays: bool = True):
         self._folder, self._name, self._stays, self._lock = Path(folder), name, stays, None
+        self._absolute = self._folder.absolute()
 
     def __enter__(self) -> None:
-        path = self._folder / self._name
+        path = self._absolute / self._name
         try:
             self._lock = _acquire(path)
         except Timeout:
@@ -246,13 +248,15 @@ class only_writer:
         except NotImplementedError:
             pass  # this disk has no locks
         except OSError as error:
-            raise with_sentence(error, f"cannot write {path}: {error.strerror or error}") from error
+            raise with_sentence(
+                error, f"cannot write {self._folder / self._name}: {error.strerror or error}"
+            ) from error
 
     def __exit__(self, *exception) -> None:
         lock, self._lock = self._lock, None
         if lock is not None:
             if not self._stays:
-                remove(self._folder / self._name)
+                remove(self._absolute / self._name)
             lock.release()
 
 

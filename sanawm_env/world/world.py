@@ -475,7 +475,9 @@ def _check_process(device: torch.device) -> None:
 
 def _load(source: Path | WorldConfig, config: WorldConfig, device: torch.device, options: LoadOptions) -> World:
     folder = source if isinstance(source, Path) else None
-    engine = engine_type(config.engine).load(folder, config, device, options)
+    # what modules are filled with before their weights are read is not drawn from the caller's generators
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        engine = engine_type(config.engine).load(folder, config, device, options)
     if folder is None:
         digest = hashlib.sha256(config.to_json().encode() + engine.identity())
         return World(engine, digest.hexdigest(), engine.starts(), options)
