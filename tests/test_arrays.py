@@ -52,7 +52,7 @@ def test_a_path_of_another_rate_becomes_the_same_walk_at_16_a_second(tmp_path, c
     with caplog.at_level(logging.WARNING):
         path = read_path(tmp_path / "p.npz")
     (said,) = [record.getMessage() for record in caplog.records]
-    assert f"{fps:g} poses a second" in said and "16 a second" in said
+    assert f"{fps:g} poses per second" in said and "16 per second" in said
     seconds = (count - 1) / fps
     assert abs((len(path) - 1) / 16 - seconds) < 1 / 16
     np.testing.assert_allclose(path[:-1], poses(len(path) - 1), atol=1e-9)  # a straight line, turned evenly

@@ -478,7 +478,7 @@ def test_a_file_that_does_not_fit_is_one_sentence_before_anything_is_downloaded(
             fetch("streaming", ("dit", "codec"), dit=tmp_path / name, **SIZE)
     with pytest.raises(FileNotFoundError):
         fetch("streaming", ("dit",), dit=tmp_path / "nowhere.safetensors", **SIZE)
-    with pytest.raises(ValueError, match="part dit"):
+    with pytest.raises(ValueError, match="dit among the parts"):
         fetch("streaming", ("codec",), dit=tmp_path / "more.safetensors", **SIZE)
     assert server.sent == []
     with pytest.raises(SystemExit) as stopped:

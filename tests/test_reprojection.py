@@ -258,7 +258,7 @@ def test_training_of_depth_goes_on_where_it_stopped(tmp_path):
     from sanawm_env.training.clips import ClipsConfig, ViewsConfig, generate, generate_views, sample_frames_for_codec
 
     fitted = PatchPCACodec.fit(sample_frames_for_codec(4), 16)
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no images"):
         generate(tmp_path / "bare", fitted, ClipsConfig(clips=1, chunks=1))
         train_depth(DepthConfig(steps=1), fitted, tmp_path / "bare", tmp_path / "out")
     generate(tmp_path / "clips", fitted, ClipsConfig(clips=2, chunks=1, pictures=True))
