@@ -258,7 +258,7 @@ class Connection:
 
 
 def _address(url: str) -> str:
-    """The address of a server's line; ValueError for what is none."""
+    """The address of a server's WebSocket. Raises ValueError for anything else."""
     with suppress(ValueError):  # of parts that cannot be, such as the port
         parts = urlsplit(url) if isinstance(url, str) else None
         if parts is not None and parts.scheme in ("ws", "wss") and parts.hostname and parts.port != 0:

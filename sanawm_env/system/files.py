@@ -127,8 +127,8 @@ def file_sha256(path: Path) -> str:
 
 
 def visible(folder: str | os.PathLike, pattern: str) -> list[Path]:
-    """The paths that `Path.glob` finds, sorted, without hidden ones, such as the `._photo.jpg` that macOS puts beside
-    every file on foreign disks."""
+    """Paths in a folder that match a pattern of `Path.glob`, sorted, without hidden ones, such as the `._photo.jpg`
+    of macOS."""
     folder = Path(folder)
     found = folder.glob(pattern)
     return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))

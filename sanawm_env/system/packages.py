@@ -6,8 +6,15 @@ from contextlib import contextmanager
 
 @contextmanager
 def needing(what: str, extra: str) -> Generator[None]:
-    """A block that imports packages of an extra; their ImportError says first what needs them, such as "Drawing needs
-    matplotlib", and then how they are installed."""
+    """A block that imports packages of an extra.
+
+    Args:
+        what: begins the error, such as "Drawing needs matplotlib".
+        extra: that brings the packages.
+
+    Raises:
+        ImportError: where one is missing; it says how to install the extra.
+    """
     try:
         yield
     except ImportError as error:
