@@ -241,8 +241,8 @@ class PointNav(Task):
     the mode "dict" gain `goal` (3,), the point in the camera's axes. `info` has goal_c2w (4, 4), distance in metres,
     and is_success.
 
-    `options={"task": {"goal_c2w": c2w}}` of reset sets a pose, {"goal": point} a point, {"chunks": n} the length of the
-    walk.
+    `options={"task": {"goal_c2w": c2w}}` of reset sets a pose, `{"goal": point}` a point, `{"chunks": n}` the length of
+    the walk.
 
     Attributes:
         chunks: steps of the hidden walk; None for 3, or as many as an episode has.
@@ -421,7 +421,7 @@ class FollowPath(Task):
     the end of the path. Observations in the mode "dict" gain `waypoints` (4, 3): the path 6, 12, 18 and 24 poses ahead,
     in the camera's axes. `info` has covered (share), deviation (metres from the path), and is_success.
 
-    `options={"task": {"path": c2w}}` of reset sets poses (F, 4, 4), {"chunks": n} the length of the walk.
+    `options={"task": {"path": c2w}}` of reset sets poses (F, 4, 4), `{"chunks": n}` the length of the walk.
 
     Attributes:
         chunks: steps of the hidden walk; None for 5, or as many as an episode has.
