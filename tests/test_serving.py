@@ -789,6 +789,28 @@ def test_what_could_not_be_kept_is_not_there(config, tmp_path, monkeypatch):
         service.close()
 
 
+def test_what_was_kept_and_cannot_be_read_is_lost_and_the_rest_goes_on(config, tmp_path, caplog):
+    one, two = (Service(config, keep=Keep(tmp_path)) for _ in range(2))
+    try:
+
+        async def damaged():
+            session, _ = await one.welcome(hello())
+            for n in range(2):
+                await one.answer(session, wire.pack({"n": n, "op": "reset", **RESET}))
+            one.keep.file(session.id, 1).write_bytes(b"noise")
+            there, _ = await two.welcome(hello(session=session.id))
+            assert set(there.episodes) == {2} and "Episode 1 of session" in caplog.text
+            other = Record(hello={"of": "another version"}, last=0, made=0, episodes=(), owner="x")
+            one.keep.write(session.id, other, b"", {}, take=True)
+            with pytest.raises(service_module.SessionLost, match="does not know this session"):
+                await two.welcome(hello(session=session.id))
+
+        asyncio.run(damaged())
+    finally:
+        one.close()
+        two.close()
+
+
 def test_a_session_that_moved_is_not_touched_where_it_was(config, tmp_path):
     one, two = (Service(config, keep=Keep(tmp_path)) for _ in range(2))
     try:

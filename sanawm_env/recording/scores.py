@@ -334,6 +334,8 @@ def _scores(
             yield kept or replace(_score(clip, settings, find, seen[clip.split] <= settings.rendered), inputs=inputs)
         except (OSError, ValueError) as error:
             yield Score(clip.name, clip.split, reason=reason(error))
+        except MemoryError as error:
+            yield Score(clip.name, clip.split, reason=f"it takes more memory than there is: {reason(error)}")
 
 
 def _inputs(clip: Clip) -> str:

@@ -275,7 +275,11 @@ class Service:
         if self.keep is not None and (kept := await self._aside(self.keep.read, name)) is not None:
             record, reply = kept
             if session is None or record.owner != self.keep.owner:  # it was elsewhere meanwhile
-                session = await self._take_over(name, record, reply)
+                try:
+                    session = await self._take_over(name, record, reply)
+                except ValueError as error:  # kept by a server of another version or environment
+                    log.warning("Session %s cannot be continued: %s", name, error)
+                    session = None
         if session is None:
             raise SessionLost(
                 f"The server does not know this session: it was closed, was idle for {self.limits.idle_minutes:g} "
@@ -605,10 +609,17 @@ class Service:
         session.kept = kept
 
     def _read_kept(self, name: str, numbers: Sequence[int]) -> dict[int, Episode]:
-        """The episodes of a session on disk; those without a file were dropped."""
+        """The episodes of a session on disk; those without a file were dropped, unreadable ones are lost."""
         assert self.keep is not None
         files = {number: self.keep.file(name, number) for number in numbers}
-        return {number: self._load_file(file).episode for number, file in files.items() if file.exists()}
+        read = {}
+        for number, file in files.items():
+            try:
+                if file.exists():
+                    read[number] = self._load_file(file).episode
+            except (ValueError, TypeError, OSError) as error:
+                log.warning("Episode %d of session %s is lost: %s", number, name, error)
+        return read
 
     def _load_file(self, file: Path) -> Snapshot:
         kind = self.simulator.task.state_type
