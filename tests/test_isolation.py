@@ -380,6 +380,7 @@ CANNOT_BE = [
     ("network", "window", 0), ("network", "hidden_size", True), ("network", "head_dim", "16"),
     ("sampler", "timesteps", [float("nan")]), ("sampler", "guidance_scale", "1"), ("sampler", "timesteps", ["a"]),
     ("workspace", "soft_distance", float("nan")), (None, "spatial_stride", 0), (None, "temporal_stride", 0),
+    (None, "temporal_stride", 4),
     (None, "latents_per_chunk", 0), (None, "fps", 0), (None, "fps", float("nan")), (None, "height", 10**9),
     (None, "width", 31), (None, "horizon_chunks", 0), (None, "horizontal_fov", 180), (None, "speed", "fast"),
     (None, "places", {"a": [0, 0, 0, 1e9, 1, 1]}), (None, "name", "x" * 10**5), (None, "network", None),

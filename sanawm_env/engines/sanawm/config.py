@@ -7,6 +7,7 @@ from sanawm_env.engines.sanawm.sampler import SamplerConfig
 from sanawm_env.system.files import brief, check_count
 from sanawm_env.world.config import WorldConfig
 
+CODEC_STRIDE = 8  # frames per latent
 SIZES = {"spatial_stride": 1024, "temporal_stride": 1024, "latents_per_chunk": 341}
 CODECS = ("patch_pca", "ltx2", "ltx2_bidirectional")
 MAX_LATENT_FRAMES = 1024  # length of the official rotary table (dit.md 4)
@@ -56,6 +57,8 @@ class SanaWorldConfig(WorldConfig):
                 raise ValueError(f"{name} must be a multiple of spatial_stride {stride}, got {getattr(self, name)}")
         if self.codec not in CODECS:
             raise ValueError(f"codec must be {' or '.join(CODECS)}, got {brief(self.codec)}")
+        if self.temporal_stride != CODEC_STRIDE:
+            raise ValueError(f"temporal_stride must be {CODEC_STRIDE}, as in every codec, got {self.temporal_stride}")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f'dtype must be "float32" or "bfloat16", got {brief(self.dtype)}')
         if not isinstance(self.reprojection, bool):
