@@ -18,7 +18,7 @@ if not torch.cuda.is_available():
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol():
+def pytest_runtest_protocol(item, nextitem):
     """Commands that set how many threads torch takes leave it so: each test begins with as many as the first."""
     before = torch.get_num_threads()
     try:
@@ -26,6 +26,14 @@ def pytest_runtest_protocol():
     finally:
         if torch.get_num_threads() != before:
             torch.set_num_threads(before)
+        if nextitem is not None and nextitem.path != item.path:
+            let_be()
+
+
+def let_be():
+    """What was imported stays: the garbage collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 LONGEST = (
@@ -43,6 +51,4 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """What was imported stays: the garbage collector need not look through it again and again."""
-    gc.collect()
-    gc.freeze()
+    let_be()

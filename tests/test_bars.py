@@ -55,7 +55,8 @@ def test_a_bar_is_met_from_its_bound_on():
 
 
 @pytest.mark.slow
-def test_noise_is_told_from_pictures_and_pictures_are_not_told_from_themselves():
+def test_noise_is_told_from_pictures_and_pictures_are_not_told_from_themselves(monkeypatch):
+    monkeypatch.setattr(bars, "LEARNING_STEPS", bars.LEARNING_STEPS // 3)
     rng = np.random.default_rng(0)
     smooth = rng.integers(0, 256, (8, 4, 4, 6, 3)).repeat(8, 2).repeat(8, 3)
     pictures = smooth.astype(np.uint8)

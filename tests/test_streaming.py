@@ -458,7 +458,7 @@ def test_poses_reach_the_streaming_world_in_its_own_frame(world, scene):
     np.testing.assert_array_equal(state.slots[0].c2w, poses[-1])
 
 
-@pytest.mark.parametrize("options", [{}, {"refiner": True}, {"refiner": True, "offload": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"refiner": True, "offload": True}], ids=str)
 def test_threads_get_what_one_thread_alone_gets(hub, options):
     """Each drives an episode of its own in one world, all at the same time."""
     world = World.load("streaming", **options)
