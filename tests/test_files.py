@@ -86,7 +86,16 @@ def test_text_in_other_encodings_is_refused(tmp_path, data, says):
 
 
 @pytest.mark.parametrize(
-    "text", ["[" * 100_000, "[" * 200 + "]" * 200, '{"a":' * 150 + "1" + "}" * 150, "nothing", '{"a": 1', "9" * 5000]
+    "text",
+    [
+        "[" * 100_000,
+        "[" * 200 + "]" * 200,
+        '{"a":' * 150 + "1" + "}" * 150,
+        "nothing",
+        '{"a": 1',
+        "9" * 5000,
+        "-" + "9" * 400,
+    ],
 )
 def test_what_is_not_json_to_be_read_is_a_value_error(tmp_path, text):
     with pytest.raises(ValueError, match="JSON"):

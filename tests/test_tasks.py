@@ -324,6 +324,7 @@ FAR[2, 3] = 1e4
         ("pointnav", {"goal": FAR}, ValueError, "A goal must lie within the workspace"),
         ("pointnav", {"goal": np.ones((4, 4))}, ValueError, "rotation|rigid|last row|trajectory"),
         ("pointnav", {"goal": np.eye(3)}, ValueError, "4"),
+        ("pointnav", {"goal": [10**400, 0, 0]}, TypeError, "A goal must be an array of numbers"),
         ("pointnav", {"goal": "there"}, TypeError, "A goal must be an array of numbers, got 'there'"),
         ("pointnav", {"goal_c2w": np.zeros(3)}, ValueError, r"A goal must be a camera-to-world pose \(4, 4\)"),
         ("pointnav", {"goal": [0, np.nan, 1]}, ValueError, "not finite"),

@@ -70,7 +70,10 @@ def check_twist(twist: ArrayLike) -> np.ndarray:
     Raises:
         ValueError: unless it is six finite numbers up to `FASTEST`.
     """
-    twist = np.asarray(twist, dtype=np.float64)
+    try:
+        twist = np.asarray(twist, dtype=np.float64)
+    except OverflowError:
+        twist = np.full(6, np.inf)
     if twist.shape != (6,) or not (np.abs(twist) <= FASTEST).all():
         said = f"a twist is six finite numbers of at most {FASTEST:g} (v_x, v_y, v_z, w_x, w_y, w_z)"
         raise ValueError(f"{said}, got {twist.tolist() if twist.size <= 12 else brief(twist)}")

@@ -600,7 +600,7 @@ def _goal(given: Any, point: bool) -> NDArray:
 def _array(given: Any, what: str) -> NDArray:
     try:
         return np.asarray(given, float)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         raise TypeError(f"{what} must be an array of numbers, got {brief(given)}.") from None
 
 

@@ -23,7 +23,7 @@ from typing import Any
 MAX_PIXELS = 89_478_485
 """Larger images and video frames are refused as decompression bombs (Pillow's own limit; 8000x8000 is 64
 million pixels)."""
-MAX_JSON_DEPTH = 100
+MAX_JSON_DEPTH, MAX_DIGITS = 100, 300  # whole numbers of more digits are no floats
 MAX_LETTERS = 20_000
 """Of a prompt; encoders read some 300 words of one."""
 _KINDS = {
@@ -106,7 +106,7 @@ def parse_json(text: str) -> Any:
         ValueError: for anything else, or nesting over a hundred deep.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_int=_whole)
     except ValueError as error:
         raise ValueError(f"it is not JSON ({error})") from error
     except RecursionError:
@@ -118,6 +118,12 @@ def parse_json(text: str) -> Any:
             raise ValueError("its JSON is nested too deeply")
         level = [inner for v in level for inner in (v.values() if isinstance(v, dict) else v)]
     return value
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number in it is too large: it has {len(digits):,} digits")
+    return int(digits)
 
 
 def file_sha256(path: Path) -> str:

@@ -41,7 +41,7 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed, InvalidMessage
 from websockets.http11 import Request, Response
 
-from sanawm_env.system.files import brief
+from sanawm_env.system.files import brief, check_count, parse_json
 from sanawm_env.viewer.moves import text
 from sanawm_env.viewer.playback import Driver, Imagined, Player, Shown, sentence
 from sanawm_env.viewer.session import MAX_NAME, MAX_UPLOAD_BYTES, Film, Session
@@ -311,9 +311,9 @@ class Page:
             return
         said = _object(message)
         if said["type"] == "keys":
-            self.player.press(browser, frozenset(_text(said["held"])), int(said["number"]))
+            self.player.press(browser, frozenset(_text(said["held"])), _number(said["number"]))
         elif said["type"] == "push":
-            self.player.push(browser, said["twist"], int(said["number"]))
+            self.player.push(browser, said["twist"], _number(said["number"]))
         elif said["type"] == "do":
             self._command(browser, said)
         elif said["type"] == "look":
@@ -572,10 +572,14 @@ def _inline(frame: NDArray) -> str:
 
 
 def _object(text: str | bytes) -> dict[str, Any]:
-    said = json.loads(text)
+    said = parse_json(text if isinstance(text, str) else text.decode())
     if not isinstance(said, dict):
         raise ValueError("A message must be a JSON object.")
     return said
+
+
+def _number(value: Any) -> int:
+    return check_count("The number of a message", value, 0, 2**53)
 
 
 def _text(value: Any) -> str:
