@@ -391,7 +391,8 @@ def test_a_nano_world_is_trained_on_footage(tmp_path, capsys):
     sanawm("trajectory", clips / "1", "--export", clips / "second.txt", "--format", "tum")
     shutil.move(clips / "1" / "video.mp4", clips / "second.mp4")
     shutil.rmtree(clips / "1")
-    recipe.write_text(json.dumps(SMALLEST))
+    depth = {"depth": {"steps": 1, "batch_size": 2}, "clips": SMALLEST["clips"] | {"pictures": True}}
+    recipe.write_text(json.dumps(SMALLEST | depth))
     command = ("train", "--config", recipe, "--steps", 1, "--processes", 1)
     assert "cannot be used, as listed above" in refused(capsys, *command, "--data", clips, "--out", own)
     assert not own.exists()
@@ -402,7 +403,7 @@ def test_a_nano_world_is_trained_on_footage(tmp_path, capsys):
     assert "2 clips" in (said := capsys.readouterr().out) and "1 held-out clips" in said
     world = World.load(own / "world")
     assert world.config.name == "own" and world.config.places == {} and len(world.starts) == 2
-    assert world.config.horizontal_fov == 80
+    assert world.config.horizontal_fov == 80 and world.config.reprojection
     found = json.loads((own / "world" / "training.json").read_text())["validation"]
     assert len(found["chunks"]) == 2 and found["clips"] == 1 and found["chunks"][0]["plane_warp"] > 10
     assert Image.open(own / "truth_vs_dream.png").width > 400

@@ -7,17 +7,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+import sanawm_env
 from sanawm_env.camera.dsl import KeyState, hold_keys
 from sanawm_env.engines.rooms.places import random_place, room_seed
 from sanawm_env.engines.rooms.raycast import intrinsics, render
 from sanawm_env.engines.rooms.walks import sample_start
-from sanawm_env.engines.sanawm.codec.patch_pca import PatchPCACodec
+from sanawm_env.engines.sanawm.codec.patch_pca import PatchPCACodec, cut
 from sanawm_env.engines.sanawm.reprojection import LAST_TRUST, START_TRUST, Reprojection, reprojection_channels
 from sanawm_env.engines.sanawm.sampler import SamplerConfig, sample_chunk
-from sanawm_env.training.clips import random_stream
-from sanawm_env.training.depth import DepthConfig, depth_loss, draw_pictures, train_depth
+from sanawm_env.training.clips import ClipsConfig, Footage, random_stream, store
+from sanawm_env.training.depth import DepthConfig, depth_loss, draw_pictures, photometric_loss, train_depth
 from sanawm_env.world.world import World
 from tests.worlds import TINY, drive, picture, write_tiny_world
 
@@ -250,10 +251,37 @@ def test_the_depth_loss_is_least_at_the_truth(seen):
     assert at[1] < 1e-6 < min(at[0], at[2])
 
 
+def test_the_photometric_loss_is_least_at_the_true_depth(seen):
+    here, start, frames, inverse = seen
+    others = start @ hold_keys(KeyState(), {"d", "l"}, 8)[1][[1, 4, 7]]
+    real, _ = render(here, others, intrinsics(HEIGHT, WIDTH), HEIGHT, WIDTH, depth=False)
+    relative = torch.from_numpy(np.linalg.inv(others) @ start).float()[:, None]
+    image, shown = (torch.as_tensor(f).movedim(-1, 1).float() / 255 for f in (frames, real))
+    pinhole = torch.from_numpy(intrinsics(HEIGHT, WIDTH)).float()[None]
+    at = [photometric_loss(inverse * f, image, shown[:, None], relative, pinhole).item() for f in (0.7, 1.0, 1.4)]
+    assert at[1] < 0.9 * min(at[0], at[2])
+
+
+def test_depth_is_learned_from_footage_that_has_poses_alone(seen, tmp_path):
+    """At a learning rate of 0 the weights are those it begins from; else the step has moved them."""
+    here, start = seen[:2]
+    c2w = start @ np.concatenate((np.eye(4)[None], hold_keys(KeyState(), {"w"}, 24)[1]))
+    pinhole = intrinsics(HEIGHT, WIDTH)
+    frames, _ = render(here, c2w, pinhole, HEIGHT, WIDTH, depth=False)
+    fitted = PatchPCACodec.fit(cut(torch.from_numpy(frames[1:])[None] / 255, 8).flatten(0, -2), 4)
+    config = ClipsConfig(chunks=1, pictures=True)
+    store(tmp_path / "clips", fitted, [Footage(frames, c2w, pinhole)], config)
+    begin = Path(sanawm_env.__file__).parent / "assets" / "nano" / "reprojection.safetensors"
+    before = load_file(begin)
+    for rate in (0.0, 1e-3):
+        short = DepthConfig(steps=1, batch_size=2, learning_rate=rate)
+        train_depth(short, fitted, tmp_path / "clips", tmp_path / f"{rate}", begin_from=begin)
+        after = load_file(tmp_path / f"{rate}" / "reprojection.safetensors")
+        assert all(torch.equal(before[name], after[name]) for name in before) == (rate == 0)
+
+
 @pytest.mark.slow
 def test_training_of_depth_goes_on_where_it_stopped(tmp_path):
-    from safetensors.torch import load_file
-
     from sanawm_env.training import depth
     from sanawm_env.training.clips import ClipsConfig, ViewsConfig, generate, generate_views, sample_frames_for_codec
 

@@ -17,10 +17,11 @@ from sanawm_env.kernels.inputs import Grid
 
 from sanawm_env.camera.twist import hold
 from sanawm_env.engines.rooms.raycast import intrinsics
-from sanawm_env.engines.sanawm.codec.patch_pca import PatchPCACodec
+from sanawm_env.engines.sanawm.codec.patch_pca import LATENT_STD, PatchPCACodec
 from sanawm_env.engines.sanawm.conditions import camera_inputs, place_token
 from sanawm_env.engines.sanawm.network.model import SanaWM
 from sanawm_env.engines.sanawm.network.place_map import PlaceMap
+from sanawm_env.engines.sanawm.reprojection import reprojection_channels
 from sanawm_env.engines.sanawm.sampler import data_from_v, v_target
 from sanawm_env.training import network as training
 from sanawm_env.training.clips import ClipsConfig, ViewsConfig, generate, load, sample_frames_for_codec
@@ -302,6 +303,10 @@ def test_a_network_is_carried_over_to_the_codec_of_other_clips():
     network, weights = parts["network"], load_file(shipped / "network.safetensors")
     assert torch.equal(network.plucker_embedder.proj.weight, weights["plucker_embedder.proj.weight"][:, :48].float())
 
+    more = replace(config, network=replace(config.network, plucker_channels=48 + reprojection_channels(small.channels)))
+    guessing = untrained(more, torch.Generator())
+    begun_from(guessing, shipped, small)
+
     noise = torch.randn(1, small.channels, 1, 8, 12, generator=torch.Generator().manual_seed(0))
     frames = small.decode(2 * noise, True)
     large = torch.nn.functional.interpolate(frames[0].movedim(3, 1).float(), scale_factor=2).movedim(1, 3)[None]
@@ -310,6 +315,13 @@ def test_a_network_is_carried_over_to_the_codec_of_other_clips():
     before = weights["x_embedder.proj.weight"].flatten(1).float(), weights["x_embedder.proj.bias"].float()
     asked = wanted @ before[0].T + before[1]
     assert (read - asked).norm() < 0.3 * (asked - before[1]).norm()
+    # a guess that is trusted everywhere, in the same latents
+    embed = guessing["network"].plucker_embedder.proj.weight.flatten(1)[:, 48:]
+    parts = torch.ones(len(latents), 20)
+    read = torch.cat((latents / LATENT_STD, parts), dim=1) @ embed.T
+    old = weights["plucker_embedder.proj.weight"].flatten(1).float()[:, -reprojection_channels(own.channels) :]
+    asked = torch.cat((wanted / LATENT_STD, parts), dim=1) @ old.T
+    assert (read - asked).norm() < 0.5 * (asked - parts @ old[:, -20:].T).norm()  # 0.66 without the offset
     # the last layers, of the same features: minus the data of either codec
     features = 0.5 * torch.randn(96, 192, generator=torch.Generator().manual_seed(1))
     last, old = network.final_layer.linear, weights["final_layer.linear.weight"].float()
@@ -357,7 +369,7 @@ def test_recipes_that_cannot_be_made_are_refused(tmp_path):
         Recipe(views=ViewsConfig())
     with pytest.raises(ValueError, match="multiples of the codec's stride"):
         Recipe(codec=CodecConfig(stride=7))
-    with pytest.raises(ValueError, match="and no depth"):
+    with pytest.raises(ValueError, match="and no views"):
         run_recipe(ON_GPU, tmp_path / "run", footage=lambda: [])
     with pytest.raises(ValueError, match="takes one process"):
         train_network(NANO_SMALL, TrainConfig(minutes=1), small_codec(), tmp_path, tmp_path, processes=2)

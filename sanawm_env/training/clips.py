@@ -335,7 +335,7 @@ def store(out: Path | str, codec: PatchPCACodec, footage: Iterable[Footage], con
         out: the folder.
         codec: that encodes.
         footage: the clips.
-        config: chunks of a piece, and seed.
+        config: chunks of a piece, seed, and whether to store the frame before each chunk; its depth is not known.
 
     Raises:
         ValueError: where no clip is long enough.
@@ -348,7 +348,11 @@ def store(out: Path | str, codec: PatchPCACodec, footage: Iterable[Footage], con
         for first in range(0, len(clip.frames) - size + 1, size - 1):
             part = slice(first, first + size)
             c2w, pinhole = torch.from_numpy(clip.c2w[part]).float(), torch.from_numpy(clip.intrinsics).float()
-            pieces.append(_piece(codec, torch.from_numpy(clip.frames[part]), c2w, pinhole, -1))
+            frames = torch.from_numpy(clip.frames[part])
+            piece = _piece(codec, frames, c2w, pinhole, -1)
+            if config.pictures:
+                piece["pictures"] = frames[:-1:CHUNK].clone()
+            pieces.append(piece)
     if not pieces:
         raise ValueError(f"No clip has the {size} frames of {config.chunks} chunks: record longer ones, or set chunks.")
     header = {"settings": json.dumps({"footage": len(pieces), **asdict(config), "codec": codec_hash(codec)})}

@@ -20,6 +20,7 @@ from sanawm_env.engines.sanawm.network.ablation import TokenMixer
 from sanawm_env.engines.sanawm.network.mixers import GDNMixer, WindowMixer
 from sanawm_env.engines.sanawm.network.model import SanaWM
 from sanawm_env.engines.sanawm.network.place_map import PlaceMap
+from sanawm_env.engines.sanawm.reprojection import GUESS_PARTS, TRUST_PARTS, reprojection_channels
 from sanawm_env.system.files import explaining
 
 NETWORK, PLACES = "network", "places"
@@ -52,17 +53,21 @@ def begun_from(parts: torch.nn.ModuleDict, folder: Path, codec: PatchPCACodec | 
     for name, part in parts.items():
         weights = {k: v.float() for k, v in load_file(folder / f"{name}.safetensors").items()}
         if codec is not None:
-            weights = _carried_over(weights, PatchPCACodec.load(folder / "codec.safetensors"), codec)
+            rays = part.config.plucker_channels == PLUCKER_CHANNELS
+            weights = _carried_over(weights, PatchPCACodec.load(folder / "codec.safetensors"), codec, rays)
         with explaining(f"A network of these sizes cannot go on from {folder}", RuntimeError):
             part.load_weights(weights) if isinstance(part, SanaWM) else part.load_state_dict(weights)
 
 
-def _carried_over(weights: dict[str, Tensor], own: PatchPCACodec, other: PatchPCACodec) -> dict[str, Tensor]:
+def _carried_over(
+    weights: dict[str, Tensor], own: PatchPCACodec, other: PatchPCACodec, rays: bool
+) -> dict[str, Tensor]:
     """Weights that do with latents of the codec `other` what the given ones do with latents of the codec `own`.
 
     Both codecs are linear, so between their latents there is an affine map, by way of the pixels of a patch, enlarged
-    or reduced. The first layer is composed with the map to `own`, the last one with the map back. Of the channels
-    beside the latents only the rays remain, and of the texts that of an unknown place.
+    or reduced. The first layer is composed with the map to `own`, the last one with the map back, and so is the layer
+    behind the channels of a first guess, which are left out where there are `rays` alone. The channels of places are
+    left out; of the texts that of an unknown place remains.
     """
     there, there_bias = _between(other, own)
     back, back_bias = _between(own, other)
@@ -74,7 +79,13 @@ def _carried_over(weights: dict[str, Tensor], own: PatchPCACodec, other: PatchPC
     # at full noise, where the sampler begins, the v-prediction is minus the data
     changed[f"{leave}.weight"] = back.T @ weights[f"{leave}.weight"]
     changed[f"{leave}.bias"] = weights[f"{leave}.bias"] @ back - back_bias
-    changed["plucker_embedder.proj.weight"] = weights["plucker_embedder.proj.weight"][:, :PLUCKER_CHANNELS]
+    name = "plucker_embedder.proj.weight"
+    guess, parts = weights[name][:, -reprojection_channels(len(own.scale)) :].split((len(own.scale), GUESS_PARTS), 1)
+    shift = guess.flatten(1) @ there_bias / LATENT_STD  # of guesses that are trusted: trust is a mean of four parts
+    parts = parts.clone()
+    parts[:, TRUST_PARTS] += shift[:, None, None, None, None] / 4
+    guess = (guess.flatten(1) @ there.T)[..., None, None, None]
+    changed[name] = torch.cat((weights[name][:, :PLUCKER_CHANNELS], *(() if rays else (guess, parts))), dim=1)
     for name in ("y_embedder.y_embedding", "y_embedder.y_proj.fc1.weight"):
         changed[name] = weights[name][:, -1:]
     return {name: value.contiguous() for name, value in changed.items()}

@@ -177,12 +177,14 @@ SHIPPED = Recipe(
 )
 """On from the shipped world on a CPU: a day of one core."""
 OWN = Recipe(
+    clips=ClipsConfig(pictures=True),
+    depth=DepthConfig(steps=1500, batch_size=8, learning_rate=1e-3),
     train=TrainConfig(
         steps=2000, learning_rate=1.2e-3, warmup=40, pure_noise=0.85, single_chunk_steps=100, forcing_ramp=500
     ),
     from_shipped=True,
 )
-"""Of one's own clips: on from the shipped world's network, with a codec that is fitted on the clips."""
+"""Of one's own clips: on from the shipped world's networks, with a codec that is fitted on the clips."""
 ON_GPU = replace(
     SHIPPED,
     clips=replace(SHIPPED.clips, clips=1600, shard_clips=8),
@@ -227,8 +229,8 @@ def run(
         KeyboardInterrupt: after Ctrl-C or SIGTERM; everything is kept.
     """
     figure_class()  # what the end needs is looked for before the work
-    if footage is not None and (recipe.depth is not None or (recipe.clips.height, recipe.clips.width) != SIZE):
-        raise ValueError("Your own clips have 64 x 96 pixels and no depth: train on them with the default recipe.")
+    if footage is not None and (recipe.views is not None or (recipe.clips.height, recipe.clips.width) != SIZE):
+        raise ValueError("Your own clips have 64 x 96 pixels and no views: train on them with the default recipe.")
     out.mkdir(parents=True, exist_ok=True)
     with only_writer(out):
         return _run(recipe, out, footage, held_out, processes, device, machine, console or literal_console())
@@ -276,7 +278,10 @@ def _run(
         generate_views(out / VIEWS, replace(recipe.views, **size), workers=processes)
     if recipe.depth is not None:
         views = None if recipe.views is None else out / VIEWS
-        train_depth(recipe.depth, codec, out / CLIPS, out / DEPTH, views=views, device=device)
+        begin_from = world_folder("nano") / WEIGHTS if footage is not None and recipe.from_shipped else None
+        train_depth(
+            recipe.depth, codec, out / CLIPS, out / DEPTH, views=views, begin_from=begin_from, device=device
+        )  # fmt: skip
     seconds = train_network(
         config, recipe.train, codec.cpu(), out / CLIPS, out / NETWORK, processes=trainers, device=device,
         begin_from=world_folder("nano") if recipe.from_shipped else None,

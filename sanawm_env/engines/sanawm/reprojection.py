@@ -25,6 +25,8 @@ RAYS = 2  # every ray follows this many columns and rows of the depth map
 STEPS = 24  # of a ray, evenly spaced in the square root of inverse depth
 OUTSIDE = 1e6  # how far in front of its surface a ray outside the picture is said to be
 KEY_FRAMES = 4  # rays of every fourth frame are followed, those between move evenly
+GUESS_PARTS = 5 * 4  # channels behind a guess's latents: in 2 x 2 parts of a cell what is covered, trusted, and near
+TRUST_PARTS = slice(8, 12)  # of these
 # how far a guess is trusted, the rest is dreamt: where the start image shows the place, half as far after so many
 # metres; where the last frame alone does, which is a dream itself
 START_TRUST, START_REACH, LAST_TRUST = 0.98, 15.0, 0.6
@@ -46,7 +48,7 @@ class Guess:
 
 def reprojection_channels(latent_channels: int) -> int:
     """Channels that a guess adds to the ray conditions: its latents, what is covered, and how near that is."""
-    return latent_channels + 5 * 4
+    return latent_channels + GUESS_PARTS
 
 
 class DepthNet(nn.Module):
