@@ -799,7 +799,7 @@ def test_a_world_without_start_images_asks_for_one(tmp_path):
         ({"scenes": ["."]}, ValueError, "is a folder"),
         ({"workspace": 5}, TypeError, "workspace must be a mapping"),
         ({"workspace": {"hard_dist": 5}}, TypeError, "argument 'hard_dist' .did you mean hard_distance"),
-        ({"workspace": {"hard_distance": "5"}}, TypeError, "hard_distance of a workspace must be a number, got str"),
+        ({"workspace": {"hard_distance": "5"}}, TypeError, "hard_distance of a workspace must be a number, got '5'"),
         ({"workspace": {"hard_distance": np.nan}}, ValueError, "hard_distance of a workspace must be finite"),
         ({"render_mode": "human"}, ValueError, "render_mode"),
     ],
