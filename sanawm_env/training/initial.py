@@ -53,7 +53,7 @@ def begun_from(parts: torch.nn.ModuleDict, folder: Path, codec: PatchPCACodec | 
     for name, part in parts.items():
         weights = {k: v.float() for k, v in load_file(folder / f"{name}.safetensors").items()}
         if codec is not None:
-            rays = part.config.plucker_channels == PLUCKER_CHANNELS
+            rays = cast(SanaWM, part).config.plucker_channels == PLUCKER_CHANNELS
             weights = _carried_over(weights, PatchPCACodec.load(folder / "codec.safetensors"), codec, rays)
         with explaining(f"A network of these sizes cannot go on from {folder}", RuntimeError):
             part.load_weights(weights) if isinstance(part, SanaWM) else part.load_state_dict(weights)
