@@ -20,7 +20,7 @@ from sanawm_env.agents.planners import ImageGoal, Plan, Planner
 from sanawm_env.simulation.episode import Episode
 from sanawm_env.simulation.simulator import Simulator
 from sanawm_env.simulation.tasks import PointNav
-from sanawm_env.system.files import brief
+from sanawm_env.system.files import check_choice
 
 Belief = Callable[[Simulator, Episode, Episode], Episode]
 """A function (model, belief before the step, true episode after it) -> belief after the step. Beliefs are episodes of
@@ -67,8 +67,7 @@ def plan_and_act(
     Raises:
         ValueError: for another belief, and as `begin` and the planner.
     """
-    if belief not in BELIEFS:
-        raise ValueError(f"belief must be {' or '.join(BELIEFS)}, got {brief(belief)}.")
+    check_choice("belief", belief, BELIEFS)
     task, rng = cast(PointNav, truth.task), _rng(setup, 1)
     plan = first_plan(setup, model, planner) if first is None else first
     (there,), (here,) = begin(truth, [setup]), begin(model, [setup])

@@ -42,7 +42,7 @@ from sanawm_env.envs.config import EnvConfig
 from sanawm_env.envs.vector import SanaWMVectorEnv
 from sanawm_env.recording.rollout import check_writable
 from sanawm_env.simulation.episode import Snapshot
-from sanawm_env.system.files import brief, check_count, check_number, explaining, read_json, reason
+from sanawm_env.system.files import brief, check_choice, check_count, check_number, explaining, read_json, reason
 from sanawm_env.system.saving import only_writer, remove, replacing_files, replacing_folder, write_text
 from sanawm_env.system.settings import differences, read
 from sanawm_env.system.signals import exit_status, interrupting
@@ -128,9 +128,8 @@ class TrainPPO:
     def __post_init__(self):
         if self.obs_mode is None:
             object.__setattr__(self, "obs_mode", "rgb" if self.task == "explore" else "dict")
-        for name, known in (("task", get_args(Task)), ("obs_mode", get_args(ObsMode))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {brief(getattr(self, name))}.")
+        check_choice("task", self.task, get_args(Task))
+        check_choice("obs_mode", self.obs_mode, get_args(ObsMode))
         for name, bounds in COUNTS.items():
             check_count(name, getattr(self, name), *bounds)
         for name, bounds in NUMBERS.items():
@@ -432,9 +431,9 @@ def load(folder: Path, envs: VecMonitor, settings: TrainPPO) -> tuple[PPO, list[
     most = model._stats_window_size
     model.ep_info_buffer, model.ep_success_buffer = deque(kept.episodes, most), deque(kept.successes, most)
     envs.episode_returns[:], envs.episode_lengths[:] = kept.returns, kept.lengths
-    generator = asdict(kept.numpy)
-    generator["state"]["key"] = np.array(kept.numpy.state.key, np.uint32)
-    np.random.set_state(generator)
+    numpy, twister = kept.numpy, kept.numpy.state
+    key = np.array(twister.key, np.uint32)
+    np.random.set_state((numpy.bit_generator, key, twister.pos, numpy.has_gauss, numpy.gauss))
     return model, list(kept.history)
 
 

@@ -349,7 +349,7 @@ def test_an_agent_plans_in_the_predicted_world_and_acts_in_the_truth(predicted, 
     outcome = plan_and_act(acting, setups[0], predicting, planner, belief)
     again = plan_and_act(acting, setups[0], predicting, planner, belief, first_plan(setups[0], predicting, planner))
     assert outcome == again and 1 <= outcome.steps <= 2
-    with pytest.raises(ValueError, match="belief must be fresh or kept, got 'new'"):
+    with pytest.raises(ValueError, match="belief must be one of fresh, kept, got 'new'"):
         plan_and_act(acting, setups[0], predicting, planner, "new")
 
 

@@ -235,5 +235,5 @@ def test_arrays_larger_than_allowed_are_refused_before_they_are_unpacked(tmp_pat
     assert (tmp_path / "bomb.npz").stat().st_size < 2_000
     from sanawm_env.camera.trajectory import load_trajectory
 
-    with pytest.raises(ValueError, match="more than"):
+    with pytest.raises(ValueError, match="of which at most"):
         load_trajectory(tmp_path / "bomb.npz")

@@ -237,7 +237,7 @@ def test_what_is_there_is_not_written_over(native, home):
 
 def test_an_unknown_action_mode_is_refused(copy, tmp_path):
     copy.header["action_mode"] = "thought"
-    with pytest.raises(ValueError, match="unknown action_mode 'thought'"):
+    with pytest.raises(ValueError, match="must be one of twist, keys, discrete, poses, got 'thought'"):
         list(export_minari(copy, ID, tmp_path / "out"))
 
 

@@ -370,7 +370,8 @@ def test_a_recorded_branch_is_a_video_and_an_episode(film, served):
     told(tab, "Recorded")
     tab.wait_for_selector(f"#notes >> text=episode_{last}")
     episode = RecordedEpisode.open(path.parent / f"episode_{last}")
-    assert np.allclose(episode.trajectory().c2w, session.film(last).c2w)
+    drawn = np.concatenate([node.c2w for node in session.film(last).nodes])
+    assert np.allclose(episode.trajectory().c2w, drawn)
     again = np.concatenate([step.frames for step in episode.replay()])
     assert np.array_equal(again, np.concatenate(film[1:]))  # it can be imagined anew, bit for bit
 

@@ -103,7 +103,7 @@ def test_limits_and_bad_actions_are_told_before_any_work(world, monkeypatch):
         sim.step(over, [FORWARD, TURN])
     with pytest.raises(ValueError, match="Slot 1: a twist action is six finite numbers"):
         sim.step(start, [FORWARD, [0, 1]])
-    with pytest.raises(ValueError, match="horizon must be 'stop' or 'reanchor', got 'never'"):
+    with pytest.raises(ValueError, match="horizon must be one of stop, reanchor, got 'never'"):
         Limits(world.config.workspace, horizon="never")
 
 

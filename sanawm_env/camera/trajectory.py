@@ -9,17 +9,13 @@ import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
 
 from sanawm_env.camera.formats import FORMATS, FPS_RANGE, MAX_POSES, WrittenPoses, read_poses
-from sanawm_env.system.files import brief, check_number, explaining
+from sanawm_env.system.files import check_choice, check_number, explaining
 
-Format = Literal["numpy", "colmap", "nerfstudio", "tum", "kitti", "realestate10k"]
-Axes = Literal["opencv", "opengl", "unreal", "ros"]
-Poses = Literal["c2w", "w2c"]
 AXES = {
     "opencv": np.eye(3),
     "opengl": np.diag([1.0, -1.0, -1.0]),
@@ -190,8 +186,8 @@ def load_trajectory(
             value.
     """
     for name, value, known in (("format", format, FORMATS), ("axes", axes, AXES), ("poses", poses, ("c2w", "w2c"))):
-        if value is not None and value not in known:
-            raise ValueError(f"The {name} of a trajectory must be one of {', '.join(known)}, got {brief(value)}.")
+        if value is not None:
+            check_choice(f"{name} of a trajectory", value, known)
     metres_per_unit = check_number("metres_per_unit", metres_per_unit, 1e-12, 1e12)
     fps = None if fps is None else check_number("fps of a trajectory", fps, *FPS_RANGE)
     if not (path := Path(path)).exists():

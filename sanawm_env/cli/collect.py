@@ -76,8 +76,8 @@ def _part(text: str | None) -> tuple[int, int]:
 
 def _show_plan(collection: "Collection", out: Path) -> None:
     from sanawm_env.agents.collection import estimate, plan
-    from sanawm_env.cli.machine import disk_usage
     from sanawm_env.recording.dataset import DATASET, Dataset
+    from sanawm_env.system.files import disk_usage
     from sanawm_env.system.saving import Scratch
 
     dataset = Dataset.open(out) if (out / DATASET).exists() else None

@@ -1,8 +1,7 @@
 """`sanawm doctor`: what is installed and downloaded, what this machine has, and which worlds fit its memory."""
 
 import gc
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -40,7 +39,10 @@ class Doctor:
         table = Table("world", "weights", "GB at most", "with offload", f"in {free / GB:.1f} GB", title="what will fit")
         table.caption = "predicting the memory of a step, some seconds per world"
         unknown: dict[str, list[str]] = {}
-        with Live(table, console=console), _no_collection():
+        with Live(table, console=console), ExitStack() as undo:
+            if gc.isenabled():  # the search for cycles takes a tenth of the time while libraries are imported
+                gc.disable()
+                undo.callback(gc.enable)
             for world, precision, predict in fitting.candidates():
                 try:
                     table.add_row(world, precision, *fitting.fit(predict, free))
@@ -59,18 +61,6 @@ class Doctor:
         say(fitting.recommended(free, "cuda" if gpu or self.memory_gb is not None else "cpu"))
         if not gpu and self.memory_gb is None:
             console.print("Without a GPU this is the host's memory, and an official step (76 TFLOP) takes minutes.")
-
-
-@contextmanager
-def _no_collection() -> Generator[None]:
-    """Disable garbage collection, which takes a tenth of the time while libraries are imported."""
-    searched = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if searched:
-            gc.enable()
 
 
 def _libraries() -> Table:
@@ -95,8 +85,9 @@ def _machine(gpu: bool) -> Table:
     import psutil
     import torch
 
-    from sanawm_env.cli.machine import disk_usage, machine_name
+    from sanawm_env.cli.machine import machine_name
     from sanawm_env.engines.sanawm.network.precision import CAPABILITY
+    from sanawm_env.system.files import disk_usage
     from sanawm_env.world.folders import home
 
     table = Table(title="this machine", show_header=False)

@@ -82,7 +82,7 @@ class Fetch:
 
     def show(self, parts: tuple[str, ...]) -> None:
         """Print a table of parts and their sizes, and the notices."""
-        from sanawm_env.engines.sanawm.fetch import disk_free
+        from sanawm_env.system.files import disk_usage
         from sanawm_env.world.folders import home
 
         table = Table("part", "from", "GB", "terms (who says so, when)", title=f"the {self.name} world")
@@ -108,5 +108,5 @@ class Fetch:
         sentence += f"; kept: {download + converted - given_back:.1f} GB"
         if given_back:
             sentence += f" ({given_back:.1f} GB are deleted after the conversion; --keep-source keeps them)"
-        free = f"Free at {home()}: {disk_free(home()) / 1e9:.1f} GB."
+        free = f"Free at {home()}: {disk_usage(home()).free / 1e9:.1f} GB."
         say(f"{sentence}. {free}")

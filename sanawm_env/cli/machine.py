@@ -1,9 +1,6 @@
-"""The name of this machine, for tables of measurements, and the free space of its disks."""
+"""The name of this machine, for tables of measurements."""
 
 import platform
-import shutil
-from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,11 +14,3 @@ def machine_name(device: torch.device) -> str:
             return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def disk_usage(folder: Path) -> Any:
-    """As `shutil.disk_usage`, for a folder that may not exist yet."""
-    folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder)

@@ -6,6 +6,7 @@ import re
 import time
 import webbrowser
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -77,14 +78,12 @@ class Play(Start, LoadedWorld):
         for name in self.allow_host:
             if not re.fullmatch(r"[\w.-]+", name):
                 raise ValueError(f"--allow-host takes a host name such as hub.example.org, got {brief(name)}.")
-        session = self.begin(self.world)
-        try:
+        with ExitStack() as stack:
+            session = self.begin(self.world)
+            stack.callback(session.close)
             driver = None if self.driver is None else make_driver(self.driver, session)
             page = Page(session, self.services(), self.host, self.port, self.allow_host)
-        except BaseException:
-            session.close()
-            raise
-        try:
+            stack.callback(page.close)
             page.player.stage(driver)
             if not is_loopback(self.host):
                 say(
@@ -97,8 +96,6 @@ class Play(Start, LoadedWorld):
                 webbrowser.open(page.url)
             while True:  # not for ever at once: a Ctrl-C that comes just before a wait begins would be slept through
                 time.sleep(1)
-        finally:
-            page.close()
 
     def begin(self, name: str) -> "Session":
         """A session in a world: at its first scene or, in the world that was asked for, where the options say."""

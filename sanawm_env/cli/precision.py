@@ -7,15 +7,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from rich.table import Table
 
 from sanawm_env.cli.arguments import Measurement
 from sanawm_env.cli.output import check_places, console, write_numbers
+from sanawm_env.system.terminal import table
 
 if TYPE_CHECKING:
     from sanawm_env.engines.sanawm.engine import SanaEngine
-
-if TYPE_CHECKING:
     from sanawm_env.world.world import World
 
 KINDS = (None, "bf16", "fp8", "nvfp4")
@@ -55,13 +53,14 @@ class Precision(Measurement):
         rollouts, numbers = {}, {}
         for kind in KINDS:
             world = World.load(self.world, precision=kind)
-            with console.status(f"rolling out {kind or world.config.dtype}"):
-                rollouts[kind] = _rollouts(world, self.seed, self.chunks)
+            name = kind or world.config.dtype
+            with console.status(f"rolling out {name}"):
+                rollouts[name] = _rollouts(world, self.seed, self.chunks)
             report = evaluate(world, self.scenes, self.seed, self.chunks, examples=0)
             engine = cast("SanaEngine", world.engine)
             layers = quantized_layers(engine.network) if kind in ("fp8", "nvfp4") else []
             weights: list[Any] = [engine.network.get_submodule(layer).weight for layer in layers]
-            numbers[kind or world.config.dtype] = {
+            numbers[name] = {
                 "layers": len(layers),
                 "values": sum(w.numel() for w in weights),
                 "bytes_per_value": _bytes(weights) / sum(w.numel() for w in weights) if weights else None,
@@ -69,11 +68,17 @@ class Precision(Measurement):
                 "sign_agreement": report.sign_agreement,
                 "retrieval9": report.retrieval9,
             }
-        for kind in KINDS:
-            pairs = zip(rollouts[kind], rollouts["bf16"], strict=True)
-            row = numbers[kind or World.load(self.world).config.dtype]
-            row["psnr_against_bf16"] = None if kind == "bf16" else [psnr(a, b) for a, b in pairs]
+        rows = []
+        for name, row in numbers.items():
+            pairs = zip(rollouts[name], rollouts["bf16"], strict=True)
+            drift = row["psnr_against_bf16"] = None if name == "bf16" else [psnr(a, b) for a, b in pairs]
+            cells = (
+                row["bytes_per_value"], drift and drift[0], drift and drift[-1], row["psnr_against_truth"],
+                row["sign_agreement"], row["retrieval9"],
+            )  # fmt: skip
+            rows.append((name, row["layers"], *("" if c is None else f"{c:.2f}" for c in cells)))
         columns = (
+            "weights",
             "layers",
             "bytes/value",
             "PSNR to bf16, chunk 1, dB",
@@ -82,19 +87,7 @@ class Precision(Measurement):
             "sign agreement",
             "retrieval of 9",
         )
-        table = Table("weights", *columns)
-        for kind, row in numbers.items():
-            drift = row["psnr_against_bf16"]
-            cells = (
-                row["bytes_per_value"],
-                drift and drift[0],
-                drift and drift[-1],
-                row["psnr_against_truth"],
-                row["sign_agreement"],
-                row["retrieval9"],
-            )
-            table.add_row(kind, str(row["layers"]), *("" if c is None else f"{c:.2f}" for c in cells))
-        console.print(table)
+        console.print(table(*columns, rows=rows))
         return {
             "world": self.world,
             "weights_hash": World.load(self.world).weights_hash,

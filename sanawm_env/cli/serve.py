@@ -13,7 +13,7 @@ from sanawm_env.cli.arguments import LoadedWorld
 from sanawm_env.cli.output import say
 from sanawm_env.cli.play import is_loopback
 from sanawm_env.serving.limits import ServerLimits
-from sanawm_env.system.files import brief, check_count, explaining, read_text
+from sanawm_env.system.files import check_choice, check_count, explaining, read_text
 
 MAX_TOKEN_BYTES = 2**12
 
@@ -108,8 +108,7 @@ class Serve(LoadedWorld):
         import gymnasium as gym
 
         ours = [name for name, spec in gym.registry.items() if spec.entry_point == "sanawm_env.envs.env:SanaWMEnv"]
-        if self.env not in ours:
-            raise ValueError(f"--env must be {', '.join(ours)}, got {brief(self.env)}.")
+        check_choice("--env", self.env, ours)
         names = ("obs_mode", "action_mode", "scenes", "max_episode_chunks", "threads")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return {**gym.spec(self.env).kwargs, **given, "world": self.world, "device": self.device, **self.load_options}

@@ -15,7 +15,7 @@ from sanawm_env.camera.presets import Workspace
 from sanawm_env.envs.making import check_keywords, keywords, plain
 from sanawm_env.simulation.simulator import Limits
 from sanawm_env.simulation.tasks import Task, make_task
-from sanawm_env.system.files import brief
+from sanawm_env.system.files import brief, check_choice
 from sanawm_env.system.settings import read
 from sanawm_env.world.images import ImageSource
 from sanawm_env.world.world import World
@@ -56,10 +56,9 @@ class EnvConfig:
     __pydantic_config__: ClassVar = {"arbitrary_types_allowed": True}  # worlds, tasks and images
 
     def __post_init__(self):
-        if self.snapshots not in SNAPSHOTS:
-            raise ValueError(f"snapshots must be {' or '.join(map(repr, SNAPSHOTS))}, got {brief(self.snapshots)}.")
-        if self.render_mode is not None and self.render_mode not in RENDER_MODES:
-            raise ValueError(f"render_mode must be None, {' or '.join(RENDER_MODES)}, got {brief(self.render_mode)}.")
+        check_choice("snapshots", self.snapshots, SNAPSHOTS)
+        if self.render_mode is not None:
+            check_choice("render_mode", self.render_mode, RENDER_MODES, also=", or None")
         if isinstance(self.world, World) and self.world_options:
             raise TypeError(f"A loaded World takes no {', '.join(self.world_options)}: load it with them.")
         make_task(self.task, self.task_options)

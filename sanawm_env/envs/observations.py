@@ -14,7 +14,7 @@ from torch import Tensor
 from sanawm_env.camera.presets import Workspace
 from sanawm_env.simulation.episode import Episode
 from sanawm_env.simulation.tasks import Task
-from sanawm_env.system.files import brief, check_count
+from sanawm_env.system.files import brief, check_choice, check_count
 from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.images import resize_frames
 
@@ -144,8 +144,7 @@ def observer(
         ValueError: for an unknown mode, a task that does not go with "goal", "latent" in a world without latents, or a
             size out of range.
     """
-    if mode not in OBS_MODES:
-        raise ValueError(f"obs_mode must be one of {', '.join(OBS_MODES)}, got {brief(mode)}.")
+    check_choice("obs_mode", mode, OBS_MODES)
     if mode == "goal" and (not task.goal_size or task.reward_range != (0.0, 1.0)):
         raise ValueError(
             'obs_mode "goal" needs a task whose reward is that a position is reached: task="pointnav" with '

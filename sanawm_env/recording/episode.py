@@ -399,13 +399,8 @@ def differences(a: RecordedEpisode, b: RecordedEpisode) -> list[str]:
         with suppress(ValueError):
             pairs = zip(iterate_video(a.folder / VIDEO), iterate_video(b.folder / VIDEO), strict=True)
             found.append(f"frames differ; the least alike of the two videos have {min(psnr(*p) for p in pairs):.1f} dB")
-    for name, version in a.meta["versions"].items():
-        if b.meta["versions"].get(name) != version:
-            found.append(f"{name} was {version} and is {b.meta['versions'].get(name)}")
-    for name in ("device", "threads"):
-        if a.meta.get(name) != b.meta.get(name):
-            found.append(f"{name} was {a.meta.get(name)} and is {b.meta.get(name)}")
-    return found
+    was, now = ({**each.meta["versions"], **{n: each.meta.get(n) for n in ("device", "threads")}} for each in (a, b))
+    return found + [f"{name} was {was[name]} and is {now.get(name)}" for name in was if now.get(name) != was[name]]
 
 
 def begin(env: SanaWMEnv, image: Any, seed: int, **options: Any) -> None:

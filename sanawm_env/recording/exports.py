@@ -1,9 +1,5 @@
-"""Helpers that exports to other formats share: checks before the work, poses as vectors, and an output folder that
-appears whole or not at all.
-"""
+"""Helpers that exports to other formats share: checks before the work, and poses as vectors."""
 
-import errno
-import shutil
 from collections.abc import Sized
 from fractions import Fraction
 from pathlib import Path
@@ -17,9 +13,7 @@ from sanawm_env.recording.dataset import Dataset, Row, leave_out
 from sanawm_env.recording.episode import RecordedEpisode
 from sanawm_env.recording.rollout import VIDEO, check_writable
 from sanawm_env.recording.video import open_video, rate_of
-from sanawm_env.system.saving import check_outside, replacing_folder
-
-_SPARE_BYTES = 16 * 2**20
+from sanawm_env.system.saving import check_outside
 
 
 class Look(NamedTuple):
@@ -118,20 +112,3 @@ def check_vacant(out: Path, dataset: Dataset) -> None:
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise FileExistsError(f"{out} exists already: give another place for the export, or remove it.")
     check_writable(out.parent)
-
-
-def check_room(folder: Path, nbytes: int) -> None:
-    """Check that a disk has room for so many bytes and some more, because HDF5 files are damaged by a full disk.
-
-    Raises:
-        OSError: where it has not.
-    """
-    if shutil.disk_usage(folder).free < nbytes + _SPARE_BYTES:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def appearing(out: Path) -> replacing_folder:
-    """A context manager: `with appearing(out) as folder` makes `folder` the new folder `out` at the end, and deletes it
-    on any exception. A second export to the same place is refused.
-    """
-    return replacing_folder(out, alone=True, anew=True)

@@ -42,7 +42,6 @@ from sanawm_env.recording.dataset import Dataset, Row, leave_out
 from sanawm_env.recording.episode import RecordedEpisode
 from sanawm_env.recording.exports import (
     Look,
-    appearing,
     camera_path,
     check_some,
     check_vacant,
@@ -52,6 +51,7 @@ from sanawm_env.recording.exports import (
 from sanawm_env.recording.rollout import VIDEO
 from sanawm_env.recording.video import iterate_video, open_video, rate_of
 from sanawm_env.system.packages import needing
+from sanawm_env.system.saving import replacing_folder
 
 if TYPE_CHECKING:
     import pyarrow
@@ -161,7 +161,7 @@ def export_lerobot(
 
 
 def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, limits: dict[str, Any]) -> Generator[Row]:
-    with appearing(out) as folder:
+    with replacing_folder(out, alone=True, anew=True) as folder:
         tasks: dict[str, int] = {}
         totals: dict[str, Stats] = {}
         number = first = 0
@@ -196,9 +196,10 @@ def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, limits: di
                 yield row
             check_some(dataset, range(number))
         _write_tasks(folder / TASKS, list(tasks))
-        _write_json(folder / "meta/stats.json", {name: _listed(stats) for name, stats in totals.items()})
+        stats = {name: _listed(stats) for name, stats in totals.items()}
         counts = {"total_episodes": number, "total_frames": first, "total_tasks": len(tasks)}
-        _write_json(folder / "meta/info.json", _info(look, counts, limits))
+        for name, facts in (("stats", stats), ("info", _info(look, counts, limits))):
+            (folder / f"meta/{name}.json").write_text(json.dumps(facts, indent=4) + "\n", encoding="utf-8")
         (folder / CARD).write_text(_card(dataset, look, counts), encoding="utf-8")
 
 
@@ -505,7 +506,3 @@ images are in `videos/{CAMERA}`.
 
 def _listed(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=4) + "\n", encoding="utf-8")

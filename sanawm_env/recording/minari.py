@@ -5,7 +5,9 @@ video; pose (7,) float32 relative to frame 0, position in metres and quaternion 
 terminations and truncations are the environment's, one per step.
 """
 
+import errno
 import os
+import shutil
 from collections.abc import Generator
 from dataclasses import replace
 from itertools import islice
@@ -24,9 +26,7 @@ from sanawm_env.recording.dataset import Dataset, Row, leave_out
 from sanawm_env.recording.episode import RecordedEpisode
 from sanawm_env.recording.exports import (
     Look,
-    appearing,
     camera_path,
-    check_room,
     check_some,
     check_vacant,
     pose_vectors,
@@ -35,10 +35,12 @@ from sanawm_env.recording.exports import (
 from sanawm_env.recording.rollout import VIDEO
 from sanawm_env.recording.video import iterate_video
 from sanawm_env.simulation.tasks import Task
-from sanawm_env.system.files import brief
+from sanawm_env.system.files import brief, check_choice
 from sanawm_env.system.packages import needing
-from sanawm_env.system.saving import write_text
+from sanawm_env.system.saving import replacing_folder, write_text
 from sanawm_env.world.folders import config_of
+
+_SPARE_BYTES = 16 * 2**20  # left on the disk
 
 
 def export_minari(dataset: Dataset, dataset_id: str, out: str | os.PathLike, *, jpeg: bool = False) -> Generator[Row]:
@@ -92,7 +94,7 @@ def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, dataset_id
 
     made, number = _config(dataset, rows), 0
     observed, actions = _observed(made, look), action_space(dataset)
-    with appearing(out / dataset_id) as folder:
+    with replacing_folder(out / dataset_id, alone=True, anew=True) as folder:
         storage = MinariStorage.new(
             folder / "data",
             observation_space=observed,
@@ -109,7 +111,9 @@ def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, dataset_id
             except (OSError, ValueError) as error:
                 leave_out(row, error)
                 continue
-            check_room(folder, buffer.observations["rgb"].nbytes)
+            # HDF5 does not survive a full disk
+            if shutil.disk_usage(folder).free < buffer.observations["rgb"].nbytes + _SPARE_BYTES:
+                raise OSError(errno.ENOSPC, "No space left on device")
             storage.update_episodes([buffer])
             facts = {f"sanawm_{name}": str(episode.meta.get(name, "")) for name in ("id", "camera", "source", "prompt")}
             storage.update_episode_metadata([facts], [number])
@@ -141,15 +145,13 @@ def action_space(dataset: Dataset) -> spaces.Space:
         ValueError: for an unknown action mode.
     """
     mode, frames = dataset.header["action_mode"], dataset.header["chunk_frames"]
-    if mode == "twist":
-        return spaces.Box(-1, 1, (6,), np.float32)
-    if mode == "keys":
-        return spaces.MultiBinary(8)
-    if mode == "discrete":
-        return spaces.Discrete(len(WALKING_TURNS))
-    if mode == "poses":
-        return spaces.Box(-np.inf, np.inf, (frames, 4, 4), np.float32)
-    raise ValueError(f"{dataset.folder} has the unknown action_mode {brief(mode)}.")
+    known = {
+        "twist": spaces.Box(-1, 1, (6,), np.float32),
+        "keys": spaces.MultiBinary(8),
+        "discrete": spaces.Discrete(len(WALKING_TURNS)),
+        "poses": spaces.Box(-np.inf, np.inf, (frames, 4, 4), np.float32),
+    }
+    return known[check_choice(f"action_mode of {dataset.folder}", mode, known)]
 
 
 def _buffer(episode: RecordedEpisode, poses: spaces.Box, space: spaces.Space) -> Any:

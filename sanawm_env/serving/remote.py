@@ -29,7 +29,7 @@ from sanawm_env.simulation.controllers import make_controller
 from sanawm_env.simulation.episode import HostClip
 from sanawm_env.simulation.simulator import Limits, Simulator
 from sanawm_env.simulation.tasks import make_task
-from sanawm_env.system.files import brief, explaining, open_file, reason
+from sanawm_env.system.files import brief, check_choice, explaining, open_file, reason
 from sanawm_env.system.saving import replacing
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.images import load_image, read_anchor
@@ -410,8 +410,7 @@ class RemoteEnv(SanaWMEnv):
         batching: Batching = "shared",
         patience: float = 60.0,
     ):
-        if batching not in BATCHINGS:
-            raise ValueError(f"batching must be one of {', '.join(map(repr, BATCHINGS))}, got {brief(batching)}.")
+        check_choice("batching", batching, BATCHINGS)
         asked = {"obs_mode": obs_mode, "obs_size": None if obs_size is None else check_size(obs_size)}
         connection = Connection(url, token, patience, encoding=encoding, **asked)
         welcome = connection.welcome

@@ -31,7 +31,7 @@ from sanawm_env.camera.presets import (
     multi_binary,
 )
 from sanawm_env.camera.trajectory import check_trajectory
-from sanawm_env.system.files import brief
+from sanawm_env.system.files import brief, check_choice
 from sanawm_env.world.config import WorldConfig
 
 ACTION_MODES = ("twist", "keys", "discrete", "poses")
@@ -293,11 +293,9 @@ def make_controller(
     """
     speed = config.speed if speed is None else speed
     workspace = config.workspace if workspace is None else workspace
-    for what, value, known in (
-        ("action_mode", mode, ACTION_MODES), ("speed", speed, PRESETS), ("smoothing", smoothing, SMOOTHINGS)
-    ):  # fmt: skip
-        if not isinstance(value, str) or value not in known:
-            raise ValueError(f"{what} must be one of {', '.join(known)}, got {brief(value)}.")
+    check_choice("action_mode", mode, ACTION_MODES)
+    check_choice("speed", speed, PRESETS)
+    check_choice("smoothing", smoothing, SMOOTHINGS)
     preset, frames = PRESETS[speed], config.chunk_frames
     if mode == "twist":
         return Twist(preset, workspace, frames, config.fps, config.horizontal_fov, smoothing == "ramp")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sanawm_env.camera.dsl import KeyState
 from sanawm_env.camera.presets import KEY_ORDER
-from sanawm_env.system.files import brief, check_count, check_number, explaining
+from sanawm_env.system.files import brief, check_choice, check_count, check_flag, check_number, explaining
 from sanawm_env.world import tree
 from sanawm_env.world.saved import check_array, check_clip, check_poses
 from sanawm_env.world.state import Slot, WorldState, load_state
@@ -233,10 +233,8 @@ class Snapshot(Episode):
                 raise ValueError(f"clip must be a Clip or None, got {brief(self.clip)}")
             check_clip(self.clip, world, "clip")
         kinds = {"keys": KeyState, "discrete": KeyState, "twist": np.ndarray, "poses": type(None)}
-        if not isinstance(self.action_mode, str) or self.action_mode not in kinds:
-            raise ValueError(f"action_mode must be one of {', '.join(kinds)}, got {brief(self.action_mode)}")
-        if not isinstance(self.terminated, bool):
-            raise ValueError(f"terminated must be True or False, got {brief(self.terminated)}")
+        check_choice("action_mode", self.action_mode, kinds)
+        check_flag("terminated", self.terminated)
         if not isinstance(self.rng, str | None):
             raise ValueError(f"rng must be text or None, got {brief(self.rng)}")
         if isinstance(self.controller_state, KeyState):

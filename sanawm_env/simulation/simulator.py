@@ -22,7 +22,7 @@ from sanawm_env.camera.presets import Workspace
 from sanawm_env.simulation.controllers import Controller
 from sanawm_env.simulation.episode import Episode
 from sanawm_env.simulation.tasks import Task, Transition, Verdict
-from sanawm_env.system.files import brief, check_count
+from sanawm_env.system.files import brief, check_choice, check_count
 from sanawm_env.world.state import Scene, WorldState, stack
 from sanawm_env.world.world import Clip, World
 
@@ -55,8 +55,7 @@ class Limits:
     def __post_init__(self):
         chunks = check_count("max_episode_chunks", self.max_episode_chunks, 1, MOST_CHUNKS)
         object.__setattr__(self, "max_episode_chunks", chunks)
-        if self.horizon not in HORIZONS:
-            raise ValueError(f"horizon must be {' or '.join(map(repr, HORIZONS))}, got {brief(self.horizon)}.")
+        check_choice("horizon", self.horizon, HORIZONS)
 
 
 @dataclass(frozen=True, eq=False)

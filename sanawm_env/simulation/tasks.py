@@ -19,7 +19,7 @@ from torch import Tensor
 from sanawm_env.camera.presets import Workspace
 from sanawm_env.camera.trajectory import check_trajectory
 from sanawm_env.simulation.episode import Episode, GoalState, PathState
-from sanawm_env.system.files import brief, check_count, check_number
+from sanawm_env.system.files import brief, check_choice, check_count, check_number
 from sanawm_env.world.images import resize_frames
 
 if TYPE_CHECKING:
@@ -321,7 +321,7 @@ class PointNav(Task):
     @property
     def dense(self) -> bool:
         """Whether a step is rewarded for its gain in `potential`, besides arriving."""
-        return self.shaped
+        return self.reward_range != (0.0, 1.0)
 
     def potential(self, episode: Episode) -> float:
         """Minus the distance to the goal. A dense reward is the potential's difference over a step (Ng et al. 1999)."""
@@ -352,8 +352,7 @@ class ImageNav(PointNav):
     def __post_init__(self):
         super().__post_init__()
         check_number("angle of a task", self.angle, SMALLEST)
-        if self.reward not in ("pose", "image", "success"):
-            raise ValueError(f'reward must be "pose", "image" or "success", got {brief(self.reward)}.')
+        check_choice("reward", self.reward, ("pose", "image", "success"))
 
     @property
     def reward_range(self) -> tuple[float, float]:
@@ -401,10 +400,6 @@ class ImageNav(PointNav):
 
     def arrived(self, episode: Episode) -> bool:
         return super().arrived(episode) and self.turned(episode) <= self.angle
-
-    @property
-    def dense(self) -> bool:
-        return self.reward != "success"
 
     def potential(self, episode: Episode) -> float:
         if self.reward == "image":
@@ -514,8 +509,7 @@ def make_task(task: "str | Task", options: Mapping[str, Any] | None = None) -> T
         if options:
             raise TypeError("task_options are for a task given by name: give a Task its settings when you make it.")
         return task
-    if not isinstance(task, str) or task not in TASKS:
-        raise ValueError(f"task must be one of {', '.join(TASKS)} or a Task, got {brief(task)}.")
+    task = check_choice("task", task, TASKS, also=" or a Task")
     if not isinstance(options, Mapping | None):
         raise TypeError(f"task_options must be a mapping, got {type(options).__name__}.")
     kind, options = TASKS[task], options or {}

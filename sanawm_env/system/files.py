@@ -14,7 +14,7 @@ import os
 import reprlib
 import shutil
 import stat
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
@@ -140,6 +140,14 @@ def visible(folder: str | os.PathLike, pattern: str) -> list[Path]:
     return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 
+def disk_usage(folder: Path) -> Any:
+    """As `shutil.disk_usage`, of the disk of a folder that may not be there yet."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder)
+
+
 def link(source: Path, target: Path) -> None:
     """Give a file a second name: a hard link, or a copy where links are not possible."""
     try:
@@ -190,6 +198,21 @@ def check_number(name: str, value: Any, least: float = -math.inf, most: float = 
     if math.isfinite(most):
         bounds = f" from {least:g} to {most:g}" if math.isfinite(least) else f" of at most {most:g}"
     raise ValueError(f"{name} must be a finite number{bounds}, got {brief(value)}.")
+
+
+def check_choice(name: str, value: Any, known: Collection[str], *, also: str = "") -> str:
+    """The value, which must be one of the known texts; ValueError with the name and the value for anything else. also:
+    said after them, such as " or a Task"."""
+    if isinstance(value, str) and value in known:
+        return value
+    raise ValueError(f"{name} must be one of {', '.join(known)}{also}, got {brief(value)}.")
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """The value, which must be True or False; ValueError with the name and the value for anything else."""
+    if isinstance(value, bool):
+        return value
+    raise ValueError(f"{name} must be true or false, got {brief(value)}.")
 
 
 def brief(value: Any, most: int = 80) -> str:

@@ -26,7 +26,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 from typing import Self
@@ -202,23 +202,13 @@ class replacing_files(_Saving):
     def _finish(self) -> None:
         new, old, place = self._part, self._part / _OLD, self._absolute
         old.mkdir()
-        done: list[tuple[Path, Path]] = []
-
-        def move(source: Path, target: Path) -> None:
-            os.replace(source, target)
-            done.append((source, target))
-
-        try:
-            for name in reversed(self._names):
-                if os.path.lexists(place / name):
-                    move(place / name, old / name)
-            for name in self._names:
-                if os.path.lexists(new / name):
-                    move(new / name, place / name)
-        except BaseException:
-            for source, target in reversed(done):
-                os.replace(target, source)
-            raise
+        with ExitStack() as undo:
+            for names, source, target in ((reversed(self._names), place, old), (self._names, new, place)):
+                for name in names:
+                    if os.path.lexists(source / name):
+                        os.replace(source / name, target / name)
+                        undo.callback(os.replace, target / name, source / name)
+            undo.pop_all()
 
 
 class only_writer:

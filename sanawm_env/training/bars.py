@@ -46,7 +46,7 @@ from sanawm_env.system.terminal import literal_console
 from sanawm_env.training.align import track
 from sanawm_env.training.evaluate import with_timesteps
 from sanawm_env.training.probes import POSE_INTERVAL, TRACKED, linear_codec, roll
-from sanawm_env.training.truth import Walk, draw_walk, gradient, known_places, pooled_psnr
+from sanawm_env.training.truth import Walk, decibels, draw_walk, gradient, known_places, pooled_psnr
 from sanawm_env.training.warps import plane_homographies, visible_in_first, warp
 from sanawm_env.world.folders import world_folder
 from sanawm_env.world.state import check_seed
@@ -393,4 +393,4 @@ PARTS: dict[str, Callable[[_Task], dict[str, Any]]] = {
 def _decibels(errors: np.ndarray, counts: np.ndarray) -> list[float | None]:
     """Pooled PSNR of sums of squared errors over as many values; None for none, 100 for no error."""
     pairs = zip(errors.tolist(), counts.tolist(), strict=True)
-    return [None if not c else 100.0 if not e else float(10 * np.log10(255**2 * c / e)) for e, c in pairs]
+    return [decibels(error, count) if count else None for error, count in pairs]

@@ -37,7 +37,7 @@ from sanawm_env.engines.rooms.walks import (
 )  # fmt: skip
 from sanawm_env.engines.sanawm.codec.patch_pca import SPACE_STRIDE, PatchPCACodec, to_patches
 from sanawm_env.engines.sanawm.reprojection import CELLS
-from sanawm_env.system.files import brief, check_count, check_number, visible
+from sanawm_env.system.files import check_choice, check_count, check_flag, check_number, visible
 from sanawm_env.system.saving import replacing_folder
 from sanawm_env.system.settings import differences
 from sanawm_env.system.signals import of_a_pool
@@ -60,8 +60,7 @@ def random_stream(role: str, seed: int, index: int) -> np.random.Generator:
     Raises:
         ValueError: for an unknown role.
     """
-    if role not in ROLES:
-        raise ValueError(f"role must be one of {', '.join(ROLES)}, got {brief(role)}.")
+    check_choice("role", role, ROLES)
     return np.random.default_rng([ROLES[role], seed, index])
 
 
@@ -130,8 +129,7 @@ class ClipsConfig:
             ("clips", 10**7), ("chunks", 1000), ("shard_clips", 10**5), ("height", 4096), ("width", 4096)
         ):  # fmt: skip
             check_count(name, getattr(self, name), 1, most)
-        if not isinstance(self.pictures, bool):
-            raise ValueError(f"pictures must be true or false, got {brief(self.pictures)}.")
+        check_flag("pictures", self.pictures)
         if self.shard_clips * self.chunks > MAX_SHARD_CHUNKS:  # a shard is held in memory
             raise ValueError(f"shard_clips times chunks must be at most {MAX_SHARD_CHUNKS:,}")
         check_number("unknown_fraction", self.unknown_fraction, 0, 1)
@@ -167,12 +165,7 @@ def generate(
     out = Path(out)
     random_stream(role, config.seed, 0)  # a wrong role must not leave a folder behind
     out.mkdir(parents=True, exist_ok=True)
-    settings = {**asdict(config), "role": role, "codec": codec_hash(codec)}
-    settings.pop("clips")  # more of them can follow
-    header = {"settings": json.dumps(settings)}
-    if _shards(out) and made_with(out) != settings:
-        other = differences(made_with(out), settings)
-        raise ValueError(f"{out} holds clips made with other settings: {other}. Use another folder.")
+    header = _header(out, config, {"role": role, "codec": codec_hash(codec)}, "clips")
     jobs = []
     for shard, first in enumerate(range(0, config.clips, config.shard_clips)):
         path, count = out / f"shard_{shard:05d}.safetensors", min(config.shard_clips, config.clips - first)
@@ -188,6 +181,14 @@ def generate(
         with closing(_worked(_walks, [job[1:5] for job in jobs], workers)) as drawn:
             for i, walks in drawn:
                 progress.advance(task, _make_shard(*jobs[i], device, walks))
+
+
+def _header(out: Path, config: "ClipsConfig | ViewsConfig", more: dict[str, Any], count: str) -> dict[str, str]:
+    """Of shards: all settings but how many there are, as more of them can follow; ValueError for shards of others."""
+    settings = {name: value for name, value in asdict(config).items() if name != count} | more
+    if _shards(out) and (kept := made_with(out)) != settings:
+        raise ValueError(f"{out} was made with other settings: {differences(kept, settings)}. Use another folder.")
+    return {"settings": json.dumps(settings)}
 
 
 def _worked(function: Callable[..., Any], jobs: Sequence[tuple], workers: int) -> Generator[tuple[int, Any]]:
@@ -260,12 +261,7 @@ def generate_views(out: Path | str, config: ViewsConfig, role: str = "train", wo
     out = Path(out)
     random_stream(role, config.seed, 0)
     out.mkdir(parents=True, exist_ok=True)
-    settings = {**asdict(config), "role": role}
-    settings.pop("rooms")  # more of them can follow
-    if _shards(out) and made_with(out) != settings:
-        other = differences(made_with(out), settings)
-        raise ValueError(f"{out} holds views made with other settings: {other}. Use another folder.")
-    header = {"settings": json.dumps(settings)}
+    header = _header(out, config, {"role": role}, "rooms")
     shards = -(-config.rooms // config.shard_rooms)
     paths = [out / f"shard_{shard:05d}.safetensors" for shard in range(shards)]
     jobs = [(path, shard, role, config, header) for shard, path in enumerate(paths) if not path.exists()]

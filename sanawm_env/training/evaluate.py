@@ -49,7 +49,7 @@ from sanawm_env.system.files import check_count
 from sanawm_env.system.saving import replacing
 from sanawm_env.system.terminal import literal_console
 from sanawm_env.training.probes import linear_codec, without_recurrence, without_window
-from sanawm_env.training.truth import Walk, draw_walk, gradient, known_places
+from sanawm_env.training.truth import Walk, decibels, draw_walk, gradient, known_places
 from sanawm_env.training.warps import plane_homographies, rotation_homographies, visible_in_first, warp
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.state import Scene, WorldState, check_seed, stack
@@ -378,9 +378,7 @@ def _errors(truths: list[_Truth], shown: np.ndarray | list[np.ndarray]) -> np.nd
 def _psnr(errors: np.ndarray) -> float | None:
     """Pooled over errors (..., 2): sums and counts."""
     total, count = errors.reshape(-1, 2).sum(0)
-    if count == 0:
-        return None
-    return 100.0 if total == 0 else float(10 * np.log10(255**2 * count / total))
+    return decibels(total, count) if count else None
 
 
 def _scores(errors: np.ndarray) -> Scores:

@@ -11,8 +11,6 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -34,7 +32,7 @@ from sanawm_env.engines.sanawm.reprojection import Reprojection
 from sanawm_env.engines.sanawm.sampler import data_from_v, v_target
 from sanawm_env.kernels.inputs import Grid
 from sanawm_env.metrics.figures import figure_class
-from sanawm_env.system.files import brief, check_count, check_number, file_sha256
+from sanawm_env.system.files import check_count, check_flag, check_number, file_sha256
 from sanawm_env.system.saving import Scratch, replacing
 from sanawm_env.system.settings import differences
 from sanawm_env.system.signals import on_stop
@@ -98,8 +96,7 @@ class TrainConfig:
             check_count(name, getattr(self, name), least, most)
         for name, (least, most) in NUMBERS.items():
             check_number(name, getattr(self, name), least, most)
-        if not isinstance(self.bf16, bool):
-            raise ValueError(f"bf16 must be true or false, got {brief(self.bf16)}.")
+        check_flag("bf16", self.bf16)
 
 
 def clip_loss(
@@ -246,7 +243,8 @@ def train_network(
         _train(0, 1, "", job)
         return cast(dict, _read_checkpoint(out / "checkpoint.pt", identity))["seconds"]
     os.environ.update(KEEP_MEMORY)
-    with Scratch("sanawm-train-") as folder, _stop_signals() as stopped:
+    stopped: list[int] = []
+    with Scratch("sanawm-train-") as folder, on_stop(stopped.append):
         workers = torch.multiprocessing.spawn(_train, (processes, f"file://{folder}/meet", job), processes, join=False)
         told = False
         try:
@@ -343,7 +341,9 @@ def _train(rank: int, processes: int, meeting: str, job: tuple) -> None:
         _plot(history, out / "loss.png")
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with _stop_signals(at_once=processes == 1) as stopped, Progress(*columns, disable=rank > 0) as progress:
+    stopped: list[int] = []
+    at_once = processes == 1
+    with on_stop(stopped.append, at_once=at_once), Progress(*columns, disable=rank > 0) as progress:
         task = progress.add_task("training", total=train.steps, completed=step)
         agreed, kept_at = False, time.monotonic()
         every = CHECKPOINT_EVERY if device.type == "cpu" else 10 * CHECKPOINT_EVERY
@@ -374,14 +374,6 @@ def _train(rank: int, processes: int, meeting: str, job: tuple) -> None:
         torch.distributed.destroy_process_group()
     elif agreed:
         raise KeyboardInterrupt(*stopped[:1])
-
-
-@contextmanager
-def _stop_signals(at_once: bool = True) -> Generator[list[int]]:
-    """A list that is filled when the process is asked to stop; the current step is finished first."""
-    stopped: list[int] = []
-    with on_stop(stopped.append, at_once=at_once):
-        yield stopped
 
 
 def _step(

@@ -21,7 +21,7 @@ from sanawm_env.metrics.image import ssim
 from sanawm_env.metrics.pose import PoseErrors
 from sanawm_env.metrics.pose import evaluate as pose_errors
 from sanawm_env.training.align import track
-from sanawm_env.training.truth import Walk, draw_walk, gradient, pooled_psnr
+from sanawm_env.training.truth import Walk, decibels, draw_walk, gradient, pooled_psnr
 from sanawm_env.training.warps import visible_in_first
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.state import WorldState
@@ -210,11 +210,8 @@ def seeds(world: World, scenes: int, seed: int, chunks: int, stride: int = 8, ro
             for column, mask in enumerate((seen, ~seen)):
                 sums[row, column] += error[mask].sum(), 3 * mask.sum()
 
-    def decibels(errors: np.ndarray) -> float | None:
-        return None if errors[0] == 0 else float(10 * np.log10(255**2 * errors[1] / errors[0]))
-
-    truth = sums[1] + sums[2]
-    return Seeds(repeatable, decibels(sums[0, 0]), decibels(sums[0, 1]), decibels(truth[0]), decibels(truth[1]))
+    apart = (*sums[0], *(sums[1] + sums[2]))  # of each other and of the truth, visible and unseen
+    return Seeds(repeatable, *(decibels(error, count) if error else None for error, count in apart))
 
 
 # ------------------------------------------------------------------------------------------------ forgetting on purpose

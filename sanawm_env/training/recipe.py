@@ -27,7 +27,7 @@ from sanawm_env.engines.sanawm.conditions import PLUCKER_CHANNELS
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.reprojection import reprojection_channels
 from sanawm_env.metrics.figures import figure_class
-from sanawm_env.system.files import check_count, check_number, explaining, read_json
+from sanawm_env.system.files import check_count, check_number, explaining, file_sha256, read_json
 from sanawm_env.system.saving import only_writer, replacing, write_text
 from sanawm_env.system.settings import differences, read
 from sanawm_env.system.terminal import literal_console
@@ -366,6 +366,5 @@ def data_hash(clips: Path) -> str:
     """SHA-256 over the shards."""
     digest = hashlib.sha256()
     for path in sorted(clips.glob("shard_*.safetensors")):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(file_sha256(path)))
     return digest.hexdigest()

@@ -65,9 +65,9 @@ def pooled_psnr(a: np.ndarray, b: np.ndarray) -> float:
     return decibels(np.square(a.astype(np.int32) - b).mean())
 
 
-def decibels(error: float) -> float:
-    """PSNR of a mean squared error of values 0..255; 100 for none."""
-    return 100.0 if error == 0 else float(10 * np.log10(255**2 / error))
+def decibels(error: float, count: float = 1) -> float:
+    """PSNR of a sum of squared errors over so many values 0..255, or of their mean; 100 for no error."""
+    return 100.0 if error == 0 else float(10 * np.log10(255**2 * count / error))
 
 
 def gradient(frames: np.ndarray) -> float:

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from sanawm_env.camera.dsl import KeyState
@@ -87,7 +88,8 @@ def read(folder: Path, world: World) -> tuple[Tree, dict[int, Path]]:
     path = folder / HEADER
     if not path.is_file():
         raise FileNotFoundError(f"There is no session in {folder}: a session is a folder with a {HEADER}.")
-    header = _header(path)
+    with explaining(f"{path} does not describe a session", (OSError, ValueError)):
+        header = read_json(path, MAX_HEADER_BYTES)
     if header.get("schema") != SCHEMA:
         raise ValueError(
             f"{folder} has schema {brief(header.get('schema'))}, this version reads {SCHEMA}: save it again with this "
@@ -111,7 +113,7 @@ def read(folder: Path, world: World) -> tuple[Tree, dict[int, Path]]:
                 raise ValueError(f"{name} is damaged or was cut off")
         if ARRAYS not in sums:
             raise ValueError(f"{ARRAYS} is missing")
-        tree = _tree(header, _arrays(folder / ARRAYS), world.config.chunk_frames)
+        tree = _tree(header, load_file(folder / ARRAYS), world.config.chunk_frames)
         snapshots = {node: _snapshot_file(folder, node) for node in tree.nodes}
         if missing := [file.name for file in snapshots.values() if file.name not in sums]:
             raise ValueError(f"{missing[0]} is missing")
@@ -126,16 +128,6 @@ def adopt(snapshots: Mapping[int, Path], store: Store) -> Store:
         link(path, own)
         store.adopt(node, own)
     return store
-
-
-def _header(path: Path) -> dict:
-    with explaining(f"{path} does not describe a session", (OSError, ValueError)):
-        return read_json(path, MAX_HEADER_BYTES)
-
-
-def _arrays(path: Path) -> dict[str, Tensor]:
-    with safe_open(path, "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def _tree(header: dict, tensors: Mapping[str, Tensor], frames: int) -> Tree:

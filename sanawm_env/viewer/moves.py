@@ -35,10 +35,6 @@ class Held:
         """The part as an action string, such as "w-24"."""
         return f"{''.join(key for key in KEY_ORDER if key in self.keys) or 'none'}-{self.frames}"
 
-    def cut(self, frames: int) -> "Held":
-        """The first `frames` frames of the part."""
-        return replace(self, frames=frames)
-
 
 @dataclass(frozen=True)
 class Pushed:
@@ -55,9 +51,6 @@ class Pushed:
     @property
     def text(self) -> str:
         return f"twist-{self.frames}"
-
-    def cut(self, frames: int) -> "Pushed":
-        return replace(self, frames=frames)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +70,6 @@ class Followed:
     @property
     def text(self) -> str:
         return f"path-{self.frames}"
-
-    def cut(self, frames: int) -> "Followed":
-        return Followed(self.c2w[:frames])
 
 
 Part = Held | Pushed | Followed
@@ -121,10 +111,10 @@ def cut(parts: Parts, frames: int) -> Parts:
     """The first `frames` frames of parts."""
     kept = []
     for part in parts:
-        if frames <= 0:
-            break
-        kept.append(part if part.frames <= frames else part.cut(frames))
-        frames -= part.frames
+        own = max(0, min(frames, part.frames))
+        frames -= own
+        if own:
+            kept.append(Followed(part.c2w[:own]) if isinstance(part, Followed) else replace(part, frames=own))
     return tuple(kept)
 
 

@@ -41,7 +41,7 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed, InvalidMessage
 from websockets.http11 import Request, Response
 
-from sanawm_env.system.files import brief, check_count, parse_json
+from sanawm_env.system.files import brief, check_choice, check_count, parse_json
 from sanawm_env.viewer.moves import text
 from sanawm_env.viewer.playback import Driver, Imagined, Player, Shown, sentence
 from sanawm_env.viewer.session import MAX_NAME, MAX_UPLOAD_BYTES, Film, Session
@@ -395,8 +395,7 @@ class Page:
     def _change_world(self, name: str) -> None:
         """Begin a session in another world for all browsers. This session ends, and its world's memory is freed.
         Raises ValueError, and changes nothing, for an unknown world."""
-        if name not in self.services.worlds:
-            raise ValueError(f"world must be one of {', '.join(self.services.worlds)}, got {brief(name)}.")
+        check_choice("world", name, self.services.worlds)
         old, new = self.player, Player(self.services.session(name), self.clock)
         old.close()
         self._watch(new)
@@ -539,10 +538,9 @@ def encoded(frame: NDArray, kind: str | None = None) -> bytes:
         kind: "PNG" or "JPEG", whatever the size.
     """
     buffer = io.BytesIO()
-    if (kind or ("PNG" if frame.shape[0] * frame.shape[1] <= 2 * LOSSLESS_PIXELS else "JPEG")) == "PNG":
-        Image.fromarray(frame).save(buffer, "PNG", compress_level=1)
-    else:
-        Image.fromarray(frame).save(buffer, "JPEG", quality=90)
+    small = frame.shape[0] * frame.shape[1] <= 2 * LOSSLESS_PIXELS
+    # each of the two reads the setting that is its own
+    Image.fromarray(frame).save(buffer, kind or ("PNG" if small else "JPEG"), compress_level=1, quality=90)
     return buffer.getvalue()
 
 

@@ -28,7 +28,6 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from sanawm_env.camera.dsl import KeyState
-from sanawm_env.camera.intrinsics import intrinsics_matrix
 from sanawm_env.metrics.image import psnr
 from sanawm_env.simulation.episode import Episode, Snapshot
 from sanawm_env.simulation.simulator import Limits, Simulator
@@ -65,20 +64,9 @@ class Film:
     nodes: tuple[Node, ...]
     fps: int
 
-    @property
-    def c2w(self) -> NDArray:
-        """(F, 4, 4) float64, the pose of every frame, the start image's first."""
-        return np.concatenate([node.c2w for node in self.nodes])
-
-    @property
-    def intrinsics(self) -> NDArray:
-        """(3, 3) float64, in pixels of the frames."""
-        return intrinsics_matrix(self.start.intrinsics)
-
     def chunks(self) -> Iterator[NDArray]:
         """Frames (24, H, W, 3) uint8 of each node but the first."""
-        for node in self.nodes[1:]:
-            yield self.session.frames(node.id)
+        return (self.session.frames(node.id) for node in self.nodes[1:])
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ class Memory:
         host: bytes in the host's memory, of worlds on another device.
         disk: bytes on disk.
         limit: of the first two, each.
-        on_device, on_host, on_disk: number of snapshots.
+        on_device, on_disk: number of snapshots.
     """
 
     device: int
@@ -33,7 +33,6 @@ class Memory:
     disk: int
     limit: int
     on_device: int
-    on_host: int
     on_disk: int
 
 
@@ -138,10 +137,8 @@ class Store:
     def memory(self) -> Memory:
         """Bytes and numbers of snapshots in each place."""
         near, host = self._device.snapshots, self._host.snapshots
-        away = [node for node in self._files if node not in near and node not in host]
-        disk = sum(self._sizes[node] for node in away)
-        sizes = self._device.nbytes, self._host.nbytes, disk
-        return Memory(*sizes, self.limit, len(near), len(host), len(away))
+        away = [self._sizes[node] for node in self._files if node not in near and node not in host]
+        return Memory(self._device.nbytes, self._host.nbytes, sum(away), self.limit, len(near), len(away))
 
     def _lighten(self, used: _Used, keep: Collection[int], limit: int, move: Callable[[int, Snapshot], None]) -> None:
         full = None

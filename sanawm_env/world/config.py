@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sanawm_env.camera.presets import PRESETS, Workspace
-from sanawm_env.system.files import MAX_PIXELS, brief, check_count, check_number
+from sanawm_env.system.files import MAX_PIXELS, brief, check_choice, check_count, check_number
 
 MAX_BYTES = 2**20  # of a config.json
 SIZES = {"height": 16384, "width": 16384, "fps": 1000, "horizon_chunks": 2**31 - 1}
@@ -50,7 +50,7 @@ class WorldConfig:
     horizon_chunks: int = 40
 
     def __post_init__(self):
-        for name in ("name", "engine", "speed"):
+        for name in ("name", "engine"):
             value = getattr(self, name)
             if not isinstance(value, str) or not 0 < len(value) <= 200:
                 raise ValueError(f"{name} must be text of 1 to 200 characters, got {brief(value)}")
@@ -59,8 +59,7 @@ class WorldConfig:
         if self.height * self.width > MAX_PIXELS:
             raise ValueError(f"a frame must have at most {MAX_PIXELS:,} pixels, got {self.height} x {self.width}")
         check_number("horizontal_fov", self.horizontal_fov, 1, 179)
-        if self.speed not in PRESETS:
-            raise ValueError(f"speed must be {' or '.join(PRESETS)}, got {brief(self.speed)}")
+        check_choice("speed", self.speed, PRESETS)
         for name, box in self.places.items():
             if len(box) != 6:
                 raise ValueError(f"the bounding box of the place {brief(name)} must be six numbers, got {brief(box)}")

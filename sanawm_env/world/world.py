@@ -27,7 +27,7 @@ from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.engine import Chunk, Engine, LoadOptions, engine_type, make_options
-from sanawm_env.world.folders import config_at, files_of, find_world, recorded_sha256
+from sanawm_env.world.folders import CONFIG, config_at, files_of, find_world, recorded_sha256
 from sanawm_env.world.images import ImageSource, fit_image, load_image, read_anchor
 from sanawm_env.world.intrinsics import Intrinsics, choose_intrinsics
 from sanawm_env.world.isolation import isolated, run_isolated
@@ -69,9 +69,7 @@ def _at_work(method: Callable) -> Callable:
 
     @wraps(method)
     def call(self: "World", *args: Any, **kwargs: Any) -> Any:
-        if self._engine is None:
-            raise RuntimeError("This world was unloaded: load it again with World.load.")
-        _check_process(self.device)
+        _check_process(self.engine.device)
         return run_isolated(lambda: method(self, *args, **kwargs), self.options.threads)
 
     return call
@@ -130,10 +128,9 @@ class World:
         """Free the memory of the weights. All holders of this world lose it: its methods raise RuntimeError. States and
         snapshots stay valid for the same world, loaded again."""
         with _register.held():
-            for key in [key for key, world in _kept.items() if world is self]:
-                del _kept[key]
-            for key in [key for key, world in _worlds.items() if world is self]:
-                del _worlds[key]
+            for worlds in (_kept, _worlds):
+                for key in [key for key, world in worlds.items() if world is self]:
+                    del worlds[key]
         with self._lock.held():
             self._scenes.clear()
         if (engine := self._engine) is not None:
@@ -478,21 +475,19 @@ def _load(source: Path | WorldConfig, config: WorldConfig, device: torch.device,
     # what modules are filled with before their weights are read is not drawn from the caller's generators
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         engine = engine_type(config.engine).load(folder, config, device, options)
-    if folder is None:
-        digest = hashlib.sha256(config.to_json().encode() + engine.identity())
-        return World(engine, digest.hexdigest(), engine.starts(), options)
     digest = hashlib.sha256()
-    digest.update((folder / "config.json").name.encode())
-    digest.update((folder / "config.json").read_bytes())
-    recorded = recorded_sha256(folder)  # official weights are hashed once, when they are converted
-    if recorded is not None:
-        digest.update(recorded.encode())
+    if folder is None:
+        digest.update(config.to_json().encode())
+        starts = engine.starts()
     else:
-        for path in visible(folder, "*.safetensors"):
+        recorded = recorded_sha256(folder) or ""  # official weights are hashed once, when they are converted
+        for path in (folder / CONFIG, *(() if recorded else visible(folder, "*.safetensors"))):
             digest.update(path.name.encode())
             digest.update(path.read_bytes())
+        digest.update(recorded.encode())
+        starts = visible(folder, "starts/*.png")
     digest.update(engine.identity())
-    return World(engine, digest.hexdigest(), visible(folder, "starts/*.png"), options)
+    return World(engine, digest.hexdigest(), starts, options)
 
 
 @isolated

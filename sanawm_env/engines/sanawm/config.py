@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.sampler import SamplerConfig
-from sanawm_env.system.files import brief, check_count
+from sanawm_env.system.files import check_choice, check_count, check_flag
 from sanawm_env.world.config import WorldConfig
 
 CODEC_STRIDE = 8  # frames per latent
@@ -55,14 +55,11 @@ class SanaWorldConfig(WorldConfig):
         for name, stride in (("height", self.spatial_stride), ("width", self.spatial_stride)):
             if getattr(self, name) % stride:
                 raise ValueError(f"{name} must be a multiple of spatial_stride {stride}, got {getattr(self, name)}")
-        if self.codec not in CODECS:
-            raise ValueError(f"codec must be {' or '.join(CODECS)}, got {brief(self.codec)}")
+        check_choice("codec", self.codec, CODECS)
         if self.temporal_stride != CODEC_STRIDE:
             raise ValueError(f"temporal_stride must be {CODEC_STRIDE}, as in every codec, got {self.temporal_stride}")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f'dtype must be "float32" or "bfloat16", got {brief(self.dtype)}')
-        if not isinstance(self.reprojection, bool):
-            raise ValueError(f"reprojection must be true or false, got {brief(self.reprojection)}")
+        check_choice("dtype", self.dtype, ("float32", "bfloat16"))
+        check_flag("reprojection", self.reprojection)
         if self.reprojection and (self.codec != "patch_pca" or self.spatial_stride % 8):
             raise ValueError("reprojection needs the codec patch_pca and a spatial_stride that is a multiple of 8")
 

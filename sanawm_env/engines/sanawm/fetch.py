@@ -28,8 +28,14 @@ from sanawm_env.engines.sanawm.hub import Listing, cached, download, in_cache, l
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.official import OFFICIAL, OFFLINE, OWNER, PINS, Part
 from sanawm_env.engines.sanawm.sampler import SamplerConfig, shifted_timesteps
-from sanawm_env.system.files import brief, explaining, file_sha256, visible
-from sanawm_env.system.saving import only_writer, replacing, replacing_files, replacing_folder
+from sanawm_env.system.files import brief, disk_usage, explaining, file_sha256, visible
+from sanawm_env.system.saving import (
+    only_writer,
+    replacing_files,
+    replacing_folder,
+    with_sentence,
+    write_text,
+)
 from sanawm_env.world.engine import read_config
 from sanawm_env.world.folders import CONFIG, MANIFEST, home, read_manifest
 
@@ -174,24 +180,15 @@ def disk_need(plans: Iterable[PartPlan]) -> tuple[int, int]:
 
 def check_disk(name: str, plans: Sequence[PartPlan]) -> None:
     """Raise OSError where the disk is too small for what will be downloaded and converted."""
-    (most, stays), free = disk_need(plans), disk_free(home())
+    (most, stays), free = disk_need(plans), disk_usage(home()).free
     if free < most * SLACK + SPARE:
         loaded, converted = (sum(getattr(p, what) for p in plans) / GB for what in ("download", "converted"))
-        error = OSError(
+        raise with_sentence(
+            OSError(errno.ENOSPC, ""),
             f"{home()} has {free / GB:.1f} GB free, fetching the {name} world takes {most / GB:.1f} GB at most "
             f"({loaded:.1f} GB to download, {converted:.1f} GB converted beside; {stays / GB:.1f} GB stay): make room, "
-            "fetch fewer --parts, or set SANAWM_HOME to a folder on another disk."
+            "fetch fewer --parts, or set SANAWM_HOME to a folder on another disk.",
         )
-        error.errno = errno.ENOSPC
-        raise error
-
-
-def disk_free(folder: Path) -> int:
-    """Free bytes on the disk of a folder, which need not exist yet."""
-    folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
 
 
 def check_picture_size(height: int, width: int) -> None:
@@ -337,7 +334,7 @@ def _make_network(name: str, plan: PartPlan, folder: Path, manifest: dict, heigh
     if plan.here:
         config = read_config(folder / CONFIG)
         if (config.height, config.width) != (height, width):
-            _write_json(folder / CONFIG, json.loads(replace(config, height=height, width=width).to_json()))
+            write_text(folder / CONFIG, replace(config, height=height, width=width).to_json() + "\n")
         return
     with ExitStack() as stack:
         checkpoint = plan.given
@@ -356,9 +353,8 @@ def _make_network(name: str, plan: PartPlan, folder: Path, manifest: dict, heigh
                 (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
                 (part / CONFIG).write_text(world_config(name, network, height, width).to_json() + "\n")
         except OSError as error:
-            told = OSError(f"{error}; what was downloaded is kept, make room and go on with: {plan.command}")
-            told.errno = error.errno
-            raise told from error
+            said = f"{error}; what was downloaded is kept, make room and go on with: {plan.command}"
+            raise with_sentence(error, said) from error
     if plan.given_back:
         plan.give_back()
 
@@ -391,5 +387,4 @@ def _sha256(folder: Path) -> str:
 
 
 def _write_json(path: Path, value: dict) -> None:
-    with replacing(path) as part:
-        part.write_text(json.dumps(value, indent=1) + "\n")
+    write_text(path, json.dumps(value, indent=1) + "\n")

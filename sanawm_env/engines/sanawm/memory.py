@@ -227,14 +227,7 @@ def _reprojection() -> Reprojection:
         return Reprojection()
 
 
-@cache
-def _codec(folder: Path | None, dtype: torch.dtype, causal: bool) -> LTX2Codec:
-    return LTX2Codec.on_meta(folder, dtype, causal=causal)
-
-
-@cache
-def _refiner(folder: Path | None, dtype: torch.dtype) -> Refiner:
-    return Refiner.on_meta(folder, dtype)
+_codec, _refiner = cache(LTX2Codec.on_meta), cache(Refiner.on_meta)
 
 
 def _part(folder: Path | None, name: str) -> Path | None:

@@ -18,7 +18,7 @@ from sanawm_env.engines.sanawm.network.context import Context
 from sanawm_env.engines.sanawm.network.model import SanaWM
 from sanawm_env.engines.sanawm.network.shortcuts import next_state
 from sanawm_env.engines.sanawm.network.state import NetworkState
-from sanawm_env.system.files import brief, check_number
+from sanawm_env.system.files import brief, check_choice, check_number
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,7 @@ class SamplerConfig:
             check_number("each of the timesteps", step)
         if not t or any(not 0 < b < a for a, b in zip((1001, *t), t, strict=False)):
             raise ValueError(f"timesteps must decrease strictly within 1000..1, got {t}.")
-        if self.name not in SAMPLERS:
-            raise ValueError(f"The sampler must be {' or '.join(SAMPLERS)}, got {brief(self.name)}.")
+        check_choice("name of a sampler", self.name, SAMPLERS)
 
     def with_steps(self, timesteps: tuple[float, ...] | None, flow_shift: float | None) -> "SamplerConfig":
         """The same sampler with another list.

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sanawm_env.system.files import brief, check_count, check_number
+from sanawm_env.system.files import check_choice, check_count, check_number
 
 SIZES = (
     ("latent_channels", 1, 4096), ("hidden_size", 1, 65536), ("depth", 1, 256), ("num_heads", 1, 1024),
@@ -70,12 +70,8 @@ class SanaWMConfig:
             )
         if self.head_dim % 8:
             raise ValueError(f"head_dim must be a multiple of 8, got {self.head_dim}.")
-        if self.prediction_type not in ("flow_prediction", "v_prediction"):
-            raise ValueError(
-                f'prediction_type must be "flow_prediction" or "v_prediction", got {brief(self.prediction_type)}.'
-            )
-        if self.mixer not in ("frame", "token"):
-            raise ValueError(f'mixer must be "frame" or "token", got {brief(self.mixer)}.')
+        check_choice("prediction_type", self.prediction_type, ("flow_prediction", "v_prediction"))
+        check_choice("mixer", self.mixer, ("frame", "token"))
 
     def is_softmax(self, block: int) -> bool:
         """Whether block `block` (0-based) is a softmax block."""

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from sanawm_env.system.files import brief
+from sanawm_env.system.files import check_choice
 from sanawm_env.system.packages import needing
 
 M = TypeVar("M", bound=nn.Module)
@@ -61,8 +61,7 @@ def quantize(module: M, precision: str, part: Literal["network", "refiner"] = "n
         ValueError: for another name, or where the hardware cannot run a dynamic kind. Nothing has changed then.
         ImportError: without torchao. Nothing has changed then.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {brief(precision)}.")
+    check_choice("precision", precision, PRECISIONS)
     if precision in CAPABILITY:
         _check_hardware(precision, next(module.parameters()).device)
     if precision == "bf16":
