@@ -3,10 +3,10 @@
     python benchmarks/drift_meter.py            # a minute or two of one core; walks that are done are kept
 
 `metrics.lasting.drift` says how far the look of a walk has moved from its start image. Here the truth is known, so the
-same walks are dreamt and rendered: 24 of eight chunks, in the places that nano knows and in furnished rooms that nobody
+same walks are predicted and rendered, 24 of eight chunks, in places that nano knows and in rooms that nobody
 has trained on. Error is what is missing in dB (PSNR, pooled over every fourth frame) and in SSIM, at equal poses. What
 else could be told without a truth stands beside: how many chunks have passed, how far the camera is from its start. And
-the drift of the truth itself along the same path, which is no fault of the dream.
+the drift of the truth itself along the same path, which is no fault of the prediction.
 
 Correlations are Spearman's and Pearson's. Chunks of a walk are not independent, so that 95 % intervals are percentiles
 over 2,000 draws of whole walks.
@@ -49,7 +49,7 @@ Values = dict[str, NDArray]  # of each measure, (walks, chunks) or (walks, 1)
 
 
 def walk(world: World, where: str, numbers: range, chunks: int) -> dict[str, dict[str, list]]:
-    """Of these walks, dreamt in one batch: every measure (walks, chunks) of single chunks, and (walks, 1) of wholes."""
+    """Every measure of these walks, predicted in one batch: (walks, chunks) of chunks, and (walks, 1) of wholes."""
     config = world.config
     size, frames = (config.height, config.width), config.chunk_frames
     anchors = [anchors_of(where, config, World.load("rooms").config, 1, SEED + i)[0] for i in numbers]
@@ -68,25 +68,28 @@ def walk(world: World, where: str, numbers: range, chunks: int) -> dict[str, dic
     for chunk in range(chunks):
         state, clip = world.advance(state, poses[:, 1 + chunk * frames : 1 + (chunk + 1) * frames])
         made.append(clip.frames[:, STRIDE - 1 :: STRIDE].cpu().numpy())
-    dreamt, ends, n = np.concatenate(made, axis=1), poses[:, frames::frames, :3, 3], frames // STRIDE
+    predicted, ends, n = np.concatenate(made, axis=1), poses[:, frames::frames, :3, 3], frames // STRIDE
     parts = [slice(1 + chunk * n, 1 + (chunk + 1) * n) for chunk in range(chunks)]
     away = np.linalg.norm(ends, axis=-1)
-    single = measures(dreamt, true, parts) | {"age": np.tile(np.arange(1, chunks + 1.0), (len(away), 1)), "away": away}
-    whole = measures(dreamt, true, [slice(1, None)]) | {"away": away[:, -1:]}
+    single = measures(predicted, true, parts) | {
+        "age": np.tile(np.arange(1, chunks + 1.0), (len(away), 1)),
+        "away": away,
+    }
+    whole = measures(predicted, true, [slice(1, None)]) | {"away": away[:, -1:]}
     return {kind: {name: v.tolist() for name, v in of.items()} for kind, of in (("chunk", single), ("walk", whole))}
 
 
-def measures(dreamt: NDArray, true: NDArray, parts: list[slice]) -> Values:
+def measures(predicted: NDArray, true: NDArray, parts: list[slice]) -> Values:
     """Drift of both, and errors, of these parts of walks (walks, frames, H, W, 3); drift is from the start image on."""
 
     def each(measure: Callable[[NDArray, NDArray], float]) -> NDArray:
-        return np.array([[measure(d[part], t[part]) for part in parts] for d, t in zip(dreamt, true, strict=True)])
+        return np.array([[measure(d[part], t[part]) for part in parts] for d, t in zip(predicted, true, strict=True)])
 
     def drifts(frames: NDArray) -> NDArray:
         return np.array([[drift(np.concatenate([own[:1], own[part]])) for part in parts] for own in frames])
 
     return {
-        "drift": drifts(dreamt),
+        "drift": drifts(predicted),
         "true_drift": drifts(true),
         "psnr_loss": -each(pooled_psnr),
         "ssim_loss": 1 - each(lambda d, t: float(np.mean([ssim(a, b) for a, b in zip(d, t, strict=True)]))),

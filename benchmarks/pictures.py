@@ -1,7 +1,7 @@
 """The pictures of nano in docs, from its held-out walks: `python benchmarks/pictures.py`.
 
-gallery.png: truth above dream on eight walks. photographs.png: three photographs of other places, turned away from by
-1.5 seconds of yaw, beside the rotation homography, which is right wherever the photograph reaches.
+gallery.png: rendered above predicted frames on eight walks. photographs.png: three photographs of other places, turned
+away from by 1.5 seconds of yaw, beside the rotation homography, which is right wherever the photograph reaches.
 """
 
 from pathlib import Path
@@ -33,7 +33,7 @@ def photographs(world: World, path: Path) -> None:
         poses = hold(np.eye(4), (0, 0, 0, 0, YAW, 0))
         _, clip = world.advance(world.begin(scene, seed=0), poses)
         turned = warp(scene.image, rotation_homographies(poses, scene.intrinsics))
-        for line, (name, frames) in enumerate((("dream", clip.frames[0].numpy()), ("homography", turned))):
+        for line, (name, frames) in enumerate((("predicted", clip.frames[0].numpy()), ("homography", turned))):
             y = 24 + (2 * row + line) * (size[1] + GAP)
             for column, frame in enumerate((scene.image, *frames[list(SHOWN)])):
                 shown = Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""What `sanawm score` says of nano's dreams, and what its estimators are worth where every picture is true.
+"""What `sanawm score` says of nano's predictions, and what its estimators are worth where every picture is true.
 
     python benchmarks/score.py        # about ten minutes of one core; clips that are done are kept
 
@@ -65,7 +65,7 @@ def reconstructed(folder: Path, start: str, path: str) -> dict[str, Any]:
     return row
 
 
-def dream(folder: Path, start: str, path: str) -> None:
+def predict(folder: Path, start: str, path: str) -> None:
     """An episode of nano."""
     if folder.exists():
         return
@@ -86,9 +86,9 @@ def main() -> None:
     torch.set_num_threads(1)
     starts, paths = (STARTS[:1], list(PATHS)[:1]) if options.quick else (STARTS, list(PATHS))
     clips = [(start, path) for start in starts for path in paths]
-    data = WORK / "dreams"
-    for start, path in track(clips, "dreaming", console=console):
-        dream(data / f"{start}_{path}", start, path)
+    data = WORK / "predictions"
+    for start, path in track(clips, "predicting", console=console):
+        predict(data / f"{start}_{path}", start, path)
     scores = {}
     file = numbers_file(options, "score")
     for name, estimator in (("colmap", "colmap"), *([("alignment", alignment)] if options.alignment else [])):

@@ -34,9 +34,8 @@ def futures(report: dict) -> str:
     """How well predicted frames are told from rendered ones, and how far two seeds are apart."""
     accuracies, seeds, rows = report["two_sample"], report["seeds"], []
     for name, accuracy in accuracies.items():
-        pair = seeds["other_steps"].get(name, seeds if name.startswith("dreams") else None)
-        text = name.replace("dreams", "predicted")
-        rows.append([text, f"{accuracy:.2f}", *(f"{pair[k]:.1f}" if pair else "" for k in ("unseen", "visible"))])
+        pair = seeds["other_steps"].get(name, seeds if name.startswith("predicted") else None)
+        rows.append([name, f"{accuracy:.2f}", *(f"{pair[k]:.1f}" if pair else "" for k in ("unseen", "visible"))])
     return table(["frames", "told from rendered", "two seeds, unseen, dB", "two seeds, seen, dB"], rows)
 
 
@@ -84,7 +83,7 @@ def memory(report: dict) -> str:
 def poses(findings: dict) -> str:
     """Means, and medians in brackets."""
     kinds = {
-        "dream": "predicted frames",
+        "predicted": "predicted frames",
         "truth": "rendered frames (the estimator's own error)",
         "frozen": "a still camera",
     }

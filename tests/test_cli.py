@@ -327,7 +327,7 @@ def test_evaluate_prints_a_table_and_writes_numbers_and_a_sheet(trained, tmp_pat
     assert set(report["chunks"][0]["baselines"]) == {"hold", "rotation_homography", "plane_warp"}
     scalars = {"swapped_camera_psnr", "sign_agreement", "retrieval9", "sharpness"}
     assert scalars <= report.keys()
-    assert Image.open(tmp_path / "truth_vs_dream.png").width > 200
+    assert Image.open(tmp_path / "truth_vs_predicted.png").width > 200
     assert "pooled PSNR" in capsys.readouterr().out
     assert "takes numbers" in refused(capsys, "evaluate", "--timesteps", "fast", "--out", tmp_path)
     assert "scenes must be" in refused(capsys, "evaluate", "--scenes", 0, "--out", tmp_path)
@@ -345,7 +345,7 @@ def test_study_writes_its_numbers_and_curves(trained, tmp_path, capsys, monkeypa
     findings = json.loads(numbers.read_text())
     assert [len(step["timesteps"]) for step in findings["steps"]] == [1, 2]
     assert [row["chunk"] for row in findings["drift"]] == list(range(1, 11)) and findings["drift"][-1]["kv_norm"] > 0
-    assert findings["camera"]["dream"]["rot_err_deg"] < 90 and findings["seeds"]["repeatable"]
+    assert findings["camera"]["predicted"]["rot_err_deg"] < 90 and findings["seeds"]["repeatable"]
     printed = capsys.readouterr().out
     assert "same bytes: yes" in printed and f"{findings['closure'][0]['psnr']:.2f}" in printed
     assert Image.open(tmp_path / "drift.png").width > 800
@@ -365,7 +365,7 @@ def test_a_nano_world_is_trained_from_nothing_made_longer_and_resumed(trained, t
     record = json.loads((run / "world" / "training.json").read_text())
     assert record["training_seconds"] >= 0 and record["machine"]
     assert record["recipe"]["clips"]["chunks"] == 2 and len(record["data"]) == 64 and record["validation"]["psnr"] > 5
-    assert Image.open(run / "truth_vs_dream.png").width > 200 and (run / "network" / "loss.png").exists()
+    assert Image.open(run / "truth_vs_predicted.png").width > 200 and (run / "network" / "loss.png").exists()
     assert World.load(run / "world").starts
     recipe.write_text(json.dumps(SMALLEST | {"clips": SMALLEST["clips"] | {"chunks": 3}}))
     assert "another recipe: clips.chunks is 2 there, 3 here" in refused(capsys, *command)
@@ -406,7 +406,7 @@ def test_a_nano_world_is_trained_on_footage(tmp_path, capsys):
     assert world.config.horizontal_fov == 80 and world.config.reprojection
     found = json.loads((own / "world" / "training.json").read_text())["validation"]
     assert len(found["chunks"]) == 2 and found["clips"] == 1 and found["chunks"][0]["plane_warp"] > 10
-    assert Image.open(own / "truth_vs_dream.png").width > 400
+    assert Image.open(own / "truth_vs_predicted.png").width > 400
     sanawm("rollout", "--world", own / "world", "--actions", "w-24", "--out", tmp_path / "back")
     assert "No clips in" in refused(capsys, *command, "--data", tmp_path / "none", "--out", tmp_path / "x")
     assert "Without --data" in refused(capsys, *command, "--held-out", clips, "--out", tmp_path / "x")

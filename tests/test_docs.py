@@ -147,11 +147,9 @@ def test_pages_and_docstrings_use_the_words_of_the_field():
     texts = {name: ast.get_docstring(tree) or "" for name, tree in trees().items()}
     texts |= {f"{m}.{name}": text for m, tree in trees().items() for name, _, text in public(tree)}
     found = {name: match[0] for name, text in texts.items() if (match := re.search(OUT, text, re.I))}
-    allowed = {  # Plücker's rays have a moment; keys of recipes and reports keep their names
+    allowed = {  # Plücker's rays have a moment; a key of recipes keeps its name
         "moment": ("sanawm_env.camera.rays.", "sanawm_env.engines.sanawm.network.config."),
-        "dream": ("sanawm_env.training.probes", "sanawm_env.training.evaluate."),
-        "dreams": ("sanawm_env.training.bars.", "sanawm_env.engines.sanawm.reprojection"),
-        "dreamt": ("sanawm_env.training.bars", "sanawm_env.training.depth."),
+        "dreamt": ("sanawm_env.training.depth.",),
     }
     assert {name: word for name, word in found.items() if not name.startswith(allowed.get(word, ()))} == {}
     rooms = {name: text for name, text in texts.items() if name.split(".")[1:2] not in (["engines"], ["training"])}

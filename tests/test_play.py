@@ -322,12 +322,12 @@ def test_naming_pinning_dreaming_again_and_deleting(film):
     told(tab, "unpin it before")
     tab.click("#reseed")
     tab.wait_for_function("sanawm.nodes.size === 3")
-    dreamt = film.rest()
-    assert session.tree[dreamt].parent == 0
-    assert np.array_equal(session.tree[dreamt].c2w, session.tree[node].c2w)
+    predicted = film.rest()
+    assert session.tree[predicted].parent == 0
+    assert np.array_equal(session.tree[predicted].c2w, session.tree[node].c2w)
     tab.click("#delete")
     tab.wait_for_function("sanawm.nodes.size === 2")
-    assert dreamt not in session.tree.nodes
+    assert predicted not in session.tree.nodes
 
 
 @needs_browser

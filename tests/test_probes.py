@@ -48,11 +48,11 @@ def test_a_guess_outside_the_room_is_brought_back():
 def test_pose_errors_tell_worlds_that_follow_from_worlds_that_stand_still():
     engines = TruthEngine, HoldEngine
     follows, stays = (camera_errors(World(engine(lossless_codec()), "w"), 1, 5, 1) for engine in engines)
-    assert follows.scenes == 1 and follows.dream == follows.truth == stays.truth
+    assert follows.scenes == 1 and follows.predicted == follows.truth == stays.truth
     # the estimator's own error on true frames; rounding turns its descent (0.24 was seen with SSE4.1)
-    assert follows.dream["cam_mc"] < 0.4 * follows.frozen["cam_mc"]
-    assert follows.dream["rot_err_deg"] < 0.4 * follows.frozen["rot_err_deg"]
-    assert stays.dream["cam_mc"] == pytest.approx(stays.frozen["cam_mc"], rel=0.01)
+    assert follows.predicted["cam_mc"] < 0.4 * follows.frozen["cam_mc"]
+    assert follows.predicted["rot_err_deg"] < 0.4 * follows.frozen["rot_err_deg"]
+    assert stays.predicted["cam_mc"] == pytest.approx(stays.frozen["cam_mc"], rel=0.01)
 
 
 def test_a_perfect_world_closes_its_loops_as_well_as_its_codec():

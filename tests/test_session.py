@@ -129,8 +129,8 @@ def test_a_revised_chunk_replaces_the_one_before_and_keeps_its_beginning(session
     assert session.memory.on_device == len(session.tree.nodes) == 3
     again = session.drive("w-9,wa-15", at=start.id)
     assert same(tensors(session, again.id), tensors(session, new.id))
-    dreamt = session.reseed(again.id)
-    assert session.revise(dreamt.id, "a-24").seed == dreamt.seed != new.seed
+    predicted = session.reseed(again.id)
+    assert session.revise(predicted.id, "a-24").seed == predicted.seed != new.seed
 
 
 def test_what_is_kept_is_not_revised(session):

@@ -12,7 +12,7 @@ class Evaluate(Walks):
     """Compare a nano world with the ray-traced truth, on random walks drawn from a seed."""
 
     out: Path = Path("runs/evaluate")
-    """Folder for truth_vs_dream.png."""
+    """Folder for truth_vs_predicted.png."""
     timesteps: str | None = None
     """Noise levels of the sampler, such as "1000,700"; None for the world's own."""
     unknown_scenes: int = 0
@@ -22,7 +22,7 @@ class Evaluate(Walks):
     def run(self) -> None:
         from sanawm_env.training.evaluate import evaluate, print_table, save_sheet
 
-        sheet = self.out / "truth_vs_dream.png"
+        sheet = self.out / "truth_vs_predicted.png"
         check_places(sheet, self.json, world=self.world)
         report = evaluate(
             self.world,

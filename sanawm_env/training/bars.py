@@ -14,7 +14,7 @@ seeds, so a measurement that was stopped goes on. `BARS` says what is demanded; 
 - "camera": poses recovered from the pixels of such rooms (`align.track`), medians over walks of the mean errors.
 - "seeds": two seeds against each other in such rooms, on pixels that the first frame shows and others; also with other
   step lists.
-- "two_sample": a small network learns to tell crops of rendered frames from those of dreamt ones on half of the walks;
+- "two_sample": a small network learns to tell crops of rendered frames from crops of predicted ones on half the walks;
   its accuracy on the other half (Lopez-Paz and Oquab 2017, classifier two-sample tests): 0.5 where it cannot. Of the
   world as it is, with other step lists, and of the codec's reconstruction of the same frames.
 - "cost": core-seconds of a chunk, bytes of weights and of a state.
@@ -71,8 +71,8 @@ BARS: tuple[tuple[str, str, str, float], ...] = (
     ("unknown rooms, chunk 8, 64 x 96", "unknown.small.psnr.7", ">=", 20),
     ("unknown rooms, sharpness", "unknown.full.sharpness", ">=", 0.75),
     ("unknown rooms, out and back", "closure.way_back", ">=", 22),
-    ("unknown rooms, rotation from pixels, degrees", "camera.dream.rot_err_deg", "<=", 3),
-    ("unknown rooms, place from pixels, m", "camera.dream.trans_err", "<=", 0.2),
+    ("unknown rooms, rotation from pixels, degrees", "camera.predicted.rot_err_deg", "<=", 3),
+    ("unknown rooms, place from pixels, m", "camera.predicted.trans_err", "<=", 0.2),
     ("two seeds, unseen", "seeds.unseen", "<=", 28),
     ("two seeds, seen", "seeds.visible", ">=", 32),
     ("seconds of a chunk on one core", "cost.seconds", "<=", 0.25),
@@ -145,7 +145,7 @@ def judge(numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def print_bars(numbers: Mapping[str, Any], console: Console | None = None) -> None:
-    """The bars as a table, and how well dreams are told from renderings."""
+    """The bars as a table, and how well predictions are told from renderings."""
     table = Table("bar", "value", "demanded", "met", title_justify="left")
     for bar in numbers["bars"]:
         value, met = bar["value"], bar["met"]
@@ -204,13 +204,13 @@ def _along_walks(task: _Task, known: bool) -> dict[str, Any]:
     slopes, coded = {"full": np.zeros(2), "small": np.zeros(2)}, np.zeros(2)
     codec = linear_codec(task.world)
     for group in task.groups(task.walks(known), "known places" if known else "unknown rooms"):
-        dreams = roll(task.world, group, [walk.c2w for walk in group])
-        for walk, dream in zip(group, dreams, strict=True):
+        predictions = roll(task.world, group, [walk.c2w for walk in group])
+        for walk, predicted in zip(group, predictions, strict=True):
             chosen = np.arange(STRIDE, len(walk.c2w), STRIDE)
             first = task.render(walk, walk.c2w[: n + 1])
             shown = codec.decode(codec.encode(torch.from_numpy(first)[None].to(task.world.device)), first=True)
             coded += np.square(shown[0, 1:].cpu().numpy() - first[1:].astype(np.float64)).sum(), first[1:].size
-            real, made = task.render(walk, walk.c2w[chosen]), dream[chosen - 1]
+            real, made = task.render(walk, walk.c2w[chosen]), predicted[chosen - 1]
             relative, seen = relative_to_first(walk.c2w)[chosen], task.visible(walk, chosen)
             for name, times in (("full", 1), ("small", task.times)):
                 truth, guess, start = (shrink(part, times) for part in (real, made, first[0]))
@@ -242,8 +242,8 @@ def _closure(task: _Task) -> dict[str, float]:
     ways, lasts = [], []
     for group in task.groups(task.walks(chunks=task.chunks // 2), "out and back"):
         paths = [np.concatenate((walk.c2w, walk.c2w[:-1][::-1])) for walk in group]
-        for walk, dream in zip(group, roll(task.world, group, paths), strict=True):
-            small, first = shrink(dream, task.times), shrink(walk.first_frame(task.config), task.times)
+        for walk, predicted in zip(group, roll(task.world, group, paths), strict=True):
+            small, first = shrink(predicted, task.times), shrink(walk.first_frame(task.config), task.times)
             # frame n of the way out is where the way back begins; its first frame again is the start image
             ways.append((small[n:-1], small[: n - 1][::-1]))
             lasts.append((small[-1], first))
@@ -252,15 +252,15 @@ def _closure(task: _Task) -> dict[str, float]:
 
 
 def _camera(task: _Task) -> dict[str, Any]:
-    found: dict[str, list] = {"dream": [], "truth": [], "still": []}
+    found: dict[str, list] = {"predicted": [], "truth": [], "still": []}
     small = HEIGHT, WIDTH
     for group in task.groups(task.walks(chunks=min(task.chunks, 4)), "poses from pixels"):
-        for walk, dream in zip(group, roll(task.world, group, [walk.c2w for walk in group]), strict=True):
+        for walk, predicted in zip(group, roll(task.world, group, [walk.c2w for walk in group]), strict=True):
             sampled = walk.c2w[::TRACKED]
-            made = shrink(dream, task.times)[TRACKED - 1 :: TRACKED]
+            made = shrink(predicted, task.times)[TRACKED - 1 :: TRACKED]
             real = render(walk.place, sampled[1:], intrinsics(*small), *small, depth=False)[0]
             for name, poses in (
-                ("dream", track(walk.place, made, walk.c2w[0])),
+                ("predicted", track(walk.place, made, walk.c2w[0])),
                 ("truth", track(walk.place, real, walk.c2w[0])),
                 ("still", np.repeat(sampled[:1], len(sampled) - 1, axis=0)),
             ):
@@ -280,7 +280,7 @@ def _other_steps(world: World) -> dict[str, World]:
 
 
 def _named(world: World) -> str:
-    return "dreams, timesteps " + " ".join(f"{t:g}" for t in world.config.sampler.timesteps)
+    return "predicted, timesteps " + " ".join(f"{t:g}" for t in world.config.sampler.timesteps)
 
 
 def _seeds(task: _Task) -> dict[str, Any]:
@@ -316,8 +316,8 @@ def _two_sample(task: _Task) -> dict[str, float]:
     accuracies = {"the codec's reconstruction": told_apart(np.stack(real), np.stack(coded))}
     for name, world in {_named(task.world): task.world, **_other_steps(task.world)}.items():
         made = []
-        for group in task.groups(walks, "dreaming"):
-            made += [dream[chosen - 1] for dream in roll(world, group, [walk.c2w for walk in group])]
+        for group in task.groups(walks, "predicting"):
+            made += [predicted[chosen - 1] for predicted in roll(world, group, [walk.c2w for walk in group])]
         accuracies[name] = told_apart(np.stack(real), np.stack(made))
     return accuracies
 

@@ -2,7 +2,7 @@
 
     report = evaluate("nano", scenes=24, seed=0, chunks=8)
     print_table(report)
-    save_sheet(report, "truth_vs_dream.png")
+    save_sheet(report, "truth_vs_predicted.png")
 
 Scene i is a start and a walk in one of the world's places, drawn from the stream (role, seed, i); the world gets
 the rendered first frame, its anchor and the poses of the walk. Every `stride`-th frame is measured (4 by default, as in
@@ -101,7 +101,7 @@ class Example:
     start: np.ndarray
     chunks: tuple[int, ...]
     truth: np.ndarray
-    dream: np.ndarray
+    predicted: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -187,17 +187,17 @@ def evaluate(
         walks = [draw_walk(config, seed, i, frames, known=True, role=role) for i in range(scenes)]
         for group in _groups(scenes, batch):
             truths = study.render([walks[i] for i in group])
-            dream = study.dream(truths, [t.c2w for t in truths])
-            known.add(study.compare(truths, dream))
-            shown += [_example(i, t, d) for i, t, d in zip(group, truths, dream, strict=True) if i < examples]
+            predicted = study.predict(truths, [t.c2w for t in truths])
+            known.add(study.compare(truths, predicted))
+            shown += [_example(i, t, d) for i, t, d in zip(group, truths, predicted, strict=True) if i < examples]
             if ablations:
                 others = [relative_to_first(walks[(i + 1) % scenes].c2w) for i in group]
-                known.add({"swapped": _errors(truths, study.dream(truths, others))})
+                known.add({"swapped": _errors(truths, study.predict(truths, others))})
                 known.add({"commands": cast(np.ndarray, sum(study.follow_commands(t) for t in truths))})
             known.add(study.forget(truths, forgetting))
         for group in _groups(unknown_scenes, batch):
             truths = study.render([draw_walk(config, seed, i, frames, known=False, role=role) for i in group])
-            unknown.add(study.compare(truths, study.dream(truths, [t.c2w for t in truths])))
+            unknown.add(study.compare(truths, study.predict(truths, [t.c2w for t in truths])))
             unknown.add(study.forget(truths, forgetting))
 
     agreed, moving, found, asked = known.get("commands", np.ones(4))
@@ -208,8 +208,8 @@ def evaluate(
         retrieval9=float(found / asked) if ablations else None,
         memory=_memory(known, forgetting),
         sharpness=float(known["gradient"][0] / known["gradient"][1]),
-        psnr=cast(float, _psnr(known["dream"])),
-        visible_fraction=tuple((known["dream"][:, 0, 1] / known["dream"][:, :, 1].sum(1)).tolist()),
+        psnr=cast(float, _psnr(known["predicted"])),
+        visible_fraction=tuple((known["predicted"][:, 0, 1] / known["predicted"][:, :, 1].sum(1)).tolist()),
         world=config.name,
         weights_hash=world.weights_hash,
         timesteps=world.config.sampler.timesteps,
@@ -223,7 +223,7 @@ def evaluate(
 
 
 def _memory(sums: "_Sums", forgetting: Collection[str]) -> dict[str, float] | None:
-    names = {"kept": "dream"} | {name: name for name in forgetting}
+    names = {"kept": "predicted"} | {name: name for name in forgetting}
     if not forgetting:
         return None
     return {k: cast(float, _psnr(sums[name][BEYOND_WINDOW - 1 :])) for k, name in names.items()}
@@ -302,7 +302,7 @@ class _Study:
         self.tick(len(chosen))
         return _Truth(walk, scene, c2w, frames[chosen], coded.cpu().numpy()[chosen], c2w[chosen], visible)
 
-    def dream(
+    def predict(
         self, truths: list[_Truth], paths: list[np.ndarray], edit: Callable[[WorldState], WorldState] = lambda s: s
     ) -> np.ndarray:
         """What the world shows on the way of each path (F, 4, 4): (B, C, n, H, W, 3); `edit` acts before each chunk."""
@@ -318,21 +318,21 @@ class _Study:
     def forget(self, truths: list[_Truth], forgetting: Mapping[str, Callable]) -> dict[str, np.ndarray]:
         """Errors with a part of the memory taken away before every chunk."""
         paths = [t.c2w for t in truths]
-        return {name: _errors(truths, self.dream(truths, paths, edit)) for name, edit in forgetting.items()}
+        return {name: _errors(truths, self.predict(truths, paths, edit)) for name, edit in forgetting.items()}
 
-    def compare(self, truths: list[_Truth], dream: np.ndarray) -> dict[str, np.ndarray]:
+    def compare(self, truths: list[_Truth], predicted: np.ndarray) -> dict[str, np.ndarray]:
         """Sums over the scenes, per chunk: errors of the world, the baselines and the codec; SSIM and its count (C, 2);
-        gradients (2,) of dream and truth."""
+        gradients (2,) of predicted and rendered frames."""
         guesses = [_baselines(t) for t in truths]
         real = np.stack([t.measured for t in truths])
-        pairs = zip(real.reshape(-1, *real.shape[3:]), dream.reshape(-1, *real.shape[3:]), strict=True)
+        pairs = zip(real.reshape(-1, *real.shape[3:]), predicted.reshape(-1, *real.shape[3:]), strict=True)
         similar = np.reshape([ssim(*pair) for pair in pairs], real.shape[:3])
         return {
-            "dream": _errors(truths, dream),
+            "predicted": _errors(truths, predicted),
             "codec": _errors(truths, [t.codec for t in truths]),
             **{name: _errors(truths, [g[name] for g in guesses]) for name in BASELINES},
             "ssim": np.stack((similar.sum((0, 2)), np.full(similar.shape[1], similar[:, 0].size)), axis=-1),
-            "gradient": np.array([gradient(dream), gradient(real)]),
+            "gradient": np.array([gradient(predicted), gradient(real)]),
         }
 
     def follow_commands(self, truth: _Truth) -> np.ndarray:
@@ -394,7 +394,7 @@ def _chunk_scores(sums: _Sums) -> tuple[ChunkScores, ...]:
             baselines={name: _scores(sums[name][j]) for name in BASELINES},
             codec=cast(float, _psnr(sums["codec"][j])),
         )
-        for j, (errors, (similar, count)) in enumerate(zip(sums["dream"], sums["ssim"], strict=True))
+        for j, (errors, (similar, count)) in enumerate(zip(sums["predicted"], sums["ssim"], strict=True))
     )
 
 
@@ -443,27 +443,27 @@ def _chunk_table(title: str, chunks: tuple[ChunkScores, ...]) -> Table:
     return table
 
 
-def _example(number: int, truth: _Truth, dream: np.ndarray) -> Example:
+def _example(number: int, truth: _Truth, predicted: np.ndarray) -> Example:
     """Last frames of at most SHEET_COLUMNS chunks, evenly spread."""
-    chunks = np.linspace(0, len(dream) - 1, min(len(dream), SHEET_COLUMNS)).round().astype(int)
+    chunks = np.linspace(0, len(predicted) - 1, min(len(predicted), SHEET_COLUMNS)).round().astype(int)
     return Example(
         scene=number,
         place=truth.walk.place.name,
         start=truth.scene.image,
         chunks=tuple((chunks + 1).tolist()),
         truth=truth.measured[chunks, -1],
-        dream=dream[chunks, -1],
+        predicted=predicted[chunks, -1],
     )
 
 
 def save_sheet(report: Report, path: str | PathLike, scale: int = 2) -> None:
-    """Write a PNG of truth above dream, a pair of rows per example and a column per chunk, enlarged `scale` times.
+    """Write a PNG of rendered above predicted frames: two rows an example, a column a chunk, enlarged `scale` times.
 
     Raises ValueError for a report without examples, OSError where the file cannot be written.
     """
     if not report.examples:
         raise ValueError("This report holds no examples to show; evaluate with examples=1 or more.")
-    title = f"{report.world}: truth and dream, {report.scenes} walks of seed {report.seed}"
+    title = f"{report.world}: rendered and predicted, {report.scenes} walks of seed {report.seed}"
     draw_sheet(title, report.examples, path, scale)
 
 
@@ -497,11 +497,13 @@ def draw_sheet(title: str, examples: Sequence[Example], path: str | PathLike, sc
         write(margin, y + (height + gap) // 2 - 18, f"walk {example.scene + 1}, {example.place}")
         write(margin, y + (height + gap) // 2 + height + 4, "start image", colour=faint)
         write(left - 10, y + height / 2, "truth", anchor="rm")
-        write(left - 10, y + gap + 1.5 * height, "dream", anchor="rm")
-        for column, (truth, dream) in enumerate(zip(example.truth, example.dream, strict=True)):
+        write(left - 10, y + gap + 1.5 * height, "predicted", anchor="rm")
+        for column, (truth, predicted) in enumerate(zip(example.truth, example.predicted, strict=True)):
             x = left + column * (width + gap)
             paste(truth, x, y)
-            paste(dream, x, y + height + gap)
-            write(x + width / 2, y + 2 * height + gap + 4, f"{psnr(truth, dream):.1f} dB", colour=faint, anchor="ma")
+            paste(predicted, x, y + height + gap)
+            write(
+                x + width / 2, y + 2 * height + gap + 4, f"{psnr(truth, predicted):.1f} dB", colour=faint, anchor="ma"
+            )
     with replacing(path) as part:
         sheet.save(part, format="PNG")

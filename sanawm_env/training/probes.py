@@ -1,4 +1,4 @@
-"""What pictures alone do not say about a world: does it obey the camera, come back, stay itself, and dream variedly?
+"""What frames alone do not say: does a world obey the camera, come back, stay itself, predict more than one future?
 
 Each probe is a function of a world of known places and a seed; walks are those of `evaluate`, drawn from the stream
 ("evaluate", seed, i) unless another role is named, so nothing here was ever trained on.
@@ -38,11 +38,11 @@ TRACKED = 2  # frames from one estimate to the next: every fourth alone loses fa
 class CameraErrors:
     """Means over scenes of RotErr (degrees), TransErr (metres) and CamMC, camera.md 7.2, and medians beside them.
 
-    dream: of the generated frames. truth: of the rendered frames, the estimator's own error. frozen: of a camera that
+    predicted: of predicted frames. truth: of rendered frames, the estimator's own error. frozen: of a camera that
     never moves.
     """
 
-    dream: dict[str, float]
+    predicted: dict[str, float]
     truth: dict[str, float]
     frozen: dict[str, float]
     scenes: int
@@ -50,7 +50,7 @@ class CameraErrors:
 
 def camera_errors(world: World, scenes: int, seed: int, chunks: int, role: str = "evaluate") -> CameraErrors:
     """Recover the camera of the generated frames from their pixels (`align.track`) and compare every fourth pose."""
-    found: dict[str, list[PoseErrors]] = {"dream": [], "truth": [], "frozen": []}
+    found: dict[str, list[PoseErrors]] = {"predicted": [], "truth": [], "frozen": []}
     size = world.config.height, world.config.width
     for i in progress(range(scenes), "poses from pixels", transient=True):
         walk = draw_walk(world.config, seed, i, 1 + chunks * world.config.chunk_frames, role=role)
@@ -59,7 +59,7 @@ def camera_errors(world: World, scenes: int, seed: int, chunks: int, role: str =
         made = roll(world, [walk], [walk.c2w])[0][TRACKED - 1 :: TRACKED]
         frozen = np.repeat(sampled[:1], len(sampled), axis=0)
         for name, poses in (
-            ("dream", track(walk.place, made, walk.c2w[0])),
+            ("predicted", track(walk.place, made, walk.c2w[0])),
             ("truth", track(walk.place, real, walk.c2w[0])),
             ("frozen", frozen[1:]),
         ):
@@ -81,8 +81,8 @@ def _summary(errors: list[PoseErrors]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Closure:
-    """Out for `chunks`, and the same way back: likeness of the last frame to the first, in the dream and, as its upper
-    bound, of the codec's reconstruction of the first."""
+    """Out for `chunks`, and the same way back: likeness of the last frame to the first, in predicted frames and, as its
+    upper bound, of the codec's reconstruction of the first."""
 
     chunks: int
     psnr: float

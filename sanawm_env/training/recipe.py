@@ -56,7 +56,7 @@ DEPTH, NETWORK, WORLD = "depth", "network", "world"
 MAX_RECIPE_BYTES = 2**20
 MAX_NETWORK = 1e10  # numbers in the blocks of a network that is trained here
 SIZE = NANO_SMALL.height, NANO_SMALL.width
-RECIPE, RECORD, SHEET = "recipe.json", "training.json", "truth_vs_dream.png"
+RECIPE, RECORD, SHEET = "recipe.json", "training.json", "truth_vs_predicted.png"
 
 
 @dataclass(frozen=True)

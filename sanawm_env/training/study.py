@@ -131,7 +131,7 @@ def step_list(world: World, count: int, scenes: int, seed: int, chunks: int, rol
 def print_findings(findings: Findings, console: Console | None = None) -> None:
     """Print the tables with rich."""
     console = console or literal_console()
-    camera = [(name, getattr(findings.camera, name)) for name in ("dream", "truth", "frozen")]
+    camera = [(name, getattr(findings.camera, name)) for name in ("predicted", "truth", "frozen")]
     errors, pair = ("rot_err_deg", "trans_err", "cam_mc"), findings.seeds
     poses = [
         (f"{name}, mean (median)", *(f"{found[k]:.3f} ({found[k + '_median']:.3f})" for k in errors))

@@ -7,7 +7,7 @@ the place, else from the last frame. Other video models with a camera hold such 
 al. 2025, GEN3C); SANA-WM has none, and its official weights do without.
 
 The guess enters twice: as channels behind the ray conditions, and as what the sampler starts from, so that the network
-dreams the difference between the chunk and the guess (`Guess`).
+predicts the difference between the chunk and the guess (`Guess`).
 """
 
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ OUTSIDE = 1e6  # how far in front of its surface a ray outside the picture is sa
 KEY_FRAMES = 4  # rays of every fourth frame are followed, those between move evenly
 GUESS_PARTS = 5 * 4  # channels behind a guess's latents: in 2 x 2 parts of a cell what is covered, trusted, and near
 TRUST_PARTS = slice(8, 12)  # of these
-# how far a guess is trusted, the rest is dreamt: where the start image shows the place, half as far after so many
-# metres; where the last frame alone does, which is a dream itself
+# how far a guess is trusted, the rest is predicted: where the start image shows the place, half as far after so many
+# metres; where the last frame alone does, which was predicted itself
 START_TRUST, START_REACH, LAST_TRUST = 0.98, 15.0, 0.6
 # in a place that the world knows, of which its map knows more than a last frame shows
 KNOWN_TRUST, KNOWN_REACH = 0.95, 0.4
@@ -36,7 +36,7 @@ KNOWN_TRUST, KNOWN_REACH = 0.95, 0.4
 
 @dataclass(frozen=True, eq=False)
 class Guess:
-    """What reprojection says of one chunk: latents x = mean + spread * r, where r is what the network dreams.
+    """What reprojection says of one chunk: latents x = mean + spread * r, where r is what the network predicts.
 
     channels: (B, C, T, h, w) behind the ray conditions. mean: (B, c, T, h, w). spread: (B, 1, T, h, w) in 0..1.
     """
@@ -180,7 +180,7 @@ class Reprojection(nn.Module):
 
 
 def _with_start(guess: Guess) -> Guess:
-    """The same with the latent of the start image in front, which nobody dreams."""
+    """The same with the latent of the start image in front, which nobody predicts."""
     mean, spread = F.pad(guess.mean, (0, 0, 0, 0, 1, 0)), F.pad(guess.spread, (0, 0, 0, 0, 1, 0), value=1.0)
     return Guess(F.pad(guess.channels, (0, 0, 0, 0, 1, 0)), mean, spread)
 
