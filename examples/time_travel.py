@@ -1,4 +1,4 @@
-"""Step a learned world, keep a moment, try two futures from it, and go back.
+"""Step a learned world, keep a state, try two futures from it, and go back.
 
 python examples/time_travel.py            # leaves runs/time_travel.png
 """
@@ -19,7 +19,7 @@ def main() -> None:
     here = env.unwrapped.snapshot()  # a reference: nothing is copied
 
     rows = []
-    for turn in (-1.0, 1.0):  # left, then right, from the same moment
+    for turn in (-1.0, 1.0):  # left, then right, from the same state
         env.unwrapped.restore(here)
         env.step(np.array([0, 0, 0, 0, turn, 0], np.float32))
         rows.append(np.concatenate(env.unwrapped.clip.frames[2::7], axis=1))
@@ -27,7 +27,7 @@ def main() -> None:
     out.parent.mkdir(exist_ok=True)
     sheet = Image.fromarray(np.concatenate(rows))
     sheet.resize((sheet.width * 3, sheet.height * 3), Image.Resampling.LANCZOS).save(out)
-    print(f"above: turned left, below: turned right, from one moment: {out}")
+    print(f"above: turned left, below: turned right, from one state: {out}")
 
 
 if __name__ == "__main__":
