@@ -2,7 +2,7 @@
 
     python benchmarks/own_footage.py RUN        # results/own_footage.json, docs/own_footage.png
 
-The numbers are the run's own record, world/training.json; the picture is its sheet, with 64 colours.
+The numbers are the run's own record, world/training.json; the picture is its sheet, with 128 colours.
 """
 
 import json
@@ -23,4 +23,4 @@ if __name__ == "__main__":
         raise SystemExit(f"{run} was not measured: train it with --held-out.")
     write_text(RESULTS / "own_footage.json", json.dumps(record, indent=1) + "\n")
     with replacing(DOCS / "own_footage.png") as part:
-        Image.open(run / SHEET).convert("RGB").quantize(64).save(part, format="PNG", optimize=True)
+        Image.open(run / SHEET).convert("RGB").quantize(128).save(part, format="PNG", optimize=True)

@@ -473,7 +473,7 @@ def draw_sheet(title: str, examples: Sequence[Example], path: str | PathLike, sc
     columns = len(examples[0].chunks)
     margin, gap, label, block_gap, head = 24, 4, 22, 22, 34
     block = 2 * height + gap + label
-    left = margin + width + 64
+    left = margin + width + 84
     rows = len(examples) * (block + block_gap) - block_gap
     size = left + columns * (width + gap) - gap + margin, 2 * margin + head + label + rows
     sheet = Image.new("RGB", size, "white")
