@@ -81,9 +81,9 @@ def test_the_rotary_end_is_a_sentence(folder):
 
 
 def test_an_unknown_policy_is_refused(folder):
-    with pytest.raises(ValueError, match="'stop' or 'reanchor'"):
+    with pytest.raises(ValueError, match="one of stop, reanchor"):
         SanaWMEnv(folder, horizon="loop")
-    with pytest.raises(ValueError, match="'tails' or 'latents'"):
+    with pytest.raises(ValueError, match="one of tails, latents"):
         SanaWMEnv(folder, snapshots="all")
 
 
