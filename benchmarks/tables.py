@@ -392,8 +392,13 @@ def learn_tables() -> list[str]:
     return [*success, training_cost(tasks), meters(read("drift_meter"))]
 
 
+def comparisons() -> dict[str, dict]:
+    """Those of compare.json by their titles."""
+    return {comparison["title"]: comparison for comparison in read("compare")["comparisons"]}
+
+
 def compare_tables() -> list[str]:
-    found = {comparison["title"]: comparison for comparison in read("compare")["comparisons"]}
+    found = comparisons()
     pairs = list(zip(list(found.values())[::2], list(found.values())[1::2], strict=True))
     return [agreements(found), *(ranked(*pair) for pair in pairs), planning(read("compare_planning"))]
 
@@ -417,8 +422,7 @@ def proof(compared: dict[str, dict], planned: dict[str, dict], learnt: dict) -> 
 
 
 def readme_tables() -> list[str]:
-    compared = {comparison["title"]: comparison for comparison in read("compare")["comparisons"]}
-    return [proof(compared, read("compare_planning")["scenes"]["rooms:test"], read("learn"))]
+    return [proof(comparisons(), read("compare_planning")["scenes"]["rooms:test"], read("learn"))]
 
 
 def footage(report: dict) -> str:

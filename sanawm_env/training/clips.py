@@ -430,6 +430,19 @@ def made_with(folder: Path | str) -> dict:
         return json.loads(file.metadata()["settings"])
 
 
+def check_codec(folder: Path, codec: PatchPCACodec) -> dict:
+    """Settings of the clips of a folder.
+
+    Raises:
+        FileNotFoundError: where there are no shards.
+        ValueError: for clips of another codec.
+    """
+    settings = made_with(folder)
+    if settings["codec"] != codec_hash(codec):
+        raise ValueError(f"The clips in {folder} were encoded with another codec: use that one, or make them again.")
+    return settings
+
+
 def _clips_in(path: Path) -> int:
     with safe_open(path, "pt") as file:
         return file.get_slice("place").get_shape()[0]

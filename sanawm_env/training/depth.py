@@ -24,9 +24,9 @@ from sanawm_env.engines.sanawm.codec.patch_pca import LATENT_STD, PatchPCACodec
 from sanawm_env.engines.sanawm.reprojection import CELLS, Reprojection
 from sanawm_env.system.files import check_count, check_number, file_sha256
 from sanawm_env.system.saving import replacing
-from sanawm_env.system.settings import differences
 from sanawm_env.system.signals import on_stop
-from sanawm_env.training.clips import codec_hash, load, made_with
+from sanawm_env.training.clips import check_codec, load
+from sanawm_env.training.network import read_checkpoint
 from sanawm_env.world.state import save_whole
 
 CHECKPOINT, WEIGHTS = "depth_checkpoint.pt", "reprojection.safetensors"
@@ -168,9 +168,7 @@ def train_depth(
     Raises:
         ValueError: for clips of another codec or without images, or a checkpoint of another run.
     """
-    settings = made_with(data)
-    if settings["codec"] != codec_hash(codec):
-        raise ValueError(f"The clips in {data} were encoded with another codec: use that one, or make them again.")
+    settings = check_codec(data, codec)
     if not settings.get("pictures"):
         raise ValueError(f"The clips in {data} hold no images: make them with pictures=True.")
     out.mkdir(parents=True, exist_ok=True)
@@ -187,11 +185,7 @@ def train_depth(
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
     average = {name: p.detach().clone() for name, p in model.named_parameters()}
     step, seconds, recent = 0, 0.0, None
-    if (out / CHECKPOINT).exists():
-        saved = torch.load(out / CHECKPOINT, weights_only=True)
-        if saved["identity"] != identity:
-            other = differences(json.loads(saved["identity"]), json.loads(identity))
-            raise ValueError(f"{out / CHECKPOINT} belongs to another run: {other}. Use another folder.")
+    if (saved := read_checkpoint(out / CHECKPOINT, identity)) is not None:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         average = {name: value.to(device) for name, value in saved["average"].items()}
@@ -289,8 +283,8 @@ def _footage_error(
     other = frame + shift
     other = torch.where((other < 0) | (other >= frames.shape[1]), frame - shift, other)
     intrinsics = shown["intrinsics"][piece].float()
-    image, mirrored, seen_by = varied(frames[piece, frame], intrinsics, codec, config, generator)
-    found = model.depth(image, seen_by)
+    image, mirrored, pinhole = varied(frames[piece, frame], intrinsics, codec, config, generator)
+    found = model.depth(image, pinhole)
     found = torch.where(mirrored, found.flip(-1), found)
     c2w = shown["c2w"]
     relative = (torch.linalg.inv(c2w[piece, other]) @ c2w[piece, frame]).float()

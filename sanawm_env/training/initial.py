@@ -53,21 +53,21 @@ def begun_from(parts: torch.nn.ModuleDict, folder: Path, codec: PatchPCACodec | 
     for name, part in parts.items():
         weights = {k: v.float() for k, v in load_file(folder / f"{name}.safetensors").items()}
         if codec is not None:
-            rays = cast(SanaWM, part).config.plucker_channels == PLUCKER_CHANNELS
-            weights = _carried_over(weights, PatchPCACodec.load(folder / "codec.safetensors"), codec, rays)
+            channels = cast(SanaWM, part).config.plucker_channels
+            weights = _carried_over(weights, PatchPCACodec.load(folder / "codec.safetensors"), codec, channels)
         with explaining(f"A network of these sizes cannot go on from {folder}", RuntimeError):
             part.load_weights(weights) if isinstance(part, SanaWM) else part.load_state_dict(weights)
 
 
 def _carried_over(
-    weights: dict[str, Tensor], own: PatchPCACodec, other: PatchPCACodec, rays: bool
+    weights: dict[str, Tensor], own: PatchPCACodec, other: PatchPCACodec, channels: int
 ) -> dict[str, Tensor]:
     """Weights that do with latents of the codec `other` what the given ones do with latents of the codec `own`.
 
     Both codecs are linear, so between their latents there is an affine map, by way of the pixels of a patch, enlarged
     or reduced. The first layer is composed with the map to `own`, the last one with the map back, and so is the layer
-    behind the channels of a first guess, which are left out where there are `rays` alone. The channels of places are
-    left out; of the texts that of an unknown place remains.
+    behind the channels of a first guess, which a network of fewer `channels` beside the latents does without. The
+    channels of places are left out; of the texts that of an unknown place remains.
     """
     there, there_bias = _between(other, own)
     back, back_bias = _between(own, other)
@@ -85,7 +85,7 @@ def _carried_over(
     parts = parts.clone()
     parts[:, TRUST_PARTS] += shift[:, None, None, None, None] / 4
     guess = (guess.flatten(1) @ there.T)[..., None, None, None]
-    changed[name] = torch.cat((weights[name][:, :PLUCKER_CHANNELS], *(() if rays else (guess, parts))), dim=1)
+    changed[name] = torch.cat((weights[name][:, :PLUCKER_CHANNELS], guess, parts), dim=1)[:, :channels]
     for name in ("y_embedder.y_embedding", "y_embedder.y_proj.fc1.weight"):
         changed[name] = weights[name][:, -1:]
     return {name: value.contiguous() for name, value in changed.items()}

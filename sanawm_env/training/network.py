@@ -36,7 +36,7 @@ from sanawm_env.system.files import check_count, check_flag, check_number, file_
 from sanawm_env.system.saving import Scratch, replacing
 from sanawm_env.system.settings import differences
 from sanawm_env.system.signals import on_stop
-from sanawm_env.training.clips import codec_hash, load, made_with
+from sanawm_env.training.clips import check_codec, load
 from sanawm_env.training.initial import begun_from, parts_of, untrained
 from sanawm_env.world.state import save_whole
 
@@ -221,9 +221,7 @@ def train_network(
     figure_class()  # what the end needs is looked for before the work
     if train.minutes and processes > 1:
         raise ValueError("A run that is given minutes takes one process: leave out minutes, or set processes to 1.")
-    settings = made_with(data)
-    if settings["codec"] != codec_hash(codec):
-        raise ValueError(f"The clips in {data} were encoded with another codec: use that one, or make them again.")
+    settings = check_codec(data, codec)
     out.mkdir(parents=True, exist_ok=True)
     parts = {  # neither the length nor the folder: both may be others later
         "train": {**asdict(train), "steps": None, "minutes": None}, "world": {**asdict(config), "name": None},
@@ -232,16 +230,16 @@ def train_network(
     if begin_from is not None:
         parts["begin_from"] = file_sha256(begin_from / "network.safetensors")
     identity = json.dumps({**parts, "processes": processes}, sort_keys=True)
-    saved = _read_checkpoint(out / "checkpoint.pt", identity)
+    saved = read_checkpoint(out / "checkpoint.pt", identity)
     if saved is not None and saved["step"] >= train.steps:
         return saved["seconds"]
-    steady = _read_checkpoint(out / STEADY, identity)
+    steady = read_checkpoint(out / STEADY, identity)
     if saved is not None and steady is not None and steady["step"] < saved["step"] <= _falls_from(train):
         _copy(out / STEADY, out / "checkpoint.pt")  # a run made longer: its learning rate should not fall yet
     job = config, train, codec, data, out, identity, torch.device(device), begin_from, reprojection
     if processes == 1:
         _train(0, 1, "", job)
-        return cast(dict, _read_checkpoint(out / "checkpoint.pt", identity))["seconds"]
+        return cast(dict, read_checkpoint(out / "checkpoint.pt", identity))["seconds"]
     os.environ.update(KEEP_MEMORY)
     stopped: list[int] = []
     with Scratch("sanawm-train-") as folder, on_stop(stopped.append):
@@ -260,7 +258,7 @@ def train_network(
                 ) from error
     if stopped:
         raise KeyboardInterrupt(stopped[0])
-    return cast(dict, _read_checkpoint(out / "checkpoint.pt", identity))["seconds"]
+    return cast(dict, read_checkpoint(out / "checkpoint.pt", identity))["seconds"]
 
 
 def _falls_from(train: TrainConfig) -> int:
@@ -273,7 +271,16 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, part)
 
 
-def _read_checkpoint(path: Path, identity: str) -> dict | None:
+def read_checkpoint(path: Path, identity: str) -> dict | None:
+    """A checkpoint, or None where there is none.
+
+    Args:
+        path: of the checkpoint.
+        identity: settings of the run, as JSON, which the checkpoint holds too.
+
+    Raises:
+        ValueError: for a checkpoint of another run.
+    """
     if not path.exists():
         return None
     saved = torch.load(path, weights_only=True)
@@ -309,7 +316,7 @@ def _train(rank: int, processes: int, meeting: str, job: tuple) -> None:
     ]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
     step, history, seconds = 0, [], 0.0
-    saved = _read_checkpoint(out / "checkpoint.pt", identity)
+    saved = read_checkpoint(out / "checkpoint.pt", identity)
     if saved is not None:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
