@@ -425,14 +425,16 @@ def readme_tables() -> list[str]:
     return [proof(comparisons(), read("compare_planning")["scenes"]["rooms:test"], read("learn"))]
 
 
-def footage(report: dict) -> str:
-    """One row per chunk of clips that were held out; what follows the world knows the first frame alone."""
-    names = ("psnr", "hold", "rotation_homography", "plane_warp", "codec")
-    rows = []
-    for number, c in enumerate(report["validation"]["chunks"], start=1):
-        rows.append([str(number), *(f"{c[name]:.1f}" for name in names), f"{c['ssim']:.2f}", f"{c['sharpness']:.2f}"])
-    columns = ["chunk", "predicted", "hold", "rotation homography", "fixed plane", "codec", "SSIM", "sharpness"]
-    return table(columns, rows)
+def footage(report: dict, plain: dict) -> str:
+    """One row per chunk of clips that were held out; what follows the worlds knows the first frame alone. plain: of a
+    world without a depth network."""
+    names, rows = ("hold", "rotation_homography", "plane_warp", "codec"), []
+    both = zip(report["validation"]["chunks"], plain["validation"]["chunks"], strict=True)
+    for number, (c, other) in enumerate(both, start=1):
+        scores = [f"{x:.1f}" for x in (c["psnr"], other["psnr"], *(c[name] for name in names))]
+        rows.append([str(number), *scores, f"{c['ssim']:.2f}", f"{c['sharpness']:.2f}", f"{other['sharpness']:.2f}"])
+    columns = ["chunk", "predicted", "without depth", "hold", "rotation homography", "fixed plane", "codec"]
+    return table([*columns, "SSIM", "sharpness", "without depth"], rows)
 
 
 def trained_on(report: dict) -> str:
@@ -442,7 +444,7 @@ def trained_on(report: dict) -> str:
         ["steps", str(recipe["train"]["steps"])],
         ["machine", f"{report['machine']}, {report['processes']} process of one thread"],
         ["minutes", f"{report['training_seconds'] / 60:.0f}"],
-        ["picture", f"{recipe['clips']['width']} x {recipe['clips']['height']}"],
+        ["image size", f"{recipe['clips']['width']} x {recipe['clips']['height']}"],
         ["held-out clips", str(found["clips"])],
         ["PSNR over all chunks, dB", f"{found['psnr']:.2f}"],
         ["the same, along another clip's path, dB", f"{found['swapped_camera_psnr']:.2f}"],
@@ -452,7 +454,7 @@ def trained_on(report: dict) -> str:
 
 def own_footage_tables() -> list[str]:
     report = read("own_footage")
-    return [trained_on(report), footage(report)]
+    return [trained_on(report), footage(report, read("own_footage_plain"))]
 
 
 def serve_tables() -> list[str]:
