@@ -5,7 +5,8 @@ where surfaces are close. A frame is then a look-up (`raycast`).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -72,65 +73,49 @@ class Lights:
     wall_height: float = 0.0
 
 
-@dataclass
-class Boxes:
-    """A place under construction: the room first, then the boxes in it."""
+class Box(NamedTuple):
+    """A box of a place.
 
-    room: tuple[float, float, float]  # width, height, depth
-    centre: list = field(default_factory=list)
-    half: list = field(default_factory=list)
-    yaw: list = field(default_factory=list)
-    paint: list[Callable[[Canvas, int, bool], None] | None] = field(default_factory=list)
-    colour: list = field(default_factory=list)
+    Attributes:
+        size: (w, h, d), metres.
+        at: (x, height above the floor, z) of its foot.
+        colour: sRGB.
+        paint: called with each face's canvas, its axis, and whether it is on the positive side.
+        yaw: rotation about the vertical, radians.
+    """
 
-    def __post_init__(self):
-        self.add(self.room, (0, 0, 0), (0, 0, 0))
-
-    def add(
-        self,
-        size: Sequence[float],
-        at: Sequence[float],
-        colour: tuple,
-        paint: Callable[[Canvas, int, bool], None] | None = None,
-        yaw: float = 0.0,
-    ) -> None:
-        """Add a box.
-
-        Args:
-            size: (w, h, d), metres.
-            at: (x, height above the floor, z) of its foot.
-            colour: sRGB.
-            paint: called with each face's canvas, its axis, and whether it is on the positive side.
-            yaw: rotation about the vertical, radians.
-        """
-        self.centre.append([at[0], -at[1] - size[1] / 2, at[2]])
-        self.half.append(np.array(size) / 2)
-        self.yaw.append(yaw)
-        self.colour.append(colour)
-        self.paint.append(paint)
+    size: Sequence[float]
+    at: Sequence[float]
+    colour: tuple
+    paint: Callable[[Canvas, int, bool], None] | None = None
+    yaw: float = 0.0
 
 
-def bake(name: str, boxes: Boxes, shell: dict[int, Canvas], lights: Lights) -> Place:
+def bake(name: str, room: Sequence[float], furniture: Sequence[Box], shell: dict[int, Canvas], lights: Lights) -> Place:
     """Paint and light every face, and lay all textures one after the other in the atlas.
 
     Args:
         name: of the place.
-        boxes: of the place.
-        shell: the six painted faces of the room, by 2 * axis + (1 on the positive side).
+        room: its width, height and depth, metres.
+        furniture: the boxes in it.
+        shell: the six painted faces of the room, by 2 * axis + (1 on the positive side). Lamps are painted on its
+            ceiling.
         lights: of the place.
     """
-    centre, half, yaw = (np.array(part, float) for part in (boxes.centre, boxes.half, boxes.yaw))
+    for x, _, z in lights.lamps:
+        shell[2].disc(x + room[0] / 2, z + room[2] / 2, 0.32, (255, 248, 226), glowing=True)
+    boxes = [Box(room, (0, 0, 0), (0, 0, 0)), *furniture]
+    centre = np.array([(box.at[0], -box.at[1] - box.size[1] / 2, box.at[2]) for box in boxes], float)
+    half, yaw = np.array([box.size for box in boxes], float) / 2, np.array([box.yaw for box in boxes], float)
     canvases = {(0, face): shell[face] for face in range(6)}
-    for box in range(1, len(yaw)):
+    for number, box in enumerate(furniture, 1):
         for face in range(6):
             axis, positive = face // 2, face % 2 == 1
             u, v = UV_AXES[axis]
-            colour = boxes.colour[box]
-            canvas = Canvas(2 * half[box, u], 2 * half[box, v], tint(colour, 1.06) if axis == 1 else colour)
-            paint = boxes.paint[box]
-            if paint is not None:
-                paint(canvas, axis, positive)
-            canvases[box, face] = canvas
+            colour = tint(box.colour, 1.06) if axis == 1 else box.colour
+            canvas = canvases[number, face] = Canvas(2 * half[number, u], 2 * half[number, v], colour)
+            if box.paint is not None:
+                box.paint(canvas, axis, positive)
 
     grids = {key: _lumels(centre, half, yaw, *key) for key in canvases}
     points = np.concatenate([p.reshape(-1, 3) for p, _ in grids.values()])

@@ -7,12 +7,14 @@ it, `walks` moves a camera through it. Place frame: origin at the middle of the 
 """
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 
-from sanawm_env.engines.rooms.baking import Boxes, Canvas, Lights, bake, tint
+from sanawm_env.engines.rooms.baking import Box, Canvas, Lights, bake, tint
 from sanawm_env.engines.rooms.raycast import Place
 from sanawm_env.system.files import brief
 
@@ -80,8 +82,8 @@ def _fixed_place(name: str) -> Place:
 
 def _gallery() -> Place:
     """A white room with paintings and a blue living room, joined by a doorway."""
-    boxes = Boxes(PLACES["gallery"])
-    (width, _, _), wall = boxes.room, (126, 150, 176)
+    room, wall = PLACES["gallery"], (126, 150, 176)
+    width = room[0]
 
     def partition(canvas: Canvas, axis: int, positive: bool) -> None:
         if axis == 0:
@@ -90,42 +92,49 @@ def _gallery() -> Place:
         elif axis == 2:
             canvas.colour[:] = TRIM
 
-    boxes.add((0.16, CEILING, 1.7), (0, 0, -1.75), WHITE, partition)
-    boxes.add((0.16, CEILING, 1.7), (0, 0, 1.75), WHITE, partition)
-    boxes.add((0.16, 0.6, 1.8), (0, 2.2, 0), TRIM)
-    # west: two plinths and a bench; east: a sofa, a low table, shelves, a plant
-    boxes.add((0.46, 1.0, 0.46), (-3.1, 0, 1.5), (218, 210, 198))
-    boxes.add((0.28, 0.36, 0.28), (-3.1, 1.0, 1.5), (206, 120, 74))
-    boxes.add((1.5, 0.42, 0.5), (-2.1, 0, -0.2), WOOD)
-    boxes.add((0.8, 0.42, 1.9), (3.6, 0, -0.4), (206, 132, 92))
-    boxes.add((0.24, 0.85, 1.9), (4.05, 0, -0.4), (190, 116, 80))
-    boxes.add((0.6, 0.38, 1.0), (2.3, 0, -0.5), (232, 214, 176))
-    boxes.add((1.3, 1.9, 0.34), (2.4, 0, 2.4), (112, 86, 68), _shelves)
-    boxes.add((0.36, 0.4, 0.36), (0.6, 0, -2.2), (214, 176, 110))
-    boxes.add((0.58, 0.8, 0.58), (0.6, 0.4, -2.2), LEAF)
+    furniture = (
+        Box((0.16, CEILING, 1.7), (0, 0, -1.75), WHITE, partition),
+        Box((0.16, CEILING, 1.7), (0, 0, 1.75), WHITE, partition),
+        Box((0.16, 0.6, 1.8), (0, 2.2, 0), TRIM),
+        # west: two plinths and a bench; east: a sofa, a low table, shelves, a plant
+        Box((0.46, 1.0, 0.46), (-3.1, 0, 1.5), (218, 210, 198)),
+        Box((0.28, 0.36, 0.28), (-3.1, 1.0, 1.5), (206, 120, 74)),
+        Box((1.5, 0.42, 0.5), (-2.1, 0, -0.2), WOOD),
+        Box((0.8, 0.42, 1.9), (3.6, 0, -0.4), (206, 132, 92)),
+        Box((0.24, 0.85, 1.9), (4.05, 0, -0.4), (190, 116, 80)),
+        Box((0.6, 0.38, 1.0), (2.3, 0, -0.5), (232, 214, 176)),
+        Box((1.3, 1.9, 0.34), (2.4, 0, 2.4), (112, 86, 68), _shelves),
+        Box((0.36, 0.4, 0.36), (0.6, 0, -2.2), (214, 176, 110)),
+        Box((0.58, 0.8, 0.58), (0.6, 0.4, -2.2), LEAF),
+    )
 
-    shell = _shell(boxes.room, WHITE)
+    shell = _shell(room, WHITE)
     for face in (4, 5):  # south and north walls run through both rooms
         shell[face].rectangle(width / 2, 0.1, width, CEILING, wall)
     shell[1].colour[:] = wall
     for face in (0, 1, 4, 5):
         _trim(shell[face])
-    _picture(shell[5], 2.2, 1.9, 1.15, (58, 98, 136), (226, 168, 88))
-    _picture(shell[0], 1.5, 1.0, 1.1, (176, 84, 66), (238, 214, 170))
-    _picture(shell[0], 3.7, 1.0, 1.1, (92, 128, 102), (232, 196, 112))
-    _window(shell[4], 1.9, (196, 222, 240))
-    _window(shell[4], 6.4, (196, 222, 240))
-    _door(shell[1], 4.3, (226, 216, 196))
+    _decorate(
+        shell,
+        (
+            (5, _picture, 2.2, 1.9, 1.15, (58, 98, 136), (226, 168, 88)),
+            (0, _picture, 1.5, 1.0, 1.1, (176, 84, 66), (238, 214, 170)),
+            (0, _picture, 3.7, 1.0, 1.1, (92, 128, 102), (232, 196, 112)),
+            (4, _window, 1.9, (196, 222, 240)),
+            (4, _window, 6.4, (196, 222, 240)),
+            (1, _door, 4.3, (226, 216, 196)),
+        ),
+    )
     west, east = (0, (190, 150, 110), (172, 132, 94)), (width / 2, (158, 124, 98), (142, 110, 86))
     _floor_planks(shell[3], west, east)
     lamps = ((-2.1, -2.45, 0.0), (2.2, -2.45, 0.2))
-    return bake("gallery", boxes, _lit(shell, boxes.room, lamps), Lights(lamps, (196, 222, 240)))
+    return bake("gallery", room, furniture, shell, Lights(lamps, (196, 222, 240)))
 
 
 def _corridor() -> Place:
     """A corridor that turns a corner, with doors along its walls and a window at either end."""
-    boxes = Boxes(PLACES["corridor"])
-    side, wide, wall, dado = boxes.room[0], 2.3, (230, 214, 186), (150, 96, 78)
+    room = PLACES["corridor"]
+    side, wide, wall, dado = room[0], 2.3, (230, 214, 186), (150, 96, 78)
     block = side - wide
 
     def inner(canvas: Canvas, axis: int, positive: bool) -> None:
@@ -135,24 +144,31 @@ def _corridor() -> Place:
         _door(canvas, 1.5 if axis == 0 else 4.1, (92, 118, 110))
         _picture(canvas, 3.8 if axis == 0 else 1.7, 1.1, 0.8, (206, 150, 84), (84, 104, 128))
 
-    boxes.add((block, CEILING, block), (side / 2 - block / 2, 0, side / 2 - block / 2), wall, inner)
-    boxes.add((1.2, 0.8, 0.42), (0.6, 0, -3.77), (112, 86, 68), _cupboard)
-    boxes.add((0.24, 0.42, 0.24), (0.3, 0.8, -3.77), (232, 206, 150))
-    boxes.add((0.4, 0.45, 1.5), (-3.78, 0, 1.0), WOOD)
-    boxes.add((0.4, 0.42, 0.4), (-3.6, 0, -3.6), (200, 116, 76))
-    boxes.add((0.62, 0.9, 0.62), (-3.6, 0.42, -3.6), LEAF)
-    boxes.add((0.34, 1.25, 0.34), (3.7, 0, -2.0), (198, 186, 168))
-    boxes.add((0.3, 0.3, 0.3), (3.7, 1.25, -2.0), (84, 124, 140))
+    furniture = (
+        Box((block, CEILING, block), (side / 2 - block / 2, 0, side / 2 - block / 2), wall, inner),
+        Box((1.2, 0.8, 0.42), (0.6, 0, -3.77), (112, 86, 68), _cupboard),
+        Box((0.24, 0.42, 0.24), (0.3, 0.8, -3.77), (232, 206, 150)),
+        Box((0.4, 0.45, 1.5), (-3.78, 0, 1.0), WOOD),
+        Box((0.4, 0.42, 0.4), (-3.6, 0, -3.6), (200, 116, 76)),
+        Box((0.62, 0.9, 0.62), (-3.6, 0.42, -3.6), LEAF),
+        Box((0.34, 1.25, 0.34), (3.7, 0, -2.0), (198, 186, 168)),
+        Box((0.3, 0.3, 0.3), (3.7, 1.25, -2.0), (84, 124, 140)),
+    )
 
-    shell = _shell(boxes.room, wall)
+    shell = _shell(room, wall)
     for face in (0, 1, 4, 5):
         _dado(shell[face], dado)
-    _window(shell[5], 1.15, (244, 220, 186))
-    _window(shell[1], 1.15, (244, 220, 186))
-    _door(shell[0], 2.6, (92, 118, 110))
-    _door(shell[0], 6.3, (176, 84, 66))
-    _door(shell[4], 6.5, (92, 118, 110))
-    _picture(shell[4], 3.0, 1.5, 0.9, (86, 116, 150), (238, 220, 180))
+    _decorate(
+        shell,
+        (
+            (5, _window, 1.15, (244, 220, 186)),
+            (1, _window, 1.15, (244, 220, 186)),
+            (0, _door, 2.6, (92, 118, 110)),
+            (0, _door, 6.3, (176, 84, 66)),
+            (4, _door, 6.5, (92, 118, 110)),
+            (4, _picture, 3.0, 1.5, 0.9, (86, 116, 150), (238, 220, 180)),
+        ),
+    )
     floor = shell[3]
     floor.colour[:] = (186, 160, 128)
     runner, border = (138, 62, 56), (226, 190, 130)
@@ -160,28 +176,29 @@ def _corridor() -> Place:
         floor.rectangle(inset, inset, wide - inset, side - 0.3, colour)
         floor.rectangle(inset, inset, side - 0.3, wide - inset, colour)
     lamps = ((-2.85, -2.45, 2.0), (-2.85, -2.45, -2.85), (2.0, -2.45, -2.85))
-    return bake("corridor", boxes, _lit(shell, boxes.room, lamps), Lights(lamps, (244, 220, 186)))
+    return bake("corridor", room, furniture, shell, Lights(lamps, (244, 220, 186)))
 
 
 def _court() -> Place:
     """A court with a fountain, pillars, a tree and a bench; above its walls there is only sky."""
-    boxes = Boxes(PLACES["court"])
-    (side, height, _), walls = boxes.room, 3.0
+    room, walls = PLACES["court"], 3.0
+    side, height, _ = room
     plaster, stone = (226, 190, 146), (206, 196, 180)
-    boxes.add((1.7, 0.46, 1.7), (0.3, 0, 0.4), stone, _basin)
-    boxes.add((0.34, 1.2, 0.34), (0.3, 0.46, 0.4), stone)
-    boxes.add((0.8, 0.14, 0.8), (0.3, 1.66, 0.4), stone)
-    for x in (-2.6, -0.2, 2.2):
-        boxes.add((0.34, 2.4, 0.34), (x, 0, 3.1), stone)
-    boxes.add((5.6, 0.36, 0.5), (-0.2, 2.4, 3.1), (214, 204, 188))
-    boxes.add((0.26, 1.3, 0.26), (-2.7, 0, -2.4), (116, 86, 64))
-    boxes.add((1.6, 1.3, 1.6), (-2.7, 1.3, -2.4), LEAF, _foliage, 0.4)
-    boxes.add((1.7, 0.44, 0.5), (2.6, 0, -3.4), WOOD)
-    boxes.add((0.5, 0.8, 2.6), (3.9, 0, 1.6), (92, 124, 86), _foliage)
-    boxes.add((0.5, 0.52, 0.5), (-3.7, 0, 1.9), (196, 112, 72))
-    boxes.add((0.6, 0.5, 0.6), (-3.7, 0.52, 1.9), (186, 84, 104))
+    furniture = (
+        Box((1.7, 0.46, 1.7), (0.3, 0, 0.4), stone, _basin),
+        Box((0.34, 1.2, 0.34), (0.3, 0.46, 0.4), stone),
+        Box((0.8, 0.14, 0.8), (0.3, 1.66, 0.4), stone),
+        *(Box((0.34, 2.4, 0.34), (x, 0, 3.1), stone) for x in (-2.6, -0.2, 2.2)),
+        Box((5.6, 0.36, 0.5), (-0.2, 2.4, 3.1), (214, 204, 188)),
+        Box((0.26, 1.3, 0.26), (-2.7, 0, -2.4), (116, 86, 64)),
+        Box((1.6, 1.3, 1.6), (-2.7, 1.3, -2.4), LEAF, _foliage, 0.4),
+        Box((1.7, 0.44, 0.5), (2.6, 0, -3.4), WOOD),
+        Box((0.5, 0.8, 2.6), (3.9, 0, 1.6), (92, 124, 86), _foliage),
+        Box((0.5, 0.52, 0.5), (-3.7, 0, 1.9), (196, 112, 72)),
+        Box((0.6, 0.5, 0.6), (-3.7, 0.52, 1.9), (186, 84, 104)),
+    )
 
-    shell = _shell(boxes.room, plaster)
+    shell = _shell(room, plaster)
     horizon, zenith = np.array((226, 234, 236)), np.array((126, 172, 214))
     for face in (0, 1, 4, 5):
         canvas, top = shell[face], height - walls
@@ -200,12 +217,9 @@ def _court() -> Place:
             _shutters(shell[face], u, height - 2.25, colour)
         if door is not None:
             _door(shell[face], door, colour)
-    floor, slab = shell[3], 1.075
-    odd = (np.floor(floor.u / slab) + np.floor(floor.v / slab)) % 2 == 1
-    floor.colour[:] = (206, 190, 166)
-    floor.colour[odd] = (182, 162, 138)
+    _floor_slabs(shell[3], 1.075, (206, 190, 166), (182, 162, 138))
     sun = Lights((), ambient=0.72, sun=(0.55, -1.0, -0.45), wall_height=walls)
-    return bake("court", boxes, shell, sun)
+    return bake("court", room, furniture, shell, sun)
 
 
 # ------------------------------------------------------------------------------------------------------- unknown rooms
@@ -262,10 +276,14 @@ def random_place(seed: int) -> Place:
         art=tuple(shade(c) for c in styles[1].art), sky=styles[0].sky,
     )  # fmt: skip
     room = (rng.uniform(4.6, 8.0), CEILING, rng.uniform(4.6, 8.0))
-    boxes = Boxes(room)
-    _furnish(boxes, _pieces(style.furniture), rng)
+    furniture = _furnish(room, _pieces(style.furniture), rng)
     shell = _shell(room, style.wall)
     accent = rng.integers(4)
+    landmarks: dict[str, tuple[Callable[..., None], tuple]] = {
+        "door": (_door, (style.furniture[3],)),
+        "window": (_window, (style.sky,)),
+        "picture": (_picture, (1.4, 1.0, *style.art)),
+    }
     for wall, landmark in enumerate(rng.permutation(("door", "window", "picture", "dado"))):
         canvas = shell[(0, 1, 4, 5)[wall]]
         if wall == accent:
@@ -275,25 +293,19 @@ def random_place(seed: int) -> Place:
             _dado(canvas, tint(style.accent, 0.8 if wall == accent else 1.0))
         else:
             _trim(canvas)
-        if landmark == "door":
-            _door(canvas, middle, style.furniture[3])
-        elif landmark == "window":
-            _window(canvas, middle, style.sky)
-        elif landmark == "picture":
-            _picture(canvas, middle, 1.4, 1.0, *style.art)
+            paint, how = landmarks[landmark]
+            paint(canvas, middle, *how)
     if style.floor_kind == "planks":
         _floor_planks(shell[3], (0, style.floor, style.floor_second))
     elif style.floor_kind == "checker":
-        odd = (np.floor(shell[3].u) + np.floor(shell[3].v)) % 2 == 1
-        shell[3].colour[:] = style.floor
-        shell[3].colour[odd] = style.floor_second
+        _floor_slabs(shell[3], 1.0, style.floor, style.floor_second)
     else:
         u, v = room[0] * rng.uniform(0.4, 0.6), room[2] * rng.uniform(0.4, 0.6)
         shell[3].colour[:] = style.floor
         for reach, colour in ((1.0, style.floor_second), (0.88, tint(style.floor, 0.7)), (0.8, style.floor_second)):
             shell[3].rectangle(u - 1.6 * reach, v - 1.2 * reach, u + 1.6 * reach, v + 1.2 * reach, colour)
     lamps = ((0.12 * room[0] * rng.uniform(-1, 1), -CEILING + 0.35, 0.12 * room[2] * rng.uniform(-1, 1)),)
-    return bake("unknown", boxes, _lit(shell, room, lamps), Lights(lamps, style.sky))
+    return bake("unknown", room, furniture, shell, Lights(lamps, style.sky))
 
 
 def _pieces(colours: tuple) -> list[tuple[bool, float, list]]:
@@ -310,9 +322,9 @@ def _pieces(colours: tuple) -> list[tuple[bool, float, list]]:
     ]
 
 
-def _furnish(boxes: Boxes, pieces: list, rng: np.random.Generator) -> None:
-    """Place the pieces where there is room for them; others are left out."""
-    room = np.array(boxes.room)
+def _furnish(size: tuple[float, float, float], pieces: list, rng: np.random.Generator) -> list[Box]:
+    """The pieces, placed where there is room for them; others are left out."""
+    room, boxes = np.array(size), []
     taken: list[tuple[np.ndarray, float]] = []
     walls = [int(w) for w in rng.permutation(4)]
     for at_wall, radius, parts in pieces:
@@ -337,7 +349,8 @@ def _furnish(boxes: Boxes, pieces: list, rng: np.random.Generator) -> None:
         turned = np.array([[np.cos(heading), np.sin(heading)], [-np.sin(heading), np.cos(heading)]])
         for size, (x, bottom, z), colour, paint in parts:
             across, along = position + turned @ (x, z)
-            boxes.add(size, (across, bottom, along), colour, paint, heading)
+            boxes.append(Box(size, (across, bottom, along), colour, paint, heading))
+    return boxes
 
 
 # ------------------------------------------------------------------------------------------------------------ painting
@@ -351,11 +364,12 @@ def _shell(room: tuple[float, float, float], wall: tuple) -> dict[int, Canvas]:
     return {face: Canvas(*size, (244, 240, 232) if face == 2 else wall) for face, size in sizes.items()}
 
 
-def _lit(shell: dict[int, Canvas], room: tuple, lamps: tuple) -> dict[int, Canvas]:
-    """The shell with its lamps on the ceiling."""
-    for x, _, z in lamps:
-        shell[2].disc(x + room[0] / 2, z + room[2] / 2, 0.32, (255, 248, 226), glowing=True)
-    return shell
+def _decorate(
+    shell: dict[int, Canvas], decorations: Sequence[tuple[int, Callable[..., None], *tuple[Any, ...]]]
+) -> None:
+    """Paint on faces. decorations: the face, what paints on its canvas, and the arguments of that."""
+    for face, paint, *how in decorations:
+        paint(shell[face], *how)
 
 
 def _trim(canvas: Canvas) -> None:
@@ -415,6 +429,12 @@ def _floor_planks(canvas: Canvas, *parts: tuple) -> None:
     for begin, first, second in parts:
         planks = canvas.u >= begin
         canvas.colour[planks] = (mix * np.array(first) + (1 - mix) * np.array(second))[planks]
+
+
+def _floor_slabs(canvas: Canvas, size: float, first: tuple, second: tuple) -> None:
+    """Square slabs of two colours in turn."""
+    odd = (np.floor(canvas.u / size) + np.floor(canvas.v / size)) % 2 == 1
+    canvas.colour[:] = np.where(odd[..., None], second, first)
 
 
 def _shelves(canvas: Canvas, axis: int, positive: bool) -> None:
