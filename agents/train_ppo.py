@@ -8,7 +8,6 @@ policy. On a CPU a run that was interrupted ends bit for bit as one that was not
 
 import json
 import shutil
-import sys
 import time
 from collections import deque
 from dataclasses import asdict, dataclass, field
@@ -45,8 +44,7 @@ from sanawm_env.simulation.episode import Snapshot
 from sanawm_env.system.files import brief, check_choice, check_count, check_number, explaining, read_json, reason
 from sanawm_env.system.saving import only_writer, remove, replacing_files, replacing_folder, write_text
 from sanawm_env.system.settings import differences, read
-from sanawm_env.system.signals import exit_status, interrupting
-from sanawm_env.system.terminal import literal_console, out_of_memory
+from sanawm_env.system.terminal import ending_in_a_sentence, literal_console
 from sanawm_env.world.threads import with_torch_threads
 
 Task = Literal["explore", "pointnav", "imagenav", "followpath"]
@@ -520,22 +518,9 @@ def check_run(settings: TrainPPO) -> None:
 def main() -> None:
     """Entry point of `python -m sanawm_env.agents.train_ppo`."""
     console, settings = literal_console(stderr=True), tyro.cli(TrainPPO, description=__doc__)
-    with interrupting():
-        try:
-            train_ppo(settings, console)
-        except KeyboardInterrupt as interrupt:
-            console.print(f"Stopped. The same command continues from the newest checkpoint in {settings.out}.")
-            sys.exit(exit_status(interrupt))
-        except (ValueError, TypeError, OSError) as error:
-            console.print(f"train_ppo: {error}", style="red", soft_wrap=True)
-            sys.exit(2)
-        except (MemoryError, RuntimeError) as error:
-            if not (reason := out_of_memory(error)):
-                raise
-            console.print(
-                f"train_ppo: memory is full ({reason}): use a smaller --num-envs", style="red", soft_wrap=True
-            )
-            sys.exit(2)
+    stopped = f"Stopped. The same command continues from the newest checkpoint in {settings.out}."
+    with ending_in_a_sentence("train_ppo", console, stopped):
+        train_ppo(settings, console)
 
 
 if __name__ == "__main__":

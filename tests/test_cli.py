@@ -18,9 +18,10 @@ from PIL import Image
 
 from sanawm_env.camera.dsl import actions_to_c2w
 from sanawm_env.camera.presets import Workspace, pitch_of
-from sanawm_env.cli import main, sentence_of
+from sanawm_env.cli import main
 from sanawm_env.recording.episode import RecordedEpisode
 from sanawm_env.recording.video import read_video
+from sanawm_env.system.terminal import sentence_of
 from sanawm_env.world.world import World
 from tests.golden_files import benchmark
 from tests.worlds import TINY, write_tiny_world

@@ -111,7 +111,7 @@ def test_no_memory_is_one_sentence(monkeypatch, capsys, error):
 @pytest.mark.slow
 def test_names_that_are_no_text_are_printed(monkeypatch, tmp_path):
     code = "import sys; from sanawm_env import cli\n"
-    code += "cli.Doctor.run = lambda self: cli.say('[b]' + sys.argv[1])\ncli.main(['doctor'])"
+    code += "cli.Doctor.run = lambda self: cli.console.print('[b]' + sys.argv[1])\ncli.main(['doctor'])"
     name = b"x\xff"
     for encoding in ("utf-8", "ascii"):
         done = subprocess.run(

@@ -107,7 +107,7 @@ def test_two_processes_do_not_train_in_one_folder(settings, whole):
     [
         (KeyboardInterrupt(15), 143, "Stopped. The same command continues"),
         (BlockingIOError("Another process trains in [b]x"), 2, "train_ppo: Another process trains in [b]x"),
-        (RuntimeError("can't allocate memory: 9 bytes"), 2, "memory is full (can't allocate memory: 9 bytes)"),
+        (RuntimeError("can't allocate memory: 9 bytes"), 2, "of this machine is full (can't allocate memory: 9 bytes)"),
     ],
 )
 def test_the_command_ends_with_a_sentence(monkeypatch, capsys, error, status, says):

@@ -10,7 +10,7 @@ import os
 import sys
 from contextlib import suppress
 from io import TextIOWrapper
-from typing import Annotated, Any, NoReturn, Union, cast
+from typing import Annotated, Any, Union, cast
 
 import tyro
 
@@ -22,7 +22,7 @@ from sanawm_env.cli.doctor import Doctor
 from sanawm_env.cli.encode_prompts import EncodePrompts
 from sanawm_env.cli.evaluate import Evaluate
 from sanawm_env.cli.fetch import Fetch
-from sanawm_env.cli.output import say
+from sanawm_env.cli.output import console
 from sanawm_env.cli.play import Play
 from sanawm_env.cli.precision import Precision
 from sanawm_env.cli.render import Render
@@ -33,9 +33,7 @@ from sanawm_env.cli.serve import Serve
 from sanawm_env.cli.study import Study
 from sanawm_env.cli.train import Train
 from sanawm_env.cli.trajectory import LookAtTrajectory
-from sanawm_env.system.files import brief
-from sanawm_env.system.signals import exit_status, interrupting
-from sanawm_env.system.terminal import literal_console, out_of_memory
+from sanawm_env.system.terminal import ending_in_a_sentence
 
 COMMANDS = {
     "rollout": Rollout,
@@ -59,7 +57,6 @@ COMMANDS = {
 }
 Command = Union[tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items())]  # noqa: UP007
 
-MOST_LETTERS = 3000
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -76,35 +73,9 @@ def main(args: list[str] | None = None) -> None:
     _quiet_libraries()
     keep_memory()
     _print_any_name()
-    with interrupting():
+    with ending_in_a_sentence("sanawm", console):
         command: Any = tyro.cli(cast(Any, Command), prog="sanawm", args=args, description=about)
-        try:
-            command.run()
-        except KeyboardInterrupt as interrupt:
-            with suppress(OSError):  # after SIGHUP there is no terminal
-                say("Stopped.")
-            sys.exit(exit_status(interrupt))
-        except (ValueError, TypeError, OSError, ImportError) as error:
-            _complain(sentence_of(error))
-        except (MemoryError, RuntimeError) as error:
-            if not (reason := out_of_memory(error)):
-                raise
-            _complain(f"the memory of this machine is full ({reason}): ask for less at once, or free some")
-
-
-def sentence_of(error: Exception) -> str:
-    """What an error says, without the numbers of the system, and never longer than a screen."""
-    sentence = str(error)
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        name = str(error.filename)
-        sentence = f"{name if len(name) < 300 else brief(name)}: {error.strerror}"
-    return sentence if len(sentence) <= MOST_LETTERS else f"{sentence[:MOST_LETTERS]}…"
-
-
-def _complain(sentence: str) -> NoReturn:
-    with suppress(OSError):
-        literal_console(stderr=True).print(f"sanawm: {sentence}", style="red", soft_wrap=True)
-    sys.exit(2)
+        command.run()
 
 
 def _print_any_name() -> None:
