@@ -213,13 +213,14 @@ def iterate_video(path: str | os.PathLike, only: Collection[int] | None = None) 
         ValueError: for a file that is no video, has no frames, or cannot be decoded.
     """
     count, last = 0, None if only is None else max(only, default=-1)
+    to_rgb = VideoReformatter()  # one for all frames: each would start and end threads of its own
     with open_video(path) as (container, stream):
         frames = container.decode(stream)
         while last is None or count <= last:
             # decoders raise many types for damaged files
             with explaining(f"{path} cannot be read as a video", Exception):
                 frame = next(frames, None)
-                picture = None if frame is None or (only is not None and count not in only) else _upright(frame)
+                picture = None if frame is None or (only is not None and count not in only) else _upright(frame, to_rgb)
             if frame is None:
                 break
             count += 1
@@ -333,9 +334,9 @@ _MOST_INDEX, _MOST_SAMPLES = 64 * 2**20, 4_000_000
 _COUNTS = re.compile(b"stsz|stz2|trun")
 
 
-def _upright(frame: av.VideoFrame) -> np.ndarray:
+def _upright(frame: av.VideoFrame, to_rgb: VideoReformatter) -> np.ndarray:
     """The frame (H, W, 3) uint8, rotated as its file says."""
-    picture = frame.to_ndarray(format="rgb24")
+    picture = to_rgb.reformat(frame, format="rgb24").to_ndarray()
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return picture
