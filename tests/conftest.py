@@ -5,9 +5,9 @@ The longest files begin first, by what they take, so that what is left for the e
 import gc
 import os
 
-gc.disable()  # until all is collected: a fifth of what the imports take
 os.environ["COLUMNS"] = "300"
 if "PYTEST_XDIST_WORKER" in os.environ:
+    gc.disable()  # until all tests are collected: a fifth of what imports take
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave the processor to other tests
 
