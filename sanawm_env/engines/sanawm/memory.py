@@ -24,11 +24,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sanawm_env.camera.intrinsics import intrinsics_from_fov
-from sanawm_env.engines.sanawm import engine
 from sanawm_env.engines.sanawm.codec.ltx2 import LTX2Codec
 from sanawm_env.engines.sanawm.codec.patch_pca import PatchPCACodec
 from sanawm_env.engines.sanawm.codec.state import Codec
-from sanawm_env.engines.sanawm.conditions import camera_inputs
 from sanawm_env.engines.sanawm.config import SanaWorldConfig
 from sanawm_env.engines.sanawm.engine import SanaConditions, SanaEngine, SanaLoadOptions
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
@@ -42,7 +40,7 @@ from sanawm_env.engines.sanawm.reprojection import Reprojection
 from sanawm_env.engines.sanawm.sampler import SamplerConfig
 from sanawm_env.kernels import cpu, reference
 from sanawm_env.world import tree
-from sanawm_env.world.state import Scene, Slot
+from sanawm_env.world.state import Scene
 from sanawm_env.world.world import World
 
 META_DEVICE = torch.device("meta")
@@ -278,21 +276,16 @@ class LiveBytes(TorchDispatchMode):
         return out
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
-        if _is_view(func):
-            return func(*args, **kwargs)  # torch is quick with those
-        written = kwargs.get("out", args[0] if args else None)  # where an operator writes in place
+        if not _makes_new(func):
+            return func(*args, **kwargs)  # torch is quick with views, and with what is written in place
         key = func, _outline_of(args), _outline_of(kwargs)
         if key in self._made:
-            made = self._made[key]
-            return written if made is None else torch.empty_strided(*made[:2], dtype=made[2], device=META_DEVICE)
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        before = [t.shape for t in given]
+            shape, strides, dtype = self._made[key]
+            return torch.empty_strided(shape, strides, dtype=dtype, device=META_DEVICE)
         out = func(*args, **kwargs)
-        if isinstance(out, Tensor) and all(t.is_meta for t in (out, *given)):
-            if out is written and before == [t.shape for t in given]:
-                self._made[key] = None
-            elif _is_new(out, given) and not out.is_conj():
-                self._made[key] = out.shape, out.stride(), out.dtype
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if isinstance(out, Tensor) and all(t.is_meta for t in (out, *given)) and _is_new(out, given):
+            self._made[key] = out.shape, out.stride(), out.dtype
         return out
 
     def _count(self, storage: torch.UntypedStorage) -> None:
@@ -411,7 +404,7 @@ def forget() -> None:
 
 @cache
 def learned() -> tuple[dict[Any, Any], dict[Any, Any]]:
-    """Results of operators (shape, strides and dtype; None where they wrote in place) and effects of modules (see
+    """Results of operators (shape, strides and dtype) and effects of modules (see
     `LiveBytes.repeating`), by all that they depend on."""
     return {}, {}
 
@@ -472,15 +465,15 @@ def convolution_workspace(given: Tensor, weight: Tensor, out: Tensor) -> int:
 
 
 @cache
-def _is_view(func: Any) -> bool:
-    """Whether an operator returns views of its arguments."""
-    aliases = [returned.alias_info for returned in func._schema.returns]
-    return any(alias is not None and not alias.is_write for alias in aliases)
+def _makes_new(func: Any) -> bool:
+    """Whether an operator says that it returns neither views of its arguments nor the arguments."""
+    return all(returned.alias_info is None for returned in func._schema.returns)
 
 
 def _is_new(tensor: Tensor, given: Sequence[Tensor]) -> bool:
+    """Whether a result is a plain tensor of its own."""
     storage = tensor.untyped_storage()._cdata
-    return all(t.untyped_storage()._cdata != storage for t in given)
+    return not tensor.is_conj() and all(t.untyped_storage()._cdata != storage for t in given)
 
 
 def _outline_of(x: Any) -> Any:
@@ -514,9 +507,6 @@ def fused_attention() -> Generator[None]:
         yield
 
 
-_conditions: dict[tuple[SanaWorldConfig, int, bool], list[tuple[torch.Size, torch.dtype]]] = {}
-
-
 class _Rehearsal(SanaEngine):
     """The engine on the meta device. live: to be entered around its work."""
 
@@ -538,19 +528,6 @@ class _Rehearsal(SanaEngine):
         self.blocks = [block for stage in stages for block in blocks_of(stage)]
         if refiner is not None:
             refiner.keep = self.live.elsewhere
-
-    def imagine(self, slots: Sequence[Slot], memory: Any, poses: Tensor) -> tuple[Tensor, Any]:
-        def conditions(*given: Any, first: bool) -> tuple[Tensor, Tensor]:
-            key = self.config, len(slots), first
-            if key not in _conditions:
-                with no_dispatch():
-                    _conditions[key] = [(t.shape, t.dtype) for t in camera_inputs(*given, first=first)]
-            camera, plucker = (torch.empty(shape, dtype=dtype) for shape, dtype in _conditions[key])
-            return camera, plucker
-
-        # in the host's memory, where they are worked out in full: once for every shape
-        with mock.patch.object(engine, "camera_inputs", conditions):
-            return super().imagine(slots, memory, poses)
 
     def scene(self) -> Scene:
         """A start image of its own for every call."""
