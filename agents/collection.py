@@ -12,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 from sanawm_env.agents.cameras import RandomWalk
 from sanawm_env.agents.scripts import Given, PathScript, Script, followed, read_path, read_script
 from sanawm_env.agents.settings_file import read_yaml
@@ -23,13 +24,13 @@ from sanawm_env.camera.dsl import FPS
 from sanawm_env.camera.trajectory import load_trajectory
 from sanawm_env.envs.config import EnvConfig
 from sanawm_env.envs.env import SanaWMEnv
+from sanawm_env.envs.making import plain
 from sanawm_env.recording.dataset import Dataset
 from sanawm_env.recording.episode import MAX_COMPANY
 from sanawm_env.recording.rollout import RolloutWriter
 from sanawm_env.system.files import (
     brief,
     check_count,
-    check_number,
     check_prompt,
     explaining,
     file_sha256,
@@ -38,7 +39,7 @@ from sanawm_env.system.files import (
     reason,
 )
 from sanawm_env.system.saving import Scratch
-from sanawm_env.system.settings import read
+from sanawm_env.system.settings import check_fields, read
 from sanawm_env.training.scenes import sample_starts
 from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.folders import world_address
@@ -55,6 +56,7 @@ SPLITS = {"simple_60s": "benchmark_v2_smooth_60s", "hard_60s": "benchmark_v2_har
 GATES = {"drift": "at most", "closure": "at least"}
 KEYFRAMES = 2  # so that training code can jump to any frame
 STARTS = "starts"  # of the world; also the folder of sampled ones
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ class Start:
 
     image: Path
     prompt: str = ""
-    intrinsics: tuple[float, ...] | None = None
-    fov_deg: float | None = None
+    intrinsics: tuple[Finite, Finite, Finite, Finite] | None = None
+    fov_deg: Annotated[float, Field(ge=0, le=180)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,17 +111,17 @@ class Collection:
 
     world: str = "nano"
     device: str = "cpu"
-    scenes: Sequence[Any] | None = None
+    scenes: Sequence[str | Path | Mapping[str, Any]] | None = None
     cameras: Sequence[str | Mapping[str, Any] | Script] | None = None
-    bench: Mapping[str, str] | None = None
-    seeds: int | Sequence[int] = 1
-    chunks: int | None = None
+    bench: Mapping[str, Any] | None = None
+    seeds: Annotated[int, Field(ge=0, le=MAX_JOBS)] | Sequence[Annotated[int, Field(ge=0, le=MAX_SEED)]] = 1
+    chunks: Annotated[int, Field(ge=1, le=MAX_CHUNKS)] | None = None
     action_mode: str = "poses"
     env: Mapping[str, Any] = field(default_factory=dict)
-    batch: int = 4
-    threads: int | None = None
-    crf: int = 16
-    gates: Mapping[str, float] = field(default_factory=dict)
+    batch: Annotated[int, Field(ge=1, le=MAX_COMPANY)] = 4
+    threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None
+    crf: Annotated[int, Field(ge=0, le=51)] = 16
+    gates: Mapping[str, Annotated[float, Field(ge=0)]] = field(default_factory=dict)
     folder: Path = Path()
 
     __pydantic_config__: ClassVar = {"arbitrary_types_allowed": True}  # scripts
@@ -128,26 +130,9 @@ class Collection:
         for name, default in (("scenes", [STARTS]), ("cameras", ["orbit"])):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, default if self.bench is None else [])
-        for name, least, most in (
-            ("batch", 1, MAX_COMPANY), ("chunks", 1, MAX_CHUNKS), ("threads", 1, MAX_THREADS), ("crf", 0, 51),
-        ):  # fmt: skip
-            if getattr(self, name) is not None or name in ("batch", "crf"):
-                check_count(f"{name} of a collection", getattr(self, name), least, most)
-        if isinstance(self.seeds, Sequence) and not isinstance(self.seeds, str):
-            for seed in self.seeds:
-                check_count("A seed of a collection", seed, 0, MAX_SEED)
-        else:
-            check_count("seeds of a collection, a list of them or how many,", self.seeds, 0, MAX_JOBS)
-        for name, kind in (("scenes", Sequence), ("cameras", Sequence), ("gates", Mapping), ("env", Mapping)):
-            value = getattr(self, name)
-            if not isinstance(value, kind) or isinstance(value, str):
-                raise TypeError(f"{name} of a collection must be a {kind.__name__.lower()}, got {brief(value)}.")
-        if self.bench is not None and not isinstance(self.bench, Mapping):
-            raise TypeError(f"bench of a collection must be a mapping, got {brief(self.bench)}.")
-        for name, bound in self.gates.items():
-            if name not in GATES:
-                raise ValueError(f"gates are {' and '.join(GATES)} with a number each, got {brief(name)}.")
-            check_number(f"The gate {name}", bound, least=0)
+        check_fields(self)
+        if unknown := [name for name in self.gates if name not in GATES]:
+            raise ValueError(f"gates are {' and '.join(GATES)} with a number each, got {brief(unknown[0])}.")
         if reserved := [name for name in self.env if name in ("world", "device", "scenes", "action_mode")]:
             raise ValueError(f"{reserved[0]} must not be in env of a collection: give it as a setting beside env.")
 
@@ -333,14 +318,9 @@ def _starts(collection: Collection, world: World, out: Path) -> list[Start]:
             check_count("seed of sampled scenes", given["seed"], 0, MAX_SEED)
             starts += map(Start, sample_starts(world.config, given["sample"], given["seed"], out / STARTS))
         elif isinstance(scene, Mapping):
-            known = ("image", "prompt", "intrinsics", "fov_deg")
-            if "image" not in scene or set(scene) - set(known):
-                raise ValueError(
-                    f"A scene is a mapping with image and any of {', '.join(known[1:])}, got {brief(scene)}."
-                )
-            starts.append(_start(scene, collection.folder))
-        elif not isinstance(scene, str | os.PathLike):
-            raise TypeError(f"A scene is an image, a folder of images or a mapping, got {brief(scene)}.")
+            with explaining("A scene is a mapping with image and any of prompt, intrinsics and fov_deg"):
+                start = read(Start, {name: value for name, value in plain(dict(scene)).items() if value is not None})
+            starts.append(replace(start, image=collection.folder / start.image))
         elif scene == STARTS:
             if not world.starts:
                 raise ValueError(f"The {world.config.name} world ships no start images: give some under scenes.")
@@ -377,22 +357,6 @@ def _unreadable(starts: Sequence[Start], world: World) -> dict[Path, str]:
     with ThreadPoolExecutor() as pool:
         said = dict(zip((start.image for start in starts), pool.map(look, starts), strict=True))
     return {image: why for image, why in said.items() if why}
-
-
-def _start(scene: Mapping[str, Any], folder: Path) -> Start:
-    """The start that a mapping describes. ValueError or TypeError for what it does not describe."""
-    image, prompt = scene["image"], scene.get("prompt")
-    for name, text in (("image", image), ("prompt", "" if prompt is None else prompt)):
-        if not isinstance(text, str | os.PathLike):
-            raise TypeError(f"The {name} of a scene must be text, got {brief(text)}.")
-    intrinsics, fov = scene.get("intrinsics"), scene.get("fov_deg")
-    if intrinsics is not None:
-        if not isinstance(intrinsics, Sequence) or isinstance(intrinsics, str) or len(intrinsics) != 4:
-            raise ValueError(f"intrinsics of a scene are four numbers fx, fy, cx, cy, got {brief(intrinsics)}.")
-        intrinsics = tuple(check_number("A number of a scene's intrinsics", number) for number in intrinsics)
-    if fov is not None:
-        fov = check_number("fov_deg of a scene", fov, 0, 180)
-    return Start(folder / image, prompt or "", intrinsics, fov)
 
 
 def _bench(collection: Collection, fps: float) -> list[tuple[Start, Script]]:
@@ -432,7 +396,7 @@ def _bench(collection: Collection, fps: float) -> list[tuple[Start, Script]]:
     return pairs
 
 
-def _vector(matrix: np.ndarray) -> tuple[float, ...]:
+def _vector(matrix: np.ndarray) -> tuple[float, float, float, float]:
     return tuple(matrix[[0, 1, 0, 1], [0, 1, 2, 2]])
 
 

@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -41,26 +41,16 @@ from sanawm_env.envs.config import EnvConfig
 from sanawm_env.envs.vector import SanaWMVectorEnv
 from sanawm_env.recording.rollout import check_writable
 from sanawm_env.simulation.episode import Snapshot
-from sanawm_env.system.files import brief, check_choice, check_count, check_number, explaining, read_json, reason
+from sanawm_env.system.files import brief, explaining, read_json, reason
 from sanawm_env.system.saving import only_writer, remove, replacing_files, replacing_folder, write_text
-from sanawm_env.system.settings import differences, read
+from sanawm_env.system.settings import check_fields, differences, read
 from sanawm_env.system.terminal import ending_in_a_sentence, literal_console
 from sanawm_env.world.threads import with_torch_threads
 
 Task = Literal["explore", "pointnav", "imagenav", "followpath"]
 ObsMode = Literal["rgb", "stack", "dict"]
 LEAST_PIXELS = 36  # a side of the frames that NatureCNN takes
-COUNTS = {
-    "steps": (1, 2**40), "num_envs": (1, 4096), "n_steps": (1, 2**20), "batch_size": (2, 2**20), "n_epochs": (1, 1000),
-    "threads": (1, 1024), "max_episode_chunks": (1, 2**31 - 1), "seed": (0, 2**32 - 1),
-}  # fmt: skip
-NUMBERS = {
-    "learning_rate": (1e-12, 10),
-    "gamma": (0, 1),
-    "ent_coef": (0, 1000),
-    "log_std": (-20, 2),
-    "checkpoint_seconds": (0, 1e9),
-}
+Side = Annotated[int, Field(ge=LEAST_PIXELS, le=4096)]
 MAX_SETTINGS_BYTES, MAX_RUN_BYTES = 2**20, 64 * 2**20
 COLUMNS = (
     BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TextColumn("{task.description}"), TimeRemainingColumn()
@@ -82,13 +72,13 @@ class TrainPPO:
     """Name or folder of the world."""
     scenes: tuple[Path, ...] = ()
     """Start images; the world's own if none are given."""
-    steps: int = 10_000
+    steps: Annotated[int, Field(ge=1, le=2**40)] = 10_000
     """Environment steps in all, each a chunk of 24 frames."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """Seed of the policy."""
-    num_envs: int = 16
+    num_envs: Annotated[int, Field(ge=1, le=4096)] = 16
     """Environments in the batch."""
-    max_episode_chunks: int = 8
+    max_episode_chunks: Annotated[int, Field(ge=1, le=2**31 - 1)] = 8
     """Steps of an episode."""
     goal_chunks: int | None = None
     """Steps from the start to a hidden goal; None for the task's own choice."""
@@ -98,27 +88,27 @@ class TrainPPO:
     """An action mode of the environment, or "planar": a twist's sideways, forwards and turn, in [-1, 1]."""
     world_options: dict[str, int | bool | str] = field(default_factory=dict)
     """Options of World.load, such as height, width and collisions of rooms."""
-    obs_size: tuple[int, int] = (36, 54)
+    obs_size: tuple[Side, Side] = (36, 54)
     """Height and width, in pixels, of the frames that the policy observes, at least 36."""
-    n_steps: int = 16
+    n_steps: Annotated[int, Field(ge=1, le=2**20)] = 16
     """Steps of each environment between two updates."""
-    batch_size: int = 64
+    batch_size: Annotated[int, Field(ge=2, le=2**20)] = 64
     """Steps of a minibatch."""
-    n_epochs: int = 4
+    n_epochs: Annotated[int, Field(ge=1, le=1000)] = 4
     """Passes over the collected steps per update."""
-    learning_rate: float = 5e-4
+    learning_rate: Annotated[float, Field(ge=1e-12, le=10)] = 5e-4
     """Learning rate of Adam."""
-    gamma: float = 0.95
+    gamma: Annotated[float, Field(ge=0, le=1)] = 0.95
     """Discount factor."""
-    ent_coef: float = 0.01
+    ent_coef: Annotated[float, Field(ge=0, le=1000)] = 0.01
     """Coefficient of the entropy in the loss."""
-    log_std: float = 0.0
+    log_std: Annotated[float, Field(ge=-20, le=2)] = 0.0
     """Natural logarithm of the initial standard deviation, for continuous actions."""
-    threads: int = 1
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
     """Threads of torch."""
     device: str = "cpu"
     """cpu or cuda, for world and policy."""
-    checkpoint_seconds: float = 60
+    checkpoint_seconds: Annotated[float, Field(ge=0, le=1e9)] = 60
     """Seconds between two checkpoints: what is lost when the process is killed."""
     out: Path = Path("runs/ppo")
     """Folder for the newest checkpoint, policy.zip, progress.json and, if TensorBoard is installed, its logs."""
@@ -126,18 +116,9 @@ class TrainPPO:
     def __post_init__(self):
         if self.obs_mode is None:
             object.__setattr__(self, "obs_mode", "rgb" if self.task == "explore" else "dict")
-        check_choice("task", self.task, get_args(Task))
-        check_choice("obs_mode", self.obs_mode, get_args(ObsMode))
-        for name, bounds in COUNTS.items():
-            check_count(name, getattr(self, name), *bounds)
-        for name, bounds in NUMBERS.items():
-            check_number(name, getattr(self, name), *bounds)
+        check_fields(self)
         if self.num_envs * self.n_steps < 2:
             raise ValueError("num_envs times n_steps must be at least 2: PPO normalises advantages over a batch.")
-        if not isinstance(self.obs_size, tuple | list) or len(self.obs_size) != 2:
-            raise ValueError(f"obs_size must be a height and a width, got {brief(self.obs_size)}.")
-        for side in self.obs_size:
-            check_count("each side of obs_size, in pixels,", side, LEAST_PIXELS, 4096)
 
     @property
     def planar(self) -> bool:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
-from pydantic import PydanticUserError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from sanawm_env.system.files import brief, explaining, reason
 
@@ -19,10 +20,11 @@ T = TypeVar("T", bound="DataclassInstance")
 
 _KINDS = {
     "int": "a whole number", "float": "a number", "bool": "true or false", "string": "text", "list": "a list",
-    "tuple": "a list", "dict": "a mapping", "mapping": "a mapping", "dataclass": "a mapping", "none": "null",
+    "tuple": "a list", "sequence": "a list", "Sequence": "a list", "path": "a path", "Path": "a path",
+    "dict": "a mapping", "mapping": "a mapping", "dataclass": "a mapping", "none": "null",
     "finite": "a finite number",
 }  # fmt: skip
-"""By the first word of pydantic's types of errors, such as int_type."""
+"""By the class that is wanted, or the first word of pydantic's types of errors, such as int_type."""
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
@@ -54,6 +56,27 @@ def read(kind: type[T], data: Any, *, others: bool = False) -> T:
         return _adapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
         raise ValueError(_sentence(error.errors(include_url=False), data)) from error
+
+
+def check_fields(settings: "DataclassInstance") -> None:
+    """Check the fields of a dataclass, in its `__post_init__`, by their annotations, which may hold ranges:
+    `Annotated[int, Field(ge=1)]`. Types are as strict as those of `read`, and numbers finite.
+
+    Raises:
+        ValueError: for the first field that does not fit. It begins with the field's name.
+    """
+    data = {name: getattr(settings, name) for name in _fields(type(settings))}
+    try:
+        _values(type(settings)).validate_python(data)
+    except ValidationError as error:
+        raise ValueError(f"{_sentence(error.errors(include_url=False), data)}.") from error
+
+
+@cache
+def _values(kind: "type[DataclassInstance]") -> TypeAdapter:
+    values: Any = TypedDict(kind.__name__, _fields(kind))  # ty: ignore[invalid-argument-type]  made of a class's fields
+    values.__pydantic_config__ = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+    return TypeAdapter(values)
 
 
 def nearest(name: Any, known: Iterable[str]) -> str:
@@ -92,7 +115,7 @@ def _adapter(kind: type) -> TypeAdapter:
 @cache
 def _fields(kind: "type[DataclassInstance]") -> dict[str, Any]:
     """Names and annotations of the fields of a dataclass."""
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
@@ -136,7 +159,7 @@ def _accepted(error: Mapping[str, Any]) -> str:
     for name, words in _BOUNDS.items():
         if (bound := about.get(name)) is not None:
             return f"{words} {int(bound) if float(bound).is_integer() else bound:,}"
-    return about.get("expected") or _KINDS.get(error["type"].split("_")[0]) or reason(error["msg"])
+    return about.get("expected") or _KINDS.get(about.get("class", error["type"].split("_")[0])) or reason(error["msg"])
 
 
 def _place(loc: tuple[int | str, ...], data: Any) -> tuple[tuple[int | str, ...], Any]:

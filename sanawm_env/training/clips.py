@@ -13,10 +13,11 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from rich.progress import Progress
 from safetensors import safe_open
 from scipy.spatial.transform import Rotation
@@ -37,16 +38,20 @@ from sanawm_env.engines.rooms.walks import (
 )  # fmt: skip
 from sanawm_env.engines.sanawm.codec.patch_pca import SPACE_STRIDE, PatchPCACodec, to_patches
 from sanawm_env.engines.sanawm.reprojection import CELLS
-from sanawm_env.system.files import check_choice, check_count, check_flag, check_number, visible
+from sanawm_env.system.files import check_choice, visible
 from sanawm_env.system.saving import replacing_folder
-from sanawm_env.system.settings import differences
+from sanawm_env.system.settings import check_fields, differences
 from sanawm_env.system.signals import of_a_pool
 from sanawm_env.training import torch_render
 from sanawm_env.world.images import save_start
 from sanawm_env.world.state import save_whole
 
-MAX_SHARD_CHUNKS = 20_000
+MAX_SHARD_CHUNKS, MAX_SEED = 20_000, 2**40  # what is drawn from a seed fits 63 bits
 STARTS, MOST_STARTS = "starts", 16  # of one's own clips, pictures to start from
+
+Side = Annotated[int, Field(ge=1, le=4096)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 def random_stream(role: str, seed: int, index: int) -> np.random.Generator:
@@ -115,25 +120,19 @@ class ClipsConfig:
         ValueError: for values out of range.
     """
 
-    clips: int = 4000
-    chunks: int = 8
-    unknown_fraction: float = 0.4
-    shard_clips: int = 50
-    seed: int = 0
-    height: int = HEIGHT
-    width: int = WIDTH
+    clips: Annotated[int, Field(ge=1, le=10**7)] = 4000
+    chunks: Annotated[int, Field(ge=1, le=1000)] = 8
+    unknown_fraction: Share = 0.4
+    shard_clips: Annotated[int, Field(ge=1, le=10**5)] = 50
+    seed: Seed = 0
+    height: Side = HEIGHT
+    width: Side = WIDTH
     pictures: bool = False
 
     def __post_init__(self):
-        for name, most in (
-            ("clips", 10**7), ("chunks", 1000), ("shard_clips", 10**5), ("height", 4096), ("width", 4096)
-        ):  # fmt: skip
-            check_count(name, getattr(self, name), 1, most)
-        check_flag("pictures", self.pictures)
+        check_fields(self)
         if self.shard_clips * self.chunks > MAX_SHARD_CHUNKS:  # a shard is held in memory
             raise ValueError(f"shard_clips times chunks must be at most {MAX_SHARD_CHUNKS:,}")
-        check_number("unknown_fraction", self.unknown_fraction, 0, 1)
-        check_count("seed", self.seed, 0, 2**40)
 
 
 def generate(
@@ -223,24 +222,16 @@ class ViewsConfig:
         ValueError: for values out of range.
     """
 
-    rooms: int = 2000
-    views: int = 16
-    shard_rooms: int = 25
-    seed: int = 0
-    height: int = HEIGHT
-    width: int = WIDTH
+    rooms: Annotated[int, Field(ge=1, le=10**7)] = 2000
+    views: Annotated[int, Field(ge=1, le=1000)] = 16
+    shard_rooms: Annotated[int, Field(ge=1, le=10**4)] = 25
+    seed: Seed = 0
+    height: Side = HEIGHT
+    width: Side = WIDTH
     stride: int = SPACE_STRIDE  # of the codec
 
     def __post_init__(self):
-        for name, most in (
-            ("rooms", 10**7),
-            ("views", 1000),
-            ("shard_rooms", 10**4),
-            ("height", 4096),
-            ("width", 4096),
-        ):
-            check_count(name, getattr(self, name), 1, most)
-        check_count("seed", self.seed, 0, 2**40)
+        check_fields(self)
 
 
 def generate_views(out: Path | str, config: ViewsConfig, role: str = "train", workers: int = 1) -> None:

@@ -13,19 +13,22 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file
 from torch import Tensor
 
 from sanawm_env.engines.sanawm.codec.patch_pca import LATENT_STD, PatchPCACodec
 from sanawm_env.engines.sanawm.reprojection import CELLS, Reprojection
-from sanawm_env.system.files import check_count, check_number, file_sha256
+from sanawm_env.system.files import file_sha256
 from sanawm_env.system.saving import replacing
+from sanawm_env.system.settings import check_fields
 from sanawm_env.system.signals import on_stop
-from sanawm_env.training.clips import check_codec, load
+from sanawm_env.training.clips import Seed, Share, check_codec, load
 from sanawm_env.training.network import read_checkpoint
 from sanawm_env.world.state import save_whole
 
@@ -50,18 +53,14 @@ class DepthConfig:
         ValueError: for values out of range.
     """
 
-    steps: int = 4000
-    batch_size: int = 16
-    learning_rate: float = 2e-3
-    dreamt: float = 0.5
-    seed: int = 0
+    steps: Annotated[int, Field(ge=1, le=10**8)] = 4000
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
+    learning_rate: Annotated[float, Field(ge=0, le=10)] = 2e-3
+    dreamt: Share = 0.5
+    seed: Seed = 0
 
     def __post_init__(self):
-        check_count("steps", self.steps, 1, 10**8)
-        check_count("batch_size", self.batch_size, 1, 4096)
-        check_count("seed", self.seed, 0, 2**40)
-        check_number("learning_rate", self.learning_rate, 0, 10)
-        check_number("dreamt", self.dreamt, 0, 1)
+        check_fields(self)
 
 
 def depth_loss(found: Tensor, depth: Tensor) -> Tensor:

@@ -14,9 +14,10 @@ import time
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
+from typing import Annotated, cast
 
 import torch
+from pydantic import Field
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file
 from torch import Tensor
@@ -32,11 +33,12 @@ from sanawm_env.engines.sanawm.reprojection import Reprojection
 from sanawm_env.engines.sanawm.sampler import data_from_v, v_target
 from sanawm_env.kernels.inputs import Grid
 from sanawm_env.metrics.figures import figure_class
-from sanawm_env.system.files import check_count, check_flag, check_number, file_sha256
+from sanawm_env.system.files import file_sha256
 from sanawm_env.system.saving import Scratch, replacing
-from sanawm_env.system.settings import differences
+from sanawm_env.system.settings import check_fields, differences
 from sanawm_env.system.signals import on_stop
-from sanawm_env.training.clips import check_codec, load
+from sanawm_env.training.clips import MAX_SEED as MAX_SEED
+from sanawm_env.training.clips import Seed, Share, check_codec, load
 from sanawm_env.training.initial import begun_from, parts_of, untrained
 from sanawm_env.world.state import save_whole
 
@@ -45,19 +47,6 @@ CHECKPOINT_EVERY, CHECKPOINT_SECONDS = 100, 240  # whichever comes first
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "8589934592", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
 BEFORE = "checkpoint_before.pt"  # the one before the last, whatever happens to that
 STEADY = "checkpoint_steady.pt"  # before the learning rate fell: where a longer run goes on
-
-
-MAX_SEED = 2**40  # what is drawn from it fits 63 bits
-COUNTS = {
-    "steps": (1, 10**8), "batch_size": (1, 4096), "warmup": (1, 10**8), "single_chunk_steps": (0, 10**8),
-    "max_chunks": (1, 1000), "forcing_ramp": (1, 10**8), "seed": (0, MAX_SEED),
-}  # fmt: skip
-NUMBERS = {
-    "learning_rate": (0, 10), "weight_decay": (0, 10), "place_rate": (0, 1000), "decay": (1e-6, 1), "ema": (0, 1),
-    "minutes": (0, 10**6), "pure_noise": (0, 1), "self_forcing": (0, 1), "context_noise": (0, 1),
-    "anchor_dropout": (0, 1),
-}  # fmt: skip
-"""What each number of a `TrainConfig` may be."""
 
 
 @dataclass(frozen=True)
@@ -72,31 +61,29 @@ class TrainConfig:
         ValueError: for values out of range.
     """
 
-    steps: int = 5200
-    minutes: float = 0.0  # that the run may take at most, in one process; 0 for as long as its steps take
-    batch_size: int = 6  # single chunks, in each process
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.01
-    place_rate: float = 4.0  # learning rate of the place map over that of the network
-    warmup: int = 100
-    decay: float = 0.2
-    ema: float = 0.998
-    pure_noise: float = 0.8  # of the samples start from noise alone, where the sampler does
-    single_chunk_steps: int = 700
-    max_chunks: int = 6
-    self_forcing: float = 0.8  # final probability of the model's own output as context, after `forcing_ramp` more steps
-    forcing_ramp: int = 1000
-    context_noise: float = 0.1
-    anchor_dropout: float = 0.2
+    steps: Annotated[int, Field(ge=1, le=10**8)] = 5200
+    minutes: Annotated[float, Field(ge=0, le=10**6)] = (
+        0.0  # that the run may take at most, in one process; 0 for as long as its steps take
+    )
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 6  # single chunks, in each process
+    learning_rate: Annotated[float, Field(ge=0, le=10)] = 2e-3
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.01
+    place_rate: Annotated[float, Field(ge=0, le=1000)] = 4.0  # learning rate of the place map over that of the network
+    warmup: Annotated[int, Field(ge=1, le=10**8)] = 100
+    decay: Annotated[float, Field(ge=1e-6, le=1)] = 0.2
+    ema: Share = 0.998
+    pure_noise: Share = 0.8  # of the samples start from noise alone, where the sampler does
+    single_chunk_steps: Annotated[int, Field(ge=0, le=10**8)] = 700
+    max_chunks: Annotated[int, Field(ge=1, le=1000)] = 6
+    self_forcing: Share = 0.8  # final probability of the model's own output as context, after `forcing_ramp` more steps
+    forcing_ramp: Annotated[int, Field(ge=1, le=10**8)] = 1000
+    context_noise: Share = 0.1
+    anchor_dropout: Share = 0.2
     bf16: bool = True  # products in bfloat16, weights and sums in float32
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self):
-        for name, (least, most) in COUNTS.items():
-            check_count(name, getattr(self, name), least, most)
-        for name, (least, most) in NUMBERS.items():
-            check_number(name, getattr(self, name), least, most)
-        check_flag("bf16", self.bf16)
+        check_fields(self)
 
 
 def clip_loss(
