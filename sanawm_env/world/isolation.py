@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -63,55 +63,59 @@ def run_isolated(function: Callable[[], R], threads: int | None = None) -> R:
         return function()
 
 
+Setting = tuple[Callable[[], Any], Callable[[Any], Any], tuple]
+"""How to read and to write a setting that numbers depend on, and its values that will do; the first one is written."""
+
+
+def _make_plain(*settings: Setting) -> ExitStack:
+    """Set torch's defaults where they differ. Closing the result sets the former values."""
+    with ExitStack() as undo:
+        for read, write, good in settings:
+            value = read()
+            if value not in good:
+                write(good[0])
+                undo.callback(write, value)
+        return undo.pop_all()
+
+
 # --- what belongs to the thread ---
 
 
 @contextmanager
 def _plain_thread(threads: int) -> Generator[None]:
     """Torch's default settings of this thread, and a number of threads, within a block."""
-    before, modes = torch.get_num_threads(), _lift_default_device()
-    casting = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
-    flushing = sys.float_info.min / _two == 0.0
-    _here.inside = True
-    try:
-        for device in casting:
-            torch.set_autocast_enabled(device, False)
-        if flushing:
-            torch.set_flush_denormal(False)
-        if threads != before:
-            torch.set_num_threads(threads)
+    with _make_plain(*_OF_THREAD, (torch.get_num_threads, torch.set_num_threads, (threads,))) as undo:
+        undo.callback(_set_modes, _lift_default_device())
+        undo.callback(setattr, _here, "inside", False)
+        _here.inside = True
         with torch.inference_mode(False), torch.no_grad():
             yield
-    finally:
-        _here.inside = False
-        if threads != before:
-            torch.set_num_threads(before)
-        if flushing:
-            torch.set_flush_denormal(True)
-        for device in casting:
-            torch.set_autocast_enabled(device, True)
-        if modes:
-            _set_modes(modes)
 
 
 _two = 2.0  # a name, so that Python does not divide when it compiles
 
 
+_OF_THREAD: list[Setting] = [
+    *(
+        (partial(torch.is_autocast_enabled, device), partial(torch.set_autocast_enabled, device), (False,))
+        for device in ("cpu", "cuda")
+    ),
+    (lambda: sys.float_info.min / _two == 0.0, torch.set_flush_denormal, (False,)),
+]
+
+
 def _lift_default_device() -> list:
-    """Remove the default device of `torch.set_default_device` and `with torch.device`. Returns all modes as they
-    were, if there was one."""
-    if not torch._C._len_torch_function_stack():
-        return []
-    modes = _set_modes(None)
-    kept = [mode for mode in modes if not isinstance(mode, DeviceContext)]
-    _set_modes(kept)
-    return modes if len(kept) < len(modes) else []
+    """Remove the default device of `torch.set_default_device` and `with torch.device`. Returns this thread's function
+    modes as they were."""
+    modes = _set_modes([])
+    _set_modes([mode for mode in modes if not isinstance(mode, DeviceContext)])
+    return modes
 
 
-def _set_modes(modes: list | None) -> list:
+def _set_modes(modes: list) -> list:
     """Set this thread's function modes, outermost first. Returns the modes before."""
     before = [_pop_mode() for _ in range(torch._C._len_torch_function_stack())][::-1]
-    for mode in modes or ():
+    for mode in modes:
         _push_mode(mode)
     return before
 
@@ -133,18 +137,10 @@ def _precision(backend: str, operation: str) -> tuple[Callable[[], str], Callabl
     )
 
 
-def _deterministic() -> tuple[bool, bool]:
-    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-
-
-def _set_deterministic(value: tuple[bool, bool]) -> None:
-    torch._C._set_deterministic_algorithms(value[0], warn_only=value[1])
-
-
 _cuda, _c = torch.backends.cuda, torch._C
-_SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], Any], tuple]] = [
+_OF_PROCESS: list[Setting] = [
     (torch.get_default_dtype, torch.set_default_dtype, (torch.float32,)),
-    (_deterministic, _set_deterministic, ((False, False),)),
+    (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode, (0,)),
     (_c._get_mkldnn_enabled, _c._set_mkldnn_enabled, (True,)),
     (_c._get_mkldnn_deterministic, _c._set_mkldnn_deterministic, (False,)),
     (_c._get_nnpack_enabled, _c._set_nnpack_enabled, (True,)),
@@ -157,10 +153,8 @@ _SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], Any], tuple]] = [
     (_cuda.cudnn_sdp_enabled, _cuda.enable_cudnn_sdp, (True,)),
     (_matmul_precision, torch.set_float32_matmul_precision, ("highest",)),
 ]
-"""How to read and to write each of the process's settings that numbers depend on, and its values that will do; the
-first one is written."""
 if hasattr(_c, "_get_fp32_precision_getter"):  # torch 2.9's own names for precisions; what inherits comes last
-    _SETTINGS += [
+    _OF_PROCESS += [
         (*_precision("generic", "all"), ("none",)),
         (*_precision("mkldnn", "all"), ("none", "ieee")),
         (*_precision("cuda", "all"), ("none",)),
@@ -169,7 +163,7 @@ if hasattr(_c, "_get_fp32_precision_getter"):  # torch 2.9's own names for preci
         *((*_precision("cuda", operation), ("tf32",)) for operation in ("conv", "rnn")),
     ]
 else:
-    _SETTINGS.append((_c._get_cudnn_allow_tf32, _c._set_cudnn_allow_tf32, (True,)))
+    _OF_PROCESS.append((_c._get_cudnn_allow_tf32, _c._set_cudnn_allow_tf32, (True,)))
 
 
 class _Process:
@@ -182,44 +176,21 @@ class _Process:
     @contextmanager
     def plain(self) -> Generator[None]:
         """Torch's default settings within a block."""
-        before = self._enter()
+        with self.changed:
+            self.changed.wait_for(lambda: not self.alone and (_is_plain() or not self.inside))
+            alone, before = not _is_plain(), _make_plain(*_OF_PROCESS)
+            self.inside, self.alone = self.inside + 1, alone
         try:
             yield
         finally:
-            self._leave(before)
-
-    def _enter(self) -> ExitStack | None:
-        with self.changed:
-            while True:
-                self.changed.wait_for(lambda: not self.alone)
-                if all(read() in good for read, _, good in _SETTINGS):
-                    self.inside += 1
-                    return None
-                if not self.inside:
-                    before = _make_plain()
-                    self.alone = True
-                    return before
-                self.changed.wait()
-
-    def _leave(self, before: ExitStack | None) -> None:
-        with self.changed:
-            if before is None:
-                self.inside -= 1
-            else:
-                self.alone = False
+            with self.changed:
                 before.close()
-            self.changed.notify_all()
+                self.inside, self.alone = self.inside - 1, False
+                self.changed.notify_all()
 
 
-def _make_plain() -> ExitStack:
-    """Set torch's defaults where they differ. Closing the result sets the former values."""
-    with ExitStack() as undo:
-        for read, write, good in _SETTINGS:
-            value = read()
-            if value not in good:
-                write(good[0])
-                undo.callback(write, value)
-        return undo.pop_all()
+def _is_plain() -> bool:
+    return all(read() in good for read, _, good in _OF_PROCESS)
 
 
 # --- forked processes ---
