@@ -273,40 +273,29 @@ class World:
         self.check_state(state)
         poses = self._check_poses(poses, len(state))
         self._check_horizon(state)
-        batches: dict[Any, list[int]] = {}
+        batches: dict[Any, list[int]] = {}  # of slots whose memories have one layout
         for i, slot in enumerate(state.slots):
-            batches.setdefault(_layout(slot), []).append(i)
-        slots: list[Slot] = list(state.slots)
-        places = {i: (row, len(batch)) for batch in batches.values() for row, i in enumerate(batch)}
-        chunks: list[Chunk] = []
-        own: dict[int, Chunk] = {}  # of each slot, that in which it ran
-        ends = poses[:, -1]
-        ends.setflags(write=False)
+            batches.setdefault((slot.first, tree.layout(slot.memory)), []).append(i)
+        ran: dict[
+            int, tuple[Chunk, int, Any]
+        ] = {}  # of each slot the chunk, its row, and the memory of the batch before
         for batch in batches.values():
             members = [state.slots[i] for i in batch]
             memory = _batched([slot.memory for slot in members])
             chunk = self._checked(self.engine.advance(members, memory, torch.from_numpy(poses[batch])), len(batch))
             if chunk.c2w is not None:
                 poses[batch] = chunk.c2w.cpu().numpy()
-            for row, i in enumerate(batch):
-                slots[i] = replace(
-                    state.slots[i],
-                    chunk=state.slots[i].chunk + 1,
-                    c2w=ends[i],
-                    frame=chunk.frames[row, -1].clone(),
-                    latents=None if chunk.latents is None else chunk.latents[row : row + 1].clone(),
-                    memory=_own_row(chunk.memory, row, memory, state.slots[i].memory),
-                )
-                own[i] = chunk
-            chunks.append(chunk)
+            ran.update({i: (chunk, row, memory) for row, i in enumerate(batch)})
         poses.setflags(write=False)  # states and clips share it
-        frames, latents = chunks[0].frames, chunks[0].latents
-        if len(chunks) > 1:
-            frames = torch.stack([own[i].frames[places[i][0]] for i in range(len(slots))])
+        slots = tuple(_after(slot, poses[i, -1], *ran[i]) for i, slot in enumerate(state.slots))
+        own = [ran[i][:2] for i in range(len(slots))]
+        frames, latents = own[0][0].frames, own[0][0].latents
+        if len(batches) > 1:
+            frames = torch.stack([chunk.frames[row] for chunk, row in own])
             shown = [slot.latents for slot in slots if slot.latents is not None]  # of all or of none
             latents = torch.cat(shown) if shown else None
-        clip = Clip(frames, poses, latents, tuple(places[i] for i in range(len(slots))))
-        return replace(state, slots=tuple(slots)), clip
+        clip = Clip(frames, poses, latents, tuple((row, len(chunk.frames)) for chunk, row in own))
+        return replace(state, slots=slots), clip
 
     @_at_work
     def with_prompt(self, state: WorldState, prompt: str | Sequence[str]) -> WorldState:
@@ -519,14 +508,21 @@ def _content_key(*parts: bytes) -> str:
     return hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
-def _layout(slot: Slot) -> tuple:
-    """Episodes of equal layout can share a batch."""
-    return slot.first, tree.layout(slot.memory)
-
-
 def _batched(memories: list[Any]) -> Any:
     """Memories of equal layout as one, with a leading axis; a single one is itself."""
     return tree.map_tensors(lambda *t: torch.cat(t), *memories) if len(memories) > 1 else memories[0]
+
+
+def _after(slot: Slot, c2w: np.ndarray, chunk: Chunk, row: int, batch_before: Any) -> Slot:
+    """A slot after its chunk, in storage of its own."""
+    return replace(
+        slot,
+        chunk=slot.chunk + 1,
+        c2w=c2w,
+        frame=chunk.frames[row, -1].clone(),
+        latents=None if chunk.latents is None else chunk.latents[row : row + 1].clone(),
+        memory=_own_row(chunk.memory, row, batch_before, slot.memory),
+    )
 
 
 def _own_row(memory: Any, row: int, batch_before: Any, before: Any) -> Any:
