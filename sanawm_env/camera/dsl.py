@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from sanawm_env.system.files import brief
+from sanawm_env.system.files import MAX_DIGITS, brief
 
 FPS = 16
 TAU_PRESS, TAU_COAST = 0.45, 1.0  # seconds
@@ -167,20 +167,13 @@ def _parse_segment(segment: str) -> tuple[frozenset[str], int]:
     keys, dash, duration = segment.rpartition("-")
     if not dash:
         raise ValueError(f"malformed segment {brief(segment)}: write keys, '-' and a number of frames, like 'w-24'")
-    if not duration.isdigit():
-        raise ValueError(
-            f"bad duration {brief(duration)} in segment {brief(segment)}: write a whole number of frames above zero"
-        )
-    try:
-        frames = int(duration)
-    except ValueError:  # superscripts count as digits but are no number; Python also refuses thousands of digits
-        raise ValueError(f"bad duration {brief(duration)}: write a whole number of frames above zero") from None
-    if frames == 0:
+    # superscripts count as digits but are no decimals; Python refuses thousands of digits
+    if not duration.isdecimal() or len(duration) > MAX_DIGITS or int(duration) == 0:
         raise ValueError(
             f"bad duration {brief(duration)} in segment {brief(segment)}: write a whole number of frames above zero"
         )
     keys = keys.lower()
-    return (frozenset() if keys == "none" else _checked(keys)), frames
+    return (frozenset() if keys == "none" else _checked(keys)), int(duration)
 
 
 def _checked(keys: Iterable[str]) -> frozenset[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
@@ -378,7 +379,8 @@ class ImageNav(PointNav):
         return [GoalState(c2w, episode.slot.frame) for c2w, episode in zip(goals, now, strict=True)]
 
     def observe(self, episodes: Sequence[Episode], size: tuple[int, int]) -> dict[str, NDArray]:
-        return {"goal_rgb": np.concatenate([_small(episode.task_state.image, size) for episode in episodes])}
+        images = [resize_frames(episode.task_state.image[None], *size) for episode in episodes]
+        return {"goal_rgb": torch.cat(images).cpu().numpy()}
 
     def check(self, episode: Episode) -> None:
         if episode.task_state.image is None:
@@ -548,10 +550,6 @@ def likenesses(frames: Tensor, goal: Tensor, smaller: int) -> Tensor:
     size = max(1, goal.shape[0] // smaller), max(1, goal.shape[1] // smaller)
     a, b = (resize_frames(images, *size).float() for images in (frames, goal[None]))
     return 1 - (a - b).square().mean((1, 2, 3)).sqrt() / 255
-
-
-def _small(image: Tensor, size: tuple[int, int]) -> NDArray:
-    return resize_frames(image[None], *size).cpu().numpy()
 
 
 def _seen_from(c2w: NDArray, point: NDArray) -> NDArray:

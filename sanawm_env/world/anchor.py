@@ -48,14 +48,7 @@ class Anchor:
         Raises:
             ValueError: for anything else.
         """
-        try:
+        said = 'not an anchor (expected JSON {"place": name, "c2w": 4x4 matrix})'
+        with explaining(said, (ValueError, TypeError, KeyError)):
             fields = parse_json(text)
             return cls(place=fields["place"], c2w=fields["c2w"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                f'not an anchor (expected JSON {{"place": name, "c2w": 4x4 matrix}}): {_reason(error)}'
-            ) from error
-
-
-def _reason(error: Exception) -> str:
-    return f"missing field {error}" if isinstance(error, KeyError) else str(error)

@@ -141,8 +141,3 @@ def read_manifest(folder: Path) -> dict:
         if isinstance(parts, dict) and all(isinstance(part, dict) for part in parts.values()):
             return manifest
     return {}
-
-
-def recorded_sha256(folder: Path) -> str | None:
-    """SHA-256 of network and codec from their conversion; None for worlds that were not converted."""
-    return read_manifest(folder).get("sha256")

@@ -73,11 +73,8 @@ def images_in(folder: str | PathLike) -> list[Path]:
 def image_suffixes() -> set[str]:
     """Suffixes (".png", ...) of the image formats that Pillow reads."""
     suffixes = Image.registered_extensions().items()
-    return {suffix for suffix, kind in suffixes if _is_read(kind) and Image.MIME.get(kind, "").startswith("image/")}
-
-
-def _is_read(kind: str) -> bool:
-    return kind in Image.OPEN or kind == "MPO"  # several JPEGs in one file: opened as JPEG
+    read = {*Image.OPEN, "MPO"}  # several JPEGs in one file: opened as JPEG
+    return {suffix for suffix, kind in suffixes if kind in read and Image.MIME.get(kind, "").startswith("image/")}
 
 
 def fit_image(image: ImageSource, height: int, width: int) -> np.ndarray:

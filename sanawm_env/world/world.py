@@ -27,7 +27,7 @@ from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.config import WorldConfig
 from sanawm_env.world.engine import Chunk, Engine, LoadOptions, engine_type, make_options
-from sanawm_env.world.folders import CONFIG, config_at, files_of, find_world, recorded_sha256
+from sanawm_env.world.folders import CONFIG, config_at, files_of, find_world, read_manifest
 from sanawm_env.world.images import ImageSource, fit_image, load_image, read_anchor
 from sanawm_env.world.intrinsics import Intrinsics, choose_intrinsics
 from sanawm_env.world.isolation import isolated, run_isolated
@@ -469,7 +469,9 @@ def _load(source: Path | WorldConfig, config: WorldConfig, device: torch.device,
         digest.update(config.to_json().encode())
         starts = engine.starts()
     else:
-        recorded = recorded_sha256(folder) or ""  # official weights are hashed once, when they are converted
+        recorded = (
+            read_manifest(folder).get("sha256") or ""
+        )  # official weights are hashed once, when they are converted
         for path in (folder / CONFIG, *(() if recorded else visible(folder, "*.safetensors"))):
             digest.update(path.name.encode())
             digest.update(path.read_bytes())

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sanawm_env.camera.intrinsics import centred_intrinsics
+
 HEIGHT, WIDTH = 64, 96  # pixels
 FIELD_OF_VIEW = 70.0  # degrees, horizontal
 TEXEL = 0.02  # metres per texel of the atlas
@@ -43,8 +45,7 @@ class Place:
 
 def intrinsics(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     """The fixed intrinsics of frames of height x width: (4,) float64 fx, fy, cx, cy in pixels."""
-    focal = width / 2 / np.tan(np.deg2rad(FIELD_OF_VIEW) / 2)
-    return np.array([focal, focal, width / 2, height / 2])
+    return centred_intrinsics(FIELD_OF_VIEW, width, height)
 
 
 def turn(yaw: np.ndarray | float) -> np.ndarray:

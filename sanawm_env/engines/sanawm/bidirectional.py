@@ -17,6 +17,7 @@ from sanawm_env.engines.sanawm.memory import META_DEVICE, LiveBytes, MemoryPredi
 from sanawm_env.engines.sanawm.network.precision import weight_bytes
 from sanawm_env.system.files import brief, read_json
 from sanawm_env.system.packages import needing
+from sanawm_env.world.world import usable_device
 
 INDEX, PIPELINE, REFINER = "model_index.json", "SanaWMPipeline", "SanaWMLTX2Refiner"
 PARTS = ("tokenizer", "text_encoder", "vae", "transformer", "scheduler")
@@ -38,6 +39,7 @@ def load_pipeline(folder: Path, device: str, offload: bool) -> Any:
     check_layout(folder)
     if offload and device == "cpu":
         raise ValueError("--offload needs a GPU: give --device cuda, or leave it out.")
+    usable_device(device)
     with needing("Rendering needs diffusers 0.42", "official"):
         from diffusers import SanaWMPipeline
     try:
@@ -52,13 +54,10 @@ def load_pipeline(folder: Path, device: str, offload: bool) -> Any:
         raise ValueError(f"The pipeline in {folder} cannot be loaded ({reason}): fetch it again.") from error
     pipeline.set_progress_bar_config(disable=True)
     tile(pipeline.vae)
-    try:
-        if offload:
-            pipeline.enable_model_cpu_offload(device=device)
-            return pipeline
-        return pipeline.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"The device {brief(device)} cannot be used here: {str(error).splitlines()[0]}") from error
+    if offload:
+        pipeline.enable_model_cpu_offload(device=device)
+        return pipeline
+    return pipeline.to(device)
 
 
 def check_layout(folder: Path) -> bool:

@@ -7,7 +7,6 @@ settings (codec_text_refiner.md b.4).
 import hashlib
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -19,6 +18,7 @@ from torch import Tensor
 from sanawm_env.engines.sanawm.offload import work_blockwise
 from sanawm_env.engines.sanawm.text.gemma import INSTRUCTION_SHA256, TEXT_LEN, GemmaEncoder
 from sanawm_env.system.files import brief, check_prompt
+from sanawm_env.world.folders import read_manifest
 from sanawm_env.world.isolation import isolated
 from sanawm_env.world.state import save_whole
 from sanawm_env.world.threads import Lock
@@ -196,9 +196,7 @@ class Prompts:
 
 def _identity(folder: Path, softcap: bool) -> dict[str, Any]:
     """Which encoder makes the prompts of a world folder; its manifest names it, if there is one."""
-    text = {}
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        text = json.loads((folder / "manifest.json").read_text())["parts"]["text"]
+    text = read_manifest(folder).get("parts", {}).get("text", {})
     return {
         "repository": text.get("repository"),
         "revision": text.get("revision"),
