@@ -14,7 +14,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -119,9 +118,8 @@ def work(collection: Collection, jobs: Sequence[Job], shard: Shard) -> Generator
         ValueError: for a script that yields no action, or an action that the environment does not take.
         OSError: for files that cannot be written.
     """
-    waiting, running, rows = deque(jobs), [], SimpleQueue()
-    unfinished: list[_Run] = []
-    background = _Background(2 * collection.batch)
+    waiting, running, unfinished = deque(jobs), list[_Run](), list[_Run]()
+    background = _Background()
     try:
         while waiting or running:
             while waiting and len(running) < collection.batch:
@@ -129,23 +127,20 @@ def work(collection: Collection, jobs: Sequence[Job], shard: Shard) -> Generator
                 try:
                     env = beginning(collection, job)
                 except (ValueError, TypeError, OSError) as error:  # of its image: the other jobs have theirs
-                    background.submit(_reject, shard, rows, job, reason(error))
+                    background.submit(_reject, shard, job, reason(error))
                     continue
                 running.append(_Run(collection, job, shard, env))
                 unfinished.append(running[-1])
-            if not running:
-                break
-            asked = [(run, action) for run in running if (action := run.next_action()) is not None]
+            asked = [(run, action) for run in running if (action := next(run.actions, None)) is not None]
             for run, action, reward in stepped(asked):
                 background.submit(run.writer.add, Step.of(run.env, action, reward))
-                run.over = any(run.env.ended)
-            for run in [run for run in running if run.over]:
-                running.remove(run)
-                background.submit(run.finish, shard, rows, unfinished)
+            going = [run for run, _ in asked if not any(run.env.ended)]
+            for run in [run for run in running if run not in going]:
+                background.submit(run.finish, shard, unfinished)
+            running = going
             yield len(asked)
-            yield from _all(rows)
-        background.wait()
-        yield from _all(rows)
+            yield from background.rows(2 * collection.batch)
+        yield from background.rows(0)
     finally:
         background.stop()
         for run in unfinished:
@@ -187,11 +182,11 @@ def stepped(asked: Sequence[tuple["_Run", Any]]) -> Iterator[tuple["_Run", Any, 
         yield run, action, float(reward)
 
 
-def _reject(shard: Shard, rows: "SimpleQueue[Row]", job: Job, why: str) -> None:
+def _reject(shard: Shard, job: Job, why: str) -> Row:
     """Write the manifest row of a job that could not begin."""
     row = Row(job.id, camera=job.script.name, source=str(job.start.image), seed=job.seed, reason=why)
     shard.note(row)
-    rows.put(row)
+    return row
 
 
 class _Run:
@@ -204,15 +199,8 @@ class _Run:
             shard.begin(), env, env.config, job.seed, facts, sheet=False, crf=collection.crf, keyframes=KEYFRAMES
         )
         self.actions, self.gates = job.script.actions(self.env, job.chunks, job.draw), collection.gates
-        self.over = False
 
-    def next_action(self) -> Any:
-        """The script's next action; None after its last one, which sets `over`."""
-        action = next(self.actions, None)
-        self.over = action is None
-        return action
-
-    def finish(self, shard: Shard, rows: "SimpleQueue[Row]", unfinished: "list[_Run]") -> None:
+    def finish(self, shard: Shard, unfinished: "list[_Run]") -> Row:
         """Close the episode, check it against the gates, and accept or reject it."""
         if not self.writer.chunks:
             raise ValueError(f"The script {self.writer.meta['camera']} yielded no action: it must yield at least one.")
@@ -223,7 +211,7 @@ class _Run:
         unfinished.remove(self)
         row = replace(done, measures=measures)
         shard.note(row)
-        rows.put(row)
+        return row
 
 
 def measure(writer: EpisodeWriter) -> dict[str, float | None]:
@@ -254,22 +242,21 @@ def judge(measures: Mapping[str, float | None], gates: Mapping[str, float]) -> s
 
 
 class _Background:
-    """One thread that runs calls in order, with at most `limit` of them waiting."""
+    """One thread that runs calls in order."""
 
-    def __init__(self, limit: int):
-        self._limit, self._pending = limit, deque[Future]()
-        self._pool = ThreadPoolExecutor(1)
+    def __init__(self):
+        self._pool, self._pending = ThreadPoolExecutor(1), deque[Future]()
 
     def submit(self, function: Callable, *arguments: Any) -> None:
-        """Queue a call. Raises what an earlier call raised."""
-        while self._pending and (len(self._pending) >= self._limit or self._pending[0].done()):
-            self._pending.popleft().result()
+        """Queue a call."""
         self._pending.append(self._pool.submit(function, *arguments))
 
-    def wait(self) -> None:
-        """Wait for all calls. Raises what one of them raised."""
-        while self._pending:
-            self._pending.popleft().result()
+    def rows(self, most: int) -> Iterator[Row]:
+        """Rows that calls have returned. Waits until at most `most` calls are left, and raises what one of them
+        raised."""
+        while self._pending and (len(self._pending) > most or self._pending[0].done()):
+            if (row := self._pending.popleft().result()) is not None:
+                yield row
 
     def stop(self) -> None:
         """Cancel calls that have not begun, and wait for the one that has."""
@@ -298,8 +285,3 @@ def _follow(mine: Sequence[Job], jobs: Sequence[Job], events: Iterator[Event], f
             state = f"{before + kept + rejected}/{len(mine)} episodes" + f", {rejected} rejected" * bool(rejected)
             rate = f"{frames * steps / max(1e-9, time.monotonic() - begun):.0f} frames/s"
             progress.update(task, completed=steps, total=total, state=state, rate=rate)
-
-
-def _all(rows: "SimpleQueue[Row]") -> Iterator[Row]:
-    while not rows.empty():
-        yield rows.get()
