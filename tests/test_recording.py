@@ -51,7 +51,7 @@ def record(out_dir, clips=2, **options):
 
 def test_a_second_writer_of_a_folder_is_refused_before_its_work(tmp_path):
     with RolloutWriter(tmp_path) as writer:
-        with pytest.raises(BlockingIOError, match="another process does"), RolloutWriter(tmp_path):
+        with pytest.raises(BlockingIOError, match="another process writes there"), RolloutWriter(tmp_path):
             pytest.fail("refused too late")
         writer.append(clip(1), poses(1), INTRINSICS)
     record(tmp_path)

@@ -23,7 +23,7 @@ from sanawm_env.camera.trajectory import load_trajectory as load_trajectory
 from sanawm_env.recording.sheet import contact_sheet, evenly_spaced
 from sanawm_env.recording.video import VideoWriter
 from sanawm_env.system.files import file_sha256
-from sanawm_env.system.saving import check_target, only_writer, remove, replacing_files, write_text
+from sanawm_env.system.saving import check_target, remove, replacing_files, write_text
 from sanawm_env.world.thumbnails import thumbnail
 
 VIDEO, TRAJECTORY, SHEET, META = "video.mp4", "trajectory.npz", "contact_sheet.png", "meta.json"
@@ -79,7 +79,6 @@ class RolloutWriter:
         self.meta = dict(meta or {}) | {"video": video}
         check_writable(self.out_dir, self.names)
         self._sheet, self._upscale, self._how = sheet, video.get("upscale", 1), video
-        self._claim, self._claimed = only_writer(self.out_dir, f"{VIDEO}.lock", stays=False), False
         self._saving, self._part = replacing_files(self.out_dir, self.names), None
         self._video = VideoWriter(self.out_dir / VIDEO, fps=fps, **video)
         self._hash = hashlib.sha256()
@@ -93,16 +92,10 @@ class RolloutWriter:
         return self._video.num_frames
 
     def __enter__(self) -> Self:
-        self._come()
+        self._begin()
         return self
 
-    def _come(self) -> None:
-        if not self._claimed:
-            self._claim.__enter__()
-            self._claimed = True
-
     def _begin(self) -> None:
-        self._come()
         if self._part is None:
             self._part = self._saving.__enter__()
             self._video = VideoWriter(self._part / VIDEO, fps=self.fps, **self._how)
@@ -169,7 +162,6 @@ class RolloutWriter:
         """Delete the folder."""
         self._video.discard()
         self._saving.discard()
-        self._claim.__exit__()
         remove(self._absolute)
 
     def __exit__(self, exception_type, *_) -> None:
@@ -182,7 +174,6 @@ class RolloutWriter:
             raise self._saving.said(error) from error
         finally:
             self._saving.discard()
-            self._claim.__exit__()
 
     def _write(self, folder: Path, interrupted: bool) -> None:
         """Write all files but the video."""
