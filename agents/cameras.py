@@ -8,10 +8,11 @@ from text such as "orbit:radius=2,degrees=90", and `actions` turns a path into t
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from scipy.interpolate import CubicSpline
 from scipy.spatial.transform import RigidTransform, Rotation, Slerp
 
@@ -19,11 +20,14 @@ from sanawm_env.camera.dsl import FPS, MAX_FRAMES
 from sanawm_env.camera.trajectory import check_trajectory
 from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.simulation.controllers import Twist
-from sanawm_env.system.files import brief, check_count, check_number
+from sanawm_env.system.files import brief, check_count
+from sanawm_env.system.settings import check_fields
 from sanawm_env.world.state import MAX_SEED
 
 WALK, TURN = 0.6, 12.0  # metres and degrees per second: what cameras are bounded to, well within what worlds know
-SPEEDS = {"speed": WALK, "rate": TURN, "turn": TURN}  # parameters that may be negative or zero, and their bounds
+Length = Annotated[float, Field(gt=0)]
+Speed = Annotated[float, Field(ge=-WALK, le=WALK)]
+Rate = Annotated[float, Field(ge=-TURN, le=TURN)]
 
 
 class Camera(ABC):
@@ -70,17 +74,7 @@ class Camera(ABC):
         """
 
     def __post_init__(self):
-        for field in fields(self):
-            name, value = field.name, getattr(self, field.name)
-            if field.type is int:
-                check_count(f"{name} of a camera", value, 0, MAX_SEED)
-            elif field.type is not float:
-                continue
-            check_number(f"{name} of a camera", value)
-            if name in SPEEDS:
-                _bounded(value, SPEEDS[name])
-            elif value < 0 or (value == 0 and name != "seed"):
-                raise ValueError(f"{name} of a camera must be above zero, got {value:g}.")
+        check_fields(self)
 
 
 def _headings(degrees: NDArray) -> Rotation:
@@ -101,7 +95,7 @@ class Dolly(Camera):
         speed: metres per second; negative values move back.
     """
 
-    speed: float = 0.4
+    speed: Speed = 0.4
 
     def path(self, seconds):
         return np.outer(self.speed * seconds, [0, 0, 1]), _headings(0 * seconds)
@@ -117,9 +111,9 @@ class Orbit(Camera):
         speed: metres per second along the arc; the camera turns by at most `TURN` degrees per second.
     """
 
-    radius: float = 1.5
-    degrees: float = 60.0
-    speed: float = 0.3
+    radius: Length = 1.5
+    degrees: Length = 60.0
+    speed: Speed = 0.3
 
     def path(self, seconds):
         rate = np.clip(np.degrees(self.speed / self.radius), -TURN, TURN)
@@ -138,8 +132,8 @@ class LookAround(Camera):
         rate: degrees per second; negative values begin to the left.
     """
 
-    degrees: float = 90.0
-    rate: float = 10.0
+    degrees: Length = 90.0
+    rate: Rate = 10.0
 
     def path(self, seconds):
         return np.zeros((len(seconds), 3)), _headings(_there_and_back(self.rate * seconds, self.degrees))
@@ -154,8 +148,8 @@ class ThereAndBack(Camera):
         speed: metres per second; negative values begin backwards.
     """
 
-    distance: float = 1.0
-    speed: float = 0.4
+    distance: Length = 1.0
+    speed: Speed = 0.4
 
     def path(self, seconds):
         walked = _there_and_back(self.speed * seconds, self.distance)
@@ -172,9 +166,9 @@ class LawnMower(Camera):
         speed: metres per second.
     """
 
-    length: float = 1.2
-    step: float = 0.4
-    speed: float = 0.4
+    length: Length = 1.2
+    step: Length = 0.4
+    speed: Speed = 0.4
 
     def path(self, seconds):
         number, along = np.divmod(self.speed * seconds, self.length + self.step)
@@ -194,9 +188,9 @@ class RandomWalk(Camera):
         turn: bound of the random turn rates, degrees per second, between which a cubic spline interpolates.
     """
 
-    seed: int = 0
-    speed: float = 0.4
-    turn: float = 8.0
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
+    speed: Speed = 0.4
+    turn: Rate = 8.0
 
     def path(self, seconds):
         rng, knots = np.random.default_rng(self.seed), np.arange(0, seconds[-1] + 3, 1.5)
@@ -222,8 +216,8 @@ class Spline(Camera):
             or `TURN`.
     """
 
-    keys: NDArray
-    seconds: float = 3.0
+    keys: Any
+    seconds: Length = 3.0
 
     def path(self, seconds):
         keys = np.asarray(self.keys, float)
@@ -261,7 +255,7 @@ def parse(text: str) -> Camera:
     name, _, rest = text.partition(":")
     if name not in CAMERAS:
         raise ValueError(f"There is no camera {brief(name)}: give {', '.join(CAMERAS)}.")
-    kinds: dict[str, Any] = {field.name: field.type for field in fields(CAMERAS[name])}
+    kinds = {field.name: type(field.default) for field in fields(CAMERAS[name])}
     given = {}
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")

@@ -7,13 +7,16 @@ that cannot go back.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from sanawm_env.simulation.episode import Episode
 from sanawm_env.simulation.simulator import Simulator
 from sanawm_env.simulation.tasks import Explore
 from sanawm_env.system.files import check_count
+from sanawm_env.system.settings import check_fields
 from sanawm_env.world import tree
 
 Cell = tuple[int, int, int]
@@ -66,13 +69,12 @@ class GoExplore:
         ValueError: for a walk or capacity below 1.
     """
 
-    walk: int = 3
+    walk: Annotated[int, Field(ge=1, le=MOST)] = 3
     returns: bool = True
-    capacity: int = 500
+    capacity: Annotated[int, Field(ge=1, le=MOST)] = 500
 
     def __post_init__(self):
-        for name in ("walk", "capacity"):
-            check_count(f"{name} of Go-Explore", getattr(self, name), 1, MOST)
+        check_fields(self)
 
     def run(
         self,

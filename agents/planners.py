@@ -7,12 +7,13 @@ copies nothing, because states are values.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import cast
+from dataclasses import dataclass
+from typing import Annotated, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 from sanawm_env.envs.env import SanaWMEnv
@@ -20,7 +21,8 @@ from sanawm_env.simulation.controllers import Twist
 from sanawm_env.simulation.episode import Episode
 from sanawm_env.simulation.simulator import Simulator
 from sanawm_env.simulation.tasks import likenesses
-from sanawm_env.system.files import brief, check_count, check_number
+from sanawm_env.system.files import brief
+from sanawm_env.system.settings import check_fields
 
 Objective = Callable[[Tensor, NDArray], NDArray]
 """A function (frames (n, F, H, W, 3) uint8 on the world's device, c2w (n, F, 4, 4)) -> scores (n,); higher is better. F
@@ -28,7 +30,8 @@ is 24 times the horizon: step h ends with frame 24 h - 1."""
 
 PLANAR = (0, 2, 4)  # of a twist: sideways, forwards, turn
 STEP_FRAMES = 24  # of the worlds that there are
-MOST = 1 << 20  # futures, steps and rounds
+Count = Annotated[int, Field(ge=1, le=1 << 20)]
+Positive = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,20 +67,14 @@ class Planner(ABC):
         ValueError: for values of another type, or outside their range.
     """
 
-    horizon: int = 3
-    candidates: int = 64
-    axes: tuple[int, ...] = PLANAR
-    batch: int = 32
+    horizon: Count = 3
+    candidates: Count = 64
+    axes: Sequence[Annotated[int, Field(ge=0, le=5)]] = PLANAR
+    batch: Count = 32
 
     def __post_init__(self):
-        for field in fields(self):
-            value, name = getattr(self, field.name), f"{field.name} of a planner"
-            if field.type is int:
-                check_count(name, value, 1, MOST)
-            elif field.type is float and check_number(name, value, 0) == 0 != field.default:
-                raise ValueError(f"{name} must be above zero, got {value!r}.")
-        axes = self.axes if isinstance(self.axes, tuple | list) else ()
-        if not axes or any(axis not in range(6) for axis in axes) or len(set(axes)) < len(axes):
+        check_fields(self)
+        if not 0 < len(set(self.axes)) == len(self.axes):
             raise ValueError(f"axes of a planner are numbers of a twist, 0 to 5, each once, got {brief(self.axes)}.")
 
     @abstractmethod
@@ -215,11 +212,11 @@ class CEM(Planner):
         ValueError: for more elites than candidates, and as `Planner`.
     """
 
-    iterations: int = 2
-    elites: int = 8
-    std: float = 0.7
-    warm_std: float = 0.4
-    min_std: float = 0.05
+    iterations: Count = 2
+    elites: Count = 8
+    std: Positive = 0.7
+    warm_std: Positive = 0.4
+    min_std: Positive = 0.05
 
     def __post_init__(self):
         super().__post_init__()
@@ -255,10 +252,10 @@ class MPPI(Planner):
         control_cost: gamma of the term gamma u' v / std^2 that is subtracted from a score.
     """
 
-    iterations: int = 2
-    temperature: float = 0.02
-    std: float = 0.5
-    control_cost: float = 0.0
+    iterations: Count = 2
+    temperature: Positive = 0.02
+    std: Positive = 0.5
+    control_cost: Annotated[float, Field(ge=0)] = 0.0
 
     def plan(self, simulator, episode, objective, rng, previous=None):
         self._check(simulator, episode, objective, rng)
@@ -313,21 +310,16 @@ class ImageGoal:
     """
 
     goal: Tensor | NDArray
-    scales: Sequence[int] = (2, 4, 8)
+    scales: Annotated[Sequence[Count], Field(min_length=1)] = (2, 4, 8)
     hurry: float = 0.005
-    step_frames: int = STEP_FRAMES
+    step_frames: Count = STEP_FRAMES
 
     def __post_init__(self):
         if not isinstance(self.goal, Tensor | np.ndarray):
             raise TypeError(f"An image goal is a tensor or an array (H, W, 3), got {brief(self.goal)}.")
         if self.goal.ndim != 3 or self.goal.shape[-1] != 3:
             raise ValueError(f"An image goal is an image (H, W, 3), got the shape {tuple(self.goal.shape)}.")
-        if not isinstance(self.scales, tuple | list) or not self.scales:
-            raise ValueError(f"scales of an image goal are whole numbers, at least one, got {brief(self.scales)}.")
-        for scale in self.scales:
-            check_count("scales of an image goal", scale, 1, MOST)
-        check_number("hurry of an image goal", self.hurry)
-        check_count("step_frames of an image goal", self.step_frames, 1, MOST)
+        check_fields(self)
 
     def __call__(self, frames: Tensor, c2w: NDArray) -> NDArray:
         ends = frames[:, self.step_frames - 1 :: self.step_frames]  # (n, horizon, H, W, 3)
@@ -351,16 +343,15 @@ class PointGoal:
         ValueError: for anything but three finite numbers, or values outside their range.
     """
 
-    point: NDArray
+    point: NDArray | Sequence[float]
     hurry: float = 0.05
-    step_frames: int = STEP_FRAMES
+    step_frames: Count = STEP_FRAMES
 
     def __post_init__(self):
         point = np.asarray(self.point) if isinstance(self.point, np.ndarray | list | tuple) else np.empty(0)
         if point.shape != (3,) or point.dtype.kind not in "fiu" or not np.isfinite(point).all():
             raise ValueError(f"A point goal is three finite numbers, metres, got {brief(self.point)}.")
-        check_number("hurry of a point goal", self.hurry)
-        check_count("step_frames of a point goal", self.step_frames, 1, MOST)
+        check_fields(self)
 
     def __call__(self, frames: Tensor, c2w: NDArray) -> NDArray:
         away = np.linalg.norm(c2w[:, self.step_frames - 1 :: self.step_frames, :3, 3] - self.point, axis=-1)

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import yaml
-from yaml.constructor import ConstructorError
 
 from sanawm_env.system.files import brief, read_text, reason
 
@@ -47,7 +46,7 @@ class _Loader(yaml.SafeLoader):
 for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    ("int", r"[-+]?[0-9]{1,300}", "-+0123456789"),  # longer ones are infinite
     ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
     ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
     ("merge", "<<", "<"),
@@ -55,20 +54,10 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
 
 
-def _int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    try:
-        return int(node.value)  # 010 is ten
-    except ValueError:
-        said = f"{brief(node.value)} is not a number"
-        raise ConstructorError(None, None, said, node.start_mark) from None
-
-
-def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
-    return float(re.sub(r"\.(?=[a-z])", "", node.value.lower()))  # .inf, .nan
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _int)
-_Loader.add_constructor("tag:yaml.org,2002:float", _float)
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))  # 010 is ten
+_Loader.add_constructor(
+    "tag:yaml.org,2002:float", lambda loader, node: float(re.sub(r"\.(?=[a-zA-Z])", "", node.value))
+)
 
 
 def _check(node: yaml.Node | None, sizes: dict[int, int]) -> int:

@@ -473,7 +473,7 @@ def test_a_plan_shows_which_images_cannot_be_read(world, photos, tmp_path, capsy
         ("world: elsewhere", "elsewhere"),
         ("seeds: 1000000000000000000", "seeds must be at most 1,000,000 or a list"),
         ("seeds: 12:30", "seeds must be a whole number or a list, got '12:30'"),
-        (f"seeds: {'9' * 5000}", "is not a number (line 1)"),
+        (f"seeds: {'9' * 5000}", "seeds must be a whole number or a list, got inf"),
         ("scenes: [{sample: 1000000000}]", "from 0 to 10,000"),
         ("chunks: 1000000000\nenv: {horizon: reanchor}", "chunks must be at most 4,096"),
         ("threads: 100000", "threads must be at most 512"),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
 from importlib import metadata
+from importlib.util import find_spec
 from statistics import median
 from typing import Any, cast
 
@@ -492,10 +493,6 @@ def _first(result: Any) -> Tensor:
 
 def header(subject: Subject) -> dict[str, Any]:
     """What was measured, on which machine, with which versions."""
-    try:
-        triton = metadata.version("triton")
-    except metadata.PackageNotFoundError:
-        triton = None
     return {
         "size": subject.config.name,
         "dtype": subject.config.dtype,
@@ -504,7 +501,7 @@ def header(subject: Subject) -> dict[str, Any]:
         "device": str(subject.device),
         "machine": machine_name(subject.device),
         "torch": torch.__version__,
-        "triton": triton,
+        "triton": metadata.version("triton") if find_spec("triton") else None,
         "repeats": subject.repeats,
         "date": str(date.today()),
     }

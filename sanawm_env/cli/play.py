@@ -73,8 +73,7 @@ class Play(Start, LoadedWorld):
 
         check_writable(self.out)
         check_number("--memory-limit-gb", self.memory_limit_gb, 1e-6, 1e6)
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"--port must be from 0 (a free one) to 65535, got {self.port}.")
+        check_count("--port", self.port, 0, 65535)
         for name in self.allow_host:
             if not re.fullmatch(r"[\w.-]+", name):
                 raise ValueError(f"--allow-host takes a host name such as hub.example.org, got {brief(name)}.")

@@ -64,8 +64,7 @@ class Serve(LoadedWorld):
             from sanawm_env.serving.service import Service
         except ModuleNotFoundError as error:
             raise ImportError(f'A server needs {error.name}: pip install "sanawm-env[serve]".') from error
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"--port must be from 0 (a free one) to 65535, got {self.port}.")
+        check_count("--port", self.port, 0, 65535)
         token = self.token()
         if token is None and not is_loopback(self.host):
             raise ValueError(

@@ -409,7 +409,7 @@ class SanaWMEnv(gym.Env):
     @property
     def ended(self) -> tuple[bool, bool]:
         """Whether the episode is terminated, and whether it is truncated."""
-        return self._ended(self._now("ask whether it has ended"))
+        return Move(self, self._now("ask whether it has ended")).ended
 
     @property
     def episode(self) -> Episode:
@@ -507,9 +507,6 @@ class SanaWMEnv(gym.Env):
             raise ResetNeeded(f"There is no episode yet: call reset before you {what}.")
         return self._episode
 
-    def _ended(self, episode: Episode) -> tuple[bool, bool]:
-        return episode.terminated, self.simulator.truncated(episode)
-
     def _choose(self, options: Mapping[str, Any], rng: np.random.Generator) -> tuple[Scene, int]:
         """Scene and episode seed. Both are always drawn, so that the options of one episode do not change the next
         one."""
@@ -577,7 +574,7 @@ class Move:
     @property
     def ended(self) -> tuple[bool, bool]:
         """Whether the episode is terminated, and whether it is truncated."""
-        return self.env._ended(self.episode)
+        return self.episode.terminated, self.env.simulator.truncated(self.episode)
 
     @property
     def seen(self) -> tuple[Observation, dict[str, Any]]:

@@ -82,12 +82,8 @@ class VectorScalePixels(VectorWrapper):
 
 def _scaled(observation: Observation) -> Observation:
     if isinstance(observation, dict):
-        return {name: _scaled_array(part) for name, part in observation.items()}
-    return _scaled_array(observation)
-
-
-def _scaled_array(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float32) / 255 if array.dtype == np.uint8 else array
+        return {name: cast(np.ndarray, _scaled(part)) for name, part in observation.items()}
+    return observation.astype(np.float32) / 255 if observation.dtype == np.uint8 else observation
 
 
 def _scaled_space(space: spaces.Space) -> spaces.Space:
@@ -176,7 +172,10 @@ class Snapshottable(gym.Wrapper, RecordConstructorArgs):
             ValueError: for a device that cannot be used.
         """
         inner = self._base.snapshot(device)
-        outer = tuple((type(wrapper), _remembered(wrapper, names)) for wrapper, names in self._memories())
+        outer = tuple(
+            (type(wrapper), {name: copy.deepcopy(getattr(wrapper, name)) for name in names if hasattr(wrapper, name)})
+            for wrapper, names in self._memories()
+        )
         return WrappedSnapshot(inner, outer, cast(tuple[Observation, dict[str, Any]], self._seen))
 
     def restore(self, snapshot: WrappedSnapshot, reseed: int | None = None) -> tuple[Observation, dict[str, Any]]:
@@ -219,7 +218,3 @@ class Snapshottable(gym.Wrapper, RecordConstructorArgs):
             if names:
                 yield env, names
             env = env.env
-
-
-def _remembered(wrapper: gym.Wrapper, names: Sequence[str]) -> dict[str, Any]:
-    return {name: copy.deepcopy(getattr(wrapper, name)) for name in names if hasattr(wrapper, name)}

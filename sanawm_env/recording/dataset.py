@@ -294,12 +294,10 @@ def merge(sources: Sequence[str | os.PathLike], out: str | os.PathLike) -> Itera
     datasets = [Dataset.open(source) for source in sources]
     if not datasets:
         raise ValueError("Give at least one dataset to merge.")
-    if any(Path(out).resolve() == dataset.folder.resolve() for dataset in datasets):
-        raise ValueError(f"{out} is one of the datasets to merge: give a new folder.")
     for dataset in datasets:
         check_outside(out, dataset.folder)
-    lead = datasets[0]
-    for other in datasets[1:]:
+    lead, held = datasets[0], [Dataset.open(out)] if (Path(out) / DATASET).exists() else []
+    for other in (*datasets[1:], *held):
         for name in _WHOLE:
             if other.header[name] != lead.header[name]:
                 raise ValueError(
@@ -308,9 +306,7 @@ def merge(sources: Sequence[str | os.PathLike], out: str | os.PathLike) -> Itera
                 )
     pairs = [(dataset, row) for dataset in datasets for row in dataset.rows()]
     check_writable(Path(out))
-    target = Dataset.open(out) if (Path(out) / DATASET).exists() else Dataset.create(out, lead.header)
-    if any(target.header[name] != lead.header[name] for name in _WHOLE):
-        raise ValueError(f"{out} holds a dataset that cannot be merged with {lead.folder}: give a new folder.")
+    target = held[0] if held else Dataset.create(out, lead.header)
     with only_writer(target.folder, "merge.lock"):
         yield from _merge(target, pairs)
 
@@ -381,18 +377,9 @@ def _problems(dataset: Dataset, row: Row, thorough: bool) -> Iterator[str]:
         return
     if meta["weights_hash"] != dataset.header["weights_hash"]:
         yield "it was predicted by other weights than the rest"
-    if meta.get("id") != row.id:
-        yield "its id is not the one in the manifest"
-    for name in ("camera", "source", "scene", "seed"):
-        own, says = meta.get(name, ""), getattr(row, name)
-        if str(own) != str(says):
-            yield f"its {name} is {brief(own)}, the manifest says {brief(says)}"
-    size = sum(path.stat().st_size for path in episode.folder.iterdir())
-    for name, value, says in (
-        ("chunks", episode.chunks, row.chunks), ("frames", frames, row.frames), ("bytes", size, row.bytes),
-    ):  # fmt: skip
-        if value != says:
-            yield f"it has {value} {name}, the manifest says {says}"
+    for name, says in asdict(Row.of(episode, row.episode)).items():
+        if name not in ("measures", "reason") and says != getattr(row, name):
+            yield f"its {name} is {brief(says)}, the manifest says {brief(getattr(row, name))}"
     if meta["fps"] != dataset.header["fps"]:
         yield f"it has {meta['fps']} frames a second, the dataset {brief(dataset.header['fps'])}"
     hashes = meta.get("files")

@@ -161,14 +161,17 @@ def export_lerobot(
 
 
 def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, limits: dict[str, Any]) -> Generator[Row]:
+    import pyarrow
+
     with replacing_folder(out, alone=True, anew=True) as folder:
         tasks: dict[str, int] = {}
         totals: dict[str, Stats] = {}
+        described: list[dict[str, Any]] = []
         number = first = 0
         per_folder = limits["chunks_size"]
         with ExitStack() as files:
             data = files.enter_context(_Tables(folder, DATA, limits["data_files_size_in_mb"] * MB, per_folder))
-            meta = files.enter_context(_EpisodeRows(folder, limits["data_files_size_in_mb"] * MB, per_folder))
+            meta = files.enter_context(_Tables(folder, EPISODES, limits["data_files_size_in_mb"] * MB, per_folder))
             videos = files.enter_context(_Videos(folder, limits["video_files_size_in_mb"] * MB, per_folder))
             for row in rows:
                 try:  # to read all of it before any of it is written
@@ -185,16 +188,18 @@ def _export(dataset: Dataset, rows: list[Row], look: Look, out: Path, limits: di
                 shown = videos.write(episode.folder / VIDEO, frames)
                 stats |= {name: vector_stats(values) for name, values in columns.items()}
                 totals = {name: pool(totals[name], new) if totals else new for name, new in stats.items()}
-                meta.write(
-                    {"episode_index": number, "tasks": [task], "length": frames}
-                    | place.named("data")
-                    | {"dataset_from_index": first, "dataset_to_index": first + frames}
-                    | shown
-                    | {f"stats/{name}/{key}": value for name, values in stats.items() for key, value in values.items()}
-                )
+                facts: dict[str, Any] = {"episode_index": number, "tasks": [task], "length": frames}
+                facts |= place.named("data") | {"dataset_from_index": first, "dataset_to_index": first + frames} | shown
+                facts |= {f"stats/{name}/{key}": x for name, values in stats.items() for key, x in values.items()}
+                described.append(_listed(facts))
+                if len(described) == _EPISODES_AT_ONCE:
+                    meta.write(pyarrow.Table.from_pylist(described), "meta/episodes")
+                    described = []
                 number, first = number + 1, first + frames
                 yield row
             check_some(dataset, range(number))
+            if described:
+                meta.write(pyarrow.Table.from_pylist(described), "meta/episodes")
         _write_tasks(folder / TASKS, list(tasks))
         stats = {name: _listed(stats) for name, stats in totals.items()}
         counts = {"total_episodes": number, "total_frames": first, "total_tasks": len(tasks)}
@@ -296,11 +301,6 @@ class _Place(NamedTuple):
     chunk: int
     file: int
 
-    @classmethod
-    def of(cls, number: int, per_folder: int) -> "_Place":
-        """The place of the file with that number."""
-        return cls(*divmod(number, per_folder))
-
     def path(self, folder: Path, pattern: str) -> Path:
         """Its path; the folder is made."""
         path = folder / pattern.format(video_key=CAMERA, chunk_index=self.chunk, file_index=self.file)
@@ -334,7 +334,7 @@ class _Tables(AbstractContextManager):
 
         out = self._out
         full = out is None or os.fstat(out[0].fileno()).st_size + table.nbytes > self._most
-        place = _Place.of(self._number + full, self._per_folder)
+        place = _Place(*divmod(self._number + full, self._per_folder))
         if label:
             for name, value in place.named(label).items():
                 table = table.append_column(name, pyarrow.array([value] * len(table), pyarrow.int64()))
@@ -345,30 +345,6 @@ class _Tables(AbstractContextManager):
             out = self._out = file, parquet.ParquetWriter(file, table.schema)
         out[1].write_table(table)
         return place
-
-
-class _EpisodeRows(AbstractContextManager):
-    """A context manager that writes the rows of meta/episodes, some at a time."""
-
-    def __init__(self, folder: Path, most_bytes: float, per_folder: int):
-        self._tables = _Tables(folder, EPISODES, most_bytes, per_folder)
-        self._rows: list[dict[str, Any]] = []
-
-    def __exit__(self, *exception) -> None:
-        with self._tables:
-            self._flush()
-
-    def write(self, row: dict[str, Any]) -> None:
-        self._rows.append(_listed(row))
-        if len(self._rows) == _EPISODES_AT_ONCE:
-            self._flush()
-
-    def _flush(self) -> None:
-        import pyarrow
-
-        if self._rows:
-            self._tables.write(pyarrow.Table.from_pylist(self._rows), "meta/episodes")
-            self._rows = []
 
 
 class _Videos(AbstractContextManager):
@@ -402,13 +378,13 @@ class _Videos(AbstractContextManager):
                 container.mux(packet)
         start, self._frames, self._bytes = self._frames, self._frames + frames, self._bytes + size
         times = {"from_timestamp": float(start / rate), "to_timestamp": float(self._frames / rate)}
-        place = _Place.of(self._number, self._per_folder).named(f"videos/{CAMERA}")
+        place = _Place(*divmod(self._number, self._per_folder)).named(f"videos/{CAMERA}")
         return place | {f"videos/{CAMERA}/{name}": value for name, value in times.items()}
 
     def _begin(self, like: av.VideoStream) -> tuple[OutputContainer, av.VideoStream]:
         self.__exit__()
         self._number, self._bytes, self._frames = self._number + 1, 0, 0
-        path = _Place.of(self._number, self._per_folder).path(self._folder, VIDEOS)
+        path = _Place(*divmod(self._number, self._per_folder)).path(self._folder, VIDEOS)
         container = av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"})
         joined = container.add_stream_from_template(like)
         joined.time_base = like.time_base

@@ -121,11 +121,10 @@ class VideoWriter(AbstractContextManager):
         try:
             container.mux(stream.encode(None))
             container.close()
-        except OSError as error:
+        except BaseException as error:
             self.discard()
-            raise with_sentence(error, f"cannot finish the video {self.path}: {error.strerror or error}") from error
-        except BaseException:
-            self.discard()
+            if isinstance(error, OSError):
+                raise with_sentence(error, f"cannot write the video {self.path}: {error.strerror or error}") from error
             raise
         self._saving.__exit__(None, None, None)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
+import numpy as np
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
@@ -60,12 +61,13 @@ def read(kind: type[T], data: Any, *, others: bool = False) -> T:
 
 def check_fields(settings: "DataclassInstance") -> None:
     """Check the fields of a dataclass, in its `__post_init__`, by their annotations, which may hold ranges:
-    `Annotated[int, Field(ge=1)]`. Types are as strict as those of `read`, and numbers finite.
+    `Annotated[int, Field(ge=1)]`. Types are as strict as those of `read`, numbers are finite; NumPy's are accepted.
 
     Raises:
         ValueError: for the first field that does not fit. It begins with the field's name.
     """
-    data = {name: getattr(settings, name) for name in _fields(type(settings))}
+    given = {name: getattr(settings, name) for name in _fields(type(settings))}
+    data = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
     try:
         _values(type(settings)).validate_python(data)
     except ValidationError as error:

@@ -492,7 +492,6 @@ def sample_frames_for_codec(
         (N, 24 stride stride) uint8.
     """
     jobs = [(role, seed, index, num_frames, stride, size, unknown_fraction) for index in range(clips)]
-    if workers == 1:
-        return torch.cat([patches_of(*job) for job in jobs])
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker) as pool:
-        return torch.cat(list(pool.map(patches_of, *zip(*jobs, strict=True))))
+    with closing(_worked(patches_of, jobs, workers)) as made:
+        patches = dict(made)
+    return torch.cat([patches[index] for index in range(clips)])

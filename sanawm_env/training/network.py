@@ -45,7 +45,6 @@ from sanawm_env.world.state import save_whole
 CHECKPOINT_EVERY, CHECKPOINT_SECONDS = 100, 240  # whichever comes first
 # glibc's allocator in the processes that train: giving large blocks back and taking them anew costs a tenth of the time
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "8589934592", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
-BEFORE = "checkpoint_before.pt"  # the one before the last, whatever happens to that
 STEADY = "checkpoint_steady.pt"  # before the learning rate fell: where a longer run goes on
 
 
@@ -318,8 +317,6 @@ def _train(rank: int, processes: int, meeting: str, job: tuple) -> None:
             "model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average,
             "step": step, "history": history, "seconds": time.monotonic() - began, "identity": identity,
         }  # fmt: skip
-        if (out / "checkpoint.pt").exists():
-            _copy(out / "checkpoint.pt", out / BEFORE)
         with replacing(out / "checkpoint.pt") as part:
             try:
                 torch.save(parts, part)

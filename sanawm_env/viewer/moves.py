@@ -6,7 +6,7 @@ is answered at once.
 """
 
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sanawm_env.camera import twist
 from sanawm_env.camera.dsl import KeyState, hold_keys, parse_actions
 from sanawm_env.camera.presets import KEY_ORDER, Workspace, pitch_of
-from sanawm_env.simulation.controllers import Controller, Keys, Poses, Twist, make_controller
+from sanawm_env.simulation.controllers import Keys, Poses, Twist, make_controller
 from sanawm_env.world.config import WorldConfig
 
 
@@ -149,10 +149,8 @@ class Controllers:
             ValueError: for an unknown preset.
         """
 
-        def make(mode: str) -> Controller:
-            return make_controller(mode, config, speed, "hold", config.workspace)
-
-        return cls(cast(Keys, make("keys")), cast(Twist, make("twist")), cast(Poses, make("poses")))
+        made: Any = (make_controller(mode, config, speed) for mode in ("keys", "twist", "poses"))
+        return cls(*made)
 
     @property
     def workspace(self) -> Workspace:

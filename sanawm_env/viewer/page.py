@@ -49,6 +49,7 @@ from sanawm_env.viewer.tree import Node
 from sanawm_env.world.images import load_image
 
 WEB = Path(__file__).parent / "web"
+SILENT = logging.Logger("page", logging.CRITICAL + 1)  # what port scanners send is nothing to read about
 KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 REFUSED = (
     b"This page answers to its own address: an IP address, localhost, or what --host says. "
@@ -220,7 +221,7 @@ class Page:
             try:
                 server = await serve(
                     self._meet, self.host, self.port, process_request=self._answer, max_size=MAX_UPLOAD_BYTES + 2**16,
-                    max_queue=2, compression=None, create_connection=_Connection, logger=_silent(),
+                    max_queue=2, compression=None, create_connection=_Connection, logger=SILENT,
                 )  # fmt: skip
             except OSError as error:
                 self._failure = error
@@ -627,13 +628,6 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _silent() -> logging.Logger:
-    """A logger that drops what port scanners send."""
-    logger = logging.Logger("sanawm page")
-    logger.addHandler(logging.NullHandler())
-    return logger
 
 
 def _response(status: HTTPStatus, body: bytes, kind: str = "text/plain; charset=utf-8", **more: str) -> Response:
