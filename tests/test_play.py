@@ -1133,7 +1133,7 @@ def test_options_that_cannot_be_are_refused(folder, tmp_path, capsys):
         assert "--memory-limit-gb must be a finite number from 1e-06 to" in refused(
             capsys, *where, "--memory-limit-gb", limit
         )
-    assert "from 0 (a free one) to 65535" in refused(capsys, *where, "--port", 99999)
+    assert "--port must be a whole number from 0 to 65,535" in refused(capsys, *where, "--port", 99999)
     for name in ("https://hub.example.org/", "hub.example.org:8443", "a b", "*", ""):
         assert "takes a host name such as hub.example.org" in refused(capsys, *where, "--allow-host", name)
     assert "There is no driver 'by magic'" in refused(capsys, *where, "--driver", "by magic")
