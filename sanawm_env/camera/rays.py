@@ -131,7 +131,9 @@ def chunk_conditions(
     """
     origin, poses = _float32(origin), _float32(poses)
     if poses.ndim < 3 or poses.shape[-2:] != (4, 4) or poses.shape[-3] == 0 or poses.shape[-3] % stride:
-        raise ValueError(f"a chunk needs poses (n, 4, 4) with n a positive multiple of {stride}, got {_shape(poses)}")
+        raise ValueError(
+            f"a chunk needs poses (n, 4, 4) with n a positive multiple of {stride}, got {tuple(poses.shape)}"
+        )
     if first:
         poses = torch.cat([origin.expand(*poses.shape[:-3], 4, 4)[..., None, :, :], poses], dim=-3)
         return ChunkConditions(
@@ -227,7 +229,7 @@ def _whole_trajectory(c2w: Array, intrinsics: Array, origin: Array | None) -> tu
     """Relative poses with frame 0 the exact identity, and intrinsics per frame; both float32."""
     c2w = _float32(c2w)
     if c2w.ndim < 3 or c2w.shape[-2:] != (4, 4) or c2w.shape[-3] == 0:
-        raise ValueError(f"a trajectory needs at least one pose, shape (F, 4, 4), got {_shape(c2w)}")
+        raise ValueError(f"a trajectory needs at least one pose, shape (F, 4, 4), got {tuple(c2w.shape)}")
     relative = relative_poses(c2w, c2w[..., 0, :, :] if origin is None else origin)
     # R^T R is the identity only up to rounding, and the network was trained with the exact one.
     relative[..., 0, :, :] = torch.eye(4, device=relative.device)
@@ -237,13 +239,9 @@ def _whole_trajectory(c2w: Array, intrinsics: Array, origin: Array | None) -> tu
 def _per_frame(intrinsics: Array, poses: Tensor) -> Tensor:
     intrinsics, frames = _float32(intrinsics).to(poses.device), poses.shape[-3]
     if intrinsics.shape[-1:] != (4,) or (intrinsics.ndim > 1 and intrinsics.shape[-2] != frames):
-        raise ValueError(f"intrinsics must be (4,) or ({frames}, 4) for {frames} frames, got {_shape(intrinsics)}")
+        raise ValueError(f"intrinsics must be (4,) or ({frames}, 4) for {frames} frames, got {tuple(intrinsics.shape)}")
     return intrinsics.expand(*poses.shape[:-2], 4)
 
 
 def _float32(array: Array) -> Tensor:
     return torch.as_tensor(array).to(torch.float32)
-
-
-def _shape(tensor: Tensor) -> str:
-    return str(tuple(tensor.shape))

@@ -4,6 +4,8 @@ A twist is (v_x, v_y, v_z, w_x, w_y, w_z): metres per second along and radians p
 (x right, y down, z forward; w_x looks up, w_y turns right, w_z rolls clockwise). Camera reference, section 8.2.
 """
 
+from itertools import accumulate
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.spatial.transform import RigidTransform
@@ -53,15 +55,7 @@ def ramp(
     previous_twist, twist = check_twist(previous_twist), check_twist(twist)
     progress = np.minimum(1, np.arange(1, frames + 1) / ramp_frames)[:, None]
     increments = exp_se3((previous_twist + (twist - previous_twist) * progress) / fps)
-    return compose(orthonormalize(start), increments)
-
-
-def compose(start: np.ndarray, increments: np.ndarray) -> np.ndarray:
-    """Poses (F, 4, 4) reached from `start` (4, 4) by body-frame motions (F, 4, 4), one after the other."""
-    poses = np.empty_like(increments)
-    for frame, increment in enumerate(increments):
-        poses[frame] = start = start @ increment
-    return poses
+    return np.stack([*accumulate(increments, np.matmul, initial=orthonormalize(start))][1:])
 
 
 def check_twist(twist: ArrayLike) -> np.ndarray:

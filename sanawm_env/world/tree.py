@@ -16,16 +16,19 @@ from torch import Tensor
 from sanawm_env.system.files import brief, explaining
 
 
+def _branches(tree: Any) -> dict[Any, Any] | None:
+    """Fields of a dataclass by name, or items of a tuple by number; None for a leaf."""
+    if dataclasses.is_dataclass(tree):
+        return {field.name: getattr(tree, field.name) for field in dataclasses.fields(tree)}
+    return dict(enumerate(tree)) if isinstance(tree, tuple) else None
+
+
 def leaves(tree: Any) -> Iterator[Tensor]:
     """All tensors of a tree, in the order of its fields."""
     if isinstance(tree, Tensor):
         yield tree
-    elif dataclasses.is_dataclass(tree):
-        for field in dataclasses.fields(tree):
-            yield from leaves(getattr(tree, field.name))
-    elif isinstance(tree, tuple):
-        for item in tree:
-            yield from leaves(item)
+    for branch in (_branches(tree) or {}).values():
+        yield from leaves(branch)
 
 
 def map_tensors(fn: Callable[..., Tensor], tree: Any, *others: Any) -> Any:
@@ -53,11 +56,8 @@ def layout(tree: Any) -> Any:
     """What must agree between trees of one batch: shapes of tensors, and all other values."""
     if isinstance(tree, Tensor):
         return tree.shape
-    if dataclasses.is_dataclass(tree):
-        return tuple(layout(getattr(tree, field.name)) for field in dataclasses.fields(tree))
-    if isinstance(tree, tuple):
-        return tuple(layout(item) for item in tree)
-    return tree
+    branches = _branches(tree)
+    return tree if branches is None else tuple(map(layout, branches.values()))
 
 
 def nbytes(tree: Any) -> int:
@@ -114,15 +114,11 @@ def restore(plain: Any, tensors: Mapping[str, Tensor], types: Mapping[str, type]
             ((kind, name),) = plain.items()
             if not isinstance(name, str) or name not in tensors:
                 raise ValueError(f"{path} names a tensor that the file does not hold")
-            if kind == "tensor":
-                return tensors[name]
-            if tensors[name].dtype not in _IN_NUMPY:
-                raise ValueError(f"{path} is an array of {tensors[name].dtype}, which NumPy does not have")
-            return tensors[name].numpy()
+            with explaining(f"{path} cannot be an array", TypeError):  # NumPy has no bfloat16
+                return tensors[name] if kind == "tensor" else tensors[name].numpy()
         if plain.keys() == {"set"} and isinstance(plain["set"], list):
-            if not all(isinstance(item, str | int | float | None) for item in plain["set"]):
-                raise ValueError(f"{path} must be a set of text and numbers")
-            return frozenset(plain["set"])
+            with explaining(f"{path} must be a set of text and numbers", TypeError):
+                return frozenset(plain["set"])
         name, values = plain.get("type"), plain.get("fields")
         if plain.keys() != {"type", "fields"} or not isinstance(name, str) or not isinstance(values, dict):
             raise ValueError(f"{path} must be a saved value, got {brief(plain)}")
@@ -158,18 +154,15 @@ def check_layout(tree: Any, outline: Any, path: str = "it") -> None:
     """
     if outline is ...:
         return
+    branches = _branches(outline)
     if isinstance(outline, Tensor):
         check_tensor(tree, tuple(outline.shape), (outline.dtype,), path)
-    elif dataclasses.is_dataclass(outline):
-        if type(tree) is not type(outline):
-            raise ValueError(f"{path} must be a {type(outline).__name__}, got {brief(tree)}")
-        for field in dataclasses.fields(outline):
-            check_layout(getattr(tree, field.name), getattr(outline, field.name), f"{path}.{field.name}")
-    elif isinstance(outline, tuple):
-        if not isinstance(tree, tuple) or len(tree) != len(outline):
-            raise ValueError(f"{path} must hold {len(outline)} values, got {brief(tree)}")
-        for i, pair in enumerate(zip(tree, outline, strict=True)):
-            check_layout(*pair, f"{path}.{i}")
+    elif branches is not None:
+        found = _branches(tree) if type(tree) is type(outline) else None
+        if found is None or found.keys() != branches.keys():
+            raise ValueError(f"{path} must be a {type(outline).__name__} of {len(branches)} values, got {brief(tree)}")
+        for name, branch in branches.items():
+            check_layout(found[name], branch, f"{path}.{name}")
     elif type(tree) is not type(outline) or tree != outline:
         raise ValueError(f"{path} must be {brief(outline)}, got {brief(tree)}")
 
@@ -184,20 +177,12 @@ def check_tensor(tensor: Any, shape: tuple[int, ...], dtypes: Collection[torch.d
         raise ValueError(f"{path} holds numbers that are not finite")
 
 
-_IN_NUMPY = {
-    torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool, torch.float16, torch.float32,
-    torch.float64,
-}  # fmt: skip
-
-
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a value fits an annotation: numbers, text, None, tensors, arrays, dataclasses, tuples, sets, unions."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(_fits(value, one) for one in inner)
-    if origin is tuple:
-        if not isinstance(value, tuple):
-            return False
+    if origin is tuple and isinstance(value, tuple):
         hints = inner[:1] * len(value) if inner[1:] == (...,) else inner
         return len(value) == len(hints) and all(map(_fits, value, hints))
     if origin is frozenset:

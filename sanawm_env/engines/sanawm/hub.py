@@ -78,15 +78,8 @@ def list_files(repository: str, revision: str | None, patterns: Sequence[str]) -
 
 def in_cache(listing: Listing) -> Path | None:
     """The folder in the library's cache that holds all these files; None where one is missing."""
-    from huggingface_hub import try_to_load_from_cache
-
-    folders = set()
-    for name in listing.sizes:
-        path = try_to_load_from_cache(listing.repository, name, revision=listing.commit)
-        if not isinstance(path, str):
-            return None
-        folders.add(path.removesuffix(name))
-    return Path(folders.pop()) if len(folders) == 1 else None
+    folder = cached(listing.repository, listing.commit, [*listing.sizes])
+    return folder if folder and all((folder / name).is_file() for name in listing.sizes) else None
 
 
 def cached(repository: str, revision: str | None, patterns: Sequence[str]) -> Path | None:
