@@ -373,9 +373,9 @@ def test_a_nano_world_is_trained_from_nothing_made_longer_and_resumed(trained, t
     recipe.write_text(json.dumps({"colour": "red"}))
     assert "no setting 'colour'" in refused(capsys, *command)
     recipe.write_text(json.dumps({"clips": {"unknown_fraction": 2}}))
-    assert "from 0 to 1" in refused(capsys, *command)
+    assert "clips.unknown_fraction must be at most 1, got 2" in refused(capsys, *command)
     for option, value, sentence in (
-        ("--steps", 0, "steps must be a whole number from 1 "),
+        ("--steps", 0, "steps must be at least 1, got 0"),
         ("--processes", 0, "--processes must be a whole"),
         ("--device", "abacus", "abacus"),
     ):

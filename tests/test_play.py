@@ -1145,7 +1145,7 @@ def test_options_that_cannot_be_are_refused(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("orbit:radius=0", "above zero"),
+        ("orbit:radius=0", "above 0"),
         ("explore:horizon=x", "must be a number"),
         ("explore:std=1", "takes horizon and candidates"),
         ("explore:horizon=1,horizon=2", "each once"),
