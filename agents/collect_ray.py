@@ -16,12 +16,11 @@ from sanawm_env.agents.collect import Event, work
 from sanawm_env.agents.collection import Collection, Job, pending
 
 from sanawm_env.recording.dataset import Dataset, Row, Shard
+from sanawm_env.system.packages import needing
 
-try:
+with needing("Collecting on Ray needs ray", "ray"):
     import ray
     import ray.exceptions
-except ImportError as error:
-    raise ImportError(f'Collecting on Ray needs ray: pip install "sanawm-env[ray]" ({error}).') from error
 
 ROUNDS = 2  # batches that an actor gets at a time: few are lost with it, and it seldom waits
 MOST_DEATHS = 3  # of actors under one job: then it is the job

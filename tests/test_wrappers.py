@@ -159,7 +159,7 @@ def test_going_back_goes_on_in_the_video(tiny, tmp_path):
 
 def test_recording_that_cannot_be_is_refused_at_once(tiny, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError, match="give a folder for the videos"):
+    with pytest.raises(NotADirectoryError, match="a file stands where a folder is needed"):
         RecordChunks(SanaWMEnv(tiny), tmp_path / "file")
     with pytest.raises(ValueError, match="crf"):
         RecordChunks(SanaWMEnv(tiny), tmp_path, crf=99)

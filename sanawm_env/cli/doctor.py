@@ -1,7 +1,5 @@
 """`sanawm doctor`: what is installed and downloaded, what this machine has, and which worlds fit its memory."""
 
-import gc
-from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -39,10 +37,7 @@ class Doctor:
         table = Table("world", "weights", "GB at most", "with offload", f"in {free / GB:.1f} GB", title="what will fit")
         table.caption = "predicting the memory of a step, some seconds per world"
         unknown: dict[str, list[str]] = {}
-        with Live(table, console=console), ExitStack() as undo:
-            if gc.isenabled():  # the search for cycles takes a tenth of the time while libraries are imported
-                gc.disable()
-                undo.callback(gc.enable)
+        with Live(table, console=console):
             for world, precision, predict in fitting.candidates():
                 try:
                     table.add_row(world, precision, *fitting.fit(predict, free))

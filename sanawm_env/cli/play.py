@@ -63,12 +63,10 @@ class Play(Start, LoadedWorld):
             OSError: for a folder that cannot be written, or a port in use.
             ImportError: without websockets.
         """
-        try:
+        from sanawm_env.system.packages import needing
+
+        with needing("The viewer needs websockets", "viewer"):
             from sanawm_env.viewer.page import Page
-        except ModuleNotFoundError as error:
-            if error.name != "websockets":
-                raise
-            raise ImportError('The viewer needs websockets: pip install "sanawm-env[viewer]".') from error
         from sanawm_env.recording.rollout import check_writable
 
         check_writable(self.out)

@@ -58,12 +58,12 @@ class Serve(LoadedWorld):
             ImportError: without the extra "serve".
             OSError: for a port in use or files that cannot be read.
         """
-        try:
+        from sanawm_env.system.packages import needing
+
+        with needing("A server needs FastAPI, msgpack and uvicorn", "serve"):
             from sanawm_env.serving.keep import Keep
             from sanawm_env.serving.server import Server
             from sanawm_env.serving.service import Service
-        except ModuleNotFoundError as error:
-            raise ImportError(f'A server needs {error.name}: pip install "sanawm-env[serve]".') from error
         check_count("--port", self.port, 0, 65535)
         token = self.token()
         if token is None and not is_loopback(self.host):

@@ -16,15 +16,14 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode
 
-try:
-    from stable_baselines3.common.vec_env import VecEnv
-    from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
-except ImportError as error:
-    raise ImportError(f'Stable-Baselines3 is missing: pip install "sanawm-env[rl]" ({error}).') from error
-
 from sanawm_env.envs.env import SanaWMEnv
 from sanawm_env.envs.observations import Observation
 from sanawm_env.envs.vector import SanaWMVectorEnv
+from sanawm_env.system.packages import needing
+
+with needing("Stable-Baselines3 is missing", "rl"):
+    from stable_baselines3.common.vec_env import VecEnv
+    from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
 
 class SB3VecEnv(VecEnv):

@@ -9,6 +9,7 @@ import gymnasium as gym
 from gymnasium.utils import RecordConstructorArgs
 
 from sanawm_env.envs.env import SanaWMEnv
+from sanawm_env.recording.rollout import check_writable
 from sanawm_env.recording.video import VideoWriter
 
 
@@ -49,9 +50,7 @@ class RecordChunks(gym.Wrapper, RecordConstructorArgs):
             raise TypeError(f"RecordChunks takes a SanaWMEnv or a wrapper around one, got {type(base).__name__}.")
         self._base = base
         self.folder, self.episode = Path(folder), -1
-        if self.folder.exists() and not self.folder.is_dir():
-            raise NotADirectoryError(f"{self.folder} is a file: give a folder for the videos.")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        check_writable(self.folder)
         self._wanted = episode_trigger or (lambda episode: True)
         self._how = {"fps": env.metadata["render_fps"], "crf": crf, "upscale": upscale}
         VideoWriter(self._path(0), **self._how)  # its errors come now and not with the first frame

@@ -14,12 +14,11 @@ from sanawm_env.serving.app import make_app
 from sanawm_env.serving.keep import Keep
 from sanawm_env.serving.limits import ServerLimits
 from sanawm_env.serving.service import Service
+from sanawm_env.system.packages import needing
 
-try:
+with needing("Replicas need Ray Serve", "serve,replicas"):
     import ray
     from ray import serve
-except ImportError as error:
-    raise ImportError(f'Replicas need Ray Serve: pip install "sanawm-env[serve,replicas]" ({error}).') from error
 
 NAME = "sanawm"
 SPARE = 8  # requests at once, beside one for each session
