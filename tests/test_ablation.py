@@ -58,7 +58,7 @@ def same(a, b):
 
 
 def test_a_mixer_of_another_name_is_refused():
-    with pytest.raises(ValueError, match=r"""^mixer must be one of frame, token, got 'both'\.$"""):
+    with pytest.raises(ValueError, match=r"""^mixer must be 'frame' or 'token', got 'both'\.$"""):
         SanaWMConfig(mixer="both")
 
 

@@ -216,9 +216,16 @@ def test_level_keys_without_smoothing_agree_with_the_twist_of_the_same_speed():
     assert np.allclose(keys, hold(np.eye(4), [0, 0, 0, 0, np.radians(9.6), 0]), atol=1e-12)
 
 
-@pytest.mark.parametrize("bad", [{"translation_speed": math.nan}, {"pitch_limit_deg": -1}])
-def test_unusable_key_speeds_are_refused(bad):
-    with pytest.raises(ValueError, match="must be finite"):
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ({"translation_speed": math.nan}, "translation_speed must be a finite number, got nan"),
+        ({"pitch_limit_deg": -1}, "pitch_limit_deg must be at least 0, got -1"),
+        ({"fps": 0}, "fps must be above 0, got 0"),
+    ],
+)
+def test_unusable_key_speeds_are_refused(bad, says):
+    with pytest.raises(ValueError, match=says):
         KeyDynamics(**bad)
 
 

@@ -357,7 +357,7 @@ def test_impossible_goals_are_refused_and_change_nothing(tiny, name, options, er
         ({"task": PointNav(), "task_options": {"radius": 1}}, TypeError, "task_options are for a task given by name"),
         ({"task": "imagenav", "task_options": {"reward": "fame"}}, ValueError, "reward must be"),
         *(
-            ({"task": task, "task_options": {name: value}}, ValueError, f"{name} of a task must be")
+            ({"task": task, "task_options": {name: value}}, ValueError, f"{name} must be")
             for task, name, values in (
                 ("explore", "cell", (0, np.nan, -1, "0.5", True, 1e-300)),
                 ("explore", "sector", (0, 1e9, "30")),

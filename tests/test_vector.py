@@ -215,7 +215,7 @@ def test_slots_are_reached_as_in_gymnasiums_own(tiny):
 
 def test_a_wrong_attribute_changes_no_slot(tiny):
     envs = make(tiny)
-    with pytest.raises(ValueError, match="max_episode_chunks must be a whole number"):
+    with pytest.raises(ValueError, match="max_episode_chunks must be at least 1, got -1"):
         envs.set_attr("max_episode_chunks", [5, 6, -1])
     with pytest.raises(ValueError, match="All slots share their reward_fn"):
         envs.set_attr("reward_fn", [None, None, len])

@@ -8,10 +8,13 @@ left, d/a turn right and left, i/k look up and down. All arithmetic is float64. 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from sanawm_env.system.files import MAX_DIGITS, brief
+from sanawm_env.system.settings import check_fields
 
 FPS = 16
 TAU_PRESS, TAU_COAST = 0.45, 1.0  # seconds
@@ -38,14 +41,12 @@ class KeyDynamics:
 
     translation_speed: float = 0.025
     rotation_speed_deg: float = 0.6
-    pitch_limit_deg: float = 60.0
+    pitch_limit_deg: Annotated[float, Field(ge=0)] = 60.0
     smooth: bool = True
-    fps: float = FPS
+    fps: Annotated[float, Field(gt=0)] = FPS
 
     def __post_init__(self):
-        values = (self.translation_speed, self.rotation_speed_deg, self.pitch_limit_deg)
-        if not all(math.isfinite(value) for value in values) or self.pitch_limit_deg < 0 or not self.fps > 0:
-            raise ValueError(f"key speeds must be finite and the pitch limit not negative, got {self}")
+        check_fields(self)
 
 
 @dataclass(frozen=True, eq=False)

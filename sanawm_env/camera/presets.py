@@ -3,14 +3,17 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from numbers import Real
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 from scipy.spatial.transform import Rotation
 
 from sanawm_env.camera.trajectory import inverse
 from sanawm_env.system.files import brief
+from sanawm_env.system.settings import check_fields
 
+Positive = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]
 KEY_ORDER = "wsadikjl"
 SINGLE_KEYS = ("", *KEY_ORDER)
 WALKING_TURNS = (*SINGLE_KEYS, "wa", "wd", "wi", "wk", "sa", "sd")
@@ -69,21 +72,16 @@ class Workspace:
             overlap.
 
     Raises:
-        TypeError: for anything but a number.
-        ValueError: for numbers that are not finite and above zero.
+        ValueError: for anything but finite numbers above zero.
     """
 
-    pitch_limit_deg: float = 60.0
-    soft_distance: float = 16.0
-    hard_distance: float = 64.0
-    fov_fraction: float = 0.5
+    pitch_limit_deg: Positive = 60.0
+    soft_distance: Positive = 16.0
+    hard_distance: Positive = 64.0
+    fov_fraction: Positive = 0.5
 
     def __post_init__(self):
-        for name, value in vars(self).items():
-            if isinstance(value, bool) or not isinstance(value, Real):
-                raise TypeError(f"{name} of a workspace must be a number, got {brief(value)}.")
-            if not 0 < value < 1e300:
-                raise ValueError(f"{name} of a workspace must be finite and above zero, got {brief(value)}.")
+        check_fields(self)
 
     def confine(self, start: np.ndarray, poses: np.ndarray) -> np.ndarray:
         """The poses (F, 4, 4) that follow `start` (4, 4), within the pitch limit."""

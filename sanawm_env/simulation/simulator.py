@@ -12,21 +12,22 @@ recording and collecting call it.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 
 from sanawm_env.camera.presets import Workspace
 from sanawm_env.simulation.controllers import Controller
 from sanawm_env.simulation.episode import Episode
 from sanawm_env.simulation.tasks import Task, Transition, Verdict
-from sanawm_env.system.files import brief, check_choice, check_count
+from sanawm_env.system.files import brief, check_choice
+from sanawm_env.system.settings import check_fields
 from sanawm_env.world.state import Scene, WorldState, stack
 from sanawm_env.world.world import Clip, World
 
-HORIZONS = ("stop", "reanchor")
 MOST_CHUNKS = 2**62
 
 
@@ -49,13 +50,12 @@ class Limits:
     """
 
     workspace: Workspace
-    max_episode_chunks: int = MOST_CHUNKS
+    max_episode_chunks: Annotated[int, Field(ge=1, le=MOST_CHUNKS)] = MOST_CHUNKS
     horizon: str = "stop"
 
     def __post_init__(self):
-        chunks = check_count("max_episode_chunks", self.max_episode_chunks, 1, MOST_CHUNKS)
-        object.__setattr__(self, "max_episode_chunks", chunks)
-        check_choice("horizon", self.horizon, HORIZONS)
+        check_fields(self)
+        check_choice("horizon", self.horizon, ("stop", "reanchor"))
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,24 +8,29 @@ Positions are metres in the episode's world frame: the axes of the camera at fra
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
+from pydantic import Field
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from sanawm_env.camera.presets import Workspace
 from sanawm_env.camera.trajectory import check_trajectory
 from sanawm_env.simulation.episode import Episode, GoalState, PathState
-from sanawm_env.system.files import brief, check_choice, check_count, check_number
+from sanawm_env.system.files import brief, check_choice, check_count
+from sanawm_env.system.settings import check_fields
 from sanawm_env.world.images import resize_frames
 
 if TYPE_CHECKING:
     from sanawm_env.simulation.simulator import Simulator
 
+MOST_CHUNKS = 2**31 - 1
+Chunks = Annotated[int, Field(ge=1, le=MOST_CHUNKS)]
+Size = Annotated[float, Field(ge=1e-9)]
 GOAL_CHUNKS, PATH_CHUNKS = 3, 5  # how far hidden goals are and how long hidden paths, in steps
 
 
@@ -181,14 +186,13 @@ class Explore(Task):
         ValueError: for sizes out of range.
     """
 
-    cell: float = 0.5
-    sector: float = 30.0
+    cell: Annotated[float, Field(ge=0.001)] = 0.5
+    sector: Annotated[float, Field(ge=0.1, le=360)] = 30.0
     reward_range = (0.0, 24.0)
     state_type = np.ndarray
 
     def __post_init__(self):
-        check_number("cell of a task", self.cell, 0.001)
-        check_number("sector of a task", self.sector, 0.1, 360)
+        check_fields(self)
 
     def cells(self, c2w: NDArray) -> NDArray:
         """Viewpoint cells of poses.
@@ -254,17 +258,14 @@ class PointNav(Task):
         ValueError: for values of another type, or outside their range.
     """
 
-    chunks: int | None = None
-    radius: float = 0.35
+    chunks: Chunks | None = None
+    radius: Size = 0.35
     shaped: bool = True
     state_type = GoalState
     goal_size = 3
 
     def __post_init__(self):
-        _check_chunks(self.chunks)
-        check_number("radius of a task", self.radius, SMALLEST)
-        if not isinstance(self.shaped, bool | np.bool_):
-            raise ValueError(f"shaped of a task must be True or False, got {brief(self.shaped)}.")
+        check_fields(self)
 
     @property
     def reward_range(self) -> tuple[float, float]:
@@ -346,14 +347,9 @@ class ImageNav(PointNav):
         ValueError: for values of another type, or outside their range.
     """
 
-    angle: float = 20.0
-    reward: str = "pose"
+    angle: Size = 20.0
+    reward: Literal["pose", "image", "success"] = "pose"
     goal_size = 0
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_number("angle of a task", self.angle, SMALLEST)
-        check_choice("reward", self.reward, ("pose", "image", "success"))
 
     @property
     def reward_range(self) -> tuple[float, float]:
@@ -428,14 +424,13 @@ class FollowPath(Task):
         ValueError: for values of another type, or outside their range.
     """
 
-    chunks: int | None = None
-    width: float = 0.35
+    chunks: Chunks | None = None
+    width: Size = 0.35
     reward_range = (0.0, 1.0)
     state_type = PathState
 
     def __post_init__(self):
-        _check_chunks(self.chunks)
-        check_number("width of a task", self.width, SMALLEST)
+        check_fields(self)
 
     def spaces(self, size: tuple[int, int], workspace: Workspace) -> dict[str, spaces.Space]:
         reach = np.float32(4 * workspace.hard_distance)
@@ -491,8 +486,6 @@ class FollowPath(Task):
 MOST_METRES = 2.0  # that a step may count as
 RADIAN_METRES = 0.5
 LOOK_AHEAD = 3
-SMALLEST = 1e-9  # radius, angle and width
-MOST_CHUNKS = 2**31 - 1
 TASKS = {"none": Task, "explore": Explore, "pointnav": PointNav, "imagenav": ImageNav, "followpath": FollowPath}
 
 
@@ -624,11 +617,6 @@ def _chunks(options: Mapping[str, Any], own: int | None, default: int, simulator
             "ask for fewer chunks, or make the environment with a larger max_episode_chunks."
         )
     return chunks
-
-
-def _check_chunks(chunks: int | None) -> None:
-    if chunks is not None:
-        check_count("chunks of a task", chunks, 1, MOST_CHUNKS)
 
 
 def _within(poses: NDArray, workspace: Workspace) -> None:

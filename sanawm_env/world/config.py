@@ -8,13 +8,18 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import Field
 
 from sanawm_env.camera.presets import PRESETS, Workspace
-from sanawm_env.system.files import MAX_PIXELS, brief, check_choice, check_count, check_number
+from sanawm_env.system.files import MAX_PIXELS, brief, check_choice
+from sanawm_env.system.settings import check_fields
 
 MAX_BYTES = 2**20  # of a config.json
-SIZES = {"height": 16384, "width": 16384, "fps": 1000, "horizon_chunks": 2**31 - 1}
-"""Whole numbers of a configuration, each at least 1, and the most it may be."""
+Side = Annotated[int, Field(ge=1, le=16384)]
+Metres = Annotated[float, Field(ge=-1000, le=1000)]
+BoundingBox = tuple[Metres, Metres, Metres, Metres, Metres, Metres]
 ENDLESS = 2**53
 
 
@@ -40,33 +45,26 @@ class WorldConfig:
 
     name: str
     engine: str
-    height: int
-    width: int
-    fps: int = 16
-    horizontal_fov: float = 70.0
+    height: Side
+    width: Side
+    fps: Annotated[int, Field(ge=1, le=1000)] = 16
+    horizontal_fov: Annotated[float, Field(ge=1, le=179)] = 70.0
     speed: str = "standard"
     workspace: Workspace = field(default=Workspace())
-    places: Mapping[str, tuple[float, ...]] = field(default_factory=dict, hash=False)
-    horizon_chunks: int = 40
+    places: Mapping[str, BoundingBox] = field(default_factory=dict, hash=False)
+    horizon_chunks: Annotated[int, Field(ge=1, le=2**31 - 1)] = 40
 
     def __post_init__(self):
+        check_fields(self)
         for name in ("name", "engine"):
-            value = getattr(self, name)
-            if not isinstance(value, str) or not 0 < len(value) <= 200:
-                raise ValueError(f"{name} must be text of 1 to 200 characters, got {brief(value)}")
-        for name, most in SIZES.items():
-            check_count(name, getattr(self, name), 1, most)
+            if not 0 < len(getattr(self, name)) <= 200:
+                raise ValueError(f"{name} must be text of 1 to 200 characters, got {brief(getattr(self, name))}")
         if self.height * self.width > MAX_PIXELS:
             raise ValueError(f"a frame must have at most {MAX_PIXELS:,} pixels, got {self.height} x {self.width}")
-        check_number("horizontal_fov", self.horizontal_fov, 1, 179)
         check_choice("speed", self.speed, PRESETS)
         for name, box in self.places.items():
-            if len(box) != 6:
-                raise ValueError(f"the bounding box of the place {brief(name)} must be six numbers, got {brief(box)}")
-            for i, value in enumerate(box):
-                check_number(f"the bounding box of the place {brief(name)}", value, -1000, 1000)
-                if i > 2 and value <= box[i - 3]:
-                    raise ValueError(f"the bounding box of the place {brief(name)} must be lower, then upper corner")
+            if any(high <= low for low, high in zip(box, box[3:], strict=False)):
+                raise ValueError(f"the bounding box of the place {brief(name)} must be lower, then upper corner")
 
     @property
     def chunk_frames(self) -> int:

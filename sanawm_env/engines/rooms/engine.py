@@ -25,7 +25,7 @@ from sanawm_env.engines.rooms.raycast import render
 from sanawm_env.engines.rooms.walks import held_clear, sample_start
 from sanawm_env.system.files import brief, check_count
 from sanawm_env.world.anchor import Anchor
-from sanawm_env.world.config import WorldConfig
+from sanawm_env.world.config import BoundingBox, WorldConfig
 from sanawm_env.world.engine import Chunk, Engine, LoadOptions
 from sanawm_env.world.folders import SHIPPED
 from sanawm_env.world.images import save_start
@@ -49,7 +49,7 @@ class RoomsConfig(WorldConfig):
     width: int = 192
     chunk_frames: int = 24
     workspace: Workspace = field(default=Workspace(pitch_limit_deg=40, soft_distance=4, hard_distance=8))
-    places: Mapping[str, tuple[float, ...]] = field(
+    places: Mapping[str, BoundingBox] = field(
         default_factory=lambda: {name: bounds(name) for name in PLACES}, hash=False
     )
 

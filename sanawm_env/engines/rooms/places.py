@@ -34,7 +34,7 @@ PLACES = {"gallery": (8.4, CEILING, 5.2), "corridor": (8.0, CEILING, 8.0), "cour
 PLACE_NAMES = f'{", ".join(PLACES)}, and furnished rooms "train/N" and "test/N", N from 0'
 
 
-def bounds(name: str) -> tuple[float, ...]:
+def bounds(name: str) -> tuple[float, float, float, float, float, float]:
     """Lower and upper corner of a fixed place, (x, y, z, x, y, z)."""
     width, height, depth = PLACES[name]
     return -width / 2, -height, -depth / 2, width / 2, 0.0, depth / 2

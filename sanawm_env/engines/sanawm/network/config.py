@@ -1,20 +1,17 @@
 """Sizes of one SanaWM network."""
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from sanawm_env.system.files import check_choice, check_count, check_number
+from pydantic import Field
 
-SIZES = (
-    ("latent_channels", 1, 4096), ("hidden_size", 1, 65536), ("depth", 1, 256), ("num_heads", 1, 1024),
-    ("head_dim", 1, 1024), ("caption_channels", 1, 65536), ("text_len", 1, 65536), ("plucker_channels", 1, 4096),
-    ("softmax_every_n", 1, 1024), ("conv_kernel_size", 1, 64), ("input_size", 1, 1024), ("window", -1, 1024),
-)  # fmt: skip
-"""Whole numbers of a configuration, and what each may be: anything larger is a slip, and would size memory."""
+from sanawm_env.system.settings import check_fields
 
 
 @dataclass(frozen=True)
 class SanaWMConfig:
-    """Everything that decides the shapes of the network. The defaults are the official 2.6 B streaming model.
+    """Everything that decides the shapes of the network. The defaults are the official 2.6 B streaming model. Anything
+    larger than the annotations allow is a slip, and would size memory.
 
     Attributes:
         latent_channels: channels of a latent, in and out.
@@ -38,29 +35,27 @@ class SanaWMConfig:
             (`sanawm_env.engines.sanawm.network.ablation`).
     """
 
-    latent_channels: int = 128
-    hidden_size: int = 2240
-    depth: int = 20
-    num_heads: int = 20
-    head_dim: int = 112
-    mlp_ratio: int | float = 3
-    caption_channels: int = 2304
-    text_len: int = 300
-    plucker_channels: int = 48
-    softmax_every_n: int = 4
-    conv_kernel_size: int = 4
-    input_size: int = 22
-    window: int = 2
+    latent_channels: Annotated[int, Field(ge=1, le=4096)] = 128
+    hidden_size: Annotated[int, Field(ge=1, le=65536)] = 2240
+    depth: Annotated[int, Field(ge=1, le=256)] = 20
+    num_heads: Annotated[int, Field(ge=1, le=1024)] = 20
+    head_dim: Annotated[int, Field(ge=1, le=1024)] = 112
+    mlp_ratio: Annotated[int | float, Field(ge=1e-9, le=64)] = 3
+    caption_channels: Annotated[int, Field(ge=1, le=65536)] = 2304
+    text_len: Annotated[int, Field(ge=1, le=65536)] = 300
+    plucker_channels: Annotated[int, Field(ge=1, le=4096)] = 48
+    softmax_every_n: Annotated[int, Field(ge=1, le=1024)] = 4
+    conv_kernel_size: Annotated[int, Field(ge=1, le=64)] = 4
+    input_size: Annotated[int, Field(ge=1, le=1024)] = 22
+    window: Annotated[int, Field(ge=-1, le=1024)] = 2
     sink: bool = True
-    prediction_type: str = "flow_prediction"
-    mixer: str = "frame"
+    prediction_type: Literal["flow_prediction", "v_prediction"] = "flow_prediction"
+    mixer: Literal["frame", "token"] = "frame"
 
     def __post_init__(self):
-        for name, least, most in SIZES:
-            check_count(name, getattr(self, name), least, most)
-        ratio = check_number("mlp_ratio", self.mlp_ratio, 1e-9, 64)
-        if int(self.hidden_size * ratio) < 1:
-            raise ValueError(f"mlp_ratio {ratio} leaves the FFN of {self.hidden_size} channels none.")
+        check_fields(self)
+        if int(self.hidden_size * self.mlp_ratio) < 1:
+            raise ValueError(f"mlp_ratio {self.mlp_ratio} leaves the FFN of {self.hidden_size} channels none.")
         if not self.window:
             raise ValueError("window must be -1 for all chunks, or at least 1, got 0.")
         if self.hidden_size % self.head_dim or self.hidden_size % self.num_heads:
@@ -70,8 +65,6 @@ class SanaWMConfig:
             )
         if self.head_dim % 8:
             raise ValueError(f"head_dim must be a multiple of 8, got {self.head_dim}.")
-        check_choice("prediction_type", self.prediction_type, ("flow_prediction", "v_prediction"))
-        check_choice("mixer", self.mixer, ("frame", "token"))
 
     def is_softmax(self, block: int) -> bool:
         """Whether block `block` (0-based) is a softmax block."""
