@@ -156,13 +156,8 @@ def train_ppo(settings: TrainPPO, console: Console | None = None) -> PPO:
         OSError: where the folder cannot be written; the newest checkpoint is whole then.
     """
     check_writable(settings.out)
-    try:
-        with only_writer(settings.out), with_torch_threads(settings.threads):
-            return _train(settings, console or literal_console(stderr=True))
-    except BlockingIOError:
-        raise BlockingIOError(
-            f"Another process trains in {settings.out}: wait for it, or give another --out."
-        ) from None
+    with only_writer(settings.out), with_torch_threads(settings.threads):
+        return _train(settings, console or literal_console(stderr=True))
 
 
 def _train(settings: TrainPPO, console: Console) -> PPO:

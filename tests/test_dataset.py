@@ -157,7 +157,7 @@ def test_datasets_that_do_not_go_together_are_refused(make, tmp_path):
 
 def test_another_header_needs_another_folder(make):
     dataset = make("a")
-    with pytest.raises(ValueError, match="was collected with fps 16, not 8"):
+    with pytest.raises(ValueError, match="was collected with other settings: fps is 16 there, 8 here"):
         Dataset.create(dataset.folder, {name: v for name, v in dataset.header.items() if name != "schema"} | {"fps": 8})
 
 

@@ -98,7 +98,7 @@ def test_another_run_is_not_written_over(settings, whole):
 
 
 def test_two_processes_do_not_train_in_one_folder(settings, whole):
-    with FileLock(settings.out / "lock"), pytest.raises(BlockingIOError, match="Another process trains in"):
+    with FileLock(settings.out / "lock"), pytest.raises(BlockingIOError, match="another process does"):
         train_ppo(settings, QUIET)
 
 

@@ -5,7 +5,6 @@ import itertools
 import re
 import time
 import webbrowser
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -164,7 +163,10 @@ def record(film: "Film", kind: str, out: Path) -> Path:
         raise ValueError(f'A branch is recorded as "mp4" or "episode", not {kind!r}.')
     check_writable(out)
     last, suffix = film.nodes[-1].id, ".mp4" if kind == "mp4" else ""
-    names = (f"{kind if not suffix else 'branch'}_{last}{again}{suffix}" for again in _again())
+    names = (
+        f"{kind if not suffix else 'branch'}_{last}{again}{suffix}"
+        for again in itertools.chain([""], (f"_{i}" for i in itertools.count(2)))
+    )
     path = next(out / name for name in names if not (out / name).exists())
     upscale = max(1, VIDEO_WIDTH // film.start.image.shape[1])
     if kind == "mp4":
@@ -203,11 +205,6 @@ def episode_writer(film: "Film", path: Path, upscale: int) -> "EpisodeWriter":
     config = replace(env.config, world=film.session.name, world_options=options)
     meta = {"title": f"{film.session.name} · {film.nodes[-1].title}", "moves": [node.title for node in film.nodes[1:]]}
     return EpisodeWriter(path, env, config, film.nodes[0].seed, meta, upscale=upscale)
-
-
-def _again() -> Iterator[str]:
-    yield ""
-    yield from (f"_{i}" for i in itertools.count(2))
 
 
 # --- drivers ---

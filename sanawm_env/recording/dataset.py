@@ -35,7 +35,7 @@ from sanawm_env.system.files import (
     visible,
 )
 from sanawm_env.system.saving import check_outside, is_part, only_writer, remove, write_text
-from sanawm_env.system.settings import read
+from sanawm_env.system.settings import differences, read
 from sanawm_env.world.saved import MAX_SEED
 
 DATASET, MANIFEST, SHARDS, PARTIAL = "dataset.json", "manifest.jsonl", "shard-*", ".partial"
@@ -137,12 +137,8 @@ class Dataset:
         if not (folder / DATASET).exists():
             write_text(folder / DATASET, to_json(header))
         made = cls.open(folder)
-        for name in sorted(header.keys() | made.header.keys()):
-            if made.header.get(name) != header.get(name):
-                raise ValueError(
-                    f"{folder} was collected with {name} {brief(made.header.get(name))}, not "
-                    f"{brief(header.get(name))}: use another folder."
-                )
+        if other := differences(made.header, header):
+            raise ValueError(f"{folder} was collected with other settings: {other}. Use another folder.")
         return made
 
     @classmethod

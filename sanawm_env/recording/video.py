@@ -4,7 +4,7 @@ import os
 import re
 import struct
 from collections.abc import Collection, Generator, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -162,11 +162,9 @@ class VideoWriter(AbstractContextManager):
     def discard(self) -> None:
         """Close without a file, after a failed write or instead of `close`."""
         self._closed, self.num_frames = True, 0
-        try:
+        with suppress(OSError):  # the disk that refused the frames refuses the index as well
             if self._out is not None:
                 self._out[0].close()
-        except OSError:
-            pass  # the disk that refused the frames refuses the index as well
         self._saving.discard()
 
 

@@ -252,11 +252,9 @@ class Page:
             return _response(HTTPStatus.FORBIDDEN, REFUSED)
         if name == "live":
             return None
-        try:
+        with suppress(OSError, ValueError):  # it was here, and is no longer
             if found := await asyncio.to_thread(self._read, folder, name):
                 return _response(HTTPStatus.OK, *found)
-        except (OSError, ValueError):  # it was here, and is no longer
-            pass
         return _response(HTTPStatus.NOT_FOUND, b"There is no such page.")
 
     def _read(self, folder: str, name: str) -> tuple[bytes, str] | None:
@@ -294,11 +292,9 @@ class Page:
             self._send_tree()
 
     async def _send(self, browser: _Browser) -> None:
-        try:
+        with suppress(ConnectionClosed):
             while True:
                 await browser.connection.send(await browser.get())
-        except ConnectionClosed:
-            pass
 
     # --- what browsers say ---
 
