@@ -29,9 +29,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from sanawm_env.cli import main
-from sanawm_env.cli.play import Play, is_loopback, make_driver, record
+from sanawm_env.cli.play import Play, make_driver, record
 from sanawm_env.recording.episode import RecordedEpisode
 from sanawm_env.recording.video import read_video
+from sanawm_env.system.addresses import is_loopback
 from sanawm_env.viewer.page import Page
 from sanawm_env.viewer.playback import Player
 from sanawm_env.viewer.session import MAX_UPLOAD_BYTES, Session

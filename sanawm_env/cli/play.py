@@ -1,6 +1,5 @@
 """`sanawm play`: the live viewer, with what it needs for recording, drivers and other worlds."""
 
-import ipaddress
 import itertools
 import re
 import time
@@ -14,6 +13,7 @@ import tyro
 
 from sanawm_env.cli.arguments import LoadedWorld, Start
 from sanawm_env.cli.output import say
+from sanawm_env.system.addresses import is_loopback
 from sanawm_env.system.files import brief, check_count, check_number, explaining, read_json
 
 if TYPE_CHECKING:
@@ -127,14 +127,6 @@ class Play(Start, LoadedWorld):
             session=self.begin,
             worlds=sorted({self.world, "streaming", *known_worlds()}),
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 # --- writing branches down ---

@@ -11,8 +11,8 @@ import tyro
 
 from sanawm_env.cli.arguments import LoadedWorld
 from sanawm_env.cli.output import say
-from sanawm_env.cli.play import is_loopback
 from sanawm_env.serving.limits import ServerLimits
+from sanawm_env.system.addresses import is_loopback
 from sanawm_env.system.files import check_choice, check_count, explaining, read_text
 
 MAX_TOKEN_BYTES = 2**12

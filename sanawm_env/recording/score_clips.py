@@ -22,7 +22,7 @@ from sanawm_env.recording.dataset import DATASET, Dataset, finished
 from sanawm_env.recording.episode import MAX_META_BYTES
 from sanawm_env.recording.rollout import META, TRAJECTORY, VIDEO
 from sanawm_env.recording.video import MAX_DECODED_BYTES, MAX_UPSCALE, frame_times, iterate_video
-from sanawm_env.system.files import brief, read_json
+from sanawm_env.system.files import check_count, read_json
 from sanawm_env.world.anchor import Anchor
 
 TRUTH = "truth.mp4"
@@ -204,9 +204,7 @@ def _pair(pair: Mapping[str, Any]) -> dict[str, Any]:
 def _upscale(meta: Mapping[str, Any]) -> int:
     video = meta.get("video", {})
     times = video.get("upscale", 1) if isinstance(video, Mapping) else None
-    if not isinstance(times, int) or isinstance(times, bool) or not 1 <= times <= MAX_UPSCALE:
-        raise ValueError(f"upscale in its {META} must be a whole number from 1 to {MAX_UPSCALE}, got {brief(times)}")
-    return times
+    return check_count(f"upscale in its {META}", times, 1, MAX_UPSCALE)
 
 
 def _anchor(meta: Mapping[str, Any], first: np.ndarray) -> Anchor | None:

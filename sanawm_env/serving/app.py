@@ -5,7 +5,6 @@ Any ASGI server runs it. `server.py` runs it under uvicorn and limits connection
 
 import asyncio
 import hmac
-import ipaddress
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -15,6 +14,7 @@ from fastapi import FastAPI, HTTPException, Request, Response, WebSocket, WebSoc
 from sanawm_env.serving.limits import MB
 from sanawm_env.serving.protocol import FULL, GARBAGE, TAKEN_OVER, TOO_LARGE
 from sanawm_env.serving.service import SAID, Refused, Service, Session, SessionLost
+from sanawm_env.system.addresses import host_name, is_loopback
 
 log = logging.getLogger(__name__)
 HELLO_SECONDS = 10.0  # for the first message to come
@@ -162,16 +162,8 @@ def _admit(service: Service, headers: Mapping[str, str], token: str | None) -> N
             service.metrics.refused.labels("token").inc()
             raise HTTPException(401, "This server needs its token: send it as a bearer token.")
         return
-    if "origin" in headers or not _is_own_name(headers.get("host", "")):
+    if "origin" in headers or not is_loopback(host_name(f"//{headers.get('host', '')}")):
         service.metrics.refused.labels("origin").inc()
         raise HTTPException(
             403, "A server without a token answers only localhost, and no web page: start it with a token."
         )
-
-
-def _is_own_name(host: str) -> bool:
-    """Whether a Host header names this machine (localhost or a loopback address), with or without a port."""
-    name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-    with suppress(ValueError):
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
-    return name.lower() == "localhost"

@@ -5,7 +5,6 @@ it. So the caller only waits, for at most `patience` seconds.
 """
 
 import atexit
-import ipaddress
 import os
 import socket
 import threading
@@ -22,6 +21,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from sanawm_env.serving.protocol import TAKEN_OVER, TOKEN_VARIABLE, Welcome
 from sanawm_env.serving.wire import VERSION, pack, unpack
+from sanawm_env.system.addresses import host_name, is_loopback
 from sanawm_env.system.files import brief, check_number, reason
 from sanawm_env.system.settings import read
 
@@ -205,7 +205,7 @@ class Connection:
         try:
             opened = connect(
                 self.url, additional_headers=headers, max_size=MAX_REPLY_BYTES, compression=None,
-                open_timeout=OPEN_SECONDS, close_timeout=1.0, proxy=None if _is_near(self.url) else True,
+                open_timeout=OPEN_SECONDS, close_timeout=1.0, proxy=None if is_loopback(host_name(self.url)) else True,
             )  # fmt: skip
             self._socket = opened.__enter__()  # closed in `_cut`, not at the end of a block
         except InvalidURI as error:
@@ -279,14 +279,6 @@ def _hang_up(lines: list[ClientConnection]) -> None:
     for line in lines:
         with suppress(OSError):
             line.socket.shutdown(socket.SHUT_RDWR)
-
-
-def _is_near(url: str) -> bool:
-    """Whether the address is this machine's, which needs no proxy."""
-    host = urlsplit(url).hostname or ""
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
 
 
 _open_ones: "weakref.WeakSet[Connection]" = weakref.WeakSet()

@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,7 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed, InvalidMessage
 from websockets.http11 import Request, Response
 
+from sanawm_env.system.addresses import host_name
 from sanawm_env.system.files import brief, check_choice, check_count, parse_json
 from sanawm_env.viewer.moves import text
 from sanawm_env.viewer.playback import Driver, Imagined, Player, Shown, sentence
@@ -602,20 +603,12 @@ def _is_ours(headers: Headers, host: str, names: Collection[str], any_origin: bo
     asked, origins = headers.get_all("Host"), headers.get_all("Origin")
     if len(asked) != 1 or len(origins) > 1:
         return False
-    name = _host_name(f"//{asked[0]}")
+    name = host_name(f"//{asked[0]}")
     if not (_is_address(name) or (name and name in {"localhost", host.lower(), *names})):
         return False
     if any_origin or not origins:
         return True
-    return origins[0].lower().partition("://")[2] == asked[0].lower() or _host_name(origins[0]) in names
-
-
-def _host_name(url: str) -> str:
-    """The host of an address in lower case; "" where there is none."""
-    try:
-        return (urlsplit(url).hostname or "").removesuffix(".")
-    except ValueError:
-        return ""
+    return origins[0].lower().partition("://")[2] == asked[0].lower() or host_name(origins[0]) in names
 
 
 def _is_address(name: str) -> bool:
