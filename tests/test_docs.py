@@ -31,13 +31,16 @@ SUBPACKAGES = {"agents": ROOT / "agents", "kernels": ROOT / "kernels"}
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
-    """The site, built with warnings as errors."""
+    """The site, built with warnings as errors, without what takes half the time: the words of its search, and laying
+    out signatures, each by a process of its own."""
     pytest.importorskip("mkdocs", reason="the site needs the extra [docs]")
     from mkdocs.commands.build import build
     from mkdocs.config import load_config
 
     folder = tmp_path_factory.mktemp("site")
     config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(folder), strict=True)
+    config.plugins["material/search"].config.enabled = False
+    config.plugins["mkdocstrings"].config.handlers["python"]["options"]["separate_signature"] = False
     config.plugins.on_startup(command="build", dirty=False)
     build(config)  # Abort where there is a warning
     return folder
