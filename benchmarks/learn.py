@@ -179,6 +179,7 @@ EXPERIMENTS = {
 def toy(experiment: Experiment) -> Experiment:
     """So small that it shows only that everything runs."""
     small = replace(experiment.settings, steps=8, num_envs=2, n_steps=4, batch_size=4, n_epochs=1)
+    small = replace(small, goal_chunks=1, max_episode_chunks=2)
     return replace(experiment, settings=small, seeds=SEEDS[:2], episodes=1, runs=Path("runs/quick/learn"))
 
 

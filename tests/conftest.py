@@ -38,13 +38,13 @@ def let_be():
 
 
 LONGEST = (
-    "test_cli", "test_play", "test_collect", "test_kernels_triton", "test_training", "test_streaming",
+    "test_cli", "test_play", "test_collect", "test_ray", "test_kernels_triton", "test_training", "test_streaming",
     "test_memory", "test_nano", "test_serving", "test_docs", "test_ablation", "test_saved", "test_tasks",
     "test_house", "test_learning", "test_world_triton", "test_rooms", "test_env", "test_notebook",
     "test_remote_learning", "test_doctor", "test_fetch", "test_bars", "test_dit", "test_gpu_check",
     "test_isolation", "test_integrations", "test_score", "test_lerobot", "test_agents", "test_torch_render",
     "test_vector", "test_evaluate", "test_world", "test_signals", "test_recording", "test_compare", "test_render",
-    "test_dataset", "test_minari", "test_probes", "test_places", "test_collect_ray", "test_replicas",
+    "test_dataset", "test_minari", "test_probes", "test_places",
     "test_kernels_cpu", "test_episode", "test_session", "test_train_ppo",
 )  # fmt: skip
 

@@ -424,7 +424,7 @@ def test_python_m_is_the_command():
 
 # test_integrations, test_webdataset, test_clips_read
 ELSEWHERE = {"ppo_cleanrl.py", "webdataset.py", "footage_vizdoom.py"}
-SHORTER = {"her.py": ("--steps", "240", "--episodes", "8")}
+SHORTER = {"her.py": ("--steps", "120", "--episodes", "8")}
 EXAMPLES = {p.name for p in (ROOT / "examples").glob("*.py")} - ELSEWHERE
 
 

@@ -1,4 +1,4 @@
-"""Libraries find their own habits. RLlib trains in test_remote_learning.py, here and through a server."""
+"""Libraries find their own habits. RLlib trains in test_ray.py, here and through a server."""
 
 import runpy
 import sys

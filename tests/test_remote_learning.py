@@ -1,18 +1,13 @@
-"""Stable-Baselines3, RLlib and TorchRL train through a server as they train on an environment here."""
-
-import re
+"""Stable-Baselines3 and TorchRL train through a server as they train on an environment here; RLlib in test_ray.py."""
 
 import gymnasium as gym
 import pytest
 
 pytest.importorskip("sanawm_env.serving.server", reason="the extra [serve] is not installed", exc_type=ImportError)
 
-from sanawm_env import EnvConfig, SanaWMVectorEnv
-from sanawm_env.integrations import rllib
-from sanawm_env.serving.remote import RemoteVectorEnv
+from sanawm_env import EnvConfig
 from sanawm_env.serving.server import Server
 from sanawm_env.serving.service import Service
-from tests.golden_files import ROOT
 from tests.worlds import with_starts, write_tiny_world
 
 pytestmark = pytest.mark.slow
@@ -85,55 +80,3 @@ def test_torchrl_trains_through_the_wire(served, taken):
     collector.shutdown()
     assert taken() >= 16
     assert all((a != b).any() for a, b in zip(before, actor.parameters(), strict=True))
-
-
-@pytest.fixture(scope="module")
-def ppo():
-    reason = "ray[rllib] is not installed"
-    return pytest.importorskip("ray.rllib.algorithms.ppo", reason=reason, exc_type=ImportError).PPOConfig
-
-
-@pytest.fixture(scope="module")
-def cluster(ppo):
-    import ray
-
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
-    yield
-    ray.shutdown()
-
-
-@pytest.mark.parametrize("remote", [False, True], ids=["here", "through the wire"])
-def test_rllib_trains(ppo, cluster, tiny, served, taken, remote):
-    there = {"id": "SanaWM/Remote-v0", "url": served.url}
-    config = (
-        ppo()
-        .environment(rllib.register(), env_config={"max_episode_chunks": 3, **(there if remote else {"world": tiny})})
-        .env_runners(
-            num_env_runners=0,
-            num_envs_per_env_runner=2,
-            gym_env_vectorize_mode="vector_entry_point",
-            rollout_fragment_length=8,
-        )
-        .training(train_batch_size_per_learner=16, minibatch_size=16, num_epochs=1)
-        .rl_module(model_config={"head_fcnet_hiddens": [16]})  # and the filters that it has for pictures of 84 x 84
-    )
-    algorithm = config.build_algo()
-    assert isinstance(algorithm.env_runner.env.unwrapped, RemoteVectorEnv if remote else SanaWMVectorEnv)
-    before = algorithm.get_module().state_dict()
-    before = {name: value.clone() for name, value in before.items()}
-    results = [algorithm.train()["env_runners"] for _ in range(2)]
-    assert any((value != before[name]).any() for name, value in algorithm.get_module().state_dict().items())
-    algorithm.stop()
-    assert results[-1]["num_env_steps_sampled_lifetime"] >= 32
-    assert results[-1]["num_episodes"] > 0
-    assert (taken() >= 32) == remote
-
-
-def test_the_settings_on_the_page_are_rllibs(ppo):
-    code = "\n".join(re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "many_gpus.md").read_text(), re.S | re.M))
-    made: dict = {}
-    exec(code, made)
-    for name, environments in (("config", 64), ("remote", 64)):
-        config = made[name]
-        config.validate()
-        assert config.num_env_runners * config.num_envs_per_env_runner == environments
