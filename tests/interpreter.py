@@ -1,7 +1,8 @@
 """Triton's interpreter without what it does over and over.
 
-Before every launch, and before every call of a function of a kernel, it looks through its whole language for what it has
-to replace: a quarter of the time that tests take in it. Here the language stays replaced until the module's tests end.
+Before every launch, and before every call of a function of a kernel, it looks through its whole language for what it
+has to replace: a quarter of the time that tests take in it. Here the language stays replaced until the module's tests
+end.
 """
 
 import os
@@ -11,7 +12,7 @@ import pytest
 
 @pytest.fixture(scope="module", autouse=True)
 def patched_once():
-    """The language is patched at the first launch, and for what that had not patched; a module that uses kernels imports
+    """The language is patched at the first launch, and for what that left as it was; a module that uses kernels imports
     this."""
     if os.environ.get("TRITON_INTERPRET") != "1":
         yield

@@ -24,7 +24,7 @@ from sanawm_env.recording.video import read_video
 from sanawm_env.system.terminal import sentence_of
 from sanawm_env.world.world import World
 from tests.golden_files import benchmark
-from tests.worlds import TINY, write_tiny_world
+from tests.worlds import TINY, evaluated_briefly, write_tiny_world
 
 ROOT = Path(__file__).parents[1]
 FILES = {"start.png", "video.mp4", "trajectory.npz", "actions.npz", "contact_sheet.png", "meta.json"}
@@ -314,7 +314,9 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     (folder / "recipe.json").write_text(json.dumps(SMALLEST))
     out = folder / "run"
-    sanawm("train", "--config", folder / "recipe.json", "--out", out, "--processes", 1, "--steps", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        evaluated_briefly(patch)
+        sanawm("train", "--config", folder / "recipe.json", "--out", out, "--processes", 1, "--steps", 1)
     return out
 
 
@@ -354,7 +356,8 @@ def test_study_writes_its_numbers_and_curves(trained, tmp_path, capsys, monkeypa
 
 
 @pytest.mark.slow
-def test_a_nano_world_is_trained_from_nothing_made_longer_and_resumed(trained, tmp_path, capsys):
+def test_a_nano_world_is_trained_from_nothing_made_longer_and_resumed(trained, tmp_path, capsys, monkeypatch):
+    evaluated_briefly(monkeypatch)
     recipe, run = tmp_path / "recipe.json", tmp_path / "run"
     recipe.write_text(json.dumps(SMALLEST))
     shutil.copytree(trained, run)

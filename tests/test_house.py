@@ -203,28 +203,23 @@ def test_videos_and_trajectories_are_read_without_torch(tmp_path):
     assert "torch" not in loaded
 
 
-@pytest.mark.slow
-def test_networks_and_worlds_load_neither_triton_nor_fla(tmp_path):
-    loaded = run_python(
-        "import sys, json, sanawm_env.kernels.dispatch, sanawm_env.engines.sanawm.engine, sanawm_env.world.world\n"
-        "print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))",
-        cwd=tmp_path,
-    )
-    assert "torch" in loaded
-    assert {"triton", "fla"} & set(loaded) == set()
-
-
-@pytest.mark.slow
-def test_without_triton_and_fla_only_what_needs_them_is_missing(tmp_path):
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    """What a process has loaded once networks, worlds and exporters are imported, and what it can do without triton and
+    fla."""
     code = """
 import json, sys
-sys.modules["triton"] = sys.modules["fla"] = None  # importing them raises ImportError
 from dataclasses import replace
 import torch
 from sanawm_env.kernels.dispatch import choose
 from sanawm_env.kernels.inputs import Grid
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.network.model import SanaWM
+import sanawm_env.engines.sanawm.engine, sanawm_env.world.world
+import sanawm_env.recording.lerobot, sanawm_env.recording.minari
+
+loaded = sorted({name.split(".")[0] for name in sys.modules})
+sys.modules["triton"] = sys.modules["fla"] = None  # importing them raises ImportError
 
 def refusal(call):
     try:
@@ -242,9 +237,21 @@ with torch.no_grad():
     chosen = choose(cpu, torch.float32).name
 ablation = replace(config, mixer="token")
 refusals = [refusal(call) for call in (lambda: choose(cpu, torch.float32, "triton"), lambda: SanaWM(ablation))]
-print(json.dumps([chosen, list(out.shape), bool(out.isfinite().all()), len(state.blocks), *refusals]))
+print(json.dumps([loaded, [chosen, list(out.shape), bool(out.isfinite().all()), len(state.blocks), *refusals]]))
 """
-    chosen, shape, finite, blocks, *refusals = run_python(code, cwd=tmp_path)
+    return run_python(code, cwd=tmp_path_factory.mktemp("fresh"))
+
+
+@pytest.mark.slow
+def test_networks_worlds_and_exporters_load_no_extra(fresh):
+    loaded, _ = fresh
+    assert "torch" in loaded
+    assert {"triton", "fla", "pyarrow", "minari", "h5py", "lerobot"} & set(loaded) == set()
+
+
+@pytest.mark.slow
+def test_without_triton_and_fla_only_what_needs_them_is_missing(fresh):
+    _, (chosen, shape, finite, blocks, *refusals) = fresh
     assert (chosen, shape, finite, blocks) == ("cpu", [1, 4, 3, 2, 2], True, 2)
     for refusal, what in zip(refusals, ('backend "triton"', 'mixer "token"'), strict=True):
         assert re.fullmatch(what + r' needs the package [\w-]+: pip install "sanawm-env\[gpu\]" \(Linux\)\.', refusal)

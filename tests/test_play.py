@@ -49,6 +49,13 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
     "--host-resolver-rules=MAP *.example.org 127.0.0.1",
+    # Each tab here has a window, and the suggestions below its address are a page in a process of its own, which takes
+    # more than the tab.
+    "--in-process-gpu",
+    "--disable-features=WebUIOmniboxPopup,WebUIOmniboxFullPopup,WebUIOmniboxAimPopup,SpareRendererForSitePerProcess,"
+    # this switch replaces playwright's own; those of its list that change what pages see, or ask the network
+    "HttpsUpgrades,HttpsFirstBalancedModeAutoEnable,PaintHolding,MediaRouter,ThirdPartyStoragePartitioning,"
+    "OptimizationHints,NetworkTimeServiceQuerying,AimEnabled,PreconnectToSearch,LensOverlay",
 ]
 PIXELS = """(id) => {
     const canvas = document.getElementById(id), {node, frame} = canvas.dataset;

@@ -1,9 +1,11 @@
 """Worlds for tests: the shipped one, and tiny ones with random weights that take milliseconds a chunk."""
 
 import weakref
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -16,6 +18,7 @@ from sanawm_env.engines.sanawm.config import SanaWorldConfig
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.network.model import SanaWM
 from sanawm_env.engines.sanawm.sampler import SamplerConfig
+from sanawm_env.training.evaluate import evaluate
 from sanawm_env.training.initial import initialise
 from sanawm_env.world.world import World
 
@@ -71,6 +74,12 @@ def with_starts(folder: Path) -> str:
     for i in range(3):
         Image.fromarray(picture(i)).save(folder / "starts" / f"{i}.png")
     return str(folder)
+
+
+def evaluated_briefly(patch: pytest.MonkeyPatch) -> None:
+    """Recipes evaluate their world on two chunks, not eight, which take longer than a toy's training: what is measured
+    is the business of test_evaluate."""
+    patch.setattr("sanawm_env.training.recipe.evaluate", partial(evaluate, chunks=2))
 
 
 def picture(seed: int = 0) -> np.ndarray:

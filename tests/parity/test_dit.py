@@ -34,6 +34,7 @@ from sanawm_env.engines.sanawm.network.rope import phases, rope_angles
 from sanawm_env.engines.sanawm.network.state import WindowState
 from sanawm_env.engines.sanawm.sampler import SamplerConfig, sample_chunk, shifted_timesteps
 from tests.golden_files import SHIPPED, golden
+from tests.interpreter import patched_once  # noqa: F401
 from tests.parity import official
 from tests.parity.official import (
     MODEL_TOLERANCE,
