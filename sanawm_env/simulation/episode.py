@@ -15,7 +15,8 @@ from torch import Tensor
 
 from sanawm_env.camera.dsl import KeyState
 from sanawm_env.camera.presets import KEY_ORDER
-from sanawm_env.system.files import brief, check_choice, check_count, check_flag, check_number, explaining
+from sanawm_env.system.files import brief, check_choice, check_count, check_number, explaining
+from sanawm_env.system.settings import check_fields
 from sanawm_env.world import tree
 from sanawm_env.world.saved import check_array, check_clip, check_poses
 from sanawm_env.world.state import Slot, WorldState, load_state
@@ -228,15 +229,11 @@ class Snapshot(Episode):
 
     def _check(self, world: World) -> None:
         """Raise ValueError for anything besides the state that could not have been saved in this world."""
+        check_fields(self)
         if self.clip is not None:
-            if not isinstance(self.clip, Clip):
-                raise ValueError(f"clip must be a Clip or None, got {brief(self.clip)}")
             check_clip(self.clip, world, "clip")
         kinds = {"keys": KeyState, "discrete": KeyState, "twist": np.ndarray, "poses": type(None)}
         check_choice("action_mode", self.action_mode, kinds)
-        check_flag("terminated", self.terminated)
-        if not isinstance(self.rng, str | None):
-            raise ValueError(f"rng must be text or None, got {brief(self.rng)}")
         if isinstance(self.controller_state, KeyState):
             check_keys(self.controller_state, "controller_state")
         elif self.controller_state is not None:

@@ -47,20 +47,17 @@ def check_file(path: str | os.PathLike, most_bytes: int | None = None) -> Path:
         ValueError: for folders, pipes, sockets, devices and larger files.
     """
     path = Path(path)
-    _check(path.stat(), most_bytes)
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"it is {_KINDS.get(stat.S_IFMT(found.st_mode), 'something else')}, not a file")
+    if most_bytes is not None and found.st_size > most_bytes:
+        raise ValueError(_too_large(most_bytes))
     return path
 
 
 def open_file(path: str | os.PathLike, most_bytes: int | None = None) -> io.BufferedReader:
-    """Open a regular file to read its bytes, without ever waiting for it. Raises as `check_file`."""
-    check_file(path, most_bytes)  # devices may do something when they are opened
-    file = open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")  # noqa: SIM115
-    try:
-        _check(os.fstat(file.fileno()), most_bytes)
-    except BaseException:
-        file.close()
-        raise
-    return file
+    """Open a regular file to read its bytes. Raises as `check_file`, before pipes and devices are opened."""
+    return open(check_file(path, most_bytes), "rb")
 
 
 def read_bytes(path: str | os.PathLike, most_bytes: int) -> bytes:
@@ -154,13 +151,6 @@ def link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _check(found: os.stat_result, most_bytes: int | None) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        raise ValueError(f"it is {_KINDS.get(stat.S_IFMT(found.st_mode), 'something else')}, not a file")
-    if most_bytes is not None and found.st_size > most_bytes:
-        raise ValueError(_too_large(most_bytes))
 
 
 def _too_large(most_bytes: int) -> str:

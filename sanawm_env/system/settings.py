@@ -161,7 +161,8 @@ def _accepted(error: Mapping[str, Any]) -> str:
     for name, words in _BOUNDS.items():
         if (bound := about.get(name)) is not None:
             return f"{words} {int(bound) if float(bound).is_integer() else bound:,}"
-    return about.get("expected") or _KINDS.get(about.get("class", error["type"].split("_")[0])) or reason(error["msg"])
+    kind = about.get("class", error["type"].split("_")[0])
+    return about.get("expected") or _KINDS.get(kind) or about.get("class") or reason(error["msg"])
 
 
 def _place(loc: tuple[int | str, ...], data: Any) -> tuple[tuple[int | str, ...], Any]:

@@ -28,7 +28,7 @@ from sanawm_env.engines.sanawm.codec.ltx2 import LTX2Codec
 from sanawm_env.engines.sanawm.codec.patch_pca import PatchPCACodec
 from sanawm_env.engines.sanawm.codec.state import Codec
 from sanawm_env.engines.sanawm.config import SanaWorldConfig
-from sanawm_env.engines.sanawm.engine import SanaConditions, SanaEngine, SanaLoadOptions
+from sanawm_env.engines.sanawm.engine import SanaEngine, SanaLoadOptions
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.network.model import SanaWM
 from sanawm_env.engines.sanawm.network.place_map import PlaceMap
@@ -157,17 +157,12 @@ def _refiner_encoder(folder: Path | None) -> nn.Module:
     return both.bfloat16()
 
 
-@dataclass(frozen=True)
-class _Rehearsed:
-    """`working` and `between` of a prediction."""
-
-    working: dict[str, int]
-    between: int
-
-
 @cache
-def _rehearse(config: SanaWorldConfig, folder: Path | None, refiner: bool, batch: int) -> tuple[_Rehearsed, _Rehearsed]:
-    """A world with everything on the device, and one whose refiner's keys and values are in the host's memory."""
+def _rehearse(
+    config: SanaWorldConfig, folder: Path | None, refiner: bool, batch: int
+) -> tuple[MemoryPrediction, MemoryPrediction]:
+    """Predictions without weights: of a world with everything on the device, and of one whose refiner's keys and values
+    are in the host's memory."""
     run = _Rehearsal(config, *_outline(config, folder, refiner))
     grows = config.network.window < 0
     between, most = [], []  # of every chunk, the first's with what comes before it
@@ -192,13 +187,13 @@ def _rehearse(config: SanaWorldConfig, folder: Path | None, refiner: bool, batch
     return everything, here
 
 
-def _at_the_end(most: list[Counter[str]], between: list[int], left: int) -> _Rehearsed:
+def _at_the_end(most: list[Counter[str]], between: list[int], left: int) -> MemoryPrediction:
     """The chunks so far, and `left` more that each add what the last one has added."""
     working = {
         part: max(max(chunk[part] for chunk in most), last + left * (last - most[-2][part]))
         for part, last in most[-1].items()
     }
-    return _Rehearsed(working, between[-1] + left * (between[-1] - between[-2]))
+    return MemoryPrediction({}, working, between[-1] + left * (between[-1] - between[-2]), {})
 
 
 def _outline(config: SanaWorldConfig, folder: Path | None, refiner: bool) -> tuple[SanaWM, Codec, Refiner | None]:
@@ -534,9 +529,7 @@ class _Rehearsal(SanaEngine):
         config = self.config
         image = np.zeros((config.height, config.width, 3), np.uint8)
         intrinsics = intrinsics_from_fov(config.horizontal_fov, config.width, config.height).astype(np.float64)
-        words = self._features("", META_DEVICE)
-        conditions = SanaConditions(self.encode_image(image), words.text, words.text_mask, words.refiner)
-        return Scene("", "", image, intrinsics, conditions)
+        return Scene("", "", image, intrinsics, self.encode(image, "", None))
 
     def _features(self, prompt: str, device: torch.device, negative: bool = False) -> PromptFeatures:
         def empty(length: int, width: int) -> tuple[Tensor, Tensor]:

@@ -160,13 +160,12 @@ class PatchPCACodec(nn.Module):
             raise FileNotFoundError(f"No codec at {path}; fit one with PatchPCACodec.fit and save it there.")
         with explaining(f"{path} cannot be read as a codec", (SafetensorError, OSError)):
             tensors = load_file(path)
-        if set(tensors) != {"mean", "components", "scale"}:
-            raise ValueError(
-                f"{path} is no PatchPCACodec: it holds {brief(sorted(tensors))}, not components, mean, scale."
-            )
-        stride = _stride(tensors["mean"].numel())
+        stride = _stride(tensors["mean"].numel()) if set(tensors) == {"mean", "components", "scale"} else None
         if stride is None:
-            raise ValueError(f"{path} is no PatchPCACodec: its patches have {tensors['mean'].numel()} values.")
+            sizes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+            raise ValueError(
+                f"{path} is no PatchPCACodec, mean (24 S S,), components and scale: it holds {brief(sizes)}."
+            )
         codec = PatchPCACodec(len(tensors["scale"]), stride)
         codec.load_state_dict(tensors)
         return codec
