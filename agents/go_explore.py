@@ -17,7 +17,6 @@ from sanawm_env.simulation.simulator import Simulator
 from sanawm_env.simulation.tasks import Explore
 from sanawm_env.system.files import check_count
 from sanawm_env.system.settings import check_fields
-from sanawm_env.world import tree
 
 Cell = tuple[int, int, int]
 MOST = 1 << 40  # steps, and episodes of an archive
@@ -49,11 +48,6 @@ class Archive:
         cell = cells[rng.choice(len(cells), p=weights / weights.sum())]
         self.visits[cell] += 1
         return self.episodes[cell]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors in the archive; those that episodes share count once."""
-        return tree.nbytes(tuple(self.episodes.values()))
 
 
 @dataclass(frozen=True)

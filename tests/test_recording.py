@@ -480,7 +480,7 @@ def test_a_forbidden_folder_fails_before_the_work(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(rollout_module.tempfile, "TemporaryFile", forbidden)
-    with pytest.raises(PermissionError, match="permission denied, choose another folder"):
+    with pytest.raises(PermissionError, match="Permission denied, choose another folder"):
         RolloutWriter(tmp_path)
 
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from sanawm_env.agents.cameras import Camera
+from sanawm_env.agents.compare_policies import turned
 from sanawm_env.agents.planners import Objective, Plan, Planner
 from sanawm_env.camera.presets import held_keys
 from sanawm_env.camera.trajectory import orthonormalize
@@ -143,5 +144,4 @@ class PolicyDriver:
 
 def near(here: NDArray, there: NDArray) -> bool:
     """Whether two poses (4, 4) are within 0.35 m and 20 degrees of each other."""
-    turn = np.degrees(np.arccos(np.clip((np.trace(here[:3, :3].T @ there[:3, :3]) - 1) / 2, -1, 1)))
-    return bool(np.linalg.norm(here[:3, 3] - there[:3, 3]) < ARRIVED_METRES and turn < ARRIVED_DEGREES)
+    return bool(np.linalg.norm(here[:3, 3] - there[:3, 3]) < ARRIVED_METRES and turned(here, there) < ARRIVED_DEGREES)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import tyro
 
-from sanawm_env.cli.arguments import LoadedWorld, Start
+from sanawm_env.cli.arguments import LoadedWorld, Start, listed
 from sanawm_env.cli.output import say
 from sanawm_env.system.addresses import is_loopback
-from sanawm_env.system.files import brief, check_count, check_number, explaining, read_json
+from sanawm_env.system.files import brief, check_choice, check_count, check_number, explaining, read_json
 
 if TYPE_CHECKING:
     from sanawm_env.cli.drivers import PolicyDriver
@@ -151,8 +151,7 @@ def record(film: "Film", kind: str, out: Path) -> Path:
     from sanawm_env.recording.rollout import check_writable
     from sanawm_env.recording.video import VideoWriter
 
-    if kind not in ("mp4", "episode"):
-        raise ValueError(f'A branch is recorded as "mp4" or "episode", not {kind!r}.')
+    check_choice("kind of a recording", kind, ("mp4", "episode"))
     check_writable(out)
     last, suffix = film.nodes[-1].id, ".mp4" if kind == "mp4" else ""
     names = (
@@ -237,7 +236,8 @@ def make_driver(text: str, session: "Session") -> "Driver":
         elif key not in MOST or key in settings:
             raise ValueError(f"A planner takes horizon and candidates, each once, not {brief(part)}.")
         else:
-            settings[key] = check_count(f"{key} of a planner", _number(int, value, f"{key} of a planner"), 1, MOST[key])
+            (number,) = listed(int, value, f"{key} of a planner must be a number")
+            settings[key] = check_count(f"{key} of a planner", number, 1, MOST[key])
     config = session.world.config
     controller = make_controller("twist", config, None, "hold", config.workspace)
     simulator = replace(session.simulator, controller=controller)
@@ -249,15 +249,12 @@ def make_driver(text: str, session: "Session") -> "Driver":
     settings = {"horizon": 2, "candidates": 12, "iterations": 2, "elites": elites, **settings}
     planner = CEM(**settings)
     if name == "image" and len(values) == 1:
-        node = session.tree[_number(int, values[0], "The node to go back to")]
+        node = session.tree[listed(int, values[0], "The node to go back to must be a number")[0]]
         goal = ImageGoal(session.snapshot(node.id).slot.frame, step_frames=config.chunk_frames)
         return PlannerDriver(text, planner, simulator, goal, lambda snapshot: near(snapshot.slot.c2w, node.c2w[-1]))
     if name == "point" and len(values) == 2:
-        what = "A place to go to"
-        x, z = (
-            check_number(f"{what}, in metres,", _number(float, value, what), -MOST_METRES, MOST_METRES)
-            for value in values
-        )
+        numbers = listed(float, ",".join(values), "A place to go to must be a number")
+        x, z = (check_number("A place to go to, in metres,", n, -MOST_METRES, MOST_METRES) for n in numbers)
         point = np.array([x, 0.0, z])
         goal = PointGoal(point, step_frames=config.chunk_frames)
 
@@ -310,10 +307,3 @@ def policy(folder: Path, session: "Session") -> "PolicyDriver":
         env,
         session.frames_per_chunk,
     )
-
-
-def _number(kind: type, text: str, what: str) -> Any:
-    try:
-        return kind(text)
-    except ValueError:
-        raise ValueError(f"{what} must be a number, got {brief(text)}.") from None

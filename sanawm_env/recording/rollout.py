@@ -23,7 +23,7 @@ from sanawm_env.camera.trajectory import load_trajectory as load_trajectory
 from sanawm_env.recording.sheet import contact_sheet, evenly_spaced
 from sanawm_env.recording.video import VideoWriter
 from sanawm_env.system.files import file_sha256
-from sanawm_env.system.saving import check_target, remove, replacing_files, write_text
+from sanawm_env.system.saving import check_target, remove, replacing_files, with_sentence, write_text
 from sanawm_env.world.thumbnails import thumbnail
 
 VIDEO, TRAJECTORY, SHEET, META = "video.mp4", "trajectory.npz", "contact_sheet.png", "meta.json"
@@ -265,10 +265,9 @@ def check_writable(out_dir: Path, names: tuple[str, ...] = ()) -> None:
             probe.write(b"\0" * 4096)
     except (FileExistsError, NotADirectoryError):
         raise NotADirectoryError(f"cannot write to {out_dir}: a file stands where a folder is needed") from None
-    except PermissionError:
-        raise PermissionError(f"cannot write to {out_dir}: permission denied, choose another folder") from None
     except OSError as error:
-        raise OSError(f"cannot write to {out_dir}: {error.strerror or error}") from None
+        said = f"cannot write to {out_dir}: {error.strerror or error}, choose another folder"
+        raise with_sentence(error, said) from None
     for name in names:
         check_target(out_dir / name)
     if shutil.disk_usage(out_dir).free < _MIN_FREE_BYTES:
