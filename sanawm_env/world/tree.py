@@ -6,14 +6,14 @@ arrays are saved as tensors.
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sanawm_env.system.files import brief, explaining
+from sanawm_env.system.settings import check_fields
 
 
 def _branches(tree: Any) -> dict[Any, Any] | None:
@@ -103,7 +103,6 @@ def restore(plain: Any, tensors: Mapping[str, Tensor], types: Mapping[str, type]
     Raises:
         ValueError: which says where it does not fit.
     """
-    hints: dict[type, dict[str, Any]] = {}
 
     def build(plain: Any, path: str) -> Any:
         if isinstance(plain, list):
@@ -125,18 +124,16 @@ def restore(plain: Any, tensors: Mapping[str, Tensor], types: Mapping[str, type]
         if name not in types:
             raise ValueError(f"{path} is of the unknown type {brief(name)}")
         kind: Any = types[name]  # a dataclass
-        if kind not in hints:
-            hints[kind] = get_type_hints(kind, localns=dict(types))
         known = {field.name: field for field in dataclasses.fields(kind)}
         needed = {n for n, f in known.items() if f.default is f.default_factory is dataclasses.MISSING}
         if wrong := sorted((values.keys() - known.keys()) | (needed - values.keys())):
             raise ValueError(f"{path} is a {name} with a missing or unknown field {brief(wrong[0])}")
         made = {field: build(value, f"{path}.{field}") for field, value in values.items()}
-        for field, value in made.items():
-            if not _fits(value, hints[kind][field]):
-                raise ValueError(f"{path}.{field} is of the wrong type, got {brief(value)}")
-        with explaining(f"{path} is no {name}", (TypeError, ValueError)):
-            return kind(**made)
+        with explaining(f"{path} is no {name}", (NameError, TypeError, ValueError)):
+            lists = [field for field, hint in get_type_hints(kind).items() if list in (hint, get_origin(hint))]
+            built = kind(**(made | {field: list(made[field]) for field in lists if field in made}))
+            check_fields(built)
+        return built
 
     return build(plain, path)
 
@@ -175,23 +172,3 @@ def check_tensor(tensor: Any, shape: tuple[int, ...], dtypes: Collection[torch.d
         raise ValueError(f"{path} must be a tensor of {wanted} {shape}, got {got.removeprefix('torch.')}")
     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{path} holds numbers that are not finite")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value fits an annotation: numbers, text, None, tensors, arrays, dataclasses, tuples, sets, unions."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return any(_fits(value, one) for one in inner)
-    if origin is tuple and isinstance(value, tuple):
-        hints = inner[:1] * len(value) if inner[1:] == (...,) else inner
-        return len(value) == len(hints) and all(map(_fits, value, hints))
-    if origin is frozenset:
-        return isinstance(value, frozenset) and all(_fits(item, inner[0]) for item in value)
-    if hint is int:
-        return type(value) is int
-    if hint is float:
-        return type(value) in (int, float) and abs(value) < 2**1000  # neither infinite nor nan
-    if origin is Literal:
-        return value in inner
-    hint = tuple if (origin or hint) is list else origin or hint  # lists come back as tuples
-    return hint is Any or not isinstance(hint, type) or isinstance(value, hint)

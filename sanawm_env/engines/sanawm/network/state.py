@@ -5,16 +5,14 @@ Sizes: B batch, h heads, D head width, C = h * D, S tokens per latent frame, N t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from sanawm_env.engines.sanawm.network.ablation import TokenState
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.kernels.inputs import GDNState, Page
-
-if TYPE_CHECKING:
-    from sanawm_env.engines.sanawm.network.ablation import TokenState
 
 P = TypeVar("P")
 
@@ -39,7 +37,7 @@ class BlockState:
         ffn_tail: (B, S, C), the FFN's spatial output of the chunk's last frame.
     """
 
-    mixer: "GDNState | TokenState | WindowState"
+    mixer: GDNState | TokenState | WindowState
     ffn_tail: Tensor
 
 
