@@ -18,6 +18,8 @@ from sanawm_env.system.settings import check_fields
 
 FPS = 16
 TAU_PRESS, TAU_COAST = 0.45, 1.0  # seconds
+MOST_SPEED = 1000.0  # metres or radians a second
+Speed = Annotated[float, Field(ge=-MOST_SPEED, le=MOST_SPEED)]
 MAX_FRAMES = 1_000_000  # of one action string, 17 hours
 
 # key -> (component of the velocity, sign); components are forward, strafe right, yaw right, pitch up
@@ -61,8 +63,8 @@ class KeyState:
     """
 
     pose: np.ndarray = field(default_factory=lambda: np.eye(4))
-    pitch: float = 0.0
-    velocity: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    pitch: Annotated[float, Field(ge=-math.pi / 2, le=math.pi / 2)] = 0.0
+    velocity: tuple[Speed, Speed, Speed, Speed] = (0.0, 0.0, 0.0, 0.0)
     held: frozenset[str] = frozenset()
 
     def at(self, c2w: np.ndarray) -> "KeyState":

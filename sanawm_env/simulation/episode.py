@@ -13,17 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sanawm_env.camera.dsl import KeyState
+from sanawm_env.camera.dsl import MOST_SPEED, KeyState
 from sanawm_env.camera.presets import KEY_ORDER
-from sanawm_env.system.files import brief, check_choice, check_count, check_number, explaining
+from sanawm_env.system.files import brief, check_choice, check_count, explaining
 from sanawm_env.system.settings import check_fields
 from sanawm_env.world import tree
 from sanawm_env.world.saved import check_array, check_clip, check_poses
 from sanawm_env.world.state import Slot, WorldState, load_state
 from sanawm_env.world.tree import check_tensor
 from sanawm_env.world.world import Clip, World
-
-MOST_SPEED = 1000.0  # metres or radians a second
 
 
 class HostClip(NamedTuple):
@@ -262,8 +260,5 @@ def check_keys(keys: KeyState, path: str) -> None:
         path: its name in the error.
     """
     check_poses(keys.pose, (), f"{path}.pose")
-    check_number(f"{path}.pitch", keys.pitch, -np.pi / 2, np.pi / 2)
-    for number in keys.velocity:
-        check_number(f"{path}.velocity", number, -MOST_SPEED, MOST_SPEED)
     if not keys.held <= set(KEY_ORDER):
         raise ValueError(f"{path}.held must be keys of {KEY_ORDER}, got {brief(keys.held)}")

@@ -1,5 +1,5 @@
-"""Checks of a saved state: numbers in range, and tensors of the shapes and dtypes that this world makes. Files are
-checked when they are read."""
+"""Checks of a saved state: tensors of the shapes and dtypes that this world makes. Files are checked when they are
+read, types and ranges of single values by their annotations (`tree.restore`)."""
 
 import re
 from typing import TYPE_CHECKING, Any
@@ -36,8 +36,6 @@ def check_slot(slot: "Slot", world: "World", path: str) -> None:
     """
     config = world.config
     _check_scene(slot.scene, world, f"{path}.scene")
-    check_count(f"{path}.seed", slot.seed, 0, MAX_SEED)
-    check_count(f"{path}.chunk", slot.chunk, 0, MOST_CHUNKS)
     check_count(f"{path}.start", slot.start, max(0, slot.chunk - config.longest_segment), slot.chunk)
     for name in ("c2w", "origin"):
         check_poses(getattr(slot, name), (), f"{path}.{name}")

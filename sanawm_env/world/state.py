@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -24,7 +25,7 @@ from sanawm_env.system.saving import replacing
 from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.isolation import isolated
-from sanawm_env.world.saved import MAX_SEED, check_slot
+from sanawm_env.world.saved import MAX_SEED, MOST_CHUNKS, check_slot
 
 if TYPE_CHECKING:
     from sanawm_env.world.world import World
@@ -75,8 +76,8 @@ class Slot:
     """
 
     scene: Scene
-    seed: int
-    chunk: int
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
+    chunk: Annotated[int, Field(ge=0, le=MOST_CHUNKS)]
     c2w: np.ndarray
     frame: Tensor
     latents: Tensor | None = None
