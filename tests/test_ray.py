@@ -54,6 +54,7 @@ def deployed(tiny, tmp_path_factory):  # noqa: F811
         port = free.getsockname()[1]
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr(ray, "init", partial(ray.init, num_cpus=2))
+        patches.setenv("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "300")  # of 5 s, which a busy machine is slower than
         with replicas.replicas(config, ServerLimits(), keep, 2, "127.0.0.1", port) as url:
             yield SimpleNamespace(config=config, keep=keep, url=url)
     assert not ray.is_initialized()
