@@ -10,30 +10,26 @@ add gradients), so that borders are sharp, and an image whose scale cannot be kn
 """
 
 import json
-import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file
 from torch import Tensor
 
 from sanawm_env.engines.sanawm.codec.patch_pca import LATENT_STD, PatchPCACodec
 from sanawm_env.engines.sanawm.reprojection import CELLS, Reprojection
 from sanawm_env.system.files import file_sha256
-from sanawm_env.system.saving import replacing
 from sanawm_env.system.settings import check_fields
-from sanawm_env.system.signals import on_stop
 from sanawm_env.training.clips import Seed, Share, check_codec, load
-from sanawm_env.training.network import read_checkpoint
-from sanawm_env.world.state import save_whole
+from sanawm_env.training.steps import train_steps
 
 CHECKPOINT, WEIGHTS = "depth_checkpoint.pt", "reprojection.safetensors"
-CHECKPOINT_EVERY = 200
 MOST_PIECES = 256  # of footage, whose frames are held in memory: 0.9 GB
 OTHERS, NEAREST_OTHER, FARTHEST_OTHER = 4, 2, 16  # frames that one is moved onto, so many frames before or after it
 
@@ -170,69 +166,28 @@ def train_depth(
     settings = check_codec(data, codec)
     if not settings.get("pictures"):
         raise ValueError(f"The clips in {data} hold no images: make them with pictures=True.")
-    out.mkdir(parents=True, exist_ok=True)
     identity = {**asdict(config), "steps": None, "codec": settings["codec"]}
     if begin_from is not None:
         identity["begin_from"] = file_sha256(begin_from)
     identity = json.dumps(identity, sort_keys=True)
+    out.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(config.seed)
         model = Reprojection()
     if begin_from is not None:
         model.load_state_dict({name: value.float() for name, value in load_file(begin_from).items()})
     model = model.to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
-    average = {name: p.detach().clone() for name, p in model.named_parameters()}
-    step, seconds, recent = 0, 0.0, None
-    if (saved := read_checkpoint(out / CHECKPOINT, identity)) is not None:
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        average = {name: value.to(device) for name, value in saved["average"].items()}
-        step, seconds = saved["step"], saved["seconds"]
-        if step >= config.steps:
-            return seconds
-    footage, codec, began = "footage" in settings, codec.to(device), time.monotonic() - seconds
-    shown = _footage(data, codec, config.seed) if footage else _pictures(data, views)
-    shown = {name: tensor.to(device) for name, tensor in shown.items()}
 
-    def save() -> None:
-        parts = {
-            "model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average, "step": step,
-            "seconds": time.monotonic() - began, "identity": identity,
-        }  # fmt: skip
-        with replacing(out / CHECKPOINT) as part:
-            torch.save(parts, part)
-        save_whole({name: value.half().cpu().contiguous() for name, value in average.items()}, out / WEIGHTS)
+    def prepare() -> Callable[[torch.Generator], Tensor]:
+        footage, moved = "footage" in settings, codec.to(device)
+        shown = _footage(data, moved, config.seed) if footage else _pictures(data, views)
+        shown = {name: tensor.to(device) for name, tensor in shown.items()}
+        error = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16)(
+            _footage_error if footage else _depth_error
+        )
+        return partial(error, model, shown, moved, config)
 
-    stopped: list[int] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with on_stop(stopped.append), Progress(*columns) as progress:
-        task = progress.add_task("depth", total=config.steps, completed=step)
-        while step < config.steps and not stopped:
-            generator = torch.Generator(device).manual_seed(config.seed * 1_000_003 + step)
-            rate = min(1.0, (step + 1) / 100, 3 * (config.steps - step) / config.steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * config.learning_rate
-            error = _footage_error if footage else _depth_error
-            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-                loss = error(model, shown, codec, config, generator)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            decay = min(0.998, (step + 1) / (step + 10))
-            for name, parameter in model.named_parameters():
-                average[name].lerp_(parameter.detach(), 1 - decay)
-            step += 1
-            recent = loss.item() if recent is None else 0.98 * recent + 0.02 * loss.item()
-            progress.update(task, completed=step, description=f"depth loss {recent:.4f}")
-            if step % CHECKPOINT_EVERY == 0:
-                save()
-                progress.console.print(f"depth step {step} loss {recent:.4f}")
-        save()
-    if stopped:
-        raise KeyboardInterrupt(stopped[0])
-    return time.monotonic() - began
+    return train_steps("depth", model, prepare, config, out / CHECKPOINT, out / WEIGHTS, identity, device)
 
 
 def _pictures(data: Path, views: Path | None) -> dict[str, Tensor]:

@@ -241,7 +241,7 @@ def with_timesteps(world: World, timesteps: tuple[float, ...]) -> World:
     sampler = replace(engine.config.sampler, timesteps=tuple(timesteps))
     other = SanaEngine(
         replace(engine.config, sampler=sampler), engine.network, engine.codec, engine.device,
-        place_map=engine.place_map, reprojection=engine.reprojection,
+        place_map=engine.place_map, reprojection=engine.reprojection, unseen=engine.unseen,
     )  # fmt: skip
     return World(other, world.weights_hash, world.starts)
 

@@ -55,6 +55,7 @@ NANO = replace(
     width=2 * WIDTH,
     spatial_stride=16,
     reprojection=True,
+    unseen=True,
 )
 """The shipped world: twice the picture at the same number of tokens, and a first guess at what the camera will see."""
 STARTS_PER_PLACE = 16
@@ -72,7 +73,8 @@ def export_world(config: SanaWorldConfig, run: Path, codec: Path, out: Path, sta
     """
     (out / "starts").mkdir(parents=True, exist_ok=True)
     write_text(out / "config.json", config.to_json() + "\n")
-    parts = ["network", *(["places"] if config.places else ()), *(["reprojection"] if config.reprojection else ())]
+    has = {"network": True, "places": config.places, "reprojection": config.reprojection, "unseen": config.unseen}
+    parts = [part for part, there in has.items() if there]
     for source in (*(run / f"{part}.safetensors" for part in parts), codec):
         if source.resolve() != (out / source.name).resolve():
             with replacing(out / source.name) as part:

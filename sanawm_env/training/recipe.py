@@ -48,6 +48,7 @@ from sanawm_env.training.footage import measure, print_footage
 from sanawm_env.training.nano import NANO, NANO_SMALL, export_world
 from sanawm_env.training.network import MAX_SEED, TrainConfig, train_network
 from sanawm_env.training.probes import linear_codec
+from sanawm_env.training.unseen import UnseenConfig, train_unseen
 from sanawm_env.world.folders import world_folder
 from sanawm_env.world.world import World
 
@@ -99,6 +100,7 @@ class Recipe:
         train: training of the network.
         views: single images for the depth network; None for none.
         depth: training of the depth network, of a world that reprojects frames; None for a world that does not.
+        unseen: training of what draws the unseen, of a world that reprojects frames; None for one that does not draw.
         from_shipped: whether the network begins from the shipped world's, with its codec unless footage is given. The
             sizes must be equal.
         validation_scenes: walks that the world is evaluated on.
@@ -113,6 +115,7 @@ class Recipe:
     train: TrainConfig = field(default=TrainConfig())
     views: ViewsConfig | None = None
     depth: DepthConfig | None = None
+    unseen: UnseenConfig | None = None
     from_shipped: bool = False
     validation_scenes: int = 16
 
@@ -122,6 +125,8 @@ class Recipe:
             raise ValueError("depth is learned from images: set clips.pictures to true")
         if self.views is not None and self.depth is None:
             raise ValueError("views are for learning depth: give the recipe depth too, or no views")
+        if self.unseen is not None and self.depth is None:
+            raise ValueError("what is unseen is known from depth: give the recipe depth too, or no unseen")
         for side in (self.clips.height, self.clips.width):
             if side % self.codec.stride:
                 raise ValueError(
@@ -173,6 +178,7 @@ SHIPPED = Recipe(
     train=TrainConfig(steps=5200, learning_rate=1.2e-3, warmup=40, pure_noise=0.85, single_chunk_steps=100, seed=2),
     views=ViewsConfig(rooms=2000, seed=3),
     depth=DepthConfig(steps=12_000, batch_size=8),
+    unseen=UnseenConfig(),
     from_shipped=True,
 )
 """On from the shipped world on a CPU: a day of one core."""
@@ -191,10 +197,11 @@ ON_GPU = replace(
     train=replace(SHIPPED.train, steps=100_000, minutes=2.5, batch_size=192, warmup=100, learning_rate=2e-3),
     views=ViewsConfig(rooms=1000, seed=3),
     depth=DepthConfig(steps=1500, batch_size=128),
+    unseen=UnseenConfig(steps=1000, batch_size=64),
     validation_scenes=4,
 )
 """The same in six minutes of an H100 with 16 cores beside it (an estimate: clips 80 s, views 25 s, depth 40 s,
-network 150 s)."""
+network 150 s, unseen 30 s)."""
 
 
 def run(
@@ -288,7 +295,11 @@ def _run(
         reprojection=out / DEPTH / WEIGHTS if recipe.depth is not None else None,
     )  # fmt: skip
 
-    export_world(config, out / NETWORK, out / CODEC, out / WORLD, starts=out / CLIPS / STARTS)
+    exported = {"run": out / NETWORK, "codec": out / CODEC, "out": out / WORLD, "starts": out / CLIPS / STARTS}
+    export_world(config, **exported)
+    if recipe.unseen is not None:
+        train_unseen(recipe.unseen, World.load(out / WORLD, device=device), out / CLIPS, out / NETWORK)
+        export_world(replace(config, unseen=True), **exported)
     record = {
         "recipe": asdict(recipe), "data": data_hash(out / CLIPS), "training_seconds": round(seconds),
         "machine": machine, "processes": trainers, "device": device, "torch": torch.__version__,

@@ -29,8 +29,9 @@ class SanaWorldConfig(WorldConfig):
             "ltx2", whose decoder is causal, or "ltx2_bidirectional", whose decoder is not.
         dtype: of the network's weights and latents, "float32" or "bfloat16".
         reprojection: whether frames of the state are moved to the new cameras as a first guess
-            (`engines.sanawm.reprojection`, weights in `reprojection.safetensors`), which SANA-WM does not do. The other
-            attributes are those of every world.
+            (`engines.sanawm.reprojection`, weights in `reprojection.safetensors`), which SANA-WM does not do.
+        unseen: whether what these frames do not show is drawn at random (`engines.sanawm.unseen`, weights in
+            `unseen.safetensors`), which SANA-WM does not do either. The other attributes are those of every world.
 
     Raises:
         ValueError: for values out of range, or that do not go together.
@@ -47,6 +48,7 @@ class SanaWorldConfig(WorldConfig):
     codec: str = "patch_pca"
     dtype: str = "float32"
     reprojection: bool = False
+    unseen: bool = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -62,6 +64,9 @@ class SanaWorldConfig(WorldConfig):
         check_flag("reprojection", self.reprojection)
         if self.reprojection and (self.codec != "patch_pca" or self.spatial_stride % 8):
             raise ValueError("reprojection needs the codec patch_pca and a spatial_stride that is a multiple of 8")
+        check_flag("unseen", self.unseen)
+        if self.unseen and not self.reprojection:
+            raise ValueError("unseen needs reprojection, which says what is new")
 
     @property
     def chunk_frames(self) -> int:

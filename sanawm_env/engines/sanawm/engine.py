@@ -2,7 +2,8 @@
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast, final
 
@@ -31,6 +32,7 @@ from sanawm_env.engines.sanawm.refiner.runner import Refiner
 from sanawm_env.engines.sanawm.refiner.state import RefinerState
 from sanawm_env.engines.sanawm.reprojection import Guess, Reprojection
 from sanawm_env.engines.sanawm.sampler import MAX_SHIFT, check_timesteps, sample_chunk
+from sanawm_env.engines.sanawm.unseen import CODE, UnseenSampler
 from sanawm_env.kernels.dispatch import check_backend, choose
 from sanawm_env.kernels.inputs import Grid
 from sanawm_env.system.files import brief, check_number, reason
@@ -121,7 +123,8 @@ class ChunkInputs:
 
     frame_index: (B,) of the chunk's first latent frame. text: (B, L, C), its mask (B, L) or None. camera: (B, T, 20),
     plucker: (B, C, T, h, w). noise: (episodes, c, T, h, w). image_latent: (episodes, c, 1, h, w) where the chunk opens
-    a segment. guess: mean and spread of a guess, of worlds that have one. memory: what the chunk before left.
+    a segment. guess: mean and spread of a guess, unseen: shares and codes of an `UnseenSampler`, of worlds that have
+    one. memory: what the chunk before left.
     """
 
     frame_index: Tensor
@@ -132,6 +135,7 @@ class ChunkInputs:
     noise: Tensor
     image_latent: Tensor | None
     guess: tuple[Tensor, Tensor] | None
+    unseen: tuple[Tensor, Tensor] | None
     memory: NetworkState | None
 
 
@@ -158,6 +162,7 @@ class SanaEngine(Engine):
         *,
         place_map: PlaceMap | None = None,
         reprojection: Reprojection | None = None,
+        unseen: UnseenSampler | None = None,
         prompts: Prompts | None = None,
         refiner: Refiner | None = None,
         offload: Sequence[str] = (),
@@ -182,7 +187,10 @@ class SanaEngine(Engine):
         self._chunk = Graphs(self._imagine, CudaRecorder(device)) if graphs else self._imagine
         self._one_at_a_time = graphs or (self.kernels.name == "triton" and device.type != "cuda")
         self.place_map = None if place_map is None else place_map.requires_grad_(False)
-        self.reprojection = None if reprojection is None else reprojection.to(device).eval().requires_grad_(False)
+        self.reprojection, self.unseen = (
+            None if module is None else module.to(device).eval().requires_grad_(False)
+            for module in (reprojection, unseen)
+        )
         self.codec, self.refiner, self.prompts = codec, refiner, prompts
         can = {"images": True, "prompts": prompts is not None}
         self.capabilities = frozenset(name for name, there in can.items() if there)
@@ -203,7 +211,7 @@ class SanaEngine(Engine):
     ) -> "SanaEngine":
         """From the files of a world folder; FileNotFoundError or ValueError in one sentence."""
         folder = cast(Path, folder)  # as `needs_files` says
-        dtype, place_map, reprojection = getattr(torch, config.dtype), None, None
+        dtype, place_map, reprojection, unseen = getattr(torch, config.dtype), None, None, None
         as_trained = config.sampler
         config = replace(config, sampler=as_trained.with_steps(options.timesteps, options.flow_shift))
         with _weights(folder / "network.safetensors") as weights:
@@ -219,6 +227,10 @@ class SanaEngine(Engine):
             with _weights(folder / "reprojection.safetensors") as weights:
                 reprojection = Reprojection()
                 reprojection.load_state_dict(weights)
+        if config.unseen:
+            with _weights(folder / "unseen.safetensors") as weights:
+                unseen = UnseenSampler(config.latents_per_chunk)
+                unseen.load_state_dict(weights)
         if options.precision is not None:
             network = quantize(network.to(device), options.precision)
         if config.codec == "patch_pca":
@@ -248,8 +260,8 @@ class SanaEngine(Engine):
             identity += repr(tuple(map(float, config.sampler.timesteps)))
         return cls(
             config, network, codec, device,
-            place_map=place_map, reprojection=reprojection, prompts=prompts, refiner=refiner, offload=options.offload,
-            graphs=options.graphs, identity=identity.encode(),
+            place_map=place_map, reprojection=reprojection, unseen=unseen, prompts=prompts, refiner=refiner,
+            offload=options.offload, graphs=options.graphs, identity=identity.encode(),
         )  # fmt: skip
 
     def describe(self) -> str:
@@ -350,10 +362,13 @@ class SanaEngine(Engine):
         text, masks = torch.cat([c.text for c in given]), [c.text_mask for c in given]
         text_mask = None if masks[0] is None else torch.cat(masks)
         camera, plucker = camera.to(device), plucker.to(device)
-        guess = None
+        guess = unseen = None
         if self.reprojection is not None:
             guess = self._reproject(self.reprojection, slots, poses)
             plucker = torch.cat((plucker, guess.channels), dim=1)
+            if self.unseen is not None:
+                codes = torch.stack([chunk_noise(slot.seed, slot.chunk, (CODE,), stage=3) for slot in slots])
+                unseen = guess.unseen, codes.to(device)
         if self.negative is not None:
             text = torch.cat((self.negative.text.expand_as(text), text))
             if text_mask is not None and self.negative.text_mask is not None:
@@ -369,7 +384,7 @@ class SanaEngine(Engine):
                 grid,
                 ChunkInputs(
                     frame_index, text, text_mask, camera, plucker, noise, image_latent,
-                    None if guess is None else (guess.mean, guess.spread), memory,
+                    None if guess is None else (guess.mean, guess.spread), unseen, memory,
                 ),
             )  # fmt: skip
         if self.negative is None:
@@ -383,9 +398,14 @@ class SanaEngine(Engine):
             grid, given.frame_index, text=given.text, text_mask=given.text_mask, camera=given.camera,
             plucker=given.plucker,
         )  # fmt: skip
+        finish = None
+        if self.unseen is not None and given.unseen is not None:
+            share, code = given.unseen
+            finish = partial(self.unseen, self.codec, unseen=share, code=code)
         return sample_chunk(
-            self.network, given.noise, context, given.memory, self.config.sampler, given.image_latent, given.guess
-        )
+            self.network, given.noise, context, given.memory, self.config.sampler, given.image_latent, given.guess,
+            finish,
+        )  # fmt: skip
 
     def _reproject(self, reprojection: Reprojection, slots: Sequence[Slot], poses: Tensor) -> Guess:
         """What the pictures of the slots say of their next chunk. One slot after the other: the rays of one stay in the
@@ -397,9 +417,7 @@ class SanaEngine(Engine):
             known = torch.tensor([slot.scene.anchor is not None], device=self.device)
             last = None if slot.first else slot.frame[None]
             guesses.append(reprojection(self.codec, image, last, origin, before, path[None], intrinsics, known))
-        return Guess(
-            *(torch.cat(parts) for parts in zip(*((g.channels, g.mean, g.spread) for g in guesses), strict=True))
-        )
+        return Guess(*(torch.cat([getattr(guess, part.name) for guess in guesses]) for part in fields(Guess)))
 
     @torch.no_grad()
     def decode(

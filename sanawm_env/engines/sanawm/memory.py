@@ -38,6 +38,7 @@ from sanawm_env.engines.sanawm.prompts import PromptFeatures
 from sanawm_env.engines.sanawm.refiner.runner import Refiner
 from sanawm_env.engines.sanawm.reprojection import Reprojection
 from sanawm_env.engines.sanawm.sampler import SamplerConfig
+from sanawm_env.engines.sanawm.unseen import UnseenSampler
 from sanawm_env.kernels import cpu, reference
 from sanawm_env.world import tree
 from sanawm_env.world.state import Scene
@@ -107,6 +108,8 @@ def predict_memory(
     weights = {"network": weight_bytes(network, options.precision), "codec": weight_bytes(codec.module, None)}
     if config.reprojection:
         weights["reprojection"] = weight_bytes(_reprojection(), None)
+    if config.unseen:
+        weights["unseen"] = weight_bytes(_unseen(config.latents_per_chunk), None)
     waiting = {"codec": (0, weights["codec"])}
     if refiner is not None:
         weights["refiner"] = weight_bytes(refiner.transformer, options.refiner_precision, "refiner")
@@ -218,6 +221,12 @@ def _network(config: SanaWMConfig, dtype: torch.dtype) -> SanaWM:
 def _reprojection() -> Reprojection:
     with META_DEVICE:
         return Reprojection()
+
+
+@cache
+def _unseen(frames: int) -> UnseenSampler:
+    with META_DEVICE:
+        return UnseenSampler(frames)
 
 
 _codec, _refiner = cache(LTX2Codec.on_meta), cache(Refiner.on_meta)
@@ -517,9 +526,11 @@ class _Rehearsal(SanaEngine):
             # conditions are made in the host's memory
             place_map=PlaceMap(config.places) if config.places else None, prompts=prompts, refiner=refiner,
             reprojection=_reprojection() if config.reprojection else None,
+            unseen=_unseen(config.latents_per_chunk) if config.unseen else None,
         )  # fmt: skip
         stages = [network, refiner.transformer] if refiner else [network]
-        self.live = LiveBytes([*stages, codec.module, *([self.reprojection] if self.reprojection else [])])
+        parts = [part for part in (self.reprojection, self.unseen) if part is not None]
+        self.live = LiveBytes([*stages, codec.module, *parts])
         self.blocks = [block for stage in stages for block in blocks_of(stage)]
         if refiner is not None:
             refiner.keep = self.live.elsewhere

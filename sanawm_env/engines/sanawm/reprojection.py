@@ -38,12 +38,14 @@ KNOWN_TRUST, KNOWN_REACH = 0.95, 0.4
 class Guess:
     """What reprojection says of one chunk: latents x = mean + spread * r, where r is what the network predicts.
 
-    channels: (B, C, T, h, w) behind the ray conditions. mean: (B, c, T, h, w). spread: (B, 1, T, h, w) in 0..1.
+    channels: (B, C, T, h, w) behind the ray conditions. mean: (B, c, T, h, w). spread: (B, 1, T, h, w) in 0..1. unseen:
+    (B, T, h, w), the share of each cell that no picture shows, 0 in places that the world knows.
     """
 
     channels: Tensor
     mean: Tensor
     spread: Tensor
+    unseen: Tensor
 
 
 def reprojection_channels(latent_channels: int) -> int:
@@ -171,18 +173,20 @@ class Reprojection(nn.Module):
         parts = torch.stack((seen[0].float(), seen[1].float(), trust), dim=1)  # (B, 3, n, H, W)
         parts = F.adaptive_avg_pool3d(parts, (t, 2 * h, 2 * w))
         trusted = F.avg_pool3d(parts[:, 2:], (1, 2, 2))
+        unseen = F.avg_pool2d(1 - parts[:, :2].amax(1), 2).masked_fill(known[:, None, None, None], 0)
         mean = trusted * latents
         key = near[:, :, TIME_STRIDE // KEY_FRAMES - 1 :: TIME_STRIDE // KEY_FRAMES].movedim(1, 0)
         parts = torch.cat((parts, F.adaptive_avg_pool2d(key.flatten(1, 2), (2 * h, 2 * w)).unflatten(1, (2, t))), dim=1)
         parts = parts.unflatten(4, (w, 2)).unflatten(3, (h, 2)).permute(0, 1, 4, 6, 2, 3, 5).flatten(1, 3)
-        guess = Guess(torch.cat((mean / LATENT_STD, parts), dim=1), mean, 1 - trusted)
+        guess = Guess(torch.cat((mean / LATENT_STD, parts), dim=1), mean, 1 - trusted, unseen)
         return guess if last is not None else _with_start(guess)
 
 
 def _with_start(guess: Guess) -> Guess:
     """The same with the latent of the start image in front, which nobody predicts."""
     mean, spread = F.pad(guess.mean, (0, 0, 0, 0, 1, 0)), F.pad(guess.spread, (0, 0, 0, 0, 1, 0), value=1.0)
-    return Guess(F.pad(guess.channels, (0, 0, 0, 0, 1, 0)), mean, spread)
+    channels, unseen = (F.pad(part, (0, 0, 0, 0, 1, 0)) for part in (guess.channels, guess.unseen))
+    return Guess(channels, mean, spread, unseen)
 
 
 def _encode(codec: PatchPCACodec, frames: Tensor) -> Tensor:

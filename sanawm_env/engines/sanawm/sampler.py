@@ -6,7 +6,7 @@ the same with many steps, chunk after chunk. It can also begin a chunk before th
 environment cannot, because the actions are not known yet.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
 from numbers import Real
@@ -122,6 +122,7 @@ def sample_chunk(
     config: SamplerConfig,
     image_latent: Tensor | None = None,
     guess: tuple[Tensor, Tensor] | None = None,
+    finish: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, NetworkState]:
     """Sample one chunk. No argument is written to.
 
@@ -134,6 +135,7 @@ def sample_chunk(
         image_latent: (B, c, 1, H, W), the clean latent of frame 0; given exactly in an episode's first chunk.
         guess: mean (B, c, T, H, W) and spread (B, 1, T, H, W), of worlds that have a guess: the steps then move (x -
             mean) / spread. For the start image's frame they are 0 and 1.
+        finish: of the latents, before they are written to the state; None to leave them as they are.
 
     Returns:
         Latents (B, c, T, H, W), and the next state.
@@ -150,6 +152,8 @@ def sample_chunk(
         x = (x - (active * (sigma - below))[:, None, :, None, None] * velocity).to(noise.dtype)
     if guess is not None:
         x = (guess[0] + guess[1] * x).to(noise.dtype)
+    if finish is not None:
+        x = finish(x)
     doubled = torch.cat((x, x)) if config.guidance_scale > 1 else x
     return x, next_state(model, doubled, context, state)
 
