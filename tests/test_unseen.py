@@ -20,7 +20,7 @@ from sanawm_env.training.truth import decibels, draw_walk
 from sanawm_env.training.unseen import UnseenConfig, energy_score, train_unseen
 from sanawm_env.world.world import World
 from tests.test_reprojection import KNOWING
-from tests.worlds import drive, picture, write_tiny_world
+from tests.worlds import TINY, drive, picture, write_tiny_world
 
 NANO = Path(sanawm_env.__file__).parent / "assets" / "nano"
 TURN = (0, 0, 0, 0, 0.5, 0)
@@ -67,6 +67,8 @@ def test_only_what_is_new_is_drawn_and_the_start_image_never(sampler, codec):
     moved = colours(codec, drawn - given)[:, :, 1:] - codec.mean.view(-1, 3).mean(0).view(1, 3, 1, 1, 1)
     assert 0.02 < moved[..., 10:].abs().max() <= REACH
     assert not torch.equal(sampler(codec, given, share, -code), drawn)
+    half = sampler(codec, given, share, code, temperature=0.5)
+    torch.testing.assert_close(half - given, (drawn - given) / 2, atol=1e-4, rtol=1e-4)
 
 
 def test_colours_are_those_of_the_pixels(codec):
@@ -101,11 +103,23 @@ def test_a_world_that_draws_forks_batches_and_is_saved_like_any_other(folder, tm
     assert not torch.equal(other_seed[0].frames, clips[0].frames)
 
 
+def test_the_temperature_is_part_of_a_worlds_identity_and_without_any_seeds_agree_on_what_is_drawn(folder):
+    world, mean = World.load(folder), World.load(folder, temperature=0)
+    assert World.load(folder, temperature=1).weights_hash == world.weights_hash != mean.weights_hash
+    begun = mean.begin(mean.scene(picture()), seed=3)
+    codes = []
+    mean.engine.unseen.register_forward_hook(lambda _, given, made: codes.append(torch.equal(given[1], made)))
+    drive(mean, begun, TURN)
+    assert codes == [True]
+
+
 def test_worlds_that_cannot_draw_are_refused(folder, tmp_path):
     with pytest.raises(ValueError, match="unseen needs reprojection"):
         replace(DRAWING, reprojection=False)
     with pytest.raises(ValueError, match="true or false"):
         replace(DRAWING, unseen=1)
+    with pytest.raises(ValueError, match="has no temperature"):
+        World.load(write_tiny_world(tmp_path / "plain", config=TINY), temperature=0.5)
     for file in folder.iterdir():
         if file.name != "unseen.safetensors":
             (tmp_path / file.name).write_bytes(file.read_bytes())

@@ -331,6 +331,7 @@ OPTIONS = {
     "precision": (5, [], "fp3", True), "refiner_precision": (5, {}), "backend": (3, [], "cuda!"),
     "refiner": ("yes", 1, None), "graphs": ("no", 0), "text_encoder": ("off",), "softcap": (1.0, []),
     "offload": (3, None, [1], "everything"), "timesteps": (5, "1000", [2, 3], [True]), "flow_shift": ("8", 0, True),
+    "temperature": ("1", -0.5, True, float("nan")),
     "threads": (0, 1.5, "2", True, 10**6), "device": (None, True, 1.5, [], {}, "teapot", ""),
 }  # fmt: skip
 

@@ -74,11 +74,13 @@ class LoadedWorld(WorldOnDevice):
     """Noise levels of the sampler, such as "1000,967,908,764", for weights trained for them; None for the world's."""
     flow_shift: float | None = None
     """Shift of the noise schedule, which gives other noise levels; beside --timesteps it is only recorded."""
+    temperature: float | None = None
+    """How varied is what no image shows, 0 for the mean of what could be there; None for the world's."""
 
     @property
     def load_options(self) -> dict[str, Any]:
         """The keywords of `World.load` that were given. ValueError for --timesteps that are no list of numbers."""
-        names = ("text_encoder", "precision", "refiner", "refiner_precision", "offload", "flow_shift")
+        names = ("text_encoder", "precision", "refiner", "refiner_precision", "offload", "flow_shift", "temperature")
         given = {name: getattr(self, name) for name in names if getattr(self, name) not in (None, False)}
         if self.offload_parts is not None:
             given["offload"] = self.offload_parts

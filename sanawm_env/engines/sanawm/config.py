@@ -4,12 +4,13 @@ from dataclasses import dataclass
 
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.sampler import SamplerConfig
-from sanawm_env.system.files import check_choice, check_count, check_flag
+from sanawm_env.system.files import check_choice, check_count, check_flag, check_number
 from sanawm_env.world.config import WorldConfig
 
 CODEC_STRIDE = 8  # frames per latent
 SIZES = {"spatial_stride": 1024, "temporal_stride": 1024, "latents_per_chunk": 341}
 CODECS = ("patch_pca", "ltx2", "ltx2_bidirectional")
+MAX_TEMPERATURE = 10
 MAX_LATENT_FRAMES = 1024  # length of the official rotary table (dit.md 4)
 
 
@@ -31,7 +32,9 @@ class SanaWorldConfig(WorldConfig):
         reprojection: whether frames of the state are moved to the new cameras as a first guess
             (`engines.sanawm.reprojection`, weights in `reprojection.safetensors`), which SANA-WM does not do.
         unseen: whether what these frames do not show is drawn at random (`engines.sanawm.unseen`, weights in
-            `unseen.safetensors`), which SANA-WM does not do either. The other attributes are those of every world.
+            `unseen.safetensors`), which SANA-WM does not do either.
+        temperature: of what is drawn, 1 as varied as it was trained to be, 0 for the mean. The other attributes are
+            those of every world.
 
     Raises:
         ValueError: for values out of range, or that do not go together.
@@ -49,6 +52,7 @@ class SanaWorldConfig(WorldConfig):
     dtype: str = "float32"
     reprojection: bool = False
     unseen: bool = False
+    temperature: float = 1.0
 
     def __post_init__(self):
         super().__post_init__()
@@ -67,6 +71,7 @@ class SanaWorldConfig(WorldConfig):
         check_flag("unseen", self.unseen)
         if self.unseen and not self.reprojection:
             raise ValueError("unseen needs reprojection, which says what is new")
+        check_number("temperature", self.temperature, 0, MAX_TEMPERATURE)
 
     @property
     def chunk_frames(self) -> int:

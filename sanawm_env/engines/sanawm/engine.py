@@ -17,7 +17,7 @@ from sanawm_env.engines.sanawm.codec.ltx2 import LTX2Codec
 from sanawm_env.engines.sanawm.codec.patch_pca import PatchPCACodec
 from sanawm_env.engines.sanawm.codec.state import Codec, LTX2State
 from sanawm_env.engines.sanawm.conditions import camera_inputs, place_token
-from sanawm_env.engines.sanawm.config import SanaWorldConfig
+from sanawm_env.engines.sanawm.config import MAX_TEMPERATURE, SanaWorldConfig
 from sanawm_env.engines.sanawm.graphs import CudaRecorder, Graphs
 from sanawm_env.engines.sanawm.network.ablation import TokenState
 from sanawm_env.engines.sanawm.network.model import SanaWM
@@ -62,6 +62,7 @@ class SanaLoadOptions(LoadOptions):
         timesteps: noise levels as the network sees them, such as (1000, 967, 908, 764), instead of the world's own: for
             weights that were trained to others. flow_shift: makes a list of as many steps as the world has; given with
             timesteps, these stand as they are (a list is shifted already), and the shift is noted.
+        temperature: of what is drawn where no picture shows anything, 0 for the mean; None as the world is configured.
     """
 
     precision: str | None = None
@@ -74,8 +75,9 @@ class SanaLoadOptions(LoadOptions):
     graphs: bool = False
     timesteps: tuple[float, ...] | None = None
     flow_shift: float | None = None
+    temperature: float | None = None
 
-    decisive = ("precision", "refiner", "refiner_precision", "timesteps", "flow_shift")
+    decisive = ("precision", "refiner", "refiner_precision", "timesteps", "flow_shift", "temperature")
 
     def __post_init__(self):
         super().__post_init__()
@@ -84,6 +86,9 @@ class SanaLoadOptions(LoadOptions):
             object.__setattr__(self, "timesteps", check_timesteps(self.timesteps))
         if self.flow_shift is not None:
             object.__setattr__(self, "flow_shift", check_number("flow_shift", self.flow_shift, 1, MAX_SHIFT))
+        if self.temperature is not None:
+            number = check_number("temperature", self.temperature, 0, MAX_TEMPERATURE)
+            object.__setattr__(self, "temperature", number)
         if self.backend is not None:
             check_backend(self.backend)
         for name in ("precision", "refiner_precision"):
@@ -212,8 +217,12 @@ class SanaEngine(Engine):
         """From the files of a world folder; FileNotFoundError or ValueError in one sentence."""
         folder = cast(Path, folder)  # as `needs_files` says
         dtype, place_map, reprojection, unseen = getattr(torch, config.dtype), None, None, None
-        as_trained = config.sampler
+        as_trained, as_configured = config.sampler, config.temperature
         config = replace(config, sampler=as_trained.with_steps(options.timesteps, options.flow_shift))
+        if options.temperature is not None:
+            if not config.unseen:
+                raise ValueError(f"The {config.name} world has no temperature: leave it out.")
+            config = replace(config, temperature=options.temperature)
         with _weights(folder / "network.safetensors") as weights:
             with torch.device("meta"):
                 network = SanaWM(config.network, options.backend)
@@ -258,6 +267,8 @@ class SanaEngine(Engine):
         identity = repr(changes) if any(changes) else ""
         if config.sampler.timesteps != as_trained.timesteps:
             identity += repr(tuple(map(float, config.sampler.timesteps)))
+        if config.temperature != as_configured:
+            identity += f"temperature {config.temperature}"
         return cls(
             config, network, codec, device,
             place_map=place_map, reprojection=reprojection, unseen=unseen, prompts=prompts, refiner=refiner,
@@ -401,7 +412,7 @@ class SanaEngine(Engine):
         finish = None
         if self.unseen is not None and given.unseen is not None:
             share, code = given.unseen
-            finish = partial(self.unseen, self.codec, unseen=share, code=code)
+            finish = partial(self.unseen, self.codec, unseen=share, code=code, temperature=self.config.temperature)
         return sample_chunk(
             self.network, given.noise, context, given.memory, self.config.sampler, given.image_latent, given.guess,
             finish,

@@ -32,7 +32,9 @@ class UnseenSampler(nn.Module):
         nn.init.normal_(self.out.weight, std=0.01)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, codec: PatchPCACodec, latents: Tensor, unseen: Tensor, code: Tensor) -> Tensor:
+    def forward(
+        self, codec: PatchPCACodec, latents: Tensor, unseen: Tensor, code: Tensor, temperature: float = 1.0
+    ) -> Tensor:
         """The latents, with the difference in the chunk's own.
 
         Args:
@@ -40,10 +42,11 @@ class UnseenSampler(nn.Module):
             latents: (B, c, T, h, w), the start image's before those of the chunk where it opens a segment.
             unseen: (B, T, h, w), the share of each cell that is new, in 0..1.
             code: (B, 16), normal numbers.
+            temperature: factor of the difference.
         """
         first = latents.shape[2] - self.frames
         chunk = latents[:, :, first:]
-        found = self.differences(colours(codec, chunk), unseen[:, first:], code[None])[0]
+        found = temperature * self.differences(colours(codec, chunk), unseen[:, first:], code[None])[0]
         size = self.frames * TIME_STRIDE, *(side * codec.stride for side in chunk.shape[3:])
         found = F.interpolate(found, size=size, mode="trilinear", align_corners=False).movedim(1, -1)
         found = F.linear(cut(found, codec.stride), codec.components) * codec.scale
