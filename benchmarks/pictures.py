@@ -57,7 +57,7 @@ def photographs(world: World, path: Path) -> None:
 def futures(world: World, path: Path) -> None:
     size, n, rows = (world.config.height, world.config.width), world.config.chunk_frames, []
     for index in WALKS:
-        walk = draw_walk(world.config, SEED, index, 1 + n * CHUNKS)
+        walk = draw_walk(world.config, SEED, index, 1 + n * CHUNKS, known=False)
         shown = np.arange(0, 1 + n * CHUNKS, n)
         real, _ = render(walk.place, walk.c2w[shown], intrinsics(*size), *size, depth=False)
         rows.append(("rendered", real))

@@ -31,6 +31,7 @@ from sanawm_env.training.nano import NANO, NANO_SMALL
 from sanawm_env.training.network import TrainConfig, draw, train_network
 from sanawm_env.training.recipe import ON_GPU, QUICK, CodecConfig, Recipe
 from sanawm_env.training.recipe import run as run_recipe
+from sanawm_env.training.unseen import UnseenConfig
 from sanawm_env.world.world import World
 from tests.golden_files import ROOT
 from tests.worlds import codec_of, evaluated_briefly
@@ -234,6 +235,7 @@ BAD = (0, -1, 10**12, 1.5, float("nan"), "many", None, True, [], {})
 FITS = {  # of these, what an entry may be
     "network.mlp_ratio": (1.5,), "network.window": (-1,), "network.sink": (True,), "train.bf16": (True,),
     "clips.pictures": (True,), "from_shipped.": (True,), "depth.": (None, {}), "views.": (None, {}),
+    "unseen.": (None, {}),
     "codec.unknown_fraction": (0,), "train.minutes": (0, 1.5),
     **dict.fromkeys(("codec.seed", "clips.seed", "train.seed"), (0, 10**12)), "train.single_chunk_steps": (0,),
     **dict.fromkeys((f"train.{name}" for name in ("learning_rate", "weight_decay", "place_rate")), (0, 1.5)),
@@ -347,15 +349,16 @@ def test_the_second_edition_is_made_from_end_to_end_in_the_time_it_is_given(tmp_
         ON_GPU,
         network=replace(QUICK.network, window=3),
         codec=CodecConfig(clips=2, channels=24, stride=8),
-        clips=ClipsConfig(clips=2, chunks=2, shard_clips=1, height=64, width=96, pictures=True),
+        clips=ClipsConfig(clips=2, chunks=2, shard_clips=1, height=64, width=96, pictures=True, unknown_fraction=1.0),
         train=replace(ON_GPU.train, minutes=0.02, batch_size=2, single_chunk_steps=1, warmup=1),
         views=ViewsConfig(rooms=1, views=2, shard_rooms=1),
         depth=DepthConfig(steps=2, batch_size=2),
+        unseen=UnseenConfig(steps=2, batch_size=2),
         from_shipped=False,
         validation_scenes=1,
     )
     world = World.load(run_recipe(tiny, tmp_path, device="cpu"))
-    assert world.config.reprojection and world.config.spatial_stride == 8
+    assert world.config.reprojection and world.config.unseen and world.config.spatial_stride == 8
     record = json.loads((tmp_path / "world" / "training.json").read_text())
     assert record["validation"]["chunks"][0]["psnr"] > 5
     saved = torch.load(tmp_path / "network" / "checkpoint.pt", weights_only=True)
@@ -369,6 +372,8 @@ def test_recipes_that_cannot_be_made_are_refused(tmp_path):
         Recipe(depth=DepthConfig())
     with pytest.raises(ValueError, match="for learning depth"):
         Recipe(views=ViewsConfig())
+    with pytest.raises(ValueError, match="known from depth"):
+        Recipe(unseen=UnseenConfig())
     with pytest.raises(ValueError, match="multiples of the codec's stride"):
         Recipe(codec=CodecConfig(stride=7))
     with pytest.raises(ValueError, match="and no views"):

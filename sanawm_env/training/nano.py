@@ -56,8 +56,10 @@ NANO = replace(
     spatial_stride=16,
     reprojection=True,
     unseen=True,
+    temperature=0.5,
 )
-"""The shipped world: twice the picture at the same number of tokens, and a first guess at what the camera will see."""
+"""The shipped world: twice the picture at the same number of tokens, a first guess at what the camera will see, and
+more than one future where nothing was seen."""
 STARTS_PER_PLACE = 16
 
 

@@ -299,7 +299,7 @@ def _run(
     export_world(config, **exported)
     if recipe.unseen is not None:
         train_unseen(recipe.unseen, World.load(out / WORLD, device=device), out / CLIPS, out / NETWORK)
-        export_world(replace(config, unseen=True), **exported)
+        export_world(replace(config, unseen=True, temperature=NANO.temperature), **exported)
     record = {
         "recipe": asdict(recipe), "data": data_hash(out / CLIPS), "training_seconds": round(seconds),
         "machine": machine, "processes": trainers, "device": device, "torch": torch.__version__,

@@ -54,7 +54,7 @@ class UnseenConfig:
         ValueError: for values out of range.
     """
 
-    steps: Annotated[int, Field(ge=1, le=10**8)] = 6000
+    steps: Annotated[int, Field(ge=1, le=10**8)] = 5000
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
     codes: Annotated[int, Field(ge=2, le=64)] = 3
     learning_rate: Annotated[float, Field(ge=0, le=10)] = 1e-3
@@ -151,16 +151,16 @@ def predicted_chunks(engine: SanaEngine, clips: dict[str, Tensor]) -> dict[str, 
     """
     found: dict[str, list[Tensor]] = {"predicted": [], "truth": [], "unseen": []}
     unknown = (clips["place"] < 0).nonzero()[:, 0]
-    for group in track(unknown.split(TOGETHER), "predicting clips", transient=True):
+    groups = unknown.split(TOGETHER) if len(unknown) else ()
+    for group in track(groups, "predicting clips", transient=True):
         batch = {name: clips[name][group].to(engine.device) for name in ("latents", "c2w", "intrinsics", "pictures")}
         for parts in _along(engine, batch):
             shown = parts[-1].mean((1, 2, 3)) > LEAST_NEW
             for name, part in zip(found, parts, strict=True):
                 found[name].append(part[shown].half())
-    chunks = {name: torch.cat(parts) for name, parts in found.items()} if len(unknown) else {"unseen": torch.empty(0)}
-    if not len(chunks["unseen"]):
+    if not sum(map(len, found["unseen"])):
         raise ValueError("None of the clips shows anything new in a random room: make more of them.")
-    return chunks
+    return {name: torch.cat(parts) for name, parts in found.items()}
 
 
 def _along(engine: SanaEngine, batch: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
