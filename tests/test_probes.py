@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 
+from sanawm_env.camera.twist import hold
 from sanawm_env.engines.rooms.raycast import intrinsics, render
 from sanawm_env.metrics.pose import pose_errors, relative
+from sanawm_env.training import align
 from sanawm_env.training.align import locate, track
 from sanawm_env.training.nano import NANO_SMALL
 from sanawm_env.training.probes import camera_errors, drift, loop_closure, seeds
 from sanawm_env.training.truth import draw_walk
+from sanawm_env.training.warps import visible_in_first
 from sanawm_env.world.world import World
 from tests.known_worlds import HoldEngine, TruthEngine, lossless_codec, lossy_codec
 
@@ -27,21 +30,48 @@ def test_a_camera_is_found_from_pixels_alone():
     assert errors.rot_err_deg < 0.2 and errors.trans_err < 0.02 and abs(errors.scale - 1) < 0.05
 
 
+def first_of(walk):
+    """The first frame of a walk, and what `locate` is told of it: its pose and its depth."""
+    frames, depth = render(walk.place, walk.c2w[:1], intrinsics())
+    return frames[0], (walk.c2w[0], depth[0])
+
+
 def test_a_wrong_guess_is_corrected():
     walk = draw_walk(NANO_SMALL, 0, 0, 25, role="validation")
-    frame = render(walk.place, walk.c2w[:1], intrinsics(), depth=False)[0][0]
+    frame, first = first_of(walk)
     guess = walk.c2w[4]
-    found = locate(walk.place, frame, guess)
+    found = locate(walk.place, frame, guess, *first)
     before, after = (np.abs(pose - walk.c2w[0]).max() for pose in (guess, found))
     assert after < 0.02 and after < before / 3
 
 
 def test_a_guess_outside_the_room_is_brought_back():
     walk = draw_walk(NANO_SMALL, 0, 0, 25, role="validation")
-    frame = render(walk.place, walk.c2w[:1], intrinsics(), depth=False)[0][0]
+    frame, first = first_of(walk)
     guess = walk.c2w[0].copy()
     guess[:3, 3] += 50
-    assert np.abs(locate(walk.place, frame, guess)[:3, 3]).max() < 5
+    assert np.abs(locate(walk.place, frame, guess, *first)[:3, 3]).max() < 5
+
+
+@pytest.mark.slow
+def test_what_the_first_frame_does_not_show_says_little_of_the_camera(monkeypatch):
+    """A prediction of another wall beside what the first frame shows: its pose is found nearer than if all pixels
+    counted alike."""
+    walk = draw_walk(NANO_SMALL, 0, 0, 2, role="validation")
+    _, first = first_of(walk)
+    turned = walk.c2w[0] @ hold(np.eye(4), np.array((0, 0, 0, 0, 0.3, 0)), 24)[-1]
+    frames, depth = render(walk.place, turned[None], intrinsics())
+    seen = visible_in_first(depth, first[1], (np.linalg.inv(first[0]) @ turned)[None], intrinsics())
+    assert 0.3 < seen.mean() < 0.9
+    other = draw_walk(NANO_SMALL, 0, 1, 2, role="validation")
+    wrong = render(other.place, other.c2w[:1], intrinsics(), depth=False)[0]
+    frame = np.where(seen[..., None], frames, wrong)[0]
+    errors = []
+    for weight in (align.UNSEEN_WEIGHT, 1.0):
+        monkeypatch.setattr(align, "UNSEEN_WEIGHT", weight)
+        found = locate(walk.place, frame, turned @ hold(np.eye(4), np.array((0.1, 0, 0, 0, 0.2, 0)), 8)[-1], *first)
+        errors.append(np.abs(found - turned).max())
+    assert errors[0] < errors[1]
 
 
 @pytest.mark.slow

@@ -3,8 +3,12 @@
 Direct image alignment (Lucas and Kanade 1981; on SE(3) as in Baker and Matthews 2004): the pose at which the rendered
 image is nearest to the given one, found by Gauss-Newton steps on a body twist, from coarse to fine. The search for a
 frame starts from the estimates before it, extrapolated at constant velocity, so the estimator never sees the commanded
-path. Errors of single pixels saturate (Geman and McClure), because predicted frames may be wrong in places.
+path. Errors of single pixels saturate (Geman and McClure), because predicted frames may be wrong in places. What the
+first frame does not show could look otherwise in a prediction, so it counts for a tenth: there the place says little of
+where the camera is.
 """
+
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,6 +16,7 @@ import torch
 from sanawm_env.camera.twist import hold
 from sanawm_env.engines.rooms.places import place as known_place
 from sanawm_env.engines.rooms.raycast import Place, intrinsics, render
+from sanawm_env.training.warps import visible_in_first
 from sanawm_env.world.anchor import Anchor
 
 BLURS = (8.0, 4.0, 4.0, 2.0, 2.0, 1.0, 1.0, 0.6)  # pixels, one Gauss-Newton step each
@@ -19,6 +24,7 @@ STEP = np.array([0.03, 0.03, 0.03, 0.012, 0.012, 0.012])  # metres and radians, 
 LONGEST = np.array([0.15, 0.15, 0.15, 0.06, 0.06, 0.06])  # of one Gauss-Newton step
 NEAREST_WALL = 0.1  # metres, more than STEP
 SATURATION = 24.0  # grey levels
+UNSEEN_WEIGHT = 0.1  # of pixels that the first frame does not show
 
 
 def track(place: Place, frames: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -32,10 +38,12 @@ def track(place: Place, frames: np.ndarray, start: np.ndarray) -> np.ndarray:
     Returns:
         (n, 4, 4) in the place frame.
     """
+    size = frames.shape[1:3]
+    _, depth = render(place, start[None], intrinsics(*size), *size, supersample=1)
     poses, pose, before = [], start, start
     for frame in frames:
         ahead = pose @ np.linalg.inv(before) @ pose
-        before, pose = pose, locate(place, frame, ahead)
+        before, pose = pose, locate(place, frame, ahead, start, cast(np.ndarray, depth)[0])
         poses.append(pose)
     return np.stack(poses)
 
@@ -62,21 +70,31 @@ def estimator(frames: np.ndarray, given: np.ndarray | None, anchor: Anchor | Non
     return np.concatenate((anchor.c2w[None], track(known_place(anchor.place), frames[1:], anchor.c2w)))
 
 
-def locate(place: Place, frame: np.ndarray, guess: np.ndarray) -> np.ndarray:
-    """The pose (4, 4) near `guess` from which `place` looks most like a frame (H, W, 3) uint8."""
+def locate(place: Place, frame: np.ndarray, guess: np.ndarray, start: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """The pose (4, 4) near `guess` from which `place` looks most like a frame (H, W, 3) uint8. start, depth: (4, 4) and
+    (H, W), metres, of the first frame."""
     size = frame.shape[:2]
     wanted, pose = _planes(frame[None]), _within(place, guess)
     for blur in BLURS:
         around = np.stack([_moved(pose, step) for step in (*np.diag(STEP), *-np.diag(STEP), 0 * STEP)])
         views = _blurred(_planes(render(place, around, intrinsics(*size), *size, depth=False)[0]), blur)
-        error = (_blurred(wanted, blur) - views[12:]).flatten()
+        error = _blurred(wanted, blur) - views[12:]
+        weight = (SATURATION**2 / (SATURATION**2 + error.square())).square() * _weights(place, pose, start, depth)
+        error, weight = error.flatten(), weight.flatten()
         slopes = ((views[:6] - views[6:12]) / torch.from_numpy(2 * STEP).float()[:, None, None, None]).flatten(1)
-        weight = (SATURATION**2 / (SATURATION**2 + error.square())).square()
         normal = (slopes * weight) @ slopes.T
         normal += 1e-4 * torch.diag(normal.diagonal()) + 1e-6 * torch.eye(6)
         step = torch.linalg.solve(normal.double(), ((slopes * weight) @ error).double()).numpy()
         pose = _within(place, _moved(pose, step / max(1.0, np.abs(step / LONGEST).max())))
     return pose
+
+
+def _weights(place: Place, pose: np.ndarray, start: np.ndarray, depth: np.ndarray) -> torch.Tensor:
+    """(H, W), 1 for pixels at a pose that the first frame shows."""
+    pinhole = intrinsics(*depth.shape)
+    _, here = render(place, pose[None], pinhole, *depth.shape, supersample=1)
+    seen = visible_in_first(cast(np.ndarray, here), depth, (np.linalg.inv(start) @ pose)[None], pinhole)[0]
+    return torch.from_numpy(np.where(seen, 1.0, UNSEEN_WEIGHT)).float()
 
 
 def _within(place: Place, pose: np.ndarray) -> np.ndarray:

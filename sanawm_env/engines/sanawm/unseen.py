@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sanawm_env.engines.sanawm.codec.patch_pca import TIME_STRIDE, PatchPCACodec, cut
+from sanawm_env.engines.sanawm.codec.patch_pca import TIME_STRIDE, PatchPCACodec
 
 CODE = 16  # numbers of a code
 REACH = 0.25  # that colours can differ from the prediction, of 0..1
@@ -47,10 +47,8 @@ class UnseenSampler(nn.Module):
         first = latents.shape[2] - self.frames
         chunk = latents[:, :, first:]
         found = temperature * self.differences(colours(codec, chunk), unseen[:, first:], code[None])[0]
-        size = self.frames * TIME_STRIDE, *(side * codec.stride for side in chunk.shape[3:])
-        found = F.interpolate(found, size=size, mode="trilinear", align_corners=False).movedim(1, -1)
-        found = F.linear(cut(found, codec.stride), codec.components) * codec.scale
-        return torch.cat((latents[:, :, :first], chunk + found.permute(0, 4, 1, 2, 3).to(chunk.dtype)), dim=2)
+        found = F.conv3d(F.pad(found, (1,) * 6, mode="replicate"), _smooth(codec)) * codec.scale.view(-1, 1, 1, 1)
+        return torch.cat((latents[:, :, :first], chunk + found.to(chunk.dtype)), dim=2)
 
     def differences(self, given: Tensor, unseen: Tensor, codes: Tensor) -> Tensor:
         """Differences (K, B, 3, t, h, w) of colours (B, 3, t, h, w) for codes (K, B, 16)."""
@@ -71,6 +69,20 @@ def colours(codec: PatchPCACodec, latents: Tensor) -> Tensor:
     means = (codec.components.unflatten(1, (-1, 3)).mean(1) / codec.scale[:, None]).to(latents.dtype)
     found = torch.einsum("bcthw,ck->bkthw", latents, means)
     return found.float() + codec.mean.unflatten(0, (-1, 3)).mean(0).view(1, 3, 1, 1, 1)
+
+
+def _smooth(codec: PatchPCACodec) -> Tensor:
+    """Coordinates (c, 3, 3, 3, 3) of a cell's pixels where each is the mean of the colours of the 27 cells around it,
+    weighted by how near they are: trilinear interpolation between the middles of cells, then the codec."""
+
+    def taps(count: int) -> Tensor:
+        unit = torch.eye(3, device=codec.mean.device)[None]
+        return F.interpolate(unit, size=3 * count, mode="linear", align_corners=False)[0, :, count : 2 * count]
+
+    parts = codec.components.view(-1, TIME_STRIDE, codec.stride, codec.stride, 3)
+    parts = torch.einsum("ctyxk,dx->ctykd", parts, taps(codec.stride))
+    parts = torch.einsum("ctykd,by->ctkbd", parts, taps(codec.stride))
+    return torch.einsum("ctkbd,at->ckabd", parts, taps(TIME_STRIDE))
 
 
 class _Block(nn.Module):
