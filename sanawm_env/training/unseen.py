@@ -24,6 +24,7 @@ from sanawm_env.engines.rooms.walks import CHUNK
 from sanawm_env.engines.sanawm.conditions import camera_inputs, place_token
 from sanawm_env.engines.sanawm.engine import SanaEngine
 from sanawm_env.engines.sanawm.network.shortcuts import next_state
+from sanawm_env.engines.sanawm.reprojection import Reprojection
 from sanawm_env.engines.sanawm.sampler import sample_chunk
 from sanawm_env.engines.sanawm.unseen import CODE, UnseenSampler, colours
 from sanawm_env.kernels.inputs import Grid
@@ -104,9 +105,7 @@ def train_unseen(config: UnseenConfig, world: World, data: Path, out: Path) -> f
         ValueError: for clips of another codec, without images or with nothing new in them, or a checkpoint of another
             run.
     """
-    engine, device = cast(SanaEngine, world.engine), str(world.device)
-    codec = linear_codec(world)
-    settings = check_codec(data, codec)
+    settings = check_codec(data, linear_codec(world))
     if not settings.get("pictures"):
         raise ValueError(f"The clips in {data} hold no images: make them with pictures=True.")
     identity = json.dumps({**asdict(config), "steps": None, "codec": settings["codec"]}, sort_keys=True)
@@ -114,13 +113,13 @@ def train_unseen(config: UnseenConfig, world: World, data: Path, out: Path) -> f
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(config.seed)
         model = UnseenSampler(world.config.latents_per_chunk)
-    model = model.to(device)
+    model = model.to(world.device)
 
     def prepare() -> Callable[[torch.Generator], Tensor]:
-        return partial(_score, model, predicted_chunks(engine, load(data)), config)
+        return partial(_score, model, predicted_chunks(world, load(data)), config)
 
     checkpoint = out / f"unseen_{world.weights_hash[:12]}.pt"
-    return train_steps("unseen", model, prepare, config, checkpoint, out / WEIGHTS, identity, device)
+    return train_steps("unseen", model, prepare, config, checkpoint, out / WEIGHTS, identity, str(world.device))
 
 
 def _score(model: UnseenSampler, chunks: dict[str, Tensor], config: UnseenConfig, generator: torch.Generator) -> Tensor:
@@ -136,15 +135,15 @@ def _score(model: UnseenSampler, chunks: dict[str, Tensor], config: UnseenConfig
 
 
 @torch.no_grad()
-def predicted_chunks(engine: SanaEngine, clips: dict[str, Tensor]) -> dict[str, Tensor]:
+def predicted_chunks(world: World, clips: dict[str, Tensor]) -> dict[str, Tensor]:
     """What a world predicts of chunks of clips from what came before them, of those that show something new.
 
     Args:
-        engine: of the world, with reprojection.
+        world: with reprojection.
         clips: see `clips.generate`; those in random rooms are taken, where nothing is known of a place.
 
     Returns:
-        Colours "predicted" and "truth" (N, 3, t, h, w) and "unseen" (N, t, h, w), float16, on the engine's device.
+        Colours "predicted" and "truth" (N, 3, t, h, w) and "unseen" (N, t, h, w), float16, on the world's device.
 
     Raises:
         ValueError: where no chunk shows anything new.
@@ -153,8 +152,8 @@ def predicted_chunks(engine: SanaEngine, clips: dict[str, Tensor]) -> dict[str, 
     unknown = (clips["place"] < 0).nonzero()[:, 0]
     groups = unknown.split(TOGETHER) if len(unknown) else ()
     for group in track(groups, "predicting clips", transient=True):
-        batch = {name: clips[name][group].to(engine.device) for name in ("latents", "c2w", "intrinsics", "pictures")}
-        for parts in _along(engine, batch):
+        batch = {name: clips[name][group] for name in ("latents", "c2w", "intrinsics", "pictures")}
+        for parts in _along(world, batch):
             shown = parts[-1].mean((1, 2, 3)) > LEAST_NEW
             for name, part in zip(found, parts, strict=True):
                 found[name].append(part[shown].half())
@@ -163,27 +162,27 @@ def predicted_chunks(engine: SanaEngine, clips: dict[str, Tensor]) -> dict[str, 
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
-def _along(engine: SanaEngine, batch: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _along(world: World, batch: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Predicted colours, true ones and the share that is new, of one chunk of clips after the other."""
-    config, codec, reprojection = engine.config, engine.codec, engine.reprojection
-    latents, c2w, intrinsics = (batch[name].float() for name in ("latents", "c2w", "intrinsics"))
-    image, size, state, last, before = batch["pictures"][:, 0], len(latents), None, None, c2w[:, 0]
-    nowhere = torch.full((size,), -1, device=engine.device)
-    text = place_token(config.places, None, config.network.caption_channels).to(engine.device).expand(size, -1, -1)
-    generator = torch.Generator(engine.device).manual_seed(0)
-    bounds = chunk_boundaries(latents.shape[2], config.latents_per_chunk)
-    for j, (a, b) in enumerate(pairwise(bounds)):
-        first, truth = j == 0, latents[:, :, a:b]
-        poses = c2w[:, 1 + CHUNK * j : 1 + CHUNK * (j + 1)]
+    engine, codec = cast(SanaEngine, world.engine), linear_codec(world)
+    config, reprojection = engine.config, cast(Reprojection, engine.reprojection)
+    device, c2w, pinhole = engine.device, batch["c2w"], batch["intrinsics"]  # conditions are made in the host's memory
+    latents, image = batch["latents"].to(device).float(), batch["pictures"][:, 0].to(device)
+    nowhere = torch.full((len(latents),), -1)
+    text = place_token(config.places, None, config.network.caption_channels).to(device).expand(len(latents), -1, -1)
+    generator = torch.Generator(device).manual_seed(0)
+    state, last, before = None, None, c2w[:, 0]
+    for j, (a, b) in enumerate(pairwise(chunk_boundaries(latents.shape[2], config.latents_per_chunk))):
+        first, truth, poses = j == 0, latents[:, :, a:b], c2w[:, 1 + CHUNK * j : 1 + CHUNK * (j + 1)]
+        seen_from = (part.to(device) for part in (c2w[:, 0], before, poses, pinhole, nowhere >= 0))
+        guess = reprojection(codec, image, last, *seen_from)
         camera, plucker = camera_inputs(
-            config, engine.place_map, c2w[:, 0], poses, intrinsics, c2w[:, 0], nowhere, first=first
+            config, engine.place_map, c2w[:, 0], poses, pinhole, c2w[:, 0], nowhere, first=first
         )
-        guess = reprojection(codec, image, last, c2w[:, 0], before, poses, intrinsics, nowhere >= 0)
-        context = engine.network.prepare(
-            Grid(b - a, *latents.shape[3:]), torch.full((size,), a, device=engine.device), text=text, camera=camera,
-            plucker=torch.cat((plucker, guess.channels), dim=1),
-        )  # fmt: skip
-        noise = torch.randn(truth.shape, generator=generator, device=engine.device)
+        grid, index = Grid(b - a, config.latent_height, config.latent_width), torch.full_like(nowhere, a)
+        plucker = torch.cat((plucker.to(device), guess.channels), dim=1)
+        context = engine.network.prepare(grid, index.to(device), text=text, camera=camera.to(device), plucker=plucker)
+        noise = torch.randn(truth.shape, generator=generator, device=device)
         start = truth[:, :, :1] if first else None
         predicted, _ = sample_chunk(
             engine.network, noise, context, state, config.sampler, start, (guess.mean, guess.spread)
@@ -191,4 +190,4 @@ def _along(engine: SanaEngine, batch: dict[str, Tensor]) -> Iterator[tuple[Tenso
         state = next_state(engine.network, truth, context, state)
         last, before = codec.decode(truth[:, :, -1:], first=False)[:, -1], poses[:, -1]
         new = slice(int(first), None)
-        yield *(colours(codec, part[:, :, new]) for part in (predicted, truth)), guess.unseen[:, new]
+        yield colours(codec, predicted[:, :, new]), colours(codec, truth[:, :, new]), guess.unseen[:, new]

@@ -192,10 +192,8 @@ class SanaEngine(Engine):
         self._chunk = Graphs(self._imagine, CudaRecorder(device)) if graphs else self._imagine
         self._one_at_a_time = graphs or (self.kernels.name == "triton" and device.type != "cuda")
         self.place_map = None if place_map is None else place_map.requires_grad_(False)
-        self.reprojection, self.unseen = (
-            None if module is None else module.to(device).eval().requires_grad_(False)
-            for module in (reprojection, unseen)
-        )
+        self.reprojection = None if reprojection is None else reprojection.to(device).eval().requires_grad_(False)
+        self.unseen = None if unseen is None else unseen.to(device).eval().requires_grad_(False)
         self.codec, self.refiner, self.prompts = codec, refiner, prompts
         can = {"images": True, "prompts": prompts is not None}
         self.capabilities = frozenset(name for name, there in can.items() if there)

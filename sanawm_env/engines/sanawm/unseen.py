@@ -30,7 +30,6 @@ class UnseenSampler(nn.Module):
         self.after = nn.ModuleList(_Block() for _ in range(AFTER))
         self.out = nn.Conv2d(WIDTH, frames * 3, 1)
         nn.init.normal_(self.out.weight, std=0.01)
-        nn.init.zeros_(self.out.bias)
 
     def forward(
         self, codec: PatchPCACodec, latents: Tensor, unseen: Tensor, code: Tensor, temperature: float = 1.0
