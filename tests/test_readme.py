@@ -62,7 +62,7 @@ def test_the_shipped_world_is_small():
     weights = (ROOT / "sanawm_env" / "assets" / "nano").glob("*.safetensors")
     total = sum(path.stat().st_size for path in weights)
     assert total < 20e6
-    assert f"a {total / 1e6:.0f} MB world" in README
+    assert f" {total / 1e6:.0f} MB world" in README
 
 
 def test_its_commands_are_commands_of_sanawm():
