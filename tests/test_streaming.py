@@ -307,7 +307,7 @@ def test_other_steps_are_another_world(world, scene):
     state, (clip,) = drive(other, other.begin(other.scene(picture(), "a quiet street")), FORWARD)
     _, (as_trained,) = drive(world, world.begin(scene), FORWARD)
     assert not torch.equal(clip.frames, as_trained.frames)
-    with pytest.raises(ValueError, match="timesteps and flow_shift"):
+    with pytest.raises(ValueError, match="flow_shift and temperature"):
         world.check_state(state)
 
 

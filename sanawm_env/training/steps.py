@@ -21,13 +21,19 @@ class Steps(Protocol):
     """What the settings of such a run hold."""
 
     @property
-    def steps(self) -> int: ...
+    def steps(self) -> int:
+        """Of the run."""
+        ...
 
     @property
-    def learning_rate(self) -> float: ...
+    def learning_rate(self) -> float:
+        """At its highest."""
+        ...
 
     @property
-    def seed(self) -> int: ...
+    def seed(self) -> int:
+        """Of the run."""
+        ...
 
 
 def train_steps(
