@@ -1187,7 +1187,7 @@ def test_what_no_episode_can_say_is_not_recorded_as_one(served, tmp_path):
     session.reseed(session.drive("w-24").id)
     with pytest.raises(ValueError, match="predicted with several seeds"):
         record(session.film(session.current.id), "episode", tmp_path)
-    with pytest.raises(ValueError, match='one of mp4, episode'):
+    with pytest.raises(ValueError, match="one of mp4, episode"):
         record(session.film(0), "gif", tmp_path)
     assert list(tmp_path.glob("episode*")) == []
     paths = [record(session.film(session.current.id), "mp4", tmp_path) for _ in range(2)]
