@@ -186,7 +186,7 @@ class EpisodeWriter(RolloutWriter):
             "intrinsics": scene.intrinsics,
             "anchor": None if scene.anchor is None else json.loads(scene.anchor.to_json()),
         }
-        said = {name: value for name, value in dict(meta or {}).items() if name not in (*facts, "prompts")}
+        said = {name: value for name, value in dict(meta or {}).items() if name not in facts}
         super().__init__(out_dir, world.config.fps, facts | said, **options)
 
     @property
@@ -229,6 +229,8 @@ class EpisodeWriter(RolloutWriter):
         }
         if self._prompts:
             self.meta["prompts"] = self._prompts
+        else:
+            self.meta.pop("prompts", None)
         super()._write(folder, interrupted)
 
 

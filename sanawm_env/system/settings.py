@@ -61,7 +61,7 @@ def read(kind: type[T], data: Any, *, others: bool = False) -> T:
 
 def check_fields(settings: "DataclassInstance") -> None:
     """Check the fields of a dataclass, in its `__post_init__`, by their annotations, which may hold ranges:
-    `Annotated[int, Field(ge=1)]`. Types are as strict as those of `read`, numbers are finite; NumPy's are accepted.
+    `Annotated[int, Field(ge=1)]`. Types are as strict as those of `read`, numbers are finite; NumPy's become Python's.
 
     Raises:
         ValueError: for the first field that does not fit. It begins with the field's name.
@@ -72,6 +72,9 @@ def check_fields(settings: "DataclassInstance") -> None:
         _values(type(settings)).validate_python(data)
     except ValidationError as error:
         raise ValueError(f"{_sentence(error.errors(include_url=False), data)}.") from error
+    for name, value in given.items():
+        if isinstance(value, np.generic):
+            object.__setattr__(settings, name, data[name])
 
 
 @cache

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from sanawm_env.engines.sanawm.network.config import SanaWMConfig
 from sanawm_env.engines.sanawm.network.context import Context
-from sanawm_env.system.packages import needing
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +89,11 @@ class TokenMixer(nn.Module):
 
 def _fla() -> tuple[type, type]:
     """The layer and the cache that it reads and writes."""
-    with needing('mixer "token" needs the package flash-linear-attention (Linux)', "gpu"):
+    try:
         from fla.layers import GatedDeltaNet
         from fla.models.utils import Cache
+    except ImportError as error:
+        raise ImportError(
+            'mixer "token" needs the package flash-linear-attention: pip install "sanawm-env[gpu]" (Linux).'
+        ) from error
     return GatedDeltaNet, Cache
