@@ -20,7 +20,7 @@ from sanawm_env.engines.sanawm.sampler import SamplerConfig, sample_chunk
 from sanawm_env.training.clips import ClipsConfig, Footage, random_stream, store
 from sanawm_env.training.depth import DepthConfig, depth_loss, draw_pictures, photometric_loss, train_depth
 from sanawm_env.world.world import World
-from tests.worlds import TINY, drive, picture, write_tiny_world
+from tests.worlds import TINY, drive, picture, terminated_at, write_tiny_world
 
 HEIGHT, WIDTH = 64, 96
 KNOWING = replace(
@@ -294,22 +294,8 @@ def test_training_of_depth_goes_on_where_it_stopped(tmp_path):
     generate_views(tmp_path / "views", ViewsConfig(rooms=2, views=2, shard_rooms=1, height=HEIGHT, width=WIDTH))
     train_depth(short, fitted, tmp_path / "clips", tmp_path / "whole", views=tmp_path / "views")
 
-    calls, draw = [], depth.draw_pictures
-
-    def interrupted(*given):
-        calls.append(1)
-        if len(calls) == 2:
-            import signal
-
-            signal.raise_signal(signal.SIGTERM)
-        return draw(*given)
-
-    depth.draw_pictures = interrupted
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            train_depth(short, fitted, tmp_path / "clips", tmp_path / "parts", views=tmp_path / "views")
-    finally:
-        depth.draw_pictures = draw
+    with terminated_at(depth, "draw_pictures", 2), pytest.raises(KeyboardInterrupt):
+        train_depth(short, fitted, tmp_path / "clips", tmp_path / "parts", views=tmp_path / "views")
     train_depth(short, fitted, tmp_path / "clips", tmp_path / "parts", views=tmp_path / "views")
     whole, parts = (load_file(Path(tmp_path / name / "reprojection.safetensors")) for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)

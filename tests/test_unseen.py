@@ -12,14 +12,14 @@ import sanawm_env
 from sanawm_env.engines.rooms.raycast import intrinsics
 from sanawm_env.engines.sanawm.codec.patch_pca import PatchPCACodec
 from sanawm_env.engines.sanawm.reprojection import Reprojection
-from sanawm_env.engines.sanawm.unseen import CODE, REACH, UnseenSampler, colours
+from sanawm_env.engines.sanawm.unseen import CODE, REACH, UnseenSampler
 from sanawm_env.training import unseen
 from sanawm_env.training.clips import ClipsConfig, generate
 from sanawm_env.training.truth import draw_walk, pooled_psnr
 from sanawm_env.training.unseen import UnseenConfig, energy_score, train_unseen
 from sanawm_env.world.world import World
 from tests.test_reprojection import KNOWING
-from tests.worlds import TINY, drive, picture, write_tiny_world
+from tests.worlds import TINY, drive, picture, terminated_at, write_tiny_world
 
 NANO = Path(sanawm_env.__file__).parent / "assets" / "nano"
 TURN = (0, 0, 0, 0, 0.5, 0)
@@ -27,10 +27,10 @@ DRAWING = replace(KNOWING, unseen=True)
 
 
 @pytest.fixture(scope="module")
-def sampler():
+def sampler(codec):
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
-        model = UnseenSampler(3)
+        model = UnseenSampler(codec, 3)
         torch.nn.init.normal_(model.out.weight)
     return model.requires_grad_(False)
 
@@ -57,25 +57,25 @@ def latents(codec):
 def test_only_what_is_new_is_drawn_and_the_start_image_never(sampler, codec):
     given, code = latents(codec), torch.randn(1, CODE, generator=torch.Generator().manual_seed(1))
     share = torch.zeros(1, 4, 8, 12)
-    assert torch.equal(sampler(codec, given, share, code), given)
+    assert torch.equal(sampler(given, share, code), given)
     share[:, :, :, 9:] = 1
-    drawn = sampler(codec, given, share, code)
+    drawn = sampler(given, share, code)
     assert torch.equal(drawn[:, :, 0], given[:, :, 0])
     # colours are smooth between cells: those next to new ones move too, those further away do not
     torch.testing.assert_close(drawn[..., :8], given[..., :8], atol=1e-5, rtol=0)
-    moved = colours(codec, drawn - given)[:, :, 1:] - codec.mean.view(-1, 3).mean(0).view(1, 3, 1, 1, 1)
+    moved = sampler.colours(drawn - given)[:, :, 1:] - sampler.offset
     assert 0.02 < moved[..., 10:].abs().max() <= REACH
-    assert not torch.equal(sampler(codec, given, share, -code), drawn)
-    half = sampler(codec, given, share, code, temperature=0.5)
+    assert not torch.equal(sampler(given, share, -code), drawn)
+    half = sampler(given, share, code, temperature=0.5)
     torch.testing.assert_close(half - given, (drawn - given) / 2, atol=1e-4, rtol=1e-4)
 
 
-def test_colours_are_those_of_the_pixels(codec):
+def test_colours_are_those_of_the_pixels(sampler, codec):
     given = latents(codec)[:, :, 1:]
     shown = codec.decode(given, first=False)[0].float() / 255
     pooled = shown.unflatten(0, (3, 8)).unflatten(2, (8, 16)).unflatten(4, (12, 16)).mean((1, 3, 5))
     # pixels of frames are rounded and cut off at black and white, which latents are not
-    torch.testing.assert_close(colours(codec, given)[0].permute(1, 2, 3, 0), pooled, atol=0.02, rtol=0)
+    torch.testing.assert_close(sampler.colours(given)[0].permute(1, 2, 3, 0), pooled, atol=0.02, rtol=0)
 
 
 def test_the_energy_score_is_least_for_samples_that_are_spread_as_the_truth_is():
@@ -107,7 +107,7 @@ def test_the_temperature_is_part_of_a_worlds_identity_and_without_any_seeds_agre
     assert World.load(folder, temperature=1).weights_hash == world.weights_hash != mean.weights_hash
     begun = mean.begin(mean.scene(picture()), seed=3)
     codes = []
-    mean.engine.unseen.register_forward_hook(lambda _, given, made: codes.append(torch.equal(given[1], made)))
+    mean.engine.unseen.register_forward_hook(lambda _, given, made: codes.append(torch.equal(given[0], made)))
     drive(mean, begun, TURN)
     assert codes == [True]
 
@@ -142,7 +142,7 @@ def test_two_seeds_of_nano_agree_where_the_first_frame_shows_the_room_and_differ
 
 
 @pytest.mark.slow
-def test_training_leaves_a_sampler_and_goes_on_where_it_stopped(folder, tmp_path, monkeypatch):
+def test_training_leaves_a_sampler_and_goes_on_where_it_stopped(folder, tmp_path):
     world = World.load(folder)
     fitted = world.engine.codec
     config = ClipsConfig(clips=2, chunks=2, height=24, width=32, unknown_fraction=1.0, shard_clips=2)
@@ -154,20 +154,8 @@ def test_training_leaves_a_sampler_and_goes_on_where_it_stopped(folder, tmp_path
     short = UnseenConfig(steps=4, batch_size=2)
     train_unseen(short, world, clips, tmp_path / "whole")
 
-    calls, score = [], unseen.energy_score
-
-    def interrupted(*given):
-        import signal
-
-        calls.append(1)
-        if len(calls) == 2:
-            signal.raise_signal(signal.SIGTERM)
-        return score(*given)
-
-    monkeypatch.setattr(unseen, "energy_score", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with terminated_at(unseen, "energy_score", 2), pytest.raises(KeyboardInterrupt):
         train_unseen(short, world, clips, tmp_path / "parts")
-    monkeypatch.undo()
     train_unseen(short, world, clips, tmp_path / "parts")
     whole, parts = (load_file(tmp_path / name / "unseen.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)

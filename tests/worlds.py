@@ -1,8 +1,13 @@
 """Worlds for tests: the shipped one, and tiny ones with random weights that take milliseconds a chunk."""
 
+import signal
 import weakref
+from contextlib import contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
+from types import ModuleType
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -129,3 +134,17 @@ class _Alive(TorchDispatchMode):
 
 def _storage(tensor) -> int:
     return tensor.untyped_storage()._cdata
+
+
+@contextmanager
+def terminated_at(module: ModuleType, name: str, call: int):
+    """Within the block, the process is asked to stop when a function of a module is called for the `call`-th time."""
+    function, calls = getattr(module, name), count(1)
+
+    def called(*given):
+        if next(calls) == call:
+            signal.raise_signal(signal.SIGTERM)
+        return function(*given)
+
+    with mock.patch.object(module, name, called):
+        yield

@@ -421,16 +421,23 @@ def made_with(folder: Path | str) -> dict:
         return json.loads(file.metadata()["settings"])
 
 
-def check_codec(folder: Path, codec: PatchPCACodec) -> dict:
+def check_codec(folder: Path, codec: PatchPCACodec, pictures: bool = False) -> dict:
     """Settings of the clips of a folder.
+
+    Args:
+        folder: of the clips.
+        codec: that they must be encoded with.
+        pictures: whether they must hold images.
 
     Raises:
         FileNotFoundError: where there are no shards.
-        ValueError: for clips of another codec.
+        ValueError: for clips of another codec, or without the images.
     """
     settings = made_with(folder)
     if settings["codec"] != codec_hash(codec):
         raise ValueError(f"The clips in {folder} were encoded with another codec: use that one, or make them again.")
+    if pictures and not settings.get("pictures"):
+        raise ValueError(f"The clips in {folder} hold no images: make them with pictures=True.")
     return settings
 
 

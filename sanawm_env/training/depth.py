@@ -163,9 +163,7 @@ def train_depth(
     Raises:
         ValueError: for clips of another codec or without images, or a checkpoint of another run.
     """
-    settings = check_codec(data, codec)
-    if not settings.get("pictures"):
-        raise ValueError(f"The clips in {data} hold no images: make them with pictures=True.")
+    settings = check_codec(data, codec, pictures=True)
     identity = {**asdict(config), "steps": None, "codec": settings["codec"]}
     if begin_from is not None:
         identity["begin_from"] = file_sha256(begin_from)

@@ -27,9 +27,10 @@ from sanawm_env.engines.rooms.walks import CHUNK
 from sanawm_env.engines.sanawm.codec.patch_pca import LATENT_STD, PatchPCACodec
 from sanawm_env.engines.sanawm.conditions import camera_inputs, place_token
 from sanawm_env.engines.sanawm.config import SanaWorldConfig
+from sanawm_env.engines.sanawm.network.context import Context
 from sanawm_env.engines.sanawm.network.model import SanaWM
 from sanawm_env.engines.sanawm.network.place_map import PlaceMap
-from sanawm_env.engines.sanawm.reprojection import Reprojection
+from sanawm_env.engines.sanawm.reprojection import Guess, Reprojection
 from sanawm_env.engines.sanawm.sampler import data_from_v, v_target
 from sanawm_env.kernels.inputs import Grid
 from sanawm_env.metrics.figures import figure_class
@@ -85,6 +86,40 @@ class TrainConfig:
         check_fields(self)
 
 
+def chunk_context(
+    model: SanaWM,
+    place_map: PlaceMap | None,
+    config: SanaWorldConfig,
+    clips: dict[str, Tensor],
+    chunk: int,
+    last: Tensor | None,
+    reprojection: tuple[Reprojection, PatchPCACodec] | None,
+) -> tuple[Context, Guess | None]:
+    """What the network reads of a chunk of clips, and the first guess at it.
+
+    Args:
+        model: the network.
+        place_map: of a world that knows places, or None.
+        config: of the world.
+        clips: c2w (B, F, 4, 4), intrinsics (B, 4), place (B,) and text (B, L, C); with `reprojection` also pictures (B,
+            H, W, 3), the frames 0. All on the network's device.
+        chunk: its number.
+        last: (B, H, W, 3) uint8, the frames before it; None in the first.
+        reprojection: the depth network and the codec, or None.
+    """
+    c2w, intrinsics, place, n = clips["c2w"], clips["intrinsics"], clips["place"], config.latents_per_chunk
+    first, before = chunk == 0, CHUNK * chunk
+    poses, guess = c2w[:, before + 1 : before + 1 + CHUNK], None
+    camera, plucker = camera_inputs(config, place_map, c2w[:, 0], poses, intrinsics, c2w[:, 0], place, first=first)
+    if reprojection is not None:
+        seen_from = c2w[:, 0], c2w[:, before], poses, intrinsics
+        guess = reprojection[0](reprojection[1], clips["pictures"], last, *seen_from, place >= 0)
+        plucker = torch.cat((plucker, guess.channels), dim=1)
+    grid = Grid(n + first, config.latent_height, config.latent_width)
+    index = torch.full_like(place, 0 if first else 1 + n * chunk)
+    return model.prepare(grid, index, text=clips["text"], camera=camera, plucker=plucker), guess
+
+
 def clip_loss(
     model: SanaWM,
     place_map: PlaceMap | None,
@@ -124,30 +159,26 @@ def clip_loss(
     def normal(x: Tensor) -> Tensor:
         return torch.randn(x.shape, generator=generator, device=device)
 
-    latents, c2w, intrinsics, place = (batch[name].to(device) for name in ("latents", "c2w", "intrinsics", "place"))
+    batch = {name: tensor.to(device) for name, tensor in batch.items()}
+    latents = batch["latents"]
     size = len(latents)
-    place = torch.where(uniform(size) >= train.anchor_dropout, place, -1)
+    place = torch.where(uniform(size) >= train.anchor_dropout, batch["place"], -1)
     known = list(config.places)
     names = [known[p] if p >= 0 else None for p in place.tolist()]
     text = torch.stack([place_token(config.places, name, config.network.caption_channels) for name in names]).to(device)
-    pictures = batch["pictures"].to(device) if reprojection is not None else None
-    state, losses, last, before = None, [], None, c2w[:, 0]
+    shown = {**batch, "place": place, "text": text}
+    state, losses, last = None, [], None
     boundaries = chunk_boundaries(1 + config.latents_per_chunk * chunks, config.latents_per_chunk)
     for j, (a, b) in enumerate(pairwise(boundaries)):
-        first = j == 0
-        poses = c2w[:, 1 + CHUNK * j : 1 + CHUNK * (j + 1)]
-        camera, plucker = camera_inputs(config, place_map, c2w[:, 0], poses, intrinsics, c2w[:, 0], place, first=first)
-        grid, mean, spread = Grid(b - a, latents.shape[3], latents.shape[4]), 0.0, 1.0
-        if reprojection is not None:
-            guess = reprojection[0](reprojection[1], pictures, last, c2w[:, 0], before, poses, intrinsics, place >= 0)
+        first, mean, spread = j == 0, 0.0, 1.0
+        context, guess = chunk_context(model, place_map, config, shown, j, last, reprojection)
+        if guess is not None:
             mean, spread = guess.mean.float(), guess.spread
-            plucker = torch.cat((plucker, guess.channels), dim=1)
-        context = model.prepare(grid, torch.full((size,), a, device=device), text=text, camera=camera, plucker=plucker)
         truth = latents[:, :, a:b]
         target = (truth - mean) / spread  # what the network predicts
         pure = uniform(size) < train.pure_noise
         sigma = torch.where(pure, 1.0, uniform(size).clamp(min=0.02))
-        levels = sigma[:, None].repeat(1, grid.frames)
+        levels = sigma[:, None].repeat(1, b - a)
         if first:
             levels[:, 0] = 0
         mix = levels[:, None, :, None, None]
@@ -161,7 +192,7 @@ def clip_loss(
             spoilt = truth + train.context_noise * LATENT_STD * uniform(size, 1, 1, 1, 1) * normal(target) * (mix > 0)
             clean = torch.where(own, mean + spread * data_from_v(noisy, v.detach(), mix), spoilt)
             if reprojection is not None:
-                last, before = reprojection[1].decode(clean[:, :, -1:], first=False)[:, -1], poses[:, -1]
+                last = reprojection[1].decode(clean[:, :, -1:], first=False)[:, -1]
             _, state = model(clean, torch.zeros(size, device=device), context, state, save=True)
     return torch.stack(losses).mean()
 

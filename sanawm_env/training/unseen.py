@@ -6,6 +6,7 @@ section 4.2): the mean distance to the truth, less half the mean distance betwee
 where samples are distributed as the truth is; without the second part all samples would be alike.
 """
 
+import copy
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -20,16 +21,15 @@ from rich.progress import track
 from torch import Tensor
 
 from sanawm_env.camera.trajectory import chunk_boundaries
-from sanawm_env.engines.rooms.walks import CHUNK
-from sanawm_env.engines.sanawm.conditions import camera_inputs, place_token
+from sanawm_env.engines.sanawm.conditions import place_token
 from sanawm_env.engines.sanawm.engine import SanaEngine
 from sanawm_env.engines.sanawm.network.shortcuts import next_state
 from sanawm_env.engines.sanawm.reprojection import Reprojection
 from sanawm_env.engines.sanawm.sampler import sample_chunk
-from sanawm_env.engines.sanawm.unseen import CODE, UnseenSampler, colours
-from sanawm_env.kernels.inputs import Grid
+from sanawm_env.engines.sanawm.unseen import CODE, UnseenSampler
 from sanawm_env.system.settings import check_fields
 from sanawm_env.training.clips import Seed, check_codec, load
+from sanawm_env.training.network import chunk_context
 from sanawm_env.training.probes import linear_codec
 from sanawm_env.training.steps import train_steps
 from sanawm_env.world.world import World
@@ -105,18 +105,16 @@ def train_unseen(config: UnseenConfig, world: World, data: Path, out: Path) -> f
         ValueError: for clips of another codec, without images or with nothing new in them, or a checkpoint of another
             run.
     """
-    settings = check_codec(data, linear_codec(world))
-    if not settings.get("pictures"):
-        raise ValueError(f"The clips in {data} hold no images: make them with pictures=True.")
+    codec = linear_codec(world)
+    settings = check_codec(data, codec, pictures=True)
     identity = json.dumps({**asdict(config), "steps": None, "codec": settings["codec"]}, sort_keys=True)
     out.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(config.seed)
-        model = UnseenSampler(world.config.latents_per_chunk)
-    model = model.to(world.device)
+        model = UnseenSampler(codec, cast(SanaEngine, world.engine).config.latents_per_chunk).to(world.device)
 
     def prepare() -> Callable[[torch.Generator], Tensor]:
-        return partial(_score, model, predicted_chunks(world, load(data)), config)
+        return partial(_score, model, predicted_chunks(world, load(data), model.colours), config)
 
     checkpoint = out / f"unseen_{world.weights_hash[:12]}.pt"
     return train_steps("unseen", model, prepare, config, checkpoint, out / WEIGHTS, identity, str(world.device))
@@ -135,12 +133,13 @@ def _score(model: UnseenSampler, chunks: dict[str, Tensor], config: UnseenConfig
 
 
 @torch.no_grad()
-def predicted_chunks(world: World, clips: dict[str, Tensor]) -> dict[str, Tensor]:
+def predicted_chunks(world: World, clips: dict[str, Tensor], colours: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
     """What a world predicts of chunks of clips from what came before them, of those that show something new.
 
     Args:
         world: with reprojection.
         clips: see `clips.generate`; those in random rooms are taken, where nothing is known of a place.
+        colours: of latents, see `UnseenSampler.colours`.
 
     Returns:
         Colours "predicted" and "truth" (N, 3, t, h, w) and "unseen" (N, t, h, w), float16, on the world's device.
@@ -152,42 +151,36 @@ def predicted_chunks(world: World, clips: dict[str, Tensor]) -> dict[str, Tensor
     unknown = (clips["place"] < 0).nonzero()[:, 0]
     groups = unknown.split(TOGETHER) if len(unknown) else ()
     for group in track(groups, "predicting clips", transient=True):
-        batch = {name: clips[name][group] for name in ("latents", "c2w", "intrinsics", "pictures")}
-        for parts in _along(world, batch):
-            shown = parts[-1].mean((1, 2, 3)) > LEAST_NEW
-            for name, part in zip(found, parts, strict=True):
+        names = "latents", "c2w", "intrinsics", "place", "pictures"
+        for *latents, share in _along(world, {name: clips[name][group].to(world.device) for name in names}):
+            shown = share.mean((1, 2, 3)) > LEAST_NEW
+            for name, part in zip(found, (*map(colours, latents), share), strict=True):
                 found[name].append(part[shown].half())
     if not sum(map(len, found["unseen"])):
         raise ValueError("None of the clips shows anything new in a random room: make more of them.")
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
-def _along(world: World, batch: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Predicted colours, true ones and the share that is new, of one chunk of clips after the other."""
-    engine, codec = cast(SanaEngine, world.engine), linear_codec(world)
-    config, reprojection = engine.config, cast(Reprojection, engine.reprojection)
-    device, c2w, pinhole = engine.device, batch["c2w"], batch["intrinsics"]  # conditions are made in the host's memory
-    latents, image = batch["latents"].to(device).float(), batch["pictures"][:, 0].to(device)
-    nowhere = torch.full((len(latents),), -1)
+def _along(world: World, clips: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Predicted latents, true ones and the share that is new, of one chunk of clips after the other."""
+    engine, codec, device = cast(SanaEngine, world.engine), linear_codec(world), world.device
+    config, reprojection = engine.config, (cast(Reprojection, engine.reprojection), codec)
+    place_map = None if engine.place_map is None else copy.deepcopy(engine.place_map).to(device)  # it is in the host's
+    latents = clips["latents"].float()
     text = place_token(config.places, None, config.network.caption_channels).to(device).expand(len(latents), -1, -1)
+    shown = {**clips, "text": text, "pictures": clips["pictures"][:, 0]}
     generator = torch.Generator(device).manual_seed(0)
-    state, last, before = None, None, c2w[:, 0]
+    state = last = None
     for j, (a, b) in enumerate(pairwise(chunk_boundaries(latents.shape[2], config.latents_per_chunk))):
-        first, truth, poses = j == 0, latents[:, :, a:b], c2w[:, 1 + CHUNK * j : 1 + CHUNK * (j + 1)]
-        seen_from = (part.to(device) for part in (c2w[:, 0], before, poses, pinhole, nowhere >= 0))
-        guess = reprojection(codec, image, last, *seen_from)
-        camera, plucker = camera_inputs(
-            config, engine.place_map, c2w[:, 0], poses, pinhole, c2w[:, 0], nowhere, first=first
-        )
-        grid, index = Grid(b - a, config.latent_height, config.latent_width), torch.full_like(nowhere, a)
-        plucker = torch.cat((plucker.to(device), guess.channels), dim=1)
-        context = engine.network.prepare(grid, index.to(device), text=text, camera=camera.to(device), plucker=plucker)
+        first, truth = j == 0, latents[:, :, a:b]
+        context, guess = chunk_context(engine.network, place_map, config, shown, j, last, reprojection)
+        assert guess is not None
         noise = torch.randn(truth.shape, generator=generator, device=device)
         start = truth[:, :, :1] if first else None
         predicted, _ = sample_chunk(
             engine.network, noise, context, state, config.sampler, start, (guess.mean, guess.spread)
         )
         state = next_state(engine.network, truth, context, state)
-        last, before = codec.decode(truth[:, :, -1:], first=False)[:, -1], poses[:, -1]
+        last = codec.decode(truth[:, :, -1:], first=False)[:, -1]
         new = slice(int(first), None)
-        yield colours(codec, predicted[:, :, new]), colours(codec, truth[:, :, new]), guess.unseen[:, new]
+        yield predicted[:, :, new], truth[:, :, new], guess.unseen[:, new]

@@ -234,16 +234,16 @@ class SanaEngine(Engine):
             with _weights(folder / "reprojection.safetensors") as weights:
                 reprojection = Reprojection()
                 reprojection.load_state_dict(weights)
-        if config.unseen:
-            with _weights(folder / "unseen.safetensors") as weights:
-                unseen = UnseenSampler(config.latents_per_chunk)
-                unseen.load_state_dict(weights)
         if options.precision is not None:
             network = quantize(network.to(device), options.precision)
         if config.codec == "patch_pca":
             codec: Codec = PatchPCACodec.load(folder / "codec.safetensors")
         else:
             codec = LTX2Codec.load(folder / "codec", dtype=dtype, causal=config.codec == "ltx2")
+        if config.unseen:
+            with _weights(folder / "unseen.safetensors") as weights:
+                unseen = UnseenSampler(cast(PatchPCACodec, codec), config.latents_per_chunk)
+                unseen.load_state_dict(weights)
         prompts = refiner = None
         if not config.places and config.network.text_len > 1:
             prompts = Prompts(
@@ -410,7 +410,7 @@ class SanaEngine(Engine):
         finish = None
         if self.unseen is not None and given.unseen is not None:
             share, code = given.unseen
-            finish = partial(self.unseen, self.codec, unseen=share, code=code, temperature=self.config.temperature)
+            finish = partial(self.unseen, unseen=share, code=code, temperature=self.config.temperature)
         return sample_chunk(
             self.network, given.noise, context, given.memory, self.config.sampler, given.image_latent, given.guess,
             finish,

@@ -109,7 +109,7 @@ def predict_memory(
     if config.reprojection:
         weights["reprojection"] = weight_bytes(_reprojection(), None)
     if config.unseen:
-        weights["unseen"] = weight_bytes(_unseen(config.latents_per_chunk), None)
+        weights["unseen"] = weight_bytes(_unseen(config, codec), None)
     waiting = {"codec": (0, weights["codec"])}
     if refiner is not None:
         weights["refiner"] = weight_bytes(refiner.transformer, options.refiner_precision, "refiner")
@@ -223,10 +223,9 @@ def _reprojection() -> Reprojection:
         return Reprojection()
 
 
-@cache
-def _unseen(frames: int) -> UnseenSampler:
+def _unseen(config: SanaWorldConfig, codec: Codec) -> UnseenSampler:
     with META_DEVICE:
-        return UnseenSampler(frames)
+        return UnseenSampler(cast(PatchPCACodec, codec), config.latents_per_chunk)
 
 
 _codec, _refiner = cache(LTX2Codec.on_meta), cache(Refiner.on_meta)
@@ -526,7 +525,7 @@ class _Rehearsal(SanaEngine):
             # conditions are made in the host's memory
             place_map=PlaceMap(config.places) if config.places else None, prompts=prompts, refiner=refiner,
             reprojection=_reprojection() if config.reprojection else None,
-            unseen=_unseen(config.latents_per_chunk) if config.unseen else None,
+            unseen=_unseen(config, codec) if config.unseen else None,
         )  # fmt: skip
         stages = [network, refiner.transformer] if refiner else [network]
         parts = [part for part in (self.reprojection, self.unseen) if part is not None]

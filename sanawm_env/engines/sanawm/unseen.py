@@ -19,11 +19,24 @@ WIDTH, BEFORE, AFTER = 64, 3, 2  # blocks before the code is known, and after
 
 
 class UnseenSampler(nn.Module):
-    """Adds a random difference to the latents of a chunk where nothing was seen. frames: latent frames of a chunk."""
+    """Adds a random difference to the latents of a chunk where nothing was seen.
 
-    def __init__(self, frames: int):
+    Args:
+        codec: of the latents.
+        frames: latent frames of a chunk.
+    """
+
+    means: Tensor
+    offset: Tensor
+    smooth: Tensor
+
+    def __init__(self, codec: PatchPCACodec, frames: int):
         super().__init__()
         self.frames = frames
+        means = codec.components.unflatten(1, (-1, 3)).mean(1) / codec.scale[:, None]
+        self.register_buffer("means", means, persistent=False)
+        self.register_buffer("offset", codec.mean.unflatten(0, (-1, 3)).mean(0).view(3, 1, 1, 1), persistent=False)
+        self.register_buffer("smooth", _smooth(codec), persistent=False)
         self.enter = nn.Conv2d(frames * 4, WIDTH, 1)
         self.before = nn.ModuleList(_Block() for _ in range(BEFORE))
         self.code = nn.Sequential(nn.Linear(CODE, WIDTH), nn.SiLU(), nn.Linear(WIDTH, 2 * WIDTH * AFTER))
@@ -31,13 +44,10 @@ class UnseenSampler(nn.Module):
         self.out = nn.Conv2d(WIDTH, frames * 3, 1)
         nn.init.normal_(self.out.weight, std=0.01)
 
-    def forward(
-        self, codec: PatchPCACodec, latents: Tensor, unseen: Tensor, code: Tensor, temperature: float = 1.0
-    ) -> Tensor:
+    def forward(self, latents: Tensor, unseen: Tensor, code: Tensor, temperature: float = 1.0) -> Tensor:
         """The latents, with the difference in the chunk's own.
 
         Args:
-            codec: of the latents.
             latents: (B, c, T, h, w), the start image's before those of the chunk where it opens a segment.
             unseen: (B, T, h, w), the share of each cell that is new, in 0..1.
             code: (B, 16), normal numbers.
@@ -45,9 +55,13 @@ class UnseenSampler(nn.Module):
         """
         first = latents.shape[2] - self.frames
         chunk = latents[:, :, first:]
-        found = temperature * self.differences(colours(codec, chunk), unseen[:, first:], code[None])[0]
-        found = F.conv3d(F.pad(found, (1,) * 6, mode="replicate"), _smooth(codec)) * codec.scale.view(-1, 1, 1, 1)
+        found = temperature * self.differences(self.colours(chunk), unseen[:, first:], code[None])[0]
+        found = F.conv3d(F.pad(found, (1,) * 6, mode="replicate"), self.smooth)
         return torch.cat((latents[:, :, :first], chunk + found.to(chunk.dtype)), dim=2)
+
+    def colours(self, latents: Tensor) -> Tensor:
+        """Mean colours (B, 3, T, h, w), in 0..1, of the cells of latents (B, c, T, h, w) that do not open a clip."""
+        return torch.einsum("bcthw,ck->bkthw", latents, self.means.to(latents.dtype)).float() + self.offset
 
     def differences(self, given: Tensor, unseen: Tensor, codes: Tensor) -> Tensor:
         """Differences (K, B, 3, t, h, w) of colours (B, 3, t, h, w) for codes (K, B, 16)."""
@@ -63,16 +77,9 @@ class UnseenSampler(nn.Module):
         return REACH * share * found.tanh().unflatten(0, codes.shape[:2])
 
 
-def colours(codec: PatchPCACodec, latents: Tensor) -> Tensor:
-    """Mean colours (B, 3, T, h, w), in 0..1, of the cells of latents (B, c, T, h, w) that do not open a clip."""
-    means = (codec.components.unflatten(1, (-1, 3)).mean(1) / codec.scale[:, None]).to(latents.dtype)
-    found = torch.einsum("bcthw,ck->bkthw", latents, means)
-    return found.float() + codec.mean.unflatten(0, (-1, 3)).mean(0).view(1, 3, 1, 1, 1)
-
-
 def _smooth(codec: PatchPCACodec) -> Tensor:
-    """Coordinates (c, 3, 3, 3, 3) of a cell's pixels where each is the mean of the colours of the 27 cells around it,
-    weighted by how near they are: trilinear interpolation between the middles of cells, then the codec."""
+    """The latent (c) of a cell whose pixels are interpolated between the colours of the 27 cells around it, as weights
+    (c, 3, 3, 3, 3) of these."""
 
     def taps(count: int) -> Tensor:
         unit = torch.eye(3, device=codec.mean.device)[None]
@@ -81,7 +88,7 @@ def _smooth(codec: PatchPCACodec) -> Tensor:
     parts = codec.components.view(-1, TIME_STRIDE, codec.stride, codec.stride, 3)
     parts = torch.einsum("ctyxk,dx->ctykd", parts, taps(codec.stride))
     parts = torch.einsum("ctykd,by->ctkbd", parts, taps(codec.stride))
-    return torch.einsum("ctkbd,at->ckabd", parts, taps(TIME_STRIDE))
+    return torch.einsum("ctkbd,at->ckabd", parts, taps(TIME_STRIDE)) * codec.scale.view(-1, 1, 1, 1, 1)
 
 
 class _Block(nn.Module):
