@@ -6,8 +6,7 @@ import pytest
 from sanawm_env.camera.twist import hold
 from sanawm_env.engines.rooms.raycast import intrinsics, render
 from sanawm_env.metrics.pose import pose_errors, relative
-from sanawm_env.training import align
-from sanawm_env.training.align import locate, track
+from sanawm_env.training.align import Reference, locate, track
 from sanawm_env.training.nano import NANO_SMALL
 from sanawm_env.training.probes import camera_errors, drift, loop_closure, seeds
 from sanawm_env.training.truth import draw_walk
@@ -21,57 +20,52 @@ def truth():
 
 
 @pytest.mark.slow
-def test_a_camera_is_found_from_pixels_alone():
+@pytest.mark.parametrize("known", (True, False))
+def test_a_camera_is_found_from_pixels_alone(known):
     walk = draw_walk(NANO_SMALL, 0, 3, 25, role="validation")
     sampled = walk.c2w[::4]
     frames, _ = render(walk.place, sampled[1:], intrinsics(), depth=False)
-    found = np.concatenate((sampled[:1], track(walk.place, frames, walk.c2w[0])))
+    found = np.concatenate((sampled[:1], track(walk.place, frames, walk.c2w[0], known)))
     errors = pose_errors(relative(sampled), relative(found))
     assert errors.rot_err_deg < 0.2 and errors.trans_err < 0.02 and abs(errors.scale - 1) < 0.05
 
 
 def first_of(walk):
-    """The first frame of a walk, and what `locate` is told of it: its pose and its depth."""
-    frames, depth = render(walk.place, walk.c2w[:1], intrinsics())
-    return frames[0], (walk.c2w[0], depth[0])
+    """Frame 0 of a walk, as an image and as a reference."""
+    frame = render(walk.place, walk.c2w[:1], intrinsics(), depth=False)[0][0]
+    return frame, Reference.of(walk.place, frame, walk.c2w[0])
 
 
-def test_a_wrong_guess_is_corrected():
+@pytest.mark.parametrize("rendered", (True, False))
+def test_a_wrong_guess_is_corrected(rendered):
     walk = draw_walk(NANO_SMALL, 0, 0, 25, role="validation")
-    frame, first = first_of(walk)
+    frame, reference = first_of(walk)
     guess = walk.c2w[4]
-    found = locate(walk.place, frame, guess, *first)
+    found = locate(walk.place, frame, guess, None if rendered else [reference])
     before, after = (np.abs(pose - walk.c2w[0]).max() for pose in (guess, found))
     assert after < 0.02 and after < before / 3
 
 
 def test_a_guess_outside_the_room_is_brought_back():
     walk = draw_walk(NANO_SMALL, 0, 0, 25, role="validation")
-    frame, first = first_of(walk)
+    frame, _ = first_of(walk)
     guess = walk.c2w[0].copy()
     guess[:3, 3] += 50
-    assert np.abs(locate(walk.place, frame, guess, *first)[:3, 3]).max() < 5
+    assert np.abs(locate(walk.place, frame, guess, None)[:3, 3]).max() < 5
 
 
 @pytest.mark.slow
-def test_what_the_first_frame_does_not_show_says_little_of_the_camera(monkeypatch):
-    """A prediction of another wall beside what the first frame shows: its pose is found nearer than if all pixels
-    counted alike."""
+def test_walls_of_other_colours_than_the_room_has_still_tell_where_the_camera_is():
+    """A turn by 40 degrees, after which what the first frame did not show is seen in inverted colours."""
     walk = draw_walk(NANO_SMALL, 0, 0, 2, role="validation")
-    _, first = first_of(walk)
-    turned = walk.c2w[0] @ hold(np.eye(4), np.array((0, 0, 0, 0, 0.3, 0)), 24)[-1]
-    frames, depth = render(walk.place, turned[None], intrinsics())
-    seen = visible_in_first(depth, first[1], (np.linalg.inv(first[0]) @ turned)[None], intrinsics())
-    assert 0.3 < seen.mean() < 0.9
-    other = draw_walk(NANO_SMALL, 0, 1, 2, role="validation")
-    wrong = render(other.place, other.c2w[:1], intrinsics(), depth=False)[0]
-    frame = np.where(seen[..., None], frames, wrong)[0]
-    errors = []
-    for weight in (align.UNSEEN_WEIGHT, 1.0):
-        monkeypatch.setattr(align, "UNSEEN_WEIGHT", weight)
-        found = locate(walk.place, frame, turned @ hold(np.eye(4), np.array((0.1, 0, 0, 0, 0.2, 0)), 8)[-1], *first)
-        errors.append(np.abs(found - turned).max())
-    assert errors[0] < errors[1]
+    turn = np.stack([walk.c2w[0], *(walk.c2w[0] @ hold(np.eye(4), np.array((0, 0, 0, 0, 0.35, 0)), 32)[1::2])])
+    frames, depth = render(walk.place, turn, intrinsics())
+    seen = visible_in_first(depth, depth[0], np.linalg.inv(turn[0]) @ turn, intrinsics())
+    assert seen[-1].mean() < 0.6
+    frames = np.where(seen[..., None], frames, 255 - frames)
+    found = np.concatenate((turn[:1], track(walk.place, frames[1:], turn[0], known=False)))
+    errors = pose_errors(relative(turn), relative(found))
+    assert errors.rot_err_deg < 0.5 and errors.trans_err < 0.05
 
 
 @pytest.mark.slow
@@ -82,7 +76,8 @@ def test_pose_errors_tell_worlds_that_follow_from_worlds_that_stand_still():
     # the estimator's own error on true frames; rounding turns its descent (0.24 was seen with SSE4.1)
     assert follows.predicted["cam_mc"] < 0.4 * follows.frozen["cam_mc"]
     assert follows.predicted["rot_err_deg"] < 0.4 * follows.frozen["rot_err_deg"]
-    assert stays.predicted["cam_mc"] == pytest.approx(stays.frozen["cam_mc"], rel=0.01)
+    # what no pixel decides, near a plain wall, may drift
+    assert stays.predicted["cam_mc"] == pytest.approx(stays.frozen["cam_mc"], rel=0.1)
 
 
 def test_a_perfect_world_closes_its_loops_as_well_as_its_codec():

@@ -1,51 +1,80 @@
-"""Camera poses from pixels, by photometric alignment against a scene whose geometry is known.
+"""Camera poses from pixels, by photometric alignment in a place whose geometry is known.
 
-Direct image alignment (Lucas and Kanade 1981; on SE(3) as in Baker and Matthews 2004): the pose at which the rendered
-image is nearest to the given one, found by Gauss-Newton steps on a body twist, from coarse to fine. The search for a
-frame starts from the estimates before it, extrapolated at constant velocity, so the estimator never sees the commanded
-path. Errors of single pixels saturate (Geman and McClure), because predicted frames may be wrong in places. What the
-first frame does not show could look otherwise in a prediction, so it counts for a tenth: there the place says little of
-where the camera is.
+A frame's pose is the one at which images of known poses, moved there by their depth, look most like it: direct
+alignment (Lucas and Kanade 1981), found by Gauss-Newton steps on a body twist, from coarse to fine. Depth is always
+that of the place. The images are renderings of the place, in places that the world knows; elsewhere they are the first
+frame and earlier ones of the same video, at the poses found for them (direct visual odometry, Steinbruecker et al.
+2011). A prediction may show walls there that the room does not have: they still tell where the camera is.
+
+The search begins from the poses before, extrapolated at constant velocity, so the estimator never sees the commanded
+path. Errors of single pixels saturate (Geman and McClure), because predicted frames may be wrong in places.
 """
 
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sanawm_env.camera.twist import hold
 from sanawm_env.engines.rooms.places import place as known_place
 from sanawm_env.engines.rooms.raycast import Place, intrinsics, render
-from sanawm_env.training.warps import visible_in_first
 from sanawm_env.world.anchor import Anchor
 
+AGO = 1, 4, 12  # how many frames before are moved to a frame, besides the first
 BLURS = (8.0, 4.0, 4.0, 2.0, 2.0, 1.0, 1.0, 0.6)  # pixels, one Gauss-Newton step each
 STEP = np.array([0.03, 0.03, 0.03, 0.012, 0.012, 0.012])  # metres and radians, of the numerical Jacobian
 LONGEST = np.array([0.15, 0.15, 0.15, 0.06, 0.06, 0.06])  # of one Gauss-Newton step
 NEAREST_WALL = 0.1  # metres, more than STEP
+NEAREST, HIDDEN = 0.05, 1.05  # metres from the camera; depth over that of the surface in front of which a point is seen
 SATURATION = 24.0  # grey levels
-UNSEEN_WEIGHT = 0.1  # of pixels that the first frame does not show
 
 
-def track(place: Place, frames: np.ndarray, start: np.ndarray) -> np.ndarray:
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A frame whose pose is known.
+
+    Attributes:
+        colours: (3, H, W) float32, 0..255.
+        points: (H W, 3) float32, where in the place its pixels lie.
+    """
+
+    colours: Tensor
+    points: Tensor
+
+    @classmethod
+    def of(cls, place: Place, frame: np.ndarray, pose: np.ndarray) -> "Reference":
+        """Of a frame (H, W, 3) uint8 of a place, seen from a pose (4, 4)."""
+        size = frame.shape[:2]
+        fx, fy, cx, cy = intrinsics(*size)
+        v, u = np.indices(size) + 0.5
+        rays = np.stack(((u - cx) / fx, (v - cy) / fy, np.ones(size)), axis=-1)
+        points = (_depth(place, pose, size)[..., None] * rays) @ pose[:3, :3].T + pose[:3, 3]
+        return cls(_planes(frame), torch.from_numpy(points).float().flatten(0, 1))
+
+
+def track(place: Place, frames: np.ndarray, start: np.ndarray, known: bool) -> np.ndarray:
     """Estimate the poses of frames.
 
     Args:
-        place: that they show.
+        place: whose geometry they have.
         frames: (n, H, W, 3) uint8.
-        start: (4, 4), the pose of the frame before them, in the place frame.
+        start: (4, 4), the pose of the frame before them, which shows the place as it is, in the place frame.
+        known: whether all frames should show the place as it is: they are aligned with renderings of it, so that errors
+            do not add up. Otherwise with the first frame and each other.
 
     Returns:
         (n, 4, 4) in the place frame.
     """
-    size = frames.shape[1:3]
-    _, depth = render(place, start[None], intrinsics(*size), *size, supersample=1)
-    poses, pose, before = [], start, start
+    poses, references = [start, start], [_rendered(place, start, frames.shape[1:3])]
     for frame in frames:
-        ahead = pose @ np.linalg.inv(before) @ pose
-        before, pose = pose, locate(place, frame, ahead, start, cast(np.ndarray, depth)[0])
-        poses.append(pose)
-    return np.stack(poses)
+        ahead = poses[-1] @ np.linalg.inv(poses[-2]) @ poses[-1]
+        earlier = [references[-ago] for ago in AGO if ago < len(references)]
+        poses.append(locate(place, frame, ahead, None if known else [references[0], *earlier]))
+        if not known:
+            references.append(Reference.of(place, frame, poses[-1]))
+    return np.stack(poses[2:])
 
 
 def estimator(frames: np.ndarray, given: np.ndarray | None, anchor: Anchor | None) -> np.ndarray:
@@ -67,34 +96,55 @@ def estimator(frames: np.ndarray, given: np.ndarray | None, anchor: Anchor | Non
         raise ValueError("alignment needs clips of a known place, with an anchor")
     if given is not None and np.abs(given[:, (0, 1, 0, 1), (0, 1, 2, 2)] / intrinsics(*size) - 1).max() > 0.01:
         raise ValueError("alignment needs clips with nano's intrinsics, 70 degrees across")
-    return np.concatenate((anchor.c2w[None], track(known_place(anchor.place), frames[1:], anchor.c2w)))
+    return np.concatenate((anchor.c2w[None], track(known_place(anchor.place), frames[1:], anchor.c2w, known=True)))
 
 
-def locate(place: Place, frame: np.ndarray, guess: np.ndarray, start: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """The pose (4, 4) near `guess` from which `place` looks most like a frame (H, W, 3) uint8. start, depth: (4, 4) and
-    (H, W), metres, of the first frame."""
-    size = frame.shape[:2]
-    wanted, pose = _planes(frame[None]), _within(place, guess)
+def locate(place: Place, frame: np.ndarray, guess: np.ndarray, references: list[Reference] | None) -> np.ndarray:
+    """The pose (4, 4) near `guess` at which references look most like a frame (H, W, 3) uint8 of `place`; None for
+    renderings of it."""
+    size, wanted, pose = frame.shape[:2], _planes(frame), _within(place, guess)
     for blur in BLURS:
+        moved = [_rendered(place, pose, size)] if references is None else references
+        colours, points = (torch.stack([getattr(r, name) for r in moved]) for name in ("colours", "points"))
         around = np.stack([_moved(pose, step) for step in (*np.diag(STEP), *-np.diag(STEP), 0 * STEP)])
-        views = _blurred(_planes(render(place, around, intrinsics(*size), *size, depth=False)[0]), blur)
-        error = _blurred(wanted, blur) - views[12:]
-        weight = (SATURATION**2 / (SATURATION**2 + error.square())).square() * _weights(place, pose, start, depth)
-        error, weight = error.flatten(), weight.flatten()
-        slopes = ((views[:6] - views[6:12]) / torch.from_numpy(2 * STEP).float()[:, None, None, None]).flatten(1)
+        at, seen, ahead = _project(points, around, size)
+        surface = _look(torch.from_numpy(_depth(place, pose, size))[None].float(), at[-1:])[0, 0]
+        shown = _look(_blurred(wanted[None], blur)[0], at)  # (13, 3, R, N)
+        error = _blurred(colours, blur).flatten(2).transpose(0, 1) - shown[-1]
+        weight = (SATURATION**2 / (SATURATION**2 + error.square())).square()
+        weight = (weight * (seen.all(0) & (ahead[-1] <= HIDDEN * surface))).flatten()
+        slopes = ((shown[:6] - shown[6:12]) / torch.from_numpy(2 * STEP).float()[:, None, None, None]).flatten(1)
         normal = (slopes * weight) @ slopes.T
         normal += 1e-4 * torch.diag(normal.diagonal()) + 1e-6 * torch.eye(6)
-        step = torch.linalg.solve(normal.double(), ((slopes * weight) @ error).double()).numpy()
+        step = torch.linalg.solve(normal.double(), ((slopes * weight) @ error.flatten()).double()).numpy()
         pose = _within(place, _moved(pose, step / max(1.0, np.abs(step / LONGEST).max())))
     return pose
 
 
-def _weights(place: Place, pose: np.ndarray, start: np.ndarray, depth: np.ndarray) -> torch.Tensor:
-    """(H, W), 1 for pixels at a pose that the first frame shows."""
-    pinhole = intrinsics(*depth.shape)
-    _, here = render(place, pose[None], pinhole, *depth.shape, supersample=1)
-    seen = visible_in_first(cast(np.ndarray, here), depth, (np.linalg.inv(start) @ pose)[None], pinhole)[0]
-    return torch.from_numpy(np.where(seen, 1.0, UNSEEN_WEIGHT)).float()
+def _rendered(place: Place, pose: np.ndarray, size: tuple[int, int]) -> Reference:
+    return Reference.of(place, render(place, pose[None], intrinsics(*size), *size, depth=False)[0][0], pose)
+
+
+def _project(points: Tensor, poses: np.ndarray, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Where points (R, N, 3) lie in images seen from poses (P, 4, 4): (P, R, N, 2) from -1 to 1 across the image,
+    whether they lie in it (P, R, N), and their depth (P, R, N), metres."""
+    (height, width), (fx, fy, cx, cy) = size, intrinsics(*size)
+    into = torch.from_numpy(np.linalg.inv(poses)).float()
+    x, y, ahead = torch.einsum("pij,rnj->iprn", into[:, :3, :3], points) + into[:, :3, 3].T[..., None, None]
+    near = ahead.clamp(min=NEAREST)
+    at = torch.stack(((fx * x / near + cx) * 2 / width - 1, (fy * y / near + cy) * 2 / height - 1), dim=-1)
+    return at, (ahead > NEAREST) & (at.abs() <= 1).all(-1), ahead
+
+
+def _look(planes: Tensor, at: Tensor) -> Tensor:
+    """Values (P, c, R, N) of planes (c, H, W) at (P, R, N, 2)."""
+    planes = planes.expand(len(at), -1, -1, -1)
+    return torch.nn.functional.grid_sample(planes, at, padding_mode="border", align_corners=False)
+
+
+def _depth(place: Place, pose: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H, W), metres along z."""
+    return cast(np.ndarray, render(place, pose[None], intrinsics(*size), *size, supersample=1)[1])[0]
 
 
 def _within(place: Place, pose: np.ndarray) -> np.ndarray:
@@ -110,11 +160,11 @@ def _moved(pose: np.ndarray, twist: np.ndarray) -> np.ndarray:
     return hold(pose, twist, 16)[-1]
 
 
-def _planes(frames: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(frames).permute(0, 3, 1, 2).float()
+def _planes(frame: np.ndarray) -> Tensor:
+    return torch.from_numpy(frame).permute(2, 0, 1).float()
 
 
-def _blurred(planes: torch.Tensor, sigma: float) -> torch.Tensor:
+def _blurred(planes: Tensor, sigma: float) -> Tensor:
     """Gaussian blur of (n, 3, H, W)."""
     reach = int(2.5 * sigma)
     x = torch.arange(-reach, reach + 1, dtype=torch.float32)

@@ -260,8 +260,8 @@ def _camera(task: _Task) -> dict[str, Any]:
             made = shrink(predicted, task.times)[TRACKED - 1 :: TRACKED]
             real = render(walk.place, sampled[1:], intrinsics(*small), *small, depth=False)[0]
             for name, poses in (
-                ("predicted", track(walk.place, made, walk.c2w[0])),
-                ("truth", track(walk.place, real, walk.c2w[0])),
+                ("predicted", track(walk.place, made, walk.c2w[0], known=False)),
+                ("truth", track(walk.place, real, walk.c2w[0], known=False)),
                 ("still", np.repeat(sampled[:1], len(sampled) - 1, axis=0)),
             ):
                 compared = np.concatenate((sampled[:1], poses))[:: POSE_INTERVAL // TRACKED]

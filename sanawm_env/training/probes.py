@@ -59,8 +59,8 @@ def camera_errors(world: World, scenes: int, seed: int, chunks: int, role: str =
         made = roll(world, [walk], [walk.c2w])[0][TRACKED - 1 :: TRACKED]
         frozen = np.repeat(sampled[:1], len(sampled), axis=0)
         for name, poses in (
-            ("predicted", track(walk.place, made, walk.c2w[0])),
-            ("truth", track(walk.place, real, walk.c2w[0])),
+            ("predicted", track(walk.place, made, walk.c2w[0], walk.known)),
+            ("truth", track(walk.place, real, walk.c2w[0], walk.known)),
             ("frozen", frozen[1:]),
         ):
             compared = np.concatenate((sampled[:1], poses))[:: POSE_INTERVAL // TRACKED]
