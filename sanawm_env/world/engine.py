@@ -16,14 +16,15 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from sanawm_env.system.files import brief, check_count, explaining, read_json
-from sanawm_env.system.settings import read
+from sanawm_env.system.files import brief, explaining, read_json
+from sanawm_env.system.settings import check_fields, read
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.config import MAX_BYTES, WorldConfig
 from sanawm_env.world.state import Scene, Slot
@@ -42,17 +43,16 @@ class LoadOptions:
             the calling program or OMP_NUM_THREADS say does not matter.
 
     Raises:
-        ValueError: for threads that are no whole number from 1 to 512.
+        ValueError: for values that do not fit their annotations.
     """
 
-    threads: int | None = None
+    threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None
 
     decisive: ClassVar[tuple[str, ...]] = ()
     """Names of options that decide the numbers beyond their last bits. Another value makes another world."""
 
     def __post_init__(self):
-        if self.threads is not None:
-            object.__setattr__(self, "threads", check_count("threads", self.threads, 1, MAX_THREADS))
+        check_fields(self)
 
 
 class Chunk(NamedTuple):

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import Annotated, ClassVar, cast
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from sanawm_env.camera.intrinsics import intrinsics_from_fov
@@ -78,22 +79,13 @@ class RoomsLoadOptions(LoadOptions):
             lead nearer (`walks.held_clear`). The poses of clips and states are the true ones.
 
     Raises:
-        ValueError: for sizes out of range.
-        TypeError: for `collisions` that is no bool.
+        ValueError: for values out of range.
     """
 
-    height: int | None = None
-    width: int | None = None
-    supersample: int = 2
+    height: Annotated[int, Field(ge=1, le=4096)] | None = None
+    width: Annotated[int, Field(ge=1, le=4096)] | None = None
+    supersample: Annotated[int, Field(ge=1, le=8)] = 2
     collisions: bool = False
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name, most in (("height", 4096), ("width", 4096), ("supersample", 8)):
-            if (value := getattr(self, name)) is not None or name == "supersample":
-                object.__setattr__(self, name, check_count(name, value, 1, most))
-        if not isinstance(self.collisions, bool):
-            raise TypeError(f"collisions must be True or False, got {brief(self.collisions)}.")
 
 
 class RoomsEngine(Engine):

@@ -5,10 +5,11 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, cast, final
+from typing import Annotated, Any, ClassVar, cast, final
 
 import numpy as np
 import torch
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -35,7 +36,7 @@ from sanawm_env.engines.sanawm.sampler import MAX_SHIFT, check_timesteps, sample
 from sanawm_env.engines.sanawm.unseen import CODE, UnseenSampler
 from sanawm_env.kernels.dispatch import check_backend, choose
 from sanawm_env.kernels.inputs import Grid
-from sanawm_env.system.files import brief, check_number, reason
+from sanawm_env.system.files import check_choice, reason
 from sanawm_env.world import tree
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.engine import Chunk, Engine, LoadOptions
@@ -74,30 +75,21 @@ class SanaLoadOptions(LoadOptions):
     backend: str | None = None
     graphs: bool = False
     timesteps: tuple[float, ...] | None = None
-    flow_shift: float | None = None
-    temperature: float | None = None
+    flow_shift: Annotated[float, Field(ge=1, le=MAX_SHIFT)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)] | None = None
 
     decisive = ("precision", "refiner", "refiner_precision", "timesteps", "flow_shift", "temperature")
 
     def __post_init__(self):
-        super().__post_init__()
         object.__setattr__(self, "offload", check_offload(self.offload))
         if self.timesteps is not None:
             object.__setattr__(self, "timesteps", check_timesteps(self.timesteps))
-        if self.flow_shift is not None:
-            object.__setattr__(self, "flow_shift", check_number("flow_shift", self.flow_shift, 1, MAX_SHIFT))
-        if self.temperature is not None:
-            number = check_number("temperature", self.temperature, 0, MAX_TEMPERATURE)
-            object.__setattr__(self, "temperature", number)
         if self.backend is not None:
             check_backend(self.backend)
         for name in ("precision", "refiner_precision"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, str) or value not in PRECISIONS):
-                raise ValueError(f"{name} must be one of {', '.join(PRECISIONS)}, got {brief(value)}.")
-        for name in ("refiner", "text_encoder", "softcap", "graphs"):
-            if not isinstance(value := getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, got {brief(value)}.")
+            if (value := getattr(self, name)) is not None:
+                check_choice(name, value, PRECISIONS)
+        super().__post_init__()
 
 
 @dataclass(frozen=True, eq=False)
