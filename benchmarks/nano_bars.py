@@ -19,17 +19,14 @@ def main() -> None:
     options.add_argument("--world", default="nano", help="name or folder of a world of known places")
     options.add_argument("--out", type=Path, default=Path("runs/bars"), help="folder of the numbers, one file a part")
     options.add_argument("--scenes", type=int, default=16, help="walks in known places, and in unknown rooms")
-    options.add_argument("--camera-scenes", type=int, default=6, help="walks whose camera is recovered from pixels")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--role", choices=("test", "validation"), default="test", help="whose walks")
     options.add_argument("--parts", nargs="+", choices=tuple(PARTS), help="only these")
     given = options.parse_args()
-    scenes, chunks, camera = (2, 2, 1) if given.quick else (given.scenes, 8, given.camera_scenes)
+    scenes, chunks = (2, 2) if given.quick else (given.scenes, 8)
     out = given.out / "quick" if given.quick else given.out
     with interrupting():
-        numbers = measure(
-            given.world, out, scenes, given.seed, chunks, role=given.role, camera_scenes=camera, parts=given.parts
-        )
+        numbers = measure(given.world, out, scenes, given.seed, chunks, role=given.role, parts=given.parts)
     print_bars(numbers, console)
 
 

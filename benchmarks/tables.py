@@ -30,6 +30,31 @@ def bars(report: dict) -> str:
     return table(["bar", "measured", "demanded", "met"], rows)
 
 
+def sizes(report: dict) -> str:
+    """PSNR in chunks 1, 4 and 8, shrunk to 64 x 96 pixels and at full size."""
+    rows = []
+    for part, walks in (("known", "known places"), ("unknown", "unknown rooms")):
+        for size, pixels in (("small", "64 x 96"), ("full", "128 x 192")):
+            found = report[part][size]
+            scores = [found["psnr"][i] for i in (0, 3, 7)] + [found["over_plane"][i] for i in (0, 3, 7)]
+            rows.append([walks, pixels, *(f"{x:.1f}" for x in scores), f"{found['sharpness']:.2f}"])
+    columns = ["walks", "pixels", *(f"chunk {n}, dB" for n in (1, 4, 8)), *(f"over the plane, {n}" for n in (1, 4, 8))]
+    return table([*columns, "sharpness"], rows)
+
+
+def recovered(report: dict) -> str:
+    """Medians of poses from pixels in unknown rooms."""
+    kinds = (
+        ("predicted", "predicted frames"), ("truth", "rendered frames (the estimator's own error)"),
+        ("still", "a still camera"),
+    )  # fmt: skip
+    rows = []
+    for kind, text in kinds:
+        errors = report["camera"][kind]
+        rows.append([text, f"{errors['rot_err_deg']:.2f}", f"{errors['trans_err']:.3f}"])
+    return table(["camera recovered from", "RotErr, degrees", "TransErr, m"], rows)
+
+
 def futures(report: dict) -> str:
     """How well predicted frames are told from rendered ones, and how far two seeds are apart."""
     accuracies, seeds, rows = report["two_sample"], report["seeds"], []
@@ -364,7 +389,16 @@ def precision_tables() -> list[str]:
 
 def nano_tables() -> list[str]:
     held, report, findings = read("nano_bars"), read("nano_evaluate"), read("nano_study")
-    tables = [bars(held), futures(held), quality(report), unknown(report), scalars(report), memory(report)]
+    tables = [
+        bars(held),
+        sizes(held),
+        recovered(held),
+        futures(held),
+        quality(report),
+        unknown(report),
+        scalars(report),
+        memory(report),
+    ]
     return tables + [part(findings) for part in (poses, loops, long_walk, two_seeds, step_lists)]
 
 

@@ -90,7 +90,6 @@ def measure(
     chunks: int = 8,
     *,
     role: str = "test",
-    camera_scenes: int = 6,
     parts: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """All numbers, which are also written to `out / "bars.json"`.
@@ -98,11 +97,11 @@ def measure(
     Args:
         scenes: walks in known places, and as many in unknown rooms, each of `chunks` chunks.
         role: "test" for the record, "validation" for decisions; see `truth`.
-        camera_scenes: walks whose camera is recovered, which takes ten seconds each. parts: some of them only.
+        parts: some of them only.
 
     Raises ValueError or TypeError in one sentence, before any work.
     """
-    for name, value, least in (("scenes", scenes, 2), ("chunks", chunks, 2), ("camera_scenes", camera_scenes, 1)):
+    for name, value, least in (("scenes", scenes, 2), ("chunks", chunks, 2)):
         check_count(name, value, least, 10_000)
     seed, names = check_seed(seed), tuple(PARTS) if parts is None else tuple(parts)
     if unknown := [name for name in names if name not in PARTS]:
@@ -114,7 +113,7 @@ def measure(
     out.mkdir(parents=True, exist_ok=True)
     made_with = {
         "world": loaded.config.name, "weights_hash": loaded.weights_hash, "scenes": scenes, "seed": seed,
-        "chunks": chunks, "role": role, "camera_scenes": camera_scenes,
+        "chunks": chunks, "role": role,
     }  # fmt: skip
     source = None if isinstance(world, World) else world_folder(world)
     numbers: dict[str, Any] = {"made_with": made_with}
@@ -123,8 +122,7 @@ def measure(
         if file.exists() and (kept := read_json(file, MAX_NUMBERS_BYTES)).get("made_with") == made_with:
             numbers[name] = kept["numbers"]
             continue
-        count = camera_scenes if name == "camera" else scenes
-        numbers[name] = PARTS[name](_Task(loaded, count, seed, chunks, role, source))
+        numbers[name] = PARTS[name](_Task(loaded, scenes, seed, chunks, role, source))
         write_text(file, json.dumps({"made_with": made_with, "numbers": numbers[name]}, indent=1) + "\n")
     numbers["bars"] = judge(numbers)
     write_text(out / "bars.json", json.dumps(numbers, indent=1) + "\n")

@@ -56,7 +56,7 @@ NANO = replace(
     spatial_stride=16,
     reprojection=True,
     unseen=True,
-    temperature=0.5,
+    temperature=0.4,
 )
 """The shipped world: twice the picture at the same number of tokens, a first guess at what the camera will see, and
 more than one future where nothing was seen."""
