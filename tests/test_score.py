@@ -234,10 +234,14 @@ def test_two_do_not_score_into_one_folder(tmp_path):
     assert not list((tmp_path / "out").glob("*.lock"))
 
 
-def test_other_settings_are_measured_anew(tmp_path):
+def test_scores_of_other_settings_are_not_written_over(tmp_path):
     write_clip(tmp_path / "a")
     score(tmp_path, tmp_path / "out", estimator="none", rendered=0)
-    assert score(tmp_path, tmp_path / "out", estimator="none", rendered=0, interval=2).scores[0].sampled == 13
+    before = (tmp_path / "out" / "scores.json").read_bytes()
+    with pytest.raises(ValueError, match=r"other settings \(interval is 4 there, 2 here\): use another folder"):
+        score(tmp_path, tmp_path / "out", estimator="none", rendered=0, interval=2)
+    assert (tmp_path / "out" / "scores.json").read_bytes() == before
+    assert score(tmp_path, tmp_path / "other", estimator="none", rendered=0, interval=2).scores[0].sampled == 13
 
 
 def test_videos_are_found_with_the_trajectories_beside_them(dataset, tmp_path):

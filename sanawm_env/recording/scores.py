@@ -36,7 +36,7 @@ from sanawm_env.recording.score_clips import TRUTH, Clip, Sampled, find_clips
 from sanawm_env.recording.video import frame_times, read_video
 from sanawm_env.system.files import as_text, brief, check_count, file_sha256, read_json, reason, visible
 from sanawm_env.system.saving import only_writer, replacing, write_text
-from sanawm_env.system.settings import read
+from sanawm_env.system.settings import differences, read
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.scenes import DrawnScenes
 from sanawm_env.world.world import World
@@ -241,7 +241,7 @@ def score(
         ImportError: without matplotlib, or for an estimator that cannot be imported.
         TypeError: for an estimator that is neither text nor a function.
         ValueError: for an unknown estimator, settings out of range, a damaged dataset or benchmark, or a scores.json
-            that cannot be read.
+            that cannot be read or has scores of other settings.
         BlockingIOError: while another process scores into `out`.
         OSError: where `out` cannot be written.
     """
@@ -352,13 +352,14 @@ def _kept(path: Path, settings: Settings) -> dict[tuple[str, str], Score]:
         return {}
     try:
         written = read_json(path, MAX_BYTES)
-        if written.get("settings") != asdict(settings):
-            return {}
+        other = differences(asdict(read(Settings, written["settings"])), asdict(settings))
         scores = [read(Score, row) for row in written["clips"]]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} cannot be read as the scores of an earlier run ({reason(error)}): use another folder."
         ) from error
+    if other:
+        raise ValueError(f"{path} has scores of other settings ({other}): use another folder, or delete it.")
     return {(score.name, score.inputs): score for score in scores if not score.reason}
 
 
