@@ -21,6 +21,7 @@ from sanawm_env.camera.twist import hold
 from sanawm_env.engines.rooms.places import place as known_place
 from sanawm_env.engines.rooms.raycast import Place, intrinsics, render
 from sanawm_env.world.anchor import Anchor
+from sanawm_env.world.threads import with_torch_threads
 
 AGO = 1, 4, 12  # how many frames before are moved to a frame, besides the first
 BLURS = (8.0, 4.0, 4.0, 2.0, 2.0, 1.0, 1.0, 0.6)  # pixels, one Gauss-Newton step each
@@ -68,12 +69,13 @@ def track(place: Place, frames: np.ndarray, start: np.ndarray, known: bool) -> n
         (n, 4, 4) in the place frame.
     """
     poses, references = [start, start], [_rendered(place, start, frames.shape[1:3])]
-    for frame in frames:
-        ahead = poses[-1] @ np.linalg.inv(poses[-2]) @ poses[-1]
-        earlier = [references[-ago] for ago in AGO if ago < len(references)]
-        poses.append(locate(place, frame, ahead, None if known else [references[0], *earlier]))
-        if not known:
-            references.append(Reference.of(place, frame, poses[-1]))
+    with with_torch_threads(1):  # more wait for each other, in pieces as small as these
+        for frame in frames:
+            ahead = poses[-1] @ np.linalg.inv(poses[-2]) @ poses[-1]
+            earlier = [references[-ago] for ago in AGO if ago < len(references)]
+            poses.append(locate(place, frame, ahead, None if known else [references[0], *earlier]))
+            if not known:
+                references.append(Reference.of(place, frame, poses[-1]))
     return np.stack(poses[2:])
 
 
