@@ -68,7 +68,9 @@ def track(place: Place, frames: np.ndarray, start: np.ndarray, known: bool) -> n
     Returns:
         (n, 4, 4) in the place frame.
     """
-    poses, references = [start, start], [_rendered(place, start, frames.shape[1:3])]
+    size = frames.shape[1:3]
+    first = render(place, start[None], intrinsics(*size), *size, depth=False)[0][0]
+    poses, references = [start, start], [Reference.of(place, first, start)]
     with with_torch_threads(1):  # more wait for each other, in pieces as small as these
         for frame in frames:
             ahead = poses[-1] @ np.linalg.inv(poses[-2]) @ poses[-1]
@@ -104,18 +106,18 @@ def estimator(frames: np.ndarray, given: np.ndarray | None, anchor: Anchor | Non
 def locate(place: Place, frame: np.ndarray, guess: np.ndarray, references: list[Reference] | None) -> np.ndarray:
     """The pose (4, 4) near `guess` at which references look most like a frame (H, W, 3) uint8 of `place`; None for
     renderings of it."""
-    size, wanted, pose = frame.shape[:2], _planes(frame), _within(place, guess)
+    wanted, pose = _planes(frame)[None], _within(place, guess)
     for blur in BLURS:
-        moved = [_rendered(place, pose, size)] if references is None else references
-        colours, points = (torch.stack([getattr(r, name) for r in moved]) for name in ("colours", "points"))
         around = np.stack([_moved(pose, step) for step in (*np.diag(STEP), *-np.diag(STEP), 0 * STEP)])
-        at, seen, ahead = _project(points, around, size)
-        surface = _look(torch.from_numpy(_depth(place, pose, size))[None].float(), at[-1:])[0, 0]
-        shown = _look(_blurred(wanted[None], blur)[0], at)  # (13, 3, R, N)
-        error = _blurred(colours, blur).flatten(2).transpose(0, 1) - shown[-1]
-        weight = (SATURATION**2 / (SATURATION**2 + error.square())).square()
-        weight = (weight * (seen.all(0) & (ahead[-1] <= HIDDEN * surface))).flatten()
-        slopes = ((shown[:6] - shown[6:12]) / torch.from_numpy(2 * STEP).float()[:, None, None, None]).flatten(1)
+        if references is None:
+            target, shown = _blurred(wanted, blur)[0], _blurred(_renderings(place, around, frame.shape[:2]), blur)
+            counts = torch.ones(1)
+        else:
+            target = _blurred(torch.stack([r.colours for r in references]), blur).flatten(2).transpose(0, 1)
+            shown, counts = _seen_from(place, _blurred(wanted, blur)[0], around, references)
+        error = target - shown[-1]
+        weight = ((SATURATION**2 / (SATURATION**2 + error.square())).square() * counts).flatten()
+        slopes = (shown[:6] - shown[6:12]).flatten(1) / torch.from_numpy(2 * STEP).float()[:, None]
         normal = (slopes * weight) @ slopes.T
         normal += 1e-4 * torch.diag(normal.diagonal()) + 1e-6 * torch.eye(6)
         step = torch.linalg.solve(normal.double(), ((slopes * weight) @ error.flatten()).double()).numpy()
@@ -123,8 +125,19 @@ def locate(place: Place, frame: np.ndarray, guess: np.ndarray, references: list[
     return pose
 
 
-def _rendered(place: Place, pose: np.ndarray, size: tuple[int, int]) -> Reference:
-    return Reference.of(place, render(place, pose[None], intrinsics(*size), *size, depth=False)[0][0], pose)
+def _renderings(place: Place, poses: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """(P, 3, H, W), 0..255."""
+    frames = render(place, poses, intrinsics(*size), *size, depth=False)[0]
+    return torch.from_numpy(frames).permute(0, 3, 1, 2).float()
+
+
+def _seen_from(place: Place, planes: Tensor, poses: np.ndarray, references: list[Reference]) -> tuple[Tensor, Tensor]:
+    """What a frame (3, H, W) shows of the pixels of R references if it was taken from poses (P, 4, 4): (P, 3, R, H W),
+    and which of them all poses see and nothing hides from the last (R, H W)."""
+    size = planes.shape[-2], planes.shape[-1]
+    at, seen, ahead = _project(torch.stack([r.points for r in references]), poses, size)
+    surface = _look(torch.from_numpy(_depth(place, poses[-1], size))[None].float(), at[-1:])[0, 0]
+    return _look(planes, at), seen.all(0) & (ahead[-1] <= HIDDEN * surface)
 
 
 def _project(points: Tensor, poses: np.ndarray, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
