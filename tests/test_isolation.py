@@ -214,7 +214,7 @@ def test_threads_are_the_worlds_own(nano):
     with with_torch_threads(1):
         assert world_threads(3) == torch.get_num_threads() == run_isolated(torch.get_num_threads, 3) == 1
     for wrong in (0, -1, True, 1.5, 10**6, "2"):
-        with pytest.raises(ValueError, match="threads must be a whole number"):
+        with pytest.raises(ValueError, match="threads must be"):
             World.load("nano", threads=wrong)
 
 
