@@ -1,10 +1,10 @@
 """Camera poses from pixels, by photometric alignment in a place whose geometry is known.
 
-A frame's pose is the one at which images of known poses, moved there by their depth, look most like it: direct
-alignment (Lucas and Kanade 1981), found by Gauss-Newton steps on a body twist, from coarse to fine. Depth is always
-that of the place. The images are renderings of the place, in places that the world knows; elsewhere they are the first
-frame and earlier ones of the same video, at the poses found for them (direct visual odometry, Steinbruecker et al.
-2011). A prediction may show walls there that the room does not have: they still tell where the camera is.
+A frame's pose is the one at which other images look most like it: direct alignment (Lucas and Kanade 1981), found by
+Gauss-Newton steps on a body twist, from coarse to fine. In places that a world knows, these images are renderings of
+the place. Elsewhere they are the first frame and earlier ones of the same video, at the poses found for them, moved
+with the depth of the place (direct visual odometry, Steinbruecker et al. 2011): a prediction may show walls there that
+the room does not have, and they still tell where the camera is.
 
 The search begins from the poses before, extrapolated at constant velocity, so the estimator never sees the commanded
 path. Errors of single pixels saturate (Geman and McClure), because predicted frames may be wrong in places.
