@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from sanawm_env.training import bars
-from sanawm_env.training.bars import BARS, judge, measure, shrink, told_apart
+from sanawm_env.training.bars import BARS, judge, measure, told_apart
 from sanawm_env.training.nano import NANO_SMALL
+from sanawm_env.training.truth import shrink
 from sanawm_env.world.world import World
 from tests.known_worlds import HoldEngine, TruthEngine, lossless_codec
 

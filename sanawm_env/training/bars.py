@@ -46,7 +46,7 @@ from sanawm_env.system.terminal import literal_console
 from sanawm_env.training.align import track
 from sanawm_env.training.evaluate import with_timesteps
 from sanawm_env.training.probes import POSE_INTERVAL, TRACKED, linear_codec, roll
-from sanawm_env.training.truth import Walk, decibels, draw_walk, gradient, known_places, pooled_psnr
+from sanawm_env.training.truth import Walk, decibels, draw_walk, gradient, known_places, pooled_psnr, shrink
 from sanawm_env.training.warps import plane_homographies, visible_in_first, warp
 from sanawm_env.world.folders import world_folder
 from sanawm_env.world.state import check_seed
@@ -185,13 +185,6 @@ class _Task:
         depth = render(walk.place, c2w, intrinsics(*small), *small, supersample=1)[1]
         assert depth is not None
         return visible_in_first(depth[1:], depth[0], relative[chosen], intrinsics(*small))
-
-
-def shrink(frames: np.ndarray, times: int) -> np.ndarray:
-    """Means over times x times pixels of pictures (..., H, W, 3), uint8."""
-    *lead, height, width, _ = frames.shape
-    cut = frames.reshape(*lead, height // times, times, width // times, times, 3)
-    return cut.mean((-4, -2)).round().astype(np.uint8)
 
 
 # ------------------------------------------------------------------------------------------------------------ the parts

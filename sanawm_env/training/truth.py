@@ -1,4 +1,4 @@
-"""The walks that worlds are evaluated on, and two measures of images that every study uses.
+"""The walks that worlds are evaluated on, and measures of images that every study uses.
 
 Walk i of (role, seed) is a start and a path in one of the world's places, or in a layout that it does not know. The
 role is part of every random stream (`clips.random_stream`), so walks of different roles have nothing in common: "train"
@@ -75,3 +75,10 @@ def gradient(frames: np.ndarray) -> float:
     grey = frames.mean(-1, dtype=np.float32)
     across, down = np.diff(grey, axis=-1)[..., :-1, :], np.diff(grey, axis=-2)[..., :-1]
     return float(np.hypot(across, down).sum(dtype=np.float64))
+
+
+def shrink(frames: np.ndarray, times: int) -> np.ndarray:
+    """Means over times x times pixels of images (..., H, W, 3), uint8."""
+    *lead, height, width, _ = frames.shape
+    cut = frames.reshape(*lead, height // times, times, width // times, times, 3)
+    return cut.mean((-4, -2)).round().astype(np.uint8)
