@@ -20,6 +20,7 @@ from torch import Tensor
 from sanawm_env.camera.twist import hold
 from sanawm_env.engines.rooms.places import place as known_place
 from sanawm_env.engines.rooms.raycast import Place, intrinsics, render
+from sanawm_env.training.truth import enlargement, shrink
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.threads import with_torch_threads
 
@@ -100,7 +101,8 @@ def estimator(frames: np.ndarray, given: np.ndarray | None, anchor: Anchor | Non
         raise ValueError("alignment needs clips of a known place, with an anchor")
     if given is not None and np.abs(given[:, (0, 1, 0, 1), (0, 1, 2, 2)] / intrinsics(*size) - 1).max() > 0.01:
         raise ValueError("alignment needs clips with nano's intrinsics, 70 degrees across")
-    return np.concatenate((anchor.c2w[None], track(known_place(anchor.place), frames[1:], anchor.c2w, known=True)))
+    small = shrink(frames[1:], enlargement(*size))  # the search reaches so many pixels
+    return np.concatenate((anchor.c2w[None], track(known_place(anchor.place), small, anchor.c2w, known=True)))
 
 
 def locate(place: Place, frame: np.ndarray, guess: np.ndarray, references: list[Reference] | None) -> np.ndarray:

@@ -12,7 +12,7 @@ import torch
 from rich.progress import track as progress
 
 from sanawm_env.camera.trajectory import relative_to_first
-from sanawm_env.engines.rooms.raycast import HEIGHT, WIDTH, intrinsics, render
+from sanawm_env.engines.rooms.raycast import intrinsics, render
 from sanawm_env.engines.sanawm.codec.patch_pca import PatchPCACodec
 from sanawm_env.engines.sanawm.engine import SanaEngine, SanaMemory
 from sanawm_env.engines.sanawm.network.ablation import TokenState
@@ -21,7 +21,7 @@ from sanawm_env.metrics.image import ssim
 from sanawm_env.metrics.pose import PoseErrors
 from sanawm_env.metrics.pose import evaluate as pose_errors
 from sanawm_env.training.align import track
-from sanawm_env.training.truth import Walk, decibels, draw_walk, gradient, pooled_psnr, shrink
+from sanawm_env.training.truth import Walk, decibels, draw_walk, enlargement, gradient, pooled_psnr, shrink
 from sanawm_env.training.warps import visible_in_first
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.state import WorldState
@@ -53,7 +53,7 @@ def camera_errors(world: World, scenes: int, seed: int, chunks: int, role: str =
     every fourth pose."""
     found: dict[str, list[PoseErrors]] = {"predicted": [], "truth": [], "frozen": []}
     height, width = world.config.height, world.config.width
-    times = 1 if height % HEIGHT or width % WIDTH else height // HEIGHT
+    times = enlargement(height, width)
     size = height // times, width // times
     for i in progress(range(scenes), "poses from pixels", transient=True):
         walk = draw_walk(world.config, seed, i, 1 + chunks * world.config.chunk_frames, role=role)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sanawm_env.engines.rooms.places import PLACES, place, random_place, room_seed
-from sanawm_env.engines.rooms.raycast import Place, intrinsics, render
+from sanawm_env.engines.rooms.raycast import HEIGHT, WIDTH, Place, intrinsics, render
 from sanawm_env.engines.rooms.walks import sample_path, sample_start
 from sanawm_env.training.clips import random_stream
 from sanawm_env.world.config import WorldConfig
@@ -82,3 +82,8 @@ def shrink(frames: np.ndarray, times: int) -> np.ndarray:
     *lead, height, width, _ = frames.shape
     cut = frames.reshape(*lead, height // times, times, width // times, times, 3)
     return cut.mean((-4, -2)).round().astype(np.uint8)
+
+
+def enlargement(height: int, width: int) -> int:
+    """How many times 64 x 96 an image is, 1 where that is no whole number."""
+    return 1 if height % HEIGHT or width % WIDTH or height * WIDTH != width * HEIGHT else height // HEIGHT
