@@ -17,6 +17,12 @@ from pathlib import Path
 
 from harness import DOCS, RESULTS, parser
 
+CAMERAS = {
+    "predicted": "predicted frames", "truth": "rendered frames (the estimator's own error)",
+    "frozen": "a still camera", "still": "a still camera",
+}  # fmt: skip
+"""What poses from pixels were recovered from."""
+
 
 def read(name: str) -> dict:
     return json.loads((RESULTS / f"{name}.json").read_text())
@@ -44,14 +50,9 @@ def sizes(report: dict) -> str:
 
 def recovered(report: dict) -> str:
     """Medians of poses from pixels in unknown rooms."""
-    kinds = (
-        ("predicted", "predicted frames"), ("truth", "rendered frames (the estimator's own error)"),
-        ("still", "a still camera"),
-    )  # fmt: skip
     rows = []
-    for kind, text in kinds:
-        errors = report["camera"][kind]
-        rows.append([text, f"{errors['rot_err_deg']:.2f}", f"{errors['trans_err']:.3f}"])
+    for kind, errors in report["camera"].items():
+        rows.append([CAMERAS[kind], f"{errors['rot_err_deg']:.2f}", f"{errors['trans_err']:.3f}"])
     return table(["camera recovered from", "RotErr, degrees", "TransErr, m"], rows)
 
 
@@ -107,14 +108,10 @@ def memory(report: dict) -> str:
 
 def poses(findings: dict) -> str:
     """Means, and medians in brackets."""
-    kinds = {
-        "predicted": "predicted frames",
-        "truth": "rendered frames (the estimator's own error)",
-        "frozen": "a still camera",
-    }
     rows = []
-    for kind, text in kinds.items():
-        errors = findings["camera"][kind]
+    for kind, text in CAMERAS.items():
+        if (errors := findings["camera"].get(kind)) is None:
+            continue
         cells = (f"{errors[k]:.2f} ({errors[k + '_median']:.2f})" for k in ("rot_err_deg", "trans_err", "cam_mc"))
         rows.append([text, *cells])
     return table(["camera recovered from", "RotErr, degrees", "TransErr, m", "CamMC"], rows)
@@ -389,16 +386,8 @@ def precision_tables() -> list[str]:
 
 def nano_tables() -> list[str]:
     held, report, findings = read("nano_bars"), read("nano_evaluate"), read("nano_study")
-    tables = [
-        bars(held),
-        sizes(held),
-        recovered(held),
-        futures(held),
-        quality(report),
-        unknown(report),
-        scalars(report),
-        memory(report),
-    ]
+    tables = [part(held) for part in (bars, sizes, recovered, futures)]
+    tables += [part(report) for part in (quality, unknown, scalars, memory)]
     return tables + [part(findings) for part in (poses, loops, long_walk, two_seeds, step_lists)]
 
 

@@ -41,7 +41,7 @@ def test_a_wrong_guess_is_corrected(rendered):
     walk = draw_walk(NANO_SMALL, 0, 0, 25, role="validation")
     frame, reference = first_of(walk)
     guess = walk.c2w[4]
-    found = locate(walk.place, frame, guess, None if rendered else [reference])
+    found = locate(walk.place, frame, guess, [] if rendered else [reference])
     before, after = (np.abs(pose - walk.c2w[0]).max() for pose in (guess, found))
     assert after < 0.02 and after < before / 3
 
@@ -51,7 +51,7 @@ def test_a_guess_outside_the_room_is_brought_back():
     frame, _ = first_of(walk)
     guess = walk.c2w[0].copy()
     guess[:3, 3] += 50
-    assert np.abs(locate(walk.place, frame, guess, None)[:3, 3]).max() < 5
+    assert np.abs(locate(walk.place, frame, guess, [])[:3, 3]).max() < 5
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from sanawm_env.camera.twist import hold
 from sanawm_env.engines.rooms.places import place as known_place
 from sanawm_env.engines.rooms.raycast import Place, intrinsics, render
 from sanawm_env.training.truth import enlargement, shrink
+from sanawm_env.training.warps import unprojected
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.threads import with_torch_threads
 
@@ -49,10 +50,7 @@ class Reference:
     def of(cls, place: Place, frame: np.ndarray, pose: np.ndarray) -> "Reference":
         """Of a frame (H, W, 3) uint8 of a place, seen from a pose (4, 4)."""
         size = frame.shape[:2]
-        fx, fy, cx, cy = intrinsics(*size)
-        v, u = np.indices(size) + 0.5
-        rays = np.stack(((u - cx) / fx, (v - cy) / fy, np.ones(size)), axis=-1)
-        points = (_depth(place, pose, size)[..., None] * rays) @ pose[:3, :3].T + pose[:3, 3]
+        points = unprojected(_depth(place, pose, size)[None], pose[None], intrinsics(*size))[0]
         return cls(_planes(frame), torch.from_numpy(points).float().flatten(0, 1))
 
 
@@ -61,7 +59,7 @@ def track(place: Place, frames: np.ndarray, start: np.ndarray, known: bool) -> n
 
     Args:
         place: whose geometry they have.
-        frames: (n, H, W, 3) uint8.
+        frames: (n, H, W, 3) uint8; multiples of 64 x 96 are shrunk to it, because the search reaches so many pixels.
         start: (4, 4), the pose of the frame before them, which shows the place as it is, in the place frame.
         known: whether all frames should show the place as it is: they are aligned with renderings of it, so that errors
             do not add up. Otherwise with the first frame and each other.
@@ -69,14 +67,15 @@ def track(place: Place, frames: np.ndarray, start: np.ndarray, known: bool) -> n
     Returns:
         (n, 4, 4) in the place frame.
     """
-    size = frames.shape[1:3]
-    first = render(place, start[None], intrinsics(*size), *size, depth=False)[0][0]
-    poses, references = [start, start], [Reference.of(place, first, start)]
+    frames = shrink(frames, enlargement(*frames.shape[1:3]))
+    poses, references = [start, start], []
+    if not known:
+        references.append(Reference.of(place, _rendered(place, start[None], frames.shape[1:3])[0], start))
     with with_torch_threads(1):  # more wait for each other, in pieces as small as these
         for frame in frames:
             ahead = poses[-1] @ np.linalg.inv(poses[-2]) @ poses[-1]
             earlier = [references[-ago] for ago in AGO if ago < len(references)]
-            poses.append(locate(place, frame, ahead, None if known else [references[0], *earlier]))
+            poses.append(locate(place, frame, ahead, references[:1] + earlier))
             if not known:
                 references.append(Reference.of(place, frame, poses[-1]))
     return np.stack(poses[2:])
@@ -101,22 +100,23 @@ def estimator(frames: np.ndarray, given: np.ndarray | None, anchor: Anchor | Non
         raise ValueError("alignment needs clips of a known place, with an anchor")
     if given is not None and np.abs(given[:, (0, 1, 0, 1), (0, 1, 2, 2)] / intrinsics(*size) - 1).max() > 0.01:
         raise ValueError("alignment needs clips with nano's intrinsics, 70 degrees across")
-    small = shrink(frames[1:], enlargement(*size))  # the search reaches so many pixels
-    return np.concatenate((anchor.c2w[None], track(known_place(anchor.place), small, anchor.c2w, known=True)))
+    return np.concatenate((anchor.c2w[None], track(known_place(anchor.place), frames[1:], anchor.c2w, known=True)))
 
 
-def locate(place: Place, frame: np.ndarray, guess: np.ndarray, references: list[Reference] | None) -> np.ndarray:
-    """The pose (4, 4) near `guess` at which references look most like a frame (H, W, 3) uint8 of `place`; None for
-    renderings of it."""
+def locate(place: Place, frame: np.ndarray, guess: np.ndarray, references: list[Reference]) -> np.ndarray:
+    """The pose (4, 4) near `guess` at which references, or renderings of `place` where there are none, look most like a
+    frame (H, W, 3) uint8 of it."""
     wanted, pose = _planes(frame)[None], _within(place, guess)
+    if references:
+        colours, points = (torch.stack([getattr(r, name) for r in references]) for name in ("colours", "points"))
     for blur in BLURS:
         around = np.stack([_moved(pose, step) for step in (*np.diag(STEP), *-np.diag(STEP), 0 * STEP)])
-        if references is None:
-            target, shown = _blurred(wanted, blur)[0], _blurred(_renderings(place, around, frame.shape[:2]), blur)
-            counts = torch.ones(1)
+        if references:
+            target = _blurred(colours, blur).flatten(2).transpose(0, 1)
+            shown, counts = _seen_from(place, _blurred(wanted, blur)[0], around, points)
         else:
-            target = _blurred(torch.stack([r.colours for r in references]), blur).flatten(2).transpose(0, 1)
-            shown, counts = _seen_from(place, _blurred(wanted, blur)[0], around, references)
+            target, counts = _blurred(wanted, blur)[0], torch.ones(1)
+            shown = _blurred(_planes(_rendered(place, around, frame.shape[:2])), blur)
         error = target - shown[-1]
         weight = ((SATURATION**2 / (SATURATION**2 + error.square())).square() * counts).flatten()
         slopes = (shown[:6] - shown[6:12]).flatten(1) / torch.from_numpy(2 * STEP).float()[:, None]
@@ -127,17 +127,11 @@ def locate(place: Place, frame: np.ndarray, guess: np.ndarray, references: list[
     return pose
 
 
-def _renderings(place: Place, poses: np.ndarray, size: tuple[int, int]) -> Tensor:
-    """(P, 3, H, W), 0..255."""
-    frames = render(place, poses, intrinsics(*size), *size, depth=False)[0]
-    return torch.from_numpy(frames).permute(0, 3, 1, 2).float()
-
-
-def _seen_from(place: Place, planes: Tensor, poses: np.ndarray, references: list[Reference]) -> tuple[Tensor, Tensor]:
-    """What a frame (3, H, W) shows of the pixels of R references if it was taken from poses (P, 4, 4): (P, 3, R, H W),
-    and which of them all poses see and nothing hides from the last (R, H W)."""
+def _seen_from(place: Place, planes: Tensor, poses: np.ndarray, points: Tensor) -> tuple[Tensor, Tensor]:
+    """What a frame (3, H, W) shows of points (R, N, 3) if it was taken from poses (P, 4, 4): (P, 3, R, N), and which of
+    them all poses see and nothing hides from the last (R, N)."""
     size = planes.shape[-2], planes.shape[-1]
-    at, seen, ahead = _project(torch.stack([r.points for r in references]), poses, size)
+    at, seen, ahead = _project(points, poses, size)
     surface = _look(torch.from_numpy(_depth(place, poses[-1], size))[None].float(), at[-1:])[0, 0]
     return _look(planes, at), seen.all(0) & (ahead[-1] <= HIDDEN * surface)
 
@@ -159,6 +153,11 @@ def _look(planes: Tensor, at: Tensor) -> Tensor:
     return torch.nn.functional.grid_sample(planes, at, padding_mode="border", align_corners=False)
 
 
+def _rendered(place: Place, poses: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(P, H, W, 3) uint8."""
+    return render(place, poses, intrinsics(*size), *size, depth=False)[0]
+
+
 def _depth(place: Place, pose: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(H, W), metres along z."""
     return cast(np.ndarray, render(place, pose[None], intrinsics(*size), *size, supersample=1)[1])[0]
@@ -177,8 +176,9 @@ def _moved(pose: np.ndarray, twist: np.ndarray) -> np.ndarray:
     return hold(pose, twist, 16)[-1]
 
 
-def _planes(frame: np.ndarray) -> Tensor:
-    return torch.from_numpy(frame).permute(2, 0, 1).float()
+def _planes(frames: np.ndarray) -> Tensor:
+    """(..., 3, H, W) of (..., H, W, 3)."""
+    return torch.from_numpy(frames).movedim(-1, -3).float()
 
 
 def _blurred(planes: Tensor, sigma: float) -> Tensor:

@@ -248,7 +248,7 @@ def _camera(task: _Task) -> dict[str, Any]:
     for group in task.groups(task.walks(chunks=min(task.chunks, 4)), "poses from pixels"):
         for walk, predicted in zip(group, roll(task.world, group, [walk.c2w for walk in group]), strict=True):
             sampled = walk.c2w[::TRACKED]
-            made = shrink(predicted, task.times)[TRACKED - 1 :: TRACKED]
+            made = predicted[TRACKED - 1 :: TRACKED]
             real = render(walk.place, sampled[1:], intrinsics(*small), *small, depth=False)[0]
             for name, poses in (
                 ("predicted", track(walk.place, made, walk.c2w[0], known=False)),

@@ -21,7 +21,7 @@ from sanawm_env.metrics.image import ssim
 from sanawm_env.metrics.pose import PoseErrors
 from sanawm_env.metrics.pose import evaluate as pose_errors
 from sanawm_env.training.align import track
-from sanawm_env.training.truth import Walk, decibels, draw_walk, enlargement, gradient, pooled_psnr, shrink
+from sanawm_env.training.truth import Walk, decibels, draw_walk, enlargement, gradient, pooled_psnr
 from sanawm_env.training.warps import visible_in_first
 from sanawm_env.world.anchor import Anchor
 from sanawm_env.world.state import WorldState
@@ -49,8 +49,8 @@ class CameraErrors:
 
 
 def camera_errors(world: World, scenes: int, seed: int, chunks: int, role: str = "evaluate") -> CameraErrors:
-    """Recover the camera of the generated frames, shrunk to 64 x 96, from their pixels (`align.track`) and compare
-    every fourth pose."""
+    """Recover the camera of the generated frames from their pixels (`align.track`, at 64 x 96) and compare every fourth
+    pose."""
     found: dict[str, list[PoseErrors]] = {"predicted": [], "truth": [], "frozen": []}
     height, width = world.config.height, world.config.width
     times = enlargement(height, width)
@@ -59,7 +59,7 @@ def camera_errors(world: World, scenes: int, seed: int, chunks: int, role: str =
         walk = draw_walk(world.config, seed, i, 1 + chunks * world.config.chunk_frames, role=role)
         sampled = walk.c2w[::TRACKED]
         real, _ = render(walk.place, sampled[1:], intrinsics(*size), *size, depth=False)
-        made = shrink(roll(world, [walk], [walk.c2w])[0][TRACKED - 1 :: TRACKED], times)
+        made = roll(world, [walk], [walk.c2w])[0][TRACKED - 1 :: TRACKED]
         frozen = np.repeat(sampled[:1], len(sampled), axis=0)
         for name, poses in (
             ("predicted", track(walk.place, made, walk.c2w[0], walk.known)),

@@ -59,6 +59,22 @@ def warp(image: np.ndarray, homographies: np.ndarray) -> np.ndarray:
     return warped.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
+def unprojected(depth: np.ndarray, c2w: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
+    """The points that pixels show.
+
+    Args:
+        depth: (F, H, W), metres along z.
+        c2w: (F, 4, 4).
+        intrinsics: (4,).
+
+    Returns:
+        (F, H, W, 3).
+    """
+    fx, fy, cx, cy = intrinsics
+    rays = (_pixel_centres(*depth.shape[1:]) - (cx, cy, 0)) / (fx, fy, 1)
+    return (depth[..., None] * rays) @ c2w[:, None, :3, :3].swapaxes(-1, -2) + c2w[:, None, None, :3, 3]
+
+
 def visible_in_first(depth: np.ndarray, first_depth: np.ndarray, c2w: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
     """Which pixels show points that frame 0 sees. A point is seen if it projects into frame 0 and is not farther away
     than the farthest of the four pixels around it there, within 5 %.
@@ -74,9 +90,7 @@ def visible_in_first(depth: np.ndarray, first_depth: np.ndarray, c2w: np.ndarray
     """
     height, width = first_depth.shape
     fx, fy, cx, cy = intrinsics
-    rays = (_pixel_centres(height, width) - (cx, cy, 0)) / (fx, fy, 1)
-    points = (depth[..., None] * rays) @ c2w[:, None, :3, :3].swapaxes(-1, -2) + c2w[:, None, None, :3, 3]
-    x, y, z = np.moveaxis(points, -1, 0)
+    x, y, z = np.moveaxis(unprojected(depth, c2w, intrinsics), -1, 0)
     ahead = np.maximum(z, 1e-6)
     u, v = fx * x / ahead + cx, fy * y / ahead + cy
     inside = (z > 1e-6) & (u >= 0) & (u <= width) & (v >= 0) & (v <= height)
